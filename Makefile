@@ -1,0 +1,33 @@
+# Everything runs in .venv, set up from requirements.lock; uv is used inside it because it is quick.
+PY := .venv/bin/python
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test test-all lint lock docs clean
+
+demo: .venv/ready
+	.venv/bin/vitrail fit fashion-sample --latency 5ms --time 4m --out demo-run
+
+test: .venv/ready
+	$(PY) -m pytest -m "not slow"
+
+test-all: .venv/ready
+	$(PY) -m pytest
+
+lint: .venv/ready
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright
+
+docs: .venv/ready
+	$(PY) -m vitrail.models > docs/models.md
+
+lock:
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-emit-index-url -q -o requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	test -x $(PY) || python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python $(PY) -r requirements.lock
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv demo-run

@@ -1,0 +1,53 @@
+"""Every model computes what its authors' implementation computes, to 1e-6 in float64.
+
+A JSON file dropped into tests/goldens is a test. Its `create` key is the variant's name and
+what is changed of it; `kept` names entries of the state that the reference did not fill but
+computed, and where ours are found.
+"""
+
+from __future__ import annotations
+
+import golden
+import pytest
+import torch
+
+import vitrail
+from vitrail import models
+
+FILES = golden.files()
+
+
+@pytest.mark.parametrize("path", FILES, ids=[p.stem for p in FILES])
+def test_golden(path):
+    expected = golden.read(path)
+    name, changes = expected["create"]
+    config = models.resolve(name, **changes)
+    state = golden.state(expected)
+    own = vitrail.create(config).state_dict()
+    state |= {theirs: own[ours].double() for theirs, ours in expected.get("kept", {}).items()}
+    source = expected.get("table", expected["source"])
+    model = vitrail.load(config, state, source=source, dtype=torch.float64)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert abs(trainable - expected["params"]) <= 0.005 * expected["params"]
+    with torch.no_grad():
+        x = golden.image(expected["input_shape"])
+        outputs = {"logits": model(x)}
+        for extra in set(expected["outputs"]) - {"logits"}:
+            outputs[extra] = model.head.outputs(model.embedding(x))[extra]
+    for key, figures in expected["outputs"].items():
+        assert golden.deviation(outputs[key], figures) <= 1e-6, key
+
+
+PUBLISHED = [p for p in FILES if set(golden.read(p)["create"][1]) <= {"image", "classes"}]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=[p.stem for p in PUBLISHED])
+def test_identified(path):
+    """Names and shapes alone tell which published model a checkpoint is."""
+    expected = golden.read(path)
+    name, changes = expected["create"]
+    found = vitrail.identify(golden.state(expected))
+    assert models.catalog()[found.name].family == models.catalog()[name].family
+    assert models.create(found.config).state_dict().keys() == (
+        models.create(name, **changes).state_dict().keys()
+    )

@@ -1,0 +1,33 @@
+"""The mistakes that a user can mend: each message is one sentence with value, expectation and remedy.
+
+The command line prints the sentence and exits with 2; anything else that is raised is a
+fault of vitrail's own and keeps its traceback.
+"""
+
+
+class VitrailError(Exception):
+    """Base of all errors that a user meets."""
+
+
+class ConfigError(VitrailError):
+    """A field, a value or a name that does not exist or does not fit."""
+
+
+class CheckpointError(VitrailError):
+    """A file of weights that cannot be read, is not safe, or is of another architecture."""
+
+
+class DataError(VitrailError):
+    """A data set that cannot be found, read or learned from."""
+
+
+class BudgetError(VitrailError):
+    """A budget that cannot be read or that no candidate meets."""
+
+
+class RunError(VitrailError):
+    """A run folder that is missing, in use or taken, or a training that cannot go on."""
+
+
+class ExportError(VitrailError):
+    """An exported file that does not compute what the model computes."""

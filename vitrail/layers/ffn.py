@@ -1,0 +1,29 @@
+"""Position-wise feed-forward networks."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x): the approximation of GELU that CLIP and CvT use."""
+
+    def forward(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        return x * (1.702 * x).sigmoid()
+
+
+class Mlp(nn.Module):
+    """Linear to `hidden`, activation, Linear back: (B, *S, C) to the same shape."""
+
+    def __init__(
+        self, dim: int, hidden: int, *, act: nn.Module | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU() if act is None else act
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c"]:
+        return self.fc2(self.dropout(self.act(self.fc1(x))))

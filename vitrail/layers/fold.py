@@ -1,0 +1,30 @@
+"""Exact deploy-time folding: a model becomes a cheaper one that computes the same.
+
+A module that has a cheaper form of itself in eval mode says so with a method
+`deployed() -> nn.Module`: BatchNorm goes into the layer beside it, bias tables become dense
+biases, two averaged heads become one. `deploy` asks every module, innermost first.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def deploy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode without gradients, each part replaced by its deployed form.
+
+    Outputs agree with the model's in eval mode up to rounding; the model is left as it is.
+    """
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    return _fold(copied)
+
+
+def _fold(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        setattr(module, name, _fold(child))
+    deployed = getattr(module, "deployed", None)
+    return module if deployed is None else deployed().eval()

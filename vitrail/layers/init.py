@@ -1,0 +1,23 @@
+"""Initialisations that papers name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def trunc_normal_linear(module: nn.Module, std: float = 0.02) -> None:
+    """Linear weights truncated normal, biases 0; other layers keep what they have."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=std)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def kaiming_conv(module: nn.Module) -> None:
+    """Convolutions He-normal by fan-out, their biases 0: the initialisation of ResNets."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

@@ -1,0 +1,131 @@
+"""Positions: fixed sinusoids, relative-bias tables, and the ways to resample a learned table.
+
+Papers resample differently, and each way belongs to its paper: a checkpoint moved to
+another image size by the wrong one loses accuracy silently.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
+    """sin (even channels) and cos (odd) of p / 10000**(2 (i // 2) / dim), p the flat index.
+
+    Angles are rounded to float32 before the sine, as in the released checkpoints of the
+    Compact Transformers.
+    """
+    i = torch.arange(dim, dtype=torch.float64)
+    rate = 10000 ** (2 * torch.div(i, 2, rounding_mode="floor") / dim)
+    angle = (torch.arange(tokens, dtype=torch.float64)[:, None] / rate).float()
+    odd = (torch.arange(dim) % 2).bool()
+    return torch.where(odd, angle.cos(), angle.sin())[None].to(torch.get_default_dtype())
+
+
+def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 n c"]:
+    """[sin xw, cos xw, sin yw, cos yw], w = 10000**(-i / (dim/4 - 1)): big_vision's form."""
+    if dim % 4:
+        raise ValueError(f"dim {dim} must be a multiple of 4 for two-dimensional sinusoids")
+    rate = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
+    y, x = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+    x, y = x.reshape(-1, 1) * rate, y.reshape(-1, 1) * rate
+    table = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)
+    return table[None].to(torch.get_default_dtype())
+
+
+def zoom_grid(
+    table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 m c"]:
+    """Linear interpolation whose corners coincide (scipy's zoom of order 1): ViT, AugReg."""
+    return _resize(table, old, new, mode="bilinear", align_corners=True)
+
+
+def bilinear_grid(
+    table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 m c"]:
+    """Half-pixel bilinear interpolation: Compact Transformers."""
+    return _resize(table, old, new, mode="bilinear", align_corners=False)
+
+
+def bicubic_grid(
+    table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 m c"]:
+    """Half-pixel bicubic interpolation: Swin's absolute positions and bias tables."""
+    return _resize(table, old, new, mode="bicubic", align_corners=False)
+
+
+def _resize(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], *, mode: str, align_corners: bool
+) -> Tensor:
+    if old == new:
+        return table
+    x = table.view(1, *old, -1).permute(0, 3, 1, 2)
+    x = F.interpolate(x, new, mode=mode, align_corners=align_corners)
+    return x.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
+
+
+class BiasTable(nn.Module):
+    """Relative-position biases: a learned (rows, heads) table read through a fixed index.
+
+    `index` (t, s) says which row the pair of query and key takes; forward gives
+    (1, heads, t, s). In eval mode without gradients the gathered bias is kept until the
+    table changes, so a model pays for the gather once.
+    """
+
+    index: Int[Tensor, "t s"]
+
+    def __init__(self, rows: int, heads: int, index: Int[Tensor, "t s"]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(rows, heads))
+        self.register_buffer("index", index, persistent=False)
+        self._kept: tuple[int, int, Tensor] | None = None
+
+    def forward(self) -> Float[Tensor, "1 heads t s"]:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._gather()
+        # In-place changes raise the version, replacement changes the address.
+        version, address = self.table._version, self.table.data_ptr()
+        if self._kept is None or self._kept[:2] != (version, address):
+            self._kept = (version, address, self._gather())
+        return self._kept[2]
+
+    def _gather(self) -> Tensor:
+        rows = self.table[self.index.flatten().to(self.table.device)]
+        return rows.view(*self.index.shape, -1).permute(2, 0, 1).contiguous()[None]
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "_kept": None}  # a copy starts without the cache
+
+
+def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
+    """Rows of a ((2h - 1)(2w - 1)) table by *query minus key*, both row-major: Swin."""
+    h, w = grid
+    y, x = _coordinates(h, w, 1)
+    dy, dx = y[:, None] - y[None] + h - 1, x[:, None] - x[None] + w - 1
+    return dy * (2 * w - 1) + dx
+
+
+def distance_index(grid: tuple[int, int], stride: int = 1) -> Int[Tensor, "t s"]:
+    """Rows of an (h w) table by |row distance| * w + |column distance|: LeViT.
+
+    Queries are every `stride`-th point of the grid, keys all of them.
+    """
+    h, w = grid
+    y, x = _coordinates(h, w, 1)
+    qy, qx = _coordinates(h, w, stride)
+    return (qy[:, None] - y[None]).abs() * w + (qx[:, None] - x[None]).abs()
+
+
+def _coordinates(h: int, w: int, stride: int) -> tuple[Tensor, Tensor]:
+    # On the CPU even while a model is built on meta, so that an index always has values.
+    rows = torch.arange(0, h, stride, device="cpu")
+    columns = torch.arange(0, w, stride, device="cpu")
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return y.flatten(), x.flatten()

@@ -1,0 +1,152 @@
+"""Latency by the clock: warm-up, many single runs, median and 90th percentile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrail.measure.machine import cores, processor, versions
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median and 90th percentile of n runs, in seconds."""
+
+    p50_s: float
+    p90_s: float
+    n: int
+
+
+@contextmanager
+def threads_set(threads: int | None) -> Iterator[None]:
+    """torch computes with that many threads inside (None: as it is), as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def alternate(calls: Sequence[Callable[[], Any]], *, seconds: float) -> list[Latency]:
+    """The latency of each call, the calls taking turns so that a busy moment hits them all.
+
+    Each call gets a tenth of its share as warm-up, two runs at least, and then about
+    `seconds` of measurement, five runs at least.
+    """
+    for call in calls:
+        _repeat(call, seconds / 10, 2)
+    times: list[list[float]] = [[] for _ in calls]
+    stop = time.perf_counter() + seconds * len(calls)
+    while len(times[-1]) < 5 or time.perf_counter() < stop:
+        for call, spent in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            spent.append(time.perf_counter() - start)
+    return [_summary(spent) for spent in times]
+
+
+def eager_latency(
+    model: nn.Module,
+    image: tuple[int, int],
+    channels: int,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    seconds: float = 0.5,
+    batch: int = 1,
+) -> Latency:
+    """Latency of the model in torch for `batch` images of (height, width), in eval mode.
+
+    On an accelerator each run is waited for.
+    """
+    images = torch.randn(batch, channels, *image, device=device)
+    model = model.to(device)
+    training = model.training
+    model.eval()
+
+    def call() -> None:
+        model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        elif images.device.type == "mps":
+            torch.mps.synchronize()
+
+    try:
+        with threads_set(threads), torch.inference_mode():
+            return alternate([call], seconds=seconds)[0]
+    finally:
+        model.train(training)
+
+
+def onnx_latency(
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    seconds: float = 1.0,
+    image: tuple[int, int] | None = None,
+) -> Latency:
+    """Latency of an exported file in ONNX Runtime on the CPU, for one random uint8 image.
+
+    The input is (1, H, W, C); `image` gives (H, W) where the file leaves them open.
+    """
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    height, width = image or (224, 224)
+    fallback = (1, height, width, 3)
+    shape = [
+        1 if i == 0 else side if isinstance(side, int) else fallback[i]
+        for i, side in enumerate(entry.shape)
+    ]
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return alternate([lambda: session.run(None, {entry.name: pixels})], seconds=seconds)[0]
+
+
+def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
+    """A latency measured before on this machine with this torch, or measured now and kept.
+
+    `key` says what is measured (configuration, image, threads, device); the processor, its
+    cores and the versions are added. One small file per key in $VITRAIL_CACHE/latency (by
+    default ~/.cache/vitrail/latency), written whole or not at all.
+    """
+    full = {**key, "cpu": processor(), "cores": cores(), "versions": versions()}
+    text = json.dumps(full, sort_keys=True)
+    root = Path(os.environ.get("VITRAIL_CACHE") or Path.home() / ".cache" / "vitrail")
+    file = root / "latency" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    if file.is_file():
+        return Latency(**json.loads(file.read_text()))
+    found = measure()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(asdict(found)))
+    part.replace(file)
+    return found
+
+
+def _repeat(call: Callable[[], Any], seconds: float, least: int) -> None:
+    stop = time.perf_counter() + seconds
+    while least > 0 or time.perf_counter() < stop:
+        call()
+        least -= 1
+
+
+def _summary(times: Sequence[float]) -> Latency:
+    ordered = sorted(times)
+    return Latency(ordered[len(ordered) // 2], ordered[len(ordered) * 9 // 10], len(ordered))

@@ -1,0 +1,63 @@
+"""What a figure was measured on: processor, memory and versions, and no name of a host."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("vitrail", "torch", "torchvision", "onnxruntime", "onnx", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable cores, memory in GiB, accelerator if any, platform, and versions."""
+    import torch
+
+    found: dict[str, Any] = {
+        "cpu": processor(),
+        "cores": cores(),
+        "memory_gib": memory_gib(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name(0)
+    elif torch.backends.mps.is_available():
+        found["gpu"] = "Apple MPS"
+    return found | {"versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide over figures."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def processor() -> str:
+    """The processor's model name, or its architecture where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Physical memory in GiB, 0.0 where the system does not say."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return 0.0
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)

@@ -1,0 +1,268 @@
+"""The catalog: a file of this package that has `VARIANTS` is a family, and that is all.
+
+    catalog()                   every published variant by name
+    create(name, **changes)     a model with random weights
+    load(name, file)            a model with the weights of a file, whatever names it uses
+    identify(file)              which variant a file is, and whose names it uses
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from importlib import import_module
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitrail import checkpoint
+from vitrail.errors import CheckpointError, ConfigError
+from vitrail.models.backbone import Backbone, Variant, changed
+
+__all__ = ["catalog", "create", "identify", "load"]
+
+
+@lru_cache(maxsize=1)
+def families() -> Mapping[str, ModuleType]:
+    """The model files by their names: each has Config, VARIANTS, NAMES, SPACE, MODEL."""
+    modules = (import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    return MappingProxyType(
+        {m.__name__.rpartition(".")[2]: m for m in modules if hasattr(m, "VARIANTS")}
+    )
+
+
+@lru_cache(maxsize=1)
+def catalog() -> Mapping[str, Variant]:
+    """Every published variant by name, with its family filled in."""
+    found: dict[str, Variant] = {}
+    for family, module in families().items():
+        for name, variant in module.VARIANTS.items():
+            if name in found:
+                raise ConfigError(
+                    f"variant {name} is in both {found[name].family} and {family}: rename one"
+                )
+            found[name] = replace(variant, name=name, family=family)
+    return MappingProxyType(found)
+
+
+def create(name_or_config: Any, **changes: Any) -> Backbone:
+    """A model with random weights: `create("swin_tiny", classes=10, image=(256, 192))`.
+
+    `changes` replace fields of the variant's config. Raises ConfigError for an unknown name
+    or field and for sizes that do not fit together.
+    """
+    config = resolve(name_or_config, **changes)
+    try:
+        model = module_of(config).MODEL(config)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    # Maps are channels last in memory; kernels of the same format spare a reorder a call.
+    return model.to(memory_format=torch.channels_last)
+
+
+def resolve(name_or_config: Any, **changes: Any) -> Any:
+    """The config that a name, or a config, and some changes mean."""
+    config = name_or_config
+    if isinstance(name_or_config, str):
+        if name_or_config not in catalog():
+            raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
+        config = catalog()[name_or_config].config
+    try:
+        return changed(config, changes)
+    except (ValueError, TypeError) as e:
+        raise ConfigError(str(e)) from e
+
+
+def load(
+    name_or_config: Any,
+    path_or_state_dict: str | os.PathLike | Mapping[str, Tensor],
+    *,
+    source: str | None = None,
+    image: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Backbone:
+    """A model with given weights, in eval mode, built and computed in `dtype`.
+
+    `source` picks a name table ("timm", "transformers", "microsoft/CvT" ...); without it
+    all tables of the family are tried. `image` moves the model to another image size:
+    positions are resampled as its paper does. Raises CheckpointError, which lists what is
+    missing, left over or of another shape.
+    """
+    config = resolve(name_or_config)
+    state = checkpoint.read(path_or_state_dict)
+    ours, table, mismatch = min(_readings(config, state, source), key=lambda r: r[2].size)
+    if mismatch:
+        what = name_or_config if isinstance(name_or_config, str) else config_name(config)
+        likely = identify_state(state)
+        hint = f"it is {likely.name} in {likely.source} names" if likely else "is it that model?"
+        raise CheckpointError(
+            f"the checkpoint does not fit {what} (tried {table} names): "
+            f"{mismatch.describe()}; {hint}"
+        )
+    if image is not None and tuple(image) != tuple(config.image):
+        moved = resolve(config, image=tuple(image))
+        ours = _resample(ours, config, moved)
+        config = moved
+    with torch.device("meta"):
+        model = create(config)
+    checkpoint.assign(model, ours, dtype=dtype)
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+class Identity(NamedTuple):
+    """What a file of weights is: a variant (with changes) under somebody's names."""
+
+    name: str
+    source: str
+    config: Any
+
+
+def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Identity:
+    """Which variant a checkpoint is, told by its names and shapes.
+
+    The number of classes may differ from the published one. Raises CheckpointError when
+    no variant fits.
+    """
+    state = checkpoint.read(path_or_state_dict)
+    found = identify_state(state)
+    if found is None:
+        some = ", ".join(list(state)[:3])
+        raise CheckpointError(
+            f"no model of the catalog has these {len(state)} tensors ({some}, ...): "
+            "`vitrail list` shows what is known"
+        )
+    return found
+
+
+def identify_state(state: Mapping[str, Tensor]) -> Identity | None:
+    """As `identify`, on a state dict; None when no variant fits."""
+    size = sum(v.numel() for v in state.values())
+    for name, variant in catalog().items():
+        expected = sum(v.numel() for v in _meta(variant.config).state_dict().values())
+        if not expected / 2 < size < expected * 2:  # heads differ, so the bound is loose
+            continue
+        for ours, table, mismatch in _readings(variant.config, state, None):
+            if mismatch.missing or mismatch.unexpected:
+                continue
+            config = _fitted(variant.config, ours)
+            if config is not None and not checkpoint.compare(ours, _meta(config)):
+                return Identity(name, table, config)
+    return None
+
+
+def _fitted(config: Any, state: Mapping[str, Tensor]) -> Any:
+    """The config with the classes and the image size that the shapes of `state` tell.
+
+    A model file may say how, as `fitted(config, state)`; None if no size fits.
+    """
+    own = getattr(module_of(config), "fitted", None)
+    if own is not None:
+        return own(config, state)
+    return replace(config, classes=state["head.weight"].shape[0])
+
+
+def _readings(
+    config: Any, state: Mapping[str, Tensor], source: str | None
+) -> Iterator[tuple[dict[str, Tensor], str, checkpoint.Mismatch]]:
+    """The state under each table's renaming, with how it differs from the model."""
+    tables = {"vitrail": [], **module_of(config).NAMES}
+    if source is not None:
+        chosen = [k for k in tables if source == k or source.startswith(k)]
+        if not chosen:
+            raise CheckpointError(f"no name table {source!r}: known are {', '.join(tables)}")
+        tables = {chosen[0]: tables[chosen[0]]}
+    expected = _meta(config)
+    for key, rows in tables.items():
+        try:
+            ours = checkpoint.rename(state, rows(config) if callable(rows) else rows)
+        except (CheckpointError, RuntimeError, ValueError, IndexError) as e:
+            # A table of other names may meet shapes that its functions cannot take.
+            yield {}, key, checkpoint.Mismatch([str(e).splitlines()[0]] * len(state), [], [])
+            continue
+        yield ours, key, checkpoint.compare(ours, expected)
+
+
+@lru_cache(maxsize=256)
+def _meta(config: Any) -> Backbone:
+    with torch.device("meta"):
+        return create(config)
+
+
+def _resample(state: dict[str, Tensor], old: Any, new: Any) -> dict[str, Tensor]:
+    resample = getattr(module_of(old), "resample", None)
+    return state if resample is None else resample(state, old, new)
+
+
+# ---- configs as names and JSON ---------------------------------------------------------
+
+
+def module_of(config: Any) -> ModuleType:
+    """The model file whose Config this is."""
+    for module in families().values():
+        if type(config) is module.Config:
+            return module
+    raise ConfigError(f"{type(config).__name__} is no config of a model of the catalog")
+
+
+def family_of(config: Any) -> str:
+    """The family's name: that of its file."""
+    return module_of(config).__name__.rpartition(".")[2]
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """`{"family": "cct", ...fields}`, which `config_from_json` reads back."""
+    return {"family": family_of(config), **asdict(config)}
+
+
+def config_from_json(data: Mapping[str, Any]) -> Any:
+    """The config that `config_json` wrote. Raises ConfigError."""
+    values = dict(data)
+    family = values.pop("family", None)
+    if family not in families():
+        raise ConfigError(f"family {family!r} is unknown: known are {', '.join(families())}")
+    return resolve(families()[family].Config(), **values)
+
+
+def config_name(config: Any) -> str:
+    """A variant's name where the config is a published one, else what it differs in."""
+    plain = replace(config, image=(0, 0), channels=0, classes=0)
+    for variant in catalog().values():
+        if type(variant.config) is type(config) and plain == replace(
+            variant.config, image=(0, 0), channels=0, classes=0
+        ):
+            return variant.name
+    parts = []
+    for key in module_of(config).SPACE.choices:
+        for field in (key,) if isinstance(key, str) else key:
+            parts.append(f"{field}{_short(getattr(config, field))}")
+    return "-".join([family_of(config), *parts])
+
+
+def _short(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, Sequence) else str(value)
+
+
+def small_configs(
+    family: str, *, image: tuple[int, int], channels: int, classes: int
+) -> list[Any]:
+    """The configs of a family's search space that can be built for such images."""
+    module, fitting = families()[family], []
+    for config in module.SPACE.configs(image=image, channels=channels, classes=classes):
+        try:
+            _meta(config)
+        except ConfigError:
+            continue
+        fitting.append(config)
+    return fitting
+
+
+def _near(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, catalog(), n=3)
+    return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -1,0 +1,257 @@
+"""What all models share: levels, two trunks, and the shape of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Config(Protocol):
+    """What every family's `Config` has, beside sizes of its own."""
+
+    @property
+    def image(self) -> tuple[int, int]: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def drop_path(self) -> float: ...
+
+
+class Level(NamedTuple):
+    """One resolution of a backbone: pixels of the image per position, and channels."""
+
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A published model: its config and what its authors report of it.
+
+    `params_m` in 10^6 parameters, `flops_g` in 10^9 multiply-adds at the config's image
+    size, `top1` in per cent of ImageNet-1k, `hub` from a name table's key to a Hugging Face
+    Hub reference of published weights. `note` says why a figure of ours differs.
+    """
+
+    config: Any
+    params_m: float | None = field(default=None, kw_only=True)
+    flops_g: float | None = field(default=None, kw_only=True)
+    top1: float | None = field(default=None, kw_only=True)
+    hub: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    note: str = field(default="", kw_only=True)
+    name: str = field(default="", kw_only=True)
+    family: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Small:
+    """A search space of small models: `base` with every combination of `choices`.
+
+    A key is a field's name, or several names whose values change together.
+    """
+
+    base: Any
+    choices: Mapping[str | tuple[str, ...], Sequence[Any]]
+
+    def configs(self, *, image: tuple[int, int], channels: int, classes: int) -> Iterator[Any]:
+        """All configs of the space for the given images, in a fixed order."""
+        base = replace(self.base, image=image, channels=channels, classes=classes)
+        for values in product(*self.choices.values()):
+            changes: dict[str, Any] = {}
+            for key, value in zip(self.choices, values, strict=True):
+                changes.update(
+                    {key: value} if isinstance(key, str) else zip(key, value, strict=True)
+                )
+            yield replace(base, **changes)
+
+
+class Backbone(nn.Module):
+    """An image (B, channels, H, W) to logits (B, classes), with its maps on the way.
+
+    Subclasses set `config`, `levels`, `width` and `head` and write `features` and
+    `embedding`. `head` maps (B, width) to (B, classes) and may be replaced.
+    """
+
+    config: Any
+    levels: tuple[Level, ...]
+    width: int
+    head: nn.Module
+    undecayed: ClassVar[tuple[str, ...]] = ()  # ends of names of tables and tokens
+
+    def features(
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Maps (B, h, w, C) of the levels, finest first; `at` picks some by index."""
+        raise NotImplementedError
+
+    def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
+        """What the head sees: (B, width)."""
+        raise NotImplementedError
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor:
+        return self.head(self.embedding(image))
+
+    def no_decay(self) -> set[str]:
+        """Parameters that take no weight decay, beside those of one axis."""
+        return {n for n, _ in self.named_parameters() if n.endswith(self.undecayed)}
+
+    @property
+    def depth(self) -> int:
+        """The layer-wise depth of the head: the stem's is 0, block n's is n + 1."""
+        return sum(self._block_counts().values()) + 1
+
+    def depth_of(self, name: str) -> int:
+        """How deep the parameter `name` lies, for layer-wise learning rates."""
+        counts, before = self._block_counts(), 0
+        for prefix, count in counts.items():
+            if name.startswith(f"{prefix}blocks."):
+                return before + int(name[len(prefix) :].split(".")[1]) + 1
+            if prefix and name.startswith(prefix):
+                return before + 1  # what leads into a stage moves with its first block
+            before += count
+        tail = ("norm.", "pool.", "head.", "pre_logits.")
+        return before + 1 if name.startswith(tail) else 0
+
+    def _block_counts(self) -> dict[str, int]:
+        """Blocks under each prefix: {"": n} or {"stages.0.": n0, "stages.1.": n1, ...}."""
+        stages = getattr(self, "stages", None)
+        if stages is None:
+            return {"": len(self.get_submodule("blocks"))}  # pyright: ignore[reportArgumentType]
+        return {f"stages.{i}.": len(stage.blocks) for i, stage in enumerate(stages)}
+
+
+class Stage(nn.Module):
+    """What leads into a resolution, then blocks at it: (B, h, w, C) to (B, h', w', C')."""
+
+    def __init__(self, down: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.down = down
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
+        x = self.down(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Pyramid(Backbone):
+    """Stem, stages of falling resolution, norm, pool, head.
+
+    `stem` maps (B, channels, H, W) to (B, h, w, C), each stage (B, h, w, C) to the next
+    level, `norm` keeps the shape and `pool` gives (B, width).
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        norm: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+        levels: Sequence[Level],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stem, self.stages = stem, nn.ModuleList(stages)
+        self.norm, self.pool, self.head = norm, pool, head
+        self.levels, self.width = tuple(levels), levels[-1].channels
+
+    def features(
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        maps, x = [], self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps if at is None else [maps[i] for i in at]
+
+    def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
+        return self.pool(self.norm(self.features(image)[-1]))
+
+
+class Isotropic(Backbone):
+    """Tokens of one resolution: embed, blocks, norm, pool, head.
+
+    `embed` maps (B, channels, H, W) to (B, prefix + h w, C), prefix tokens first, and has
+    `grid(H, W) -> (h, w)`; every block keeps the shape; `pool` gives (B, width).
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        embed: nn.Module,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+        levels: Sequence[Level],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embed, self.blocks = embed, nn.ModuleList(blocks)
+        self.norm, self.pool, self.head = norm, pool, head
+        self.levels, self.width = tuple(levels), levels[-1].channels
+
+    def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+        """All tokens after the last block and the norm, prefix first."""
+        x = self.embed(image)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def features(
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The last block's map after the norm, or those after the blocks `at`, unnormed."""
+        h, w = self.embed.grid(*image.shape[-2:])  # pyright: ignore[reportCallIssue]
+        if at is None:
+            return [_map(self.tokens(image), h, w)]
+        kept, x = {}, self.embed(image)
+        for j, block in enumerate(self.blocks):
+            x = block(x)
+            kept[j] = x
+        return [_map(kept[j], h, w) for j in at]
+
+    def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
+        return self.pool(self.tokens(image))
+
+
+def _map(tokens: Tensor, h: int, w: int) -> Tensor:
+    """(B, prefix + h w, C) to (B, h, w, C)."""
+    return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
+
+
+def check_image(image: Tensor, config: Any, family: str) -> None:
+    """ValueError unless the image is (B, channels, H, W) with the config's channels."""
+    if image.ndim != 4 or image.shape[1] != config.channels:
+        raise ValueError(
+            f"input is {tuple(image.shape)}; this {family} takes (B, {config.channels}, H, W): "
+            f"build it with channels={image.shape[1] if image.ndim == 4 else 3} or convert"
+        )
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with some fields replaced; lists become tuples, as JSON has no tuples."""
+    known = {f.name for f in fields(config)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)}: no such field of {type(config).__module__}.Config; "
+            f"it has {', '.join(sorted(known))}"
+        )
+    return replace(config, **{k: _frozen(v) for k, v in changes.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Trainings as values: a recipe says everything that decides over the weights."""

@@ -1,0 +1,127 @@
+"""A recipe: model, data, augmentation, optimizer, schedule and seed, as one value.
+
+`recipe.json` of a run folder is this value in JSON; the same recipe on the same machine gives
+the same weights. Every field is reachable by `--set`: `optimizer=sgd`, `optimizer.lr=0.05`,
+`model=cvt_13`, `model.dim=96`, `data=photos/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.config import nearest, override, parse, to_json
+from vitrail.data.augment import Augment
+from vitrail.errors import ConfigError, RunError
+from vitrail.models import catalog, config_from_json, config_json, families
+from vitrail.train.loop import Steps
+from vitrail.train.optimizer import AdamW, Sgd
+from vitrail.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from: source, parts, and how images become numbers.
+
+    `spec` is a folder, table or built-in name; `val` and `test` are the fractions held back
+    where the source has no such parts; `mean` and `std` are per channel, in [0, 1] units.
+    """
+
+    spec: str
+    group_by: str | None = None
+    val: float = 0.15
+    test: float = 0.15
+    seed: int = 0
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The objective: cross entropy with label smoothing."""
+
+    smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, complete.
+
+    `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
+    reference whose weights it starts from, None for random ones.
+    """
+
+    model: dict[str, Any]
+    data: Data
+    steps: Steps
+    optimizer: AdamW | Sgd = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=lambda: Schedule(0, 0, 1))
+    objective: CrossEntropy = CrossEntropy()
+    augment: Augment = field(default_factory=Augment)
+    seed: int = 0
+    pretrained: str | None = None
+
+    @property
+    def config(self) -> Any:
+        """The model's Config. Raises ConfigError."""
+        return config_from_json(self.model)
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a JSON file. Raises RunError or ConfigError."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is no readable recipe ({error}): give a run folder") from error
+    return from_json(value)
+
+
+def from_json(value: Mapping[str, Any]) -> Recipe:
+    """The recipe from its JSON; fields that only describe the run are left out."""
+    known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
+    return parse(Recipe, known)
+
+
+def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings of the command line, checked to the last field.
+
+    `model=NAME` takes a published variant at the data's image size, channels and classes;
+    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`.
+    """
+    for setting in settings:
+        path, equals, text = (part.strip() for part in setting.partition("="))
+        if equals and path == "data" and not text.startswith("{"):
+            recipe = override(recipe, [f"data.spec={text}"])
+        elif equals and path == "model" and not text.startswith("{"):
+            recipe = replace(recipe, model=_variant(recipe, text))
+        elif equals and path.startswith("model."):
+            config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
+            recipe = replace(recipe, model=config_json(config))
+        else:
+            recipe = override(recipe, [setting])
+    return recipe
+
+
+def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
+    known = catalog()
+    if name not in known:
+        raise ConfigError(f"model: no variant {name!r}: {nearest(name, [*known])}")
+    config = known[name].config
+    old = recipe.model
+    return config_json(
+        replace(
+            config,
+            channels=old.get("channels", config.channels),
+            classes=old.get("classes", config.classes),
+        )
+    )
+
+
+def family_names() -> list[str]:
+    """The families that a recipe may name."""
+    return sorted(families())

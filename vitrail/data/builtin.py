@@ -45,7 +45,9 @@ def read_idx(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 def fashion_pair(folder: Path, part: PartName) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of "train" (60,000) or "test" (10,000) of the full Fashion-MNIST."""
     stem = {"train": "train", "test": "t10k"}[part]
-    return read_idx(folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz")
+    return read_idx(
+        folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz"
+    )
 
 
 def unpack_sheet(path: Path, per_class: int) -> tuple[np.ndarray, np.ndarray]:

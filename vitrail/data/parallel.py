@@ -22,7 +22,13 @@ def cores() -> int:
 
 
 def in_order(
-    work: Callable[[range], T], n: int, *, size: int, workers: int | None, title: str, progress: bool
+    work: Callable[[range], T],
+    n: int,
+    *,
+    size: int,
+    workers: int | None,
+    title: str,
+    progress: bool,
 ) -> Iterator[T]:
     """`work(range)` for 0..n in ranges of `size`, on `workers` threads (default: all cores).
 

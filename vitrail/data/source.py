@@ -113,7 +113,9 @@ def open_source(spec: str | Path, *, download: bool | None = None) -> Source:
         path.lstat()
     except PermissionError as error:
         where = error.filename or path
-        raise DataError(f"{where} cannot be read: no read permission, allow it (chmod +rX)") from None
+        raise DataError(
+            f"{where} cannot be read: no read permission, allow it (chmod +rX)"
+        ) from None
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} does not exist: give a folder with one subfolder per class, a .csv or "
@@ -138,7 +140,7 @@ def _folder(root: Path) -> Source:
         raise DataError(f"{root} {what}: expected one subfolder of images per class")
     parts = {name: PARTS[name.lower()] for name in below if name.lower() in PARTS}
     given = "train" in parts.values() and all(_listing(root / name)[0] for name in parts)
-    strays = [name for name in loose]
+    strays = list(loose)
     if not given:
         listed = [(None, name, name) for name in below]
     else:
@@ -166,9 +168,13 @@ def _folder(root: Path) -> Source:
             empty.append(folder)
     classes = sorted_classes({name for _, name, _ in files})
     index = {name: label for label, name in enumerate(classes)}
-    items = tuple(Item(key, index[name], part) for key, name, part in sorted(files, key=lambda f: f[0]))
+    items = tuple(
+        Item(key, index[name], part) for key, name, part in sorted(files, key=lambda f: f[0])
+    )
     if not items:
-        raise DataError(f"{root} has no files in its subfolders: put each class's images in its own")
+        raise DataError(
+            f"{root} has no files in its subfolders: put each class's images in its own"
+        )
     _require_classes(classes, str(root))
     findings = []
     if strays:
@@ -234,7 +240,9 @@ def _table(path: Path) -> Source:
     repeated, contradicted, missing = [], set(), []
     for line, key, label, part in rows:
         if not key or not label:
-            raise DataError(f"{path}, row {line}: path is {key!r} and label is {label!r}, fill both")
+            raise DataError(
+                f"{path}, row {line}: path is {key!r} and label is {label!r}, fill both"
+            )
         if part and part.lower() not in PARTS:
             raise DataError(f"{path}, row {line}: split is {part!r}, expected train, val or test")
         entry = (label, PARTS[part.lower()] if part else None)
@@ -272,10 +280,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             head = file.readline()
             mark = max(",;\t", key=head.count)
-            columns = _columns(path, [name.strip() for name in next(csv.reader([head], delimiter=mark), [])])
+            columns = _columns(
+                path, [name.strip() for name in next(csv.reader([head], delimiter=mark), [])]
+            )
             for line, row in enumerate(csv.reader(file, delimiter=mark), start=2):
                 if row:
-                    fields = [row[at].strip() if at is not None and at < len(row) else "" for at in columns]
+                    fields = [
+                        row[at].strip() if at is not None and at < len(row) else ""
+                        for at in columns
+                    ]
                     yield line, *fields
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save the table as UTF-8") from None
@@ -288,11 +301,15 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError(f"{path} needs pyarrow: pip install 'vitrail[parquet]', or give a .csv") from None
+        raise DataError(
+            f"{path} needs pyarrow: pip install 'vitrail[parquet]', or give a .csv"
+        ) from None
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}): write it again") from None
+        raise DataError(
+            f"{path} is not a readable Parquet file ({error}): write it again"
+        ) from None
     wanted = _columns(path, table.column_names)
     columns = [None if at is None else table.column(at).to_pylist() for at in wanted]
     for row in range(table.num_rows):
@@ -305,7 +322,11 @@ def _columns(path: Path, names: list[str]) -> tuple[int, int, int | None]:
     if "path" not in lower or "label" not in lower:
         found = ", ".join(names) or "none"
         raise DataError(f"{path} has the columns {found}: expected path and label (and split)")
-    return lower.index("path"), lower.index("label"), lower.index("split") if "split" in lower else None
+    return (
+        lower.index("path"),
+        lower.index("label"),
+        lower.index("split") if "split" in lower else None,
+    )
 
 
 def _require_classes(classes: tuple[str, ...], origin: str) -> None:

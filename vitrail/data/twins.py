@@ -61,7 +61,9 @@ def twins(digests: np.ndarray, signatures: np.ndarray) -> np.ndarray:
     parent = np.arange(n)
     first = {}
     for key in (digests, signatures):
-        rows = np.ascontiguousarray(key).view(np.dtype((np.void, key.dtype.itemsize * key.shape[1])))
+        rows = np.ascontiguousarray(key).view(
+            np.dtype((np.void, key.dtype.itemsize * key.shape[1]))
+        )
         _, index, inverse = np.unique(rows.ravel(), return_index=True, return_inverse=True)
         first[key.shape[1]] = index
         _unite(parent, np.arange(n), index[inverse])

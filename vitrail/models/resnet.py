@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.conv import ConvNorm, channels_first, channels_last, folded
+from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last, folded
 from vitrail.layers.init import kaiming_conv
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
@@ -204,7 +204,7 @@ def _fold_mixer(block: Basic | Bottleneck) -> nn.Module:
 
 def convolution(i: int, j: int, dim: int, stride: int) -> nn.Module:
     """The mixer of a plain ResNet: a 3x3 convolution."""
-    return nn.Conv2d(dim, dim, 3, stride, 1, bias=False)
+    return Conv2d(dim, dim, 3, stride, 1, bias=False)
 
 
 class ResNet(Pyramid):

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention
+from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
@@ -257,7 +258,7 @@ class PatchEmbed(nn.Module):
                 "choose another patch or resize"
             )
         self.config = config
-        self.proj = nn.Conv2d(config.channels, config.dim, config.patch, config.patch)
+        self.proj = Conv2d(config.channels, config.dim, config.patch, config.patch)
         fan_in = config.channels * config.patch**2
         nn.init.trunc_normal_(self.proj.weight, std=fan_in**-0.5)
         nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType]

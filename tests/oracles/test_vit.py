@@ -1,0 +1,57 @@
+"""ViT against timm, transformers and torchvision with the same random weights."""
+
+from dataclasses import replace
+
+import timm
+import torchvision
+import transformers
+from agree import difference
+from torch import nn
+
+from vitrail.models.vit import Config
+
+SMALL = Config(dim=48, depth=2, heads=3, hidden=96, patch=8, image=(32, 48), classes=7)
+
+
+def test_timm():
+    # timm computes the exact GELU by default; the authors' code, and ours, the tanh form.
+    sizes = dict(img_size=(32, 48), patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2)
+    peer = timm.models.VisionTransformer(**sizes, num_classes=7, act_layer="gelu_tanh")
+    assert difference(peer, SMALL, "timm", (32, 48)) <= 1e-6
+
+
+def test_timm_mean():
+    sizes = dict(img_size=(32, 48), patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2)
+    peer = timm.models.VisionTransformer(
+        **sizes,
+        num_classes=7,
+        act_layer="gelu_tanh",
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+    )
+    assert difference(peer, replace(SMALL, pool="mean"), "timm", (32, 48)) <= 1e-6
+
+
+def test_transformers():
+    sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96)
+    config = transformers.ViTConfig(
+        **sizes,
+        image_size=(32, 48),
+        patch_size=8,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-6,
+        num_labels=7,
+    )
+    peer = transformers.ViTForImageClassification(config)
+    assert difference(peer, SMALL, "transformers", (32, 48), lambda y: y.logits) <= 1e-6
+
+
+def test_torchvision():
+    peer = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=3, hidden_dim=48, mlp_dim=96,
+        num_classes=7,
+    )  # fmt: skip
+    for block in peer.encoder.layers:
+        block.mlp[1] = nn.GELU(approximate="tanh")
+    assert difference(peer, replace(SMALL, image=(32, 32)), "torchvision", (32, 32)) <= 1e-6

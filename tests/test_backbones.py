@@ -1,0 +1,240 @@
+"""What every backbone keeps to, whatever its paper: no family is left out of any test.
+
+The subject is each family's smallest published variant, made shallow where that is a matter
+of one field, and its smallest search-space config for the tests that compile or export.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import vitrail
+from vitrail import models
+from vitrail.layers.fold import deploy
+
+FAMILIES = sorted(models.families())
+
+
+def smallest(family: str):
+    """The family's published config with the fewest parameters."""
+    own = [v for v in vitrail.catalog().values() if v.family == family]
+    return min(own, key=lambda v: v.params_m or math.inf).config
+
+
+def tiny(family: str, **changes):
+    """The first config of the family's search space that fits 56x56 images."""
+    return models.resolve(
+        models.small_configs(family, image=(56, 56), channels=3, classes=5)[0], **changes
+    )
+
+
+def build(config, dtype=torch.float32):
+    """A model whose every parameter is random: zero-initialised branches would hide faults."""
+    torch.manual_seed(0)
+    model = vitrail.create(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1:
+                p.normal_(std=max(1, p[0].numel()) ** -0.5)
+            else:
+                p.add_(torch.randn_like(p) * 0.1)
+    return model.to(dtype).eval()
+
+
+def image(config, batch=1, dtype=torch.float32, size=None):
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, config.channels, *(size or config.image))
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_fit_levels(family):
+    config = smallest(family)
+    model = vitrail.create(config).eval()
+    with torch.no_grad():
+        maps = model.features(image(config))
+        assert len(maps) == len(model.levels)
+        for found, level in zip(maps, model.levels, strict=True):
+            h, w = (math.ceil(s / level.stride) for s in config.image)
+            assert found.shape == (1, h, w, level.channels)
+        embedding = model.embedding(image(config))
+        assert embedding.shape == (1, model.width)
+        assert model.head(embedding).shape == (1, config.classes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_sizes(family):
+    """Odd and non-square images, or one sentence that says why not and what to do."""
+    config = tiny(family)
+    model = build(config)
+    for size in ((56, 84), (75, 50), (57, 99)):
+        try:
+            with torch.no_grad():
+                logits = model(image(config, size=size))
+        except ValueError as e:
+            assert f"{size[0]}x{size[1]}" in str(e)
+            moved = models.resolve(config, image=size)
+            try:
+                vitrail.create(moved)
+            except vitrail.errors.ConfigError as refused:
+                assert str(refused)
+            continue
+        assert logits.shape == (1, 5) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_channels(family, channels):
+    config = tiny(family, channels=channels)
+    model = build(config)
+    assert model(image(config)).shape == (1, 5)
+    with pytest.raises(ValueError, match=f"takes \\(B, {channels}"):
+        model(torch.zeros(1, channels + 1, *config.image))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_of_one_and_three(family):
+    for config in (tiny(family), smallest(family)):
+        model = build(config, torch.float64)
+        x = image(config, 3, torch.float64)
+        with torch.no_grad():
+            together = model(x)
+            alone = torch.cat([model(row[None]) for row in x])
+        assert (together - alone).abs().max() <= 1e-10 * max(1, float(together.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_reach_every_parameter(family):
+    for config in (tiny(family), smallest(family)):
+        model = build(config).train()
+        out = model(image(config, 2))
+        sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,))).backward()
+        without = [
+            n
+            for n, p in model.named_parameters()
+            if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
+        ]
+        # A constant added to all logits of a softmax has no gradient: its rounding errors do
+        # not count, whether they are zero or not.
+        assert all("score.bias" in n for n in without), without
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16(family):
+    config = tiny(family)
+    model = build(config)
+    with torch.no_grad():
+        exact = model(image(config, 2))
+        half = model.to(torch.bfloat16)(image(config, 2).bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (exact - half.float()).norm() <= 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_state_round_trip(family):
+    config = tiny(family)
+    model = build(config)
+    again = vitrail.load(config, model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(image(config)), again(image(config)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layer_depths(family):
+    model = vitrail.create(tiny(family))
+    depths = {n: model.depth_of(n) for n, _ in model.named_parameters()}
+    assert min(depths.values()) == 0
+    assert {d for n, d in depths.items() if n.startswith("head.")} == {model.depth}
+    assert set(depths.values()) == set(range(model.depth + 1))
+    assert model.no_decay() <= set(depths)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_deployed_is_equal(family):
+    for config in (tiny(family), smallest(family)):
+        model = build(config, torch.float64)
+        x = image(config, 2, torch.float64)
+        with torch.no_grad():
+            for m in model.modules():
+                if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                    m.running_mean.normal_(std=0.1)
+                    m.running_var.uniform_(0.5, 1.5)
+            expected, got = model(x), deploy(model)(x)
+        assert (expected - got).abs().max() <= 1e-10 * expected.abs().max()
+    norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    assert not any(isinstance(m, norms) for m in deploy(model).modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_weights(family):
+    """Rows of every mixer's attention sum to one."""
+    config = tiny(family)
+    model, seen = build(config), []
+    for module in model.modules():
+        if hasattr(module, "weights"):
+            module.register_forward_pre_hook(lambda m, args: seen.append(m.weights(*args)))
+    with torch.no_grad():
+        model(image(config, 2))
+    assert seen or family == "resnet"
+    for weights in seen:
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+
+
+COMPILE = """
+import json, sys, torch, vitrail
+from vitrail import models
+found = {}
+for family in sys.argv[1:]:
+    config = models.small_configs(family, image=(56, 56), channels=3, classes=5)[0]
+    model = vitrail.create(config).eval()
+    x = torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        found[family] = float((compiled(x) - model(x)).abs().max())
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_differences():
+    """All families compiled in one fresh process: dynamo cannot trace the shape checks."""
+    command = [sys.executable, "-c", COMPILE, *FAMILIES]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiles_whole(family, compiled_differences):
+    assert compiled_differences[family] <= 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_parity(family, tmp_path):
+    import onnxruntime
+
+    config = tiny(family)
+    model = build(config)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        deploy(model),
+        (image(config, 2),),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: "batch"},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path)
+    for batch in (1, 3):
+        x = image(config, batch)
+        with torch.no_grad():
+            expected = model(x).numpy()
+        (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert np.abs(got - expected).max() <= 1e-4 * max(1, np.abs(expected).max())

@@ -1,0 +1,272 @@
+"""Augmentation of whole batches: everything is drawn first, for the whole batch, then applied.
+
+What is drawn depends on the generator alone and what is applied to an image on its own draws
+alone, so that any share of a batch comes out as it would in the whole.
+
+Random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896. Mixup: Zhang et al., ICLR 2018,
+arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899. RandAugment: Cubuk et al.,
+NeurIPS 2020, arXiv:1909.13719, with the operations and the 31 magnitudes of torchvision.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitrail.errors import ConfigError
+
+_ASPECT = (3 / 4, 4 / 3)
+_ERASED = (0.02, 1 / 3)
+_BINS = 31
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are varied.
+
+    flip: probability of a left-right flip. shift: largest shift along each side, as a fraction
+    of it, black moving in. scale: range of the area of a random crop that is resized back to
+    the whole image; replaces shift. randaugment: (operations, magnitude 0-30). mixup, cutmix:
+    the parameter of the Beta distribution, 0 for none; where both are on, each image takes one
+    of them. erasing: probability that a rectangle of the image becomes the mean colour.
+    Raises ConfigError for values out of range.
+    """
+
+    flip: float = 0.5
+    shift: float = 0.1
+    scale: tuple[float, float] | None = None
+    randaugment: tuple[int, int] | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "shift", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augment.{name} is {getattr(self, name)}: expected 0 to 1")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"augment.{name} is {getattr(self, name)}: expected 0 or more")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"augment.scale is {self.scale}: expected (low, high) within 0 to 1")
+        if self.randaugment is not None:
+            n, magnitude = self.randaugment
+            if n < 0 or not 0 <= magnitude < _BINS:
+                raise ConfigError(
+                    f"augment.randaugment is {self.randaugment}: expected (operations, "
+                    f"magnitude 0-{_BINS - 1}), for example (2, 9)"
+                )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets are mixtures of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What is drawn for each of the n images of a batch; the fields are arrays of n rows.
+
+    flip bool; shift (n, 2) pixels down and right; crop (n, 4) top, left, height, width;
+    operations (n, k) indices and signs (n, k); partner: the image mixed in; weight: the share of
+    the image itself; patch and erased (n, 4): the rectangle that comes from the partner, and the
+    one that is erased (of no area: none).
+    """
+
+    flip: np.ndarray
+    shift: np.ndarray
+    crop: np.ndarray
+    operations: np.ndarray
+    signs: np.ndarray
+    partner: np.ndarray
+    weight: np.ndarray
+    patch: np.ndarray
+    erased: np.ndarray
+
+
+def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator) -> Draws:
+    """All random numbers for a batch of `n` images of size `image` = (H, W)."""
+    sides = np.array(image)
+    reach = np.floor(augment.shift * sides + 0.5).astype(int)
+    shift = random.integers(-reach, reach + 1, size=(n, 2))
+    flip = random.random(n) < augment.flip
+    crop = _boxes(random.uniform(*(augment.scale or (1.0, 1.0)), n), image, random, _ASPECT)
+    steps = augment.randaugment[0] if augment.randaugment else 0
+    operations = random.integers(0, len(_OPERATIONS), size=(n, steps))
+    signs = random.choice((-1, 1), size=(n, steps))
+    erased = _boxes(random.uniform(*_ERASED, n), image, random, (0.3, 1 / 0.3))
+    erased[random.random(n) >= augment.erasing, 2:] = 0
+    weight, patch = np.ones(n), np.zeros((n, 4), int)
+    partner = random.permutation(n)
+    if augment.mixes:
+        both = augment.mixup > 0 and augment.cutmix > 0
+        cut = random.random(n) < 0.5 if both else np.full(n, augment.cutmix > 0)
+        mixed = random.beta(augment.mixup, augment.mixup, n) if augment.mixup else weight
+        if augment.cutmix:
+            share = 1 - random.beta(augment.cutmix, augment.cutmix, n)
+            patch = _boxes(share, image, random, (1.0, 1.0), centred=True)
+            patch[~cut, 2:] = 0
+        weight = np.where(cut, 1 - patch[:, 2] * patch[:, 3] / sides.prod(), mixed)
+    return Draws(flip, shift, crop, operations, signs, partner, weight, patch, erased)
+
+
+def _boxes(
+    area: np.ndarray,
+    image: tuple[int, int],
+    random: np.random.Generator,
+    aspect: tuple[float, float],
+    centred: bool = False,
+) -> np.ndarray:
+    """Rectangles (n, 4) top, left, height, width of the given shares of the image's area.
+
+    They lie inside the image; `centred` draws their centres anywhere and cuts off what is
+    outside, as CutMix does.
+    """
+    n, sides = len(area), np.array(image)
+    stretch = np.exp(random.uniform(*np.log(aspect), n) / 2)
+    wanted = np.sqrt(area)[:, None] * sides * np.stack([1 / stretch, stretch], 1)
+    extent = np.clip(np.floor(wanted + 0.5).astype(int), 0 if centred else 1, sides)
+    where = random.random((n, 2))
+    if not centred:
+        return np.concatenate([np.floor(where * (sides - extent + 1)).astype(int), extent], 1)
+    start = np.floor(where * sides).astype(int) - extent // 2
+    end = np.clip(start + extent, 0, sides)
+    start = np.clip(start, 0, sides)
+    return np.concatenate([start, end - start], 1)
+
+
+def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
+    """RandAugment, crop or shift, and flip of uint8 (b, H, W, C); image i has draws rows[i]."""
+    if augment.randaugment and augment.randaugment[0]:
+        images = _randaugment(images, draws, rows, augment.randaugment[1])
+    if augment.scale is not None:
+        out = _cropped(images, draws.crop[rows])
+        flipped = draws.flip[rows]
+        out[flipped] = out[flipped, :, ::-1]
+        return out
+    if not augment.shift and not augment.flip:
+        return images
+    return _shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
+
+
+def _shifted(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
+    _, height, width, _ = images.shape
+    out = np.zeros_like(images)
+    for image, target, (down, right), flip in zip(images, out, shifts, flips, strict=True):
+        if flip:
+            image = image[:, ::-1]
+        target[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = image[
+            max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+        ]
+    return out
+
+
+def _cropped(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    import torch
+    from torch.nn.functional import interpolate
+
+    size = images.shape[1:3]
+    out = np.empty_like(images)
+    for image, target, (top, left, height, width) in zip(images, out, crops.tolist(), strict=True):
+        crop = torch.from_numpy(image[top : top + height, left : left + width])
+        # The crop is never larger than the image, so there is nothing to antialias.
+        whole = interpolate(crop.permute(2, 0, 1)[None], size, mode="bilinear")
+        target[:] = whole[0].permute(1, 2, 0).numpy()
+    return out
+
+
+# Names and ranges of torchvision's RandAugment; the signed ones go both ways.
+_OPERATIONS = (
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness",
+    "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
+)  # fmt: skip
+_SIGNED = 9
+
+
+def _randaugment(images: np.ndarray, draws: Draws, rows: np.ndarray, magnitude: int) -> np.ndarray:
+    import torch
+
+    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    for step in range(draws.operations.shape[1]):
+        operations, signs = draws.operations[rows, step], draws.signs[rows, step]
+        signs = np.where(operations <= _SIGNED, signs, 1)
+        # Images with the same operation go through it together: far fewer calls.
+        for operation, sign in np.unique(np.stack([operations, signs], 1), axis=0).tolist():
+            same = torch.from_numpy(np.flatnonzero((operations == operation) & (signs == sign)))
+            batch[same] = _operate(batch[same], _OPERATIONS[operation], sign, magnitude)
+    return np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
+
+
+def _operate(batch, name: str, sign: int, magnitude: int):
+    import math
+
+    from torchvision.transforms.v2 import functional as F
+
+    share = magnitude / (_BINS - 1)
+    height, width = batch.shape[-2:]
+    angle = math.degrees(math.atan(sign * share * 0.3))
+    turned = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": 0}
+    match name:
+        case "shear_x":
+            return F.affine(batch, **(turned | {"shear": [angle, 0.0], "center": [0.0, 0.0]}))
+        case "shear_y":
+            return F.affine(batch, **(turned | {"shear": [0.0, angle], "center": [0.0, 0.0]}))
+        case "translate_x":
+            by = int(sign * share * 150 / 331 * width)
+            return F.affine(batch, **(turned | {"translate": [by, 0]}))
+        case "translate_y":
+            by = int(sign * share * 150 / 331 * height)
+            return F.affine(batch, **(turned | {"translate": [0, by]}))
+        case "rotate":
+            return F.rotate(batch, sign * share * 30, fill=0)
+        case "brightness":
+            return F.adjust_brightness(batch, 1 + sign * share * 0.9)
+        case "color":
+            return F.adjust_saturation(batch, 1 + sign * share * 0.9)
+        case "contrast":
+            return F.adjust_contrast(batch, 1 + sign * share * 0.9)
+        case "sharpness":
+            return F.adjust_sharpness(batch, 1 + sign * share * 0.9)
+        case "posterize":
+            return F.posterize(batch, 8 - round(share * 4))
+        case "solarize":
+            return F.solarize(batch, 255 * (1 - share))
+        case "autocontrast":
+            return F.autocontrast(batch)
+        case "equalize":
+            return F.equalize(batch)
+    return batch
+
+
+def blend(images: np.ndarray, others: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
+    """Mixup and CutMix of float32 (b, H, W, C) with the partners' images; changes `images`."""
+    weight = draws.weight[rows]
+    patches = draws.patch[rows].tolist()
+    for image, other, share, (top, left, height, width) in zip(
+        images, others, weight.tolist(), patches, strict=True
+    ):
+        if height and width:
+            here = slice(top, top + height), slice(left, left + width)
+            image[here] = other[here]
+        elif share < 1:
+            image *= np.float32(share)
+            image += np.float32(1 - share) * other
+    return images
+
+
+def soften(labels: np.ndarray, draws: Draws, rows: np.ndarray, classes: int) -> np.ndarray:
+    """The targets after `blend`, float32 (b, classes), from the whole batch's `labels`."""
+    weight = draws.weight[rows].astype(np.float32)
+    at = np.arange(len(rows))
+    targets = np.zeros((len(rows), classes), np.float32)
+    targets[at, labels[rows]] = weight
+    targets[at, labels[draws.partner[rows]]] += 1 - weight
+    return targets
+
+
+def erase(images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
+    """Set the erased rectangles of normalised float32 (b, H, W, C) to 0, which is the mean."""
+    boxes = draws.erased[rows]
+    for i in np.flatnonzero(boxes[:, 2:].all(1)):
+        top, left, height, width = boxes[i]
+        images[i, top : top + height, left : left + width] = 0
+    return images

@@ -1,0 +1,170 @@
+"""A batch is a function of (seed, epoch, number), whatever ran before and whoever computes it.
+
+So a run that was stopped goes on with the very bits of one that was not, threads that work
+ahead change nothing, and two processes see between them what one would see.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vitrail.data import augment as augmentation
+from vitrail.data.augment import Augment
+from vitrail.data.cache import Pixels
+from vitrail.errors import ConfigError
+
+_AHEAD = 2  # batches under way or waiting, for each worker
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """`images` float32 (b, C, H, W), normalised, channels last in memory; `targets` int64 (b,)
+    class indices, or float32 (b, classes) where images are mixed; `indices` int64 (b,) into the
+    pixels."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.indices.to(device, non_blocking=True),
+        )
+
+
+class Batches:
+    """Batches of `batch` images of `pixels`, shuffled anew each epoch, augmented, normalised.
+
+    `mean` and `std` are per channel in units of 0 to 1 (`data.cache.statistics`); `classes` the
+    number of classes (default: those of the pixels). For evaluation take shuffle=False,
+    drop_last=False and no augmentation: each epoch then has every image once, in order. Fewer
+    images than `batch` make one smaller batch per epoch. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        *,
+        batch: int,
+        seed: int = 0,
+        augment: Augment | None = None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        classes: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch is {batch}: expected at least 1 image")
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}: expected 0 or a positive whole number")
+        if not len(mean) == len(std) == pixels.channels:
+            raise ConfigError(
+                f"mean has {len(mean)} values and std {len(std)}: expected one for each of the "
+                f"{pixels.channels} channels"
+            )
+        self.pixels, self.batch, self.seed, self.augment = pixels, batch, seed, augment
+        self.mean, self.std, self.shuffle = tuple(mean), tuple(std), shuffle
+        self.classes = len(pixels.classes) if classes is None else classes
+        n = len(pixels)
+        self.steps_per_epoch = max(1, n // batch) if drop_last else -(-n // batch)
+        # One row of pixels, so that the broadcast runs along memory even with one channel.
+        width = pixels.image[1]
+        std_32, mean_32 = np.asarray(std, np.float64), np.asarray(mean, np.float64)
+        self._factor = np.tile(1 / (255 * std_32), width).astype(np.float32)
+        self._offset = np.tile(-mean_32 / std_32, width).astype(np.float32)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.steps_per_epoch
+
+    def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Batch `number` of `epoch`; of several processes, rank's share of its rows.
+
+        All draws are made for the whole batch. The shares are contiguous and cover it once;
+        those of a last, smaller batch may be empty. Raises ConfigError for a number too large.
+        """
+        if not 0 <= number < self.steps_per_epoch:
+            raise ConfigError(f"batch {number} of an epoch of {self.steps_per_epoch} batches")
+        indices = self._epoch(epoch)[number * self.batch : (number + 1) * self.batch]
+        n = len(indices)
+        rows = np.arange(rank * n // world, (rank + 1) * n // world)
+        mine = indices[rows]
+        labels = self.pixels.labels
+        augment = self.augment
+        if augment is None:
+            images, targets = self._normalised(self.pixels.take(mine)), labels[mine]
+        else:
+            random = _generator(self.seed, epoch, number + 1)
+            draws = augmentation.draw(augment, n, self.pixels.image, random)
+            if augment.mixes:
+                images = self._mixed(indices, draws, rows)
+                targets = augmentation.soften(labels[indices], draws, rows, self.classes)
+            else:
+                placed = augmentation.place(augment, self.pixels.take(mine), draws, rows)
+                images, targets = self._normalised(placed), labels[mine]
+            augmentation.erase(images, draws, rows)
+        return Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            torch.from_numpy(targets),
+            torch.from_numpy(mine),
+        )
+
+    def iterate(
+        self, step: int = 0, *, stop: int, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Batches of the steps from `step` up to, not including, `stop`, over the epochs.
+
+        With `workers` threads working ahead; order and bits are those without.
+        """
+        places = (divmod(at, self.steps_per_epoch) for at in range(step, stop))
+        if not workers:
+            for place in places:
+                yield self.get(*place, rank=rank, world=world)
+            return
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        waiting: deque = deque()
+        try:
+            for place in places:
+                waiting.append(pool.submit(self.get, *place, rank=rank, world=world))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _mixed(self, indices: np.ndarray, draws, rows: np.ndarray) -> np.ndarray:
+        needed, at = np.unique(np.concatenate([rows, draws.partner[rows]]), return_inverse=True)
+        placed = augmentation.place(self.augment, self.pixels.take(indices[needed]), draws, needed)
+        images = self._normalised(placed)
+        return augmentation.blend(images[at[: len(rows)]], images[at[len(rows) :]], draws, rows)
+
+    def _normalised(self, images: np.ndarray) -> np.ndarray:
+        flat = images.reshape(*images.shape[:2], -1)
+        out = np.multiply(flat, self._factor, dtype=np.float32)
+        out += self._offset
+        return out.reshape(images.shape)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        known, order = self._order
+        if known != epoch:
+            n = len(self.pixels)
+            order = _generator(self.seed, epoch, 0).permutation(n) if self.shuffle else np.arange(n)
+            self._order = (epoch, order)
+        return order
+
+
+def _generator(*words: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

@@ -1,0 +1,203 @@
+"""Decoded images of one size: a memory-mapped file made once, or a stream where that is too big.
+
+A cache file is written under a name of its own and renamed when it is complete, so a kill
+half-way leaves no half file behind that anyone would read, and two runs at once do not meet.
+"""
+
+import hashlib
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitrail.data.builtin import cache_folder
+from vitrail.data.decode import DECODER, BrokenImage, decode, decode_full, resize
+from vitrail.data.gate import digest
+from vitrail.data.parallel import cores, in_order
+from vitrail.data.split import Part
+from vitrail.errors import DataError
+
+__all__ = ["Pixels", "decode", "decode_full", "pixels", "statistics"]
+
+# More than this is streamed, and so is what would take nine tenths of the free disk.
+LIMIT_BYTES = 64 << 30
+
+_ROWS_AT_ONCE = 64
+_STALE_S = 24 * 3600
+
+
+class Pixels:
+    """The images of a part at one size.
+
+    `images` is uint8 (N, H, W, C), mapped from the cache and read-only, or None for a stream;
+    `labels` int64 (N,); `keys` the names of the images; `image` (H, W); `channels` C.
+    """
+
+    def __init__(
+        self, part: Part, image: tuple[int, int], channels: int, images: np.ndarray | None,
+        workers: int | None = None,
+    ) -> None:  # fmt: skip
+        self.part, self.image, self.channels, self.images = part, image, channels, images
+        self.labels, self.classes = part.labels, part.classes
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.part.keys
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each class."""
+        return self.part.counts
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """A copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""
+        if self.images is not None:
+            return self.images[indices]
+        return _decoded(self.part, np.asarray(indices), self.image, self.channels, self.workers)
+
+
+def pixels(
+    part: Part,
+    image: tuple[int, int],
+    channels: int,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+) -> Pixels:
+    """The images of `part` at `image` = (H, W) with 1 or 3 channels.
+
+    Decodes them once to a file in `folder` (default: $VITRAIL_CACHE, or ~/.cache/vitrail),
+    which is found again by the digest of the part; where the file would have more than
+    `limit_bytes` or fill the disk, the images are decoded each time they are taken. Raises
+    DataError for a file that is gone or has changed since it was inspected.
+    """
+    height, width = image
+    shape = (len(part), height, width, channels)
+    folder = cache_folder() if folder is None else Path(folder)
+    name = hashlib.blake2b(f"{part.digest} {shape} {DECODER}".encode(), digest_size=16).hexdigest()
+    path = folder / "pixels" / f"{name}.npy"
+    try:
+        images = _open(path, shape)
+        if images is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            if math.prod(shape) > min(limit_bytes, 0.9 * shutil.disk_usage(path.parent).free):
+                return Pixels(part, image, channels, None, workers)
+            _write(path, part, shape, workers, progress)
+            images = _open(path, shape)
+    except OSError as error:
+        raise DataError(
+            f"the cache {path.parent} cannot be written ({error.strerror or error}): free some "
+            "space, or name another folder in VITRAIL_CACHE"
+        ) from error
+    return Pixels(part, image, channels, images, workers)
+
+
+def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of 0 to 1.
+
+    Counted in whole numbers, so the same on every machine. Of a stream up to 2,048 images,
+    evenly spaced, are taken. A channel without contrast has deviation 1/255.
+    """
+    n = len(pixels)
+    step = max(1, n // 2048) if pixels.images is None else 1
+    wanted = np.arange(0, n, step)
+    histogram = np.zeros((pixels.channels, 256), np.int64)
+    for start in range(0, len(wanted), 256):
+        block = pixels.take(wanted[start : start + 256])
+        for channel in range(pixels.channels):
+            histogram[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    levels = np.arange(256)
+    means, deviations = [], []
+    for counts in histogram:
+        total, first, second = (int((counts * levels**power).sum()) for power in range(3))
+        means.append(first / total / 255)
+        variance = max(0, second * total - first * first) / total**2
+        deviations.append(max(math.sqrt(variance), 1.0) / 255)
+    return tuple(means), tuple(deviations)
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cached images, or None where there is no whole file of this shape."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    whole = images.shape == shape and images.dtype == np.uint8 and images.flags.c_contiguous
+    return np.asarray(images) if whole else None
+
+
+def _write(
+    path: Path, part: Part, shape: tuple[int, ...], workers: int | None, progress: bool
+) -> None:
+    def work(rows: range) -> np.ndarray:
+        return _decoded(part, np.arange(rows.start, rows.stop), shape[1:3], shape[3], 1)
+
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    size = _ROWS_AT_ONCE if part.source.pixels is None else 4096
+    title = f"decoding to {shape[1]}x{shape[2]}"
+    blocks = in_order(work, shape[0], size=size, workers=workers, title=title, progress=progress)
+    try:
+        # Written, not mapped: a full disk is then an error and not a fault of memory.
+        with temporary.open("wb") as file:
+            head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, head)
+            for block in blocks:
+                file.write(block.data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run left a day ago."""
+    for left in folder.glob("*.part"):
+        try:
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                left.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _decoded(
+    part: Part, at: np.ndarray, image: tuple[int, int], channels: int, workers: int | None
+) -> np.ndarray:
+    source, rows = part.source, part.rows[at]
+    if source.pixels is not None:
+        images = resize(source.pixels[rows][..., None], image)
+        return np.repeat(images, channels, axis=3) if channels == 3 else images
+    out = np.empty((len(rows), *image, channels), np.uint8)
+
+    def work(some: range) -> None:
+        for i in some:
+            out[i] = _read(part, int(at[i]), image, channels)
+
+    size = max(1, len(rows) // (4 * (workers or cores())))
+    for _ in in_order(work, len(rows), size=size, workers=workers, title="", progress=False):
+        pass
+    return out
+
+
+def _read(part: Part, at: int, image: tuple[int, int], channels: int) -> np.ndarray:
+    item = part.source.items[part.rows[at]]
+    changed = f"{item.key} of {part.source.origin} has changed since it was inspected: start again"
+    try:
+        data = part.source.read(item)
+        if digest(data) != part.digests[at].astype(">u8").tobytes():
+            raise DataError(changed)
+        return decode(data, image, channels)
+    except (OSError, BrokenImage) as error:
+        raise DataError(f"{changed} ({error})") from error

@@ -1,0 +1,281 @@
+"""Which models race: all families and image sizes, counted, timed, and thinned to a few.
+
+From every family's own space of small configs: exact counts on `meta` against the budget;
+then, for a spread of those that are left, the latency on this machine and a few training
+steps by the clock, since what a model can learn in a limited time depends on how many images
+it sees. The list keeps every family that can see enough, at sizes near the best balance
+between capacity and images seen.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from vitrail.errors import BudgetError, ConfigError
+from vitrail.fit.budget import Budget
+from vitrail.fit.candidate import Candidate, candidate
+from vitrail.layers.fold import deploy
+from vitrail.measure.counts import Counts, counts
+from vitrail.measure.latency import Latency, eager_latency, remembered, threads_set
+from vitrail.models import config_json, create, families
+
+# Passes over the training images at which small models learn best in a limited time: fewer
+# leave a model undertrained, more would be better spent on a larger one.
+EPOCHS = 25.0
+# ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
+# budget as exported, which is measured before the winner is chosen.
+SLACK = 1.5
+PHOTO_SIDES = (64, 96, 128, 160, 224)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """`candidates` race; `over` were measured and are over the budget; `counted` in all."""
+
+    candidates: tuple[Candidate, ...]
+    over: tuple[Candidate, ...] = ()
+    counted: int = 0
+
+
+def image_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Training sizes (H, W) for images of the median `size`.
+
+    Small images keep their size, and are also enlarged to 32 where models want an even grid;
+    photographs become squares, none larger than they are.
+    """
+    height, width = size
+    if max(size) <= 48:
+        enlarged = [(32, 32)] if max(size) < 32 else []
+        return [(height, width), *enlarged]
+    short = min(size)
+    sides = [side for side in PHOTO_SIDES if side <= short * 1.15]
+    return [(side, side) for side in sides] or [(short, short)]
+
+
+def shortlist(
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    classes: int,
+    budget: Budget,
+    images: int,
+    seconds: float,
+    size: int,
+    batch: int,
+    device: str = "cpu",
+    seed: int = 0,
+    extra: Sequence[Candidate] = (),
+    say: Say = lambda text: None,
+) -> Shortlist:
+    """At most `size` candidates for a race.
+
+    `images` is the number of training images, `seconds` what the winner may train in all,
+    `extra` are candidates with pretrained weights (counted already). A twentieth of
+    `seconds` goes into counting, at most as much into timing. Raises BudgetError, naming the
+    closest model, when nothing keeps the budget.
+    """
+    say("counting models")
+    counted = _counted(image_size, channels, classes, seconds=seconds / 20, seed=seed)
+    pool = [*counted, *extra]
+    allowed = [c for c in pool if budget.allows(params=c.params, macs=c.macs)]
+    if not allowed:
+        raise _nothing(pool, budget)
+    # Beyond this no model sees the images three times even at the machine's full rate.
+    most = peak_macs_per_s() * seconds / (3 * images * 3)
+    affordable = [c for c in allowed if c.macs <= most] or [min(allowed, key=lambda c: c.macs)]
+    timed: list[Candidate] = []
+    over: list[Candidate] = []
+    deadline = time.perf_counter() + seconds / 12
+    for one in _spread(affordable, per_family=max(2, min(6, size))):
+        if time.perf_counter() > deadline and len(timed) >= 2:
+            break
+        say(f"timing {one.name}")
+        one = replace(one, latency_s=_latency(one, budget).p50_s)
+        slack = replace(budget, latency_s=budget.latency_s and budget.latency_s * SLACK)
+        if slack.allows(params=one.params, macs=one.macs, latency_s=one.latency_s):
+            timed.append(replace(one, rate=training_rate(one, batch=batch, device=device)))
+        else:
+            over.append(one)
+    if not timed:
+        timed = _cheapest(allowed, budget, over)
+        timed = [replace(c, rate=training_rate(c, batch=batch, device=device)) for c in timed]
+    return Shortlist(tuple(_chosen(timed, images, seconds, size)), tuple(over), len(pool))
+
+
+def _cheapest(
+    allowed: Sequence[Candidate], budget: Budget, over: list[Candidate]
+) -> list[Candidate]:
+    """The small end of each family, when the spread missed the latency budget."""
+    tried = {c.name for c in over}
+    found = []
+    for family in sorted({c.family for c in allowed}):
+        members = sorted((c for c in allowed if c.family == family), key=lambda c: c.macs)
+        for one in members[:3]:
+            if one.name in tried:
+                continue
+            one = replace(one, latency_s=_latency(one, budget).p50_s)
+            limit = (budget.latency_s or math.inf) * SLACK
+            (found if (one.latency_s or 0.0) <= limit else over).append(one)
+    if not found:
+        raise _nothing(over, budget)
+    return found
+
+
+def _counted(
+    image_size: tuple[int, int], channels: int, classes: int, *, seconds: float, seed: int
+) -> list[Candidate]:
+    """Small configs of all families and sizes with their counts, in turns until time is up."""
+    queues = []
+    for image in image_sizes(image_size):
+        for module in families().values():
+            configs = list(module.SPACE.configs(image=image, channels=channels, classes=classes))
+            random.Random(seed).shuffle(configs)
+            queues.append(configs)
+    deadline = time.perf_counter() + max(seconds, 2.0)
+    found: list[Candidate] = []
+    while any(queues):
+        for configs in queues:
+            if not configs or (time.perf_counter() > deadline and found):
+                continue
+            config = configs.pop()
+            figures = counted(config)
+            if figures is not None:
+                found.append(candidate(config, params=figures.params, macs=figures.macs))
+        if time.perf_counter() > deadline and found:
+            break
+    return found
+
+
+_COUNTS: dict[str, Counts | None] = {}
+
+
+def counted(config: Any) -> Counts | None:
+    """Counts of a config at its own image size, remembered; None where it cannot be built."""
+    key = str(config_json(config))
+    if key not in _COUNTS:
+        try:
+            with torch.device("meta"):
+                model = create(config)
+            _COUNTS[key] = counts(model, config.image, config.channels)
+        except ConfigError:
+            _COUNTS[key] = None
+    return _COUNTS[key]
+
+
+def peak_macs_per_s() -> float:
+    """Multiply-adds per second of a large matrix product with the threads set now."""
+    a = torch.randn(1024, 1024)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    return 4 * 1024**3 / (time.perf_counter() - start)
+
+
+def _spread(pool: Iterable[Candidate], *, per_family: int) -> list[Candidate]:
+    """Some of each family, evenly spaced in log multiply-adds, the families in turns."""
+    columns = []
+    members: dict[str, list[Candidate]] = {}
+    for one in pool:
+        members.setdefault(one.family + ("*" if one.pretrained else ""), []).append(one)
+    for family in sorted(members):
+        ordered = sorted(members[family], key=lambda c: c.macs)
+        low, high = math.log(ordered[0].macs + 1), math.log(ordered[-1].macs + 1)
+        picked: dict[str, Candidate] = {}
+        # From the large end down: the upper part of the budget is where accuracy is.
+        for i in range(per_family):
+            goal = high - (high - low) * i / max(1, per_family)
+            near = min(ordered, key=lambda c: abs(math.log(c.macs + 1) - goal))
+            picked[near.name] = near
+        columns.append(list(picked.values()))
+    return [column[i] for i in range(per_family) for column in columns if i < len(column)]
+
+
+def _latency(one: Candidate, budget: Budget) -> Latency:
+    """The folded model's latency in torch on the CPU, remembered on this machine."""
+
+    def measure() -> Latency:
+        model = deploy(create(one.config))
+        return eager_latency(
+            model, one.image, one.model["channels"], threads=budget.threads, seconds=0.1
+        )
+
+    return remembered({"model": one.model, "threads": budget.threads}, measure)
+
+
+def training_rate(one: Candidate, *, batch: int, device: str = "cpu") -> float:
+    """Training images per second, from a few steps on random images."""
+    where = torch.device(device)
+    model = create(one.config).to(where).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.randn(batch, one.model["channels"], *one.image, device=where)
+    labels = torch.randint(0, one.model["classes"], (batch,), device=where)
+
+    def step() -> None:
+        logits = model(images)
+        parts = logits if isinstance(logits, tuple) else (logits,)
+        loss = torch.stack([torch.nn.functional.cross_entropy(p, labels) for p in parts]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for an accelerator
+
+    with threads_set(None):
+        step()
+        times = []
+        while len(times) < 2 or (sum(times) < 0.15 and len(times) < 10):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+    return batch / sorted(times)[len(times) // 2]
+
+
+def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
+    """Passes over the training images that the candidate makes in that time."""
+    return (one.rate or 0.0) * seconds / images
+
+
+def fitness(one: Candidate, images: int, seconds: float) -> float:
+    """How well its size suits the time: 0 at EPOCHS passes, less on either side.
+
+    Pretrained weights need a fifth of the passes. Too few passes cost twice as much as too
+    many.
+    """
+    goal = EPOCHS / 5 if one.pretrained else EPOCHS
+    off = math.log(max(epochs_seen(one, images, seconds), 1e-9) / goal)
+    return -off if off > 0 else 2 * off
+
+
+def _chosen(
+    timed: Sequence[Candidate], images: int, seconds: float, size: int
+) -> list[Candidate]:
+    """The best suited of each family in turns, so that no family is left out early."""
+    columns: dict[str, list[Candidate]] = {}
+    for one in sorted(timed, key=lambda c: -fitness(c, images, seconds)):
+        columns.setdefault(one.family + ("*" if one.pretrained else ""), []).append(one)
+    ordered = sorted(columns.values(), key=lambda c: -fitness(c[0], images, seconds))
+    longest = max(len(column) for column in ordered)
+    turns = [column[i] for i in range(longest) for column in ordered if i < len(column)]
+    return turns[:size]
+
+
+def _nothing(pool: Sequence[Candidate], budget: Budget) -> BudgetError:
+    if not pool:
+        return BudgetError("no model can be built for these images: give images of 8 pixels or up")
+    closest = min(
+        pool,
+        key=lambda c: budget.excess(params=c.params, macs=c.macs, latency_s=c.latency_s),
+    )
+    return BudgetError(
+        f"no model keeps the budget ({budget.spoken()}): the closest is {closest.name} with "
+        f"{closest.figures()}; allow that much"
+    )

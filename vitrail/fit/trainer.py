@@ -1,0 +1,122 @@
+"""Trains and evaluates recipes on one split; the test part is out of its reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.data.batches import Batches
+from vitrail.data.cache import Pixels, pixels, statistics
+from vitrail.data.split import Part, Split
+from vitrail.fit.pretrained import start
+from vitrail.models import Backbone, create
+from vitrail.recipes.recipe import Data, Recipe
+from vitrail.train.device import open_fabric
+from vitrail.train.evaluate import predict_logits
+from vitrail.train.journal import Journal
+from vitrail.train.loop import Outcome, train
+from vitrail.train.objective import CrossEntropy
+
+OnStep = Callable[[int, float, float, float], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model does on a part: accuracy and mean cross entropy over n images."""
+
+    accuracy: float
+    loss: float
+    n: int
+
+
+class Trainer:
+    """One split, one device, and the pixels of every image size used so far."""
+
+    def __init__(self, split: Split, *, device: str = "auto", progress: bool = True) -> None:
+        self.split = split
+        self.progress = progress
+        fabric = open_fabric(device)
+        self.device = str(fabric.device)
+        self._device = device
+        self.precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
+        self._fabric = open_fabric(device, self.precision)
+        self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
+        self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+
+    def data(self, base: Data, image: tuple[int, int], channels: int) -> Data:
+        """`base` at an image size, with the channel statistics of the training part."""
+        if channels not in self._statistics:
+            self._statistics[channels] = statistics(self.pixels("train", image, channels))
+        mean, std = self._statistics[channels]
+        mean, std = tuple(round(m, 6) for m in mean), tuple(round(s, 6) for s in std)
+        return replace(base, image=image, channels=channels, mean=mean, std=std)
+
+    def pixels(self, part: str, image: tuple[int, int], channels: int) -> Pixels:
+        """The "train" or "val" images at a size."""
+        key = (part, image, channels)
+        if key not in self._pixels:
+            chosen: Part = {"train": self.split.train, "val": self.split.val}[part]
+            self._pixels[key] = pixels(chosen, image, channels, progress=self.progress)
+        return self._pixels[key]
+
+    def model(self, recipe: Recipe) -> Backbone:
+        """The untrained model of a recipe: the same weights every time."""
+        torch.manual_seed(recipe.seed)
+        return start(recipe.config, recipe.pretrained)
+
+    def train(
+        self, recipe: Recipe, folder: Path, until: int, on_step: OnStep | None = None
+    ) -> Outcome:
+        """Train from the folder's last snapshot, or from the start, up to step `until`."""
+        data = recipe.data
+        batches = Batches(
+            self.pixels("train", data.image, data.channels),
+            batch=recipe.steps.batch // recipe.steps.accumulate,
+            seed=recipe.seed,
+            augment=recipe.augment,
+            mean=data.mean,
+            std=data.std,
+        )
+        return train(
+            self.model(recipe),
+            CrossEntropy(recipe.objective.smoothing),
+            batches,
+            recipe.optimizer,
+            recipe.schedule,
+            steps=recipe.steps,
+            folder=folder,
+            journal=Journal(folder / "metrics.jsonl"),
+            until=until,
+            device=self._fabric,
+            resume=True,
+            workers=1,
+            on_step=on_step,
+        )
+
+    def logits(self, model: nn.Module, recipe: Recipe, images: Pixels) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and labels (N,) of all images in their order."""
+        data = recipe.data
+        batches = Batches(
+            images, batch=256, mean=data.mean, std=data.std, shuffle=False, drop_last=False
+        )
+        return predict_logits(model.eval(), batches, device=self._fabric)
+
+    def validate(self, model: nn.Module, recipe: Recipe) -> Score:
+        """The score on the validation part."""
+        held = self.pixels("val", recipe.data.image, recipe.data.channels)
+        logits, labels = self.logits(model, recipe, held)
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return Score(accuracy, loss, len(labels))
+
+
+def fresh(config: Any) -> Backbone:
+    """A model of the config, for weights that are put in afterwards."""
+    with torch.device("meta"):
+        model = create(config)
+    return model

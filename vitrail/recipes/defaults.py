@@ -1,0 +1,64 @@
+"""What `fit` trains with: settings that are strong for small data and little time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from vitrail.data.augment import Augment
+from vitrail.models import config_json, family_of
+from vitrail.recipes.recipe import CrossEntropy, Data, Recipe
+from vitrail.train.loop import Steps
+from vitrail.train.optimizer import AdamW
+from vitrail.train.schedule import Schedule
+
+# Learning rates of AdamW at batch 128; networks of convolutions and BatchNorm bear more.
+RATES = {"resnet": 3e-3, "levit": 2e-3, "cct": 1.5e-3}
+RATE = 1e-3
+FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
+
+
+def batch_size(images: int) -> int:
+    """Images per step for a training part of that many: an epoch has some 8 steps or more."""
+    wanted = min(128, max(8, images // 8))
+    return 1 << int(math.log2(wanted))
+
+
+def augment_for(image: tuple[int, int]) -> Augment:
+    """Flips and small shifts for small images, flips and crops for photographs."""
+    if max(image) <= 48:
+        return Augment(flip=0.5, shift=0.1)
+    return Augment(flip=0.5, scale=(0.4, 1.0))
+
+
+def default(
+    config: Any,
+    data: Data,
+    *,
+    images: int,
+    total: int,
+    seed: int = 0,
+    pretrained: str | None = None,
+    precision: str = "32-true",
+) -> Recipe:
+    """The recipe of a config for `images` training images and about `total` steps.
+
+    Batch, warm-up and average do not depend on when the training ends to the step, so that
+    the beginning of a long training and a short one are the same.
+    """
+    batch = batch_size(images)
+    warmup = max(1, min(100, images // batch, total // 8))
+    # The average spans about a twentieth of the training.
+    ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
+    rate = RATES.get(family_of(config), RATE) * math.sqrt(batch / 128)
+    return Recipe(
+        model=config_json(config),
+        data=data,
+        steps=Steps(total, batch, ema=round(ema, 5), precision=precision),
+        optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),
+        schedule=Schedule(warmup, 0, total),
+        objective=CrossEntropy(0.1),
+        augment=augment_for(config.image),
+        seed=seed,
+        pretrained=pretrained,
+    )

@@ -1,0 +1,34 @@
+"""An exponential moving average of weights and buffers (Polyak averaging)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+class Average:
+    """A copy of `model`, in eval mode, that follows it with weight `decay` on the past.
+
+    The first steps take min(decay, (1 + t) / (10 + t)), so that the random start is forgotten
+    soon. Integer buffers (a batch counter) are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+        names = {id(value): name for name, value in theirs.items()}.values()  # tied ones once
+        floats = [name for name in names if theirs[name].is_floating_point()]
+        self._slow = [ours[name].detach() for name in floats]
+        self._fast = [theirs[name].detach() for name in floats]
+        self._copied = [(ours[name], theirs[name]) for name in names if name not in floats]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Follow the model after its step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._slow, self._fast, 1 - decay)
+        for ours, theirs in self._copied:
+            ours.copy_(theirs)

@@ -1,0 +1,44 @@
+"""What training asks of the data: micro-batches by their number, the same whenever asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W), targets (B,) as classes or (B, K) as shares, indices (B,)."""
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+
+
+class Batches(Protocol):
+    """Batches of `batch` images over all processes, a pure function of (seed, epoch, number).
+
+    `iterate(n, stop=m)` gives those numbered n to m - 1 counted from the start of training;
+    number n is `get(n // steps_per_epoch, n % steps_per_epoch)`. Process `rank` of `world`
+    gets its slice.
+    """
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Any: ...
+    def iterate(
+        self, step: int, *, stop: int, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Any]: ...
+
+
+def placed(batch: Any, fabric: Fabric) -> Batch:
+    """The batch with its images and targets on the device of `fabric`."""
+    return Batch(fabric.to_device(batch.images), fabric.to_device(batch.targets), batch.indices)

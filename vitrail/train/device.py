@@ -1,0 +1,37 @@
+"""Where and in which precision to compute: Lightning Fabric, opened from a few words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitrail.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
+
+def open_fabric(device: str | Fabric = "auto", precision: str = "32-true") -> Fabric:
+    """A Fabric for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that is already open as it is.
+
+    For several processes, open a Fabric with `devices` and `strategy`, launch it and give it
+    here. Raises ConfigError for a device that is not there.
+    """
+    # Imported here because it takes seconds, and whoever only reads a recipe needs none of it.
+    from lightning_fabric import Fabric
+
+    if not isinstance(device, str):
+        return device
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ConfigError(f"device {device!r} does not exist: give auto, cpu, cuda, cuda:1 or mps")
+    devices = [int(index)] if index and kind != "cpu" else 1
+    try:
+        return Fabric(accelerator=kind, devices=devices, precision=precision)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"device {device!r} with precision {precision} is not available here ({reason}): "
+            "give device=cpu"
+        ) from error

@@ -1,0 +1,55 @@
+"""What is minimised: from a model and a batch to a loss.
+
+An objective is a module, so it may own what it needs (a teacher, an attack, a projection
+head); the loop calls `forward(model, batch, step)` for each micro-batch and
+`after_step(model, step)` once per step, and keeps its state with the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.errors import ConfigError
+from vitrail.train.batch import Batch
+
+
+class Step(NamedTuple):
+    """Where a training is: steps done before this one, of how many, and epochs (fractional)."""
+
+    number: int
+    total: int
+    epoch: float
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy with label smoothing: Szegedy et al., arXiv 1512.00567.
+
+    A model that returns several logits in training (a distilled one) is trained on the mean
+    of their losses.
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"smoothing {smoothing} is not in [0, 1): 0.1 is usual")
+        self.smoothing = smoothing
+
+    def forward(
+        self, model: Callable[[Tensor], Tensor | tuple[Tensor, ...]], batch: Batch, step: Step
+    ) -> dict[str, Tensor]:
+        """`{"loss": scalar}`, the mean over the batch, in float32 whatever the model computes in."""
+        outputs = model(batch.images)
+        heads = outputs if isinstance(outputs, tuple) else (outputs,)
+        losses = [
+            F.cross_entropy(logits.float(), batch.targets, label_smoothing=self.smoothing)
+            for logits in heads
+        ]
+        return {"loss": torch.stack(losses).mean() if len(losses) > 1 else losses[0]}
+
+    def after_step(self, model: nn.Module, step: Step) -> None:
+        """Nothing: cross entropy has no state."""

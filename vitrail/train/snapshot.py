@@ -1,0 +1,260 @@
+"""A training on disk: one checksummed file per snapshot, written whole or not at all.
+
+A snapshot is a safetensors file with the tensors of the model, its average, the optimizer and
+the objective, and everything else as JSON in its metadata, beside a sha256 of all of it.
+There is no pickle in it. The last two are kept, so that a damaged one has a predecessor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitrail.checkpoint import Mismatch
+from vitrail.errors import CheckpointError, RunError
+
+FORMAT = "vitrail training 1"
+KEPT = 2
+
+Tensors = dict[str, Tensor]
+
+
+class Snapshot(NamedTuple):
+    """What one file holds: named tensors on the CPU, and the rest as plain data."""
+
+    path: Path
+    tensors: Tensors
+    state: dict[str, Any]
+
+
+# ---- files -----------------------------------------------------------------------------
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write the snapshot of step `state["step"]` and drop all but the last two.
+
+    Raises RunError when the disk is full or the folder cannot be written; the snapshots that
+    were there stay.
+    """
+    path = folder / f"step-{state['step']:09d}.safetensors"
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    stored = _separate(tensors)
+    text = json.dumps(state, sort_keys=True)
+    metadata = {"format": FORMAT, "state": text, "sha256": _digest(stored, text)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, temporary, metadata=metadata)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(folder)
+        for old in _files(folder)[KEPT:]:
+            old.unlink()
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"the snapshot {path} cannot be written ({_reason(error)}): the one before is kept; "
+            "free some space, then go on with --resume"
+        ) from error
+    return path
+
+
+def newest(folder: Path) -> Snapshot | None:
+    """The last undamaged snapshot of a folder, None when there is none at all.
+
+    A damaged one is passed over with a warning. Raises CheckpointError when all are damaged.
+    """
+    files = _files(folder)
+    for path in files:
+        try:
+            return read(path)
+        except CheckpointError as error:
+            last = error
+            warnings.warn(f"{error}; trying the one before", stacklevel=2)
+    if files:
+        raise CheckpointError(
+            f"none of the {len(files)} snapshots in {folder} can be read: start again in a new "
+            "folder"
+        ) from last
+    return None
+
+
+def read(path: Path) -> Snapshot:
+    """One snapshot, checked against its sha256. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"snapshot {path} is damaged ({_reason(error)})") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {metadata.get('format')!r}, not {FORMAT!r}: it was not written "
+            "by this version's training"
+        )
+    if _digest(tensors, metadata.get("state", "")) != metadata.get("sha256"):
+        raise CheckpointError(f"snapshot {path} is damaged (its sha256 does not fit)")
+    return Snapshot(path, tensors, json.loads(metadata["state"]))
+
+
+def present(folder: Path) -> bool:
+    """Whether a folder holds any snapshot."""
+    return bool(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The snapshots in a folder, the newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Contiguous tensors on the CPU of which no two share memory, as safetensors needs them."""
+    stored: Tensors = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        if value.numel() < value.untyped_storage().nbytes() // value.element_size() or (
+            value.data_ptr() in seen
+        ):
+            value = value.clone()
+        seen.add(value.data_ptr())
+        stored[name] = value
+    return stored
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().splitlines()[0]
+
+
+# ---- what is in them -------------------------------------------------------------------
+
+
+def collect(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Tensors:
+    """Everything that a training has to remember, as tensors `part.name`.
+
+    `modules` maps "model" and further parts to their modules; the optimizer's slots are
+    `optimizer.SLOT.PARAMETER`.
+    """
+    tensors = {
+        f"{part}.{name}": value
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+    for name, parameter in _trained(modules["model"], optimizer).items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"optimizer.{slot}.{name}"] = value
+    return tensors
+
+
+def restore(
+    snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Give the modules and the optimizer what `collect` took, in place.
+
+    Raises CheckpointError, and changes nothing, unless every tensor has its place and every
+    place its tensor.
+    """
+    live = {
+        f"{part}.{name}": value
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+    trained = _trained(modules["model"], optimizer)
+    slots, unexpected = _slots(snapshot.tensors, trained)
+    for (slot, name), value in slots.items():
+        shape = value.shape if slot == "step" else trained[name].shape
+        live[f"optimizer.{slot}.{name}"] = value.new_empty(()).expand(shape)
+    names = {slot for slot, _ in slots}
+    touched = {name for _, name in slots}
+    missing = [k for k in live if k not in snapshot.tensors] + [
+        f"optimizer.{slot}.{name}"
+        for slot in sorted(names)
+        for name in sorted(touched)
+        if (slot, name) not in slots
+    ]
+    unexpected += [k for k in snapshot.tensors if k not in live and k not in unexpected]
+    misshaped = [
+        f"{k} {tuple(snapshot.tensors[k].shape)} for {tuple(v.shape)}"
+        for k, v in live.items()
+        if k in snapshot.tensors and snapshot.tensors[k].shape != v.shape
+    ]
+    if mismatch := Mismatch(missing, unexpected, misshaped):
+        raise CheckpointError(
+            f"snapshot {snapshot.path} does not fit this training: {mismatch.describe()}"
+        )
+    for part, module in modules.items():
+        prefix = f"{part}."
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
+        )
+    _fill(optimizer, trained, slots)
+
+
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {name: p for name, p in model.named_parameters() if id(p) in held}
+
+
+def _slots(
+    tensors: Tensors, trained: Mapping[str, nn.Parameter]
+) -> tuple[dict[tuple[str, str], Tensor], list[str]]:
+    """The optimizer's entries by (slot, parameter), and those of parameters that are not there."""
+    slots, unexpected = {}, []
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, slot, name = key.split(".", 2)
+            if name in trained:
+                slots[slot, name] = value
+            else:
+                unexpected.append(key)
+    return slots, unexpected
+
+
+def _fill(
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, nn.Parameter],
+    slots: Mapping[tuple[str, str], Tensor],
+) -> None:
+    numbers = {
+        id(p): i
+        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    }
+    state: dict[int, dict[str, Tensor]] = {}
+    for (slot, name), value in slots.items():
+        parameter = trained[name]
+        if value.shape == parameter.shape:
+            # A slot has its parameter's strides, which the fused kernels rely on.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(numbers[id(parameter)], {})[slot] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

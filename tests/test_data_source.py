@@ -40,7 +40,9 @@ def test_numbered_classes_are_in_numerical_order(tmp_path):
 
 
 def test_given_parts_are_kept(tmp_path):
-    write_classes(tmp_path, {"train/a": 2, "train/b": 2, "Validation/a": 1, "test/b": 1, "extra/a": 1})
+    write_classes(
+        tmp_path, {"train/a": 2, "train/b": 2, "Validation/a": 1, "test/b": 1, "extra/a": 1}
+    )
     source = open_source(tmp_path)
     assert source.classes == ("a", "b")
     parts = {item.key: item.part for item in source.items}
@@ -79,7 +81,14 @@ def test_csv_and_parquet_agree(tmp_path):
 
 def test_rows_that_repeat_or_contradict(tmp_path):
     write_classes(tmp_path, {"f": 4})
-    rows = ["f/000.png,x", "f/000.png,x", "f/001.png,x", "f/001.png,y", "f/002.png,y", "f/003.png,x"]
+    rows = [
+        "f/000.png,x",
+        "f/000.png,x",
+        "f/001.png,x",
+        "f/001.png,y",
+        "f/002.png,y",
+        "f/003.png,x",
+    ]
     (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(rows))
     source = open_source(tmp_path / "t.csv")
     assert [item.key for item in source.items] == ["f/000.png", "f/002.png", "f/003.png"]

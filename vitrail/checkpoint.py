@@ -20,7 +20,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -282,5 +282,3 @@ def save(path: str | os.PathLike, state: Mapping[str, Tensor], *, metadata: dict
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
-
-

@@ -1,12 +1,10 @@
-"""ViT against timm, transformers and torchvision with the same random weights."""
+"""ViT against timm and transformers with the same random weights."""
 
 from dataclasses import replace
 
 import timm
-import torchvision
 import transformers
 from agree import difference
-from torch import nn
 
 from vitrail.models.vit import Config
 
@@ -45,13 +43,3 @@ def test_transformers():
     )
     peer = transformers.ViTForImageClassification(config)
     assert difference(peer, SMALL, "transformers", (32, 48), lambda y: y.logits) <= 1e-6
-
-
-def test_torchvision():
-    peer = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=2, num_heads=3, hidden_dim=48, mlp_dim=96,
-        num_classes=7,
-    )  # fmt: skip
-    for block in peer.encoder.layers:
-        block.mlp[1] = nn.GELU(approximate="tanh")
-    assert difference(peer, replace(SMALL, image=(32, 32)), "torchvision", (32, 32)) <= 1e-6

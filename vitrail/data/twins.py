@@ -34,7 +34,11 @@ def signature(image: Image.Image) -> np.ndarray:
 
 
 def grey_signatures(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (N, 288) of uint8 (N, h, w): what `signature` gives for each, to one level."""
+    """uint8 (N, 288) of uint8 (N, h, w).
+
+    To one level what `signature` gives where the sides are multiples of 16; else pixels on an
+    edge of the grid count in parts here and whole there.
+    """
     rows, columns = (_averaging(side) for side in pixels.shape[1:])
     luma = np.rint(rows @ pixels.astype(np.float32) @ columns.T).astype(np.uint8)
     out = np.full((len(pixels), BYTES), 128, np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vitrail.config import to_json
 from vitrail.fit.budget import count, seconds
 from vitrail.models import config_from_json, config_json, config_name, family_of
 
@@ -53,7 +54,7 @@ def candidate(config: Any, *, params: int, macs: int, pretrained: str | None = N
     return Candidate(
         name=name + ("-pretrained" if pretrained else ""),
         family=family_of(config),
-        model=config_json(config),
+        model=to_json(config_json(config)),
         params=params,
         macs=macs,
         pretrained=pretrained,

@@ -64,9 +64,7 @@ def _at_sizes(
         figures = counted(moved)
         if figures is not None:
             found.append(
-                candidate(
-                    moved, params=figures.params, macs=figures.macs, pretrained=reference
-                )
+                candidate(moved, params=figures.params, macs=figures.macs, pretrained=reference)
             )
     return found
 

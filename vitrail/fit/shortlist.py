@@ -255,9 +255,7 @@ def fitness(one: Candidate, images: int, seconds: float) -> float:
     return -off if off > 0 else 2 * off
 
 
-def _chosen(
-    timed: Sequence[Candidate], images: int, seconds: float, size: int
-) -> list[Candidate]:
+def _chosen(timed: Sequence[Candidate], images: int, seconds: float, size: int) -> list[Candidate]:
     """The best suited of each family in turns, so that no family is left out early."""
     columns: dict[str, list[Candidate]] = {}
     for one in sorted(timed, key=lambda c: -fitness(c, images, seconds)):

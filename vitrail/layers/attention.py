@@ -26,9 +26,7 @@ def attend(
     given; `dropout` acts on the attention weights. Inputs must be 4-D: with more axes torch
     leaves its fused kernel and the ONNX exporter fails.
     """
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
 def attention_weights(

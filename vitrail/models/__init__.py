@@ -1,9 +1,9 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all.
 
-    catalog()                   every published variant by name
-    create(name, **changes)     a model with random weights
-    load(name, file)            a model with the weights of a file, whatever names it uses
-    identify(file)              which variant a file is, and whose names it uses
+catalog()                   every published variant by name
+create(name, **changes)     a model with random weights
+load(name, file)            a model with the weights of a file, whatever names it uses
+identify(file)              which variant a file is, and whose names it uses
 """
 
 from __future__ import annotations
@@ -247,9 +247,7 @@ def _short(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, Sequence) else str(value)
 
 
-def small_configs(
-    family: str, *, image: tuple[int, int], channels: int, classes: int
-) -> list[Any]:
+def small_configs(family: str, *, image: tuple[int, int], channels: int, classes: int) -> list[Any]:
     """The configs of a family's search space that can be built for such images."""
     module, fitting = families()[family], []
     for config in module.SPACE.configs(image=image, channels=channels, classes=classes):

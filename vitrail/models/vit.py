@@ -48,44 +48,44 @@ class Config:
     classes: int = 1000
 
 
-def _variants() -> dict[str, Variant]:
-    sizes = {
-        "ti": dict(dim=192, depth=12, heads=3, hidden=768),
-        "s": dict(dim=384, depth=12, heads=6, hidden=1536),
-        "b": dict(dim=768, depth=12, heads=12, hidden=3072),
-        "l": dict(dim=1024, depth=24, heads=16, hidden=4096),
-        "h": dict(dim=1280, depth=32, heads=16, hidden=5120),
-    }
-    # Accuracy: AugReg, pre-trained on ImageNet-21k, evaluated at the size in the name.
-    rows = [
-        ("ti", 16, 224, 5.72, 1.26, 75.45),
-        ("s", 32, 224, 22.88, 1.15, 76.01),
-        ("s", 16, 224, 22.05, 4.6, 81.40),
-        ("b", 32, 224, 88.22, 4.4, 80.73),
-        ("b", 16, 224, 86.57, 17.6, 84.53),
-        ("b", 8, 224, 86.58, 78.0, 85.8),
-        ("l", 32, 224, 305.5, 15.4, None),
-        ("l", 16, 224, 304.3, 61.6, 85.86),
-        ("h", 14, 224, 630.8, 167.0, None),
-        ("ti", 16, 384, None, None, 78.44),
-        ("s", 32, 384, None, None, 80.48),
-        ("s", 16, 384, None, None, 83.81),
-        ("b", 32, 384, None, None, 83.36),
-        ("b", 16, 384, None, None, 86.01),
-        ("l", 16, 384, None, None, 87.10),
-    ]
-    long = {"ti": "tiny", "s": "small", "b": "base", "l": "large"}
-    found = {}
-    for size, patch, image, params_m, flops_g, top1 in rows:
-        config = Config(**sizes[size], patch=patch, image=(image, image))
-        name = f"vit_{size}{patch}" + ("" if image == 224 else f"_{image}")
-        timm = f"hf-hub:timm/vit_{long.get(size)}_patch{patch}_{image}.augreg_in21k_ft_in1k"
-        hub = {"timm": timm} if top1 is not None else {}
-        found[name] = Variant(config, params_m=params_m, flops_g=flops_g, top1=top1, hub=hub)
-    return found
-
-
-VARIANTS = _variants()
+_SIZES = {
+    "ti": Config(dim=192, depth=12, heads=3, hidden=768),
+    "s": Config(dim=384, depth=12, heads=6, hidden=1536),
+    "b": Config(dim=768, depth=12, heads=12, hidden=3072),
+    "l": Config(dim=1024, depth=24, heads=16, hidden=4096),
+    "h": Config(dim=1280, depth=32, heads=16, hidden=5120),
+}
+# size, patch, image, parameters and multiply-adds (counted where not published), accuracy of
+# AugReg's weights pre-trained on ImageNet-21k, timm's name for them
+_ROWS = [
+    ("ti", 16, 224, 5.72, 1.26, 75.45, "tiny"),
+    ("s", 32, 224, 22.88, 1.15, 76.01, "small"),
+    ("s", 16, 224, 22.05, 4.6, 81.40, "small"),
+    ("b", 32, 224, 88.22, 4.4, 80.73, "base"),
+    ("b", 16, 224, 86.57, 17.6, 84.53, "base"),
+    ("b", 8, 224, 86.58, 78.0, 85.8, "base"),
+    ("l", 32, 224, 305.5, 15.4, None, None),
+    ("l", 16, 224, 304.3, 61.6, 85.86, "large"),
+    ("h", 14, 224, 630.8, 167.0, None, None),
+    ("ti", 16, 384, 5.79, 4.68, 78.44, "tiny"),
+    ("s", 32, 384, 22.92, 3.44, 80.48, "small"),
+    ("s", 16, 384, 22.20, 15.49, 83.81, "small"),
+    ("b", 32, 384, 88.30, 13.04, 83.36, "base"),
+    ("b", 16, 384, 86.86, 55.48, 86.01, "base"),
+    ("l", 16, 384, 304.7, 191.1, 87.10, "large"),
+]
+VARIANTS = {
+    f"vit_{size}{patch}" + ("" if image == 224 else f"_{image}"): Variant(
+        replace(_SIZES[size], patch=patch, image=(image, image)),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub={"timm": f"hf-hub:timm/vit_{long}_patch{patch}_{image}.augreg_in21k_ft_in1k"}
+        if long
+        else {},
+    )
+    for size, patch, image, params_m, flops_g, top1, long in _ROWS
+}
 
 SPACE = Small(
     Config(dim=64, depth=4, heads=2, hidden=256, patch=4, pool="mean", position="sincos"),
@@ -138,8 +138,11 @@ def _npz(config: Config) -> list:
     return [
         ("cls", "embed.token"),
         ("pos_embedding", "embed.position"),
-        ("Transformer/posembed_input/pos_embedding", ("embed.token[+]", "embed.position"),
-         _class_row),
+        (
+            "Transformer/posembed_input/pos_embedding",
+            ("embed.token[+]", "embed.position"),
+            _class_row,
+        ),
         ("embedding/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
         ("embedding/bias", "embed.proj.bias"),
         *joined,
@@ -157,57 +160,29 @@ def _npz(config: Config) -> list:
     ]
 
 
-def _transformers(config: Config) -> list:
-    layer = "layers.{i}."
-    joined = [
-        (f"blocks.{{i}}.attention.{kind}{name}.{leaf}", f"blocks.{{i}}.mixer.qkv.{leaf}[{p}/3]")
-        for kind in ("attention.", "")
-        for p, name in enumerate(("query", "key", "value"))
+_TRANSFORMERS = [
+    ("vit.", ""),
+    ("embeddings.cls_token", "embed.token[+]"),
+    ("embeddings.position_embeddings", ("embed.token[+]", "embed.position"), _class_row),
+    ("embeddings.patch_embeddings.projection.", "embed.proj."),
+    ("encoder.layer.", "layers."),
+    ("layers.{i}.", "blocks.{i}."),
+    *[  # the second form of each name is that of release 5 and later
+        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
+        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
+        for old in (f"attention.{names[0]}", f"{names[1]}_proj")
         for leaf in ("weight", "bias")
-    ] + [
-        (f"blocks.{{i}}.attention.{name}_proj.{leaf}", f"blocks.{{i}}.mixer.qkv.{leaf}[{p}/3]")
-        for p, name in enumerate("qkv")
-        for leaf in ("weight", "bias")
-    ]
-    return [
-        ("vit.", ""),
-        ("embeddings.cls_token", "embed.token[+]"),
-        ("embeddings.position_embeddings", ("embed.token[+]", "embed.position"), _class_row),
-        ("embeddings.patch_embeddings.projection.", "embed.proj."),
-        ("encoder.layer.", "layers."),
-        (layer, "blocks.{i}."),
-        *joined,
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.o_proj.", ".mixer.proj."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".mlp.", ".ffn."),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
-        ("layernorm.", "norm."),
-        ("classifier.", "head."),
-    ]
-
-
-def _torchvision(config: Config) -> list:
-    return [
-        ("class_token", "embed.token[+]"),
-        ("encoder.pos_embedding", ("embed.token[+]", "embed.position"), _class_row),
-        ("conv_proj.", "embed.proj."),
-        ("encoder.layers.encoder_layer_{i}.", "blocks.{i}."),
-        (".ln_1.", ".norm1."),
-        (".ln_2.", ".norm2."),
-        (".self_attention.in_proj_", ".mixer.qkv."),
-        (".self_attention.out_proj.", ".mixer.proj."),
-        (".mlp.linear_1.", ".ffn.fc1."),
-        (".mlp.linear_2.", ".ffn.fc2."),
-        (".mlp.0.", ".ffn.fc1."),
-        (".mlp.3.", ".ffn.fc2."),
-        ("encoder.ln.", "norm."),
-        ("heads.head.", "head."),
-    ]
-
-
+    ],
+    (".attention.output.dense.", ".mixer.proj."),
+    (".attention.o_proj.", ".mixer.proj."),
+    (".intermediate.dense.", ".ffn.fc1."),
+    (".output.dense.", ".ffn.fc2."),
+    (".mlp.", ".ffn."),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    ("layernorm.", "norm."),
+    ("classifier.", "head."),
+]
 # big_vision in timm's names: the position table has no row for the class token.
 _BIG_VISION = [
     ("cls_token", "embed.token"),
@@ -220,8 +195,7 @@ NAMES: dict[str, list | Callable[[Config], list]] = {
     "google-research/big_vision": _BIG_VISION,
     "npz": _npz,
     "timm": _timm,
-    "transformers": _transformers,
-    "torchvision": _torchvision,
+    "transformers": _TRANSFORMERS,
 }
 
 

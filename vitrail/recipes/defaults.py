@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from vitrail.config import to_json
 from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
 from vitrail.recipes.recipe import CrossEntropy, Data, Recipe
-from vitrail.train.loop import Steps
 from vitrail.train.optimizer import AdamW
 from vitrail.train.schedule import Schedule
+from vitrail.train.steps import Steps
 
 # Learning rates of AdamW at batch 128; networks of convolutions and BatchNorm bear more.
 RATES = {"resnet": 3e-3, "levit": 2e-3, "cct": 1.5e-3}
@@ -52,7 +53,7 @@ def default(
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
     rate = RATES.get(family_of(config), RATE) * math.sqrt(batch / 128)
     return Recipe(
-        model=config_json(config),
+        model=to_json(config_json(config)),
         data=data,
         steps=Steps(total, batch, ema=round(ema, 5), precision=precision),
         optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),

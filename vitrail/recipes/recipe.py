@@ -16,10 +16,10 @@ from typing import Any
 from vitrail.config import nearest, override, parse, to_json
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError, RunError
-from vitrail.models import catalog, config_from_json, config_json, families
-from vitrail.train.loop import Steps
+from vitrail.models import catalog, config_from_json, config_json
 from vitrail.train.optimizer import AdamW, Sgd
 from vitrail.train.schedule import Schedule
+from vitrail.train.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             recipe = replace(recipe, model=_variant(recipe, text))
         elif equals and path.startswith("model."):
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
-            recipe = replace(recipe, model=config_json(config))
+            recipe = replace(recipe, model=to_json(config_json(config)))
         else:
             recipe = override(recipe, [setting])
     return recipe
@@ -113,15 +113,9 @@ def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
         raise ConfigError(f"model: no variant {name!r}: {nearest(name, [*known])}")
     config = known[name].config
     old = recipe.model
-    return config_json(
-        replace(
-            config,
-            channels=old.get("channels", config.channels),
-            classes=old.get("classes", config.classes),
-        )
+    moved = replace(
+        config,
+        channels=old.get("channels", config.channels),
+        classes=old.get("classes", config.classes),
     )
-
-
-def family_names() -> list[str]:
-    """The families that a recipe may name."""
-    return sorted(families())
+    return to_json(config_json(moved))

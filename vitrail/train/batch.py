@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
-
-class Batch(NamedTuple):
+class Batch(Protocol):
     """Images (B, C, H, W), targets (B,) as classes or (B, K) as shares, indices (B,)."""
 
-    images: Tensor
-    targets: Tensor
-    indices: Tensor
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def indices(self) -> Tensor: ...
+    def to(self, device: torch.device) -> Batch: ...
 
 
 class Batches(Protocol):
@@ -33,12 +35,7 @@ class Batches(Protocol):
     def batch(self) -> int: ...
     @property
     def steps_per_epoch(self) -> int: ...
-    def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Any: ...
+    def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Batch: ...
     def iterate(
         self, step: int, *, stop: int, workers: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Any]: ...
-
-
-def placed(batch: Any, fabric: Fabric) -> Batch:
-    """The batch with its images and targets on the device of `fabric`."""
-    return Batch(fabric.to_device(batch.images), fabric.to_device(batch.targets), batch.indices)
+    ) -> Iterator[Batch]: ...

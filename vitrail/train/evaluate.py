@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import RunError
-from vitrail.train.batch import Batches, placed
+from vitrail.train.batch import Batches
 from vitrail.train.device import open_fabric
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def predict_logits(
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    for cpu_batch in feed:
-        if len(cpu_batch.indices):
-            batch = placed(cpu_batch, fabric)
+    for batch in feed:
+        if len(batch.indices):
+            batch = batch.to(fabric.device)
             with fabric.autocast():
                 outputs.append(model(batch.images).float())
             targets.append(batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1))
-            indices.append(torch.as_tensor(batch.indices, device=fabric.device))
+            indices.append(batch.indices)
     model.train(training)
     return _ordered(outputs, targets, indices, fabric)
 

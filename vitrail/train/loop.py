@@ -22,7 +22,7 @@ from vitrail.config import to_json
 from vitrail.errors import ConfigError
 from vitrail.train import optimizer as optimizers
 from vitrail.train.average import Average
-from vitrail.train.batch import Batches, placed
+from vitrail.train.batch import Batches
 from vitrail.train.device import open_fabric
 from vitrail.train.interrupt import Interrupted, Stopping
 from vitrail.train.journal import Journal, Recorder
@@ -86,8 +86,8 @@ def train(
     that is not finite twice, a full disk, or snapshots in the way; CheckpointError for
     snapshots of another training; ConfigError for settings that do not go together.
     """
-    started = time.monotonic()
     fabric = open_fabric(device, steps.precision)
+    started = time.monotonic()
     until = steps.total if until is None else min(until, steps.total)
     parts, rank, world = steps.accumulate, fabric.global_rank, fabric.world_size
     _check(steps, batches, world)
@@ -125,7 +125,7 @@ def train(
             losses = []
             for part in range(parts):
                 with fabric.no_backward_sync(net, enabled=part < parts - 1):
-                    loss_here = objective(net, placed(next(feed), fabric), step)["loss"]
+                    loss_here = objective(net, next(feed).to(fabric.device), step)["loss"]
                     fabric.backward(loss_here / parts)
                 losses.append(loss_here.detach())
             norm = fabric.clip_gradients(

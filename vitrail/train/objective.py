@@ -42,7 +42,7 @@ class CrossEntropy(nn.Module):
     def forward(
         self, model: Callable[[Tensor], Tensor | tuple[Tensor, ...]], batch: Batch, step: Step
     ) -> dict[str, Tensor]:
-        """`{"loss": scalar}`, the mean over the batch, in float32 whatever the model computes in."""
+        """`{"loss": scalar}`: the mean over the batch, in float32."""
         outputs = model(batch.images)
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [

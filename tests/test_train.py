@@ -1,0 +1,522 @@
+"""The loop: it learns, and stopping, killing, filling the disk or a bad batch cost nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+import toy
+from safetensors.torch import load_file
+from torch import nn
+
+from vitrail.errors import CheckpointError, ConfigError, RunError
+from vitrail.train import snapshot
+from vitrail.train.evaluate import predict_logits
+from vitrail.train.journal import Journal
+from vitrail.train.loop import Interrupted, Steps, train
+from vitrail.train.metrics import accuracy
+from vitrail.train.objective import CrossEntropy
+from vitrail.train.optimizer import AdamW, Sgd
+from vitrail.train.schedule import Schedule
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def last(folder) -> dict[str, torch.Tensor]:
+    return load_file(sorted((folder / "checkpoint").glob("step-*.safetensors"))[-1])
+
+
+# ---- learning --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(lr=1e-2), Sgd(lr=0.1)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_learns(tmp_path, optimizer, precision):
+    outcome = train(
+        toy.net(),
+        CrossEntropy(),
+        toy.batches(64),
+        optimizer,
+        Schedule(5, 5, 60),
+        steps=Steps(60, 64, ema=0.9, precision=precision),
+        folder=tmp_path,
+        device="cpu",
+    )
+    data = toy.batches(50, shuffle=False, drop_last=False)
+    logits, labels = predict_logits(outcome.best, data, device="cpu")
+    assert outcome.step == 60
+    assert outcome.samples_per_s > 0
+    assert outcome.best is outcome.ema_model and not outcome.ema_model.training
+    assert torch.equal(labels, torch.from_numpy(toy.pixels().labels))
+    assert accuracy(logits, labels).value > 0.9
+
+
+def test_accumulation_is_the_same_step(tmp_path):
+    """Two micro-batches of 16 make the gradient of their 32 images."""
+    whole = toy.batches(32, augment=None)
+
+    class Halves:
+        seed, batch, steps_per_epoch = whole.seed, 16, 2 * whole.steps_per_epoch
+
+        def iterate(self, step, *, stop, workers=0, rank=0, world=1):
+            for at in range(step, stop):
+                epoch, number = divmod(at // 2, whole.steps_per_epoch)
+                yield whole.get(epoch, number, rank=at % 2, world=2)
+
+    outcomes = [
+        train(
+            toy.net(plain=True),
+            CrossEntropy(),
+            data,
+            Sgd(lr=0.1),
+            Schedule(0, 8, 8),
+            steps=Steps(8, 32, accumulate=parts, clip=0.5),
+            folder=tmp_path / str(parts),
+            device="cpu",
+        )
+        for data, parts in ((whole, 1), (Halves(), 2))
+    ]
+    for one, other in zip(*(o.model.parameters() for o in outcomes), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_average_follows_the_weights(tmp_path):
+    seen = []
+
+    class Watch(CrossEntropy):
+        def after_step(self, model, step):
+            seen.append(model.head.weight.detach().clone())
+
+    start = toy.net().head.weight.detach().clone()
+    outcome = train(
+        toy.net(),
+        Watch(),
+        toy.batches(32),
+        AdamW(),
+        Schedule(0, 0, 5),
+        steps=Steps(5, 32, ema=0.3),
+        folder=tmp_path,
+        device="cpu",
+    )
+    expected = start
+    for step, weight in enumerate(seen):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(outcome.ema_model.head.weight, expected)
+    assert outcome.ema_model.norm.num_batches_tracked == 5
+
+
+def test_methods_and_callback_hear_every_step(tmp_path):
+    heard, told = [], []
+
+    class Method:
+        def before_step(self, model, step):
+            heard.append((step.number, step.total, step.epoch))
+
+    toy.run(tmp_path, methods=[Method(), object()], on_step=lambda *now: told.append(now))
+    assert [number for number, _, _ in heard] == list(range(24))
+    assert heard[16] == (16, 24, 1.0)
+    assert [step for step, *_ in told] == list(range(1, 25))
+    assert told[0][2] == pytest.approx(3e-3 / 4)
+
+
+def test_journal_tells_the_curve_once(tmp_path):
+    toy.run(tmp_path, until=11)
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.write(11, val_accuracy=0.5)
+    journal.write(19, loss=9.0)
+    with open(journal.path, "a") as file:
+        file.write('{"step": 20, "lo')
+    toy.run(tmp_path, resume=True)
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 25))
+    assert all(line["loss"] < 9 for line in lines if "loss" in line)
+    assert journal.read()[10]["val_accuracy"] == 0.5 and "loss" in journal.read()[10]
+    assert lines[-1].keys() == {"step", "epoch", "loss", "lr", "samples_per_s"}
+
+
+# ---- going on --------------------------------------------------------------------------
+
+
+def test_resumed_is_bit_identical(tmp_path):
+    whole = toy.run(tmp_path / "whole")
+    for until in (5, 6, 17, 24):
+        parts = toy.run(tmp_path / "parts", until=until, resume=True, workers=2)
+        assert parts.step == until
+    assert same(whole.model, parts.model)
+    assert same(whole.ema_model, parts.ema_model)
+    assert parts.loss == whole.loss
+    assert len(list((tmp_path / "parts/checkpoint").iterdir())) == 2
+
+
+def test_nothing_left_to_do(tmp_path):
+    whole = toy.run(tmp_path)
+    again = toy.run(tmp_path, resume=True)
+    assert again.step == 24 and again.loss == whole.loss
+    assert same(again.ema_model, whole.ema_model)
+
+
+def test_killed_at_any_moment_ends_bit_identical(tmp_path):
+    """SIGKILL at random moments of one epoch, with everything random switched on."""
+    steps = toy.changed(total=32, accumulate=1, batch=16, save_s=0.0)
+    whole = toy.run(tmp_path / "whole", steps=steps)
+    folder, dice, kills = tmp_path / "killed", random.Random(), 0
+    reached = [0]
+    for target in (3, 9, 14, 22, 27, 99):
+        receive, send = multiprocessing.Pipe(duplex=False)
+        process = toy.child(toy.train_slowly, folder, steps, send)
+        send.close()
+        first = told = receive.recv()
+        while told != "done" and told < target:
+            told = receive.recv()
+        if told != "done":
+            time.sleep(dice.random() * 0.02)
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+            reached.append(told)
+        process.join()
+        assert first == "done" or first <= reached[-1] + 12
+        assert process.exitcode in (0, -signal.SIGKILL)
+    assert told == "done" and kills >= 3
+    model = {k.removeprefix("model."): v for k, v in last(folder).items() if k.startswith("model.")}
+    average = {k.removeprefix("ema."): v for k, v in last(folder).items() if k.startswith("ema.")}
+    assert all(torch.equal(v, model[k]) for k, v in whole.model.state_dict().items())
+    assert all(torch.equal(v, average[k]) for k, v in whole.ema_model.state_dict().items())
+    steps_told = [line["step"] for line in Journal(folder / "metrics.jsonl")._lines()]
+    assert steps_told == list(range(1, 33))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    whole = toy.run(tmp_path / "whole")
+
+    def at_seven(step, *_):
+        if step == 7:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"after step 7 of 24.*--resume"):
+        toy.run(tmp_path / "stopped", on_step=at_seven)
+    assert signal.getsignal(number) is before
+    assert snapshot.newest(tmp_path / "stopped/checkpoint").state["step"] == 7
+    assert same(toy.run(tmp_path / "stopped", resume=True).ema_model, whole.ema_model)
+
+
+def test_shorter_plan_goes_on_as_a_longer_one(tmp_path):
+    """Before `hold`, what was trained does not depend on the total."""
+    outcomes = []
+    for name, rungs in (("race", (12, 24)), ("full", (24,))):
+        for total in rungs:
+            outcome = train(
+                toy.net(),
+                CrossEntropy(),
+                toy.batches(32, augment=toy.AUGMENT),
+                AdamW(),
+                Schedule(3, 12, total),
+                steps=Steps(total, 32),
+                folder=tmp_path / name,
+                device="cpu",
+                resume=True,
+            )
+        outcomes.append(outcome)
+    assert same(outcomes[0].model, outcomes[1].model)
+
+
+def test_snapshots_in_the_way(tmp_path):
+    toy.run(tmp_path, until=2)
+    with pytest.raises(RunError, match="snapshots of an earlier training"):
+        toy.run(tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path):
+    toy.run(tmp_path, until=2)
+    with pytest.raises(CheckpointError, match=r"batch=32, now 64"):
+        toy.run(tmp_path, steps=toy.changed(batch=64), resume=True)
+
+
+# ---- snapshots -------------------------------------------------------------------------
+
+
+def test_damaged_snapshot_falls_back(tmp_path):
+    whole = toy.run(tmp_path / "whole")
+    for damage in ("torn", "flipped", "empty"):
+        folder = tmp_path / damage
+        toy.run(folder, until=5)
+        toy.run(folder, until=9, resume=True)
+        path = folder / "checkpoint/step-000000009.safetensors"
+        content = bytearray(path.read_bytes())
+        if damage == "flipped":
+            content[-1000] ^= 1
+        path.write_bytes(content[: {"torn": 5000, "flipped": None, "empty": 0}[damage]])
+        with pytest.warns(UserWarning, match="damaged"):
+            outcome = toy.run(folder, resume=True)
+        assert same(outcome.ema_model, whole.ema_model)
+
+
+def test_all_snapshots_damaged(tmp_path):
+    toy.run(tmp_path, until=5)
+    for path in (tmp_path / "checkpoint").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="none of the 2 snapshots"):
+        toy.run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("failing", ["save_file", "replace"])
+def test_full_disk_keeps_the_snapshot_before(tmp_path, monkeypatch, failing):
+    whole = toy.run(tmp_path / "whole")
+    folder = tmp_path / "full"
+    toy.run(folder, until=8)
+
+    def full(source, target, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        place = snapshot if failing == "save_file" else os
+        patch.setattr(place, failing, full)
+        if failing == "replace":
+            patch.setattr(Journal, "truncate", lambda *_: None)
+        with pytest.raises(RunError, match=r"No space left on device.*--resume") as caught:
+            toy.run(folder, until=16, resume=True)
+    assert "\n" not in str(caught.value)
+    assert snapshot.newest(folder / "checkpoint").state["step"] == 8
+    assert len(list((folder / "checkpoint").iterdir())) == 2
+    assert same(toy.run(folder, resume=True).ema_model, whole.ema_model)
+
+
+def test_really_full_disk(tmp_path):
+    """A file-size limit makes the kernel itself refuse the write."""
+    toy.run(tmp_path, until=4)
+    receive, send = multiprocessing.Pipe(duplex=False)
+    process = toy.child(toy.train_with_full_disk, tmp_path, send)
+    send.close()
+    assert "cannot be written" in receive.recv()
+    process.join()
+    assert snapshot.newest(tmp_path / "checkpoint").state["step"] == 4
+    assert len(list((tmp_path / "checkpoint").iterdir())) == 2
+
+
+def test_strict_loading_lists_what_differs(tmp_path):
+    toy.run(tmp_path, until=3)
+    path = sorted((tmp_path / "checkpoint").iterdir())[-1]
+    good = snapshot.read(path)
+    changes = {
+        "missing": ("ema.head.bias", "optimizer.exp_avg_sq.head.weight"),
+        "unexpected": ("model.neck.weight", "optimizer.exp_avg.neck.weight"),
+        "misshaped": ("model.head.weight", "optimizer.exp_avg.stem.weight"),
+    }
+    for kind, names in changes.items():
+        for name in names:
+            tensors = dict(good.tensors)
+            if kind == "missing":
+                del tensors[name]
+            else:
+                tensors[name] = torch.zeros(7, 7)
+            snapshot.write(path.parent, tensors, good.state)
+            with pytest.raises(CheckpointError, match=rf"1 {kind} \({name}"):
+                toy.run(tmp_path, resume=True)
+
+
+def test_snapshot_holds_tied_and_strided_tensors(tmp_path):
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    tensors = {
+        "whole": base,
+        "same": base,
+        "part": base[1],
+        "turned": base.permute(2, 0, 1),
+        "scalar": torch.tensor(3),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "none": torch.zeros(0, 2),
+    }
+    found = snapshot.read(snapshot.write(tmp_path, tensors, {"step": 1}))
+    assert found.state == {"step": 1}
+    assert found.tensors.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found.tensors[name].dtype == value.dtype
+        assert torch.equal(found.tensors[name], value)
+
+
+# ---- a loss that is not finite ---------------------------------------------------------
+
+
+class Poisoned(CrossEntropy):
+    """A loss that is infinite in one step, for the first `times` times, or while rates are full."""
+
+    def __init__(self, at: int, times: int) -> None:
+        super().__init__()
+        self.at, self.times, self.calls = at, times, []
+
+    def forward(self, model, batch, step):
+        loss = super().forward(model, batch, step)["loss"]
+        if step.number == self.at and len(self.calls) < self.times:
+            self.calls.append(batch.indices.tolist())
+            loss = loss * math.inf
+        return {"loss": loss}
+
+
+def poisoned(folder, objective, rates, **more):
+    return train(
+        toy.net(),
+        objective,
+        toy.batches(16),
+        AdamW(),
+        Schedule(0, 20, 20),
+        steps=Steps(20, 16),
+        folder=folder,
+        journal=Journal(folder / "metrics.jsonl"),
+        device="cpu",
+        on_step=lambda step, loss, lr, speed: rates.append((step, lr)),
+        **more,
+    )
+
+
+def test_not_finite_once_goes_back_with_half_the_rate(tmp_path):
+    rates, objective = [], Poisoned(12, 1)
+    poisoned(tmp_path, objective, rates, until=10)
+    with pytest.warns(UserWarning, match=r"in step 13 \(epoch 0, batch 12, samples"):
+        outcome = poisoned(tmp_path, objective, rates, resume=True)
+    assert outcome.step == 20 and math.isfinite(outcome.loss)
+    assert [step for step, _ in rates] == [*range(1, 13), *range(11, 21)]
+    assert [lr for _, lr in rates[:12]] == [1e-3] * 12
+    assert [lr for _, lr in rates[12:]] == [5e-4] * 10
+    assert all(p.isfinite().all() for p in outcome.model.state_dict().values())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (fault,) = (line for line in lines if "fault" in line)
+    assert fault["step"] == 10 and fault["samples"] == objective.calls[0]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
+
+
+def test_not_finite_twice_gives_up(tmp_path):
+    objective = Poisoned(5, 9)
+    with pytest.warns(UserWarning), pytest.raises(RunError) as caught:
+        poisoned(tmp_path, objective, [])
+    message = str(caught.value)
+    assert "in step 6 (epoch 0, batch 5, samples" in message and "second time" in message
+    assert str(objective.calls[0][0]) in message
+    assert len(objective.calls) == 2
+    kept = snapshot.newest(tmp_path / "checkpoint")
+    assert kept.state["step"] == 0 and all(v.isfinite().all() for v in kept.tensors.values())
+
+
+def test_gradient_that_is_not_finite(tmp_path):
+    class Steep(CrossEntropy):
+        def forward(self, model, batch, step):
+            loss = super().forward(model, batch, step)["loss"]
+            at_zero = (model.head.weight - model.head.weight).sum()
+            return {"loss": loss + at_zero.sqrt() if step.number == 3 else loss}
+
+    with pytest.warns(UserWarning), pytest.raises(RunError, match=r"the gradient is nan in step 4"):
+        poisoned(tmp_path, Steep(), [])
+
+
+# ---- several processes -----------------------------------------------------------------
+
+
+def test_two_processes_are_one(tmp_path):
+    """Same loss curve within 1e-4, stopped and resumed half-way; 101 samples counted once."""
+    steps = toy.changed(total=20)
+    found = {}
+    for world in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pipes = [multiprocessing.Pipe(duplex=False) for _ in range(world)]
+        processes = []
+        for rank, (_, send) in enumerate(pipes):
+            arguments = (rank, world, port, tmp_path / str(world), steps, send)
+            processes.append(toy.child(toy.train_together, *arguments))
+            send.close()
+        found[world] = [receive.recv() for receive, _ in pipes]
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+    ((half, losses, logits, labels),) = found[1]
+    first, second = found[2]
+    assert half == first[0] == 10
+    assert len(losses) == len(first[1]) == 20 and second[1] == []
+    np.testing.assert_allclose(first[1], losses, atol=1e-4)
+    assert losses[-1] < losses[0] - 0.05
+    for _, _, theirs, truth in (first, second):
+        assert theirs.shape == logits.shape == (101, 4)
+        np.testing.assert_array_equal(truth, labels)
+        np.testing.assert_allclose(theirs, logits, atol=1e-3)
+    np.testing.assert_array_equal(labels, toy.pixels(101).labels)
+
+
+# ---- evaluation and settings -----------------------------------------------------------
+
+
+def test_evaluation_is_of_each_sample_once_in_order():
+    model = toy.net().train()
+    data = toy.batches(7, n=30, shuffle=False, drop_last=False)
+    logits, labels = predict_logits(model, data, device="cpu", workers=1)
+    assert model.training
+    model.eval()
+    images = torch.cat([data.get(0, n).images for n in range(5)])
+    torch.testing.assert_close(logits, model(images).detach())
+    assert torch.equal(labels, torch.from_numpy(toy.pixels(30).labels))
+    shuffled = toy.batches(7, n=30, drop_last=False)
+    assert torch.allclose(predict_logits(model, shuffled, device="cpu")[0], logits, atol=1e-6)
+    with pytest.raises(RunError, match="did not see each of them once"):
+        predict_logits(model, toy.batches(7, n=30), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"batch": 33}, "does not divide into 2 parts"),
+        ({"total": 0}, "must each be 1 or more"),
+        ({"precision": "16"}, "give one of 32-true"),
+        ({"ema": 1.0}, r"ema 1.0 is not in"),
+        ({"clip": 0.0}, "clip 0.0 is not above 0"),
+    ],
+)
+def test_impossible_steps(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        toy.changed(**changes)
+
+
+def test_impossible_trainings(tmp_path):
+    with pytest.raises(ConfigError, match="give auto, cpu, cuda"):
+        toy.run(tmp_path, device="toaster")
+    with pytest.raises(ConfigError, match="make batches of 32"):
+        train(
+            toy.net(),
+            CrossEntropy(),
+            toy.batches(16),
+            AdamW(),
+            Schedule(0, 0, 4),
+            steps=Steps(4, 64, accumulate=2),
+            folder=tmp_path,
+            device="cpu",
+        )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_on_cuda(tmp_path, precision):
+    outcome = toy.run(tmp_path, steps=toy.changed(precision=precision), device="cuda")
+    again = toy.run(tmp_path, steps=toy.changed(precision=precision), device="cuda", resume=True)
+    assert next(outcome.model.parameters()).is_cuda
+    assert same(outcome.ema_model, again.ema_model)

@@ -1,0 +1,242 @@
+"""The command line: `vitrail fit photos/ --latency 20ms`, and what belongs to it.
+
+Every mistake of the user ends in one sentence and exit code 2. Torch and all that is heavy
+are imported inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitrail import __version__
+from vitrail.errors import ConfigError, RunError, VitrailError
+
+app = typer.Typer(
+    name="vitrail",
+    help="Vision backbones under one roof, and the best of them for your images and budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder to make.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+
+
+@app.command("list")
+def list_variants(
+    family: Annotated[str | None, typer.Option(help="Only this family, such as swin.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="At most so many, such as 5G.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="At most so many, such as 30M.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalog: every published variant with its figures."""
+    from vitrail.fit.budget import parse_count
+    from vitrail.models import catalog, families
+
+    if family is not None and family not in families():
+        raise ConfigError(f"--family is {family!r}: known are {', '.join(families())}")
+    macs = parse_count(max_macs) / 1e9 if max_macs else float("inf")
+    params = parse_count(max_params) / 1e6 if max_params else float("inf")
+    chosen = [
+        v
+        for v in catalog().values()
+        if (family is None or v.family == family)
+        and (v.flops_g or 0) <= macs
+        and (v.params_m or 0) <= params
+    ]
+    if as_json:
+        print(json.dumps([_variant_json(v) for v in chosen], indent=1))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("family", "variant"):
+        table.add_column(name)
+    for name in ("params M", "MACs G", "top-1 %", "image"):
+        table.add_column(name, justify="right")
+    for v in chosen:
+        figures = [_figure(v.params_m), _figure(v.flops_g), _figure(v.top1)]
+        table.add_row(v.family, v.name, *figures, "{}x{}".format(*v.config.image))
+    _console().print(table)
+    print(f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _variant_json(v: Any) -> dict[str, Any]:
+    from vitrail.models import config_json
+
+    figures = {"params_m": v.params_m, "flops_g": v.flops_g, "top1": v.top1}
+    return {"name": v.name, **figures, "config": config_json(v.config), "hub": dict(v.hub)}
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="Folder, CSV or Parquet table, or built-in name.")],
+    latency: Annotated[str | None, typer.Option(help="Of the exported model, as 20ms.")] = None,
+    macs: Annotated[str | None, typer.Option(help="Multiply-adds an image, as 50M.")] = None,
+    params: Annotated[str | None, typer.Option(help="Parameters, as 2M.")] = None,
+    time: Annotated[str, typer.Option(help="For everything, as 10m or 1h30m.")] = "10m",
+    device: Annotated[str, typer.Option(help="Trains on auto, cpu, cuda or mps.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 0,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Also fine-tune published weights: of this folder, or downloaded."),
+    ] = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL, to race on several machines.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Regular expression: one subject stays on one side.")
+    ] = None,
+) -> None:
+    """Find, train, judge and export the best model for your images within a budget."""
+    from vitrail.fit import fit as run
+
+    run(
+        data,
+        latency=latency,
+        macs=macs,
+        params=params,
+        time=time,
+        device=device,
+        devices=devices,
+        threads=threads,
+        seed=seed,
+        pretrained=pretrained,
+        out=out,
+        resume=resume,
+        storage=storage,
+        group_by=group_by,
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
+    top: Annotated[int, typer.Option(help="So many classes an image.")] = 3,
+    as_json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """Classify images with a finished run."""
+    from vitrail import predict as predicting
+
+    found = predicting.Predictor(run).predict(predicting.collect(images), top=top)
+    if as_json:
+        print(predicting.as_json(found))
+    elif csv:
+        print(predicting.as_csv(found), end="")
+    else:
+        _console().print(predicting.as_table(found))
+    if all(p.error for p in found):
+        raise typer.Exit(2)
+
+
+@app.command()
+def load(
+    file: Annotated[str, typer.Argument(help="A checkpoint, or hf-hub:owner/name to fetch it.")],
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a published checkpoint is, and make it a run folder with --out."""
+    from vitrail import checkpoint
+    from vitrail.models import config_json, identify
+    from vitrail.models import load as load_weights
+
+    state = checkpoint.read(file)
+    found = identify(state)
+    model = load_weights(found.config, state, source=found.source)
+    params = sum(p.numel() for p in model.parameters())
+    if out is not None:
+        from vitrail.run_folder import adopt
+
+        adopt(out, model, source=file)
+    if as_json:
+        facts = {"name": found.name, "source": found.source, "params": params}
+        print(json.dumps({**facts, "config": config_json(found.config)}))
+        return
+    h, w = found.config.image
+    print(
+        f"{file} is {found.name} in {found.source} names: {params / 1e6:.1f} M parameters, "
+        f"{found.config.classes} classes, {h}x{w} images"
+    )
+    if out is not None:
+        print(f"made the run folder {out}: `vitrail predict {out} image.jpg`")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX (the only format).")] = False,
+) -> None:
+    """Write a run's ONNX file again and check it against the weights."""
+    if not onnx:
+        raise ConfigError("no format is named: `vitrail export RUN --onnx`")
+    from vitrail.export import export_run
+
+    made = export_run(run)
+    print(
+        f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} images, "
+        f"logits differ by at most {made.max_logit_difference:.1e}"
+    )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"vitrail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="And leave.")
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and turns a VitrailError into one sentence and exit 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _complete(arguments)
+    try:
+        app(arguments)
+    except VitrailError as error:
+        print(f"vitrail: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("vitrail: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _complete(arguments: list[str]) -> None:
+    """`--pretrained` may stand alone: then weights come from the Hub."""
+    for position, argument in enumerate(arguments):
+        following = arguments[position + 1 : position + 2]
+        if argument == "--pretrained" and (not following or following[0].startswith("-")):
+            arguments[position] = "--pretrained=hub"
+
+
+if __name__ == "__main__":
+    main()

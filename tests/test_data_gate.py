@@ -335,9 +335,9 @@ def test_grey_is_what_has_no_colour(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        ("a/* b/*", r"none of the 4 files of .* can be read as an image, first \(a/000.png is empty"),
-        ("a/*", "class 'a' of .* has no readable image, 2 broken files were left out: give it"),
-        ("b/000*", "class 'b' of .* has only one readable image, 1 broken files were left out"),
+        ("a/* b/*", r"none of the 4 files of .* \(first: a/000.png is empty\): give whole"),
+        ("a/*", "class 'a' of .* has no readable image .broken files left out: 2.: give it"),
+        ("b/000*", "class 'b' of .* has only one readable image .broken files left out: 1.: give it"),
     ],
 )  # fmt: skip
 def test_too_little_is_left(tmp_path, spoil, words):

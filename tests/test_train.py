@@ -50,22 +50,27 @@ def last(folder) -> dict[str, torch.Tensor]:
 # ---- learning --------------------------------------------------------------------------
 
 
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.mps.is_available()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("optimizer", [AdamW(lr=1e-2), Sgd(lr=0.1)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_learns(tmp_path, optimizer, precision):
+def test_learns(tmp_path, device, optimizer, precision):
     outcome = train(
         toy.net(),
         CrossEntropy(),
         toy.batches(64),
         optimizer,
-        Schedule(5, 5, 60),
-        steps=Steps(60, 64, ema=0.9, precision=precision),
+        Schedule(5, 5, 120),
+        steps=Steps(120, 64, ema=0.9, precision=precision),
         folder=tmp_path,
-        device="cpu",
+        device=device,
     )
     data = toy.batches(50, shuffle=False, drop_last=False)
-    logits, labels = predict_logits(outcome.best, data, device="cpu")
-    assert outcome.step == 60
+    logits, labels = predict_logits(outcome.best, data, device=device)
+    assert outcome.step == 120
+    assert next(outcome.model.parameters()).device.type == device
     assert outcome.samples_per_s > 0
     assert outcome.best is outcome.ema_model and not outcome.ema_model.training
     assert torch.equal(labels, torch.from_numpy(toy.pixels().labels))
@@ -180,7 +185,7 @@ def test_nothing_left_to_do(tmp_path):
 
 def test_killed_at_any_moment_ends_bit_identical(tmp_path):
     """SIGKILL at random moments of one epoch, with everything random switched on."""
-    steps = toy.changed(total=32, accumulate=1, batch=16, save_s=0.0)
+    steps = toy.changed(total=32, batch=16, save_s=0.0)
     whole = toy.run(tmp_path / "whole", steps=steps)
     folder, dice, kills = tmp_path / "killed", random.Random(), 0
     reached = [0]
@@ -212,15 +217,15 @@ def test_killed_at_any_moment_ends_bit_identical(tmp_path):
 def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
     whole = toy.run(tmp_path / "whole")
 
-    def at_seven(step, *_):
+    def after_seven(step, *_):
         if step == 7:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"after step 7 of 24.*--resume"):
-        toy.run(tmp_path / "stopped", on_step=at_seven)
+    with pytest.raises(Interrupted, match=r"after step 8 of 24.*--resume"):
+        toy.run(tmp_path / "stopped", on_step=after_seven)
     assert signal.getsignal(number) is before
-    assert snapshot.newest(tmp_path / "stopped/checkpoint").state["step"] == 7
+    assert snapshot.newest(tmp_path / "stopped/checkpoint").state["step"] == 8
     assert same(toy.run(tmp_path / "stopped", resume=True).ema_model, whole.ema_model)
 
 
@@ -435,7 +440,7 @@ def test_gradient_that_is_not_finite(tmp_path):
 
 def test_two_processes_are_one(tmp_path):
     """Same loss curve within 1e-4, stopped and resumed half-way; 101 samples counted once."""
-    steps = toy.changed(total=20)
+    steps = toy.changed(total=40)
     found = {}
     for world in (1, 2):
         with socket.socket() as free:
@@ -453,10 +458,10 @@ def test_two_processes_are_one(tmp_path):
             assert process.exitcode == 0
     ((half, losses, logits, labels),) = found[1]
     first, second = found[2]
-    assert half == first[0] == 10
-    assert len(losses) == len(first[1]) == 20 and second[1] == []
+    assert half == first[0] == 20
+    assert len(losses) == len(first[1]) == 40 and second[1] == []
     np.testing.assert_allclose(first[1], losses, atol=1e-4)
-    assert losses[-1] < losses[0] - 0.05
+    assert losses[-1] < losses[0] - 0.1
     for _, _, theirs, truth in (first, second):
         assert theirs.shape == logits.shape == (101, 4)
         np.testing.assert_array_equal(truth, labels)
@@ -511,12 +516,3 @@ def test_impossible_trainings(tmp_path):
             folder=tmp_path,
             device="cpu",
         )
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_on_cuda(tmp_path, precision):
-    outcome = toy.run(tmp_path, steps=toy.changed(precision=precision), device="cuda")
-    again = toy.run(tmp_path, steps=toy.changed(precision=precision), device="cuda", resume=True)
-    assert next(outcome.model.parameters()).is_cuda
-    assert same(outcome.ema_model, again.ema_model)

@@ -17,8 +17,8 @@ import numpy as np
 
 from vitrail.data.builtin import cache_folder
 from vitrail.data.decode import DECODER, BrokenImage, decode, decode_full, resize
-from vitrail.data.gate import digest
 from vitrail.data.parallel import cores, in_order
+from vitrail.data.scan import digest
 from vitrail.data.split import Part
 from vitrail.errors import DataError
 
@@ -111,7 +111,7 @@ def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     evenly spaced, are taken. A channel without contrast has deviation 1/255.
     """
     n = len(pixels)
-    step = max(1, n // 2048) if pixels.images is None else 1
+    step = -(-n // 2048) if pixels.images is None else 1
     wanted = np.arange(0, n, step)
     histogram = np.zeros((pixels.channels, 256), np.int64)
     for start in range(0, len(wanted), 256):
@@ -139,7 +139,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _write(
-    path: Path, part: Part, shape: tuple[int, ...], workers: int | None, progress: bool
+    path: Path, part: Part, shape: tuple[int, int, int, int], workers: int | None, progress: bool
 ) -> None:
     def work(rows: range) -> np.ndarray:
         return _decoded(part, np.arange(rows.start, rows.stop), shape[1:3], shape[3], 1)

@@ -113,21 +113,24 @@ def decode_full(data: bytes, channels: int) -> np.ndarray:
 def decode(data: bytes, image: tuple[int, int], channels: int) -> np.ndarray:
     """The bytes of an image file to uint8 (H, W, channels) at the size `image` = (H, W).
 
-    Antialiased bilinear resize of torchvision on uint8; the aspect ratio is not kept.
+    Antialiased bilinear resize on uint8, as torchvision does it; the aspect ratio is not kept.
     Raises `BrokenImage`.
     """
     return resize(decode_full(data, channels)[None], image)[0]
 
 
 def resize(images: np.ndarray, image: tuple[int, int]) -> np.ndarray:
-    """uint8 (N, h, w, C) to uint8 (N, H, W, C), antialiased bilinear."""
+    """uint8 (N, h, w, C) to uint8 (N, H, W, C), antialiased bilinear.
+
+    Torchvision's resize of uint8 tensors without the seconds that importing it takes.
+    """
     if images.shape[1:3] == tuple(image):
         return images
     import torch
-    from torchvision.transforms.v2 import functional
+    from torch.nn.functional import interpolate
 
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    out = functional.resize(tensor, list(image), antialias=True)
+    out = interpolate(tensor, tuple(image), mode="bilinear", antialias=True)
     return np.ascontiguousarray(out.permute(0, 2, 3, 1).numpy())
 
 

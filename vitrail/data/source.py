@@ -289,7 +289,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
                         row[at].strip() if at is not None and at < len(row) else ""
                         for at in columns
                     ]
-                    yield line, *fields
+                    yield line, fields[0], fields[1], fields[2]
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save the table as UTF-8") from None
     except csv.Error as error:
@@ -314,7 +314,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
     columns = [None if at is None else table.column(at).to_pylist() for at in wanted]
     for row in range(table.num_rows):
         fields = ["" if c is None or c[row] is None else str(c[row]).strip() for c in columns]
-        yield row + 1, *fields
+        yield row + 1, fields[0], fields[1], fields[2]
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int, int | None]:

@@ -7,6 +7,7 @@ searches or trains can count it, not read it.
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -200,41 +201,46 @@ def _draw(
     """Rows of each part drawn from `pool`; whole groups, which never take a class's last one."""
     units = _units(inspection, pool, groups[pool], seed)
     total = np.bincount(inspection.labels[pool], minlength=len(inspection.classes)).tolist()
-    left = [0] * len(total)
-    for unit in units:
-        for label in unit.counts:
-            left[label] += 1
+    left = Counter(label for unit in units for label in unit.counts)
+    several = {label for label, n in left.items() if n > len(fractions)}
     drawn = {}
-    for rank, (part, fraction) in enumerate(fractions.items()):
-        # With two units a class has one to test on; with three one of each.
-        wanted = [max(1, int(n * fraction + 0.5)) if n > 1 + rank else 0 for n in total]
-        taken = [0] * len(total)
-
-        def take(unit, taken=taken):
-            unit.free = False
-            for label, n in unit.counts.items():
-                left[label] -= 1
-                taken[label] += n
-            return unit
-
-        chosen = [
-            take(unit)
-            for unit in units
-            if unit.free
-            and all(left[k] > 1 and taken[k] + n <= wanted[k] for k, n in unit.counts.items())
-        ]
-        # A class whose groups are all larger than its share gives its smallest one.
-        for label in range(len(total)):
-            if wanted[label] and not taken[label]:
-                able = [
-                    unit
-                    for unit in units
-                    if unit.free and label in unit.counts and all(left[k] > 1 for k in unit.counts)
-                ]
-                if able:
-                    chosen.append(take(min(able, key=lambda unit: len(unit.rows))))
+    for done, (part, fraction) in enumerate(fractions.items(), start=1):
+        later = len(fractions) - done
+        wanted = [max(1, int(n * fraction + 0.5)) for n in total]
+        # One unit of each class stays for training, and one for a part that is drawn later.
+        kept = [1 + later * (label in several) for label in range(len(total))]
+        chosen = _choose(units, left, kept, wanted)
         drawn[part] = np.concatenate([unit.rows for unit in chosen] or [np.empty(0, np.int64)])
     return drawn
+
+
+def _choose(
+    units: list["_Unit"], left: Counter[int], kept: list[int], wanted: list[int]
+) -> list["_Unit"]:
+    """Units with about `wanted` images of each class, taken from `left` down to `kept`."""
+    taken = [0] * len(wanted)
+    chosen = []
+
+    def take(unit: _Unit) -> None:
+        unit.free = False
+        chosen.append(unit)
+        for label, n in unit.counts.items():
+            left[label] -= 1
+            taken[label] += n
+
+    def spare(unit: _Unit) -> bool:
+        return unit.free and all(left[label] > kept[label] for label in unit.counts)
+
+    for unit in units:
+        if spare(unit) and all(taken[k] + n <= wanted[k] for k, n in unit.counts.items()):
+            take(unit)
+    # A class whose units are all larger than its share gives its smallest one.
+    for label in range(len(wanted)):
+        if not taken[label]:
+            able = [unit for unit in units if label in unit.counts and spare(unit)]
+            if able:
+                take(min(able, key=lambda unit: len(unit.rows)))
+    return chosen
 
 
 class _Unit:
@@ -244,7 +250,7 @@ class _Unit:
 
     def __init__(self, rows: np.ndarray, labels: list[int]) -> None:
         self.rows = rows
-        self.counts = {label: labels.count(label) for label in set(labels)}
+        self.counts = Counter(labels)
         self.free = True
 
 

@@ -30,15 +30,19 @@ class Conv2d(nn.Conv2d):
     On a CPU torch reorders the kernel at every call, which at batch 1 costs up to a third of
     a ResNet-50. Without gradients the reordered kernel is kept until the weight changes;
     otherwise, and on other devices and types, this is nn.Conv2d to the letter.
+
+    Changes are seen by the weight's version and address. Fused optimizers raise no version:
+    so a forward pass with gradients, and a change of mode, forget the kept kernel too.
     """
 
     _kept: dict[tuple[int, ...], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         if not self._keeps(x):
+            if not torch.compiler.is_compiling():
+                self._kept = None
             return super().forward(x)
-        # In-place changes raise the version, replacement changes the address; the format
-        # that oneDNN chooses depends on the shape.
+        # The format that oneDNN chooses depends on the input's shape.
         key = (self.weight._version, self.weight.data_ptr(), *x.shape)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if self._kept is None or len(self._kept) >= 4 or next(iter(self._kept))[:2] != key[:2]:
@@ -48,6 +52,11 @@ class Conv2d(nn.Conv2d):
             self._kept[key] = reorder(self.weight, *geometry, x.shape)
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(x, self._kept[key], self.bias, *geometry, "none", [], "")
+
+    def train(self, mode: bool = True) -> Conv2d:
+        """As nn.Module's; forgets the kept kernel."""
+        self._kept = None
+        return super().train(mode)
 
     def _keeps(self, x: Tensor) -> bool:
         return (

@@ -6,6 +6,8 @@ another image size by the wrong one loses accuracy silently.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -75,8 +77,8 @@ class BiasTable(nn.Module):
     """Relative-position biases: a learned (rows, heads) table read through a fixed index.
 
     `index` (t, s) says which row the pair of query and key takes; forward gives
-    (1, heads, t, s). In eval mode without gradients the gathered bias is kept until the
-    table changes, so a model pays for the gather once.
+    (1, heads, t, s). Without gradients the gathered bias is kept until the table changes, so
+    a model pays for the gather once; changes are noticed as in `conv.Conv2d`.
     """
 
     index: Int[Tensor, "t s"]
@@ -85,16 +87,24 @@ class BiasTable(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(rows, heads))
         self.register_buffer("index", index, persistent=False)
-        self._kept: tuple[int, int, Tensor] | None = None
+        self._kept: tuple[tuple, Tensor] | None = None
 
     def forward(self) -> Float[Tensor, "1 heads t s"]:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return self._gather()
+        return self._kept_or(self._gather)
+
+    def _kept_or(self, make: Callable[[], Tensor], key: tuple = ()) -> Tensor:
+        """What `make` gives, kept while neither the table nor `key` changes."""
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or self.table.is_inference()  # such tensors have no version
+        ):
+            return make()
         # In-place changes raise the version, replacement changes the address.
-        version, address = self.table._version, self.table.data_ptr()
-        if self._kept is None or self._kept[:2] != (version, address):
-            self._kept = (version, address, self._gather())
-        return self._kept[2]
+        key = (self.table._version, self.table.data_ptr(), *key)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, make())
+        return self._kept[1]
 
     def _gather(self) -> Tensor:
         rows = self.table[self.index.flatten().to(self.table.device)]

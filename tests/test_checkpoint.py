@@ -1,0 +1,201 @@
+"""Reading, renaming and strict loading; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vitrail
+from vitrail import checkpoint
+from vitrail.errors import CheckpointError, ConfigError
+from vitrail.models.vit import Config
+
+SMALL = Config(dim=32, depth=2, heads=2, hidden=64, patch=8, image=(32, 48), classes=5)
+
+
+def state():
+    torch.manual_seed(0)
+    return {k: torch.randn_like(v) for k, v in vitrail.create(SMALL).state_dict().items()}
+
+
+def test_rows_rename_in_order():
+    ones, twos = torch.ones(2), torch.full((2,), 2.0)
+    found = checkpoint.rename(
+        {
+            "layers.0.down.w": ones,
+            "layers.0.b.attn.q": ones,
+            "layers.0.b.attn.k": twos,
+            "layers.0.b.attn.mask": ones,
+            "both": torch.arange(4.0),
+            "extra": ones,
+        },
+        [
+            (".attn.mask", None),
+            (".attn.q", ".mixer.qk[0/2]"),
+            (".attn.k", ".mixer.qk[1/2]", lambda v: v * 10),
+            ("layers.{i}.down.", "stages.{i+1}.down."),
+            ("layers.{i}.", "stages.{i}."),
+            ("both", ("head[+]", "tail"), lambda v: (v[:2], v[2:])),
+            ("extra", "head[+]"),
+        ],
+    )
+    assert found.keys() == {"stages.1.down.w", "stages.0.b.mixer.qk", "head", "tail"}
+    assert found["stages.0.b.mixer.qk"].tolist() == [1, 1, 20, 20]
+    assert found["head"].tolist() == [1, 2] and found["tail"].tolist() == [2, 3]
+
+
+def test_rows_are_anchored_unless_they_begin_with_a_dot():
+    rows = [("norm.", "a."), (".norm.", ".b.")]
+    found = checkpoint.rename(dict.fromkeys(["norm.w", "x.norm.w"], torch.ones(1)), rows)
+    assert found.keys() == {"a.w", "x.b.w"}
+
+
+def test_missing_part_and_clash():
+    with pytest.raises(CheckpointError, match="1 of the 3 parts of qkv"):
+        checkpoint.rename({"q": torch.ones(1)}, [("q", "qkv[0/3]")])
+    with pytest.raises(CheckpointError, match="two entries"):
+        checkpoint.rename(dict.fromkeys(["a", "b"], torch.ones(1)), [("a", "b")])
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_ema"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_files_and_wrappers(tmp_path, wrapper, suffix):
+    path, expected = tmp_path / f"weights{suffix}", state()
+    if suffix == ".pth":
+        values = {f"module.{k}": v for k, v in expected.items()}
+        torch.save({wrapper: values, "epoch": 3}, path)
+    elif suffix == ".npz":
+        np.savez(path, **{k: v.numpy() for k, v in expected.items()})
+    else:
+        checkpoint.save(path, expected, metadata={"why": wrapper})
+    model = vitrail.load(SMALL, path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_dtype_and_no_sharing():
+    given = state()
+    model = vitrail.load(SMALL, given, dtype=torch.float64)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    same = vitrail.load(SMALL, given)
+    with torch.no_grad():
+        same.head.weight.add_(1)
+    assert not torch.equal(same.head.weight, given["head.weight"])
+
+
+def test_other_image_size():
+    moved = vitrail.load(SMALL, state(), image=(64, 48))
+    assert moved.config.image == (64, 48)
+    assert moved.embed.position.shape == (1, 8 * 6, 32)
+    # Resampling on the way, at the old config, is the same function.
+    x = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.allclose(moved(x), vitrail.load(SMALL, state())(x), atol=1e-5)
+
+
+def test_strict():
+    short = state()
+    del short["blocks.1.ffn.fc1.bias"]
+    short["blocks.7.spare"] = torch.ones(3)
+    short["head.weight"] = torch.ones(5, 31)
+    with pytest.raises(CheckpointError) as error:
+        vitrail.load(SMALL, short)
+    for part in ("1 missing (blocks.1.ffn.fc1.bias)", "1 unexpected (blocks.7.spare)", "(5, 31)"):
+        assert part in str(error.value)
+
+
+def test_another_architecture_is_named():
+    with torch.device("meta"):
+        wrong = vitrail.create("resnet_18").state_dict()
+    state = {k: torch.zeros(v.shape) for k, v in wrong.items()}
+    with pytest.raises(CheckpointError, match="it is resnet_18 in vitrail names"):
+        vitrail.load("vit_ti16", state)
+    with pytest.raises(CheckpointError, match="no model of the catalog has these 2 tensors"):
+        vitrail.identify({"a": torch.ones(1), "b": torch.ones(1)})
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    path, mark = tmp_path / "evil.pth", tmp_path / "ran"
+    torch.save({"model": {"head.weight": torch.ones(1)}, "args": Bomb(mark)}, path)
+    with pytest.raises(CheckpointError, match="refused"):
+        vitrail.identify(path)
+    path.write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(CheckpointError):
+        vitrail.identify(path)
+    evil = tmp_path / "evil.npz"
+    np.savez(evil, a=np.array([Bomb(mark)], dtype=object))
+    with pytest.raises(CheckpointError):
+        vitrail.identify(evil)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_truncated_files(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(state(), path)
+    elif suffix == ".npz":
+        np.savez(path, **{k: v.numpy() for k, v in state().items()})
+    else:
+        checkpoint.save(path, state(), metadata={})
+    whole = path.read_bytes()
+    for size in (0, 7, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="cannot be read|refused"):
+            vitrail.identify(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        vitrail.identify(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        vitrail.identify(tmp_path)
+
+
+def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    checkpoint.save(path, {"a": torch.ones(1)}, metadata={})
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, {"a": torch.zeros(1)}, metadata={})
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    assert checkpoint.read(path)["a"].item() == 1
+
+
+def test_names_and_fields():
+    with pytest.raises(ConfigError, match="did you mean vit_ti16"):
+        vitrail.create("vit_t16")
+    with pytest.raises(ConfigError, match="dims: no such field"):
+        vitrail.create("vit_ti16", dims=3)
+    with pytest.raises(ConfigError, match="heads"):
+        vitrail.create("vit_ti16", heads=5)
+    with pytest.raises(ConfigError, match="image is 225x224"):
+        vitrail.create("vit_ti16", image=(225, 224))
+
+
+def test_batch_counter_may_be_absent():
+    torch.manual_seed(0)
+    model = vitrail.create("resnet_18", classes=2)
+    given = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    loaded = vitrail.load(model.config, given)
+    assert isinstance(loaded, nn.Module)
+    del given["stem.conv.norm.running_mean"]
+    with pytest.raises(CheckpointError, match=r"stem\.conv\.norm\.running_mean"):
+        vitrail.load(model.config, given)

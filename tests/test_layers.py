@@ -1,0 +1,166 @@
+"""Fast paths against slow twins of a few plain lines."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vitrail.layers import conv, position
+from vitrail.layers.attention import Attention, attend, attention_weights
+from vitrail.layers.fold import deploy
+from vitrail.layers.residual import DropPath, rising
+from vitrail.layers.tokens import SequencePool
+
+SIZES = st.integers(1, 5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES, SIZES, SIZES, SIZES, SIZES, st.booleans())
+def test_attend_is_softmax_attention(b, heads, t, s, d, biased):
+    torch.manual_seed(b + 10 * t)
+    q, k, v = (torch.randn(b, heads, n, d, dtype=torch.float64) for n in (t, s, s))
+    bias = torch.randn(heads, t, s, dtype=torch.float64) if biased else None
+    expected = torch.empty(b, heads, t, d, dtype=torch.float64)
+    for i in range(b):
+        for h in range(heads):
+            logits = q[i, h] @ k[i, h].T / d**0.5
+            if bias is not None:
+                logits = logits + bias[h]
+            expected[i, h] = logits.exp() / logits.exp().sum(1, keepdim=True) @ v[i, h]
+    assert torch.allclose(attend(q, k, v, bias=bias), expected, atol=1e-12)
+    assert torch.allclose(attention_weights(q, k, bias=bias) @ v, expected, atol=1e-12)
+
+
+def test_attention_weights_are_those_of_forward():
+    torch.manual_seed(0)
+    layer = Attention(12, 3).double()
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    v = layer.qkv(x)[..., 24:].view(2, 7, 3, 4).transpose(1, 2)
+    expected = layer.proj((layer.weights(x) @ v).transpose(1, 2).reshape(2, 7, 12))
+    assert torch.allclose(layer(x), expected, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.sampled_from([1, 2])
+)
+def test_kept_kernel_is_the_same_convolution(batch, kernel, stride, groups):
+    torch.manual_seed(0)
+    fast = conv.Conv2d(4, 8, kernel, stride, kernel // 2, groups=groups)
+    slow = nn.Conv2d(4, 8, kernel, stride, kernel // 2, groups=groups)
+    slow.load_state_dict(fast.state_dict())
+    with torch.no_grad():
+        for size in ((9, 12), (5, 5), (9, 12)):
+            x = torch.randn(batch, 4, *size).contiguous(memory_format=torch.channels_last)
+            assert torch.allclose(fast(x), slow(x), atol=1e-5)
+        for change in (lambda w: w.mul_(2), lambda w: w.add_(1)):
+            change(fast.weight), change(slow.weight)
+            assert torch.allclose(fast(x), slow(x), atol=1e-5)
+        fast.weight = slow.weight = nn.Parameter(torch.randn_like(slow.weight))
+        assert torch.allclose(fast(x), slow(x), atol=1e-5)
+        again = copy.deepcopy(fast)
+        again.weight.zero_(), again.bias.zero_()
+        assert again(x).abs().max() == 0 and fast(x).abs().max() > 0
+
+
+def test_kept_kernel_follows_a_fused_optimizer():
+    """A fused step changes weights without raising their version."""
+    torch.manual_seed(0)
+    layer = conv.Conv2d(3, 4, 3)
+    x = torch.randn(2, 3, 8, 8)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        layer(x).square().mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            expected = nn.functional.conv2d(x, layer.weight, layer.bias)
+            assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_bias_table_cache():
+    torch.manual_seed(0)
+    table = position.BiasTable(25, 2, position.offset_index((3, 3)))
+    nn.init.normal_(table.table)
+
+    def slow(p, r):
+        row = (p // 3 - r // 3 + 2) * 5 + (p % 3 - r % 3 + 2)
+        return table.table[row]
+
+    for _ in range(2):
+        with torch.no_grad():
+            kept = table()
+            assert table() is kept
+        expected = torch.stack([torch.stack([slow(p, r) for r in range(9)]) for p in range(9)])
+        assert torch.equal(kept, expected.permute(2, 0, 1)[None])
+        assert torch.equal(table(), kept) and table().requires_grad
+        with torch.no_grad():
+            table.table.add_(1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_distance_index_numbers_offsets_in_order_of_use(stride):
+    """Square grids: the reference gives each new offset the next number as it meets it."""
+    side, seen, rows = 5, {}, []
+    points = [(y, x) for y in range(side) for x in range(side)]
+    for qy, qx in [(y, x) for y, x in points if y % stride == 0 and x % stride == 0]:
+        offsets = [(abs(qy - y), abs(qx - x)) for y, x in points]
+        rows.append([seen.setdefault(o, len(seen)) for o in offsets])
+    assert position.distance_index((side, side), stride).tolist() == rows
+
+
+def test_zoom_keeps_corners_and_is_linear():
+    ramp = torch.linspace(0, 1, 4)[:, None] + torch.linspace(0, 2, 3)
+    grown = position.zoom_grid(ramp.reshape(1, 12, 1), (4, 3), (7, 5)).view(7, 5)
+    expected = torch.linspace(0, 1, 7)[:, None] + torch.linspace(0, 2, 5)
+    assert torch.allclose(grown, expected, atol=1e-6)
+
+
+def test_sine_tables():
+    sine = position.sine_1d(7, 6)[0]
+    assert torch.allclose(sine[3, 2], torch.tensor(3 / 10000 ** (2 / 6)).sin(), atol=1e-6)
+    assert torch.allclose(sine[3, 3], torch.tensor(3 / 10000 ** (2 / 6)).cos(), atol=1e-6)
+    table = position.sincos_2d((2, 3), 8)[0]
+    assert table.shape == (6, 8)
+    assert torch.allclose(table[5, :4], torch.tensor([2.0, 2e-4, 0, 0]).sin() + torch.tensor(
+        [0, 0, torch.tensor(2.0).cos(), torch.tensor(2e-4).cos()]), atol=1e-6)  # fmt: skip
+
+
+def test_sequence_pool():
+    torch.manual_seed(0)
+    pool, x = SequencePool(4), torch.randn(2, 5, 4)
+    weights = pool.score(x).softmax(1)
+    assert torch.allclose(pool(x), (weights * x).sum(1), atol=1e-6)
+
+
+def test_drop_path():
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(4000, 2, 1)
+    kept = drop(x)[:, 0, 0]
+    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.75]) and abs(kept.mean() - 1) < 0.05
+    assert torch.equal(drop.eval()(x), x)
+    assert rising(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3]) and rising(0.3, 1) == [0]
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear", "head"])
+def test_folding_is_exact(kind):
+    torch.manual_seed(0)
+    layer, x = {
+        "conv": (conv.ConvNorm(4, 6, 3, stride=2, groups=2), torch.randn(2, 4, 7, 9)),
+        "linear": (conv.LinearNorm(4, 6), torch.randn(2, 5, 4)),
+        "head": (conv.NormLinear(4, 6), torch.randn(3, 4)),
+    }[kind]
+    layer, x = layer.double(), x.double()
+    for _ in range(3):
+        layer.train()(x + 1)
+    nn.init.normal_(layer.norm.weight), nn.init.normal_(layer.norm.bias)
+    model = nn.Sequential(layer).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        assert torch.allclose(deploy(model)(x), model(x), atol=1e-12)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(p.requires_grad for p in deploy(model).parameters())

@@ -1,0 +1,143 @@
+"""What a scan means, in sentences: broken files, odd modes and sizes, imbalance, duplicates."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitrail.data.scan import KEYS_SHOWN, Broken, Scan
+from vitrail.data.source import Finding, Severity, Source
+
+_TRAITS = {
+    "alpha": "{} transparency, laid over white",
+    "palette": "{} a palette, converted to colour",
+    "16-bit": "{} 16 bits per value, scaled by 255/65535",
+    "32-bit": "{} 32-bit values, each scaled from its own minimum and maximum",
+    "float": "{} floating-point values",
+    "stretched": "{} values of unknown range, each scaled from its own minimum and maximum",
+    "dim": "{} 16 bits per value but less than 1/8 of the range, and become very dark",
+    "CMYK": "{} the four inks CMYK, converted to RGB",
+    "animated": "{} several frames, of which the first is taken",
+    "rotated": "{} an EXIF rotation, which is applied",
+    "extension": "{} an extension of another format, decoded by content",
+}
+_WARN = ("stretched", "32-bit", "dim", "extension")
+
+
+def findings(
+    source: Source, scan: Scan, labels: np.ndarray, groups: np.ndarray
+) -> tuple[Finding, ...]:
+    """All there is to say of a scan; `labels` and `groups` (of twins) are int64 (N,)."""
+    return (
+        *_of_broken(scan.broken),
+        *_of_traits(scan.traits),
+        *_of_classes(source, labels),
+        *_of_shapes(source, scan),
+        *_of_twins(source, scan, groups),
+    )
+
+
+def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
+    means = {
+        "empty": "empty", "not an image": "no image", "truncated": "truncated",
+        "bomb": "too large to be decoded safely", "broken": "damaged",
+        "unreadable": "unreadable", "oversized": "too large a file",
+    }  # fmt: skip
+    groups: dict[str, list[str]] = {}
+    for entry in broken:
+        groups.setdefault(entry.kind, []).append(entry.key)
+    return [
+        Finding(kind, "error", f"{_files_are(len(keys))} {means[kind]}, left out", tuple(keys))
+        for kind, keys in groups.items()
+    ]
+
+
+def _of_traits(traits: dict[str, tuple[int, list[str]]]) -> list[Finding]:
+    return [
+        Finding(
+            trait,
+            "warning" if trait in _WARN else "info",
+            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have")),
+            tuple(keys),
+        )
+        for trait, (n, keys) in traits.items()
+    ]
+
+
+def _of_classes(source: Source, labels: np.ndarray) -> list[Finding]:
+    findings = []
+    counts = np.bincount(labels, minlength=len(source.classes))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] >= 3 * counts[least]:
+        text = (
+            f"class {source.classes[most]!r} has {counts[most]:,} images, "
+            f"{source.classes[least]!r} only {counts[least]:,}"
+        )
+        findings.append(Finding("imbalance", "warning", text))
+    few = [name for name, n in zip(source.classes, counts, strict=True) if n < 20]
+    if few:
+        text = f"{len(few)} of {len(counts)} classes have fewer than 20 images"
+        findings.append(Finding("small class", "warning", text, tuple(few)))
+    return findings
+
+
+def _of_shapes(source: Source, scan: Scan) -> list[Finding]:
+    findings = []
+    height, width = scan.sizes.T
+    aspect = width / height
+    long = np.flatnonzero((aspect >= 3) | (aspect <= 1 / 3))
+    if len(long):
+        text = f"{_images(len(long))} at least three times as long as wide, squeezed on the way in"
+        findings.append(Finding("aspect", "warning", text, _keys(source, scan, long)))
+    tiny = np.flatnonzero(np.minimum(height, width) < 8)
+    if len(tiny):
+        text = f"{_images(len(tiny))} smaller than 8 pixels on one side"
+        findings.append(Finding("tiny", "warning", text, _keys(source, scan, tiny)))
+    return findings
+
+
+def _keys(source: Source, scan: Scan, at: np.ndarray) -> tuple[str, ...]:
+    return tuple(source.items[scan.rows[i]].key for i in at[:KEYS_SHOWN])
+
+
+def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
+    """Exact and near duplicates: inside a class, across classes, across the given parts."""
+    sets: dict[tuple[str, str], list[str]] = {}
+    totals: Counter[tuple[str, str]] = Counter()
+    order = np.argsort(groups, kind="stable")
+    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
+        members = order[start : start + count]
+        items = [source.items[scan.rows[i]] for i in members]
+        exact = (scan.digests[members] == scan.digests[members[0]]).all()
+        where = "inside a class"
+        if len({item.part or "train" for item in items}) > 1:
+            where = "across the split"
+        elif len({item.label for item in items}) > 1:
+            where = "across classes"
+        kind = ("exact" if exact else "near", where)
+        totals[kind] += 1
+        shown = sets.setdefault(kind, [])
+        if len(shown) < KEYS_SHOWN:
+            shown.append(" = ".join(item.key for item in items[:10]))
+    meaning: dict[str, tuple[Severity, str]] = {
+        "inside a class": ("info", "kept on one side of the split"),
+        "across classes": ("warning", "one of the labels is wrong"),
+        "across the split": ("warning", "a leak, the test looks better than it is"),
+    }
+    findings = []
+    for (sort, where), n in sorted(totals.items()):
+        severity, consequence = meaning[where]
+        what = "identical files" if sort == "exact" else "nearly identical images"
+        groups_of = "group" if n == 1 else "groups"
+        text = f"{n:,} {groups_of} of {what} {where}: {consequence}"
+        findings.append(Finding(f"{sort} duplicates", severity, text, tuple(sets[sort, where])))
+    return findings
+
+
+def _files_are(n: int) -> str:
+    return "1 file is" if n == 1 else f"{n:,} files are"
+
+
+def _images(n: int) -> str:
+    return "1 image is" if n == 1 else f"{n:,} images are"

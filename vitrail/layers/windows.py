@@ -1,0 +1,81 @@
+"""Square windows on a map: cut, put back, shift, and what shifted windows must not see.
+
+Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vitrail.layers.position import BiasTable, offset_index
+
+
+def pad(x: Float[Tensor, "b h w c"], multiple: int) -> Float[Tensor, "b h2 w2 c"]:
+    """Zeros at the bottom and right, up to multiples of `multiple`."""
+    below, right = (-size % multiple for size in x.shape[1:3])
+    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+
+
+def partition(x: Float[Tensor, "b h w c"], window: int) -> Float[Tensor, "bn t c"]:
+    """(B, H, W, C) to (B n, window^2, C), windows and their positions row by row."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // window, window, w // window, window, c)
+    return x.transpose(2, 3).reshape(-1, window * window, c)
+
+
+def reverse(
+    windows: Float[Tensor, "bn t c"], window: int, grid: tuple[int, int]
+) -> Float[Tensor, "b h w c"]:
+    """The map of (H, W) = `grid` that `partition` cut."""
+    h, w = grid
+    x = windows.view(-1, h // window, w // window, window, window, windows.shape[-1])
+    return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
+
+
+def shift_mask(
+    grid: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device | None = None
+) -> Float[Tensor, "n t t"]:
+    """What to add to logits of a map that was rolled by `shift`: 0, or -100 between regions.
+
+    Rolling brings the first rows and columns next to the last ones; these regions of a
+    window must not mix. It is -100 and not -inf, as in the authors' code.
+    """
+    rows, columns = (
+        _regions(size, window, s, device) for size, s in zip(grid, shift, strict=True)
+    )
+    label = partition((3 * rows[:, None] + columns)[None, :, :, None], window)
+    return (label != label.mT) * -100.0
+
+
+def _regions(size: int, window: int, shift: int, device: torch.device | None) -> Tensor:
+    at = torch.arange(size, device=device)
+    if shift == 0:
+        return torch.zeros_like(at)
+    return (at >= size - window).long() + (at >= size - shift).long()
+
+
+class WindowBias(BiasTable):
+    """Bias of a window's pairs, *query minus key*, with the mask where the map is shifted.
+
+    forward gives (1, heads, t, t) without a shift, else (n, heads, t, t) for the n windows
+    of a map; both are kept as BiasTable keeps them.
+    """
+
+    def __init__(self, window: int, heads: int) -> None:
+        super().__init__((2 * window - 1) ** 2, heads, offset_index((window, window)))
+        self.window = window
+        torch.nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(
+        self, grid: tuple[int, int] = (0, 0), shift: tuple[int, int] = (0, 0)
+    ) -> Float[Tensor, "n heads t t"]:
+        if not any(shift):
+            return super().forward()
+        return self._kept_or(lambda: self._masked(grid, shift), (grid, shift))
+
+    def _masked(self, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+        mask = shift_mask(grid, self.window, shift, self.table.device)
+        return self._gather() + mask.to(self.table.dtype)[:, None]

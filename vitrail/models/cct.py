@@ -1,0 +1,294 @@
+"""CCT: convolutional tokens and sequence pooling let a small transformer learn from few images.
+
+Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", 2021, arXiv
+2104.05704. Three models in one file: ViT-Lite (small patches, class token), CVT (patches, no
+class token but a weighted mean of all tokens; not CvT, which is another paper's) and CCT
+(a convolutional tokenizer in place of patches).
+
+The encoder layer is neither pre- nor post-norm: the branch of attention is normed on its way
+in, and after it the residual stream itself. q, k and v have no bias; attention weights drop
+out at 0.1 also where nothing else does. Sinusoids run over the flat index of the token. The
+authors' factories forget to hand the kind of position on, so that their `_sine` models start
+with learned positions; ours are what the names say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import Attention
+from vitrail.layers.conv import Conv2d
+from vitrail.layers.ffn import Mlp
+from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.position import bilinear_grid, sine_1d
+from vitrail.layers.residual import Block, rising
+from vitrail.layers.tokens import FirstToken, SequencePool
+from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a compact transformer.
+
+    The tokenizer has `convs` convolutions of `kernel`, all but the last of `inner` channels;
+    with `convs` 0 it cuts patches of `kernel` pixels. `pool` is "sequence" or "token" (class
+    token); `position` is "learned", "sine" or "none".
+    """
+
+    dim: int = 128
+    depth: int = 2
+    heads: int = 2
+    hidden: int = 128
+    kernel: int = 3
+    convs: int = 2
+    inner: int = 64
+    pool: str = "sequence"
+    position: str = "learned"
+    attention_dropout: float = 0.1
+    drop_path: float = 0.1
+    image: tuple[int, int] = (32, 32)
+    channels: int = 3
+    classes: int = 10
+
+
+def _variants() -> dict[str, Variant]:
+    sizes = {
+        2: dict(dim=128, depth=2, heads=2, hidden=128),
+        4: dict(dim=128, depth=4, heads=2, hidden=128),
+        6: dict(dim=256, depth=6, heads=4, hidden=512),
+        7: dict(dim=256, depth=7, heads=4, hidden=512),
+        8: dict(dim=256, depth=8, heads=4, hidden=512),
+        14: dict(dim=384, depth=14, heads=6, hidden=1152),
+    }
+    patches = dict(kernel=4, convs=0)
+    flowers = dict(kernel=7, convs=2, image=(224, 224), classes=102)
+    imagenet = dict(kernel=7, convs=2, image=(224, 224), classes=1000)
+    rows = [
+        ("cct_2_3x2_32", 2, dict(kernel=3, convs=2), 0.28, 0.04, None),
+        ("cct_4_3x2_32", 4, dict(kernel=3, convs=2), 0.48, 0.05, None),
+        ("cct_6_3x1_32", 6, dict(kernel=3, convs=1), 3.23, 1.02, None),
+        ("cct_6_3x2_32", 6, dict(kernel=3, convs=2), 3.33, 0.25, None),
+        ("cct_7_3x1_32", 7, dict(kernel=3, convs=1), 3.76, 1.19, None),
+        ("cct_7_3x2_32", 7, dict(kernel=3, convs=2), 3.85, 0.29, None),
+        ("cct_7_7x2_224", 7, flowers, None, None, None),
+        ("cct_14_7x2_224", 14, imagenet, 22.36, 5.11, 80.67),
+        ("cct_14_7x2_384", 14, imagenet | {"image": (384, 384)}, 22.51, 15.02, 82.71),
+        ("cct_vit_lite_2_4_32", 2, patches | {"pool": "token"}, None, None, None),
+        ("cct_vit_lite_4_4_32", 4, patches | {"pool": "token"}, None, None, None),
+        ("cct_vit_lite_6_4_32", 6, patches | {"pool": "token"}, 3.19, 0.22, None),
+        ("cct_vit_lite_7_4_32", 7, patches | {"pool": "token"}, 3.72, 0.26, None),
+        ("cct_cvt_2_4_32", 2, patches, None, None, None),
+        ("cct_cvt_4_4_32", 4, patches, None, None, None),
+        ("cct_cvt_6_4_32", 6, patches, 3.19, 0.22, None),
+        ("cct_cvt_7_4_32", 7, patches, 3.72, 0.25, None),
+        ("cct_cvt_8_4_32", 8, patches, None, None, None),
+    ]
+    note = "the published operations leave out a part of attention"
+    found = {}
+    for name, size, sizes_in, params_m, flops_g, top1 in rows:
+        config = Config(**sizes[size], **sizes_in)
+        found[name] = Variant(
+            config, params_m=params_m, flops_g=flops_g, top1=top1, note=note if top1 else ""
+        )
+        if size != 14:
+            found[f"{name}_sine"] = Variant(replace(config, position="sine"))
+    return found
+
+
+VARIANTS = _variants()
+
+SPACE = Small(
+    Config(attention_dropout=0.0, drop_path=0.0),
+    {
+        ("kernel", "convs", "inner"): ((3, 2, 64), (3, 1, 64), (3, 3, 32), (7, 2, 32)),
+        ("dim", "depth", "heads", "hidden"): (
+            (64, 3, 1, 128),
+            (96, 4, 2, 192),
+            (128, 2, 2, 128),
+            (128, 6, 2, 256),
+        ),
+    },
+)
+
+NAMES = {
+    "SHI-Labs/Compact-Transformers": [
+        ("tokenizer.conv_layers.{i}.0.", "embed.tokenizer.{i}."),
+        ("classifier.positional_emb", "embed.position"),
+        ("classifier.class_emb", "embed.token"),
+        ("classifier.attention_pool.", "pool.score."),
+        ("classifier.fc.", "head."),
+        ("classifier.", ""),
+        (".self_attn.", ".mixer."),
+        (".linear1.", ".ffn.fc1."),
+        (".linear2.", ".ffn.fc2."),
+        (".norm1.", ".norm2."),
+        (".pre_norm.", ".norm1."),
+    ]
+}
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move positions to another image size: half-pixel bilinear; a sinusoid is made anew."""
+    if new.position == "none":
+        return state
+    table = positions(state["embed.position"], old, old.image, new.image)
+    return {**state, "embed.position": table}
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
+    """The config with the classes, channels and (square) image that a state's shapes tell."""
+    image = config.image
+    if config.position != "none":
+        rows = state["embed.position"].shape[1] - (config.pool == "token")
+        if (side := math.isqrt(rows)) ** 2 != rows:
+            return None
+        image = (side * stride(config), side * stride(config))
+    channels, classes = state["embed.tokenizer.0.weight"].shape[1], state["head.weight"].shape[0]
+    return replace(config, image=image, channels=channels, classes=classes)
+
+
+def stride(config: Config) -> int:
+    """Pixels of the image per token, down and across."""
+    return (2 * _conv_stride(config.kernel)) ** config.convs if config.convs else config.kernel
+
+
+def _conv_stride(kernel: int) -> int:
+    return max(1, kernel // 2 - 1)
+
+
+def grid(config: Config, image: tuple[int, int]) -> tuple[int, int]:
+    """Tokens down and across of an image of (h, w) pixels; ValueError where patches do not
+    divide it."""
+    h, w = image
+    if config.convs == 0 and (h % config.kernel or w % config.kernel):
+        raise ValueError(
+            f"image is {h}x{w}; cct without convolutions needs multiples of its patch "
+            f"{config.kernel}: choose another patch, a convolutional tokenizer, or resize"
+        )
+    step = stride(config)
+    return math.ceil(h / step), math.ceil(w / step)
+
+
+def positions(
+    table: Float[Tensor, "1 n c"], config: Config, old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 m c"]:
+    """A table for images of size `old` as one for size `new`; the class token's row is kept."""
+    before, after = grid(config, old), grid(config, new)
+    if before == after:
+        return table
+    prefix = table.shape[1] - math.prod(before)
+    if config.position == "sine":
+        return sine_1d(prefix + math.prod(after), config.dim).to(table)
+    return torch.cat([table[:, :prefix], bilinear_grid(table[:, prefix:], before, after)], 1)
+
+
+class ConvPool(Conv2d):
+    """k x k convolution, 3x3 max pool of stride 2, ReLU: (B, C, h, w) to (B, C', h', w').
+
+    The authors' order is ReLU, then pool. The two commute, and this way ReLU sees a quarter
+    of the values.
+    """
+
+    def __init__(self, dim_in: int, dim: int, kernel: int) -> None:
+        super().__init__(dim_in, dim, kernel, _conv_stride(kernel), max(1, kernel // 2), bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        return F.max_pool2d(super().forward(x), 3, 2, 1).relu_()
+
+
+class Embed(nn.Module):
+    """Tokenizer, class token, positions: (B, channels, H, W) to (B, token + h w, C).
+
+    At another image size than the config's the positions are resampled on the way.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if config.convs and config.kernel % 2 == 0:
+            raise ValueError(
+                f"kernel is {config.kernel}: a convolutional tokenizer of cct needs an odd one"
+            )
+        rows = math.prod(grid(config, config.image)) + (config.pool == "token")
+        self.config = config
+        dims = [config.channels, *[config.inner] * (config.convs - 1), config.dim]
+        self.tokenizer = nn.Sequential(
+            *[ConvPool(a, b, config.kernel) for a, b in zip(dims, dims[1:], strict=False)]
+            if config.convs
+            else [Conv2d(config.channels, config.dim, config.kernel, config.kernel)]
+        )
+        for conv in self.tokenizer:
+            nn.init.kaiming_normal_(conv.weight)  # pyright: ignore[reportArgumentType]
+        token = config.pool == "token"
+        self.token = nn.Parameter(torch.zeros(1, 1, config.dim)) if token else None
+        if config.position == "learned":
+            self.position = nn.Parameter(torch.empty(1, rows, config.dim))
+            nn.init.trunc_normal_(self.position, std=0.2)
+        elif config.position == "sine":
+            self.register_buffer("position", sine_1d(rows, config.dim))
+        elif config.position == "none":
+            self.position = None
+        else:
+            raise ValueError(f"position is {config.position!r}: expected learned, sine or none")
+
+    def grid(self, h: int, w: int) -> tuple[int, int]:
+        """Tokens down and across of an image of h x w pixels."""
+        return grid(self.config, (h, w))
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
+        check_image(image, self.config, "cct")
+        h, w = image.shape[-2:]
+        self.grid(h, w)  # refuses what patches do not divide
+        x = self.tokenizer(image).flatten(2).mT
+        if self.token is not None:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        if self.position is None:
+            return x
+        return x + positions(self.position, self.config, self.config.image, (h, w))
+
+
+class StreamNormBlock(Block):
+    """x + mixer(norm1(x)), whose sum itself is normed, then x + ffn(x): (B, N, C) to the same."""
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        x = self.norm2(x + self.drop_path(self.mixer(self.norm1(x))))
+        return x + self.drop_path(self.ffn(x))
+
+
+class CCT(Isotropic):
+    """Tokenizer, transformer blocks, sequence pooling or class token, linear head."""
+
+    undecayed = ("embed.position", "embed.token")
+
+    def __init__(self, config: Config) -> None:
+        if config.pool not in ("sequence", "token"):
+            raise ValueError(f"pool is {config.pool!r}: expected sequence or token")
+        dropout = config.attention_dropout
+        blocks = [
+            StreamNormBlock(
+                config.dim,
+                Attention(config.dim, config.heads, qkv_bias=False, dropout=dropout),
+                Mlp(config.dim, config.hidden),
+                drop_path=rate,
+            )
+            for rate in rising(config.drop_path, config.depth)
+        ]
+        super().__init__(
+            config,
+            embed=Embed(config),
+            blocks=blocks,
+            norm=nn.LayerNorm(config.dim),
+            pool=FirstToken() if config.pool == "token" else SequencePool(config.dim),
+            head=nn.Linear(config.dim, config.classes),
+            levels=[Level(stride(config), config.dim)],
+        )
+        trunc_normal_linear(self)
+
+
+MODEL = CCT

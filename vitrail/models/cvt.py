@@ -1,0 +1,300 @@
+"""CvT: overlapping convolutions make the tokens, depthwise ones the queries, keys and values.
+
+Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV 2021, arXiv
+2103.15808. A pyramid of three stages without positions. The class token enters in the last
+stage only; the convolutions, and their BatchNorms, pass it by.
+
+As in the authors' code, attention is scaled by dim**-0.5 (the full width, not a head's), the
+activation is QuickGELU (transformers computes the exact GELU, which moves logits by up to
+0.03) and stochastic depth rises within the last stage only. Token sides are
+floor((H + 2 padding - kernel) / stride) + 1; that is ceil(H / 4) for even H/2 at the first
+embedding of the published models, and one less for H = 4 n + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.conv import Conv, ConvNorm, channels_first, channels_last
+from vitrail.layers.ffn import Mlp, QuickGELU
+from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.residual import Block, rising
+from vitrail.layers.tokens import FirstToken, Mean
+from vitrail.models.backbone import Backbone, Level, Small, Stage, Variant, check_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a CvT, one a stage: `kernels`, `strides` and `paddings` are of the token
+    embeddings. `projections` says what makes queries, keys and values on the grid: "conv"
+    (depthwise, keys and values with stride 2), "avg" (keys and values averaged, queries left
+    alone) or "linear" (nothing). `pool` is "token" or "mean"."""
+
+    dims: tuple[int, ...] = (64, 192, 384)
+    depths: tuple[int, ...] = (1, 2, 10)
+    heads: tuple[int, ...] = (1, 3, 6)
+    kernels: tuple[int, ...] = (7, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 2)
+    paddings: tuple[int, ...] = (2, 1, 1)
+    projections: tuple[str, ...] = ("conv", "conv", "conv")
+    mlp_ratio: int = 4
+    pool: str = "token"
+    drop_path: float = 0.1
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
+
+
+_21 = Config(depths=(1, 4, 16))
+_W24 = Config(dims=(192, 768, 1024), depths=(2, 2, 20), heads=(3, 12, 16), drop_path=0.3)
+_NOTE = (
+    "in eval mode the last block computes the class token's row only, which the published "
+    "operations do not reckon with"
+)
+
+VARIANTS = {
+    name: Variant(
+        replace(config, image=(side, side)),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub={"transformers": f"hf-hub:microsoft/{hub}"},
+        note=_NOTE,
+    )
+    for name, config, side, params_m, flops_g, top1, hub in [
+        ("cvt_13", Config(), 224, 20.0, 4.5, 81.6, "cvt-13"),
+        ("cvt_21", _21, 224, 31.6, 7.1, 82.5, "cvt-21"),
+        ("cvt_13_384", Config(), 384, 20.0, 16.3, 83.0, "cvt-13-384"),
+        ("cvt_21_384", _21, 384, 31.6, 24.9, 83.3, "cvt-21-384"),
+        ("cvt_w24_384", _W24, 384, 277.0, 193.2, 87.7, "cvt-w24-384-22k"),
+    ]
+}
+
+SPACE = Small(
+    Config(kernels=(3, 3, 3), paddings=(1, 1, 1), mlp_ratio=2, pool="mean", drop_path=0.0),
+    {
+        ("dims", "heads"): (((32, 64, 96), (1, 2, 3)), ((48, 96, 192), (1, 2, 4))),
+        "depths": ((1, 1, 2), (1, 2, 4)),
+        ("strides", "kernels", "paddings"): (
+            ((2, 2, 2), (3, 3, 3), (1, 1, 1)),
+            ((4, 2, 2), (7, 3, 3), (3, 1, 1)),
+        ),
+    },
+)
+
+_PROJECTIONS = [(f".conv_proj_{n}.", f".{n}_map.") for n in "qkv"]
+_HF_PROJECTIONS = [
+    row
+    for n, name in (("q", "query"), ("k", "key"), ("v", "value"))
+    for row in [
+        (f".attention.attention.convolution_projection_{name}.", f".mixer.{n}_map."),
+        (f".attention.attention.projection_{name}.", f".mixer.{n}."),
+    ]
+]
+NAMES = {
+    "microsoft/CvT": [
+        ("stage{i}.", "stages.{i}."),
+        (".patch_embed.proj.", ".down.0."),
+        (".patch_embed.norm.", ".down.1."),
+        (".cls_token", ".token"),
+        *_PROJECTIONS,
+        (".bn.", ".norm."),
+        *[(f".proj_{n}.", f".{n}.") for n in "qkv"],
+        (".attn.", ".mixer."),
+        (".mlp.", ".ffn."),
+    ],
+    "transformers": [
+        ("cvt.encoder.", ""),
+        ("stages.{i}.layers.", "stages.{i}.blocks."),
+        (".embedding.convolution_embeddings.projection.", ".down.0."),
+        (".embedding.convolution_embeddings.normalization.", ".down.1."),
+        (".cls_token", ".token"),
+        *_HF_PROJECTIONS,
+        (".convolution_projection.convolution.", ".conv."),
+        (".convolution_projection.normalization.", ".norm."),
+        (".attention.output.dense.", ".mixer.proj."),
+        (".intermediate.dense.", ".ffn.fc1."),
+        (".output.dense.", ".ffn.fc2."),
+        (".layernorm_before.", ".norm1."),
+        (".layernorm_after.", ".norm2."),
+        ("layernorm.", "norm."),
+        ("classifier.", "head."),
+    ],
+}
+
+Grid = tuple[int, int]
+
+
+class ConvAttention(nn.Module):
+    """Attention whose q, k and v see their surroundings: (B, prefix + h w, C) to the same.
+
+    Prefix tokens come first and are projected as they are.
+    """
+
+    def __init__(self, dim: int, heads: int, projection: str = "conv") -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        self.heads, self.scale = heads, dim**-0.5
+        self.q_map = _surroundings(projection, dim, stride=1)
+        self.k_map = _surroundings(projection, dim, stride=2)
+        self.v_map = _surroundings(projection, dim, stride=2)
+        self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
+    ) -> Float[Tensor, "b m c"]:
+        """All rows, or those of the prefix tokens alone, which ask all others."""
+        q, k, v = self._heads(x, grid, prefix_only)
+        out = attend(q, k, v, scale=self.scale)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def weights(
+        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
+    ) -> Float[Tensor, "b heads m s"]:
+        """Who looks at whom: attention of every head, rows are queries; the columns are the
+        prefix tokens and the grid of the keys."""
+        q, k, _ = self._heads(x, grid, prefix_only)
+        return attention_weights(q, k, scale=self.scale)
+
+    def _heads(self, x: Tensor, grid: Grid, prefix_only: bool) -> list[Tensor]:
+        prefix = x[:, : x.shape[1] - grid[0] * grid[1]]
+        # One copy at most here, instead of one in each of the three convolutions.
+        image = channels_first(x[:, prefix.shape[1] :].unflatten(1, grid).contiguous())
+
+        def tokens(module: nn.Module) -> Tensor:
+            found = module(image).flatten(2).mT
+            return torch.cat([prefix, found], 1) if prefix.shape[1] else found
+
+        q = prefix if prefix_only else tokens(self.q_map)
+        projected = self.q(q), self.k(tokens(self.k_map)), self.v(tokens(self.v_map))
+        return [y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in projected]
+
+
+def _surroundings(projection: str, dim: int, *, stride: int) -> nn.Module:
+    """What a query (stride 1), or a key or value (stride 2), sees: on (B, C, h, w)."""
+    if projection == "conv":
+        return ConvNorm(dim, dim, 3, stride=stride, groups=dim)
+    if projection == "avg":
+        pool = nn.AvgPool2d(3, stride, 1, ceil_mode=True)
+        return pool if stride > 1 else nn.Identity()
+    if projection == "linear":
+        return nn.Identity()
+    raise ValueError(f"projection is {projection!r}: expected conv, avg or linear")
+
+
+class GridBlock(Block):
+    """The pre-norm block for mixers that must know the grid: (B, prefix + h w, C)."""
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
+    ) -> Float[Tensor, "b m c"]:
+        """All rows, or those of the prefix tokens alone."""
+        y = self.mixer(self.norm1(x), grid, prefix_only)
+        x = x[:, : y.shape[1]] + self.drop_path(y)
+        return x + self.drop_path(self.ffn(self.norm2(x)))
+
+
+class TokenStage(Stage):
+    """Token embedding, perhaps a class token, blocks: (B, H, W, C) to (B, h, w, C')."""
+
+    def __init__(self, down: nn.Module, blocks: Sequence[nn.Module], token: int = 0) -> None:
+        """`token` is the width of the class token, 0 for none."""
+        super().__init__(down, blocks)
+        self.token = nn.Parameter(torch.zeros(1, 1, token)) if token else None
+        if self.token is not None:
+            nn.init.trunc_normal_(self.token, std=0.02)
+
+    def tokens(
+        self, x: Float[Tensor, "b h w c"], prefix_only: bool = False
+    ) -> tuple[Float[Tensor, "b n c2"], Grid]:
+        """The tokens after the last block, class token first, and their grid; with
+        `prefix_only` the last block computes the class token alone."""
+        x = self.down(x)
+        grid = (x.shape[1], x.shape[2])
+        x = x.flatten(1, 2)
+        if self.token is not None:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks[:-1]:
+            x = block(x, grid)
+        return self.blocks[-1](x, grid, prefix_only), grid
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
+        x, (h, w) = self.tokens(x)
+        return x[:, x.shape[1] - h * w :].unflatten(1, (h, w))
+
+
+class CvT(Backbone):
+    """Stages of convolutional attention; the last one's class token, or mean, is classified."""
+
+    undecayed = ("token",)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        sizes = (config.dims, config.depths, config.heads, config.kernels, config.strides,
+                 config.paddings, config.projections)  # fmt: skip
+        if len({len(s) for s in sizes}) > 1 or 0 in config.depths:
+            raise ValueError(
+                f"depths {config.depths}, dims {config.dims} and the other sizes of cvt must "
+                "have one entry a stage, and depths be at least 1"
+            )
+        if config.pool not in ("token", "mean"):
+            raise ValueError(f"pool is {config.pool!r}: expected token or mean")
+        self.config = config
+        self.stages, levels = nn.ModuleList(), []
+        stride, dim_in, last = 1, config.channels, len(config.dims) - 1
+        for i, (dim, depth, heads, kernel, step, padding, projection) in enumerate(
+            zip(*sizes, strict=True)
+        ):
+            blocks = [
+                GridBlock(
+                    dim,
+                    ConvAttention(dim, heads, projection),
+                    Mlp(dim, config.mlp_ratio * dim, act=QuickGELU()),
+                    drop_path=rate,
+                )
+                for rate in rising(config.drop_path if i == last else 0.0, depth)
+            ]
+            down = nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim))
+            token = dim if i == last and config.pool == "token" else 0
+            self.stages.append(TokenStage(down, blocks, token))
+            stride, dim_in = stride * step, dim
+            levels.append(Level(stride, dim))
+        self.norm = nn.LayerNorm(dim_in)
+        self.pool = FirstToken() if config.pool == "token" else Mean()
+        self.head = nn.Linear(dim_in, config.classes)
+        self.levels, self.width = tuple(levels), dim_in
+        trunc_normal_linear(self)
+
+    def features(
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        maps, x = [], self._pixels(image)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps if at is None else [maps[i] for i in at]
+
+    def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
+        x = self._pixels(image)
+        for stage in self.stages[:-1]:
+            x = stage(x)
+        # Nothing reads the last block's other rows; in training they are computed, since
+        # distributed training wants every parameter to take part.
+        token_only = self.config.pool == "token" and not self.training
+        x, _ = self.stages[-1].tokens(x, token_only)
+        return self.pool(self.norm(x))
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        check_image(image, self.config, "cvt")
+        return channels_last(image)
+
+
+MODEL = CvT

@@ -11,6 +11,7 @@ from vitrail.data.augment import Augment, draw
 from vitrail.data.batches import Batches
 from vitrail.data.cache import pixels, statistics
 from vitrail.data.gate import inspect
+from vitrail.data.randaugment import operate
 from vitrail.data.source import open_source
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError
@@ -233,7 +234,7 @@ def test_randaugment_does_what_torchvision_does(colour):
             expected = reference._apply_image_or_video_transform(
                 batch, key, value, interpolation=v2.InterpolationMode.NEAREST, fill={}
             )
-            ours = augmentation._operate(batch, name, sign, 9)
+            ours = operate(batch, name, sign, 9)
             # Magnitudes that pass through float32 there may round to the neighbouring level.
             difference = (ours.int() - expected.int()).abs()
             assert difference.max() <= 1, name

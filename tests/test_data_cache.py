@@ -151,9 +151,7 @@ def test_what_is_too_big_is_streamed(part, tmp_path):
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: photo(99).save(path)])
 def test_a_file_that_changed_since_the_gate(part, tmp_path, spoil):
     spoil(part.source.path(part.items[4]))
-    with pytest.raises(
-        DataError, match=rf"{part.keys[4]} of .* has changed since it was inspected"
-    ):
+    with pytest.raises(DataError, match=rf"{part.keys[4]} of .* has changed since"):
         pixels(part, (8, 8), 3, folder=tmp_path / "cache", progress=False)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 

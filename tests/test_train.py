@@ -209,8 +209,8 @@ def test_killed_at_any_moment_ends_bit_identical(tmp_path):
     average = {k.removeprefix("ema."): v for k, v in last(folder).items() if k.startswith("ema.")}
     assert all(torch.equal(v, model[k]) for k, v in whole.model.state_dict().items())
     assert all(torch.equal(v, average[k]) for k, v in whole.ema_model.state_dict().items())
-    steps_told = [line["step"] for line in Journal(folder / "metrics.jsonl")._lines()]
-    assert steps_told == list(range(1, 33))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 33))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

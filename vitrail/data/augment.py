@@ -4,19 +4,18 @@ What is drawn depends on the generator alone and what is applied to an image on 
 alone, so that any share of a batch comes out as it would in the whole.
 
 Random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896. Mixup: Zhang et al., ICLR 2018,
-arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899. RandAugment: Cubuk et al.,
-NeurIPS 2020, arXiv:1909.13719, with the operations and the 31 magnitudes of torchvision.
+arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from vitrail.data.randaugment import BINS, OPERATIONS, randaugment
 from vitrail.errors import ConfigError
 
 _ASPECT = (3 / 4, 4 / 3)
 _ERASED = (0.02, 1 / 3)
-_BINS = 31
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ class Augment:
             raise ConfigError(f"augment.scale is {self.scale}: expected (low, high) within 0 to 1")
         if self.randaugment is not None:
             n, magnitude = self.randaugment
-            if n < 0 or not 0 <= magnitude < _BINS:
+            if n < 0 or not 0 <= magnitude < BINS:
                 raise ConfigError(
                     f"augment.randaugment is {self.randaugment}: expected (operations, "
-                    f"magnitude 0-{_BINS - 1}), for example (2, 9)"
+                    f"magnitude 0-{BINS - 1}), for example (2, 9)"
                 )
 
     @property
@@ -91,7 +90,7 @@ def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Gen
     flip = random.random(n) < augment.flip
     crop = _boxes(random.uniform(*(augment.scale or (1.0, 1.0)), n), image, random, _ASPECT)
     steps = augment.randaugment[0] if augment.randaugment else 0
-    operations = random.integers(0, len(_OPERATIONS), size=(n, steps))
+    operations = random.integers(0, len(OPERATIONS), size=(n, steps))
     signs = random.choice((-1, 1), size=(n, steps))
     erased = _boxes(random.uniform(*_ERASED, n), image, random, (0.3, 1 / 0.3))
     erased[random.random(n) >= augment.erasing, 2:] = 0
@@ -137,7 +136,9 @@ def _boxes(
 def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
     """RandAugment, crop or shift, and flip of uint8 (b, H, W, C); image i has draws rows[i]."""
     if augment.randaugment and augment.randaugment[0]:
-        images = _randaugment(images, draws, rows, augment.randaugment[1])
+        images = randaugment(
+            images, draws.operations[rows], draws.signs[rows], augment.randaugment[1]
+        )
     if augment.scale is not None:
         out = _cropped(images, draws.crop[rows])
         flipped = draws.flip[rows]
@@ -172,69 +173,6 @@ def _cropped(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
         whole = interpolate(crop.permute(2, 0, 1)[None], size, mode="bilinear")
         target[:] = whole[0].permute(1, 2, 0).numpy()
     return out
-
-
-# Names and ranges of torchvision's RandAugment; the signed ones go both ways.
-_OPERATIONS = (
-    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness",
-    "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
-)  # fmt: skip
-_SIGNED = 9
-
-
-def _randaugment(images: np.ndarray, draws: Draws, rows: np.ndarray, magnitude: int) -> np.ndarray:
-    import torch
-
-    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    for step in range(draws.operations.shape[1]):
-        operations, signs = draws.operations[rows, step], draws.signs[rows, step]
-        signs = np.where(operations <= _SIGNED, signs, 1)
-        # Images with the same operation go through it together: far fewer calls.
-        for operation, sign in np.unique(np.stack([operations, signs], 1), axis=0).tolist():
-            same = torch.from_numpy(np.flatnonzero((operations == operation) & (signs == sign)))
-            batch[same] = _operate(batch[same], _OPERATIONS[operation], sign, magnitude)
-    return np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
-
-
-def _operate(batch, name: str, sign: int, magnitude: int):
-    import math
-
-    from torchvision.transforms.v2 import functional as F
-
-    share = magnitude / (_BINS - 1)
-    height, width = batch.shape[-2:]
-    angle = math.degrees(math.atan(sign * share * 0.3))
-    turned = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": 0}
-    match name:
-        case "shear_x":
-            return F.affine(batch, **(turned | {"shear": [angle, 0.0], "center": [0.0, 0.0]}))
-        case "shear_y":
-            return F.affine(batch, **(turned | {"shear": [0.0, angle], "center": [0.0, 0.0]}))
-        case "translate_x":
-            by = int(sign * share * 150 / 331 * width)
-            return F.affine(batch, **(turned | {"translate": [by, 0]}))
-        case "translate_y":
-            by = int(sign * share * 150 / 331 * height)
-            return F.affine(batch, **(turned | {"translate": [0, by]}))
-        case "rotate":
-            return F.rotate(batch, sign * share * 30, fill=0)
-        case "brightness":
-            return F.adjust_brightness(batch, 1 + sign * share * 0.9)
-        case "color":
-            return F.adjust_saturation(batch, 1 + sign * share * 0.9)
-        case "contrast":
-            return F.adjust_contrast(batch, 1 + sign * share * 0.9)
-        case "sharpness":
-            return F.adjust_sharpness(batch, 1 + sign * share * 0.9)
-        case "posterize":
-            return F.posterize(batch, 8 - round(share * 4))
-        case "solarize":
-            return F.solarize(batch, 255 * (1 - share))
-        case "autocontrast":
-            return F.autocontrast(batch)
-        case "equalize":
-            return F.equalize(batch)
-    return batch
 
 
 def blend(images: np.ndarray, others: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:

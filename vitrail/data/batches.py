@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vitrail.data import augment as augmentation
-from vitrail.data.augment import Augment
+from vitrail.data.augment import Augment, Draws
 from vitrail.data.cache import Pixels
 from vitrail.errors import ConfigError
 
@@ -109,7 +109,7 @@ class Batches:
             random = _generator(self.seed, epoch, number + 1)
             draws = augmentation.draw(augment, n, self.pixels.image, random)
             if augment.mixes:
-                images = self._mixed(indices, draws, rows)
+                images = self._mixed(augment, indices, draws, rows)
                 targets = augmentation.soften(labels[indices], draws, rows, self.classes)
             else:
                 placed = augmentation.place(augment, self.pixels.take(mine), draws, rows)
@@ -145,9 +145,11 @@ class Batches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _mixed(self, indices: np.ndarray, draws, rows: np.ndarray) -> np.ndarray:
+    def _mixed(
+        self, augment: Augment, indices: np.ndarray, draws: Draws, rows: np.ndarray
+    ) -> np.ndarray:
         needed, at = np.unique(np.concatenate([rows, draws.partner[rows]]), return_inverse=True)
-        placed = augmentation.place(self.augment, self.pixels.take(indices[needed]), draws, needed)
+        placed = augmentation.place(augment, self.pixels.take(indices[needed]), draws, needed)
         images = self._normalised(placed)
         return augmentation.blend(images[at[: len(rows)]], images[at[len(rows) :]], draws, rows)
 

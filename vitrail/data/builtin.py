@@ -109,9 +109,9 @@ def _digits(download: bool | None) -> Source:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataError("digits needs scikit-learn: pip install 'vitrail[digits]'") from None
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    items = tuple(Item(f"{row:04d}.png", int(label)) for row, label in enumerate(bunch.target))
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    items = tuple(Item(f"{row:04d}.png", int(label)) for row, label in enumerate(labels))
     classes = tuple(str(digit) for digit in range(10))
     return Source("digits", classes, items, "scikit-learn's digits", pixels=pixels)
 

@@ -128,8 +128,8 @@ def _examine(source: Source, item: Item) -> _Seen | Broken:
 
 def _traits(picture: Picture, key: str) -> tuple[str, ...]:
     extension = os.path.splitext(key)[1].lower()
-    form = Image.registered_extensions().get(extension)
-    same = {"MPO": "JPEG"}
+    # Phones write MPO, a JPEG with a preview, to .jpg.
+    form = Image.registered_extensions().get(extension, "").replace("MPO", "JPEG")
     return tuple(
         name
         for name, holds in {
@@ -138,7 +138,7 @@ def _traits(picture: Picture, key: str) -> tuple[str, ...]:
             "rotated": picture.orientation != 1,
             "stretched": picture.stretched and picture.mode == "float",
             "dim": picture.dim,
-            "extension": same.get(form, form) != same.get(picture.format, picture.format),
+            "extension": form != picture.format.replace("MPO", "JPEG"),
             picture.mode: picture.mode in MODES,
         }.items()
         if holds

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from vitrail.config import parse, to_json
@@ -148,9 +147,7 @@ def _prepare(
     source = open_source(arguments.data)
     inspection = inspect(source, progress=False)
     split = divide(inspection, group_by=arguments.group_by, seed=arguments.seed)
-    trainer = Trainer(
-        split, device=arguments.device, devices=arguments.devices, progress=False
-    )
+    trainer = Trainer(split, device=arguments.device, devices=arguments.devices, progress=False)
     if known is not None:
         return Prepared(inspection, split, trainer, known)
     extra: list[Candidate] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vitrail.errors import CheckpointError, ConfigError
+from vitrail.errors import CheckpointError
 from vitrail.fit.candidate import Candidate, candidate
 from vitrail.fit.shortlist import counted, image_sizes
 from vitrail.models import Backbone, catalog, create, identify, load
@@ -105,13 +105,3 @@ def _in_head(name: str) -> bool:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return names[0] + more
-
-
-def buildable(config: Any) -> bool:
-    """Whether a model of the config can be built."""
-    try:
-        with torch.device("meta"):
-            create(config)
-    except ConfigError:
-        return False
-    return True

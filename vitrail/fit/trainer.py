@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.split import Part, Split
+from vitrail.errors import ConfigError
 from vitrail.fit.pretrained import start
-from vitrail.models import Backbone, create
+from vitrail.models import Backbone
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.train.device import open_fabric
 from vitrail.train.evaluate import predict_logits
 from vitrail.train.journal import Journal
 from vitrail.train.loop import Outcome, train
 from vitrail.train.objective import CrossEntropy
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 OnStep = Callable[[int, float, float, float], None]
 
@@ -37,12 +41,14 @@ class Score:
 class Trainer:
     """One split, one device, and the pixels of every image size used so far."""
 
-    def __init__(self, split: Split, *, device: str = "auto", progress: bool = True) -> None:
+    def __init__(
+        self, split: Split, *, device: str = "auto", devices: int = 1, progress: bool = True
+    ) -> None:
         self.split = split
         self.progress = progress
         fabric = open_fabric(device)
         self.device = str(fabric.device)
-        self._device = device
+        self._device, self._devices = device, devices
         self.precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
         self._fabric = open_fabric(device, self.precision)
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
@@ -72,30 +78,18 @@ class Trainer:
     def train(
         self, recipe: Recipe, folder: Path, until: int, on_step: OnStep | None = None
     ) -> Outcome:
-        """Train from the folder's last snapshot, or from the start, up to step `until`."""
+        """Train from the folder's last snapshot, or from the start, up to step `until`.
+
+        With several devices one process each trains, and this one takes over their snapshot.
+        """
         data = recipe.data
-        batches = Batches(
-            self.pixels("train", data.image, data.channels),
-            batch=recipe.steps.batch // recipe.steps.accumulate,
-            seed=recipe.seed,
-            augment=recipe.augment,
-            mean=data.mean,
-            std=data.std,
-        )
-        return train(
-            self.model(recipe),
-            CrossEntropy(recipe.objective.smoothing),
-            batches,
-            recipe.optimizer,
-            recipe.schedule,
-            steps=recipe.steps,
-            folder=folder,
-            journal=Journal(folder / "metrics.jsonl"),
-            until=until,
-            device=self._fabric,
-            resume=True,
-            workers=1,
-            on_step=on_step,
+        images = self.pixels("train", data.image, data.channels)
+        if self._devices > 1:
+            share = _Share(recipe, images, folder, until)
+            fabric = _launcher(self._device, self._devices, self.precision)
+            fabric.launch(_train_share, share)
+        return _train(
+            recipe, self.model(recipe), images, folder, until, self._fabric, on_step=on_step
         )
 
     def logits(self, model: nn.Module, recipe: Recipe, images: Pixels) -> tuple[Tensor, Tensor]:
@@ -115,8 +109,64 @@ class Trainer:
         return Score(accuracy, loss, len(labels))
 
 
-def fresh(config: Any) -> Backbone:
-    """A model of the config, for weights that are put in afterwards."""
-    with torch.device("meta"):
-        model = create(config)
-    return model
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """What each of several processes is told."""
+
+    recipe: Recipe
+    images: Pixels
+    folder: Path
+    until: int
+
+
+def _launcher(device: str, devices: int, precision: str) -> Fabric:
+    from lightning_fabric import Fabric
+
+    kind = device.partition(":")[0]
+    try:
+        return Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn", precision=precision)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{devices} devices of {device!r} are not here ({reason})") from error
+
+
+def _train_share(fabric: Fabric, share: _Share) -> None:
+    recipe = share.recipe
+    torch.manual_seed(recipe.seed)
+    model = start(recipe.config, recipe.pretrained)
+    _train(recipe, model, share.images, share.folder, share.until, fabric)
+
+
+def _train(
+    recipe: Recipe,
+    model: Backbone,
+    images: Pixels,
+    folder: Path,
+    until: int,
+    fabric: Fabric,
+    *,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    batches = Batches(
+        images,
+        batch=recipe.steps.batch // recipe.steps.accumulate,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+    )
+    return train(
+        model,
+        CrossEntropy(recipe.objective.smoothing),
+        batches,
+        recipe.optimizer,
+        recipe.schedule,
+        steps=recipe.steps,
+        folder=folder,
+        journal=Journal(folder / "metrics.jsonl"),
+        until=until,
+        device=fabric,
+        resume=True,
+        workers=1,
+        on_step=on_step,
+    )

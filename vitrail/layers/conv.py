@@ -32,7 +32,8 @@ class Conv2d(nn.Conv2d):
     otherwise, and on other devices and types, this is nn.Conv2d to the letter.
 
     Changes are seen by the weight's version and address. Fused optimizers raise no version:
-    so a forward pass with gradients, and a change of mode, forget the kept kernel too.
+    so a forward pass with gradients, and `train()` or `eval()`, forget the kept kernel too.
+    Only a write through `weight.data` goes unseen: call `eval()` after one.
     """
 
     _kept: dict[tuple[int, ...], Tensor] | None = None

@@ -92,19 +92,22 @@ class BiasTable(nn.Module):
     def forward(self) -> Float[Tensor, "1 heads t s"]:
         return self._kept_or(self._gather)
 
-    def _kept_or(self, make: Callable[[], Tensor], key: tuple = ()) -> Tensor:
-        """What `make` gives, kept while neither the table nor `key` changes."""
-        if (
-            torch.compiler.is_compiling()
-            or torch.is_grad_enabled()
-            or self.table.is_inference()  # such tensors have no version
-        ):
+    def _kept_or(self, make: Callable[[], Tensor], place: tuple = ()) -> Tensor:
+        """What `make` gives, kept while neither the table nor `place` changes."""
+        if torch.compiler.is_compiling():
             return make()
-        # In-place changes raise the version, replacement changes the address.
-        key = (self.table._version, self.table.data_ptr(), *key)
+        if torch.is_grad_enabled() or self.table.is_inference():
+            self._kept = None
+            return make()
+        key = (self.table._version, self.table.data_ptr(), *place)
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, make())
         return self._kept[1]
+
+    def train(self, mode: bool = True) -> BiasTable:
+        """As nn.Module's; forgets the kept bias."""
+        self._kept = None
+        return super().train(mode)
 
     def _gather(self) -> Tensor:
         rows = self.table[self.index.flatten().to(self.table.device)]

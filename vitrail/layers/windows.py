@@ -43,9 +43,7 @@ def shift_mask(
     Rolling brings the first rows and columns next to the last ones; these regions of a
     window must not mix. It is -100 and not -inf, as in the authors' code.
     """
-    rows, columns = (
-        _regions(size, window, s, device) for size, s in zip(grid, shift, strict=True)
-    )
+    rows, columns = (_regions(size, window, s, device) for size, s in zip(grid, shift, strict=True))
     label = partition((3 * rows[:, None] + columns)[None, :, :, None], window)
     return (label != label.mT) * -100.0
 

@@ -15,8 +15,9 @@ with learned positions; ours are what the names say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -58,62 +59,59 @@ class Config:
     classes: int = 10
 
 
-def _variants() -> dict[str, Variant]:
-    sizes = {
-        2: dict(dim=128, depth=2, heads=2, hidden=128),
-        4: dict(dim=128, depth=4, heads=2, hidden=128),
-        6: dict(dim=256, depth=6, heads=4, hidden=512),
-        7: dict(dim=256, depth=7, heads=4, hidden=512),
-        8: dict(dim=256, depth=8, heads=4, hidden=512),
-        14: dict(dim=384, depth=14, heads=6, hidden=1152),
-    }
-    patches = dict(kernel=4, convs=0)
-    flowers = dict(kernel=7, convs=2, image=(224, 224), classes=102)
-    imagenet = dict(kernel=7, convs=2, image=(224, 224), classes=1000)
-    rows = [
-        ("cct_2_3x2_32", 2, dict(kernel=3, convs=2), 0.28, 0.04, None),
-        ("cct_4_3x2_32", 4, dict(kernel=3, convs=2), 0.48, 0.05, None),
-        ("cct_6_3x1_32", 6, dict(kernel=3, convs=1), 3.23, 1.02, None),
-        ("cct_6_3x2_32", 6, dict(kernel=3, convs=2), 3.33, 0.25, None),
-        ("cct_7_3x1_32", 7, dict(kernel=3, convs=1), 3.76, 1.19, None),
-        ("cct_7_3x2_32", 7, dict(kernel=3, convs=2), 3.85, 0.29, None),
-        ("cct_7_7x2_224", 7, flowers, None, None, None),
-        ("cct_14_7x2_224", 14, imagenet, 22.36, 5.11, 80.67),
-        ("cct_14_7x2_384", 14, imagenet | {"image": (384, 384)}, 22.51, 15.02, 82.71),
-        ("cct_vit_lite_2_4_32", 2, patches | {"pool": "token"}, None, None, None),
-        ("cct_vit_lite_4_4_32", 4, patches | {"pool": "token"}, None, None, None),
-        ("cct_vit_lite_6_4_32", 6, patches | {"pool": "token"}, 3.19, 0.22, None),
-        ("cct_vit_lite_7_4_32", 7, patches | {"pool": "token"}, 3.72, 0.26, None),
-        ("cct_cvt_2_4_32", 2, patches, None, None, None),
-        ("cct_cvt_4_4_32", 4, patches, None, None, None),
-        ("cct_cvt_6_4_32", 6, patches, 3.19, 0.22, None),
-        ("cct_cvt_7_4_32", 7, patches, 3.72, 0.25, None),
-        ("cct_cvt_8_4_32", 8, patches, None, None, None),
-    ]
-    note = "the published operations leave out a part of attention"
-    found = {}
-    for name, size, sizes_in, params_m, flops_g, top1 in rows:
-        config = Config(**sizes[size], **sizes_in)
-        found[name] = Variant(
-            config, params_m=params_m, flops_g=flops_g, top1=top1, note=note if top1 else ""
+_SIZES = {
+    2: Config(),
+    4: Config(depth=4),
+    6: Config(dim=256, depth=6, heads=4, hidden=512),
+    7: Config(dim=256, depth=7, heads=4, hidden=512),
+    8: Config(dim=256, depth=8, heads=4, hidden=512),
+    14: Config(dim=384, depth=14, heads=6, hidden=1152),
+}
+_CCT = [
+    (2, 3, 2, 32, 10, (0.28, 0.04, None)),
+    (4, 3, 2, 32, 10, (0.48, 0.05, None)),
+    (6, 3, 1, 32, 10, (3.23, 1.02, None)),
+    (6, 3, 2, 32, 10, (3.33, 0.25, None)),
+    (7, 3, 1, 32, 10, (3.76, 1.19, None)),
+    (7, 3, 2, 32, 10, (3.85, 0.29, None)),
+    (7, 7, 2, 224, 102, (None, None, None)),
+    (14, 7, 2, 224, 1000, (22.36, 5.11, 80.67)),
+    (14, 7, 2, 384, 1000, (22.51, 15.02, 82.71)),
+]
+_PATCHES = [("cvt", "sequence", n) for n in (2, 4, 6, 7, 8)]
+_PATCHES += [("vit_lite", "token", n) for n in (2, 4, 6, 7)]
+_PUBLISHED = {("cvt", 6): (3.19, 0.22), ("vit_lite", 6): (3.19, 0.22),
+              ("cvt", 7): (3.72, 0.25), ("vit_lite", 7): (3.72, 0.26)}  # fmt: skip
+
+
+def _variants() -> Iterator[tuple[str, Variant]]:
+    for layers, kernel, convs, side, classes, (params_m, flops_g, top1) in _CCT:
+        sizes = {"kernel": kernel, "convs": convs, "image": (side, side), "classes": classes}
+        config = replace(_SIZES[layers], **sizes)
+        note = "the published operations leave out a part of attention" if top1 else ""
+        yield (
+            f"cct_{layers}_{kernel}x{convs}_{side}",
+            Variant(config, params_m=params_m, flops_g=flops_g, top1=top1, note=note),
         )
-        if size != 14:
-            found[f"{name}_sine"] = Variant(replace(config, position="sine"))
-    return found
+    for kind, pool, layers in _PATCHES:
+        config = replace(_SIZES[layers], kernel=4, convs=0, pool=pool)
+        params_m, flops_g = _PUBLISHED.get((kind, layers), (None, None))
+        yield f"cct_{kind}_{layers}_4_32", Variant(config, params_m=params_m, flops_g=flops_g)
 
 
-VARIANTS = _variants()
+VARIANTS = dict(_variants())
+VARIANTS |= {
+    f"{name}_sine": Variant(replace(variant.config, position="sine"))
+    for name, variant in VARIANTS.items()
+    if variant.top1 is None
+}
 
 SPACE = Small(
     Config(attention_dropout=0.0, drop_path=0.0),
     {
         ("kernel", "convs", "inner"): ((3, 2, 64), (3, 1, 64), (3, 3, 32), (7, 2, 32)),
-        ("dim", "depth", "heads", "hidden"): (
-            (64, 3, 1, 128),
-            (96, 4, 2, 192),
-            (128, 2, 2, 128),
-            (128, 6, 2, 256),
-        ),
+        ("dim", "heads", "hidden"): ((64, 1, 128), (128, 2, 256)),
+        "depth": (2, 5),
     },
 )
 
@@ -163,30 +161,27 @@ def _conv_stride(kernel: int) -> int:
     return max(1, kernel // 2 - 1)
 
 
-def grid(config: Config, image: tuple[int, int]) -> tuple[int, int]:
-    """Tokens down and across of an image of (h, w) pixels; ValueError where patches do not
-    divide it."""
-    h, w = image
-    if config.convs == 0 and (h % config.kernel or w % config.kernel):
-        raise ValueError(
-            f"image is {h}x{w}; cct without convolutions needs multiples of its patch "
-            f"{config.kernel}: choose another patch, a convolutional tokenizer, or resize"
-        )
-    step = stride(config)
-    return math.ceil(h / step), math.ceil(w / step)
-
-
 def positions(
     table: Float[Tensor, "1 n c"], config: Config, old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m c"]:
     """A table for images of size `old` as one for size `new`; the class token's row is kept."""
-    before, after = grid(config, old), grid(config, new)
+    before, after = _grid(config, old), _grid(config, new)
     if before == after:
         return table
     prefix = table.shape[1] - math.prod(before)
     if config.position == "sine":
         return sine_1d(prefix + math.prod(after), config.dim).to(table)
     return torch.cat([table[:, :prefix], bilinear_grid(table[:, prefix:], before, after)], 1)
+
+
+def _grid(config: Config, image: tuple[int, int]) -> tuple[int, int]:
+    (h, w), step = image, stride(config)
+    if config.convs == 0 and (h % step or w % step):
+        raise ValueError(
+            f"image is {h}x{w}; cct without convolutions needs multiples of its patch {step}: "
+            "choose another patch, a convolutional tokenizer, or resize"
+        )
+    return math.ceil(h / step), math.ceil(w / step)
 
 
 class ConvPool(Conv2d):
@@ -215,11 +210,11 @@ class Embed(nn.Module):
             raise ValueError(
                 f"kernel is {config.kernel}: a convolutional tokenizer of cct needs an odd one"
             )
-        rows = math.prod(grid(config, config.image)) + (config.pool == "token")
+        rows = math.prod(_grid(config, config.image)) + (config.pool == "token")
         self.config = config
         dims = [config.channels, *[config.inner] * (config.convs - 1), config.dim]
         self.tokenizer = nn.Sequential(
-            *[ConvPool(a, b, config.kernel) for a, b in zip(dims, dims[1:], strict=False)]
+            *[ConvPool(a, b, config.kernel) for a, b in pairwise(dims)]
             if config.convs
             else [Conv2d(config.channels, config.dim, config.kernel, config.kernel)]
         )
@@ -239,7 +234,7 @@ class Embed(nn.Module):
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
         """Tokens down and across of an image of h x w pixels."""
-        return grid(self.config, (h, w))
+        return _grid(self.config, (h, w))
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
         check_image(image, self.config, "cct")

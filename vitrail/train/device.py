@@ -9,7 +9,7 @@ from vitrail.errors import ConfigError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def open_fabric(device: str | Fabric = "auto", precision: str = "32-true") -> Fabric:

@@ -115,9 +115,10 @@ def train(
 
     with Stopping() as stopping:
         while done < until:
-            feed = feed or batches.iterate(
-                done * parts, stop=until * parts, workers=workers, rank=rank, world=world
-            )
+            if feed is None:
+                feed = batches.iterate(
+                    done * parts, stop=until * parts, workers=workers, rank=rank, world=world
+                )
             step = Step(done, steps.total, done * parts / batches.steps_per_epoch)
             for prepare in before:
                 prepare(model, step)
@@ -126,10 +127,10 @@ def train(
             sow(_mixed(batches.seed, done, rank))
             losses = []
             for part in range(parts):
+                batch = next(feed).to(fabric.device)
                 with fabric.no_backward_sync(net, enabled=part < parts - 1):
-                    loss_here = objective(net, next(feed).to(fabric.device), step)["loss"]
-                    fabric.backward(loss_here / parts)
-                losses.append(loss_here.detach())
+                    losses.append(objective(net, batch, step)["loss"])
+                    fabric.backward(losses[-1] / parts)
             norm = fabric.clip_gradients(
                 net, stepper, max_norm=steps.clip or math.inf, error_if_nonfinite=False
             )
@@ -139,7 +140,7 @@ def train(
                 average.update(done)
             objective.after_step(model, step)
             done += 1
-            rows.append(torch.stack([*losses, norm.float()]))
+            rows.append(torch.stack([*losses, norm]).detach())
             if done % look and done < until:
                 continue
 

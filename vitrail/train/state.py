@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ class State:
                 f"{self._folder} holds snapshots of an earlier training: go on with it by "
                 "--resume, or choose another folder"
             )
-        done, loss = self._load(last) if last else (0, float("nan"))
+        done, loss = self._load(last) if last else (0, math.nan)
         if self._fabric.broadcast(done) != done:
             raise RunError(
                 f"process {self._fabric.global_rank} finds step {done} in {self._folder}, the "
@@ -64,7 +65,8 @@ class State:
     def save(self, done: int, loss: float) -> None:
         """Write a snapshot after `done` steps. Raises RunError."""
         if self._fabric.is_global_zero:
-            state = {"step": done, "loss": loss, "caution": self.caution}
+            known = loss if math.isfinite(loss) else None
+            state = {"step": done, "loss": known, "caution": self.caution}
             tensors = snapshot.collect(self._modules, self._optimizer)
             snapshot.write(self._folder, tensors, state | {"settings": self._settings})
 
@@ -99,4 +101,5 @@ class State:
             )
         snapshot.restore(last, self._modules, self._optimizer)
         self.caution = last.state["caution"]
-        return last.state["step"], last.state["loss"]
+        loss = last.state["loss"]
+        return last.state["step"], math.nan if loss is None else loss

@@ -122,8 +122,10 @@ def test_gradients_reach_every_parameter(family):
             if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
         ]
         # A constant added to all logits of a softmax has no gradient: its rounding errors do
-        # not count, whether they are zero or not.
-        assert all("score.bias" in n for n in without), without
+        # not count, whether they are zero or not. Nothing reads what the patches ask in the
+        # last block of CvT, as in the authors' network.
+        idle = ("score.bias", "stages.2.blocks.9.mixer.q_map.")
+        assert all(any(i in n for i in idle) for n in without), without
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -158,7 +158,7 @@ def test_a_file_that_changed_since_the_gate(part, tmp_path, spoil):
 
 def test_a_folder_that_cannot_be_written(part, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(DataError, match="the cache .* cannot be written .* VITRAIL_CACHE"):
+    with pytest.raises(DataError, match=r"the cache .* cannot be written .* VITRAIL_CACHE"):
         pixels(part, (8, 8), 3, folder=tmp_path / "taken", progress=False)
 
 

@@ -188,6 +188,18 @@ def test_bytes_that_are_no_whole_image(data, kind, words):
     assert caught.value.kind == kind
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pillow_s_limit_is_a_limit_and_no_warning(tmp_path, monkeypatch):
+    write_classes(tmp_path, {"a": 3, "b": 3})
+    photo(7, 50, 48).save(tmp_path / "a" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    assert [(entry.key, entry.kind) for entry in looked_at(tmp_path).broken] == [
+        ("a/large.png", "bomb")
+    ]
+    with pytest.raises(BrokenImage, match="48x50 pixels"):
+        decode_full((tmp_path / "a" / "large.png").read_bytes(), 3)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damage_anywhere_is_an_image_or_a_reason():
     random = np.random.RandomState(0)
@@ -337,7 +349,7 @@ def test_grey_is_what_has_no_colour(tmp_path):
     [
         ("a/* b/*", r"none of the 4 files of .* \(first: a/000.png is empty\)"),
         ("a/*", "class 'a' of .* has no readable image .broken files left out: 2.: give it"),
-        ("b/000*", "class 'b' of .* has only one readable image .broken files left out: 1.: give it"),
+        ("b/000*", "class 'b' of .* has only one readable image .broken files left out: 1."),
     ],
 )  # fmt: skip
 def test_too_little_is_left(tmp_path, spoil, words):

@@ -28,6 +28,7 @@ def test_golden(path):
     source = expected.get("table", expected["source"])
     model = vitrail.load(config, state, source=source, dtype=torch.float64)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trainable += sum(state[theirs].numel() for theirs in expected.get("kept", {}))
     assert abs(trainable - expected["params"]) <= 0.005 * expected["params"]
     with torch.no_grad():
         x = golden.image(expected["input_shape"])

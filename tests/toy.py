@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from vitrail.data.cache import Pixels
 from vitrail.errors import RunError
 from vitrail.train.evaluate import predict_logits
 from vitrail.train.journal import Journal
-from vitrail.train.loop import Steps, train
+from vitrail.train.loop import Interrupted, Steps, train
 from vitrail.train.objective import CrossEntropy
 from vitrail.train.optimizer import AdamW
 from vitrail.train.schedule import Schedule
@@ -106,26 +107,43 @@ def child(task: Any, *arguments: Any) -> multiprocessing.Process:
 
 
 def train_slowly(folder: Path, steps: Steps, told: Any) -> None:
-    """Train with workers, saving all the time, resume what is there, and tell of every step."""
+    """Go on with workers, saving after every step, and tell of every step."""
     torch.set_num_threads(1)
-    run(folder, steps=steps, resume=True, workers=2, on_step=lambda step, *_: told.send(step))
+
+    def tell(step: int, *_: float) -> None:
+        told.send(step)
+        time.sleep(0.02)
+
+    run(folder, steps=steps, resume=True, workers=2, on_step=tell)
     told.send("done")
 
 
 def train_together(rank: int, world: int, port: int, folder: Path, steps: Steps, told: Any) -> None:
-    """One of `world` processes; tells its losses, and the logits of 101 samples."""
+    """One of `world` processes, of which the first is told to stop half-way and all go on.
+
+    Tells what was said when it stopped, its losses, and the logits of 101 samples.
+    """
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     fabric = Fabric(accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     losses: list[float] = []
-    heard = {"device": fabric, "on_step": lambda step, loss, *_: losses.append(loss)}
-    half = run(folder, steps=steps, plain=True, until=steps.total // 2, **heard)
-    whole = run(folder, steps=steps, plain=True, resume=True, **heard)
+
+    def hear(step: int, loss: float, *_: float) -> None:
+        losses.append(loss)
+        if step == steps.total // 2 - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"steps": steps, "plain": True, "device": fabric, "on_step": hear}
+    try:
+        run(folder, **settings)
+    except Interrupted as stopped:
+        said = str(stopped)
+    whole = run(folder, resume=True, **settings)
     data = batches(16, n=101, shuffle=False, drop_last=False)
     logits, labels = predict_logits(whole.best, data, device=fabric)
-    told.send((half.step, losses, logits.numpy(), labels.numpy()))
+    told.send((said, losses, logits.numpy(), labels.numpy()))
 
 
 def changed(**changes: Any) -> Steps:

@@ -88,15 +88,18 @@ def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Gen
     reach = np.floor(augment.shift * sides + 0.5).astype(int)
     shift = random.integers(-reach, reach + 1, size=(n, 2))
     flip = random.random(n) < augment.flip
-    crop = _boxes(random.uniform(*(augment.scale or (1.0, 1.0)), n), image, random, _ASPECT)
+    crop = erased = nothing = np.zeros((n, 4), int)
+    if augment.scale is not None:
+        crop = _boxes(random.uniform(*augment.scale, n), image, random, _ASPECT)
     steps = augment.randaugment[0] if augment.randaugment else 0
     operations = random.integers(0, len(OPERATIONS), size=(n, steps))
     signs = random.choice((-1, 1), size=(n, steps))
-    erased = _boxes(random.uniform(*_ERASED, n), image, random, (0.3, 1 / 0.3))
-    erased[random.random(n) >= augment.erasing, 2:] = 0
-    weight, patch = np.ones(n), np.zeros((n, 4), int)
-    partner = random.permutation(n)
+    if augment.erasing:
+        erased = _boxes(random.uniform(*_ERASED, n), image, random, (0.3, 1 / 0.3))
+        erased[random.random(n) >= augment.erasing, 2:] = 0
+    weight, patch, partner = np.ones(n), nothing, np.arange(n)
     if augment.mixes:
+        partner = random.permutation(n)
         both = augment.mixup > 0 and augment.cutmix > 0
         cut = random.random(n) < 0.5 if both else np.full(n, augment.cutmix > 0)
         mixed = random.beta(augment.mixup, augment.mixup, n) if augment.mixup else weight
@@ -121,7 +124,8 @@ def _boxes(
     outside, as CutMix does.
     """
     n, sides = len(area), np.array(image)
-    stretch = np.exp(random.uniform(*np.log(aspect), n) / 2)
+    low, high = np.log(aspect)
+    stretch = np.exp(random.uniform(low, high, n) / 2)
     wanted = np.sqrt(area)[:, None] * sides * np.stack([1 / stretch, stretch], 1)
     extent = np.clip(np.floor(wanted + 0.5).astype(int), 0 if centred else 1, sides)
     where = random.random((n, 2))

@@ -74,8 +74,8 @@ def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
     rows, digests, sizes, modes, marks = [], bytearray(), [], [], bytearray()
     broken, names, traits, grey = [], {}, {}, True
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Pillow warns of damage that is of no consequence here, such as odd EXIF blocks.
+        # Pillow warns of damage without consequence, such as odd EXIF blocks, and of sizes that
+        # the decoder refuses anyway.
         warnings.filterwarnings("ignore", module="PIL")
         size = _ROWS_AT_ONCE
         title = "reading images"

@@ -108,9 +108,9 @@ def parse_duration(text: str | float) -> float:
 def seconds(value: float) -> str:
     """A time in the unit in which it reads best: 3.1 ms, 4.2 s, 12 min 5 s."""
     if value < 1:
-        return f"{value * 1000:.3g} ms"
+        return f"{_three(value * 1000)} ms"
     if value < 100:
-        return f"{value:.3g} s"
+        return f"{_three(value)} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
@@ -121,8 +121,13 @@ def count(value: float) -> str:
     """A count in thousands, millions or billions: 12.3 M."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
-            return f"{value / size:.3g}{unit}"
+            return f"{_three(value / size)}{unit}"
     return f"{value:.0f}"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, and never an exponent for what is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _number(text: str) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from vitrail.fit.race import EFFICIENCY, Runner, checkpoint
 from vitrail.fit.state import State
 from vitrail.fit.trainer import Score, Trainer
 from vitrail.fit.view import View
+from vitrail.models import Backbone
 from vitrail.recipes.recipe import Recipe
 from vitrail.train.journal import Journal
 from vitrail.train.loop import Outcome
@@ -30,70 +32,77 @@ PUNCTUALITY = 0.96
 
 def finish_training(
     runner: Runner, trainer: Trainer, *, folder: Path, state: State, deadline: float, view: View
-) -> tuple[Recipe, nn.Module, Score]:
+) -> tuple[Recipe, Backbone, Score]:
     """The complete recipe, the model with its better weights (last or average), their score.
 
     `deadline` is of time.monotonic(). Writes validation scores into the journal.
     """
     name, batch = runner.candidate.name, runner.recipe.steps.batch
     where = checkpoint(folder, runner.candidate)
-    journal = Journal(where / "metrics.jsonl")
     plan = state.finals.get(name)
     if plan is None:
         rate = runner.rate or (runner.candidate.rate or 0.0) * EFFICIENCY
         more = max(1, int(rate * max(0.0, deadline - time.monotonic()) * PUNCTUALITY / batch))
         plan = {"hold": runner.done + int(HOLD * more), "total": runner.done + more}
-        plan["fixed"] = 0
+        plan |= {"fixed": 0, "pace": rate / batch}
         state.decide(name, plan)
     view.update(name, status="training", steps=runner.done)
-    recipe = _timed(runner.recipe, plan)
+    run = _Run(runner.recipe, trainer, where, name, view)
     if not plan["fixed"]:
-        begin, started = runner.done, time.monotonic()
-        for mark in _marks(begin, plan["hold"], plan["total"]):
-            _advance(recipe, trainer, where, mark, journal, name, view)
-        spent, left = time.monotonic() - started, deadline - time.monotonic()
-        if plan["hold"] > begin and spent > 0:
-            pace = (plan["hold"] - begin) / spent
-            total = plan["hold"] + max(1, int(pace * max(0.0, left) * PUNCTUALITY))
-            plan = plan | {"total": total}
-        plan = plan | {"fixed": 1}
+        started = time.monotonic()
+        for mark in _marks(runner.done, plan["hold"], plan["total"]):
+            run.advance(plan, mark)
+        spent, left = time.monotonic() - started, max(0.0, deadline - time.monotonic())
+        # A resumed training may have had all of these steps behind it.
+        pace = run.made / spent if run.made > 4 else plan["pace"]
+        total = plan["hold"] + max(1, int(pace * left * PUNCTUALITY))
+        plan = plan | {"total": total, "fixed": 1}
         state.decide(name, plan)
-        recipe = _timed(runner.recipe, plan)
-    outcome, score = None, None
-    for mark in _marks(plan["hold"], plan["total"], plan["total"]):
-        outcome, score = _advance(recipe, trainer, where, mark, journal, name, view)
-    assert outcome is not None
-    if score is None:
-        score = trainer.validate(outcome.best, recipe)
+    *marks, end = _marks(plan["hold"], plan["total"], plan["total"])
+    for mark in marks:
+        run.advance(plan, mark)
+    outcome, score = run.advance(plan, end)
+    recipe = _timed(runner.recipe, plan)
     if outcome.ema_model is not None:
         last = trainer.validate(outcome.model, recipe)
         if (last.accuracy, -last.loss) > (score.accuracy, -score.loss):
-            return recipe, outcome.model.eval(), last
-    return recipe, outcome.best.eval(), score
+            return recipe, _backbone(outcome.model), last
+    return recipe, _backbone(outcome.best), score
 
 
-def _advance(
-    recipe: Recipe,
-    trainer: Trainer,
-    where: Path,
-    mark: int,
-    journal: Journal,
-    name: str,
-    view: View,
-) -> tuple[Outcome, Score | None]:
-    """On to step `mark` and a look at the validation part, unless that is behind already."""
-    outcome = trainer.train(
-        recipe, where, mark, lambda step, loss, lr, rate: view.step(name, step, recipe.steps.total)
-    )
-    if outcome.step != mark:
-        return outcome, None
-    score = trainer.validate(outcome.best, recipe)
-    journal.write(mark, val_accuracy=score.accuracy, val_loss=score.loss)
-    view.update(name, accuracy=score.accuracy, steps=mark)
-    return outcome, score
+class _Run:
+    """A training that goes on from mark to mark, with a look at the validation part at each."""
+
+    def __init__(
+        self, recipe: Recipe, trainer: Trainer, where: Path, name: str, view: View
+    ) -> None:
+        self.recipe, self.trainer, self.where = recipe, trainer, where
+        self.name, self.view, self.made = name, view, 0
+        self.journal = Journal(where / "metrics.jsonl")
+
+    def advance(self, plan: dict[str, Any], mark: int) -> tuple[Outcome, Score]:
+        """On to step `mark`; the score is that of the step where it stands."""
+        recipe = _timed(self.recipe, plan)
+
+        def on_step(step: int, loss: float, lr: float, rate: float) -> None:
+            self.made += 1
+            self.view.step(self.name, step, plan["total"])
+
+        outcome = self.trainer.train(recipe, self.where, mark, on_step)
+        score = self.trainer.validate(outcome.best, recipe)
+        if outcome.step == mark:
+            self.journal.write(mark, val_accuracy=score.accuracy, val_loss=score.loss)
+            self.view.update(self.name, accuracy=score.accuracy, steps=mark)
+        return outcome, score
 
 
-def _timed(recipe: Recipe, plan: dict[str, int]) -> Recipe:
+def _backbone(model: nn.Module) -> Backbone:
+    if not isinstance(model, Backbone):
+        raise TypeError(f"{type(model).__name__} is no Backbone")
+    return model.eval()
+
+
+def _timed(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
     schedule = replace(recipe.schedule, hold=plan["hold"], total=plan["total"])
     return replace(recipe, schedule=schedule, steps=replace(recipe.steps, total=plan["total"]))
 

@@ -23,7 +23,8 @@ from vitrail.data.gate import Inspection, inspect
 from vitrail.data.source import open_source
 from vitrail.data.split import Split, divide
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
-from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency
+from vitrail.fit.arguments import Arguments
+from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency, seconds
 from vitrail.fit.candidate import Candidate
 from vitrail.fit.final import finish_training
 from vitrail.fit.finish import Finished, exported_latency, finish
@@ -32,7 +33,6 @@ from vitrail.fit.race import (
     Race,
     Runner,
     candidates_for,
-    checkpoint,
     rung_seconds,
     rung_steps,
 )
@@ -50,30 +50,6 @@ RACE_SHARE = 0.3
 # Export, test and report take about as long whatever the training took.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.15
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What the user asked for, complete: it is kept in the run folder for `--resume`."""
-
-    data: str
-    latency_s: float | None = None
-    macs: int | None = None
-    params: int | None = None
-    time_s: float = 600.0
-    device: str = "auto"
-    threads: int = 1
-    seed: int = 0
-    pretrained: str | None = None
-    storage: str | None = None
-    group_by: str | None = None
-    devices: int = 1
-    command: str = ""
-
-    @property
-    def budget(self) -> Budget:
-        """The limits of the model."""
-        return Budget(self.latency_s, self.macs, self.params, self.threads, self.device)
 
 
 def fit(
@@ -190,7 +166,7 @@ def _go(
         if prepared is None:
             known = parse(Shortlist, state.values["shortlist"])
             prepared = _prepare(arguments, view, began, known)
-        trainer, found = prepared.trainer, prepared.shortlist
+        found = prepared.shortlist
         end = state.deadline(arguments.time_s)
         view.until(end)
         view.enter([*found.candidates, *found.over])
@@ -247,7 +223,7 @@ def _race(
     def localise(recipe: Recipe) -> Recipe:
         return replace(recipe, data=replace(recipe.data, spec=arguments.data))
 
-    deadline = state.deadline(state.spent_s) + 1.4 * race_s
+    deadline = clock.monotonic() + 1.4 * race_s
     runners = race.run(trainer, view, deadline=deadline, localise=localise)
     if not runners:
         raise RunError(
@@ -299,22 +275,17 @@ def _final(
                 run=run,
                 trainer=trainer,
                 inspection=prepared.inspection,
-                budget=budget,
+                arguments=arguments,
                 runners=runners,
+                winner=runner,
                 over=prepared.shortlist.over,
                 misses=misses,
-                runner=runner,
-                journal=checkpoint(run.path, runner.candidate) / "metrics.jsonl",
-                command=arguments.command,
                 state=state,
             )
         except ExportError as error:
             view.phase(f"{name} cannot be exported: {error}")
-            misses[name] = float("inf")
-            state.put(misses={k: v for k, v in misses.items() if v < float("inf")})
             continue
         if finished is None:
-            misses[name] = state.values["missed_s"]
             state.put(misses=misses)
             view.update(name, status="over budget")
             continue
@@ -325,13 +296,12 @@ def _final(
 
 
 def _none_left(budget: Budget, misses: dict[str, float]) -> BudgetError:
-    measured = {name: p50 for name, p50 in misses.items() if p50 < float("inf")}
-    if not measured:
+    if not misses:
         return BudgetError("no candidate could be exported: see the lines above")
-    name = min(measured, key=lambda n: measured[n])
+    name = min(misses, key=lambda n: misses[n])
     return BudgetError(
         f"no candidate keeps the budget ({budget.spoken()}) as exported: the closest is {name} "
-        f"with {measured[name] * 1000:.3g} ms; allow that much"
+        f"with {seconds(misses[name])}; allow that much"
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,8 @@ EPOCHS = 25.0
 # ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
 # budget as exported, which is measured before the winner is chosen.
 SLACK = 1.5
+# Shares of the multiply-adds that suit the time, in the order in which they are tried.
+SHARES = (1.0, 0.4, 2.5, 0.16, 5.0, 0.06)
 PHOTO_SIDES = (64, 96, 128, 160, 224)
 
 Say = Callable[[str], None]
@@ -79,24 +81,35 @@ def shortlist(
     """At most `size` candidates for a race.
 
     `images` is the number of training images, `seconds` what the winner may train in all,
-    `extra` are candidates with pretrained weights (counted already). A twentieth of
-    `seconds` goes into counting, at most as much into timing. Raises BudgetError, naming the
+    `extra` are candidates with pretrained weights (counted already). About a thirtieth of
+    `seconds` goes into counting and a fifteenth into timing. Raises BudgetError, naming the
     closest model, when nothing keeps the budget.
     """
     say("counting models")
-    counted = _counted(image_size, channels, classes, seconds=seconds / 20, seed=seed)
-    pool = [*counted, *extra]
-    allowed = [c for c in pool if budget.allows(params=c.params, macs=c.macs)]
+    space = _space(image_size, channels, classes, seed)
+    pool, allowed = list(extra), [c for c in extra if budget.allows(params=c.params, macs=c.macs)]
+    deadline = math.inf
+    for one in space:
+        pool.append(one)
+        # The first one waits for torch's imports.
+        deadline = min(deadline, time.perf_counter() + max(3.0, seconds / 30))
+        if budget.allows(params=one.params, macs=one.macs):
+            allowed.append(one)
+        # A tight budget leaves few: then it is worth a longer search, and nothing at all is
+        # only said after the whole space was seen.
+        late = time.perf_counter() - deadline
+        if late > 0 and (len(allowed) >= 4 * size or (allowed and late > seconds / 15)):
+            break
     if not allowed:
         raise _nothing(pool, budget)
-    # Beyond this no model sees the images three times even at the machine's full rate.
-    most = peak_macs_per_s() * seconds / (3 * images * 3)
-    affordable = [c for c in allowed if c.macs <= most] or [min(allowed, key=lambda c: c.macs)]
+    # Training takes three passes, at some 40 % of the rate of a matrix product.
+    goal = peak_macs_per_s() * seconds / (3 * 2.5 * images * EPOCHS)
     timed: list[Candidate] = []
     over: list[Candidate] = []
-    deadline = time.perf_counter() + seconds / 12
-    for one in _spread(affordable, per_family=max(2, min(6, size))):
-        if time.perf_counter() > deadline and len(timed) >= 2:
+    least = min(size, len({_column(c) for c in allowed}))
+    deadline = time.perf_counter() + seconds / 15
+    for one in _spread(allowed, goal, per_family=max(2, min(6, size))):
+        if time.perf_counter() > deadline and len(timed) >= least:
             break
         say(f"timing {one.name}")
         one = replace(one, latency_s=_latency(one, budget).p50_s)
@@ -106,7 +119,9 @@ def shortlist(
         else:
             over.append(one)
     if not timed:
-        timed = _cheapest(allowed, budget, over)
+        say("looking for faster models")
+        rest = [c for c in space if budget.allows(params=c.params, macs=c.macs)]
+        timed = _cheapest([*allowed, *rest], budget, over)
         timed = [replace(c, rate=training_rate(c, batch=batch, device=device)) for c in timed]
     return Shortlist(tuple(_chosen(timed, images, seconds, size)), tuple(over), len(pool))
 
@@ -130,29 +145,24 @@ def _cheapest(
     return found
 
 
-def _counted(
-    image_size: tuple[int, int], channels: int, classes: int, *, seconds: float, seed: int
-) -> list[Candidate]:
-    """Small configs of all families and sizes with their counts, in turns until time is up."""
+def _space(
+    image_size: tuple[int, int], channels: int, classes: int, seed: int
+) -> Iterator[Candidate]:
+    """Small configs of all families and sizes with their counts, the families in turns."""
     queues = []
     for image in image_sizes(image_size):
         for module in families().values():
             configs = list(module.SPACE.configs(image=image, channels=channels, classes=classes))
             random.Random(seed).shuffle(configs)
             queues.append(configs)
-    deadline = time.perf_counter() + max(seconds, 2.0)
-    found: list[Candidate] = []
     while any(queues):
         for configs in queues:
-            if not configs or (time.perf_counter() > deadline and found):
+            if not configs:
                 continue
             config = configs.pop()
             figures = counted(config)
             if figures is not None:
-                found.append(candidate(config, params=figures.params, macs=figures.macs))
-        if time.perf_counter() > deadline and found:
-            break
-    return found
+                yield candidate(config, params=figures.params, macs=figures.macs)
 
 
 _COUNTS: dict[str, Counts | None] = {}
@@ -174,30 +184,31 @@ def counted(config: Any) -> Counts | None:
 def peak_macs_per_s() -> float:
     """Multiply-adds per second of a large matrix product with the threads set now."""
     a = torch.randn(1024, 1024)
-    a @ a
+    torch.mm(a, a)
     start = time.perf_counter()
     for _ in range(4):
-        a @ a
+        torch.mm(a, a)
     return 4 * 1024**3 / (time.perf_counter() - start)
 
 
-def _spread(pool: Iterable[Candidate], *, per_family: int) -> list[Candidate]:
-    """Some of each family, evenly spaced in log multiply-adds, the families in turns."""
-    columns = []
+def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[Candidate]:
+    """Some of each family around `goal` multiply-adds: nearest first, the families in turns."""
     members: dict[str, list[Candidate]] = {}
     for one in pool:
-        members.setdefault(one.family + ("*" if one.pretrained else ""), []).append(one)
-    for family in sorted(members):
-        ordered = sorted(members[family], key=lambda c: c.macs)
-        low, high = math.log(ordered[0].macs + 1), math.log(ordered[-1].macs + 1)
+        members.setdefault(_column(one), []).append(one)
+    columns = []
+    for name in sorted(members):
         picked: dict[str, Candidate] = {}
-        # From the large end down: the upper part of the budget is where accuracy is.
-        for i in range(per_family):
-            goal = high - (high - low) * i / max(1, per_family)
-            near = min(ordered, key=lambda c: abs(math.log(c.macs + 1) - goal))
+        for share in SHARES[:per_family]:
+            near = min(members[name], key=lambda c: abs(math.log((c.macs + 1) / goal / share)))
             picked[near.name] = near
         columns.append(list(picked.values()))
     return [column[i] for i in range(per_family) for column in columns if i < len(column)]
+
+
+def _column(one: Candidate) -> str:
+    """Candidates compete for places within their family, pretrained ones among themselves."""
+    return one.family + ("*" if one.pretrained else "")
 
 
 def _latency(one: Candidate, budget: Budget) -> Latency:
@@ -232,11 +243,11 @@ def training_rate(one: Candidate, *, batch: int, device: str = "cpu") -> float:
     with threads_set(None):
         step()
         times = []
-        while len(times) < 2 or (sum(times) < 0.15 and len(times) < 10):
+        while len(times) < 3 or (sum(times) < 0.15 and len(times) < 10):
             start = time.perf_counter()
             step()
             times.append(time.perf_counter() - start)
-    return batch / sorted(times)[len(times) // 2]
+    return batch / min(times)
 
 
 def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
@@ -259,7 +270,7 @@ def _chosen(timed: Sequence[Candidate], images: int, seconds: float, size: int) 
     """The best suited of each family in turns, so that no family is left out early."""
     columns: dict[str, list[Candidate]] = {}
     for one in sorted(timed, key=lambda c: -fitness(c, images, seconds)):
-        columns.setdefault(one.family + ("*" if one.pretrained else ""), []).append(one)
+        columns.setdefault(_column(one), []).append(one)
     ordered = sorted(columns.values(), key=lambda c: -fitness(c[0], images, seconds))
     longest = max(len(column) for column in ordered)
     turns = [column[i] for i in range(longest) for column in ordered if i < len(column)]

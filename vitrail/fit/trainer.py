@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from vitrail.errors import ConfigError
 from vitrail.fit.pretrained import start
 from vitrail.models import Backbone
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.train.device import open_fabric
+from vitrail.train.device import Precision, open_fabric
 from vitrail.train.evaluate import predict_logits
 from vitrail.train.journal import Journal
 from vitrail.train.loop import Outcome, train
@@ -49,7 +50,7 @@ class Trainer:
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self._devices = device, devices
-        self.precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
+        self.precision: Precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
         self._fabric = open_fabric(device, self.precision)
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -87,7 +88,7 @@ class Trainer:
         if self._devices > 1:
             share = _Share(recipe, images, folder, until)
             fabric = _launcher(self._device, self._devices, self.precision)
-            fabric.launch(_train_share, share)
+            fabric.launch(partial(_train_share, share=share))
         return _train(
             recipe, self.model(recipe), images, folder, until, self._fabric, on_step=on_step
         )
@@ -119,7 +120,7 @@ class _Share:
     until: int
 
 
-def _launcher(device: str, devices: int, precision: str) -> Fabric:
+def _launcher(device: str, devices: int, precision: Precision) -> Fabric:
     from lightning_fabric import Fabric
 
     kind = device.partition(":")[0]
@@ -130,7 +131,7 @@ def _launcher(device: str, devices: int, precision: str) -> Fabric:
         raise ConfigError(f"{devices} devices of {device!r} are not here ({reason})") from error
 
 
-def _train_share(fabric: Fabric, share: _Share) -> None:
+def _train_share(fabric: Fabric, *, share: _Share) -> None:
     recipe = share.recipe
     torch.manual_seed(recipe.seed)
     model = start(recipe.config, recipe.pretrained)

@@ -95,7 +95,9 @@ class View:
         if force or time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
             left = self._left()
-            self.console.print(f"[{left}] {text}" if left else text, markup=False, highlight=False)
+            self.console.print(
+                f"[{left}] {text}" if left else text, markup=False, highlight=False, soft_wrap=True
+            )
 
     def _table(self) -> Group:
         head = Text.assemble((self._phase, "bold"), ("  " + self._left(), "dim"))

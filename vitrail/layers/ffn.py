@@ -5,12 +5,16 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.conv import linear
+
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x): the approximation of GELU that CLIP and CvT use."""
 
+    slope = 1.702
+
     def forward(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        return x * (1.702 * x).sigmoid()
+        return x * (self.slope * x).sigmoid_()
 
 
 class Mlp(nn.Module):
@@ -27,3 +31,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c"]:
         return self.fc2(self.dropout(self.act(self.fc1(x))))
+
+    def deployed(self) -> nn.Module:
+        """QuickGELU as SiLU, its slope moved into the linear layers: one pass for three."""
+        if isinstance(self.act, QuickGELU):
+            slope, self.act = self.act.slope, nn.SiLU()
+            self.fc1 = linear(self.fc1.weight * slope, self.fc1.bias * slope)
+            self.fc2 = linear(self.fc2.weight / slope, self.fc2.bias)
+        return self

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
+from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.position import BiasTable, offset_index
 
 
@@ -19,7 +20,7 @@ def pad(x: Float[Tensor, "b h w c"], multiple: int) -> Float[Tensor, "b h2 w2 c"
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
-def partition(x: Float[Tensor, "b h w c"], window: int) -> Float[Tensor, "bn t c"]:
+def partition(x: Shaped[Tensor, "b h w c"], window: int) -> Shaped[Tensor, "bn t c"]:
     """(B, H, W, C) to (B n, window^2, C), windows and their positions row by row."""
     b, h, w, c = x.shape
     x = x.view(b, h // window, window, w // window, window, c)
@@ -77,3 +78,61 @@ class WindowBias(BiasTable):
     def _masked(self, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:
         mask = shift_mask(grid, self.window, shift, self.table.device)
         return self._gather() + mask.to(self.table.dtype)[:, None]
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows of a map (B, h, w, C), shifted or not, with a relative bias.
+
+    `grid` is the map at the config's image, which decides on window and shift.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int,
+        shifted: bool,
+        grid: tuple[int, int],
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        self.heads, self.window = heads, min(window, *grid)
+        self.shift = self.window // 2 if shifted else 0
+        self.unshifted = grid if self.window == min(grid) else None
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.bias = WindowBias(self.window, heads)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        _, h, w, c = x.shape
+        x, shift = self._shifted(x)
+        grid = (x.shape[1], x.shape[2])
+        q, k, v, bias = self._heads(x, shift)
+        out = attend(q, k, v, bias=bias).transpose(1, 2).reshape(-1, self.window**2, c)
+        out = reverse(self.proj(out), self.window, grid)
+        if any(shift):
+            out = out.roll(shift, (1, 2))
+        return out if grid == (h, w) else out[:, :h, :w]
+
+    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "bn heads t t"]:
+        """Attention of every head in every window, rows are queries."""
+        q, k, _, bias = self._heads(*self._shifted(x))
+        return attention_weights(q, k, bias=bias)
+
+    def _shifted(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The map padded to whole windows and rolled, and by how much."""
+        size = (x.shape[1], x.shape[2])
+        shift = tuple(self.shift if s > self.window and size != self.unshifted else 0 for s in size)
+        x = pad(x, self.window)
+        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift
+
+    def _heads(self, x: Tensor, shift: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        b, h, w, c = x.shape
+        qkv = self.qkv(partition(x, self.window))
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.bias((h, w), shift)
+        return q, k, v, bias if len(bias) == 1 else bias.repeat(b, 1, 1, 1)

@@ -6,9 +6,9 @@ stage only; the convolutions, and their BatchNorms, pass it by.
 
 As in the authors' code, attention is scaled by dim**-0.5 (the full width, not a head's), the
 activation is QuickGELU (transformers computes the exact GELU, which moves logits by up to
-0.03) and stochastic depth rises within the last stage only. Token sides are
-floor((H + 2 padding - kernel) / stride) + 1; that is ceil(H / 4) for even H/2 at the first
-embedding of the published models, and one less for H = 4 n + 1.
+0.03) and stochastic depth rises within the last stage only. A token side is
+floor((H + 2 padding - kernel) / stride) + 1, so that the published first embedding (kernel 7,
+stride 4, padding 2) drops a row of images of 4 n + 1 or 4 n + 2 pixels.
 """
 
 from __future__ import annotations
@@ -51,12 +51,8 @@ class Config:
     classes: int = 1000
 
 
-_21 = Config(depths=(1, 4, 16))
+_13, _21 = Config(), Config(depths=(1, 4, 16))
 _W24 = Config(dims=(192, 768, 1024), depths=(2, 2, 20), heads=(3, 12, 16), drop_path=0.3)
-_NOTE = (
-    "in eval mode the last block computes the class token's row only, which the published "
-    "operations do not reckon with"
-)
 
 VARIANTS = {
     name: Variant(
@@ -65,13 +61,13 @@ VARIANTS = {
         flops_g=flops_g,
         top1=top1,
         hub={"transformers": f"hf-hub:microsoft/{hub}"},
-        note=_NOTE,
+        note="the last block computes the class token's row only, the published figure all rows",
     )
     for name, config, side, params_m, flops_g, top1, hub in [
-        ("cvt_13", Config(), 224, 20.0, 4.5, 81.6, "cvt-13"),
-        ("cvt_21", _21, 224, 31.6, 7.1, 82.5, "cvt-21"),
-        ("cvt_13_384", Config(), 384, 20.0, 16.3, 83.0, "cvt-13-384"),
-        ("cvt_21_384", _21, 384, 31.6, 24.9, 83.3, "cvt-21-384"),
+        ("cvt_13", _13, 224, 20.0, 4.5, 81.6, "cvt-13"),
+        ("cvt_21", _21, 224, 32.0, 7.1, 82.5, "cvt-21"),
+        ("cvt_13_384", _13, 384, 20.0, 16.3, 83.0, "cvt-13-384"),
+        ("cvt_21_384", _21, 384, 32.0, 24.9, 83.3, "cvt-21-384"),
         ("cvt_w24_384", _W24, 384, 277.0, 193.2, 87.7, "cvt-w24-384-22k"),
     ]
 }
@@ -88,22 +84,14 @@ SPACE = Small(
     },
 )
 
-_PROJECTIONS = [(f".conv_proj_{n}.", f".{n}_map.") for n in "qkv"]
-_HF_PROJECTIONS = [
-    row
-    for n, name in (("q", "query"), ("k", "key"), ("v", "value"))
-    for row in [
-        (f".attention.attention.convolution_projection_{name}.", f".mixer.{n}_map."),
-        (f".attention.attention.projection_{name}.", f".mixer.{n}."),
-    ]
-]
+_LONG = {"q": "query", "k": "key", "v": "value"}
 NAMES = {
     "microsoft/CvT": [
         ("stage{i}.", "stages.{i}."),
         (".patch_embed.proj.", ".down.0."),
         (".patch_embed.norm.", ".down.1."),
         (".cls_token", ".token"),
-        *_PROJECTIONS,
+        *[(f".conv_proj_{n}.", f".{n}_map.") for n in "qkv"],
         (".bn.", ".norm."),
         *[(f".proj_{n}.", f".{n}.") for n in "qkv"],
         (".attn.", ".mixer."),
@@ -111,14 +99,16 @@ NAMES = {
     ],
     "transformers": [
         ("cvt.encoder.", ""),
-        ("stages.{i}.layers.", "stages.{i}.blocks."),
+        (".layers.", ".blocks."),
         (".embedding.convolution_embeddings.projection.", ".down.0."),
         (".embedding.convolution_embeddings.normalization.", ".down.1."),
         (".cls_token", ".token"),
-        *_HF_PROJECTIONS,
+        (".attention.output.dense.", ".mixer.proj."),
+        (".attention.attention.", ".mixer."),
+        *[(f".convolution_projection_{_LONG[n]}.", f".{n}_map.") for n in "qkv"],
         (".convolution_projection.convolution.", ".conv."),
         (".convolution_projection.normalization.", ".norm."),
-        (".attention.output.dense.", ".mixer.proj."),
+        *[(f".projection_{_LONG[n]}.", f".{n}.") for n in "qkv"],
         (".intermediate.dense.", ".ffn.fc1."),
         (".output.dense.", ".ffn.fc2."),
         (".layernorm_before.", ".norm1."),
@@ -151,7 +141,7 @@ class ConvAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
     ) -> Float[Tensor, "b m c"]:
-        """All rows, or those of the prefix tokens alone, which ask all others."""
+        """All rows, or those of the prefix tokens alone."""
         q, k, v = self._heads(x, grid, prefix_only)
         out = attend(q, k, v, scale=self.scale)
         return self.proj(out.transpose(1, 2).flatten(2))
@@ -193,7 +183,7 @@ def _surroundings(projection: str, dim: int, *, stride: int) -> nn.Module:
 class GridBlock(Block):
     """The pre-norm block for mixers that must know the grid: (B, prefix + h w, C)."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
     ) -> Float[Tensor, "b m c"]:
         """All rows, or those of the prefix tokens alone."""
@@ -238,35 +228,33 @@ class CvT(Backbone):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        sizes = (config.dims, config.depths, config.heads, config.kernels, config.strides,
-                 config.paddings, config.projections)  # fmt: skip
-        if len({len(s) for s in sizes}) > 1 or 0 in config.depths:
+        c = config
+        sizes = (c.dims, c.depths, c.heads, c.kernels, c.strides, c.paddings, c.projections)
+        if len({len(s) for s in sizes}) > 1 or 0 in c.depths:
             raise ValueError(
-                f"depths {config.depths}, dims {config.dims} and the other sizes of cvt must "
-                "have one entry a stage, and depths be at least 1"
+                f"depths {c.depths}, dims {c.dims} and the other sizes of cvt must have one "
+                "entry a stage, and depths be at least 1"
             )
-        if config.pool not in ("token", "mean"):
-            raise ValueError(f"pool is {config.pool!r}: expected token or mean")
+        if c.pool not in ("token", "mean"):
+            raise ValueError(f"pool is {c.pool!r}: expected token or mean")
         self.config = config
-        self.stages, levels = nn.ModuleList(), []
-        stride, dim_in, last = 1, config.channels, len(config.dims) - 1
-        for i, (dim, depth, heads, kernel, step, padding, projection) in enumerate(
-            zip(*sizes, strict=True)
-        ):
+        stages, levels, stride, dim_in = [], [], 1, c.channels
+        for dim, depth, heads, kernel, step, padding, projection in zip(*sizes, strict=True):
+            last = len(stages) == len(c.dims) - 1
             blocks = [
                 GridBlock(
                     dim,
                     ConvAttention(dim, heads, projection),
-                    Mlp(dim, config.mlp_ratio * dim, act=QuickGELU()),
+                    Mlp(dim, c.mlp_ratio * dim, act=QuickGELU()),
                     drop_path=rate,
                 )
-                for rate in rising(config.drop_path if i == last else 0.0, depth)
+                for rate in rising(c.drop_path if last else 0.0, depth)
             ]
             down = nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim))
-            token = dim if i == last and config.pool == "token" else 0
-            self.stages.append(TokenStage(down, blocks, token))
+            stages.append(TokenStage(down, blocks, dim if last and c.pool == "token" else 0))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
+        self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(dim_in)
         self.pool = FirstToken() if config.pool == "token" else Mean()
         self.head = nn.Linear(dim_in, config.classes)
@@ -289,8 +277,12 @@ class CvT(Backbone):
         # Nothing reads the last block's other rows; in training they are computed, since
         # distributed training wants every parameter to take part.
         token_only = self.config.pool == "token" and not self.training
-        x, _ = self.stages[-1].tokens(x, token_only)
+        x, _ = self.stages[-1].tokens(x, token_only)  # pyright: ignore[reportCallIssue]
         return self.pool(self.norm(x))
+
+    def depth_of(self, name: str) -> int:
+        """As in every backbone; the first token embedding is the stem."""
+        return 0 if name.startswith("stages.0.down.") else super().depth_of(name)
 
     def _pixels(self, image: Tensor) -> Tensor:
         check_image(image, self.config, "cvt")

@@ -15,20 +15,19 @@ shifted. At another size than the config's the last stage of swin_tiny therefore
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.layers.windows import WindowBias, pad, partition, reverse
+from vitrail.layers.windows import WindowAttention, pad
 from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Mixer = Callable[[int, int], nn.Module]
@@ -55,40 +54,41 @@ class Config:
     classes: int = 1000
 
 
-_DEEP = (2, 2, 18, 2)
-_BASE = Config(dim=128, depths=_DEEP, heads=(4, 8, 16, 32), drop_path=0.5)
-_LARGE = Config(dim=192, depths=_DEEP, heads=(6, 12, 24, 48))
-# config, parameters, multiply-adds, accuracy of the released weights, timm's tag for them
-_ROWS = {
-    "tiny": (Config(), 28.29, 4.5, 81.2, "ms_in1k"),
-    "small": (Config(depths=_DEEP, drop_path=0.3), 49.61, 8.7, 83.2, "ms_in1k"),
-    "base": (_BASE, 87.77, 15.4, 83.5, "ms_in1k"),
-    "base_384": (replace(_BASE, window=12, image=(384, 384)), 88.0, 47.0, 84.5, "ms_in1k"),
-    "large": (_LARGE, 196.5, 34.5, 86.3, "ms_in22k_ft_in1k"),
-    "large_384": (
-        *(replace(_LARGE, window=12, image=(384, 384)), 196.5, 103.9, 87.3),
-        "ms_in22k_ft_in1k",
-    ),
-    "tiny_c24_w8": (
-        *(Config(heads=(4, 8, 16, 32), window=8, image=(256, 256)), 28.0, 5.9, 81.6),
-        None,
-    ),
-}
+# name, dim, blocks of the third stage, channels per head, drop path, window, image; parameters,
+# multiply-adds and accuracy of the released weights; timm's tag for them
+_ROWS = [
+    ("swin_tiny", 96, 6, 32, 0.2, 7, 224, 28.29, 4.5, 81.2, "ms_in1k"),
+    ("swin_small", 96, 18, 32, 0.3, 7, 224, 49.61, 8.7, 83.2, "ms_in1k"),
+    ("swin_base", 128, 18, 32, 0.5, 7, 224, 87.77, 15.4, 83.5, "ms_in1k"),
+    ("swin_base_384", 128, 18, 32, 0.5, 12, 384, 88.0, 47.0, 84.5, "ms_in1k"),
+    ("swin_large", 192, 18, 32, 0.2, 7, 224, 196.5, 34.5, 86.3, "ms_in22k_ft_in1k"),
+    ("swin_large_384", 192, 18, 32, 0.2, 12, 384, 196.5, 103.9, 87.3, "ms_in22k_ft_in1k"),
+    ("swin_tiny_c24_w8", 96, 6, 24, 0.2, 8, 256, 28.0, 5.9, 81.6, None),
+]
 
 
-def _hub(size: str, config: Config, tag: str | None) -> dict[str, str]:
-    if tag is None:
-        return {}
-    name = f"swin_{size.split('_')[0]}_patch4_window{config.window}_{config.image[0]}"
-    ours = f"hf-hub:microsoft/{name.replace('_', '-')}"
-    return {"timm": f"hf-hub:timm/{name}.{tag}", "transformers": ours}
+def _hub(name: str, window: int, side: int, tag: str | None) -> dict[str, str]:
+    long = f"{name.removesuffix('_384')}_patch4_window{window}_{side}"
+    theirs = f"hf-hub:microsoft/{long.replace('_', '-')}"
+    return {"timm": f"hf-hub:timm/{long}.{tag}", "transformers": theirs} if tag else {}
 
 
 VARIANTS = {
-    f"swin_{size}": Variant(
-        config, params_m=params_m, flops_g=flops_g, top1=top1, hub=_hub(size, config, tag)
+    name: Variant(
+        Config(
+            dim=dim,
+            depths=(2, 2, blocks, 2),
+            heads=tuple(dim * 2**i // channels for i in range(4)),
+            window=window,
+            drop_path=drop_path,
+            image=(side, side),
+        ),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub=_hub(name, window, side, tag),
     )
-    for size, (config, params_m, flops_g, top1, tag) in _ROWS.items()
+    for name, dim, blocks, channels, drop_path, window, side, params_m, flops_g, top1, tag in _ROWS
 }
 
 SPACE = Small(
@@ -100,7 +100,7 @@ SPACE = Small(
             (64, (2, 4), (2, 4)),
             (48, (2, 2, 4), (2, 4, 8)),
         ),
-        "patch": (2, 4, 8),
+        "patch": (2, 4, 8, 16),
     },
 )
 
@@ -109,20 +109,26 @@ _BLOCK = [
     (".relative_position_index", None),
     (".relative_position_bias_table", ".bias.table"),
     (".attn.", ".mixer."),
-    (".mlp.0.", ".ffn.fc1."),
-    (".mlp.3.", ".ffn.fc2."),
     (".mlp.", ".ffn."),
+    (".ffn.0.", ".ffn.fc1."),
+    (".ffn.3.", ".ffn.fc2."),
 ]
-_STEM = [("absolute_pos_embed", "stem.position"), ("patch_embed.", "stem.")]
+_MICROSOFT = [
+    ("absolute_pos_embed", "stem.position"),
+    ("patch_embed.", "stem."),
+    ("layers.{i}.downsample.", "stages.{i+1}.down."),
+    ("layers.", "stages."),
+    ("head.fc.", "head."),
+    *_BLOCK,
+]
 
 
 def _torchvision(config: Config) -> list:
-    stages = range(len(config.depths))
     return [
         ("features.0.0.", "stem.proj."),
         ("features.0.2.", "stem.norm."),
-        *[(f"features.{2 * i + 1}.", f"stages.{i}.blocks.") for i in stages],
-        *[(f"features.{2 * i}.", f"stages.{i}.down.") for i in stages[1:]],
+        *[(f"features.{2 * i + 1}.", f"stages.{i}.blocks.") for i in range(len(config.depths))],
+        *[(f"features.{2 * i}.", f"stages.{i}.down.") for i in range(1, len(config.depths))],
         *_BLOCK,
     ]
 
@@ -131,7 +137,7 @@ _TRANSFORMERS = [
     ("swin.", ""),
     ("embeddings.position_embeddings", "stem.position"),
     ("embeddings.patch_embeddings.projection.", "stem.proj."),
-    ("embeddings.norm.", "stem.norm."),
+    ("embeddings.", "stem."),
     ("encoder.layers.{i}.downsample.", "stages.{i+1}.down."),
     ("encoder.layers.", "stages."),
     *[  # the second form of each name is that of release 5 and later
@@ -140,8 +146,8 @@ _TRANSFORMERS = [
         for old in (f"self.{names[0]}", f"{names[1]}_proj")
         for leaf in ("weight", "bias")
     ],
-    (".attention.relative_position_bias.", ".attn."),
-    (".attention.self.", ".attn."),
+    (".attention.relative_position_bias.", ".mixer."),
+    (".attention.self.", ".mixer."),
     (".attention.output.dense.", ".mixer.proj."),
     (".attention.o_proj.", ".mixer.proj."),
     (".intermediate.dense.", ".ffn.fc1."),
@@ -153,19 +159,8 @@ _TRANSFORMERS = [
     *_BLOCK,
 ]
 NAMES: dict[str, list | Callable[[Config], list]] = {
-    "microsoft/Swin-Transformer": [
-        *_STEM,
-        ("layers.{i}.downsample.", "stages.{i+1}.down."),
-        ("layers.", "stages."),
-        *_BLOCK,
-    ],
-    "timm": [
-        *_STEM,
-        ("layers.{i}.downsample.", "stages.{i}.down."),
-        ("layers.", "stages."),
-        ("head.fc.", "head."),
-        *_BLOCK,
-    ],
+    "microsoft/Swin-Transformer": _MICROSOFT,
+    "timm": [("layers.{i}.downsample.", "stages.{i}.down."), *_MICROSOFT],
     "torchvision": _torchvision,
     "transformers": _TRANSFORMERS,
 }
@@ -236,65 +231,6 @@ class Merge(nn.Module):
         return self.reduction(self.norm(x.reshape(b, h // 2, w // 2, 4 * c)))
 
 
-class WindowAttention(nn.Module):
-    """Attention within windows of a map (B, h, w, C), shifted or not, with a relative bias.
-
-    `grid` is the map at the config's image, which decides on window and shift.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        window: int,
-        shifted: bool,
-        grid: tuple[int, int],
-        qkv_bias: bool = True,
-    ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
-        self.heads, self.window = heads, min(window, *grid)
-        self.shift = self.window // 2 if shifted else 0
-        self.unshifted = grid if self.window == min(grid) else None
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.bias = WindowBias(self.window, heads)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        b, h, w, c = x.shape
-        x, shift = self._shifted(x)
-        grid = (x.shape[1], x.shape[2])
-        q, k, v, bias = self._heads(x, shift)
-        out = attend(q, k, v, bias=bias).transpose(1, 2).reshape(-1, self.window**2, c)
-        out = reverse(self.proj(out), self.window, grid)
-        if any(shift):
-            out = out.roll(shift, (1, 2))
-        return out if grid == (h, w) else out[:, :h, :w]
-
-    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every window, rows are queries."""
-        q, k, _, bias = self._heads(*self._shifted(x))
-        return attention_weights(q, k, bias=bias)
-
-    def _shifted(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The map padded to whole windows and rolled, and by how much."""
-        size = (x.shape[1], x.shape[2])
-        shift = tuple(self.shift if s > self.window and size != self.unshifted else 0 for s in size)
-        x = pad(x, self.window)
-        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift
-
-    def _heads(self, x: Tensor, shift: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        b, h, w, c = x.shape
-        qkv = self.qkv(partition(x, self.window))
-        q, k, v = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads).permute(
-            2, 0, 3, 1, 4
-        )
-        bias = self.bias((h, w), shift)
-        return q, k, v, bias if len(bias) == 1 else bias.repeat(b, 1, 1, 1)
-
-
 class Swin(Pyramid):
     """Patch embedding, stages of windowed blocks with merging between, norm, mean, linear."""
 
@@ -327,21 +263,11 @@ class Swin(Pyramid):
 
         rates = iter(rising(config.drop_path, sum(config.depths)))
         dims = [config.dim * 2**i for i in range(len(config.depths))]
-        stages = [
-            Stage(
-                Merge(dims[i - 1]) if i else nn.Identity(),
-                [
-                    Block(
-                        dim,
-                        (mixer or windows)(i, j),
-                        Mlp(dim, 4 * dim),
-                        drop_path=next(rates),
-                    )
-                    for j in range(config.depths[i])
-                ],
-            )
-            for i, dim in enumerate(dims)
-        ]
+        stages = []
+        for i, (dim, depth) in enumerate(zip(dims, config.depths, strict=True)):
+            mixers = [(mixer or windows)(i, j) for j in range(depth)]
+            blocks = [Block(dim, m, Mlp(dim, 4 * dim), drop_path=next(rates)) for m in mixers]
+            stages.append(Stage(Merge(dims[i - 1]) if i else nn.Identity(), blocks))
         super().__init__(
             config,
             stem=PatchEmbed(config),

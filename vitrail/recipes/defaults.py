@@ -9,6 +9,7 @@ from vitrail.config import to_json
 from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
 from vitrail.recipes.recipe import CrossEntropy, Data, Recipe
+from vitrail.train.device import Precision
 from vitrail.train.optimizer import AdamW
 from vitrail.train.schedule import Schedule
 from vitrail.train.steps import Steps
@@ -40,7 +41,7 @@ def default(
     total: int,
     seed: int = 0,
     pretrained: str | None = None,
-    precision: str = "32-true",
+    precision: Precision = "32-true",
 ) -> Recipe:
     """The recipe of a config for `images` training images and about `total` steps.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
@@ -25,10 +25,9 @@ class Average:
         self._fast = [theirs[name].detach() for name in floats]
         self._copied = [(ours[name], theirs[name]) for name in names if name not in floats]
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the model after its step number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._slow, self._fast, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self._slow, self._fast, step)
         for ours, theirs in self._copied:
             ours.copy_(theirs)

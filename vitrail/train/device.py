@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
+
+from torch import Tensor
 
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed")
+Precision = Literal["32-true", "bf16-mixed"]
 
 
-def open_fabric(device: str | Fabric = "auto", precision: str = "32-true") -> Fabric:
+def open_fabric(device: str | Fabric = "auto", precision: Precision = "32-true") -> Fabric:
     """A Fabric for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that is already open as it is.
 
     For several processes, open a Fabric with `devices` and `strategy`, launch it and give it
@@ -30,8 +32,13 @@ def open_fabric(device: str | Fabric = "auto", precision: str = "32-true") -> Fa
     try:
         return Fabric(accelerator=kind, devices=devices, precision=precision)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"device {device!r} with precision {precision} is not available here ({reason}): "
-            "give device=cpu"
+            f"device {device!r} is not available on this machine: give device=cpu, or auto"
         ) from error
+
+
+def reduced(value: Tensor, fabric: Fabric, how: Literal["mean", "sum", "max"]) -> Tensor:
+    """The mean, sum or maximum of a tensor over all processes, the same in each of them."""
+    if fabric.world_size == 1:
+        return value
+    return cast(Tensor, fabric.all_reduce(value.clone(), reduce_op=how))

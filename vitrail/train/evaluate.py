@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import RunError
 from vitrail.train.batch import Batches
-from vitrail.train.device import open_fabric
+from vitrail.train.device import open_fabric, reduced
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,12 +51,9 @@ def _ordered(
     outputs: list[Tensor], targets: list[Tensor], indices: list[Tensor], fabric: Fabric
 ) -> tuple[Tensor, Tensor]:
     """Join the pieces of all processes: rows are disjoint, so a sum of zeros and rows is exact."""
-    count = sum(len(piece) for piece in indices)
-    width = outputs[0].shape[1] if outputs else 0
-    sizes = torch.tensor([count, width], device=fabric.device)
-    if fabric.world_size > 1:
-        count = int(fabric.all_reduce(sizes.clone(), reduce_op="sum")[0])
-        width = int(fabric.all_reduce(sizes.clone(), reduce_op="max")[1])
+    seen = torch.tensor(sum(len(piece) for piece in indices), device=fabric.device)
+    width = torch.tensor(outputs[0].shape[1] if outputs else 0, device=fabric.device)
+    count, width = int(reduced(seen, fabric, "sum")), int(reduced(width, fabric, "max"))
     logits = torch.zeros(count, width, device=fabric.device)
     labels = torch.zeros(count, dtype=torch.int64, device=fabric.device)
     times = torch.zeros(count, dtype=torch.int64, device=fabric.device)
@@ -67,10 +64,7 @@ def _ordered(
         logits[rows] = torch.cat(outputs)
         labels[rows] = torch.cat(targets)
         times += torch.bincount(rows, minlength=count)
-    if fabric.world_size > 1:
-        logits, labels, times = (
-            fabric.all_reduce(t, reduce_op="sum") for t in (logits, labels, times)
-        )
+    logits, labels, times = (reduced(t, fabric, "sum") for t in (logits, labels, times))
     if not (times == 1).all():
         raise RunError(_uncounted(count))
     return logits.cpu(), labels.cpu()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from vitrail.errors import ConfigError
 from vitrail.train import optimizer as optimizers
 from vitrail.train.average import Average
 from vitrail.train.batch import Batches
-from vitrail.train.device import open_fabric
+from vitrail.train.device import open_fabric, reduced
 from vitrail.train.interrupt import Interrupted, Stopping
 from vitrail.train.journal import Journal, Recorder
-from vitrail.train.objective import Step
+from vitrail.train.objective import Objective, Step
 from vitrail.train.schedule import Schedule
 from vitrail.train.state import State
 from vitrail.train.steps import Steps
@@ -60,7 +60,7 @@ class Outcome:
 
 def train(
     model: nn.Module,
-    objective: nn.Module,
+    objective: Objective,
     batches: Batches,
     optimizer: optimizers.AdamW | optimizers.Sgd,
     schedule: Schedule,
@@ -131,16 +131,15 @@ def train(
                 with fabric.no_backward_sync(net, enabled=part < parts - 1):
                     losses.append(objective(net, batch, step)["loss"])
                     fabric.backward(losses[-1] / parts)
-            norm = fabric.clip_gradients(
-                net, stepper, max_norm=steps.clip or math.inf, error_if_nonfinite=False
-            )
+            limit = steps.clip or math.inf
+            norm = fabric.clip_gradients(net, stepper, max_norm=limit, error_if_nonfinite=False)
             stepper.step()
             stepper.zero_grad()
             if average:
                 average.update(done)
             objective.after_step(model, step)
             done += 1
-            rows.append(torch.stack([*losses, norm]).detach())
+            rows.append(torch.stack([*losses, cast(Tensor, norm)]).detach())
             if done % look and done < until:
                 continue
 
@@ -204,10 +203,8 @@ def _fault(
 def _agreed(rows: list[Tensor], wish: bool, fabric: Fabric) -> tuple[list[list[float]], bool]:
     """The rows averaged over the processes, and whether any of them wishes to stop."""
     values = torch.stack(rows)
-    if fabric.world_size == 1:
-        return values.tolist(), wish
     flat = torch.cat([values.flatten(), values.new_tensor([float(wish)])])
-    flat = fabric.all_reduce(flat, reduce_op="mean")
+    flat = reduced(flat, fabric, "mean")
     return flat[:-1].view_as(values).tolist(), flat[-1].item() > 0
 
 

@@ -78,7 +78,8 @@ def adjust(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _groups(optimizer: AdamW | Sgd, model: nn.Module) -> Iterator[dict[str, Any]]:
-    undecayed = model.no_decay() if hasattr(model, "no_decay") else set()
+    named = getattr(model, "no_decay", None)
+    undecayed = named() if named else set()
     made: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -92,12 +93,13 @@ def _groups(optimizer: AdamW | Sgd, model: nn.Module) -> Iterator[dict[str, Any]
 def _scale(optimizer: AdamW | Sgd, model: nn.Module, name: str) -> float:
     if optimizer.layer_decay == 1:
         return 1.0
-    if not hasattr(model, "depth_of"):
+    depth_of = getattr(model, "depth_of", None)
+    if depth_of is None:
         raise ConfigError(
             f"layer_decay {optimizer.layer_decay} needs a model with depth and depth_of, and "
             f"{type(model).__name__} has none: give layer_decay=1"
         )
-    return optimizer.layer_decay ** (model.depth - model.depth_of(name))
+    return optimizer.layer_decay ** (model.depth - depth_of(name))
 
 
 def _check(optimizer: AdamW | Sgd) -> None:

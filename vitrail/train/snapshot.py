@@ -78,13 +78,12 @@ def newest(folder: Path) -> Snapshot | None:
         try:
             return read(path)
         except CheckpointError as error:
-            last = error
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
     if files:
         raise CheckpointError(
             f"none of the {len(files)} snapshots in {folder} can be read: start again in a new "
             "folder"
-        ) from last
+        )
     return None
 
 
@@ -121,7 +120,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -131,11 +130,10 @@ def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
     seen: set[int] = set()
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
-        if value.numel() < value.untyped_storage().nbytes() // value.element_size() or (
-            value.data_ptr() in seen
-        ):
+        memory = value.untyped_storage().data_ptr()
+        if memory in seen:
             value = value.clone()
-        seen.add(value.data_ptr())
+        seen.add(memory)
         stored[name] = value
     return stored
 
@@ -164,11 +162,7 @@ def collect(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) 
     `modules` maps "model" and further parts to their modules; the optimizer's slots are
     `optimizer.SLOT.PARAMETER`.
     """
-    tensors = {
-        f"{part}.{name}": value
-        for part, module in modules.items()
-        for name, value in module.state_dict().items()
-    }
+    tensors = _states(modules)
     for name, parameter in _trained(modules["model"], optimizer).items():
         for slot, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
@@ -184,11 +178,7 @@ def restore(
     Raises CheckpointError, and changes nothing, unless every tensor has its place and every
     place its tensor.
     """
-    live = {
-        f"{part}.{name}": value
-        for part, module in modules.items()
-        for name, value in module.state_dict().items()
-    }
+    live = _states(modules)
     trained = _trained(modules["model"], optimizer)
     slots, unexpected = _slots(snapshot.tensors, trained)
     for (slot, name), value in slots.items():
@@ -218,6 +208,14 @@ def restore(
             {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
         )
     _fill(optimizer, trained, slots)
+
+
+def _states(modules: Mapping[str, nn.Module]) -> Tensors:
+    return {
+        f"{part}.{name}": value
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
 
 
 def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from vitrail.errors import ConfigError
-from vitrail.train.device import PRECISIONS
+from vitrail.train.device import Precision
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Steps:
     accumulate: int = 1
     clip: float | None = 1.0
     ema: float | None = 0.999
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     save_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -36,9 +37,10 @@ class Steps:
                 f"a batch of {self.batch} does not divide into {self.accumulate} parts: give a "
                 "batch that is a multiple of accumulate"
             )
-        if self.precision not in PRECISIONS:
+        known = get_args(Precision)
+        if self.precision not in known:
             raise ConfigError(
-                f"precision {self.precision!r} is unknown: give one of {', '.join(PRECISIONS)}"
+                f"precision {self.precision!r} is unknown: give one of {', '.join(known)}"
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip {self.clip} is not above 0: give a norm, or none")

@@ -1,0 +1,101 @@
+"""The command line as a user types it: answers, exit codes, one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vitrail
+from vitrail.cli import main
+
+
+def run(*arguments: str) -> int:
+    """Exit code of `vitrail ARGUMENTS` in this process."""
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one sentence of a refused command."""
+    assert run(*arguments) == 2
+    text = capsys.readouterr().err.strip()
+    assert text.count("\n") == 0 and text.startswith("vitrail: "), text
+    return text
+
+
+def test_import_and_help_leave_torch_alone():
+    code = "import sys, vitrail, vitrail.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vitrail", "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "Usage: vitrail" in done.stdout
+    assert not loaded & {"torch", "numpy", "pydantic", "rich.live", "optuna", "matplotlib"}
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"vitrail {vitrail.__version__}\n"
+
+
+def test_list(capsys):
+    assert run("list", "--json") == 0
+    everything = json.loads(capsys.readouterr().out)
+    assert [v["name"] for v in everything] == list(vitrail.catalog())
+    assert run("list", "--family", "vit", "--max-macs", "2G", "--max-params", "10M", "--json") == 0
+    assert [v["name"] for v in json.loads(capsys.readouterr().out)] == ["vit_ti16"]
+    assert run("list", "--family", "resnet") == 0
+    table = capsys.readouterr().out
+    assert "resnet_50" in table and "25.557" in table and "76.13" in table
+
+
+def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
+    config = vitrail.models.resolve("resnet_18", classes=4)
+    path = tmp_path / "unknown.pth"
+    torch.save({"model": vitrail.create(config).state_dict()}, path)
+    assert run("load", str(path)) == 0
+    assert "is resnet_18 in vitrail names: 11.2 M parameters, 4 classes" in capsys.readouterr().out
+    assert run("load", str(path), "--out", str(tmp_path / "run"), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "resnet_18" and facts["config"]["classes"] == 4
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    assert "not empty" in refused(capsys, "load", str(path), "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["list", "--family", "swim"], "known are"),
+        (["list", "--max-macs", "many"], "many"),
+        (["load", "missing.pth"], "does not exist"),
+        (["fit", "nowhere"], "nowhere"),
+        (["fit", "fashion-sample", "--latency", "20"], "20ms"),
+        (["fit", "fashion-sample", "--time", "soon"], "soon"),
+        (["fit", "fashion-sample", "--resume"], "--out"),
+        (["predict", "nowhere", "a.png"], "does not exist"),
+        (["export", "nowhere", "--onnx"], "does not exist"),
+        (["export", "nowhere"], "--onnx"),
+        (["train", "--set", "model=cvt_31", "--set", "data=fashion-sample"], "cvt_13"),
+        (["train", "--set", "data=fashion-sample", "--set", "optimizer.rl=1"], "optimizer.lr"),
+        (["train", "--set", "data=fashion-sample", "--set", "optimizer.lr=abc"], "optimizer.lr"),
+        (["train", "--set", "model=cvt_13"], "data="),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_sentence(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+def test_usage_errors_exit_with_two():
+    assert run("fly") == 2
+    assert run("fit") == 2

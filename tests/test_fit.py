@@ -1,0 +1,328 @@
+"""The main job: budgets in words, the shortlist, the race, and whole fits of a few seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitrail.errors import BudgetError, CheckpointError, RunError, VitrailError
+from vitrail.fit.budget import (
+    Budget,
+    count,
+    parse_count,
+    parse_duration,
+    parse_latency,
+    seconds,
+)
+from vitrail.fit.candidate import Candidate
+from vitrail.fit.pretrained import shelf, start
+from vitrail.fit.race import Race, Runner, keep, rung_seconds, rung_sizes, rung_steps
+from vitrail.fit.shortlist import image_sizes, shortlist
+from vitrail.fit.trainer import Score
+from vitrail.fit.view import View
+from vitrail.recipes.defaults import default
+from vitrail.recipes.recipe import Data, Recipe, amend, from_json
+
+# ---- budget ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("20ms", 0.02), ("0.02s", 0.02), ("1.5 s", 1.5), ("800us", 8e-4), (0.01, 0.01)],
+)
+def test_latencies_are_read(text, value):
+    assert parse_latency(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("30M", 30_000_000), ("1.3G", 1_300_000_000), ("2500000", 2_500_000)]
+)
+def test_counts_are_read(text, value):
+    assert parse_count(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("10m", 600), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), (20, 20)]
+)
+def test_durations_are_read(text, value):
+    assert parse_duration(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "said"),
+    [
+        (parse_latency, "20", "latency '20' has no unit: write 20ms or 20s"),
+        (parse_latency, "fast", "latency 'fast' is not a time"),
+        (parse_latency, "20 minutes", "latency '20 minutes' is not a time"),
+        (parse_latency, "0ms", "latency '0ms' must be above zero"),
+        (parse_count, "many", "count 'many' is not a number"),
+        (parse_count, "-3M", "count '-3M' is not a number"),
+        (parse_duration, "10", "time '10' has no unit: write 10m or 10s"),
+        (parse_duration, "1h30", "time '1h30' is not a duration"),
+    ],
+)
+def test_a_wrong_budget_says_the_value_and_the_remedy(read, text, said):
+    with pytest.raises(BudgetError) as caught:
+        read(text)
+    assert str(caught.value).startswith(said)
+
+
+@given(st.integers(1, 10**12))
+def test_a_count_reads_back_what_it_writes(value):
+    assert parse_count(count(value).replace(" ", "")) == pytest.approx(value, rel=0.006)
+
+
+def test_times_are_spoken_in_their_units():
+    assert [seconds(v) for v in (0.0031, 4.25, 725, 5400)] == [
+        "3.1 ms",
+        "4.25 s",
+        "12 min 5 s",
+        "1 h 30 min",
+    ]
+
+
+def test_a_budget_allows_what_keeps_every_limit():
+    budget = Budget(latency_s=0.01, macs=100)
+    assert budget.allows(params=10**9, macs=100, latency_s=0.01)
+    assert budget.allows(params=1, macs=100)
+    assert not budget.allows(params=1, macs=101)
+    assert not budget.allows(params=1, macs=1, latency_s=0.011)
+    assert budget.excess(params=1, macs=150, latency_s=0.02) == 2
+
+
+# ---- shortlist -------------------------------------------------------------------------
+
+
+def test_image_sizes_follow_the_data():
+    assert image_sizes((28, 28)) == [(28, 28), (32, 32)]
+    assert image_sizes((32, 40)) == [(32, 40)]
+    assert image_sizes((120, 400)) == [(64, 64), (96, 96), (128, 128)]
+    assert image_sizes((50, 60)) == [(50, 50)]
+
+
+def listed(budget, **changes):
+    arguments = {"image_size": (28, 28), "channels": 1, "classes": 3, "budget": budget}
+    arguments |= {"images": 500, "seconds": 20.0, "size": 4, "batch": 16}
+    return shortlist(**(arguments | changes))
+
+
+def test_a_shortlist_keeps_the_budget_and_several_families():
+    found = listed(Budget(macs=3_000_000, params=400_000))
+    assert 2 <= len(found.candidates) <= 4
+    assert len({c.family for c in found.candidates}) >= 2
+    assert len({c.name for c in found.candidates}) == len(found.candidates)
+    for one in found.candidates:
+        assert one.macs <= 3_000_000
+        assert one.params <= 400_000
+        assert one.rate > 0
+        assert one.latency_s > 0
+
+
+def test_a_budget_that_nothing_keeps_names_the_closest():
+    with pytest.raises(BudgetError, match=r"no model keeps .* the closest is .* parameters"):
+        listed(Budget(params=100))
+    with pytest.raises(BudgetError, match=r"latency 1e-05 ms .* the closest is .* with latency"):
+        listed(Budget(latency_s=1e-8))
+
+
+# ---- race ------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.floats(1, 1e5))
+def test_rungs_halve_and_fill_the_time(n, total):
+    sizes, marks = rung_sizes(n), rung_seconds(n, total)
+    assert sizes[0] == n
+    assert all(b == max(2, math.ceil(a / 2)) for a, b in pairwise(sizes))
+    spent = sum(
+        size * (mark - before)
+        for size, mark, before in zip(sizes, marks, [0.0, *marks], strict=False)
+    )
+    assert spent == pytest.approx(total)
+    assert marks == sorted(marks)
+
+
+def test_a_faster_candidate_makes_more_steps_in_the_same_time():
+    assert rung_steps(1000, 10, [1, 2]) == (85, 170)
+    assert rung_steps(100, 10, [1, 2]) == (8, 17)
+    assert rung_steps(1, 10, [1, 2]) == (4, 8)
+
+
+def runner(family, accuracy, trial, steps=(2, 4, 8)):
+    data = Data("x", image=(8, 8), channels=1, mean=(0.5,), std=(0.2,))
+    one = Candidate(f"{family}-{trial}", family, {"family": family}, 1, 1)
+    recipe = replace(default(small("resnet"), data, images=100, total=8), seed=trial)
+    return Runner(one, recipe, steps, rung=0, accuracy=accuracy, loss=1.0, trial=trial)
+
+
+def small(family, image=(28, 28), channels=1, classes=3):
+    from vitrail.models import small_configs
+
+    configs = small_configs(family, image=image, channels=channels, classes=classes)
+    return configs[0]
+
+
+def test_the_last_rung_keeps_two_families():
+    field = [runner("a", 0.9, 0), runner("a", 0.8, 1), runner("a", 0.7, 2), runner("b", 0.1, 3)]
+    assert [r.trial for r in keep(field, 2, last=False)] == [0, 1]
+    assert [r.trial for r in keep(field, 2, last=True)] == [0, 3]
+
+
+class Clockwork:
+    """A trainer whose accuracies are known beforehand; it notes what it trains."""
+
+    def __init__(self, accuracy, fail_at=None):
+        self.accuracy, self.fail_at, self.trained = accuracy, fail_at, []
+
+    def train(self, recipe, folder, until, on_step=None):
+        if len(self.trained) == self.fail_at:
+            raise KeyboardInterrupt
+        self.trained.append((recipe.seed, until))
+        return type("Outcome", (), {"best": None, "samples_per_s": 100.0})
+
+    def validate(self, model, recipe):
+        return Score(self.accuracy[recipe.seed], 1.0, 10)
+
+
+def run_race(folder, trainer, owner="me", storage=None):
+    race = Race(folder, name="race", owner=owner, storage=storage)
+    race.enter([runner(f, None, i) for i, f in enumerate("abcde")])
+    return race, race.run(trainer, View(), deadline=math.inf, localise=lambda recipe: recipe)
+
+
+def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
+    trainer = Clockwork([0.1, 0.5, 0.9, 0.3, 0.7])
+    race, order = run_race(tmp_path, trainer)
+    assert [r.recipe.seed for r in order][:3] == [2, 4, 1]
+    assert trainer.trained[:5] == [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2)]
+    assert sorted(trainer.trained[5:8]) == [(1, 4), (2, 4), (4, 4)]
+    assert sorted(trainer.trained[8:]) == [(2, 8), (4, 8)]
+    race.finish(order, order[0])
+    assert race.study.best_trial.number == order[0].trial
+
+
+def test_a_race_that_was_stopped_goes_on_where_it_was(tmp_path):
+    accuracy = [0.1, 0.5, 0.9, 0.3, 0.7]
+    before = Clockwork(accuracy, fail_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        run_race(tmp_path, before)
+    after = Clockwork(accuracy)
+    _, order = run_race(tmp_path, after)
+    whole = Clockwork(accuracy)
+    (tmp_path / "other").mkdir()
+    _, expected = run_race(tmp_path / "other", whole)
+    assert before.trained + after.trained == whole.trained
+    assert [r.recipe.seed for r in order] == [r.recipe.seed for r in expected]
+
+
+def test_two_machines_share_one_study(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+    accuracy = [0.1, 0.5, 0.9, 0.3, 0.7]
+    first = Clockwork(accuracy, fail_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_race(tmp_path, first, "first", url)
+    second = Clockwork(accuracy)
+    run_race(tmp_path, second, "second", url)
+    assert {seed for seed, _ in first.trained} == {0, 1}
+    # The third was claimed by the first machine when it stopped.
+    assert {seed for seed, _ in second.trained} == {3, 4}
+
+
+def test_an_unreachable_study_is_one_sentence(tmp_path):
+    with pytest.raises(RunError, match=r"cannot be opened .* give --storage"):
+        Race(tmp_path, name="race", owner="me", storage="nosuchdatabase://machine/name")
+
+
+# ---- recipes ---------------------------------------------------------------------------
+
+
+def test_a_recipe_comes_back_from_json_and_takes_settings():
+    from vitrail.config import to_json
+
+    data = Data("photos", channels=1, mean=(0.5,), std=(0.2,))
+    recipe = default(small("resnet"), data, images=5000, total=100)
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+    changed = amend(
+        recipe, ["optimizer=sgd", "optimizer.lr=0.2", "data=digits", "model.drop_path=0.1"]
+    )
+    assert changed.optimizer.lr == 0.2
+    assert changed.data.spec == "digits"
+    assert changed.config.drop_path == 0.1
+    assert changed.config.classes == 3
+    assert amend(recipe, ["model=vit_ti16"]).config.dim == 192
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model=vit_ti15", "model: no variant 'vit_ti15': did you mean 'vit_ti16'?"),
+        ("model.dimz=3", "dimz: no such field: did you mean 'dims'?"),
+        ("steps.batch=many", "steps.batch: 'many' is not a whole number"),
+        ("optimizer=adam", "optimizer: kind 'adam' does not exist: did you mean 'adamw'?"),
+    ],
+)
+def test_a_wrong_setting_of_a_recipe_is_one_sentence(setting, said):
+    recipe = default(small("resnet"), Data("photos"), images=5000, total=100)
+    with pytest.raises(VitrailError) as caught:
+        amend(recipe, [setting])
+    assert str(caught.value).startswith(said)
+
+
+def test_the_beginning_of_a_recipe_does_not_depend_on_its_end():
+    config, data = small("resnet"), Data("photos", channels=1, mean=(0.5,), std=(0.2,))
+    short = default(config, data, images=5000, total=1000)
+    assert isinstance(short, Recipe)
+    ends = [replace(short.schedule, hold=50, total=total) for total in (60, 1000)]
+    assert all(ends[0].factor(step) == ends[1].factor(step) for step in range(50))
+
+
+# ---- pretrained ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def a_shelf(tmp_path_factory):
+    """A small published model with random weights in timm's names, and a file that is none."""
+    from safetensors.torch import save_file
+
+    from vitrail.models import create
+
+    folder = tmp_path_factory.mktemp("shelf")
+    torch.manual_seed(0)
+    model = create("cct_2_3x2_32")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "some.safetensors"
+    )
+    save_file({"a": torch.zeros(2)}, folder / "strange.safetensors")
+    return folder
+
+
+def test_a_shelf_gives_candidates_with_new_heads(a_shelf):
+    found, left_out = shelf(a_shelf, image_size=(32, 32), classes=3)
+    assert found
+    assert all(c.pretrained and c.model["classes"] == 3 for c in found)
+    assert len(left_out) == 1
+    one = found[0]
+    torch.manual_seed(1)
+    model = start(one.config, one.pretrained)
+    fresh = start(one.config, None)
+    from safetensors.torch import load_file
+
+    donor = load_file(one.pretrained)
+    same = [n for n, v in model.state_dict().items() if n in donor and torch.equal(v, donor[n])]
+    assert len(same) >= len(donor) - 2
+    assert (
+        model(torch.zeros(2, 3, 32, 32)).shape == (2, 3) == fresh(torch.zeros(2, 3, 32, 32)).shape
+    )
+
+
+def test_a_shelf_without_a_known_file_is_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="is no folder"):
+        shelf(tmp_path / "nothing", image_size=(32, 32), classes=3)
+    with pytest.raises(CheckpointError, match="has no checkpoint that can be used"):
+        shelf(tmp_path, image_size=(32, 32), classes=3)

@@ -1,0 +1,31 @@
+"""What a user asks of a fit, complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitrail.fit.budget import Budget
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user asked for, complete: it is kept in the run folder for `--resume`."""
+
+    data: str
+    latency_s: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    time_s: float = 600.0
+    device: str = "auto"
+    threads: int = 1
+    seed: int = 0
+    pretrained: str | None = None
+    storage: str | None = None
+    group_by: str | None = None
+    devices: int = 1
+    command: str = ""
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of the model."""
+        return Budget(self.latency_s, self.macs, self.params, self.threads, self.device)

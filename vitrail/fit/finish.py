@@ -1,0 +1,245 @@
+"""From trained weights to a finished run folder: export, test, report.
+
+The order matters: calibration and export look at the validation part; only when the exported
+file is accepted and keeps the latency budget does the judge open the test part.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from vitrail.config import to_json
+from vitrail.data.gate import Inspection
+from vitrail.explain import overlay, png, saliency
+from vitrail.export import Exported, export_onnx
+from vitrail.fit import facts as gathered
+from vitrail.fit.arguments import Arguments
+from vitrail.fit.budget import seconds
+from vitrail.fit.candidate import Candidate
+from vitrail.fit.judge import Verdict, judge
+from vitrail.fit.race import Runner
+from vitrail.fit.state import State
+from vitrail.fit.trainer import Score, Trainer
+from vitrail.measure.latency import Latency, onnx_latency
+from vitrail.measure.machine import machine
+from vitrail.models import Backbone
+from vitrail.recipes.recipe import Recipe
+from vitrail.report.card import render_card
+from vitrail.report.facts import (
+    BudgetFacts,
+    ExportFacts,
+    Facts,
+    LatencyFacts,
+    Mistake,
+    ModelFacts,
+)
+from vitrail.report.page import render
+from vitrail.run_folder import Labels, RunFolder
+from vitrail.train.journal import Journal
+from vitrail.train.metrics import fit_temperature
+
+PARITY_IMAGES = 512
+MISTAKES = 24
+# A file that is a little over in one measurement may have met a busy moment.
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer: what was found, how good it is, where the report lies."""
+
+    name: str
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    latency: Latency
+    threads: int
+    run: Path
+
+    def say(self, console: Console) -> None:
+        """The answer in three lines."""
+        console.print(
+            f"{self.name}: {self.accuracy:.1%} of {self.n} test images right (95 % interval "
+            f"{self.low:.1%} to {self.high:.1%})\n"
+            f"latency {seconds(self.latency.p50_s)} (90 % below {seconds(self.latency.p90_s)}) as "
+            f"exported, batch 1, {self.threads} threads\n"
+            f"report: {self.run / 'report.html'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def exported_latency(recipe: Recipe, trainer: Trainer, run: RunFolder, *, threads: int) -> Latency:
+    """The latency of the recipe's model as ONNX Runtime will see it; weights do not matter.
+
+    Raises ExportError when it cannot be exported.
+    """
+    with tempfile.TemporaryDirectory(dir=run.path) as folder:
+        path = Path(folder) / "model.onnx"
+        model = trainer.model(recipe).eval()
+        export_onnx(model, _labels(recipe, trainer, 1.0), path, images=_held_back(recipe, trainer))
+        return _measured(path, recipe, threads, None)
+
+
+def finish(
+    model: Backbone,
+    recipe: Recipe,
+    score: Score,
+    *,
+    run: RunFolder,
+    trainer: Trainer,
+    inspection: Inspection,
+    arguments: Arguments,
+    runners: Sequence[Runner],
+    winner: Runner,
+    over: Sequence[Candidate],
+    misses: dict[str, float],
+    state: State,
+) -> Finished | None:
+    """Calibrate, export, test, report. None when the exported file misses the latency budget,
+    which is then in `misses`; nothing of the test part was seen by then. Raises ExportError.
+    """
+    budget = arguments.budget
+    held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
+    with state.phase("export"):
+        temperature = fit_temperature(*trainer.logits(model, recipe, held))
+        model = model.to("cpu")
+        labels = _labels(recipe, trainer, temperature)
+        exported = export_onnx(model, labels, run.onnx, images=_held_back(recipe, trainer))
+        latency = _measured(run.onnx, recipe, budget.threads, budget.latency_s)
+    if budget.latency_s is not None and latency.p50_s > budget.latency_s:
+        misses[winner.candidate.name] = latency.p50_s
+        return None
+    journal = Journal(run.checkpoints / winner.candidate.name / "metrics.jsonl")
+    run.write_bytes(run.metrics, journal.path.read_bytes())
+    run.save_model(model, to_json(recipe), labels)
+    with state.phase("test"):
+        verdict = judge(model, recipe, trainer.split.test, trainer)
+        test = gathered.score(verdict.logits, verdict.labels)
+        mistakes = _mistakes(model.to("cpu"), verdict, labels, trainer.split.classes)
+    facts = Facts(
+        model=_model_facts(winner.candidate),
+        data=gathered.data_facts(recipe, inspection, trainer.split),
+        command=arguments.command,
+        test=test,
+        latency=LatencyFacts(latency.p50_s, latency.p90_s, latency.n, threads=budget.threads),
+        size_bytes=exported.size_bytes,
+        budget=BudgetFacts(budget.latency_s, budget.macs, budget.params, arguments.time_s),
+        candidates=gathered.candidate_points(
+            runners,
+            over,
+            misses,
+            winner,
+            latency_s=latency.p50_s,
+            accuracy=score.accuracy,
+            steps=recipe.steps.total,
+        ),
+        curves=gathered.curve_points(journal.read()),
+        per_class=gathered.class_rows(verdict.logits, verdict.labels, trainer.split.classes),
+        confusion=gathered.confusion(verdict.logits, verdict.labels),
+        calibration=gathered.calibration(verdict.logits, verdict.labels, temperature),
+        mistakes=mistakes,
+        export=_export_facts(exported),
+        versions=machine()["versions"],
+        machine={k: v for k, v in machine().items() if k != "versions"},
+        seconds=dict(state.seconds),
+        seed=arguments.seed,
+        date=gathered.today(),
+    )
+    run.write_text(run.report, render(facts))
+    run.write_text(run.readme, render_card(facts))
+    run.write_json(run.result, _result(facts, score, state))
+    return Finished(
+        winner.candidate.name, test.accuracy, test.low, test.high, test.n, latency,
+        budget.threads, run.path,
+    )  # fmt: skip
+
+
+def _labels(recipe: Recipe, trainer: Trainer, temperature: float) -> Labels:
+    data = recipe.data
+    return Labels(
+        trainer.split.classes, data.image, data.channels, data.mean, data.std, temperature
+    )
+
+
+def _held_back(recipe: Recipe, trainer: Trainer) -> np.ndarray:
+    """Validation images for the comparison of the exported file with the model."""
+    held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
+    pace = max(1, len(held) // PARITY_IMAGES)
+    return held.take(np.arange(0, len(held), pace)[:PARITY_IMAGES])
+
+
+def _measured(path: Path, recipe: Recipe, threads: int, limit_s: float | None) -> Latency:
+    """The file's latency; when it is over the limit, the best of a few measurements."""
+    found = onnx_latency(path, threads=threads, image=recipe.data.image)
+    for _ in range(TRIES - 1):
+        if limit_s is None or found.p50_s <= limit_s:
+            break
+        again = onnx_latency(path, threads=threads, image=recipe.data.image)
+        found = min(found, again, key=lambda latency: latency.p50_s)
+    return found
+
+
+def _mistakes(
+    model: Backbone, verdict: Verdict, labels: Labels, classes: Sequence[str]
+) -> list[Mistake]:
+    """The wrong answers that the model was surest of, with what it looked at."""
+    shares = (verdict.logits / labels.temperature).softmax(1)
+    sure, guesses = shares.max(1)
+    wrong = (guesses != verdict.labels).nonzero().flatten()
+    worst = wrong[sure[wrong].argsort(descending=True)][:MISTAKES].tolist()
+    found = []
+    for row in worst:
+        image = verdict.pixels.take(np.array([row]))[0]
+        guess = int(guesses[row])
+        seen = saliency(model, labels.normalised(image[None]), guess)
+        found.append(
+            Mistake(
+                png(image),
+                overlay(image, seen),
+                classes[int(verdict.labels[row])],
+                classes[guess],
+                float(sure[row]),
+                verdict.pixels.keys[row],
+            )
+        )
+    return found
+
+
+def _model_facts(one: Candidate) -> ModelFacts:
+    return ModelFacts(
+        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
+        Path(one.pretrained).name if one.pretrained else None,
+    )  # fmt: skip
+
+
+def _export_facts(exported: Exported) -> ExportFacts:
+    return ExportFacts(
+        exported.n,
+        exported.max_logit_difference,
+        exported.resize_inside,
+        exported.size_bytes,
+    )
+
+
+def _result(facts: Facts, score: Score, state: State) -> dict[str, Any]:
+    """result.json: the figures of the report for scripts."""
+    names = ("model", "test", "latency", "size_bytes", "budget", "export", "machine", "versions")
+    chosen = {name: to_json(getattr(facts, name)) for name in names}
+    validation = {"accuracy": score.accuracy, "loss": score.loss, "n": score.n}
+    return {
+        **chosen,
+        "validation": validation,
+        "candidates": [asdict(c) for c in facts.candidates],
+        "command": facts.command,
+        "seed": facts.seed,
+        "seconds": {**facts.seconds, "total": state.spent_s},
+    }

@@ -1,0 +1,381 @@
+"""LeViT: a transformer for fast inference, with a convolutional stem and shrinking attention.
+
+Graham et al., ICCV 2021, arXiv 2104.01136. BatchNorm after every linear layer is the only
+norm, so that a deployed model has none; keys are narrow, Hardswish stands before the output
+projection, and a learned bias per distance of rows and columns takes the place of positions.
+
+Bias tables have a row per position of the config's image: a model takes images of that size
+only, any size by `create(..., image=...)`. The authors publish no way to move weights to
+another size; `load(..., image=...)` stretches the tables linearly, so that distance 0 stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.conv import ConvNorm, LinearNorm, NormLinear, channels_last, linear
+from vitrail.layers.ffn import Mlp
+from vitrail.layers.position import BiasTable, distance_index, zoom_grid
+from vitrail.layers.residual import Block, DropPath
+from vitrail.layers.tokens import Mean
+from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a LeViT: widths, heads and blocks per stage, width of keys in all of them.
+
+    `patch` is the stem's stride, a power of two: one convolution for each factor. A distilled
+    model has a second head, for the teacher's labels: two logits in training, else their mean.
+    """
+
+    dims: tuple[int, ...] = (128, 256, 384)
+    heads: tuple[int, ...] = (4, 8, 12)
+    depths: tuple[int, ...] = (4, 4, 4)
+    key_dim: int = 16
+    patch: int = 16
+    distilled: bool = True
+    drop_path: float = 0.0
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
+
+
+# name, widths, heads, blocks, width of keys; parameters, multiply-adds, accuracy
+_ROWS = [
+    ("128S", (128, 256, 384), (4, 6, 8), (2, 3, 4), 16, 7.777, 0.305, 76.6),
+    ("128", (128, 256, 384), (4, 8, 12), (4, 4, 4), 16, 9.214, 0.406, 78.6),
+    ("192", (192, 288, 384), (3, 5, 6), (4, 4, 4), 32, 10.947, 0.658, 80.0),
+    ("256", (256, 384, 512), (4, 6, 8), (4, 4, 4), 32, 18.894, 1.120, 81.6),
+    ("384", (384, 512, 768), (6, 9, 12), (4, 4, 4), 32, 39.129, 2.353, 82.6),
+]
+VARIANTS = {
+    f"levit_{name.lower()}": Variant(
+        Config(dims, heads, depths, key_dim, drop_path=0.1 if name == "384" else 0.0),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub={
+            "timm": f"hf-hub:timm/levit_{name.lower()}.fb_dist_in1k",
+            "transformers": f"hf-hub:facebook/levit-{name}",
+        },
+    )
+    for name, dims, heads, depths, key_dim, params_m, flops_g, top1 in _ROWS
+}
+
+SPACE = Small(
+    Config(distilled=False),
+    {
+        ("dims", "heads", "depths"): (
+            ((64, 96), (4, 6), (2, 2)),
+            ((96, 144), (4, 6), (2, 3)),
+            ((64, 128, 192), (3, 4, 6), (2, 2, 2)),
+            ((128, 256, 384), (4, 6, 8), (2, 3, 4)),
+        ),
+        "patch": (4, 8, 16),
+    },
+)
+
+
+def _flat(kernel: Tensor) -> Tensor:
+    """A linear layer's weight, also of the authors' and timm's 1x1-convolutional twins."""
+    return kernel.flatten(1)
+
+
+def _table(config: Config, rows: list, main: str, distilled: str) -> list:
+    """Rows of one source, then what the sources have in common."""
+    both = [(main, "head.main."), (distilled, "head.distilled.")]
+    return [
+        *rows,
+        *(both if config.distilled else [(main, "head.")]),
+        (".attention_bias_idxs", None),
+        (".attention_biases", ".bias.table", lambda table: table.mT),
+        ("stem.convs.{i}.c.", "stem.convs.{i}.conv."),
+        ("stem.convs.{i}.linear.", "stem.convs.{i}.conv."),
+        (".c.weight", ".linear.weight", _flat),
+        (".linear.weight", ".linear.weight", _flat),
+        (".l.", ".linear."),
+        (".bn.", ".norm."),
+        (".batch_norm.", ".norm."),
+    ]
+
+
+def _facebook(config: Config) -> list:
+    """One flat list of blocks: attention and ffn in turn, a shrinking pair between stages."""
+    places = []
+    for i, depth in enumerate(config.depths):
+        places += [f"stages.{i}.down."] * (i > 0)
+        places += [f"stages.{i}.blocks.{j}." for j in range(depth)]
+    rows = [(f"patch_embed.{2 * n}.", f"stem.convs.{n}.") for n in range(_convs(config))]
+    for k, place in enumerate(places):
+        rows += [(f"blocks.{2 * k}.", f"{place}mixer."), (f"blocks.{2 * k + 1}.", f"{place}ffn.")]
+    rows += [(".m.", "."), (".proj.1.", ".proj."), (".q.1.", ".q.")]
+    rows += [(".ffn.0.", ".ffn.fc1."), (".ffn.2.", ".ffn.fc2.")]
+    return _table(config, rows, "head.", "head_dist.")
+
+
+def _timm(config: Config) -> list:
+    rows = [
+        ("stem.conv{i}.", "stem.convs.{i-1}."),
+        (".downsample.attn_downsample.", ".down.mixer."),
+        (".downsample.", ".down."),
+        (".attn.", ".mixer."),
+        (".mlp.", ".ffn."),
+        (".ffn.ln", ".ffn.fc"),
+        (".ln.", "."),
+    ]
+    return _table(config, rows, "head.", "head_dist.")
+
+
+def _transformers(config: Config) -> list:
+    rows = [
+        ("levit.", ""),
+        ("patch_embeddings.embedding_layer_{i}.convolution.", "stem.convs.{i-1}.conv."),
+        ("patch_embeddings.embedding_layer_{i}.", "stem.convs.{i-1}."),
+    ]
+    for i, depth in enumerate(config.depths):
+        places = [f"stages.{i}.blocks.{j}." for j in range(depth)] + [f"stages.{i + 1}.down."]
+        for j, place in enumerate(places):
+            old = f"encoder.stages.{i}.layers."
+            rows += [(f"{old}{2 * j}.", f"{place}mixer."), (f"{old}{2 * j + 1}.", f"{place}ffn.")]
+    rows += [
+        (".module.", "."),
+        (".queries_keys_values.", ".qkv."),
+        (".keys_values.", ".kv."),
+        (".queries.", ".q."),
+        (".projection.", ".proj."),
+        (".linear_up.", ".fc1."),
+        (".linear_down.", ".fc2."),
+    ]
+    return _table(config, rows, "classifier.", "classifier_distill.")
+
+
+NAMES = {"facebookresearch/LeViT": _facebook, "timm": _timm, "transformers": _transformers}
+
+
+def grids(config: Config) -> list[tuple[int, int]]:
+    """Rows and columns of each stage's map."""
+    h, w = config.image
+    strides = [config.patch * 2**i for i in range(len(config.depths))]
+    return [(math.ceil(h / s), math.ceil(w / s)) for s in strides]
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move to another image size: bias tables stretched linearly, corners coinciding."""
+    moved = dict(state)
+    for name in state:
+        if name.endswith(".bias.table"):
+            # A shrinking attention's keys are on the map of the stage before.
+            i = int(name.split(".")[1]) - (".down." in name)
+            moved[name] = zoom_grid(state[name][None], grids(old)[i], grids(new)[i])[0]
+    return moved
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
+    """The config with the classes and the (square) image that a state's shapes tell."""
+    head = "head.main.linear.weight" if config.distilled else "head.linear.weight"
+    side = math.isqrt(rows := state["stages.0.blocks.0.mixer.bias.table"].shape[0])
+    image = (side * config.patch, side * config.patch)
+    return replace(config, classes=len(state[head]), image=image) if side**2 == rows else None
+
+
+def _convs(config: Config) -> int:
+    return config.patch.bit_length() - 1
+
+
+class Stem(nn.Module):
+    """3x3 convolutions of stride 2, Hardswish between: an image to (B, h, w, C)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        count = _convs(config)
+        if config.patch != 2**count or count < 1 or config.dims[0] % 2 ** (count - 1):
+            raise ValueError(
+                f"patch is {config.patch}, the first width {config.dims[0]}: expected a power of "
+                "two from 2, and a width that half of it divides"
+            )
+        self.config = config
+        widths = [config.dims[0] // 2 ** (count - 1 - n) for n in range(count)]
+        self.convs = nn.ModuleList(
+            ConvNorm(before, width, 3, stride=2)
+            for before, width in zip([config.channels, *widths], widths, strict=False)
+        )
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
+        check_image(image, self.config, "levit")
+        h, w = image.shape[-2:]
+        if grids(replace(self.config, image=(h, w))) != grids(self.config):
+            raise ValueError(
+                f"image is {h}x{w}; this levit has bias tables for "
+                f"{'x'.join(map(str, self.config.image))}: create or load it with "
+                f"image=({h}, {w}), or resize the image"
+            )
+        x = image.contiguous(memory_format=torch.channels_last)
+        for n, conv in enumerate(self.convs):
+            x = conv(x if n == 0 else F.hardswish(x))
+        return channels_last(x)
+
+
+class BiasedAttention(nn.Module):
+    """What both attentions share: projected heads to a map (B, h, w, C).
+
+    Heads are folded into the batch for three-axis matrix products: fused attention wants
+    values as narrow as keys.
+    """
+
+    def __init__(self, heads: int, key_dim: int, bias: BiasTable, proj: nn.Module) -> None:
+        super().__init__()
+        self.heads, self.key_dim = heads, key_dim
+        self.bias, self.proj = bias, proj
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
+        q, k, v, grid = self._parts(x)
+        out = self._attention(q, k).flatten(0, 1).bmm(v)
+        out = out.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
+        return self.proj(F.hardswish(out)).unflatten(1, grid)
+
+    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads t s"]:
+        """Attention of every head, rows are queries."""
+        q, k, _, _ = self._parts(x)
+        return self._attention(q, k)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Queries, keys and values, each (B heads, n, width), and the map of the queries."""
+        raise NotImplementedError
+
+    def _attention(self, q: Tensor, k: Tensor) -> Tensor:
+        logits = (q * self.key_dim**-0.5).bmm(k.mT).unflatten(0, (-1, self.heads))
+        return logits.add_(self.bias()).softmax(-1)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, h, w, heads width) to (B heads, h w, width)."""
+        x = x.flatten(1, 2).unflatten(-1, (self.heads, -1))
+        return x.transpose(1, 2).flatten(0, 1)
+
+
+class Attention(BiasedAttention):
+    """Self-attention on a map of `grid`; packed [head][q | k | v], values twice as wide."""
+
+    def __init__(self, dim: int, heads: int, key_dim: int, grid: tuple[int, int]) -> None:
+        bias = BiasTable(math.prod(grid), heads, distance_index(grid))
+        super().__init__(heads, key_dim, bias, LinearNorm(2 * key_dim * heads, dim, scale=0.0))
+        self.qkv = LinearNorm(dim, 4 * key_dim * heads)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        d = self.key_dim
+        q, k, v = self._by_head(self.qkv(x)).split([d, d, 2 * d], -1)
+        return q, k, v, (x.shape[1], x.shape[2])
+
+
+class ShrinkingAttention(BiasedAttention):
+    """Queries at every second row and column of `grid`, values four times as wide as keys."""
+
+    def __init__(
+        self, dim_in: int, dim: int, *, heads: int, key_dim: int, grid: tuple[int, int]
+    ) -> None:
+        bias = BiasTable(math.prod(grid), heads, distance_index(grid, 2))
+        super().__init__(heads, key_dim, bias, LinearNorm(4 * key_dim * heads, dim))
+        self.kv = LinearNorm(dim_in, 5 * key_dim * heads)
+        self.q = LinearNorm(dim_in, key_dim * heads)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        k, v = self._by_head(self.kv(x)).split([self.key_dim, 4 * self.key_dim], -1)
+        x = x[:, ::2, ::2]
+        return self._by_head(self.q(x)), k, v, (x.shape[1], x.shape[2])
+
+
+class Shrink(nn.Module):
+    """Shrinking attention, without residual, then an ffn with: (B, h, w, C) to half the map."""
+
+    def __init__(self, mixer: nn.Module, ffn: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.mixer, self.ffn, self.drop_path = mixer, ffn, DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
+        x = self.mixer(x)
+        return x + self.drop_path(self.ffn(x))
+
+
+def feed_forward(dim: int) -> nn.Module:
+    """An MLP of twice the width with Hardswish and a BatchNorm after each linear layer."""
+    mlp = Mlp(dim, 2 * dim, act=nn.Hardswish())
+    mlp.fc1, mlp.fc2 = LinearNorm(dim, 2 * dim), LinearNorm(2 * dim, dim, scale=0.0)
+    return mlp
+
+
+class DistilledHead(nn.Module):
+    """A head for labels and one for a teacher's: two logits in training, else their mean."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.main, self.distilled = NormLinear(dim, classes), NormLinear(dim, classes)
+
+    def outputs(self, x: Float[Tensor, "b c"]) -> dict[str, Tensor]:
+        """The logits of each head, under the authors' names."""
+        return {"head": self.main(x), "head_dist": self.distilled(x)}
+
+    def forward(self, x: Float[Tensor, "b c"]) -> Tensor | tuple[Tensor, Tensor]:
+        main, distilled = self.main(x), self.distilled(x)
+        return (main, distilled) if self.training else (main + distilled) / 2
+
+    def deployed(self) -> nn.Module:
+        """One linear layer with the mean of both, once they are folded."""
+        weight, bias = (
+            (getattr(self.main, n) + getattr(self.distilled, n)) / 2 for n in ("weight", "bias")
+        )
+        return linear(weight, bias)
+
+
+class LeViT(Pyramid):
+    """Convolutional stem, stages of attention with shrinking ones between, mean, head."""
+
+    undecayed = ("bias.table",)
+
+    def __init__(self, config: Config) -> None:
+        sizes, d = grids(config), config.key_dim
+        if not len(config.dims) == len(config.heads) == len(config.depths):
+            raise ValueError(
+                f"dims {config.dims}, heads {config.heads} and depths {config.depths} differ in "
+                "length: one each a stage"
+            )
+        if math.prod(sizes[-1]) < 2:
+            raise ValueError(
+                f"image is {config.image[0]}x{config.image[1]}; the last of {len(sizes)} levit "
+                f"stages would have one position only: take a smaller patch than {config.patch}, "
+                "fewer stages or a larger image"
+            )
+        stages, before = [], 0
+        for dim, heads, depth, grid in zip(
+            config.dims, config.heads, config.depths, sizes, strict=True
+        ):
+            down: nn.Module = nn.Identity()
+            if stages:
+                attention = ShrinkingAttention(
+                    before, dim, heads=before // d, key_dim=d, grid=sizes[len(stages) - 1]
+                )
+                down = Shrink(attention, feed_forward(dim), config.drop_path)
+            mixers = [Attention(dim, heads, d, grid) for _ in range(depth)]
+            block = partial(Block, dim, norm=nn.Identity, drop_path=config.drop_path)
+            stages.append(Stage(down, [block(m, feed_forward(dim)) for m in mixers]))
+            before = dim
+        head = DistilledHead if config.distilled else NormLinear
+        super().__init__(
+            config,
+            stem=Stem(config),
+            stages=stages,
+            norm=nn.Identity(),
+            pool=Mean(),
+            head=head(config.dims[-1], config.classes),
+            levels=[Level(config.patch * 2**i, dim) for i, dim in enumerate(config.dims)],
+        )
+
+
+MODEL = LeViT

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitrail.fit.budget import Budget
 
@@ -29,3 +31,7 @@ class Arguments:
     def budget(self) -> Budget:
         """The limits of the model."""
         return Budget(self.latency_s, self.macs, self.params, self.threads, self.device)
+
+    def again(self, run: Path) -> str:
+        """The command that goes on with this fit in the folder `run`."""
+        return f"vitrail fit {shlex.quote(self.data)} --resume --out {shlex.quote(str(run))}"

@@ -39,12 +39,16 @@ def finish_training(
     """
     name, batch = runner.candidate.name, runner.recipe.steps.batch
     where = checkpoint(folder, runner.candidate)
-    plan = state.finals.get(name)
+    plan: dict[str, Any] | None = state.finals.get(name)
     if plan is None:
         rate = runner.rate or (runner.candidate.rate or 0.0) * EFFICIENCY
         more = max(1, int(rate * max(0.0, deadline - time.monotonic()) * PUNCTUALITY / batch))
-        plan = {"hold": runner.done + int(HOLD * more), "total": runner.done + more}
-        plan |= {"fixed": 0, "pace": rate / batch}
+        plan = {
+            "hold": runner.done + int(HOLD * more),
+            "total": runner.done + more,
+            "pace": rate / batch,
+            "fixed": False,
+        }
         state.decide(name, plan)
     view.update(name, status="training", steps=runner.done)
     run = _Run(runner.recipe, trainer, where, name, view)
@@ -56,7 +60,7 @@ def finish_training(
         # A resumed training may have had all of these steps behind it.
         pace = run.made / spent if run.made > 4 else plan["pace"]
         total = plan["hold"] + max(1, int(pace * left * PUNCTUALITY))
-        plan = plan | {"total": total, "fixed": 1}
+        plan = plan | {"total": total, "fixed": True}
         state.decide(name, plan)
     *marks, end = _marks(plan["hold"], plan["total"], plan["total"])
     for mark in marks:

@@ -8,10 +8,9 @@ Each step is a file; this one passes the results on and keeps the clock.
 from __future__ import annotations
 
 import shlex
-import signal
+import shutil
 import time as clock
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,20 +32,23 @@ from vitrail.fit.race import (
     Race,
     Runner,
     candidates_for,
+    checkpoint,
     rung_seconds,
     rung_steps,
 )
 from vitrail.fit.shortlist import Shortlist, shortlist
 from vitrail.fit.state import State
+from vitrail.fit.stopping import interruptible
 from vitrail.fit.trainer import Trainer
 from vitrail.fit.view import View
 from vitrail.measure.machine import cores
 from vitrail.recipes.defaults import batch_size, default
-from vitrail.recipes.recipe import Data, Recipe
+from vitrail.recipes.recipe import Data
 from vitrail.run_folder import RunFolder
-from vitrail.train.loop import Interrupted
 
 RACE_SHARE = 0.3
+# A race on a busy machine may take so many times its share before it is cut short.
+RACE_GRACE = 1.4
 # Export, test and report take about as long whatever the training took.
 RESERVE_S = 40.0
 RESERVE_SHARE = 0.15
@@ -80,219 +82,238 @@ def fit(
     is a VitrailError.
     """
     view = View(console)
-    began = clock.monotonic()
     if resume:
         if out is None:
             raise RunError("--resume needs the run folder to go on with: add --out RUN")
-        run = RunFolder.create(out, resume=True)
-        with run:
+        with RunFolder.create(out, resume=True) as run:
             state = State.read(run.path / "fit.json")
+            if run.result.is_file():
+                view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
+                return run.path
             arguments = parse(Arguments, state.values["arguments"])
-            return _in_words(run, view, lambda: _go(arguments, run, state, view, began))
+            with interruptible(arguments.again(run.path)):
+                known = parse(Shortlist, state.values["shortlist"])
+                read = _read(arguments, view, state.spent_s)
+                return _Fit(arguments, run, state, view, read, known).run()
     arguments = _arguments(
         data, latency, macs, params, time, device, threads, seed, pretrained, storage,
         group_by, devices, out,
     )  # fmt: skip
-    folder = Path(out) if out is not None else _free_name(open_source(data).name)
+    folder = Path(out) if out is not None else free_name(open_source(data).name)
     RunFolder.check_free(folder)
-    with view.shown():
-        prepared = _prepare(arguments, view, began)
-        run = RunFolder.create(folder)
-    with run:
-        values = to_json(arguments)
-        state = State.new(run.path / "fit.json", values, spent_s=clock.monotonic() - began)
-        state.put(shortlist=to_json(prepared.shortlist))
-        return _in_words(run, view, lambda: _go(arguments, run, state, view, began, prepared))
+    began = clock.monotonic()
+    read = _read(arguments, view, 0.0)
+    found = _list(arguments, view, read, began)
+    with RunFolder.create(folder) as run:
+        spent = clock.monotonic() - began
+        state = State.new(run.path / "fit.json", to_json(arguments), spent_s=spent)
+        state.put(shortlist=to_json(found), seconds={"data": read.seconds})
+        state.put(seconds=state.seconds | {"shortlist": spent - read.seconds})
+        with interruptible(arguments.again(run.path)):
+            return _Fit(arguments, run, state, view, read, found).run()
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """Data read, models counted and timed: what is known before a run folder exists."""
+class Read:
+    """The data, inspected and divided, and who trains on it."""
 
     inspection: Inspection
     split: Split
     trainer: Trainer
-    shortlist: Shortlist
+    seconds: float
 
 
-def _prepare(
-    arguments: Arguments, view: View, began: float, known: Shortlist | None = None
-) -> Prepared:
-    view.until(began + arguments.time_s)
+def _read(arguments: Arguments, view: View, spent_s: float) -> Read:
+    began = clock.monotonic()
+    view.until(began + arguments.time_s - spent_s)
     view.phase("reading the images")
-    source = open_source(arguments.data)
-    inspection = inspect(source, progress=False)
+    shown = view.console.is_terminal
+    inspection = inspect(open_source(arguments.data), progress=shown)
     split = divide(inspection, group_by=arguments.group_by, seed=arguments.seed)
-    trainer = Trainer(split, device=arguments.device, devices=arguments.devices, progress=False)
-    if known is not None:
-        return Prepared(inspection, split, trainer, known)
+    trainer = Trainer(split, device=arguments.device, devices=arguments.devices)
+    return Read(inspection, split, trainer, clock.monotonic() - began)
+
+
+def _list(arguments: Arguments, view: View, read: Read, began: float) -> Shortlist:
+    """The candidates; made before there is a run folder, so that a wrong budget leaves none."""
+    size, classes = read.inspection.size, len(read.split.classes)
     extra: list[Candidate] = []
-    classes = len(split.classes)
     if arguments.pretrained == "hub":
-        extra = published(image_size=inspection.size, classes=classes)
+        extra = published(image_size=size, classes=classes)
     elif arguments.pretrained is not None:
-        extra, left_out = shelf(
-            Path(arguments.pretrained), image_size=inspection.size, classes=classes
-        )
+        extra, left_out = shelf(Path(arguments.pretrained), image_size=size, classes=classes)
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
-    left = arguments.time_s - (clock.monotonic() - began) - _reserve(arguments.time_s)
-    found = shortlist(
-        image_size=inspection.size,
-        channels=split.channels,
-        classes=classes,
-        budget=arguments.budget,
-        images=len(split.train),
-        seconds=max(left, arguments.time_s / 4),
-        size=candidates_for(RACE_SHARE * max(left, 0.0)),
-        batch=batch_size(len(split.train)),
-        device=trainer.device,
-        seed=arguments.seed,
-        extra=extra,
-        say=view.phase,
-    )
-    return Prepared(inspection, split, trainer, found)
-
-
-def _go(
-    arguments: Arguments,
-    run: RunFolder,
-    state: State,
-    view: View,
-    began: float,
-    prepared: Prepared | None = None,
-) -> Path:
+    spent = clock.monotonic() - began
+    left = max(1.0, arguments.time_s - spent - reserve(arguments.time_s))
     with view.shown():
-        if prepared is None:
-            known = parse(Shortlist, state.values["shortlist"])
-            prepared = _prepare(arguments, view, began, known)
-        found = prepared.shortlist
+        return shortlist(
+            image_size=size,
+            channels=read.split.channels,
+            classes=classes,
+            budget=arguments.budget,
+            images=len(read.split.train),
+            seconds=left,
+            size=candidates_for(RACE_SHARE * left),
+            batch=batch_size(len(read.split.train)),
+            device=read.trainer.device,
+            seed=arguments.seed,
+            extra=extra,
+            say=view.phase,
+        )
+
+
+class _Fit:
+    """A fit in its run folder: race, full training, export, test, report."""
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        run: RunFolder,
+        state: State,
+        view: View,
+        read: Read,
+        found: Shortlist,
+    ) -> None:
+        self.arguments, self.folder, self.state, self.view = arguments, run, state, view
+        self.read, self.found, self.trainer = read, found, read.trainer
         end = state.deadline(arguments.time_s)
         view.until(end)
-        view.enter([*found.candidates, *found.over])
-        for one in found.over:
-            view.update(one.name, status="over budget")
+        self.train_end = end - reserve(arguments.time_s)
+
+    def run(self) -> Path:
+        """All of it; returns the run folder."""
+        with self.state.phase("data"):
+            self._decode()
+        with self.view.shown():
+            self.view.enter([*self.found.candidates, *self.found.over])
+            for one in self.found.over:
+                self.view.update(one.name, status="over budget")
+            with self.state.phase("race"):
+                race, runners = self._race()
+            finished = self._final(race, runners)
+        finished.say(self.view.console)
+        return self.folder.path
+
+    def _decode(self) -> None:
+        """The pixels of every image size of the race, before the clock of the race starts."""
+        shown = self.view.console.is_terminal
+        for image, channels in {(c.image, c.model["channels"]) for c in self.found.candidates}:
+            for part in ("train", "val"):
+                self.trainer.pixels(part, image, channels, progress=shown)
+
+    def _race(self) -> tuple[Race, list[Runner]]:
+        arguments, state = self.arguments, self.state
+        self.view.phase(f"racing {len(self.found.candidates)} candidates")
+        shared = arguments.storage is not None
+        race = Race(
+            self.folder.path,
+            name=_study_name(arguments, self.read.split) if shared else "race",
+            owner=str(self.folder.path.resolve()),
+            storage=arguments.storage,
+        )
+        if "race_s" not in state.values:
+            left = max(1.0, self.train_end - clock.monotonic())
+            state.put(race_s=RACE_SHARE * left, train_s=left)
+        if not race.entered:
+            race.enter(self._runners(state.values["race_s"], state.values["train_s"]))
+        runners = race.run(
+            self.trainer,
+            self.view,
+            deadline=clock.monotonic() + RACE_GRACE * state.values["race_s"],
+            localise=lambda r: replace(r, data=replace(r.data, spec=arguments.data)),
+        )
+        if not any(runner.accuracy is not None for runner in runners):
+            raise RunError(
+                f"no candidate of {arguments.storage or 'the race'} was left for this run: give "
+                "more --time, or fewer machines"
+            )
+        return race, runners
+
+    def _runners(self, race_s: float, train_s: float) -> list[Runner]:
+        """The candidates with their recipes, and the steps of each rung."""
+        arguments, images = self.arguments, len(self.read.split.train)
+        marks = rung_seconds(len(self.found.candidates), race_s)
         base = Data(arguments.data, group_by=arguments.group_by, seed=arguments.seed)
-        train_end = end - _reserve(arguments.time_s)
-        with state.phase("race"):
-            race, runners = _race(arguments, run, state, view, prepared, base, train_end)
-        finished = _final(arguments, run, state, view, prepared, race, runners, train_end)
-    finished.say(view.console)
-    return run.path
-
-
-def _race(
-    arguments: Arguments,
-    run: RunFolder,
-    state: State,
-    view: View,
-    prepared: Prepared,
-    base: Data,
-    train_end: float,
-) -> tuple[Race, list[Runner]]:
-    trainer, candidates = prepared.trainer, prepared.shortlist.candidates
-    images = len(prepared.split.train)
-    view.phase(f"racing {len(candidates)} candidates")
-    name = "race" if arguments.storage is None else _study_name(arguments, prepared.split)
-    race = Race(run.path, name=name, owner=str(run.path.resolve()), storage=arguments.storage)
-    if "race_s" not in state.values:
-        left = max(1.0, train_end - clock.monotonic())
-        state.put(race_s=RACE_SHARE * left, train_s=left)
-    race_s, train_s = state.values["race_s"], state.values["train_s"]
-    if not race.entered:
-        marks = rung_seconds(len(candidates), race_s)
-        runners = []
-        for one in candidates:
-            rate, batch = one.rate or 1.0, batch_size(images)
-            steps = rung_steps(rate, batch, marks)
-            rest = train_s - race_s + marks[-1]
-            total = max(steps[-1] + 1, rung_steps(rate, batch, [rest])[0])
+        batch, runners = batch_size(images), []
+        for one in self.found.candidates:
+            steps = rung_steps(one.rate or 1.0, batch, marks)
+            whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
             recipe = default(
                 one.config,
-                trainer.data(base, one.image, one.model["channels"]),
+                self.trainer.data(base, one.image, one.model["channels"]),
                 images=images,
-                total=total,
+                total=max(steps[-1] + 1, whole),
                 seed=arguments.seed,
                 pretrained=one.pretrained,
-                precision=trainer.precision,
+                precision=self.trainer.precision,
             )
             recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
             runners.append(Runner(one, recipe, steps))
-        race.enter(runners)
+        return runners
 
-    def localise(recipe: Recipe) -> Recipe:
-        return replace(recipe, data=replace(recipe.data, spec=arguments.data))
+    def _final(self, race: Race, runners: list[Runner]) -> Finished:
+        """Train the best in full; where its exported file misses the latency, the next."""
+        misses: dict[str, float] = dict(self.state.values.get("misses", {}))
+        for runner in runners:
+            name = runner.candidate.name
+            if name in misses or runner.accuracy is None:
+                continue
+            try:
+                finished = self._try(runner, runners, misses)
+            except ExportError as error:
+                self.view.phase(f"{name} cannot be exported: {error}")
+                continue
+            if finished is None:
+                self.state.put(misses=misses)
+                self.view.update(name, status="over budget")
+                continue
+            race.finish(runners, runner)
+            for other in runners:
+                if other.candidate.name != name:
+                    shutil.rmtree(checkpoint(self.folder.path, other.candidate), ignore_errors=True)
+            return finished
+        raise _none_left(self.arguments.budget, misses)
 
-    deadline = clock.monotonic() + 1.4 * race_s
-    runners = race.run(trainer, view, deadline=deadline, localise=localise)
-    if not runners:
-        raise RunError(
-            f"the study {arguments.storage} has no candidate left for this machine: the others "
-            "have taken them all"
-        )
-    return race, runners
-
-
-def _final(
-    arguments: Arguments,
-    run: RunFolder,
-    state: State,
-    view: View,
-    prepared: Prepared,
-    race: Race,
-    runners: list[Runner],
-    train_end: float,
-) -> Finished:
-    """Train the best in full; where its exported file misses the latency, the next."""
-    budget, trainer = arguments.budget, prepared.trainer
-    misses: dict[str, float] = dict(state.values.get("misses", {}))
-    for runner in runners:
-        name = runner.candidate.name
-        if name in misses or runner.accuracy is None:
-            continue
-        try:
+    def _try(
+        self, runner: Runner, runners: list[Runner], misses: dict[str, float]
+    ) -> Finished | None:
+        """The finished run with this candidate as winner, None when it is over the budget."""
+        budget, name = self.arguments.budget, runner.candidate.name
+        if budget.latency_s is not None and name not in self.state.finals:
             # Before the time goes into its full training, not after.
-            if budget.latency_s is not None and name not in state.finals:
-                view.phase(f"measuring {name} as exported")
-                with state.phase("export"):
-                    found = exported_latency(runner.recipe, trainer, run, threads=budget.threads)
-                view.update(name, latency_s=found.p50_s)
-                if found.p50_s > budget.latency_s:
-                    misses[name] = found.p50_s
-                    state.put(misses=misses)
-                    view.update(name, status="over budget")
-                    continue
-            view.phase(f"training {name} in full")
-            with state.phase("training"):
-                recipe, model, score = finish_training(
-                    runner, trainer, folder=run.path, state=state, deadline=train_end, view=view
-                )
-            view.phase("exporting, testing and reporting")
-            finished = finish(
-                model,
-                recipe,
-                score,
-                run=run,
-                trainer=trainer,
-                inspection=prepared.inspection,
-                arguments=arguments,
-                runners=runners,
-                winner=runner,
-                over=prepared.shortlist.over,
-                misses=misses,
-                state=state,
+            self.view.phase(f"measuring {name} as exported")
+            with self.state.phase("export"):
+                found = exported_latency(runner.recipe, self.trainer, self.folder, budget=budget)
+            self.view.update(name, latency_s=found.p50_s)
+            if found.p50_s > budget.latency_s:
+                misses[name] = found.p50_s
+                return None
+        self.view.phase(f"training {name} in full")
+        with self.state.phase("training"):
+            recipe, model, score = finish_training(
+                runner,
+                self.trainer,
+                folder=self.folder.path,
+                state=self.state,
+                deadline=self.train_end,
+                view=self.view,
             )
-        except ExportError as error:
-            view.phase(f"{name} cannot be exported: {error}")
-            continue
-        if finished is None:
-            state.put(misses=misses)
-            view.update(name, status="over budget")
-            continue
-        race.finish(runners, runner)
-        view.update(name, status="won")
-        return finished
-    raise _none_left(budget, misses)
+        self.view.phase("exporting, testing and reporting")
+        return finish(
+            model,
+            recipe,
+            score,
+            run=self.folder,
+            trainer=self.trainer,
+            inspection=self.read.inspection,
+            arguments=self.arguments,
+            runners=runners,
+            winner=runner,
+            over=self.found.over,
+            misses=misses,
+            state=self.state,
+        )
 
 
 def _none_left(budget: Budget, misses: dict[str, float]) -> BudgetError:
@@ -348,11 +369,12 @@ def _arguments(
     )
 
 
-def _reserve(seconds: float) -> float:
+def reserve(seconds: float) -> float:
+    """What export, test and report get of a time limit."""
     return min(RESERVE_S, RESERVE_SHARE * seconds)
 
 
-def _free_name(name: str) -> Path:
+def free_name(name: str) -> Path:
     """A folder in the working directory that is not there yet: fashion-sample-run-2."""
     number = 1
     while True:
@@ -365,33 +387,3 @@ def _free_name(name: str) -> Path:
 def _study_name(arguments: Arguments, split: Split) -> str:
     limits = f"{arguments.latency_s} {arguments.macs} {arguments.params} {arguments.seed}"
     return f"vitrail {split.train.digest[:12]} {limits} {arguments.time_s:g}"
-
-
-def _in_words(run: RunFolder, view: View, work: Callable[[], Path]) -> Path:
-    """Run `work`; a signal to stop becomes the sentence that says how to go on."""
-    try:
-        with _terminable():
-            return work()
-    except (Interrupted, KeyboardInterrupt) as error:
-        raise Interrupted(
-            f"stopped, nothing is lost: go on with `vitrail fit --resume --out {run.path}`"
-        ) from error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C inside, where that is possible."""
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,6 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, trainer: Traine
     """Open the test part and let the finished model look at it."""
     part = unseal(held_back)
     data = recipe.data
-    images = pixels(part, data.image, data.channels, progress=trainer.progress)
+    images = pixels(part, data.image, data.channels, progress=False)
     logits, labels = trainer.logits(model, recipe, images)
     return Verdict(logits, labels, images)

@@ -42,11 +42,8 @@ class Score:
 class Trainer:
     """One split, one device, and the pixels of every image size used so far."""
 
-    def __init__(
-        self, split: Split, *, device: str = "auto", devices: int = 1, progress: bool = True
-    ) -> None:
+    def __init__(self, split: Split, *, device: str = "auto", devices: int = 1) -> None:
         self.split = split
-        self.progress = progress
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self._devices = device, devices
@@ -63,12 +60,14 @@ class Trainer:
         mean, std = tuple(round(m, 6) for m in mean), tuple(round(s, 6) for s in std)
         return replace(base, image=image, channels=channels, mean=mean, std=std)
 
-    def pixels(self, part: str, image: tuple[int, int], channels: int) -> Pixels:
-        """The "train" or "val" images at a size."""
+    def pixels(
+        self, part: str, image: tuple[int, int], channels: int, *, progress: bool = False
+    ) -> Pixels:
+        """The "train" or "val" images at a size, decoded on first use."""
         key = (part, image, channels)
         if key not in self._pixels:
             chosen: Part = {"train": self.split.train, "val": self.split.val}[part]
-            self._pixels[key] = pixels(chosen, image, channels, progress=self.progress)
+            self._pixels[key] = pixels(chosen, image, channels, progress=progress)
         return self._pixels[key]
 
     def model(self, recipe: Recipe) -> Backbone:

@@ -8,8 +8,8 @@ class token but a weighted mean of all tokens; not CvT, which is another paper's
 The encoder layer is neither pre- nor post-norm: the branch of attention is normed on its way
 in, and after it the residual stream itself. q, k and v have no bias; attention weights drop
 out at 0.1 also where nothing else does. Sinusoids run over the flat index of the token. The
-authors' factories forget to hand the kind of position on, so that their `_sine` models start
-with learned positions; ours are what the names say.
+authors' factories forget the kind of position, so that their `_sine` models start with
+learned ones; ours are what the names say.
 """
 
 from __future__ import annotations
@@ -36,12 +36,9 @@ from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_imag
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a compact transformer.
-
-    The tokenizer has `convs` convolutions of `kernel`, all but the last of `inner` channels;
-    with `convs` 0 it cuts patches of `kernel` pixels. `pool` is "sequence" or "token" (class
-    token); `position` is "learned", "sine" or "none".
-    """
+    """Sizes of a compact transformer. The tokenizer has `convs` convolutions of `kernel`, all
+    but the last of `inner` channels; with `convs` 0 it cuts patches of `kernel` pixels. `pool`
+    is "sequence" or "token" (class token), `position` "learned", "sine" or "none"."""
 
     dim: int = 128
     depth: int = 2
@@ -59,53 +56,38 @@ class Config:
     classes: int = 10
 
 
-_SIZES = {
-    2: Config(),
-    4: Config(depth=4),
-    6: Config(dim=256, depth=6, heads=4, hidden=512),
-    7: Config(dim=256, depth=7, heads=4, hidden=512),
-    8: Config(dim=256, depth=8, heads=4, hidden=512),
-    14: Config(dim=384, depth=14, heads=6, hidden=1152),
-}
-_LITE, _CVT = {"kernel": 4, "convs": 0, "pool": "token"}, {"kernel": 4, "convs": 0}
-_FLOWERS = {"kernel": 7, "image": (224, 224), "classes": 102}
-_IMAGENET = {"kernel": 7, "image": (224, 224), "classes": 1000}
+_SMALL, _LARGE = Config(), Config(dim=256, heads=4, hidden=512)
+_FLOWERS = replace(_LARGE, kernel=7, image=(224, 224), classes=102)
+_IMAGENET = replace(_FLOWERS, dim=384, heads=6, hidden=1152, classes=1000)
+_CVT, _LITE = {"kernel": 4, "convs": 0}, {"kernel": 4, "convs": 0, "pool": "token"}
 _ATTENTION = "the published operations leave out a part of attention"
-_ROUNDED = "published are two digits of a figure that is some 0.3 % above the matrix products"
-_NOTES = {
-    "cct_14_7x2_224": _ATTENTION,
-    "cct_14_7x2_384": _ATTENTION,
-    "cct_vit_lite_7_4_32": _ROUNDED,
-    "cct_cvt_6_4_32": _ROUNDED,
-}
+_ROUNDED = "published are two digits of a figure some 0.3 % above the matrix products"
 
 VARIANTS = {
     name: Variant(
-        replace(_SIZES[layers], **changes),
+        replace(base, depth=depth, **changes),
         params_m=params_m,
         flops_g=flops_g,
         top1=top1,
-        note=_NOTES.get(name, ""),
+        note=note,
     )
-    for name, layers, changes, params_m, flops_g, top1 in [
-        ("cct_2_3x2_32", 2, {}, 0.28, 0.04, None),
-        ("cct_4_3x2_32", 4, {}, 0.48, 0.05, None),
-        ("cct_6_3x1_32", 6, {"convs": 1}, 3.23, 1.02, None),
-        ("cct_6_3x2_32", 6, {}, 3.33, 0.25, None),
-        ("cct_7_3x1_32", 7, {"convs": 1}, 3.76, 1.19, None),
-        ("cct_7_3x2_32", 7, {}, 3.85, 0.29, None),
-        ("cct_7_7x2_224", 7, _FLOWERS, None, None, None),
-        ("cct_14_7x2_224", 14, _IMAGENET, 22.36, 5.11, 80.67),
-        ("cct_14_7x2_384", 14, _IMAGENET | {"image": (384, 384)}, 22.51, 15.02, 82.71),
-        ("cct_vit_lite_2_4_32", 2, _LITE, None, None, None),
-        ("cct_vit_lite_4_4_32", 4, _LITE, None, None, None),
-        ("cct_vit_lite_6_4_32", 6, _LITE, 3.19, 0.22, None),
-        ("cct_vit_lite_7_4_32", 7, _LITE, 3.72, 0.26, None),
-        ("cct_cvt_2_4_32", 2, _CVT, None, None, None),
-        ("cct_cvt_4_4_32", 4, _CVT, None, None, None),
-        ("cct_cvt_6_4_32", 6, _CVT, 3.19, 0.22, None),
-        ("cct_cvt_7_4_32", 7, _CVT, 3.72, 0.25, None),
-        ("cct_cvt_8_4_32", 8, _CVT, None, None, None),
+    for name, base, depth, changes, params_m, flops_g, top1, note in [
+        ("cct_2_3x2_32", _SMALL, 2, {}, 0.28, 0.04, None, ""),
+        ("cct_4_3x2_32", _SMALL, 4, {}, 0.48, 0.05, None, ""),
+        ("cct_6_3x1_32", _LARGE, 6, {"convs": 1}, 3.23, 1.02, None, ""),
+        ("cct_6_3x2_32", _LARGE, 6, {}, 3.33, 0.25, None, ""),
+        ("cct_7_3x1_32", _LARGE, 7, {"convs": 1}, 3.76, 1.19, None, ""),
+        ("cct_7_3x2_32", _LARGE, 7, {}, 3.85, 0.29, None, ""),
+        ("cct_7_7x2_224", _FLOWERS, 7, {}, None, None, None, ""),
+        ("cct_14_7x2_224", _IMAGENET, 14, {}, 22.36, 5.11, 80.67, _ATTENTION),
+        ("cct_14_7x2_384", _IMAGENET, 14, {"image": (384, 384)}, 22.51, 15.02, 82.71, _ATTENTION),
+        *[(f"cct_vit_lite_{n}_4_32", _SMALL, n, _LITE, None, None, None, "") for n in (2, 4)],
+        ("cct_vit_lite_6_4_32", _LARGE, 6, _LITE, 3.19, 0.22, None, ""),
+        ("cct_vit_lite_7_4_32", _LARGE, 7, _LITE, 3.72, 0.26, None, _ROUNDED),
+        *[(f"cct_cvt_{n}_4_32", _SMALL, n, _CVT, None, None, None, "") for n in (2, 4)],
+        ("cct_cvt_6_4_32", _LARGE, 6, _CVT, 3.19, 0.22, None, _ROUNDED),
+        ("cct_cvt_7_4_32", _LARGE, 7, _CVT, 3.72, 0.25, None, ""),
+        ("cct_cvt_8_4_32", _LARGE, 8, _CVT, None, None, None, ""),
     ]
 }
 VARIANTS |= {
@@ -142,116 +124,88 @@ NAMES = {
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
     """Move positions to another image size: half-pixel bilinear; a sinusoid is made anew."""
-    if new.position == "none":
+    if "embed.position" not in state:
         return state
-    return {**state, "embed.position": positions(state["embed.position"], old, new.image)}
+    grids = [(math.ceil(c.image[0] / stride(c)), math.ceil(c.image[1] / stride(c)))
+             for c in (old, new)]  # fmt: skip
+    return {**state, "embed.position": resized(state["embed.position"], old, *grids)}
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """The config with the classes, channels and (square) image that a state's shapes tell."""
-    image = config.image
-    if config.position != "none":
-        rows = state["embed.position"].shape[1] - (config.pool == "token")
-        if (side := math.isqrt(rows)) ** 2 != rows:
-            return None
-        image = (side * stride(config), side * stride(config))
-    channels, classes = state["embed.tokenizer.0.weight"].shape[1], state["head.weight"].shape[0]
-    return replace(config, image=image, channels=channels, classes=classes)
+    classes, channels = len(state["head.weight"]), state["embed.tokenizer.0.weight"].shape[1]
+    side = math.isqrt(state["embed.position"].shape[1]) * stride(config)
+    return replace(config, image=(side, side), channels=channels, classes=classes)
 
 
 def stride(config: Config) -> int:
     """Pixels of the image per token, down and across."""
-    return (2 * _conv_stride(config.kernel)) ** config.convs if config.convs else config.kernel
+    step = 2 * max(1, config.kernel // 2 - 1)
+    return step**config.convs if config.convs else config.kernel
 
 
-def _conv_stride(kernel: int) -> int:
-    return max(1, kernel // 2 - 1)
-
-
-def grid(config: Config, image: tuple[int, int]) -> tuple[int, int]:
-    """Tokens down and across; ValueError where patches do not divide the image."""
-    (h, w), step = image, stride(config)
-    if config.convs == 0 and (h % step or w % step):
-        raise ValueError(
-            f"image is {h}x{w}; cct without convolutions needs multiples of its patch {step}: "
-            "choose another patch, a convolutional tokenizer, or resize"
-        )
-    return math.ceil(h / step), math.ceil(w / step)
-
-
-def positions(
-    table: Float[Tensor, "1 n c"], config: Config, image: tuple[int, int]
-) -> Float[Tensor, "1 m c"]:
-    """The config's table as one for images of another size; the class token's row is kept."""
-    before, after = grid(config, config.image), grid(config, image)
-    if before == after:
+def resized(table: Tensor, config: Config, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table for one grid of tokens as one for another; the class token's row is kept."""
+    if old == new:
         return table
-    prefix = table.shape[1] - math.prod(before)
+    prefix = table.shape[1] - math.prod(old)
     if config.position == "sine":
-        return sine_1d(prefix + math.prod(after), config.dim).to(table)
-    return torch.cat([table[:, :prefix], bilinear_grid(table[:, prefix:], before, after)], 1)
+        return sine_1d(prefix + math.prod(new), config.dim).to(table)
+    return torch.cat([table[:, :prefix], bilinear_grid(table[:, prefix:], old, new)], 1)
 
 
 class ConvPool(Conv2d):
-    """k x k convolution, 3x3 max pool of stride 2, ReLU: (B, C, h, w) to (B, C', h', w').
-
-    The authors' order is ReLU, then pool. The two commute, and this way ReLU sees a quarter
-    of the values.
-    """
+    """Convolution, 3x3 max pool of stride 2, ReLU: (B, C, h, w) to (B, C', h', w'); the
+    authors' ReLU comes before the pool, which gives the same from four times the values."""
 
     def __init__(self, dim_in: int, dim: int, kernel: int) -> None:
         if kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}: a convolutional tokenizer needs 3, 5, 7, ...")
-        super().__init__(dim_in, dim, kernel, _conv_stride(kernel), kernel // 2, bias=False)
+        super().__init__(dim_in, dim, kernel, max(1, kernel // 2 - 1), kernel // 2, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         return F.max_pool2d(super().forward(x), 3, 2, 1).relu_()
 
 
 class Embed(nn.Module):
-    """Tokenizer, class token, positions: (B, channels, H, W) to (B, token + h w, C).
-
-    At another image size than the config's the positions are resampled on the way.
-    """
-
-    position: Tensor | None
+    """Tokenizer, class token, positions: (B, channels, H, W) to (B, token + h w, C); at another
+    image size than the config's the positions are resampled on the way."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
-        if config.convs:
-            dims = [config.channels, *[config.inner] * (config.convs - 1), config.dim]
-            convs = [ConvPool(a, b, config.kernel) for a, b in pairwise(dims)]
-        else:
-            convs = [Conv2d(config.channels, config.dim, config.kernel, config.kernel)]
+        self.config = c = config
+        convs: list[nn.Conv2d] = [Conv2d(c.channels, c.dim, c.kernel, c.kernel)]
+        if c.convs:
+            dims = [c.channels, *[c.inner] * (c.convs - 1), c.dim]
+            convs = [ConvPool(*pair, c.kernel) for pair in pairwise(dims)]
         for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
         self.tokenizer = nn.Sequential(*convs)
-        token = config.pool == "token"
-        self.token = nn.Parameter(torch.zeros(1, 1, config.dim)) if token else None
-        rows = math.prod(grid(config, config.image)) + token
-        if config.position == "learned":
-            self.position = nn.Parameter(torch.empty(1, rows, config.dim))
+        self.token = nn.Parameter(torch.zeros(1, 1, c.dim)) if c.pool == "token" else None
+        rows = math.prod(self.grid(*c.image)) + (c.pool == "token")
+        if c.position == "learned":
+            self.position = nn.Parameter(torch.empty(1, rows, c.dim))
             nn.init.trunc_normal_(self.position, std=0.2)
-        elif config.position == "sine":
-            self.register_buffer("position", sine_1d(rows, config.dim))
-        elif config.position == "none":
-            self.position = None
         else:
-            raise ValueError(f"position is {config.position!r}: expected learned, sine or none")
+            self.register_buffer("position", sine_1d(rows, c.dim) if c.position == "sine" else None)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Tokens down and across of an image of h x w pixels."""
-        return grid(self.config, (h, w))
+        """Tokens down and across of an image of h x w pixels; ValueError unless patches fit."""
+        step = stride(self.config)
+        if self.config.convs == 0 and (h % step or w % step):
+            raise ValueError(
+                f"image is {h}x{w}; cct without convolutions needs multiples of its patch {step}: "
+                "choose another patch, a convolutional tokenizer, or resize"
+            )
+        return math.ceil(h / step), math.ceil(w / step)
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
         check_image(image, self.config, "cct")
-        h, w = image.shape[-2:]
-        self.grid(h, w)  # refuses what patches do not divide
+        old, new = self.grid(*self.config.image), self.grid(*image.shape[-2:])
         x = self.tokenizer(image).flatten(2).mT
         if self.token is not None:
             x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
-        return x if self.position is None else x + positions(self.position, self.config, (h, w))
+        return x if self.position is None else x + resized(self.position, self.config, old, new)
 
 
 class StreamNormBlock(Block):
@@ -268,26 +222,28 @@ class CCT(Isotropic):
     undecayed = ("embed.position", "embed.token")
 
     def __init__(self, config: Config) -> None:
-        if config.pool not in ("sequence", "token"):
-            raise ValueError(f"pool is {config.pool!r}: expected sequence or token")
-        dropout = config.attention_dropout
+        c = config
+        if c.pool not in ("sequence", "token"):
+            raise ValueError(f"pool is {c.pool!r}: expected sequence or token")
+        if c.position not in ("learned", "sine", "none"):
+            raise ValueError(f"position is {c.position!r}: expected learned, sine or none")
         blocks = [
             StreamNormBlock(
-                config.dim,
-                Attention(config.dim, config.heads, qkv_bias=False, dropout=dropout),
-                Mlp(config.dim, config.hidden),
+                c.dim,
+                Attention(c.dim, c.heads, qkv_bias=False, dropout=c.attention_dropout),
+                Mlp(c.dim, c.hidden),
                 drop_path=rate,
             )
-            for rate in rising(config.drop_path, config.depth)
+            for rate in rising(c.drop_path, c.depth)
         ]
         super().__init__(
             config,
             embed=Embed(config),
             blocks=blocks,
-            norm=nn.LayerNorm(config.dim),
-            pool=FirstToken() if config.pool == "token" else SequencePool(config.dim),
-            head=nn.Linear(config.dim, config.classes),
-            levels=[Level(stride(config), config.dim)],
+            norm=nn.LayerNorm(c.dim),
+            pool=FirstToken() if c.pool == "token" else SequencePool(c.dim),
+            head=nn.Linear(c.dim, c.classes),
+            levels=[Level(stride(c), c.dim)],
         )
         trunc_normal_linear(self)
 

@@ -6,9 +6,8 @@ stage only; the convolutions, and their BatchNorms, pass it by.
 
 As in the authors' code, attention is scaled by dim**-0.5 (the full width, not a head's), the
 activation is QuickGELU (transformers computes the exact GELU, which moves logits by up to
-0.03) and stochastic depth rises within the last stage only. A token side is
-floor((H + 2 padding - kernel) / stride) + 1, so that the published first embedding (kernel 7,
-stride 4, padding 2) drops a row of images of 4 n + 1 or 4 n + 2 pixels.
+0.03) and stochastic depth rises within the last stage only. The published first embedding
+(kernel 7, stride 4, padding 2) drops a row of images of 4 n + 1 or 4 n + 2 pixels.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from vitrail.layers.ffn import Mlp, QuickGELU
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
-from vitrail.models.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a CvT, one a stage: `kernels`, `strides` and `paddings` are of the token
-    embeddings. `projections` says what makes queries, keys and values on the grid: "conv"
-    (depthwise, keys and values with stride 2), "avg" (keys and values averaged, queries left
-    alone) or "linear" (nothing). `pool` is "token" or "mean"."""
+    """Sizes of a CvT by stage; `kernels`, `strides` and `paddings` are the token embeddings'.
+    `projections` says what queries, keys and values see: "conv" (depthwise, keys and values
+    with stride 2), "avg" (keys and values averaged, queries left alone) or "linear" (only
+    themselves). `pool` is "token" or "mean"."""
 
     dims: tuple[int, ...] = (64, 192, 384)
     depths: tuple[int, ...] = (1, 2, 10)
@@ -87,6 +86,7 @@ SPACE = Small(
 _LONG = {"q": "query", "k": "key", "v": "value"}
 NAMES = {
     "microsoft/CvT": [
+        ("stage0.patch_embed.", "stem.patch_embed."),
         ("stage{i}.", "stages.{i}."),
         (".patch_embed.proj.", ".down.0."),
         (".patch_embed.norm.", ".down.1."),
@@ -99,6 +99,7 @@ NAMES = {
     ],
     "transformers": [
         ("cvt.encoder.", ""),
+        ("stages.0.embedding.", "stem.embedding."),
         (".layers.", ".blocks."),
         (".embedding.convolution_embeddings.projection.", ".down.0."),
         (".embedding.convolution_embeddings.normalization.", ".down.1."),
@@ -124,7 +125,8 @@ Grid = tuple[int, int]
 class ConvAttention(nn.Module):
     """Attention whose q, k and v see their surroundings: (B, prefix + h w, C) to the same.
 
-    Prefix tokens come first and are projected as they are.
+    Prefix tokens come first and are projected as they are; with `prefix_only` the rows of
+    the others are left out.
     """
 
     def __init__(self, dim: int, heads: int, projection: str = "conv") -> None:
@@ -138,19 +140,13 @@ class ConvAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
-    ) -> Float[Tensor, "b m c"]:
-        """All rows, or those of the prefix tokens alone."""
+    def forward(self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False) -> Tensor:
         q, k, v = self._heads(x, grid, prefix_only)
         out = attend(q, k, v, scale=self.scale)
         return self.proj(out.transpose(1, 2).flatten(2))
 
-    def weights(
-        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
-    ) -> Float[Tensor, "b heads m s"]:
-        """Who looks at whom: attention of every head, rows are queries; the columns are the
-        prefix tokens and the grid of the keys."""
+    def weights(self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False) -> Tensor:
+        """Who looks at whom, (B, heads, rows, prefix + keys): attention of every head."""
         q, k, _ = self._heads(x, grid, prefix_only)
         return attention_weights(q, k, scale=self.scale)
 
@@ -172,21 +168,18 @@ def _surroundings(projection: str, dim: int, *, stride: int) -> nn.Module:
     """What a query (stride 1), or a key or value (stride 2), sees: on (B, C, h, w)."""
     if projection == "conv":
         return ConvNorm(dim, dim, 3, stride=stride, groups=dim)
-    if projection == "avg":
-        pool = nn.AvgPool2d(3, stride, 1, ceil_mode=True)
-        return pool if stride > 1 else nn.Identity()
-    if projection == "linear":
-        return nn.Identity()
-    raise ValueError(f"projection is {projection!r}: expected conv, avg or linear")
+    if projection not in ("avg", "linear"):
+        raise ValueError(f"projection is {projection!r}: expected conv, avg or linear")
+    pooled = projection == "avg" and stride > 1
+    return nn.AvgPool2d(3, stride, 1, ceil_mode=True) if pooled else nn.Identity()
 
 
 class GridBlock(Block):
-    """The pre-norm block for mixers that must know the grid: (B, prefix + h w, C)."""
+    """The pre-norm block for a mixer that must know the grid: (B, prefix + h w, C)."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
-    ) -> Float[Tensor, "b m c"]:
-        """All rows, or those of the prefix tokens alone."""
+    ) -> Tensor:
         y = self.mixer(self.norm1(x), grid, prefix_only)
         x = x[:, : y.shape[1]] + self.drop_path(y)
         return x + self.drop_path(self.ffn(self.norm2(x)))
@@ -195,18 +188,14 @@ class GridBlock(Block):
 class TokenStage(Stage):
     """Token embedding, perhaps a class token, blocks: (B, H, W, C) to (B, h, w, C')."""
 
-    def __init__(self, down: nn.Module, blocks: Sequence[nn.Module], token: int = 0) -> None:
-        """`token` is the width of the class token, 0 for none."""
+    def __init__(
+        self, down: nn.Module, blocks: Sequence[nn.Module], token: nn.Parameter | None
+    ) -> None:
         super().__init__(down, blocks)
-        self.token = nn.Parameter(torch.zeros(1, 1, token)) if token else None
-        if self.token is not None:
-            nn.init.trunc_normal_(self.token, std=0.02)
+        self.token = token
 
-    def tokens(
-        self, x: Float[Tensor, "b h w c"], prefix_only: bool = False
-    ) -> tuple[Float[Tensor, "b n c2"], Grid]:
-        """The tokens after the last block, class token first, and their grid; with
-        `prefix_only` the last block computes the class token alone."""
+    def tokens(self, x: Float[Tensor, "b h w c"], prefix_only: bool = False) -> tuple[Tensor, Grid]:
+        """Tokens (B, prefix + h w, C') after the last block, or its prefix only, and (h, w)."""
         x = self.down(x)
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
@@ -221,13 +210,24 @@ class TokenStage(Stage):
         return x[:, x.shape[1] - h * w :].unflatten(1, (h, w))
 
 
-class CvT(Backbone):
+class Stem(nn.Module):
+    """The first token embedding: image (B, channels, H, W) to (B, h, w, C)."""
+
+    def __init__(self, config: Config, down: nn.Module) -> None:
+        super().__init__()
+        self.config, self.down = config, down
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
+        check_image(image, self.config, "cvt")
+        return self.down(channels_last(image))
+
+
+class CvT(Pyramid):
     """Stages of convolutional attention; the last one's class token, or mean, is classified."""
 
     undecayed = ("token",)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         c = config
         sizes = (c.dims, c.depths, c.heads, c.kernels, c.strides, c.paddings, c.projections)
         if len({len(s) for s in sizes}) > 1 or 0 in c.depths:
@@ -237,8 +237,7 @@ class CvT(Backbone):
             )
         if c.pool not in ("token", "mean"):
             raise ValueError(f"pool is {c.pool!r}: expected token or mean")
-        self.config = config
-        stages, levels, stride, dim_in = [], [], 1, c.channels
+        downs, stages, levels, stride, dim_in = [], [], [], 1, c.channels
         for dim, depth, heads, kernel, step, padding, projection in zip(*sizes, strict=True):
             last = len(stages) == len(c.dims) - 1
             blocks = [
@@ -250,28 +249,26 @@ class CvT(Backbone):
                 )
                 for rate in rising(c.drop_path if last else 0.0, depth)
             ]
-            down = nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim))
-            stages.append(TokenStage(down, blocks, dim if last and c.pool == "token" else 0))
+            downs.append(nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim)))
+            token = nn.Parameter(torch.zeros(1, 1, dim)) if last and c.pool == "token" else None
+            stages.append(TokenStage(downs[-1] if stages else nn.Identity(), blocks, token))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
-        self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(dim_in)
-        self.pool = FirstToken() if config.pool == "token" else Mean()
-        self.head = nn.Linear(dim_in, config.classes)
-        self.levels, self.width = tuple(levels), dim_in
+        super().__init__(
+            config,
+            stem=Stem(config, downs[0]),
+            stages=stages,
+            norm=nn.LayerNorm(dim_in),
+            pool=FirstToken() if c.pool == "token" else Mean(),
+            head=nn.Linear(dim_in, c.classes),
+            levels=levels,
+        )
         trunc_normal_linear(self)
-
-    def features(
-        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        maps, x = [], self._pixels(image)
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps if at is None else [maps[i] for i in at]
+        if token is not None:
+            nn.init.trunc_normal_(token, std=0.02)
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        x = self._pixels(image)
+        x = self.stem(image)
         for stage in self.stages[:-1]:
             x = stage(x)
         # Nothing reads the last block's other rows; in training they are computed, since
@@ -279,14 +276,6 @@ class CvT(Backbone):
         token_only = self.config.pool == "token" and not self.training
         x, _ = self.stages[-1].tokens(x, token_only)  # pyright: ignore[reportCallIssue]
         return self.pool(self.norm(x))
-
-    def depth_of(self, name: str) -> int:
-        """As in every backbone; the first token embedding is the stem."""
-        return 0 if name.startswith("stages.0.down.") else super().depth_of(name)
-
-    def _pixels(self, image: Tensor) -> Tensor:
-        check_image(image, self.config, "cvt")
-        return channels_last(image)
 
 
 MODEL = CvT

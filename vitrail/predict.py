@@ -19,14 +19,14 @@ import numpy as np
 from vitrail.data.decode import BrokenImage, decode
 from vitrail.data.parallel import bar
 from vitrail.errors import DataError
-from vitrail.run_folder import Labels, RunFolder
+from vitrail.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BATCH = 32
 SUFFIXES = frozenset(
-    ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif .jp2 .ico".split()
+    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico"]
 )  # what a folder is searched for; a file that is named is tried whatever its suffix
 
 Answer = Callable[[np.ndarray], np.ndarray]

@@ -200,7 +200,7 @@ def _mistakes(
     for row in worst:
         image = verdict.pixels.take(np.array([row]))[0]
         guess = int(guesses[row])
-        seen = saliency(model, labels.normalised(image[None]), guess)
+        seen = saliency(model, labels.normalised(image[None])[0], guess)
         found.append(
             Mistake(
                 png(image),

@@ -1,9 +1,8 @@
 """CCT: convolutional tokens and sequence pooling let a small transformer learn from few images.
 
 Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", 2021, arXiv
-2104.05704. Three models in one file: ViT-Lite (small patches, class token), CVT (patches, no
-class token but a weighted mean of all tokens; not CvT, which is another paper's) and CCT
-(a convolutional tokenizer in place of patches).
+2104.05704. Three models in one file: ViT-Lite (small patches, class token), CVT (a weighted
+mean of all tokens instead; not CvT, which is another paper's) and CCT (convolutional tokens).
 
 The encoder layer is neither pre- nor post-norm: the branch of attention is normed on its way
 in, and after it the residual stream itself. q, k and v have no bias; attention weights drop

@@ -1,18 +1,16 @@
 """CvT: overlapping convolutions make the tokens, depthwise ones the queries, keys and values.
 
 Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV 2021, arXiv
-2103.15808. A pyramid of three stages without positions. The class token enters in the last
-stage only; the convolutions, and their BatchNorms, pass it by.
-
-As in the authors' code, attention is scaled by dim**-0.5 (the full width, not a head's), the
-activation is QuickGELU (transformers computes the exact GELU, which moves logits by up to
-0.03) and stochastic depth rises within the last stage only. The published first embedding
-(kernel 7, stride 4, padding 2) drops a row of images of 4 n + 1 or 4 n + 2 pixels.
+2103.15808. A pyramid without positions. The class token enters in the last stage only; the
+convolutions, and their BatchNorms, pass it by. As in the authors' code, attention is scaled
+by dim**-0.5 (the full width, not a head's), the activation is QuickGELU (transformers
+computes the exact GELU, which moves logits by up to 0.03) and stochastic depth rises within
+the last stage only. The published first embedding (kernel 7, stride 4, padding 2) drops a
+row of images of 4 n + 1 or 4 n + 2 pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,9 +29,8 @@ from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check
 @dataclass(frozen=True)
 class Config:
     """Sizes of a CvT by stage; `kernels`, `strides` and `paddings` are the token embeddings'.
-    `projections` says what queries, keys and values see: "conv" (depthwise, keys and values
-    with stride 2), "avg" (keys and values averaged, queries left alone) or "linear" (only
-    themselves). `pool` is "token" or "mean"."""
+    `projections` are "conv" (depthwise, keys and values with stride 2), "avg" (keys and values
+    averaged, queries left alone) or "linear" (no neighbours). `pool` is "token" or "mean"."""
 
     dims: tuple[int, ...] = (64, 192, 384)
     depths: tuple[int, ...] = (1, 2, 10)
@@ -72,17 +69,15 @@ VARIANTS = {
 }
 
 SPACE = Small(
-    Config(kernels=(3, 3, 3), paddings=(1, 1, 1), mlp_ratio=2, pool="mean", drop_path=0.0),
+    Config(kernels=(5, 3, 3), mlp_ratio=2, pool="mean", drop_path=0.0),
     {
         ("dims", "heads"): (((32, 64, 96), (1, 2, 3)), ((48, 96, 192), (1, 2, 4))),
         "depths": ((1, 1, 2), (1, 2, 4)),
-        ("strides", "kernels", "paddings"): (
-            ((2, 2, 2), (3, 3, 3), (1, 1, 1)),
-            ((4, 2, 2), (7, 3, 3), (3, 1, 1)),
-        ),
+        "strides": ((2, 2, 2), (4, 2, 2)),
     },
 )
 
+Grid = tuple[int, int]
 _LONG = {"q": "query", "k": "key", "v": "value"}
 NAMES = {
     "microsoft/CvT": [
@@ -112,31 +107,23 @@ NAMES = {
         *[(f".projection_{_LONG[n]}.", f".{n}.") for n in "qkv"],
         (".intermediate.dense.", ".ffn.fc1."),
         (".output.dense.", ".ffn.fc2."),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
+        *[(f".layernorm_{name}.", f".norm{i}.") for i, name in ((1, "before"), (2, "after"))],
         ("layernorm.", "norm."),
         ("classifier.", "head."),
     ],
 }
 
-Grid = tuple[int, int]
-
 
 class ConvAttention(nn.Module):
-    """Attention whose q, k and v see their surroundings: (B, prefix + h w, C) to the same.
-
-    Prefix tokens come first and are projected as they are; with `prefix_only` the rows of
-    the others are left out.
-    """
+    """Attention whose q, k and v see their surroundings: (B, prefix + h w, C) to the same, or
+    with `prefix_only` to (B, prefix, C). Prefix tokens are projected as they are."""
 
     def __init__(self, dim: int, heads: int, projection: str = "conv") -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
         self.heads, self.scale = heads, dim**-0.5
-        self.q_map = _surroundings(projection, dim, stride=1)
-        self.k_map = _surroundings(projection, dim, stride=2)
-        self.v_map = _surroundings(projection, dim, stride=2)
+        self.q_map, self.k_map, self.v_map = (_seen(projection, dim, s) for s in (1, 2, 2))
         self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
         self.proj = nn.Linear(dim, dim)
 
@@ -164,7 +151,7 @@ class ConvAttention(nn.Module):
         return [y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in projected]
 
 
-def _surroundings(projection: str, dim: int, *, stride: int) -> nn.Module:
+def _seen(projection: str, dim: int, stride: int) -> nn.Module:
     """What a query (stride 1), or a key or value (stride 2), sees: on (B, C, h, w)."""
     if projection == "conv":
         return ConvNorm(dim, dim, 3, stride=stride, groups=dim)
@@ -177,25 +164,21 @@ def _surroundings(projection: str, dim: int, *, stride: int) -> nn.Module:
 class GridBlock(Block):
     """The pre-norm block for a mixer that must know the grid: (B, prefix + h w, C)."""
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, prefix_only=False) -> Tensor:  # pyright: ignore
         y = self.mixer(self.norm1(x), grid, prefix_only)
         x = x[:, : y.shape[1]] + self.drop_path(y)
         return x + self.drop_path(self.ffn(self.norm2(x)))
 
 
 class TokenStage(Stage):
-    """Token embedding, perhaps a class token, blocks: (B, H, W, C) to (B, h, w, C')."""
+    """Token embedding, a class token of width `token` unless that is 0, blocks."""
 
-    def __init__(
-        self, down: nn.Module, blocks: Sequence[nn.Module], token: nn.Parameter | None
-    ) -> None:
+    def __init__(self, down: nn.Module, blocks: list, token: int) -> None:
         super().__init__(down, blocks)
-        self.token = token
+        self.token = nn.Parameter(torch.randn(1, 1, token) * 0.02) if token else None
 
-    def tokens(self, x: Float[Tensor, "b h w c"], prefix_only: bool = False) -> tuple[Tensor, Grid]:
-        """Tokens (B, prefix + h w, C') after the last block, or its prefix only, and (h, w)."""
+    def tokens(self, x: Tensor, prefix_only: bool) -> tuple[Tensor, Grid]:
+        """(B, H, W, C) to tokens (B, prefix + h w, C'), or the prefix alone, and (h, w)."""
         x = self.down(x)
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
@@ -203,10 +186,10 @@ class TokenStage(Stage):
             x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
         for block in self.blocks[:-1]:
             x = block(x, grid)
-        return self.blocks[-1](x, grid, prefix_only), grid
+        return self.blocks[-1](x, grid, prefix_only and self.token is not None), grid
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
-        x, (h, w) = self.tokens(x)
+        x, (h, w) = self.tokens(x, False)
         return x[:, x.shape[1] - h * w :].unflatten(1, (h, w))
 
 
@@ -231,10 +214,7 @@ class CvT(Pyramid):
         c = config
         sizes = (c.dims, c.depths, c.heads, c.kernels, c.strides, c.paddings, c.projections)
         if len({len(s) for s in sizes}) > 1 or 0 in c.depths:
-            raise ValueError(
-                f"depths {c.depths}, dims {c.dims} and the other sizes of cvt must have one "
-                "entry a stage, and depths be at least 1"
-            )
+            raise ValueError(f"sizes {sizes} of cvt: expected one entry a stage, depths from 1 up")
         if c.pool not in ("token", "mean"):
             raise ValueError(f"pool is {c.pool!r}: expected token or mean")
         downs, stages, levels, stride, dim_in = [], [], [], 1, c.channels
@@ -250,31 +230,23 @@ class CvT(Pyramid):
                 for rate in rising(c.drop_path if last else 0.0, depth)
             ]
             downs.append(nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim)))
-            token = nn.Parameter(torch.zeros(1, 1, dim)) if last and c.pool == "token" else None
+            token = dim if last and c.pool == "token" else 0
             stages.append(TokenStage(downs[-1] if stages else nn.Identity(), blocks, token))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
+        stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), nn.Linear(dim_in, c.classes)
+        pool = FirstToken() if c.pool == "token" else Mean()
         super().__init__(
-            config,
-            stem=Stem(config, downs[0]),
-            stages=stages,
-            norm=nn.LayerNorm(dim_in),
-            pool=FirstToken() if c.pool == "token" else Mean(),
-            head=nn.Linear(dim_in, c.classes),
-            levels=levels,
+            c, stem=stem, stages=stages, norm=norm, pool=pool, head=head, levels=levels
         )
         trunc_normal_linear(self)
-        if token is not None:
-            nn.init.trunc_normal_(token, std=0.02)
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         x = self.stem(image)
         for stage in self.stages[:-1]:
             x = stage(x)
-        # Nothing reads the last block's other rows; in training they are computed, since
-        # distributed training wants every parameter to take part.
-        token_only = self.config.pool == "token" and not self.training
-        x, _ = self.stages[-1].tokens(x, token_only)  # pyright: ignore[reportCallIssue]
+        # Nothing reads the last block's other rows; only DDP wants every parameter used.
+        x, _ = self.stages[-1].tokens(x, not self.training)  # pyright: ignore[reportCallIssue]
         return self.pool(self.norm(x))
 
 

@@ -202,7 +202,7 @@ class Stem(nn.Module):
                 f"patch is {config.patch}, the first width {config.dims[0]}: expected a power of "
                 "two from 2, and a width that half of it divides"
             )
-        self.config = config
+        self.config, self.grid = config, grids(config)[0]
         widths = [config.dims[0] // 2 ** (count - 1 - n) for n in range(count)]
         self.convs = nn.ModuleList(
             ConvNorm(before, width, 3, stride=2)
@@ -212,7 +212,7 @@ class Stem(nn.Module):
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
         check_image(image, self.config, "levit")
         h, w = image.shape[-2:]
-        if grids(replace(self.config, image=(h, w))) != grids(self.config):
+        if (math.ceil(h / self.config.patch), math.ceil(w / self.config.patch)) != self.grid:
             raise ValueError(
                 f"image is {h}x{w}; this levit has bias tables for "
                 f"{'x'.join(map(str, self.config.image))}: create or load it with "
@@ -237,10 +237,10 @@ class BiasedAttention(nn.Module):
         self.bias, self.proj = bias, proj
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
-        q, k, v, grid = self._parts(x)
+        q, k, v, (h, w) = self._parts(x)
         out = self._attention(q, k).flatten(0, 1).bmm(v)
-        out = out.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
-        return self.proj(F.hardswish(out)).unflatten(1, grid)
+        out = out.view(-1, self.heads, h * w, v.shape[-1]).transpose(1, 2)
+        return self.proj(F.hardswish(out.reshape(-1, h, w, self.heads * v.shape[-1])))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads t s"]:
         """Attention of every head, rows are queries."""
@@ -252,12 +252,13 @@ class BiasedAttention(nn.Module):
         raise NotImplementedError
 
     def _attention(self, q: Tensor, k: Tensor) -> Tensor:
-        logits = (q * self.key_dim**-0.5).bmm(k.mT).unflatten(0, (-1, self.heads))
-        return logits.add_(self.bias()).softmax(-1)
+        logits = (q * self.key_dim**-0.5).bmm(k.mT)
+        return logits.view(-1, self.heads, *logits.shape[1:]).add_(self.bias()).softmax(-1)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, h, w, heads width) to (B heads, h w, width)."""
-        x = x.flatten(1, 2).unflatten(-1, (self.heads, -1))
+        b, h, w, c = x.shape
+        x = x.view(b, h * w, self.heads, c // self.heads)
         return x.transpose(1, 2).flatten(0, 1)
 
 

@@ -126,7 +126,8 @@ def main() -> None:
         else:
             accuracy = by_hand({"resnet": small_resnet, "vit": vit_tiny}[name](), data, seconds)
         spent = time.perf_counter() - start
-        print(f"{name:10} {100 * accuracy:.2f} % of 10,000 test images in {spent:.0f} s", flush=True)
+        found = f"{100 * accuracy:.2f} % of 10,000 test images"
+        print(f"{name:10} {found} in {spent:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def peers(family: str) -> tuple[str, dict[str, torch.nn.Module]]:
     torch.manual_seed(0)
     hf = transformers
     if family == "vit":
-        sizes = dict(hidden_size=192, num_attention_heads=3, intermediate_size=768)
+        sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
         config = hf.ViTConfig(
             **sizes, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, num_labels=1000
         )

@@ -43,7 +43,7 @@ def imports(path: Path) -> set[str]:
 
 
 def package(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def test_imports_go_down():

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from vitrail import __version__
-from vitrail.errors import ConfigError, RunError, VitrailError
+from vitrail.errors import ConfigError, VitrailError
 
 app = typer.Typer(
     name="vitrail",
@@ -125,6 +125,23 @@ def fit(
 
 
 @app.command()
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the recipe: model=cvt_13, optimizer.lr=3e-4 ..."),
+    ] = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Annotated[str, typer.Option(help="Trains on auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
+) -> None:
+    """Train one recipe without a race, with the same test, export and report."""
+    from vitrail.fit.single import train_recipe
+
+    train_recipe(settings or [], out=out, resume=resume, device=device, threads=threads)
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
@@ -221,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _complete(arguments)
     try:
-        app(arguments)
+        app(arguments, prog_name="vitrail")
     except VitrailError as error:
         print(f"vitrail: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""The mistakes that a user can mend: each message is one sentence with value, expectation and remedy.
+"""Mistakes that a user can mend: each message is one sentence, value, expectation and remedy.
 
 The command line prints the sentence and exits with 2; anything else that is raised is a
 fault of vitrail's own and keeps its traceback.

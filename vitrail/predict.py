@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 BATCH = 32
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico"]
-)  # what a folder is searched for; a file that is named is tried whatever its suffix
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
+     ".jp2", ".ico")
+)  # fmt: skip; what a folder is searched for; a file that is named is tried whatever its suffix
 
 Answer = Callable[[np.ndarray], np.ndarray]
 

@@ -58,10 +58,8 @@ def test_token_alone(projections):
     model = vitrail.create(replace(SMALL, projections=projections, drop_path=0.0)).double().eval()
     x = torch.randn(2, 3, 48, 64, dtype=torch.float64)
     with torch.no_grad():
-        image = x.permute(0, 2, 3, 1)
-        for stage in model.stages[:-1]:
-            image = stage(image)
-        rows, grid = model.stages[-1].tokens(image)
+        maps = model.features(x, at=[1])
+        rows, grid = model.stages[-1].tokens(maps[0], False)
         assert rows.shape[1] == 1 + grid[0] * grid[1]
         expected = model.head(model.norm(rows)[:, 0])
         assert (expected - model(x)).abs().max() <= 1e-12

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
@@ -238,13 +238,14 @@ def config_name(config: Any) -> str:
             return variant.name
     parts = []
     for key in module_of(config).SPACE.choices:
-        for field in (key,) if isinstance(key, str) else key:
-            parts.append(f"{field}{_short(getattr(config, field))}")
+        fields = (key,) if isinstance(key, str) else key
+        parts.append("x".join(_short(getattr(config, field)) for field in fields))
     return "-".join([family_of(config), *parts])
 
 
 def _short(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, Sequence) else str(value)
+    """One word: the sizes of stages joined by dots."""
+    return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def small_configs(family: str, *, image: tuple[int, int], channels: int, classes: int) -> list[Any]:

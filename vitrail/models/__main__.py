@@ -16,10 +16,15 @@ def page() -> str:
         title, *rest = (module.__doc__ or "").strip().split("\n\n")
         paper = " ".join(rest[0].split()) if rest else ""
         lines += ["", f"## {family}", "", " ".join(title.split()), "", paper, ""]
-        lines += ["| variant | params M | MACs G | top-1 % | image |", "| --- | --: | --: | --: | --: |"]
+        lines += [
+            "| variant | params M | MACs G | top-1 % | image |",
+            "| --- | --: | --: | --: | --: |",
+        ]
         for name, v in module.VARIANTS.items():
             figures = ("-" if f is None else f"{f:g}" for f in (v.params_m, v.flops_g, v.top1))
-            lines.append(f"| {name} | {' | '.join(figures)} | {'x'.join(map(str, v.config.image))} |")
+            lines.append(
+                f"| {name} | {' | '.join(figures)} | {'x'.join(map(str, v.config.image))} |"
+            )
         notes = {v.note: name for name, v in reversed(module.VARIANTS.items()) if v.note}
         lines += ["", *(f"{name}: {note}" for note, name in notes.items())] if notes else []
     return "\n".join(lines) + "\n"

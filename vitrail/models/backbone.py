@@ -95,9 +95,7 @@ class Backbone(nn.Module):
         """What the head sees: (B, width)."""
         raise NotImplementedError
 
-    def forward(
-        self, image: Float[Tensor, "b channels h w"]
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor | tuple[Tensor, Tensor]:
         return self.head(self.embedding(image))
 
     def no_decay(self) -> set[str]:

@@ -5,8 +5,7 @@ Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV 2021, ar
 convolutions, and their BatchNorms, pass it by. As in the authors' code, attention is scaled
 by dim**-0.5 (the full width, not a head's), the activation is QuickGELU (transformers
 computes the exact GELU, which moves logits by up to 0.03) and stochastic depth rises within
-the last stage only. The published first embedding (kernel 7, stride 4, padding 2) drops a
-row of images of 4 n + 1 or 4 n + 2 pixels.
+the last stage only. The first embedding drops a row of images of 4 n + 1 or 4 n + 2 pixels.
 """
 
 from __future__ import annotations
@@ -217,9 +216,9 @@ class CvT(Pyramid):
             raise ValueError(f"sizes {sizes} of cvt: expected one entry a stage, depths from 1 up")
         if c.pool not in ("token", "mean"):
             raise ValueError(f"pool is {c.pool!r}: expected token or mean")
-        downs, stages, levels, stride, dim_in = [], [], [], 1, c.channels
+        downs, parts, levels, stride, dim_in = [], [], [], 1, c.channels
         for dim, depth, heads, kernel, step, padding, projection in zip(*sizes, strict=True):
-            last = len(stages) == len(c.dims) - 1
+            last = len(parts) == len(c.dims) - 1
             blocks = [
                 GridBlock(
                     dim,
@@ -231,14 +230,12 @@ class CvT(Pyramid):
             ]
             downs.append(nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim)))
             token = dim if last and c.pool == "token" else 0
-            stages.append(TokenStage(downs[-1] if stages else nn.Identity(), blocks, token))
+            parts.append(TokenStage(downs[-1] if parts else nn.Identity(), blocks, token))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
         stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), nn.Linear(dim_in, c.classes)
         pool = FirstToken() if c.pool == "token" else Mean()
-        super().__init__(
-            c, stem=stem, stages=stages, norm=norm, pool=pool, head=head, levels=levels
-        )
+        super().__init__(c, stem=stem, stages=parts, norm=norm, pool=pool, head=head, levels=levels)
         trunc_normal_linear(self)
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:

@@ -237,5 +237,6 @@ def _svg(
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", text)
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', text, 1)
+    head = r'<svg [^>]*?viewBox="([^"]+)"[^>]*>'
+    text = re.sub(head, r'<svg viewBox="\1" role="img">', text, count=1)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

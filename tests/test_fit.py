@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitrail.data.decode import resize
 from vitrail.errors import BudgetError, CheckpointError, RunError, VitrailError
 from vitrail.fit.budget import (
     Budget,
@@ -29,6 +31,7 @@ from vitrail.fit.trainer import Score
 from vitrail.fit.view import View
 from vitrail.recipes.defaults import default
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json
+from vitrail.run_folder import RunFolder
 
 # ---- budget ----------------------------------------------------------------------------
 
@@ -186,8 +189,8 @@ class Clockwork:
         self.trained.append((recipe.seed, until))
         return type("Outcome", (), {"best": None, "samples_per_s": 100.0})
 
-    def validate(self, model, recipe):
-        return Score(self.accuracy[recipe.seed], 1.0, 10)
+    def better(self, outcome, recipe):
+        return None, Score(self.accuracy[recipe.seed], 1.0, 10)
 
 
 def run_race(folder, trainer, owner="me", storage=None):
@@ -326,3 +329,181 @@ def test_a_shelf_without_a_known_file_is_one_sentence(tmp_path):
         shelf(tmp_path / "nothing", image_size=(32, 32), classes=3)
     with pytest.raises(CheckpointError, match="has no checkpoint that can be used"):
         shelf(tmp_path, image_size=(32, 32), classes=3)
+
+
+# ---- whole fits ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of 30 images, 16x16: bright above, below, or everywhere."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, rows in (("above", slice(0, 8)), ("below", slice(8, 16)), ("whole", slice(0, 16))):
+        (folder / name).mkdir()
+        for number in range(30):
+            image = random.integers(0, 90, (16, 16, 3), dtype=np.uint8)
+            image[rows] += 120
+            Image.fromarray(image).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """One thread, a cache of its own, and a plain console whose text can be read."""
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Console(file=StringIO(), width=200)
+    torch.set_num_threads(before)
+
+
+def content(folder):
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypatch):
+    from vitrail.fit import fit, judge
+
+    opened = []
+    unseal = judge.unseal
+    monkeypatch.setattr(judge, "unseal", lambda part: opened.append(part) or unseal(part))
+    before = content(photos)
+    out = tmp_path / "run"
+    run = fit(photos, latency="50ms", params="400k", time="20s", threads=1, out=out, console=quick)
+    assert run == out
+    assert content(photos) == before
+    assert len(opened) == 1
+    files = {p.name for p in run.iterdir()}
+    assert {"report.html", "weights.safetensors", "recipe.json", "metrics.jsonl"} <= files
+    assert {"labels.json", "model.onnx", "README.md", "result.json", "study.sqlite"} <= files
+    result = json.loads((run / "result.json").read_text())
+    assert result["test"]["accuracy"] > 0.8
+    assert result["test"]["n"] == 15
+    assert result["latency"]["p50_s"] <= 0.05
+    assert result["model"]["params"] <= 400_000
+    assert result["seconds"]["total"] < 60
+    assert [c["status"] for c in result["candidates"]].count("won") == 1
+    assert f"{result['test']['accuracy']:.1%}" in quick.file.getvalue()
+
+    model, recipe, labels = RunFolder.open(run).load_model()
+    assert recipe["schedule"]["total"] == recipe["steps"]["total"]
+    assert labels.classes == ("above", "below", "whole")
+    picture = np.asarray(Image.open(photos / "below" / "3.png"))[None]
+    picture = resize(picture, labels.image)
+    assert labels.classes[int(model(labels.normalised(picture)).argmax())] == "below"
+
+    quick.file.truncate(0)
+    assert fit(photos, out=out, resume=True, console=quick) == out
+    assert "is finished" in quick.file.getvalue()
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("call", [2, 6])
+def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, call):
+    from vitrail.fit import fit, trainer
+    from vitrail.train.loop import Interrupted
+
+    calls = []
+    train = trainer.train
+
+    def stopping(*args, **kwargs):
+        calls.append(kwargs["until"])
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "train", stopping)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
+        fit(photos, params="100k", time="8s", threads=1, out=out, console=quick)
+    decided = json.loads((out / "fit.json").read_text())
+    monkeypatch.setattr(trainer, "train", train)
+    assert fit(photos, out=out, resume=True, console=quick) == out
+    after = json.loads((out / "fit.json").read_text())
+    assert after["shortlist"] == decided["shortlist"]
+    assert after["arguments"]["params"] == 100_000
+    for name, plan in decided["finals"].items():
+        assert after["finals"][name]["hold"] == plan["hold"]
+    assert (out / "report.html").is_file()
+
+
+def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
+    from vitrail.fit import finish, fit
+
+    measure, measured = finish.onnx_latency, []
+
+    def slow_first(path, **kwargs):
+        found = measure(path, **kwargs)
+        measured.append(found)
+        return replace(found, p50_s=9.0) if len(measured) <= finish.TRIES else found
+
+    monkeypatch.setattr(finish, "onnx_latency", slow_first)
+    run = fit(photos, latency="80ms", time="8s", threads=1, out=tmp_path / "run", console=quick)
+    statuses = {c["status"] for c in json.loads((run / "result.json").read_text())["candidates"]}
+    assert {"won", "over budget"} <= statuses
+
+
+def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
+    from vitrail.fit import fit
+
+    run = fit(photos, time="8s", threads=1, out=tmp_path / "run", pretrained=a_shelf, console=quick)
+    state = json.loads((run / "fit.json").read_text())
+    starts = [c["pretrained"] for c in state["shortlist"]["candidates"]]
+    assert any(starts)
+    assert not all(starts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"latency": "20"}, BudgetError, "has no unit"),
+        ({"params": "10"}, BudgetError, "the closest is"),
+        ({"time": "soon"}, BudgetError, "not a duration"),
+        ({"device": "tpu"}, VitrailError, "tpu"),
+        ({"threads": 0}, VitrailError, "threads is 0"),
+        ({"pretrained": "nowhere"}, CheckpointError, "is no folder"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_and_leave_nothing(
+    photos, quick, tmp_path, arguments, error, said
+):
+    from vitrail.fit import fit
+
+    with pytest.raises(error, match=said) as caught:
+        fit(photos, **({"time": "8s"} | arguments), out=tmp_path / "run", console=quick)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_do_not_write_over_each_other(photos, quick, tmp_path):
+    from vitrail.fit import fit
+
+    out = tmp_path / "run"
+    with pytest.raises(RunError, match="add --out"):
+        fit(photos, resume=True, console=quick)
+    with pytest.raises(RunError, match="does not exist"):
+        fit(photos, out=out, resume=True, console=quick)
+    with RunFolder.create(out) as run:
+        with pytest.raises(RunError, match="in use by another run"):
+            fit(photos, out=out, resume=True, console=quick)
+        run.write_json(run.result, {})
+    with pytest.raises(RunError, match="exists and is not empty"):
+        fit(photos, out=out, console=quick)
+    with pytest.raises(RunError, match="no fit that can be resumed"):
+        fit(photos, out=out, resume=True, console=quick)
+
+
+def test_a_folder_of_one_class_is_one_sentence(photos, quick, tmp_path):
+    from vitrail.fit import fit
+
+    (tmp_path / "single" / "a").mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (16, 16), number).save(tmp_path / "single" / "a" / f"{number}.png")
+    with pytest.raises(DataError):
+        fit(tmp_path / "single", out=tmp_path / "run", console=quick)
+    assert not (tmp_path / "run").exists()

@@ -71,15 +71,19 @@ def test_layers_know_only_torch():
 def test_models_import_no_cousins():
     for path in (ROOT / "models").glob("*.py"):
         cousins = {m.split(".")[2] for m in imports(path) if m.startswith("vitrail.models.")}
-        if path.stem != "__init__":
+        if path.stem not in ("__init__", "__main__"):
             assert cousins <= {"backbone"} | ANCESTORS.get(path.stem, set()), path
+
+
+# Files that read several published dialects of names are longer than the rest.
+LINES = {"vit": 320, "swin": 290, "levit": 390}
 
 
 def test_model_files_are_short():
     for folder in ("models", "methods"):
         for path in (ROOT / folder).glob("*.py"):
             lines = len(path.read_text().splitlines())
-            assert lines <= 250 or path.stem in ("__init__", "backbone", "vit"), (path, lines)
+            assert lines <= LINES.get(path.stem, 270), (path, lines)
 
 
 def test_nothing_searching_reads_the_test_part():

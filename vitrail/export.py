@@ -40,7 +40,6 @@ class Exported:
     size_bytes: int
     n: int
     max_logit_difference: float
-    resize_inside: bool = False
 
 
 class Served(nn.Module):

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from vitrail.fit.race import EFFICIENCY, Runner, checkpoint
 from vitrail.fit.state import State
 from vitrail.fit.trainer import Score, Trainer
@@ -65,13 +63,9 @@ def finish_training(
     *marks, end = _marks(plan["hold"], plan["total"], plan["total"])
     for mark in marks:
         run.advance(plan, mark)
-    outcome, score = run.advance(plan, end)
+    outcome = run.advance(plan, end)
     recipe = _timed(runner.recipe, plan)
-    if outcome.ema_model is not None:
-        last = trainer.validate(outcome.model, recipe)
-        if (last.accuracy, -last.loss) > (score.accuracy, -score.loss):
-            return recipe, _backbone(outcome.model), last
-    return recipe, _backbone(outcome.best), score
+    return recipe, *trainer.better(outcome, recipe)
 
 
 class _Run:
@@ -84,8 +78,8 @@ class _Run:
         self.name, self.view, self.made = name, view, 0
         self.journal = Journal(where / "metrics.jsonl")
 
-    def advance(self, plan: dict[str, Any], mark: int) -> tuple[Outcome, Score]:
-        """On to step `mark`; the score is that of the step where it stands."""
+    def advance(self, plan: dict[str, Any], mark: int) -> Outcome:
+        """On to step `mark`, unless it is passed already."""
         recipe = _timed(self.recipe, plan)
 
         def on_step(step: int, loss: float, lr: float, rate: float) -> None:
@@ -93,17 +87,11 @@ class _Run:
             self.view.step(self.name, step, plan["total"])
 
         outcome = self.trainer.train(recipe, self.where, mark, on_step)
-        score = self.trainer.validate(outcome.best, recipe)
         if outcome.step == mark:
+            score = self.trainer.validate(outcome.best, recipe)
             self.journal.write(mark, val_accuracy=score.accuracy, val_loss=score.loss)
             self.view.update(self.name, accuracy=score.accuracy, steps=mark)
-        return outcome, score
-
-
-def _backbone(model: nn.Module) -> Backbone:
-    if not isinstance(model, Backbone):
-        raise TypeError(f"{type(model).__name__} is no Backbone")
-    return model.eval()
+        return outcome
 
 
 def _timed(recipe: Recipe, plan: dict[str, Any]) -> Recipe:

@@ -225,7 +225,6 @@ def _export_facts(exported: Exported) -> ExportFacts:
     return ExportFacts(
         exported.n,
         exported.max_logit_difference,
-        exported.resize_inside,
         exported.size_bytes,
     )
 

@@ -7,8 +7,9 @@ and is written down, so that a race that was stopped goes on exactly.
 
 What a candidate trains is the beginning of its full training: until `hold` the learning rate
 does not depend on when the training ends. So the winner goes on from where it is, and the
-race has cost it nothing. Candidates are compared on the validation part with the average of
-their weights. Since a large model may be behind at first, the last rung keeps two families.
+race has cost it nothing. Candidates are compared on the validation part, with their weights or
+the average of these, whichever is better. Since a large model may be behind at first, the last
+rung keeps two families.
 
 Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943; with several machines on one study it
 is asynchronous as Li et al., MLSys 2020, arXiv 1810.05934: each machine takes candidates that
@@ -209,7 +210,7 @@ class Race:
             until,
             lambda step, loss, lr, rate: view.step(name, step, until),
         )
-        score = trainer.validate(outcome.best, runner.recipe)
+        _, score = trainer.better(outcome, runner.recipe)
         trial = self._trial(runner.trial)
         rate = outcome.samples_per_s if outcome.samples_per_s > 0 else runner.rate
         trial.set_user_attr(f"rung{rung}", {"loss": score.loss, "rate": rate})

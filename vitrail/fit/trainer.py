@@ -108,6 +108,18 @@ class Trainer:
         accuracy = (logits.argmax(1) == labels).float().mean().item()
         return Score(accuracy, loss, len(labels))
 
+    def better(self, outcome: Outcome, recipe: Recipe) -> tuple[Backbone, Score]:
+        """The average of the weights or the last ones, whichever validates better.
+
+        Early in a training the average lags behind.
+        """
+        models = [m for m in (outcome.ema_model, outcome.model) if m is not None]
+        scored = [(self.validate(model, recipe), model) for model in models]
+        score, model = max(scored, key=lambda pair: (pair[0].accuracy, -pair[0].loss))
+        if not isinstance(model, Backbone):
+            raise TypeError(f"{type(model).__name__} is no Backbone")
+        return model.eval(), score
+
 
 @dataclass(frozen=True, eq=False)
 class _Share:

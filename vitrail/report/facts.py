@@ -175,7 +175,6 @@ class ExportFacts:
 
     n: int
     max_logit_difference: float
-    resize_inside: bool
     size_bytes: int
 
 

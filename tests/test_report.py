@@ -1,0 +1,172 @@
+"""The report: self-contained, escaped, complete, and whole with whatever is missing."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from vitrail import explain
+from vitrail.report import facts as f
+from vitrail.report.card import render_card
+from vitrail.report.page import count, percent, render, seconds, size
+
+EVIL = '<script>alert("x")</script> & Söhne'
+
+
+def some_facts(classes=("cat", "dog", EVIL)):
+    n = len(classes)
+    bins = [f.CalibrationBin(i / 10, (i + 1) / 10, 10, i / 10 + 0.05, i / 10) for i in range(10)]
+    image = np.zeros((28, 28, 1), np.uint8)
+    statuses = ("won", "stopped", "over budget", "not tried")
+    return f.Facts(
+        model=f.ModelFacts("resnet-16", "resnet", 70_000, 5_200_000, (28, 28), 1),
+        data=f.DataFacts(
+            "photos", "folder photos", classes, {"train": [10] * n, "test": [4] * n},
+            findings=[
+                f.FindingFacts("leak", "warning", f"1 duplicate {EVIL}", [f"a/{EVIL}.png"]),
+                f.FindingFacts("size", "info", "all images are 28x28"),
+            ],
+            broken=[f.BrokenFile("b/x.jpg", f"is truncated {EVIL}")],
+        ),
+        command="vitrail fit photos --latency 5ms",
+        test=f.Score(0.9, 0.85, 0.94, 200, 0.89, 0.99, 0.4),
+        latency=f.LatencyFacts(0.0012, 0.0015, 400, threads=2),
+        size_bytes=350_000,
+        budget=f.BudgetFacts(latency_s=0.005, params=50_000),
+        candidates=[
+            f.CandidatePoint(
+                f"m{i}{EVIL}", ("resnet", "cct")[i % 2], 10**5, 10**6 * (i + 1), 1e-3 * (i + 1),
+                None if s == "not tried" else 0.8 + i / 50, 100, s, (28, 28),
+            )
+            for i, s in enumerate(statuses)
+        ],
+        curves=[f.CurvePoint(10 * i, i, 2 / (i + 1), 0.1 * i, 2.2 / (i + 1)) for i in range(8)],
+        per_class=[f.ClassRow(c, 4, 0.9, 0.8, 0.85) for c in classes],
+        confusion=np.eye(n, dtype=int).tolist(),
+        calibration=f.CalibrationFacts(1.7, 0.1, 0.02, bins, bins),
+        mistakes=[f.Mistake(explain.png(image), None, EVIL, "cat", 0.99, "a/b.png")],
+        export=f.ExportFacts(512, 3e-7, 350_000),
+        versions={"torch": "2"}, machine={"cpu": "fast"}, seconds={"race": 100.0}, date="today",
+    )  # fmt: skip
+
+
+class Checker(HTMLParser):
+    """Balanced tags, no script, and no address outside the page."""
+
+    VOID = {"meta", "img", "br", "link"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.svgs, self.text = [], [], 0, ""
+
+    def handle_starttag(self, tag, attributes):
+        assert tag != "script"
+        self.svgs += tag == "svg"
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("data:", "#")), value
+            if name == "id":
+                self.ids.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert not checker.open
+    assert len(checker.ids) == len(set(checker.ids))
+    return checker
+
+
+def test_whole_page():
+    page = render(some_facts())
+    found = read(page)
+    assert found.svgs == 4
+    for words in (
+        "90.0 %", "95 % interval 85.0 % to 94.0 %", "1.20 ms", "✓ latency 1.20 ms, budget 5.00 ms",
+        "✗ parameters 70.0 k, budget 50.0 k", "b/x.jpg", "is truncated", "cat", EVIL,
+        "vitrail fit photos --latency 5ms", "512 held-back images",
+    ):  # fmt: skip
+        assert words in found.text, words
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+    assert "#0" not in re.sub(r"<style>.*?</style>", "", page, count=1, flags=re.S).split("<svg")[1]
+
+
+@pytest.mark.parametrize("n", [2, 60])
+def test_few_and_many_classes(n):
+    read(render(some_facts(tuple(f"class {i}" for i in range(n)))))
+
+
+def test_only_what_is_known():
+    bare = some_facts()
+    bare = f.Facts(bare.model, replace(bare.data, findings=(), broken=()), "vitrail fit x")
+    found = read(render(bare))
+    assert found.svgs == 0 and "Nothing was found wrong" in found.text
+    assert "The race" not in found.text and "mistakes" not in found.text
+    assert "vitrail fit x" in render_card(bare)
+
+
+def test_card_is_markdown_that_escapes():
+    card = render_card(some_facts())
+    assert "<script>" not in card and "90.0 % (95 % interval" in card and "1.20 ms" in card
+
+
+@pytest.mark.parametrize(
+    ("call", "value", "text"),
+    [
+        (seconds, 0.0042123, "4.21 ms"), (seconds, 1.3, "1.30 s"), (seconds, 720, "12 min"),
+        (seconds, 104e-6, "104 µs"), (seconds, None, "–"), (count, 1_240_000, "1.24 M"),
+        (count, 999, "999"), (count, None, "–"), (percent, 0.9123, "91.2 %"),
+        (size, 350_000, "350 kB"), (size, 1_234_567, "1.23 MB"),
+    ],
+)  # fmt: skip
+def test_figures(call, value, text):
+    assert call(value) == text
+
+
+class Corner(nn.Module):
+    """Its first logit is the brightness of the upper left quarter, and nothing else."""
+
+    def forward(self, x):
+        h, w = x.shape[2] // 2, x.shape[3] // 2
+        seen = x[:, :, :h, :w].mean((1, 2, 3))
+        return torch.stack([10 * seen, torch.zeros_like(seen)], 1)
+
+
+@pytest.mark.parametrize(("h", "w"), [(28, 28), (60, 90)])
+def test_saliency_finds_what_is_looked_at(h, w):
+    image = torch.zeros(3, h, w)
+    image[:, : h // 2, : w // 2] = 1
+    heat = explain.saliency(Corner(), image, 0)
+    assert heat.shape == (h, w) and heat.max() == 1 and heat.min() >= 0
+    inside = heat[: h // 2, : w // 2].sum()
+    assert inside > 0.7 * heat.sum()
+    assert heat[-h // 4 :, -w // 4 :].max() == 0
+
+
+def test_pictures():
+    image = np.random.default_rng(0).integers(0, 256, (20, 28, 1), dtype=np.uint8)
+    for data in (explain.png(image), explain.overlay(image, np.ones((20, 28), np.float32))):
+        with Image.open(io.BytesIO(data)) as shown:
+            assert shown.size == (112, 80) and shown.mode == "RGB"

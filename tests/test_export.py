@@ -1,22 +1,23 @@
-"""The exported file computes what the model computes, or it is not there; and predict uses it."""
+"""The exported file computes what the model computes, resize included, or it is not there."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from test_run_folder import small
 from torch import nn
 
-from vitrail import export, models, predict
-from vitrail.errors import DataError, ExportError
+from vitrail import export, models
+from vitrail.data.decode import resize
+from vitrail.errors import ExportError
+from vitrail.export import Exported
 from vitrail.run_folder import Labels, RunFolder
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.3,), (0.4,), 2.5)
@@ -26,13 +27,20 @@ def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
 
 
+def finished(path):
+    """A run folder with an exported small model."""
+    model = small()
+    with RunFolder.create(path) as folder:
+        folder.save_model(model, {"model": models.config_json(model.config)}, LABELS)
+        made = export.export_onnx(model, LABELS, folder.onnx, images=images(300))
+    assert made == Exported(folder.onnx, made.size_bytes, 300, made.max_logit_difference, True,
+                            "held-back images")  # fmt: skip
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    model = small()
-    with RunFolder.create(tmp_path_factory.mktemp("runs") / "run") as folder:
-        folder.save_model(model, {"model": models.config_json(model.config)}, LABELS)
-        export.export_onnx(model, LABELS, folder.onnx, images=images(300))
-    return folder
+    return finished(tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_probabilities_are_calibrated_and_batches_free(run):
@@ -43,6 +51,7 @@ def test_probabilities_are_calibrated_and_batches_free(run):
         with torch.no_grad():
             logits = model(labels.normalised(batch))
         probabilities, found = session.run(None, {"images": batch})
+        assert logits.abs().max() > 0.05
         assert np.abs(found - logits.numpy()).max() < 1e-4
         assert np.abs(probabilities - (logits / 2.5).softmax(1).numpy()).max() < 1e-5
     facts = session.get_modelmeta().custom_metadata_map
@@ -53,7 +62,59 @@ def test_probabilities_are_calibrated_and_batches_free(run):
 def test_export_again_through_the_run(run):
     again = export.export_run(run.path)
     assert again.n == 256 and again.max_logit_difference < 1e-4
-    assert again.size_bytes == run.onnx.stat().st_size
+    assert again.size_bytes == run.onnx.stat().st_size and again.images == "synthetic images"
+    assert again.resize_inside
+    scenes = export.synthetic(LABELS)
+    assert scenes.shape == (256, 28, 28, 1) and len({scene.tobytes() for scene in scenes}) == 256
+
+
+def test_images_of_any_size_go_in(run):
+    """Pixels agree to 1 of 255, so logits do to what such a difference moves them by."""
+    session = onnxruntime.InferenceSession(run.onnx)
+    model, _, labels = run.load_model()
+    random = np.random.default_rng(0)
+    for h, w in ((28, 28), (56, 31), (400, 300), (13, 90), (7, 5)):
+        noise = random.integers(0, 256, (2, h, w, 1), dtype=np.uint8)
+        (found,) = session.run(["logits"], {"images": noise})
+        with torch.no_grad():
+            small_images = resize(noise, (28, 28))
+            expected = model(labels.normalised(small_images)).numpy()
+            around = [
+                model(labels.normalised(np.clip(small_images.astype(int) + d, 0, 255))).numpy()
+                for d in (1, -1)
+            ]
+        allowed = 1e-4 + max(np.abs(a - expected).max() for a in around) * ((h, w) != (28, 28))
+        assert np.abs(found - expected).max() <= allowed
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(28, 28), (64, 48), (224, 224)])
+def test_the_graph_s_resize_is_that_of_training(tmp_path, size, channels):
+    labels = replace(LABELS, image=size, channels=channels)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    assert export.resize_agrees(labels, tmp_path / "front.onnx", opsets=opset)
+
+
+def test_a_resize_that_departs_stays_outside(tmp_path, monkeypatch):
+    model, path = small(), tmp_path / "model.onnx"
+    monkeypatch.setattr(export, "resize", lambda images, size: resize(images, size) // 2)
+    made = export.export_onnx(model, LABELS, path, images=images(8))
+    assert not made.resize_inside and made.n == 8
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_modelmeta().custom_metadata_map["resize"] == "outside"
+    assert session.get_inputs()[0].shape[1:] == [28, 28, 1]
+    with torch.no_grad():
+        expected = model(LABELS.normalised(images(3, seed=5))).numpy()
+    (found,) = session.run(["logits"], {"images": images(3, seed=5)})
+    assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["levit", "vit"])
+def test_exports_quietly_what_is_folded_and_what_is_not(tmp_path, family, capfd):
+    made = export.export_onnx(small(family), LABELS, tmp_path / "x.onnx", images=images(16))
+    assert made.resize_inside
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+    assert capfd.readouterr() == ("", "")
 
 
 class Differs(nn.Module):
@@ -76,6 +137,27 @@ def test_a_file_that_differs_is_refused_and_removed(tmp_path, by):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refused_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(ExportError):
+        export.export_onnx(Differs(small(), 1.0), LABELS, path, images=images(2))
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_logits_that_are_no_numbers_are_refused(tmp_path):
+    model = small()
+    with torch.no_grad():
+        model.head.bias[1] = torch.nan
+    with pytest.raises(ExportError, match="differ by up to nan"):
+        export.export_onnx(model, LABELS, tmp_path / "x.onnx", images=images(8))
+
+
+def test_nothing_to_compare_on_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="no held-back images to be compared on"):
+        export.export_onnx(small(), LABELS, tmp_path / "x.onnx", images=images(0))
+
+
 class Unexportable(nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -89,54 +171,6 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path):
     with pytest.raises(ExportError, match="cannot be exported to ONNX") as error:
         export.export_onnx(Unexportable(small()), LABELS, tmp_path / "x.onnx", images=images(2))
     assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    (folder / "deep").mkdir(parents=True)
-    for n, name in enumerate(("b.png", "a.png", "deep/c.png")):
-        Image.fromarray(images(1, seed=n)[0, ..., 0]).save(folder / name)
-    (folder / "broken.png").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("not looked at")
-    return folder
-
-
-def test_predictions_with_and_without_the_exported_file(run, photos, tmp_path):
-    paths = predict.collect([photos])
-    assert [p.rpartition("photos/")[2] for p in paths] == [
-        "a.png", "b.png", "broken.png", "deep/c.png",
-    ]  # fmt: skip
-    found = predict.Predictor(run.path).predict(paths, top=2)
-    assert [len(p.ranked) for p in found] == [2, 2, 0, 2]
-    assert "not an image" in found[2].error
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    for file in (run.recipe, run.labels, run.weights):
-        (plain / file.name).write_bytes(file.read_bytes())
-    again = predict.Predictor(plain).predict(paths, top=2)
-    for one, other in zip(found, again, strict=True):
-        assert [c for c, _ in one.ranked] == [c for c, _ in other.ranked]
-        for (_, p), (_, q) in zip(one.ranked, other.ranked, strict=True):
-            assert abs(p - q) < 1e-4
-
-
-def test_forms_of_predictions(run, photos):
-    found = predict.Predictor(run.path).predict(predict.collect([photos]), top=3)
-    rows = json.loads(predict.as_json(found))
-    assert len(rows[0]["classes"]) == 3 and "error" in rows[2]
-    assert sum(c["p"] for c in rows[0]["classes"]) == pytest.approx(1, abs=1e-4)
-    table = list(csv.DictReader(io.StringIO(predict.as_csv(found))))
-    assert table[0]["class_1"] == rows[0]["classes"][0]["class"] and table[2]["error"]
-    assert predict.as_table(found).row_count == 4
-
-
-def test_nothing_to_predict(photos, tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
-        predict.collect([photos / "none.png"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image files"):
-        predict.collect([tmp_path / "empty"])
 
 
 def test_the_card_s_snippet_runs(run, monkeypatch, capsys):

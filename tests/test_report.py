@@ -15,8 +15,9 @@ from torch import nn
 
 from vitrail import explain
 from vitrail.report import facts as f
+from vitrail.report import plots
 from vitrail.report.card import render_card
-from vitrail.report.page import count, percent, render, seconds, size
+from vitrail.report.page import count, headline, ordered, percent, render, seconds, size, verdict
 
 EVIL = '<script>alert("x")</script> & Söhne'
 
@@ -61,7 +62,7 @@ def some_facts(classes=("cat", "dog", EVIL)):
 class Checker(HTMLParser):
     """Balanced tags, no script, and no address outside the page."""
 
-    VOID = {"meta", "img", "br", "link"}
+    VOID = frozenset({"meta", "img", "br", "link"})
 
     def __init__(self):
         super().__init__()
@@ -71,6 +72,7 @@ class Checker(HTMLParser):
         assert tag != "script"
         self.svgs += tag == "svg"
         for name, value in attributes:
+            assert not name.startswith("on"), name
             if name in ("src", "href", "xlink:href"):
                 assert value.startswith(("data:", "#")), value
             if name == "id":
@@ -87,7 +89,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\u00a0", " ")
 
 
 def read(page):
@@ -102,10 +104,12 @@ def read(page):
 def test_whole_page():
     page = render(some_facts())
     found = read(page)
-    assert found.svgs == 4
+    assert found.svgs == 5
     for words in (
-        "90.0 %", "95 % interval 85.0 % to 94.0 %", "1.20 ms", "✓ latency 1.20 ms, budget 5.00 ms",
-        "✗ parameters 70.0 k, budget 50.0 k", "b/x.jpg", "is truncated", "cat", EVIL,
+        "90.0 % of unseen images right, in 1.20 ms each", "95 % interval 85.0 % to 94.0 %",
+        "misses the budget (latency 1.20 ms of 5.00 ms, parameters 70.0 k of 50.0 k allowed)",
+        "✗ over the budget", "names 180 of 200 test images rightly", "b/x.jpg",
+        "is truncated", "cat", EVIL,
         "vitrail fit photos --latency 5ms", "512 held-back images",
     ):  # fmt: skip
         assert words in found.text, words
@@ -113,9 +117,79 @@ def test_whole_page():
     assert "#0" not in re.sub(r"<style>.*?</style>", "", page, count=1, flags=re.S).split("<svg")[1]
 
 
-@pytest.mark.parametrize("n", [2, 60])
+def test_names_are_text_everywhere():
+    """No markup, no formula of a plot, no colour of a plot, no part of a style."""
+    names = (EVIL, "$x^2$", "#010101", 'a" onload="b', "{{ facts }}", "ä" * 200)
+    facts = some_facts(names)
+    text = read(render(replace(facts, command=EVIL))).text
+    assert all(text.count(name) >= 3 for name in names)
+
+
+def test_budget_kept_and_no_budget():
+    kept = replace(some_facts(), budget=f.BudgetFacts(latency_s=0.002, macs=10**7))
+    assert "✓ within the budget" in read(render(kept)).text
+    assert "keeps the budget" in verdict(kept) and "misses" not in verdict(kept)
+    free = replace(kept, budget=f.BudgetFacts())
+    assert "budget" not in verdict(free) and "the budget" not in read(render(free)).text
+
+
+def test_headline_without_test_is_the_name():
+    assert headline(replace(some_facts(), test=None)) == "resnet-16"
+
+
+@pytest.mark.parametrize("n", [2, 24, 60, 200])
 def test_few_and_many_classes(n):
-    read(render(some_facts(tuple(f"class {i}" for i in range(n)))))
+    facts = some_facts(tuple(f"class {i}" for i in range(n)))
+    counts = np.eye(n, dtype=int) * 3
+    counts[0, 1] = 2
+    page = render(replace(facts, confusion=counts.tolist()))
+    found = read(page)
+    assert "class 0 taken for class 1 (2)" in found.text
+    assert ('class="matrix' in page) == (n <= 24)
+    assert all(f"class {i}" in found.text for i in range(n))
+    assert len(page) < 400_000
+
+
+def test_confusion_map_has_a_cell_for_each_pair():
+    counts = np.random.default_rng(0).integers(0, 3, (60, 60))
+    drawn = re.findall(r"M(\d+) (\d+)h1v1h-1z", plots.confusion_map(counts.tolist()))
+    assert {(int(y), int(x)) for x, y in drawn} == set(zip(*np.nonzero(counts), strict=True))
+    assert len(drawn) == (counts > 0).sum()
+
+
+def candidate(latency_s, accuracy, status="stopped", name="m"):
+    return f.CandidatePoint(name, "cct", 1, 1, latency_s, accuracy, 1, status)
+
+
+def test_front_joins_those_that_nothing_beats():
+    points = [(3e-3, 0.9), (1e-3, 0.8), (2e-3, 0.7), (1e-3, 0.6), (4e-3, 0.9), (5e-3, 0.95)]
+    best = plots.joined([candidate(*point) for point in points])
+    assert [(c.latency_s, c.accuracy) for c in best] == [(1e-3, 0.8), (3e-3, 0.9), (5e-3, 0.95)]
+
+
+def test_front_numbers_agree_with_the_table():
+    raced = [
+        candidate(2e-3, None, "over budget"), candidate(1e-3, 0.7), candidate(1e-3, 0.8),
+        candidate(None, 0.9, "finished"), candidate(2e-3, 0.9, "won"),
+    ]  # fmt: skip
+    places = ordered(raced)
+    assert [c.status for c in places] == ["won", "finished", "stopped", "stopped", "over budget"]
+    assert places[2].accuracy == 0.8
+    written = set(re.findall(r">(\d+)</text>", plots.front(places, None)))
+    assert {"1", "3", "4"} <= written  # 2 has no latency, 5 no accuracy
+    assert plots.front(places[:2], None) == ""
+
+
+@pytest.mark.parametrize("accuracies", [(0.1, 0.99), (1.0, 1.0), (0.0, 1.0), (0.5, 0.5)])
+def test_front_of_any_accuracies(accuracies):
+    points = [candidate(1e-3, a) for a in accuracies]
+    assert plots.front(points, 1e-6).startswith("<svg") and plots.front(points, 10.0)
+
+
+def test_curves_of_a_short_run():
+    points = [f.CurvePoint(i, i / 10, 1.0) for i in range(3)]
+    assert plots.losses(points) and not plots.rise(points) and not plots.losses(points[:1])
+    read(render(replace(some_facts(), curves=points)))
 
 
 def test_only_what_is_known():
@@ -136,6 +210,7 @@ def test_card_is_markdown_that_escapes():
     ("call", "value", "text"),
     [
         (seconds, 0.0042123, "4.21 ms"), (seconds, 1.3, "1.30 s"), (seconds, 720, "12 min"),
+        (seconds, 125, "2 min 5 s"), (seconds, 120, "2 min"),
         (seconds, 104e-6, "104 µs"), (seconds, None, "–"), (count, 1_240_000, "1.24 M"),
         (count, 999, "999"), (count, None, "–"), (percent, 0.9123, "91.2 %"),
         (size, 350_000, "350 kB"), (size, 1_234_567, "1.23 MB"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
 
@@ -16,10 +18,18 @@ from vitrail.errors import CheckpointError, RunError
 from vitrail.run_folder import Labels, RunFolder, adopt
 
 
-def small():
+def small(family="resnet"):
+    """A small model whose weights are all random: zero-initialised branches would hide faults."""
     torch.manual_seed(0)
-    config = models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
-    return vitrail.create(config).eval()
+    config = models.small_configs(family, image=(28, 28), channels=1, classes=3)[0]
+    model = vitrail.create(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1:
+                p.normal_(std=max(1, p[0].numel()) ** -0.5)
+            else:
+                p.add_(torch.randn_like(p) * 0.1)
+    return model.eval()
 
 
 @pytest.fixture
@@ -59,8 +69,9 @@ def test_taken_missing_and_damaged(tmp_path, run):
     with pytest.raises(RunError, match="not empty"):
         RunFolder.create(run.path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="is a file"):
-        RunFolder.create(tmp_path / "file")
+    for resume in (False, True):
+        with pytest.raises(RunError, match="is a file"):
+            RunFolder.create(tmp_path / "file", resume=resume)
     with pytest.raises(RunError, match="does not exist"):
         RunFolder.create(tmp_path / "none", resume=True)
     with pytest.raises(RunError, match="does not exist"):
@@ -84,10 +95,54 @@ def test_a_full_disk_leaves_the_old_file(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RunError, match="No space left on device.*free some space"):
+    with pytest.raises(RunError, match=r"No space left on device.*free some space"):
         run.write_json(run.labels, {"new": 1})
     assert run.labels.read_bytes() == before
     assert not [p for p in run.path.iterdir() if p.name.startswith(".labels")]
+
+
+def test_a_full_disk_under_the_weights(run):
+    before = run.weights.read_bytes()
+    model, recipe, labels = run.load_model()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"weights\.safetensors cannot be written.*--resume"):
+            run.save_model(model, recipe, labels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.weights.read_bytes() == before
+    assert not [p for p in run.path.iterdir() if p.name.startswith(".weights")]
+
+
+def test_a_folder_without_locks_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\)"):
+        RunFolder.create(tmp_path / "run")
+
+
+def test_parts_of_different_runs_do_not_load(run):
+    facts = json.loads(run.labels.read_text())
+    run.write_json(run.labels, {**facts, "classes": ["a", "b"]})
+    with pytest.raises(CheckpointError, match="2 classes and 1 channels, the model 3 and 1"):
+        run.load_model()
+    run.write_json(run.labels, facts)
+    recipe = run.read_recipe()
+    other = models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[-1]
+    run.write_json(run.recipe, {**recipe, "model": models.config_json(other)})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        run.load_model()
+
+
+def test_names_in_any_writing_come_back(run):
+    names = ["Söhne", "猫", os.fsdecode(b"caf\xe9")]
+    facts = json.loads(run.labels.read_text())
+    run.write_json(run.labels, {**facts, "classes": names})
+    assert run.read_labels().classes == tuple(names)
+    assert "Söhne" in run.labels.read_text("utf-8")
 
 
 def test_adopted_checkpoint(tmp_path):
@@ -97,5 +152,7 @@ def test_adopted_checkpoint(tmp_path):
     assert recipe["pretrained"] == "weights.pth" and labels.classes == tuple(
         f"class {i}" for i in range(3)
     )
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True)
+    )
     assert json.loads((adopted.path / "labels.json").read_text())["channels"] == 1

@@ -7,6 +7,7 @@ are imported inside the commands, so that `--help` is instant.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,6 +236,9 @@ def _console() -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and turns a VitrailError into one sentence and exit 2."""
+    # Threads that spin while they wait make a training on a busy machine several times slower,
+    # and one on a quiet machine no faster; read when torch loads its OpenMP.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _complete(arguments)
     try:

@@ -12,23 +12,24 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitrail.data.decode import BrokenImage, decode
-from vitrail.data.parallel import bar
-from vitrail.errors import DataError
-from vitrail.run_folder import RunFolder
+from vitrail.data.parallel import in_order
+from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.run_folder import Labels, RunFolder, session
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BATCH = 32
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
-     ".jp2", ".ico")
-)  # fmt: skip; what a folder is searched for; a file that is named is tried whatever its suffix
+# What a folder is searched for; a file that is named is tried whatever its suffix.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
+    ".jp2", ".ico",
+)  # fmt: skip
 
 Answer = Callable[[np.ndarray], np.ndarray]
 
@@ -48,20 +49,26 @@ class Predictor:
     def __init__(self, run: str | os.PathLike) -> None:
         folder = RunFolder.open(run)
         self.labels = folder.read_labels()
-        self._answer = _onnx(folder) if folder.onnx.is_file() else _torch(folder)
+        self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
 
     def predict(self, paths: Iterable[str | os.PathLike], top: int = 5) -> list[Prediction]:
         """A prediction for every path, in order, of the `top` classes.
 
-        A file that is no readable image gets its reason and stops nothing.
+        A file that is no readable image gets its reason and stops nothing. Raises ConfigError
+        for `top` below 1.
         """
+        if top < 1:
+            raise ConfigError(f"top is {top}: ask for one class at least")
         paths = [os.fspath(p) for p in paths]
-        found: list[Prediction] = []
-        with bar("predicting", len(paths), shown=len(paths) > 4 * BATCH) as advance:
-            for start in range(0, len(paths), BATCH):
-                found += self._batch(paths[start : start + BATCH], top)
-                advance(len(paths[start : start + BATCH]))
-        return found
+        batches = in_order(
+            lambda rows: self._batch([paths[row] for row in rows], top),
+            len(paths),
+            size=BATCH,
+            workers=None,
+            title="predicting",
+            progress=len(paths) > BATCH,
+        )
+        return [found for batch in batches for found in batch]
 
     def _batch(self, paths: Sequence[str], top: int) -> list[Prediction]:
         images: dict[str, np.ndarray] = {}
@@ -86,17 +93,20 @@ class Predictor:
         ]
 
     def _ranked(self, shares: np.ndarray, top: int) -> tuple[tuple[str, float], ...]:
-        order = np.argsort(-shares, kind="stable")[: max(1, top)]
+        order = np.argsort(-shares, kind="stable")[:top]
         return tuple((self.labels.classes[i], float(shares[i])) for i in order)
 
 
-def _onnx(folder: RunFolder) -> Answer:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(folder.onnx, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["probabilities"], {"images": images})[0]
+def _onnx(folder: RunFolder, labels: Labels) -> Answer:
+    running = session(folder.onnx)
+    facts = running.get_modelmeta().custom_metadata_map
+    theirs = [json.loads(facts.get(name, "null")) for name in ("classes", "image", "channels")]
+    if theirs != [list(labels.classes), list(labels.image), labels.channels]:
+        raise RunError(
+            f"{folder.onnx} has other classes or images than {folder.labels}: write it again by "
+            f"`vitrail export {folder.path} --onnx`"
+        )
+    return lambda images: running.run(["probabilities"], {"images": images})[0]
 
 
 def _torch(folder: RunFolder) -> Answer:
@@ -120,29 +130,48 @@ def collect(arguments: Iterable[str | os.PathLike]) -> list[str]:
     found: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            inside = sorted(
-                str(p) for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES
-            )
-            if not inside:
-                raise DataError(f"folder {path} has no image files: name files, or another folder")
-            found += inside
-        elif path.exists():
-            found.append(str(path))
-        else:
-            raise DataError(f"image {path} does not exist: give image files or folders of them")
+        try:
+            found += _files(path)
+        except OSError as error:
+            raise DataError(
+                f"image {path} cannot be read ({error.strerror}): give image files or folders of "
+                "them"
+            ) from error
     return found
+
+
+def _files(path: Path) -> list[str]:
+    if path.is_dir():
+        inside = sorted(str(p) for p in path.rglob("*") if _is_image(p.relative_to(path), p))
+        if not inside:
+            raise DataError(f"folder {path} has no image files: name files, or another folder")
+        return inside
+    if not path.exists():
+        raise DataError(f"image {path} does not exist: give image files or folders of them")
+    return [str(path)]
+
+
+def _is_image(name: Path, path: Path) -> bool:
+    """By its name, unless that is hidden, as those of previews and caches are."""
+    hidden = any(part.startswith(".") for part in name.parts)
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _text(text: str) -> str:
+    """Text that can be printed, with escapes, which JSON reads back, for a path's stray bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
     """A JSON list, one object a file: path, and classes with probabilities or an error."""
-    rows = [
-        {"path": p.path, "error": p.error}
-        if p.error
-        else {"path": p.path, "classes": [{"class": c, "p": round(s, 6)} for c, s in p.ranked]}
-        for p in predictions
-    ]
-    return json.dumps(rows, indent=1, ensure_ascii=False)
+    rows = [{"path": p.path} | _answered(p) for p in predictions]
+    return _text(json.dumps(rows, indent=1, ensure_ascii=False))
+
+
+def _answered(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error:
+        return {"error": prediction.error}
+    return {"classes": [{"class": c, "p": round(p, 6)} for c, p in prediction.ranked]}
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
@@ -155,7 +184,7 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     for p in predictions:
         cells = [cell for name, share in p.ranked for cell in (name, f"{share:.6f}")]
         writer.writerow([p.path, p.error or "", *cells])
-    return text.getvalue()
+    return _text(text.getvalue())
 
 
 def as_table(predictions: Sequence[Prediction]) -> Table:
@@ -170,9 +199,9 @@ def as_table(predictions: Sequence[Prediction]) -> Table:
     table.add_column("then")
     for p in predictions:
         if p.error:
-            table.add_row(Text(p.path), Text(p.error, style="red"), "", "")
+            table.add_row(Text(_text(p.path)), Text(p.error, style="red"), "", "")
             continue
         (first, share), *others = p.ranked
         rest = ", ".join(f"{name} {s:.1%}" for name, s in others)
-        table.add_row(Text(p.path), Text(first), f"{share:.1%}", Text(rest, style="dim"))
+        table.add_row(Text(_text(p.path)), Text(first), f"{share:.1%}", Text(rest, style="dim"))
     return table

@@ -27,6 +27,7 @@ from vitrail.config import parse, to_json
 from vitrail.errors import CheckpointError, ConfigError, RunError
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
     from vitrail.models.backbone import Backbone
@@ -127,8 +128,10 @@ class RunFolder:
         to resume, when it cannot be written, and when another process writes to it.
         """
         path = Path(path)
-        if resume and not path.is_dir():
+        if resume and not path.exists():
             raise RunError(f"run folder {path} does not exist: start it without --resume")
+        if resume and not path.is_dir():
+            raise RunError(f"run folder {path} is a file: give the folder of a run")
         if not resume:
             cls.check_free(path)
         try:
@@ -146,6 +149,12 @@ class RunFolder:
             raise RunError(
                 f"run folder {path} is in use by another run (process {writer}): wait for it or "
                 "stop it, or name another folder with --out"
+            ) from error
+        except OSError as error:
+            os.close(handle)
+            raise RunError(
+                f"run folder {path} cannot be locked ({error.strerror}): name one on a file "
+                "system with locks by --out"
             ) from error
         run = cls(path, lock=handle)
         try:
@@ -191,7 +200,9 @@ class RunFolder:
 
     def write_text(self, file: Path, text: str) -> None:
         """Write a file of this folder whole or not at all. Raises RunError."""
-        self.write_bytes(file, text.encode())
+        # A file name that is no valid text, as in a class or a command, becomes an escape,
+        # which JSON reads back as it was.
+        self.write_bytes(file, text.encode("utf-8", "backslashreplace"))
 
     def write_bytes(self, file: Path, data: bytes) -> None:
         """Write a file of this folder whole or not at all. Raises RunError."""
@@ -219,14 +230,18 @@ class RunFolder:
 
         `recipe` is JSON whose "model" is the model's config.
         """
+        from safetensors import SafetensorError
+
         from vitrail import checkpoint
 
         try:
             checkpoint.save(self.weights, model.state_dict(), metadata={"config": recipe["model"]})
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
+            # safetensors has an error of its own for a full disk.
+            reason = getattr(error, "strerror", None) or error
             raise RunError(
-                f"{self.weights} cannot be written ({error.strerror or error}): free some space, "
-                "then go on with --resume"
+                f"{self.weights} cannot be written ({reason}): free some space, then go on with "
+                "--resume"
             ) from error
         self.write_json(self.labels, to_json(labels))
         self.write_json(self.recipe, recipe)
@@ -314,6 +329,22 @@ def _adopted_card(name: str, source: str, labels: Labels) -> str:
     )
 
 
+def session(path: Path) -> InferenceSession:
+    """An ONNX file in ONNX Runtime on the CPU. Raises RunError when it is damaged."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime has a dozen kinds of errors without a common one.
+        raise RunError(
+            f"{path} cannot be run by ONNX Runtime: write it again by `vitrail export "
+            f"{path.parent} --onnx`"
+        ) from error
+
+
 def _entries(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
@@ -325,7 +356,7 @@ def _entries(path: Path) -> list[Path]:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text("utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{file} is missing: give a folder that `vitrail fit` finished") from error
     except (OSError, ValueError) as error:

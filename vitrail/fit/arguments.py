@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.fit.budget import Budget
+from vitrail.recipes.recipe import Data
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Arguments:
     def budget(self) -> Budget:
         """The limits of the model."""
         return Budget(self.latency_s, self.macs, self.params, self.threads, self.device)
+
+    @property
+    def source(self) -> Data:
+        """The data and how they are divided."""
+        return Data(self.data, group_by=self.group_by, seed=self.seed)
 
     def again(self, run: Path) -> str:
         """The command that goes on with this fit in the folder `run`."""

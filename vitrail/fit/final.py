@@ -40,6 +40,7 @@ def finish_training(
     plan: dict[str, Any] | None = state.finals.get(name)
     if plan is None:
         rate = runner.rate or (runner.candidate.rate or 0.0) * EFFICIENCY
+        rate *= trainer.speedup
         more = max(1, int(rate * max(0.0, deadline - time.monotonic()) * PUNCTUALITY / batch))
         plan = {
             "hold": runner.done + int(HOLD * more),
@@ -49,57 +50,71 @@ def finish_training(
         }
         state.decide(name, plan)
     view.update(name, status="training", steps=runner.done)
-    run = _Run(runner.recipe, trainer, where, name, view)
+    run = _Run(trainer, where, name, view)
+    recipe = _timed(runner.recipe, plan)
     if not plan["fixed"]:
         started = time.monotonic()
-        for mark in _marks(runner.done, plan["hold"], plan["total"]):
-            run.advance(plan, mark)
+        for mark in run.marks(recipe, runner.done, plan["hold"]):
+            run.advance(recipe, mark)
         spent, left = time.monotonic() - started, max(0.0, deadline - time.monotonic())
         # A resumed training may have had all of these steps behind it.
         pace = run.made / spent if run.made > 4 else plan["pace"]
         total = plan["hold"] + max(1, int(pace * left * PUNCTUALITY))
         plan = plan | {"total": total, "fixed": True}
         state.decide(name, plan)
-    *marks, end = _marks(plan["hold"], plan["total"], plan["total"])
-    for mark in marks:
-        run.advance(plan, mark)
-    outcome = run.advance(plan, end)
-    recipe = _timed(runner.recipe, plan)
-    return recipe, *trainer.better(outcome, recipe)
+        recipe = _timed(runner.recipe, plan)
+    return recipe, *run.to_end(recipe, plan["hold"])
+
+
+def train_to_end(
+    runner: Runner, trainer: Trainer, *, folder: Path, view: View
+) -> tuple[Backbone, Score]:
+    """A recipe that is complete already: the model with its better weights, their score."""
+    name = runner.candidate.name
+    view.update(name, status="training")
+    run = _Run(trainer, checkpoint(folder, runner.candidate), name, view)
+    return run.to_end(runner.recipe, 0)
 
 
 class _Run:
     """A training that goes on from mark to mark, with a look at the validation part at each."""
 
-    def __init__(
-        self, recipe: Recipe, trainer: Trainer, where: Path, name: str, view: View
-    ) -> None:
-        self.recipe, self.trainer, self.where = recipe, trainer, where
+    def __init__(self, trainer: Trainer, where: Path, name: str, view: View) -> None:
+        self.trainer, self.where = trainer, where
         self.name, self.view, self.made = name, view, 0
         self.journal = Journal(where / "metrics.jsonl")
 
-    def advance(self, plan: dict[str, Any], mark: int) -> Outcome:
+    def advance(self, recipe: Recipe, mark: int) -> Outcome:
         """On to step `mark`, unless it is passed already."""
-        recipe = _timed(self.recipe, plan)
 
         def on_step(step: int, loss: float, lr: float, rate: float) -> None:
             self.made += 1
-            self.view.step(self.name, step, plan["total"])
+            self.view.step(self.name, step, recipe.steps.total)
 
-        outcome = self.trainer.train(recipe, self.where, mark, on_step)
+        outcome = self.trainer.train(recipe, self.where, mark, on_step, together=True)
         if outcome.step == mark:
             score = self.trainer.validate(outcome.best, recipe)
             self.journal.write(mark, val_accuracy=score.accuracy, val_loss=score.loss)
             self.view.update(self.name, accuracy=score.accuracy, steps=mark)
         return outcome
 
+    def marks(self, recipe: Recipe, begin: int, end: int) -> list[int]:
+        """Steps at which to look, evenly up to `end`, which is one of them.
+
+        Several processes have to be started for each, so they look less often.
+        """
+        looks = LOOKS if self.trainer.devices == 1 else 2
+        pace = max(1, recipe.steps.total // looks)
+        return [*range(begin + pace, end - pace // 2, pace), end]
+
+    def to_end(self, recipe: Recipe, begin: int) -> tuple[Backbone, Score]:
+        """On to the last step; the better of the average and the last weights."""
+        *marks, end = self.marks(recipe, begin, recipe.steps.total)
+        for mark in marks:
+            self.advance(recipe, mark)
+        return self.trainer.better(self.advance(recipe, end), recipe)
+
 
 def _timed(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
     schedule = replace(recipe.schedule, hold=plan["hold"], total=plan["total"])
     return replace(recipe, schedule=schedule, steps=replace(recipe.steps, total=plan["total"]))
-
-
-def _marks(begin: int, end: int, total: int) -> list[int]:
-    """Steps at which to look, evenly up to `end`, which is one of them; LOOKS in `total`."""
-    pace = max(1, total // LOOKS)
-    return [*range(begin + pace, end - pace // 2, pace), end]

@@ -11,16 +11,15 @@ import shlex
 import shutil
 import time as clock
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from vitrail.config import parse, to_json
-from vitrail.data.gate import Inspection, inspect
 from vitrail.data.source import open_source
-from vitrail.data.split import Split, divide
+from vitrail.data.split import Split
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
 from vitrail.fit.arguments import Arguments
 from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency, seconds
@@ -36,21 +35,20 @@ from vitrail.fit.race import (
     rung_seconds,
     rung_steps,
 )
+from vitrail.fit.reading import Read, read
 from vitrail.fit.shortlist import Shortlist, shortlist
 from vitrail.fit.state import State
 from vitrail.fit.stopping import interruptible
-from vitrail.fit.trainer import Trainer
 from vitrail.fit.view import View
 from vitrail.measure.machine import cores
 from vitrail.recipes.defaults import batch_size, default
-from vitrail.recipes.recipe import Data
 from vitrail.run_folder import RunFolder
 
 RACE_SHARE = 0.3
 # A race on a busy machine may take so many times its share before it is cut short.
 RACE_GRACE = 1.4
 # Export, test and report take about as long whatever the training took.
-RESERVE_S = 40.0
+RESERVE_S = 30.0
 RESERVE_SHARE = 0.15
 
 
@@ -90,11 +88,15 @@ def fit(
             if run.result.is_file():
                 view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
                 return run.path
+            if "shortlist" not in state.values:
+                raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
             arguments = parse(Arguments, state.values["arguments"])
+            known = parse(Shortlist, state.values["shortlist"])
             with interruptible(arguments.again(run.path)):
-                known = parse(Shortlist, state.values["shortlist"])
-                read = _read(arguments, view, state.spent_s)
-                return _Fit(arguments, run, state, view, read, known).run()
+                view.until(state.deadline(arguments.time_s))
+                images = read(arguments.source, arguments, view)
+                state.require_images(images.digest)
+                return _Fit(arguments, run, state, view, images, known).run()
     arguments = _arguments(
         data, latency, macs, params, time, device, threads, seed, pretrained, storage,
         group_by, devices, out,
@@ -102,41 +104,26 @@ def fit(
     folder = Path(out) if out is not None else free_name(open_source(data).name)
     RunFolder.check_free(folder)
     began = clock.monotonic()
-    read = _read(arguments, view, 0.0)
-    found = _list(arguments, view, read, began)
+    view.until(began + arguments.time_s)
+    images = read(arguments.source, arguments, view)
+    found = _list(arguments, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
-        state = State.new(run.path / "fit.json", to_json(arguments), spent_s=spent)
-        state.put(shortlist=to_json(found), seconds={"data": read.seconds})
-        state.put(seconds=state.seconds | {"shortlist": spent - read.seconds})
+        state = State.new(
+            run.path / "fit.json",
+            arguments=to_json(arguments),
+            images=images.digest,
+            shortlist=to_json(found),
+            spent_s=spent,
+            seconds={"data": images.seconds, "shortlist": spent - images.seconds},
+        )
         with interruptible(arguments.again(run.path)):
-            return _Fit(arguments, run, state, view, read, found).run()
+            return _Fit(arguments, run, state, view, images, found).run()
 
 
-@dataclass(frozen=True, eq=False)
-class Read:
-    """The data, inspected and divided, and who trains on it."""
-
-    inspection: Inspection
-    split: Split
-    trainer: Trainer
-    seconds: float
-
-
-def _read(arguments: Arguments, view: View, spent_s: float) -> Read:
-    began = clock.monotonic()
-    view.until(began + arguments.time_s - spent_s)
-    view.phase("reading the images")
-    shown = view.console.is_terminal
-    inspection = inspect(open_source(arguments.data), progress=shown)
-    split = divide(inspection, group_by=arguments.group_by, seed=arguments.seed)
-    trainer = Trainer(split, device=arguments.device, devices=arguments.devices)
-    return Read(inspection, split, trainer, clock.monotonic() - began)
-
-
-def _list(arguments: Arguments, view: View, read: Read, began: float) -> Shortlist:
+def _list(arguments: Arguments, view: View, data: Read, began: float) -> Shortlist:
     """The candidates; made before there is a run folder, so that a wrong budget leaves none."""
-    size, classes = read.inspection.size, len(read.split.classes)
+    size, classes = data.inspection.size, len(data.trainer.split.classes)
     extra: list[Candidate] = []
     if arguments.pretrained == "hub":
         extra = published(image_size=size, classes=classes)
@@ -149,14 +136,14 @@ def _list(arguments: Arguments, view: View, read: Read, began: float) -> Shortli
     with view.shown():
         return shortlist(
             image_size=size,
-            channels=read.split.channels,
+            channels=data.trainer.split.channels,
             classes=classes,
             budget=arguments.budget,
-            images=len(read.split.train),
+            images=len(data.trainer.split.train),
             seconds=left,
             size=candidates_for(RACE_SHARE * left),
-            batch=batch_size(len(read.split.train)),
-            device=read.trainer.device,
+            batch=batch_size(len(data.trainer.split.train)),
+            device=data.trainer.device,
             seed=arguments.seed,
             extra=extra,
             say=view.phase,
@@ -172,11 +159,11 @@ class _Fit:
         run: RunFolder,
         state: State,
         view: View,
-        read: Read,
+        data: Read,
         found: Shortlist,
     ) -> None:
         self.arguments, self.folder, self.state, self.view = arguments, run, state, view
-        self.read, self.found, self.trainer = read, found, read.trainer
+        self.data, self.found, self.trainer = data, found, data.trainer
         end = state.deadline(arguments.time_s)
         view.until(end)
         self.train_end = end - reserve(arguments.time_s)
@@ -208,7 +195,7 @@ class _Fit:
         shared = arguments.storage is not None
         race = Race(
             self.folder.path,
-            name=_study_name(arguments, self.read.split) if shared else "race",
+            name=_study_name(arguments, self.trainer.split) if shared else "race",
             owner=str(self.folder.path.resolve()),
             storage=arguments.storage,
         )
@@ -232,16 +219,15 @@ class _Fit:
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
         """The candidates with their recipes, and the steps of each rung."""
-        arguments, images = self.arguments, len(self.read.split.train)
+        arguments, images = self.arguments, len(self.trainer.split.train)
         marks = rung_seconds(len(self.found.candidates), race_s)
-        base = Data(arguments.data, group_by=arguments.group_by, seed=arguments.seed)
         batch, runners = batch_size(images), []
         for one in self.found.candidates:
             steps = rung_steps(one.rate or 1.0, batch, marks)
             whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
             recipe = default(
                 one.config,
-                self.trainer.data(base, one.image, one.model["channels"]),
+                self.trainer.data(arguments.source, one.image, one.model["channels"]),
                 images=images,
                 total=max(steps[-1] + 1, whole),
                 seed=arguments.seed,
@@ -306,7 +292,7 @@ class _Fit:
             score,
             run=self.folder,
             trainer=self.trainer,
-            inspection=self.read.inspection,
+            inspection=self.data.inspection,
             arguments=self.arguments,
             runners=runners,
             winner=runner,

@@ -6,6 +6,7 @@ its paper does, and gets a new head for the classes at hand.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,35 +39,49 @@ def shelf(
         except CheckpointError as error:
             left_out.append(str(error))
             continue
-        found += _at_sizes(known.config, str(file), image_size, classes)
+        sizes = [*image_sizes(image_size), tuple(known.config.image)]
+        found += _at_sizes(known.config, str(file), sizes, classes)
     if not found:
         reason = left_out[0] if left_out else f"files end in {', '.join(SUFFIXES)}"
         raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
-    return found, left_out
+    return _distinct(found), left_out
 
 
 def published(*, image_size: tuple[int, int], classes: int) -> list[Candidate]:
-    """Candidates of all variants with weights on the Hub; nothing is downloaded yet."""
+    """Candidates of all variants with weights on the Hub; nothing is downloaded yet.
+
+    At the largest size of the data, and at their own.
+    """
     found = []
     for variant in catalog().values():
+        sizes = [image_sizes(image_size)[-1], tuple(variant.config.image)]
         for reference in list(variant.hub.values())[:1]:
-            found += _at_sizes(variant.config, reference, image_size, classes)
-    return found
+            found += _at_sizes(variant.config, reference, sizes, classes)
+    return _distinct(found)
 
 
 def _at_sizes(
-    config: Any, reference: str, image_size: tuple[int, int], classes: int
+    config: Any, reference: str, sizes: Sequence[tuple[int, int]], classes: int
 ) -> list[Candidate]:
-    sizes = dict.fromkeys([*image_sizes(image_size), tuple(config.image)])
     found = []
-    for image in sizes:
+    for image in dict.fromkeys(sizes):
         moved = replace(config, image=image, classes=classes)
         figures = counted(moved)
         if figures is not None:
-            found.append(
-                candidate(moved, params=figures.params, macs=figures.macs, pretrained=reference)
-            )
+            one = candidate(moved, params=figures.params, macs=figures.macs, pretrained=reference)
+            found.append(one)
     return found
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """Numbers behind names that come twice: the same model from two files."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for one in found:
+        seen[one.name] += 1
+        number = f"-{seen[one.name]}" if seen[one.name] > 1 else ""
+        distinct.append(replace(one, name=one.name + number))
+    return distinct
 
 
 def start(config: Any, reference: str | None) -> Backbone:

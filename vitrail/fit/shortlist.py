@@ -26,9 +26,6 @@ from vitrail.measure.counts import Counts, counts
 from vitrail.measure.latency import Latency, eager_latency, remembered
 from vitrail.models import config_json, create, families
 
-# Passes over the training images at which small models learn best in a limited time: fewer
-# leave a model undertrained, more would be better spent on a larger one.
-EPOCHS = 25.0
 # ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
 # budget as exported, which is measured before the winner is chosen.
 SLACK = 1.5
@@ -103,12 +100,16 @@ def shortlist(
     if not allowed:
         raise _nothing(pool, budget)
     # Training takes three passes, at some 40 % of the rate of a matrix product.
-    goal = peak_macs_per_s() * seconds / (3 * 2.5 * images * EPOCHS)
+    peak = peak_macs_per_s()
+    goal = peak * seconds / (3 * 2.5 * images * passes(images))
+    # Whatever cannot see every image once, even at the full rate, is not worth timing.
+    affordable = [c for c in allowed if 3 * c.macs * images <= peak * seconds]
+    affordable = affordable or [min(allowed, key=lambda c: c.macs)]
     timed: list[Candidate] = []
     over: list[Candidate] = []
-    least = min(size, len({_column(c) for c in allowed}))
+    least = min(size, len({_column(c) for c in affordable}))
     deadline = time.perf_counter() + seconds / 15
-    for one in _spread(allowed, goal, per_family=max(2, min(6, size))):
+    for one in _spread(affordable, goal, per_family=max(2, min(6, size))):
         if time.perf_counter() > deadline and len(timed) >= least:
             break
         say(f"timing {one.name}")
@@ -226,8 +227,9 @@ def _latency(one: Candidate, budget: Budget) -> Latency:
 def training_rate(one: Candidate, *, batch: int, device: str = "cpu") -> float:
     """Training images per second, from the best of a few steps on random images."""
     where = torch.device(device)
-    # A part of a batch is enough on a CPU, where the rate hardly depends on it.
-    size = min(batch, 32) if where.type == "cpu" else batch
+    # A part of a batch is enough on a CPU, where the rate hardly depends on it: some 10^9 of
+    # multiply-adds.
+    size = min(batch, max(4, int(1e9 / (one.macs + 1)))) if where.type == "cpu" else batch
     model = create(one.config).to(where).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(size, one.model["channels"], *one.image, device=where)
@@ -256,13 +258,22 @@ def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
     return (one.rate or 0.0) * seconds / images
 
 
+def passes(images: int) -> float:
+    """Passes over so many training images at which small models learn best in a limited time.
+
+    Fewer leave a model undertrained, more would be better spent on a larger one: 25 for 5,000
+    images, 12 for 50,000.
+    """
+    return min(60.0, max(6.0, 25 * (5000 / images) ** 0.3))
+
+
 def fitness(one: Candidate, images: int, seconds: float) -> float:
-    """How well its size suits the time: 0 at EPOCHS passes, less on either side.
+    """How well its size suits the time: 0 at the best number of passes, less on either side.
 
     Pretrained weights need a fifth of the passes. Too few passes cost twice as much as too
     many.
     """
-    goal = EPOCHS / 5 if one.pretrained else EPOCHS
+    goal = passes(images) / 5 if one.pretrained else passes(images)
     off = math.log(max(epochs_seen(one, images, seconds), 1e-9) / goal)
     return -off if off > 0 else 2 * off
 

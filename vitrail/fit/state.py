@@ -24,10 +24,9 @@ class State:
         self._spent, self._began = float(values.get("spent_s", 0.0)), time.monotonic()
 
     @classmethod
-    def new(cls, path: Path, arguments: dict[str, Any], *, spent_s: float) -> State:
-        """The state of a fit that begins."""
-        values = {"arguments": arguments, "spent_s": spent_s, "seconds": {}, "finals": {}}
-        state = cls(path, values)
+    def new(cls, path: Path, **values: Any) -> State:
+        """The state of a fit that begins, with what is known of it."""
+        state = cls(path, {"spent_s": 0.0, "seconds": {}, "finals": {}} | values)
         state.save()
         return state
 
@@ -41,6 +40,14 @@ class State:
                 f"{path.parent} is no fit that can be resumed ({path.name} cannot be read): start "
                 "a new one without --resume"
             ) from error
+
+    def require_images(self, digest: str) -> None:
+        """RunError unless the images are those that the fit began with."""
+        if self.values.get("images") != digest:
+            raise RunError(
+                f"the images are not those that {self.path.parent} began with (some were added, "
+                "removed or changed): restore them, or start a new run"
+            )
 
     @property
     def spent_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.split import Part, Split
 from vitrail.errors import ConfigError
 from vitrail.fit.pretrained import start
-from vitrail.models import Backbone
+from vitrail.models import Backbone, create
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.train.device import Precision, open_fabric
 from vitrail.train.evaluate import predict_logits
@@ -46,10 +47,11 @@ class Trainer:
         self.split = split
         fabric = open_fabric(device)
         self.device = str(fabric.device)
-        self._device, self._devices = device, devices
+        self._device, self.devices = device, devices
         self.precision: Precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
         self._fabric = open_fabric(device, self.precision)
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
+        self._starts: dict[str, dict[str, Tensor]] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
     def data(self, base: Data, image: tuple[int, int], channels: int) -> Data:
@@ -73,20 +75,40 @@ class Trainer:
     def model(self, recipe: Recipe) -> Backbone:
         """The untrained model of a recipe: the same weights every time."""
         torch.manual_seed(recipe.seed)
-        return start(recipe.config, recipe.pretrained)
+        if recipe.pretrained is None:
+            return create(recipe.config)
+        # Reading and naming a checkpoint takes seconds, and a race asks for it many times.
+        key = json.dumps([recipe.model, recipe.pretrained, recipe.seed])
+        if key not in self._starts:
+            self._starts[key] = start(recipe.config, recipe.pretrained).state_dict()
+        model = create(recipe.config)
+        model.load_state_dict(self._starts[key])
+        return model
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster all devices are thought to train than one."""
+        return 1.0 if self.devices == 1 else 0.8 * self.devices
 
     def train(
-        self, recipe: Recipe, folder: Path, until: int, on_step: OnStep | None = None
+        self,
+        recipe: Recipe,
+        folder: Path,
+        until: int,
+        on_step: OnStep | None = None,
+        *,
+        together: bool = False,
     ) -> Outcome:
         """Train from the folder's last snapshot, or from the start, up to step `until`.
 
-        With several devices one process each trains, and this one takes over their snapshot.
+        With `together` each of the devices trains in a process of its own, and this one takes
+        over their snapshot; to start them takes some ten seconds.
         """
         data = recipe.data
         images = self.pixels("train", data.image, data.channels)
-        if self._devices > 1:
+        if together and self.devices > 1:
             share = _Share(recipe, images, folder, until)
-            fabric = _launcher(self._device, self._devices, self.precision)
+            fabric = _launcher(self._device, self.devices, self.precision)
             fabric.launch(partial(_train_share, share=share))
         return _train(
             recipe, self.model(recipe), images, folder, until, self._fabric, on_step=on_step

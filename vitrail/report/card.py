@@ -14,7 +14,7 @@ import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 facts = session.get_modelmeta().custom_metadata_map
 height, width = json.loads(facts["image"])
-images = np.zeros((1, height, width, int(facts["channels"])), np.uint8)  # yours, at that size
+images = np.zeros((1, height, width, int(facts["channels"])), np.uint8)  # yours
 probabilities, logits = session.run(None, {"images": images})
 print(json.loads(facts["classes"])[probabilities[0].argmax()], probabilities[0].max())
 ```"""
@@ -58,8 +58,8 @@ def render_card(facts: Facts) -> str:
         "",
         _USE,
         "",
-        "The graph takes uint8 images of the model's size, rows first, channels last, and does "
-        "the rest itself.",
+        "The graph takes uint8 images, rows first, channels last, and does the rest itself; "
+        "where its metadata say `resize` is `inside`, images may have any size.",
         "",
         "## Limits",
         "",

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vitrail.report import plots
-from vitrail.report.facts import Facts
+from vitrail.report.facts import CandidatePoint, Facts
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
+# Up to here the confusion matrix is a table with names and numbers, above it a picture.
+TABLE_CLASSES = 24
+_ORDER = ("won", "finished", "stopped", "over budget", "failed", "not tried")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the budget: what the model needs of what is allowed, in words and as share."""
+
+    name: str
+    found: str
+    allowed: str
+    share: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the model is within it."""
+        return self.share <= 1
 
 
 def render(facts: Facts) -> str:
@@ -24,48 +45,86 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "seconds": seconds,
-        "count": count,
-        "size": size,
+        "percent": _unbroken(percent),
+        "seconds": _unbroken(seconds),
+        "count": _unbroken(count),
+        "size": _unbroken(size),
         "image": image,
     }
-    made: dict[str, str] = {
-        "front": plots.front(facts.candidates, facts.budget.latency_s),
-        "curves": plots.curves(facts.curves),
+    facts = replace(facts, candidates=ordered(facts.candidates))
+    limit_s = facts.budget.latency_s
+    many = facts.confusion is not None and len(facts.confusion) > TABLE_CLASSES
+    drawn = {
+        "front": plots.front(facts.candidates, limit_s),
+        "narrow": plots.front(facts.candidates, limit_s, size=plots.NARROW, name="narrow"),
+        "losses": plots.losses(facts.curves),
+        "rise": plots.rise(facts.curves),
         "reliability": plots.reliability(facts.calibration) if facts.calibration else "",
-        "confusion": plots.confusion(facts.confusion, facts.data.classes)
-        if facts.confusion
-        else "",
+        "confusion": plots.confusion_map(facts.confusion) if many and facts.confusion else "",
     }
+    found = limits(facts)
     return environment.get_template(TEMPLATE.name).render(
-        facts=facts, plots=made, verdict=verdict(facts), limits=limits(facts), worst=worst(facts)
+        facts=facts,
+        plots=drawn,
+        headline=headline(facts),
+        verdict=verdict(facts),
+        limits={limit.name: limit for limit in found},
+        kept=all(limit.kept for limit in found),
+        stretched=plots.stretched(facts.candidates),
+        matrix=None if many else facts.confusion,
+        worst=worst(facts),
     )
+
+
+def headline(facts: Facts) -> str:
+    """The answer in one line: how many it gets right and how long it takes."""
+    if not facts.test:
+        return facts.model.name
+    said = f"{_tied(percent(facts.test.accuracy))} of unseen images right"
+    if facts.latency:
+        said += f", in {_tied(seconds(facts.latency.p50_s))} each"
+    return said
 
 
 def verdict(facts: Facts) -> str:
     """The run in one sentence: what is right, and whether the budget was kept."""
-    said = f"{facts.model.name}, of the family {facts.model.family}"
+    model, said = facts.model, []
     if facts.test:
-        wrong = facts.test.n - round(facts.test.accuracy * facts.test.n)
-        said += f", names {facts.test.n - wrong:,} of {facts.test.n:,} unseen images rightly"
-    kept = [f"{name} {value} of {allowed} allowed" for name, value, allowed, _ in limits(facts)]
-    return said + (f"; {', '.join(kept)}." if kept else ".")
+        right = round(facts.test.accuracy * facts.test.n)
+        said.append(f"names {right:,} of {facts.test.n:,} test images rightly")
+    found = limits(facts)
+    spoken = ", ".join(f"{x.name} {_tied(x.found)} of {_tied(x.allowed)}" for x in found)
+    if found and all(limit.kept for limit in found):
+        said.append(f"keeps the budget ({spoken} allowed)")
+    elif found:
+        said.append(f"misses the budget ({spoken} allowed)")
+    start = f"A model of the family {model.family} with {_tied(count(model.params))} parameters"
+    return start + (" that " + " and ".join(said) if said else "") + "."
 
 
-def limits(facts: Facts) -> list[tuple[str, str, str, bool]]:
-    """Each limit of the budget: its name, the model's figure, what is allowed, whether kept."""
+def limits(facts: Facts) -> list[Limit]:
+    """Each limit of the budget that the model can be held to."""
     b, found = facts.budget, []
     if b.latency_s is not None and facts.latency:
         at = facts.latency.p50_s
-        found.append(("latency", seconds(at), seconds(b.latency_s), at <= b.latency_s))
+        found.append(Limit("latency", seconds(at), seconds(b.latency_s), at / b.latency_s))
     if b.macs is not None:
         at = facts.model.macs
-        found.append(("multiply-adds", count(at), count(b.macs), at <= b.macs))
+        found.append(Limit("multiply-adds", count(at), count(b.macs), at / b.macs))
     if b.params is not None:
         at = facts.model.params
-        found.append(("parameters", count(at), count(b.params), at <= b.params))
+        found.append(Limit("parameters", count(at), count(b.params), at / b.params))
     return found
+
+
+def ordered(candidates: Sequence[CandidatePoint]) -> list[CandidatePoint]:
+    """The winner first, then by how far they came and how good they were."""
+
+    def place(c: CandidatePoint) -> tuple[int, float, str]:
+        known = _ORDER.index(c.status) if c.status in _ORDER else len(_ORDER)
+        return known, -(c.accuracy or 0.0), c.name
+
+    return sorted(candidates, key=place)
 
 
 def worst(facts: Facts) -> list[tuple[str, str, int]]:
@@ -86,11 +145,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time with three figures and its unit: "4.21 ms", "1.3 s", "12 min"."""
+    """A time with three figures and its unit: "4.21 ms", "1.30 s", "2 min 5 s", "12 min"."""
     if value is None:
         return "–"
     if value >= 90:
-        return f"{value / 60:.0f} min"
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{value / 60:.0f} min"
     for unit, factor in (("s", 1), ("ms", 1e3)):
         if value * factor >= 1:
             return f"{_three(value * factor)} {unit}"
@@ -108,7 +168,7 @@ def count(value: int | None) -> str:
 
 
 def size(value: int | None) -> str:
-    """Bytes as "1.2 MB"."""
+    """Bytes as "1.23 MB"."""
     if value is None:
         return "–"
     return f"{_three(value / 1e6)} MB" if value >= 1e6 else f"{_three(value / 1e3)} kB"
@@ -122,3 +182,15 @@ def image(data: bytes) -> str:
 def _three(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
     return f"{value:.{digits}f}"
+
+
+def _tied(text: str) -> str:
+    """A figure that stays on one line with its unit."""
+    return text.replace(" ", "\u00a0")
+
+
+def _unbroken(figure: Callable[..., str]) -> Callable[..., str]:
+    def tied(*values: Any) -> str:
+        return _tied(figure(*values))
+
+    return tied

@@ -7,6 +7,7 @@ is right on light and on dark paper.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -24,160 +25,266 @@ _VARIABLES = {
 }  # fmt: skip
 _SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
 _VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(_SERIES)}
+# A family has a shape besides its colour, for those who do not tell colours apart.
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
+
+WIDE, NARROW, HALF = (8.6, 4.3), (3.9, 3.7), (4.2, 3.0)  # inches at 72 points
+FONT = 9.5  # points
 
 
-def front(candidates: Sequence[CandidatePoint], limit_s: float | None) -> str:
-    """Accuracy over latency of all candidates; the best at each latency are joined."""
-    shown = [c for c in candidates if c.latency_s and c.accuracy is not None]
+def front(
+    candidates: Sequence[CandidatePoint],
+    limit_s: float | None,
+    *,
+    size: tuple[float, float] = WIDE,
+    name: str = "front",
+) -> str:
+    """Accuracy over latency of all candidates; the best at each latency are joined.
+
+    A number is the candidate's place in `candidates`, from 1. Who has no accuracy is a tick at
+    the foot. The page has two sizes of it, each with its own `name` for the ids.
+    """
+    numbered = [(number, c) for number, c in enumerate(candidates, 1) if c.latency_s]
+    shown = [(number, c) for number, c in numbered if c.accuracy is not None]
     if len(shown) < 2:
         return ""
+    families = sorted({c.family for _, c in shown})
+    tall = stretched(candidates)
 
     def draw(axes: Any) -> None:
-        families = sorted({c.family for c in shown})
-        for family, colour in zip(families, _SERIES, strict=False):
-            own = [c for c in shown if c.family == family]
+        if tall:
+            _stretch(axes, [_right(c) for _, c in shown])
+        for family, (colour, shape) in zip(
+            families, itertools.cycle(zip(_SERIES, _SHAPES, strict=True)), strict=False
+        ):
+            own = [c for _, c in shown if c.family == family]
             axes.scatter(
-                [1e3 * (c.latency_s or 0) for c in own],
-                [100 * (c.accuracy or 0) for c in own],
-                s=52, color=colour, label=family, zorder=3, linewidths=0,
+                [_wait(c) for c in own], [_right(c) for c in own], s=42, color=colour,
+                marker=shape, label=family, zorder=3, linewidths=0,
             )  # fmt: skip
-        best: list[CandidatePoint] = []
-        for c in sorted(shown, key=lambda c: (c.latency_s or 0, -(c.accuracy or 0))):
-            if not best or (c.accuracy or 0) > (best[-1].accuracy or 0):
-                best.append(c)
+        best = joined([c for _, c in shown])
         axes.plot(
-            [1e3 * (c.latency_s or 0) for c in best],
-            [100 * (c.accuracy or 0) for c in best],
-            color=SOFT, linewidth=1, zorder=2,
+            [_wait(c) for c in best], [_right(c) for c in best],
+            color=SOFT, linewidth=1.1, alpha=0.7, zorder=2,
         )  # fmt: skip
-        for c in shown:
+        for _, c in shown:
             if c.status == "won":
-                x, y = 1e3 * (c.latency_s or 0), 100 * (c.accuracy or 0)
-                axes.scatter([x], [y], s=190, facecolors="none", edgecolors=ACCENT, linewidths=2)
-                axes.annotate(
-                    "chosen", (x, y), (0, -16), textcoords="offset points", color=ACCENT,
-                    fontsize=10, ha="center", va="top",
+                axes.scatter(
+                    [_wait(c)], [_right(c)], s=170, facecolors="none", edgecolors=ACCENT,
+                    linewidths=1.8, zorder=4,
                 )  # fmt: skip
+        waits = [_wait(c) for _, c in numbered] + ([1e3 * limit_s] if limit_s else [])
+        _log_ticks(axes, waits)
+        axes.margins(y=0.14)
+        feet = [_wait(c) for _, c in numbered if c.accuracy is None]
+        axes.plot(
+            feet, [0.0] * len(feet), "|", color=SOFT, markersize=9, markeredgewidth=1.3,
+            transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
+        )  # fmt: skip
         if limit_s is not None:
-            axes.axvline(1e3 * limit_s, color=SECOND, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.axvspan(1e3 * limit_s, axes.get_xlim()[1], color=SECOND, alpha=0.07, linewidth=0)
+            axes.axvline(1e3 * limit_s, color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
             axes.annotate(
-                "budget", (1e3 * limit_s, 1), (-4, -4), xycoords=("data", "axes fraction"),
-                textcoords="offset points", color=SECOND, fontsize=10, ha="right", va="top",
+                "budget", (1e3 * limit_s, 1), (4, -3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=SECOND, ha="left", va="top", in_layout=False,
             )  # fmt: skip
-        _log_ticks(axes, [1e3 * (c.latency_s or 0) for c in shown] + [1e3 * (limit_s or 0)])
-        axes.margins(x=0.08, y=0.18)
-        axes.set_xlabel("latency, ms (batch 1)")
+        axes.set_xlabel("latency in ms, logarithmic")
         axes.set_ylabel("validation accuracy, %")
-        _legend(axes, len(families))
+        _legend(axes, columns=4 if size[0] < 6 else 8)
+        _number(axes, shown, limit_s)
 
-    return _svg(draw, "front", (7.2, 4.0))
+    return _svg(draw, name, size)
 
 
-def curves(points: Sequence[CurvePoint]) -> str:
-    """Training loss and validation loss, and validation accuracy, over epochs."""
+def stretched(candidates: Sequence[CandidatePoint]) -> bool:
+    """Whether the front's accuracy axis is stretched towards 100 %, where the good ones crowd."""
+    right = [c.accuracy for c in candidates if c.latency_s and c.accuracy is not None]
+    return bool(right) and max(right) > 0.8 and max(right) - min(right) > 0.2
+
+
+def joined(candidates: Sequence[CandidatePoint]) -> list[CandidatePoint]:
+    """The candidates that no other beats in both latency and accuracy, the fastest first."""
+    best: list[CandidatePoint] = []
+    for c in sorted(candidates, key=lambda c: (_wait(c), -_right(c))):
+        if not best or _right(c) > _right(best[-1]):
+            best.append(c)
+    return best
+
+
+def losses(points: Sequence[CurvePoint]) -> str:
+    """Training loss, thin and averaged, and validation loss over epochs."""
     train = [(p.epoch, p.train_loss) for p in points if p.train_loss is not None]
     held = [(p.epoch, p.val_loss) for p in points if p.val_loss is not None]
-    right = [(p.epoch, 100 * p.val_accuracy) for p in points if p.val_accuracy is not None]
     if len(train) < 2:
         return ""
 
     def draw(axes: Any) -> None:
-        left = axes[0]
-        left.plot(*zip(*train, strict=True), color=SOFT, linewidth=1.2, label="training")
+        epochs, values = zip(*train, strict=True)
+        axes.plot(epochs, values, color=SOFT, linewidth=0.7, alpha=0.4)
+        axes.plot(epochs, _smooth(values), color=SOFT, linewidth=1.5, label="training")
         if held:
-            left.plot(
-                *zip(*held, strict=True), color=ACCENT, linewidth=2, marker="o", markersize=4,
-                label="validation",
-            )  # fmt: skip
-        left.set_xlabel("epochs")
-        left.set_ylabel("cross entropy")
-        _legend(left, 2)
-        if right:
-            axes[1].plot(
-                *zip(*right, strict=True), color=ACCENT, linewidth=2, marker="o", markersize=4
-            )
-            axes[1].set_xlabel("epochs")
-            axes[1].set_ylabel("validation accuracy, %")
-        else:
-            axes[1].set_axis_off()
+            axes.plot(*zip(*held, strict=True), color=ACCENT, label="validation", **_line(held))
+        axes.set_xlabel("epochs")
+        axes.set_ylabel("cross entropy, nats")
+        _legend(axes, columns=2)
 
-    return _svg(draw, "curves", (7.2, 3.0), columns=2)
+    return _svg(draw, "losses", HALF)
+
+
+def rise(points: Sequence[CurvePoint]) -> str:
+    """Validation accuracy over epochs, the last value written beside it."""
+    right = [(p.epoch, 100 * p.val_accuracy) for p in points if p.val_accuracy is not None]
+    if len(right) < 2:
+        return ""
+
+    def draw(axes: Any) -> None:
+        axes.plot(*zip(*right, strict=True), color=ACCENT, **_line(right))
+        axes.annotate(
+            f"{right[-1][1]:.1f}", right[-1], (0, 6), textcoords="offset points", color=ACCENT,
+            ha="right", va="bottom", fontweight="bold",
+        )  # fmt: skip
+        axes.margins(y=0.12)
+        axes.set_xlabel("epochs")
+        axes.set_ylabel("validation accuracy, %")
+
+    return _svg(draw, "rise", HALF)
 
 
 def reliability(found: CalibrationFacts) -> str:
-    """How often the model is right against how sure it is, with and without temperature."""
+    """How often the model is right against how sure it is, with and without temperature.
+
+    A point's area grows with the number of images in its bin.
+    """
 
     def draw(axes: Any) -> None:
-        axes.plot([0, 100], [0, 100], color=LINE, linewidth=1.2)
+        axes.plot([0, 100], [0, 100], color=SOFT, linewidth=1, linestyle=(0, (1, 3)))
         kinds = (
             (found.bins_before, SOFT, "as trained", 1.2),
-            (found.bins, ACCENT, "calibrated", 2),
+            (found.bins, ACCENT, "calibrated", 1.8),
         )
         for bins, colour, label, width in kinds:
             some = [b for b in bins if b.n]
             if some:
-                axes.plot(
-                    [100 * b.confidence for b in some], [100 * b.accuracy for b in some],
-                    color=colour, marker="o", markersize=4, linewidth=width, label=label,
+                most = max(b.n for b in some)
+                sure, right = [100 * b.confidence for b in some], [100 * b.accuracy for b in some]
+                axes.plot(sure, right, color=colour, linewidth=width, alpha=0.75)
+                axes.scatter(
+                    sure, right, s=[8 + 70 * b.n / most for b in some], color=colour,
+                    linewidths=0, label=label, zorder=3, clip_on=False,
                 )  # fmt: skip
-        axes.set_xlim(0, 102)
-        axes.set_ylim(0, 102)
+        axes.set_xlim(0, 104)
+        axes.set_ylim(0, 104)
         axes.set_xlabel("how sure, %")
         axes.set_ylabel("how often right, %")
-        _legend(axes, 2)
+        _legend(axes, columns=2)
 
-    return _svg(draw, "reliability", (4.4, 3.6)) if found.bins else ""
-
-
-def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Rows are true classes, columns answers; shade is the share of the row."""
-    n = len(classes)
-
-    def draw(axes: Any) -> None:
-        for i, row in enumerate(counts):
-            total = max(1, sum(row))
-            for j, count in enumerate(row):
-                if not count:
-                    continue
-                axes.add_patch(
-                    _rectangle(j, i, ACCENT if i == j else SECOND, 0.12 + 0.88 * count / total)
-                )
-                if n <= 20:
-                    strong = count / total > 0.5
-                    axes.text(
-                        j, i, str(count), ha="center", va="center",
-                        fontsize=9 if n <= 12 else 7, color=PAPER if strong else INK,
-                    )  # fmt: skip
-        axes.set_xlim(-0.5, n - 0.5)
-        axes.set_ylim(n - 0.5, -0.5)
-        axes.set_aspect("equal")
-        axes.grid(False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        if n <= 40:
-            names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
-            size = 9 if n <= 20 else 6
-            axes.set_xticks(range(n), names, rotation=45, ha="right", fontsize=size)
-            axes.set_yticks(range(n), names, fontsize=size)
-        axes.set_xlabel("answer")
-        axes.set_ylabel("truth")
-
-    side = min(7.2, 3.0 + 0.32 * n)
-    return _svg(draw, "confusion", (side, side))
+    return _svg(draw, "reliability", HALF) if any(b.n for b in found.bins) else ""
 
 
-def _rectangle(x: float, y: float, colour: str, alpha: float) -> Any:
-    from matplotlib.patches import Rectangle
+def confusion_map(counts: Sequence[Sequence[int]]) -> str:
+    """A cell per pair of classes, without words: for more classes than a table can show.
 
-    return Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=colour, alpha=alpha, linewidth=0)
+    Rows are true classes, columns answers; the shade is the share of the row in eight steps,
+    each step one path, so that 200 classes stay a small picture.
+    """
+    n = len(counts)
+    paths: dict[tuple[bool, int], list[str]] = {}
+    for i, row in enumerate(counts):
+        total = max(1, sum(row))
+        for j, count in enumerate(row):
+            if count:
+                step = math.ceil(8 * count / total)
+                paths.setdefault((i == j, step), []).append(f"M{j} {i}h1v1h-1z")
+    drawn = "".join(
+        f'<path fill="var(--{"accent" if same else "second"})" '
+        f'fill-opacity="{0.2 + 0.1 * step:.1f}" d="{"".join(cells)}"/>'
+        for (same, step), cells in sorted(paths.items())
+    )
+    return (
+        f'<svg viewBox="0 0 {n} {n}" role="img" shape-rendering="crispEdges">'
+        f'<rect width="{n}" height="{n}" fill="var(--card)"/>{drawn}</svg>'
+    )
+
+
+def _wait(c: CandidatePoint) -> float:
+    return 1e3 * (c.latency_s or 0.0)
+
+
+def _right(c: CandidatePoint) -> float:
+    return 100 * (c.accuracy or 0.0)
+
+
+def _line(points: Sequence[object]) -> dict[str, Any]:
+    """A bold line, with a dot at each value while there are few."""
+    return {"linewidth": 1.8, "marker": "o", "markersize": 3.5 if len(points) <= 40 else 0}
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """The mean of each value with its neighbours, up to a fifteenth of all to each side."""
+    means = []
+    for i in range(len(values)):
+        reach = min(max(1, len(values) // 15), i, len(values) - 1 - i)
+        window = values[i - reach : i + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def _stretch(axes: Any, right: Sequence[float]) -> None:
+    """An accuracy axis that is logarithmic in the error, labelled with accuracies."""
+    import numpy as np
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    def up(accuracy: Any) -> Any:
+        return -np.log10(np.maximum(100.5 - np.asarray(accuracy, float), 0.05))
+
+    def down(place: Any) -> Any:
+        return 100.5 - 10.0 ** -np.asarray(place, float)
+
+    axes.set_yscale("function", functions=(up, down))
+    low, high = min(right), max(right)
+    marks = [m for m in (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 96, 98, 99, 100) if m > low - 15]
+    above = next((m for m in marks if m > high), 100)
+    axes.yaxis.set_major_locator(FixedLocator([m for m in marks if m <= above]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _number(axes: Any, shown: Sequence[tuple[int, CandidatePoint]], limit_s: float | None) -> None:
+    """Each point's number beside it, where it covers least of points, numbers and the limit."""
+    axes.figure.draw_without_rendering()
+    scale = 72 / axes.figure.dpi
+    spots = [axes.transData.transform((_wait(c), _right(c))) * scale for _, c in shown]
+    taken = [(float(x), float(y)) for x, y in spots]
+    if limit_s is not None:
+        wall = float(axes.transData.transform((1e3 * limit_s, 50.0))[0]) * scale
+        top = max(y for _, y in taken) + 20
+        taken += [(wall, y) for y in range(0, math.ceil(top), 7)]
+    angles = (45, 135, 315, 225, 90, 270, 0, 180)
+    for (number, c), (x, y) in zip(shown, spots, strict=True):
+        won = c.status == "won"
+        reach = 15 if won else 10
+        places = [
+            (reach * math.cos(math.radians(a)), reach * math.sin(math.radians(a))) for a in angles
+        ]
+
+        def crowd(place: tuple[float, float], x: float = x, y: float = y) -> float:
+            at = (x + place[0], y + place[1])
+            return sum(max(0.0, 1 - math.dist(at, other) / 14) for other in taken)
+
+        dx, dy = min(places, key=crowd)
+        taken.append((float(x + dx), float(y + dy)))
+        axes.annotate(
+            str(number), (_wait(c), _right(c)), (dx, dy), textcoords="offset points",
+            color=ACCENT if won else SOFT, fontsize=FONT if won else FONT - 1,
+            fontweight="bold" if won else "normal", ha="center", va="center", in_layout=False,
+        )  # fmt: skip
 
 
 def _log_ticks(axes: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with round numbers, labelled plainly."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    positive = [v for v in values if v > 0]
-    low, high = min(positive) / 1.3, max(positive) * 1.3
+    low, high = min(values) / 1.35, max(values) * 1.35
     marks = [
         m * 10.0**e
         for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -191,44 +298,48 @@ def _log_ticks(axes: Any, values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _legend(axes: Any, entries: int) -> None:
-    if entries > 1:
+def _legend(axes: Any, *, columns: int) -> None:
+    """The names above the plot, from its left edge on."""
+    handles, _ = axes.get_legend_handles_labels()
+    if len(handles) > 1:
         axes.legend(
-            frameon=False, fontsize=10, labelcolor=INK, loc="lower center",
-            bbox_to_anchor=(0.5, 1.0), ncols=min(entries, 6), handletextpad=0.4, columnspacing=1.2,
+            frameon=False, fontsize=FONT, labelcolor=SOFT, loc="lower left",
+            bbox_to_anchor=(0.0, 1.0), ncols=columns, handletextpad=0.3, columnspacing=1.1,
+            borderpad=0, borderaxespad=0.3, handlelength=1.4,
         )  # fmt: skip
 
 
-def _svg(
-    draw: Callable[[Any], None], name: str, size: tuple[float, float], *, columns: int = 1
-) -> str:
+def _svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:
     """The SVG element of a figure, its stand-in colours replaced and its ids made its own."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.family": "sans-serif",
-        "font.size": 11,
+        "font.size": FONT,
         "text.color": INK,
         "axes.edgecolor": LINE,
         "axes.labelcolor": SOFT,
+        "axes.labelsize": FONT,
+        "axes.labelpad": 5,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.spines.left": False,
         "axes.grid": True,
         "grid.color": LINE,
         "grid.linewidth": 0.6,
         "axes.axisbelow": True,
         "xtick.color": LINE,
         "ytick.color": LINE,
+        "ytick.major.size": 0,
         "xtick.labelcolor": SOFT,
         "ytick.labelcolor": SOFT,
     }
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, columns)
-        draw(axes)
+        draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
@@ -236,7 +347,7 @@ def _svg(
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", text)
+    text = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font: \1\2px var(--sans)", text)
     head = r'<svg [^>]*?viewBox="([^"]+)"[^>]*>'
     text = re.sub(head, r'<svg viewBox="\1" role="img">', text, count=1)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

@@ -208,7 +208,7 @@ def export(
 
     made = export_run(run)
     print(
-        f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} images, "
+        f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} {made.images}, "
         f"logits differ by at most {made.max_logit_difference:.1e}"
     )
 

@@ -226,6 +226,7 @@ def _export_facts(exported: Exported) -> ExportFacts:
         exported.n,
         exported.max_logit_difference,
         exported.size_bytes,
+        exported.resize_inside,
     )
 
 

@@ -171,11 +171,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What the check of the ONNX file found on n held-back images."""
+    """What the check of the ONNX file found on n held-back images; whether it resizes itself."""
 
     n: int
     max_logit_difference: float
     size_bytes: int
+    resize_inside: bool = False
 
 
 @dataclass(frozen=True)

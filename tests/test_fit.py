@@ -28,8 +28,10 @@ from vitrail.fit.budget import (
 )
 from vitrail.fit.candidate import Candidate
 from vitrail.fit.pretrained import shelf, start
-from vitrail.fit.race import Race, Runner, keep, rung_seconds, rung_sizes, rung_steps
-from vitrail.fit.shortlist import image_sizes, shortlist
+from vitrail.fit.race import Race
+from vitrail.fit.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
+from vitrail.fit.shortlist import shortlist
+from vitrail.fit.space import image_sizes
 from vitrail.fit.trainer import Score
 from vitrail.fit.view import View
 from vitrail.recipes.defaults import default
@@ -158,6 +160,15 @@ def test_a_faster_candidate_makes_more_steps_in_the_same_time():
     assert rung_steps(1000, 10, [1, 2]) == (85, 170)
     assert rung_steps(100, 10, [1, 2]) == (8, 17)
     assert rung_steps(1, 10, [1, 2]) == (4, 8)
+
+
+def test_a_race_has_no_more_candidates_than_it_can_tell_apart():
+    assert field_size([1000.0] * 9, 10, 60) == 9
+    fewer = field_size([1000.0] * 9, 100, 120)
+    assert 3 <= fewer < 9
+    assert rung_steps(1000, 100, rung_seconds(fewer, 120))[0] >= 119
+    assert field_size([1.0] * 9, 100, 60) == 3
+    assert field_size([1.0], 100, 60) == 1
 
 
 def runner(family, accuracy, trial, steps=(2, 4, 8)):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from vitrail.errors import BudgetError
 
@@ -56,10 +55,6 @@ class Budget:
         if self.params is not None:
             limits.append(f"{count(self.params)} parameters")
         return ", ".join(limits) or "no limit"
-
-    def to_json(self) -> dict[str, Any]:
-        """The limits as plain data."""
-        return asdict(self)
 
 
 def parse_latency(text: str | float) -> float:

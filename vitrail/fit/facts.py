@@ -11,7 +11,7 @@ from torch import Tensor
 from vitrail.data.gate import Inspection
 from vitrail.data.split import Split
 from vitrail.fit.candidate import Candidate
-from vitrail.fit.race import Runner
+from vitrail.fit.rungs import Runner
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import (
     BrokenFile,
@@ -139,10 +139,13 @@ def _point(
 def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
     """The journal as curves: all looks at the validation part, and some 300 losses."""
     pace = max(1, len(lines) // CURVE_POINTS)
+    # A look at the validation part need not fall on a step whose loss was written.
+    known = [line["epoch"] / line["step"] for line in lines if line.get("epoch") and line["step"]]
+    per_step = known[-1] if known else 0.0
     return [
         CurvePoint(
             step=line["step"],
-            epoch=line.get("epoch", 0.0),
+            epoch=line.get("epoch", per_step * line["step"]),
             train_loss=line.get("loss"),
             val_accuracy=line.get("val_accuracy"),
             val_loss=line.get("val_loss"),

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.fit.race import EFFICIENCY, Runner, checkpoint
+from vitrail.fit.race import checkpoint
+from vitrail.fit.rungs import EFFICIENCY, Runner
 from vitrail.fit.state import State
 from vitrail.fit.trainer import Score, Trainer
 from vitrail.fit.view import View

@@ -25,7 +25,7 @@ from vitrail.fit.arguments import Arguments
 from vitrail.fit.budget import Budget, seconds
 from vitrail.fit.candidate import Candidate
 from vitrail.fit.judge import Verdict, judge
-from vitrail.fit.race import Runner
+from vitrail.fit.rungs import Runner
 from vitrail.fit.state import State
 from vitrail.fit.trainer import Score, Trainer
 from vitrail.measure.latency import Latency, onnx_latency

@@ -7,40 +7,30 @@ Each step is a file; this one passes the results on and keeps the clock.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import time as clock
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from vitrail.config import parse, to_json
 from vitrail.data.source import open_source
 from vitrail.data.split import Split
-from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
-from vitrail.fit.arguments import Arguments
-from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency, seconds
+from vitrail.errors import BudgetError, ExportError, RunError
+from vitrail.fit.arguments import Arguments, ask
+from vitrail.fit.budget import Budget, seconds
 from vitrail.fit.candidate import Candidate
 from vitrail.fit.final import finish_training
 from vitrail.fit.finish import Finished, exported_latency, finish
 from vitrail.fit.pretrained import published, shelf
-from vitrail.fit.race import (
-    Race,
-    Runner,
-    candidates_for,
-    checkpoint,
-    rung_seconds,
-    rung_steps,
-)
+from vitrail.fit.race import Race, checkpoint
 from vitrail.fit.reading import Read, read
+from vitrail.fit.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.fit.shortlist import Shortlist, shortlist
 from vitrail.fit.state import State
 from vitrail.fit.stopping import interruptible
 from vitrail.fit.view import View
-from vitrail.measure.machine import cores
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.run_folder import RunFolder
 
@@ -97,7 +87,7 @@ def fit(
                 images = read(arguments.source, arguments, view)
                 state.require_images(images.digest)
                 return _Fit(arguments, run, state, view, images, known).run()
-    arguments = _arguments(
+    arguments = ask(
         data, latency, macs, params, time, device, threads, seed, pretrained, storage,
         group_by, devices, out,
     )  # fmt: skip
@@ -133,8 +123,9 @@ def _list(arguments: Arguments, view: View, data: Read, began: float) -> Shortli
             view.phase(f"left out of the shelf: {sentence}")
     spent = clock.monotonic() - began
     left = max(1.0, arguments.time_s - spent - reserve(arguments.time_s))
+    batch = batch_size(len(data.trainer.split.train), data.trainer.device)
     with view.shown():
-        return shortlist(
+        found = shortlist(
             image_size=size,
             channels=data.trainer.split.channels,
             classes=classes,
@@ -142,12 +133,15 @@ def _list(arguments: Arguments, view: View, data: Read, began: float) -> Shortli
             images=len(data.trainer.split.train),
             seconds=left,
             size=candidates_for(RACE_SHARE * left),
-            batch=batch_size(len(data.trainer.split.train)),
+            batch=batch,
             device=data.trainer.device,
             seed=arguments.seed,
             extra=extra,
             say=view.phase,
         )
+    rates = [one.rate or 0.0 for one in found.candidates]
+    kept = field_size(rates, batch, RACE_SHARE * left)
+    return replace(found, candidates=found.candidates[:kept])
 
 
 class _Fit:
@@ -221,7 +215,7 @@ class _Fit:
         """The candidates with their recipes, and the steps of each rung."""
         arguments, images = self.arguments, len(self.trainer.split.train)
         marks = rung_seconds(len(self.found.candidates), race_s)
-        batch, runners = batch_size(images), []
+        batch, runners = batch_size(images, self.trainer.device), []
         for one in self.found.candidates:
             steps = rung_steps(one.rate or 1.0, batch, marks)
             whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
@@ -232,7 +226,7 @@ class _Fit:
                 total=max(steps[-1] + 1, whole),
                 seed=arguments.seed,
                 pretrained=one.pretrained,
-                precision=self.trainer.precision,
+                device=self.trainer.device,
             )
             recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
             runners.append(Runner(one, recipe, steps))
@@ -309,49 +303,6 @@ def _none_left(budget: Budget, misses: dict[str, float]) -> BudgetError:
     return BudgetError(
         f"no candidate keeps the budget ({budget.spoken()}) as exported: the closest is {name} "
         f"with {seconds(misses[name])}; allow that much"
-    )
-
-
-def _arguments(
-    data: str | Path,
-    latency: str | float | None,
-    macs: str | int | None,
-    params: str | int | None,
-    time: str | float,
-    device: str,
-    threads: int | None,
-    seed: int,
-    pretrained: str | Path | None,
-    storage: str | None,
-    group_by: str | None,
-    devices: int,
-    out: str | Path | None,
-) -> Arguments:
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads is {threads}: give 1 or more")
-    if devices < 1:
-        raise ConfigError(f"devices is {devices}: give 1 or more")
-    words: Sequence[tuple[str, Any]] = (
-        ("latency", latency), ("macs", macs), ("params", params), ("time", time),
-        ("device", None if device == "auto" else device), ("threads", threads),
-        ("seed", seed or None), ("pretrained", pretrained), ("group-by", group_by),
-        ("storage", storage), ("devices", None if devices == 1 else devices), ("out", out),
-    )  # fmt: skip
-    said = [f"--{name} {shlex.quote(str(value))}" for name, value in words if value is not None]
-    return Arguments(
-        data=str(data),
-        latency_s=None if latency is None else parse_latency(latency),
-        macs=None if macs is None else parse_count(macs),
-        params=None if params is None else parse_count(params),
-        time_s=parse_duration(time),
-        device=device,
-        threads=threads or cores(),
-        seed=seed,
-        pretrained=None if pretrained is None else str(pretrained),
-        storage=storage,
-        group_by=group_by,
-        devices=devices,
-        command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]),
     )
 
 

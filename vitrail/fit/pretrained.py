@@ -16,7 +16,7 @@ import torch
 
 from vitrail.errors import CheckpointError
 from vitrail.fit.candidate import Candidate, candidate
-from vitrail.fit.shortlist import counted, image_sizes
+from vitrail.fit.space import counted, image_sizes
 from vitrail.models import Backbone, catalog, create, identify, load
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")

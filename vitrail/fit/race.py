@@ -20,89 +20,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vitrail.config import parse, to_json
 from vitrail.errors import RunError
 from vitrail.fit.candidate import Candidate
+from vitrail.fit.rungs import Runner, keep, rung_sizes
 from vitrail.fit.trainer import Trainer
 from vitrail.fit.view import View
 from vitrail.recipes.recipe import Recipe, from_json
 
-# Some of the rate measured on bare steps goes into data, averages and snapshots.
-EFFICIENCY = 0.85
-
-
-@dataclass(frozen=True)
-class Runner:
-    """A candidate in the race: its recipe, the steps of each rung, and where it stands.
-
-    `rung` is the last one finished (-1: none), `rate` the images per second of its training.
-    """
-
-    candidate: Candidate
-    recipe: Recipe
-    steps: tuple[int, ...]
-    rung: int = -1
-    accuracy: float | None = None
-    loss: float | None = None
-    rate: float | None = None
-    trial: int = -1
-
-    @property
-    def done(self) -> int:
-        """Steps trained so far."""
-        return self.steps[self.rung] if self.rung >= 0 else 0
-
-    @property
-    def order(self) -> tuple[int, float, float]:
-        """Sorts the best last: the furthest, then the most accurate, then the least loss."""
-        loss = float("inf") if self.loss is None else self.loss
-        return self.rung, self.accuracy or 0.0, -loss
-
-
-def rung_sizes(n: int) -> list[int]:
-    """How many candidates are in each rung: halves, and two in the last."""
-    sizes = [n]
-    while sizes[-1] > 2 and len(sizes) < 4:
-        sizes.append(max(2, (sizes[-1] + 1) // 2))
-    return sizes
-
-
-def rung_seconds(n: int, seconds: float) -> list[float]:
-    """What a candidate has trained in all after each rung, so that the race takes `seconds`.
-
-    Each rung doubles it: 1, 2, 4 ... parts.
-    """
-    sizes = rung_sizes(n)
-    parts = [2**i for i in range(len(sizes))]
-    more = [part - before for part, before in zip(parts, [0, *parts], strict=False)]
-    unit = seconds / sum(size * part for size, part in zip(sizes, more, strict=True))
-    return [unit * part for part in parts]
-
-
-def candidates_for(seconds: float) -> int:
-    """How many candidates a race of that length can tell apart."""
-    return int(min(24, max(2, 1.1 * (seconds / 2) ** 0.5)))
-
-
-def rung_steps(rate: float, batch: int, seconds: Sequence[float]) -> tuple[int, ...]:
-    """The steps that fit into each of the times at `rate` images per second."""
-    steps = [int(rate * EFFICIENCY * s / batch) for s in seconds]
-    return tuple(max(4 * (i + 1), step) for i, step in enumerate(steps))
-
-
-def keep(standings: Sequence[Runner], size: int, *, last: bool) -> list[Runner]:
-    """The `size` best; into the last rung with one of a second family, if there is one."""
-    ordered = sorted(standings, key=lambda r: r.order, reverse=True)
-    kept = ordered[:size]
-    if last and size > 1 and len({r.candidate.family for r in kept}) == 1:
-        others = [r for r in ordered[size:] if r.candidate.family != kept[0].candidate.family]
-        if others:
-            kept[-1] = others[0]
-    return kept
+# Images of the validation part on which candidates are compared: enough to tell 2 % apart.
+LOOK_AT = 2000
 
 
 class Race:
@@ -210,7 +141,7 @@ class Race:
             until,
             lambda step, loss, lr, rate: view.step(name, step, until),
         )
-        _, score = trainer.better(outcome, runner.recipe)
+        _, score = trainer.better(outcome, runner.recipe, LOOK_AT)
         trial = self._trial(runner.trial)
         rate = outcome.samples_per_s if outcome.samples_per_s > 0 else runner.rate
         trial.set_user_attr(f"rung{rung}", {"loss": score.loss, "rate": rate})

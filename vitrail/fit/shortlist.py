@@ -10,28 +10,25 @@ between capacity and images seen.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-
-from vitrail.errors import BudgetError, ConfigError
+from vitrail.errors import BudgetError
 from vitrail.fit.budget import Budget
-from vitrail.fit.candidate import Candidate, candidate
-from vitrail.layers.fold import deploy
-from vitrail.measure.counts import Counts, counts
-from vitrail.measure.latency import Latency, eager_latency, remembered
-from vitrail.models import config_json, create, families
+from vitrail.fit.candidate import Candidate
+from vitrail.fit.space import small_candidates
+from vitrail.fit.timing import folded_latency, peak_macs_per_s, training_rate
 
 # ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
 # budget as exported, which is measured before the winner is chosen.
 SLACK = 1.5
 # Shares of the multiply-adds that suit the time, in the order in which they are tried.
 SHARES = (1.0, 0.4, 2.5, 0.16, 5.0, 0.06)
-PHOTO_SIDES = (64, 96, 128, 160, 224)
+
+# Without pretrained weights, families that must learn from images what a convolution knows
+# need more of them than a short race shows; they enter after the others.
+PATIENT = ("vit", "swin")
 
 Say = Callable[[str], None]
 
@@ -43,21 +40,6 @@ class Shortlist:
     candidates: tuple[Candidate, ...]
     over: tuple[Candidate, ...] = ()
     counted: int = 0
-
-
-def image_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Training sizes (H, W) for images of the median `size`.
-
-    Small images keep their size, and are also enlarged to 32 where models want an even grid;
-    photographs become squares, none larger than they are.
-    """
-    height, width = size
-    if max(size) <= 48:
-        enlarged = [(32, 32)] if max(size) < 32 else []
-        return [(height, width), *enlarged]
-    short = min(size)
-    sides = [side for side in PHOTO_SIDES if side <= short * 1.15]
-    return [(side, side) for side in sides] or [(short, short)]
 
 
 def shortlist(
@@ -83,7 +65,7 @@ def shortlist(
     closest model, when nothing keeps the budget.
     """
     say("counting models")
-    space = _space(image_size, channels, classes, seed)
+    space = small_candidates(image_size, channels, classes, seed)
     pool, allowed = list(extra), [c for c in extra if budget.allows(params=c.params, macs=c.macs)]
     deadline = math.inf
     for one in space:
@@ -113,7 +95,7 @@ def shortlist(
         if time.perf_counter() > deadline and len(timed) >= least:
             break
         say(f"timing {one.name}")
-        one = replace(one, latency_s=_latency(one, budget).p50_s)
+        one = replace(one, latency_s=folded_latency(one, budget).p50_s)
         slack = replace(budget, latency_s=budget.latency_s and budget.latency_s * SLACK)
         if slack.allows(params=one.params, macs=one.macs, latency_s=one.latency_s):
             timed.append(replace(one, rate=training_rate(one, batch=batch, device=device)))
@@ -138,58 +120,12 @@ def _cheapest(
         for one in members[:3]:
             if one.name in tried:
                 continue
-            one = replace(one, latency_s=_latency(one, budget).p50_s)
+            one = replace(one, latency_s=folded_latency(one, budget).p50_s)
             limit = (budget.latency_s or math.inf) * SLACK
             (found if (one.latency_s or 0.0) <= limit else over).append(one)
     if not found:
         raise _nothing(over, budget)
     return found
-
-
-def _space(
-    image_size: tuple[int, int], channels: int, classes: int, seed: int
-) -> Iterator[Candidate]:
-    """Small configs of all families and sizes with their counts, the families in turns."""
-    queues = []
-    for image in image_sizes(image_size):
-        for module in families().values():
-            configs = list(module.SPACE.configs(image=image, channels=channels, classes=classes))
-            random.Random(seed).shuffle(configs)
-            queues.append(configs)
-    while any(queues):
-        for configs in queues:
-            if not configs:
-                continue
-            config = configs.pop()
-            figures = counted(config)
-            if figures is not None:
-                yield candidate(config, params=figures.params, macs=figures.macs)
-
-
-_COUNTS: dict[str, Counts | None] = {}
-
-
-def counted(config: Any) -> Counts | None:
-    """Counts of a config at its own image size, remembered; None where it cannot be built."""
-    key = str(config_json(config))
-    if key not in _COUNTS:
-        try:
-            with torch.device("meta"):
-                model = create(config)
-            _COUNTS[key] = counts(model, config.image, config.channels)
-        except ConfigError:
-            _COUNTS[key] = None
-    return _COUNTS[key]
-
-
-def peak_macs_per_s() -> float:
-    """Multiply-adds per second of a large matrix product with the threads set now."""
-    a = torch.randn(1024, 1024)
-    torch.mm(a, a)
-    start = time.perf_counter()
-    for _ in range(4):
-        torch.mm(a, a)
-    return 4 * 1024**3 / (time.perf_counter() - start)
 
 
 def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[Candidate]:
@@ -210,47 +146,6 @@ def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[
 def _column(one: Candidate) -> str:
     """Candidates compete for places within their family, pretrained ones among themselves."""
     return one.family + ("*" if one.pretrained else "")
-
-
-def _latency(one: Candidate, budget: Budget) -> Latency:
-    """The folded model's latency in torch on the CPU, remembered on this machine."""
-
-    def measure() -> Latency:
-        model = deploy(create(one.config))
-        return eager_latency(
-            model, one.image, one.model["channels"], threads=budget.threads, seconds=0.1
-        )
-
-    return remembered({"model": one.model, "threads": budget.threads}, measure)
-
-
-def training_rate(one: Candidate, *, batch: int, device: str = "cpu") -> float:
-    """Training images per second, from the best of a few steps on random images."""
-    where = torch.device(device)
-    # A part of a batch is enough on a CPU, where the rate hardly depends on it: some 10^9 of
-    # multiply-adds.
-    size = min(batch, max(4, int(1e9 / (one.macs + 1)))) if where.type == "cpu" else batch
-    model = create(one.config).to(where).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    images = torch.randn(size, one.model["channels"], *one.image, device=where)
-    labels = torch.randint(0, one.model["classes"], (size,), device=where)
-
-    def step() -> float:
-        start = time.perf_counter()
-        logits = model(images)
-        parts = logits if isinstance(logits, tuple) else (logits,)
-        loss = torch.stack([torch.nn.functional.cross_entropy(p, labels) for p in parts]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for an accelerator
-        return time.perf_counter() - start
-
-    step()
-    times = [step(), step()]
-    while sum(times) < 0.15 and len(times) < 10:
-        times.append(step())
-    return size / min(times)
 
 
 def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
@@ -283,7 +178,13 @@ def _chosen(timed: Sequence[Candidate], images: int, seconds: float, size: int) 
     columns: dict[str, list[Candidate]] = {}
     for one in sorted(timed, key=lambda c: -fitness(c, images, seconds)):
         columns.setdefault(_column(one), []).append(one)
-    ordered = sorted(columns.values(), key=lambda c: -fitness(c[0], images, seconds))
+    ordered = sorted(
+        columns.values(),
+        key=lambda c: (
+            c[0].family in PATIENT and c[0].pretrained is None,
+            -fitness(c[0], images, seconds),
+        ),
+    )
     longest = max(len(column) for column in ordered)
     turns = [column[i] for i in range(longest) for column in ordered if i < len(column)]
     return turns[:size]

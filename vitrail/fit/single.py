@@ -16,10 +16,10 @@ from vitrail.fit.candidate import candidate
 from vitrail.fit.final import train_to_end
 from vitrail.fit.finish import finish
 from vitrail.fit.fit import free_name
-from vitrail.fit.race import Runner
 from vitrail.fit.reading import Read
 from vitrail.fit.reading import read as read_data
-from vitrail.fit.shortlist import counted
+from vitrail.fit.rungs import Runner
+from vitrail.fit.space import counted
 from vitrail.fit.state import State
 from vitrail.fit.stopping import interruptible
 from vitrail.fit.trainer import Trainer
@@ -108,7 +108,7 @@ def _complete(wish: Recipe, settings: Sequence[str], trainer: Trainer) -> Recipe
     create(config)
     data = trainer.data(wish.data, tuple(config.image), channels)
     images = len(split.train)
-    total = EPOCHS * max(1, images // batch_size(images))
+    total = EPOCHS * max(1, images // batch_size(images, trainer.device))
     recipe = default(
         config,
         data,
@@ -116,7 +116,7 @@ def _complete(wish: Recipe, settings: Sequence[str], trainer: Trainer) -> Recipe
         total=total,
         seed=wish.seed,
         pretrained=wish.pretrained,
-        precision=trainer.precision,
+        device=trainer.device,
     )
     decided = ("model", "data", "pretrained", "seed")
     rest = [s for s in settings if s.partition("=")[0].strip().partition(".")[0] not in decided]

@@ -18,6 +18,7 @@ from vitrail.data.split import Part, Split
 from vitrail.errors import ConfigError
 from vitrail.fit.pretrained import start
 from vitrail.models import Backbone, create
+from vitrail.recipes.defaults import precision_on
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.train.device import Precision, open_fabric
 from vitrail.train.evaluate import predict_logits
@@ -48,7 +49,7 @@ class Trainer:
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
-        self.precision: Precision = "bf16-mixed" if fabric.device.type == "cuda" else "32-true"
+        self.precision: Precision = precision_on(self.device)
         self._fabric = open_fabric(device, self.precision)
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._starts: dict[str, dict[str, Tensor]] = {}
@@ -122,21 +123,28 @@ class Trainer:
         )
         return predict_logits(model.eval(), batches, device=self._fabric)
 
-    def validate(self, model: nn.Module, recipe: Recipe) -> Score:
-        """The score on the validation part."""
+    def validate(self, model: nn.Module, recipe: Recipe, limit: int | None = None) -> Score:
+        """The score on the validation part, or on the first `limit` images of it.
+
+        The part is in the order of its digests, so its beginning is a fair sample.
+        """
         held = self.pixels("val", recipe.data.image, recipe.data.channels)
+        if limit is not None and len(held) > limit:
+            held = held.first(limit)
         logits, labels = self.logits(model, recipe, held)
         loss = nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
         return Score(accuracy, loss, len(labels))
 
-    def better(self, outcome: Outcome, recipe: Recipe) -> tuple[Backbone, Score]:
+    def better(
+        self, outcome: Outcome, recipe: Recipe, limit: int | None = None
+    ) -> tuple[Backbone, Score]:
         """The average of the weights or the last ones, whichever validates better.
 
-        Early in a training the average lags behind.
+        Early in a training the average lags behind. `limit` is as in `validate`.
         """
         models = [m for m in (outcome.ema_model, outcome.model) if m is not None]
-        scored = [(self.validate(model, recipe), model) for model in models]
+        scored = [(self.validate(model, recipe, limit), model) for model in models]
         score, model = max(scored, key=lambda pair: (pair[0].accuracy, -pair[0].loss))
         if not isinstance(model, Backbone):
             raise TypeError(f"{type(model).__name__} is no Backbone")

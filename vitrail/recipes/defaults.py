@@ -20,10 +20,18 @@ RATE = 1e-3
 FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
 
 
-def batch_size(images: int) -> int:
-    """Images per step for a training part of that many: an epoch has 64 steps, if it can."""
-    wanted = min(128, max(8, images // 64))
-    return 1 << int(math.log2(wanted))
+def batch_size(images: int, device: str = "cpu") -> int:
+    """Images per step for a training part of that many: an epoch has 64 steps, if it can.
+
+    A CPU gains nothing by more than 64, an accelerator does.
+    """
+    largest = 64 if device == "cpu" else 256
+    return 1 << int(math.log2(min(largest, max(8, images // 64))))
+
+
+def precision_on(device: str) -> Precision:
+    """In which precision to train: bfloat16 where it is fast."""
+    return "bf16-mixed" if device.startswith("cuda") else "32-true"
 
 
 def augment_for(image: tuple[int, int]) -> Augment:
@@ -45,22 +53,22 @@ def default(
     total: int,
     seed: int = 0,
     pretrained: str | None = None,
-    precision: Precision = "32-true",
+    device: str = "cpu",
 ) -> Recipe:
     """The recipe of a config for `images` training images and about `total` steps.
 
     Batch, warm-up and average do not depend on when the training ends to the step, so that
     the beginning of a long training and a short one are the same.
     """
-    batch = batch_size(images)
-    warmup = max(1, min(100, images // batch, total // 8))
+    batch = batch_size(images, device)
+    warmup = max(1, min(30, images // batch // 2, total // 8))
     # The average spans about a twentieth of the training.
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
     rate = RATES.get(family_of(config), RATE) * math.sqrt(batch / 128)
     return Recipe(
         model=to_json(config_json(config)),
         data=data,
-        steps=Steps(total, batch, ema=round(ema, 5), precision=precision),
+        steps=Steps(total, batch, ema=round(ema, 5), precision=precision_on(device)),
         optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),
         schedule=Schedule(warmup, 0, total),
         objective=CrossEntropy(0.1),

@@ -6,25 +6,23 @@
     vitrail.catalog()["swin_tiny"].params_m                # published figures
     vitrail.identify("unknown.pth")                        # which model is this, and whose names
 
-Everything is imported on first use, so `import vitrail` does not import torch.
+The main job is `from vitrail.fit import fit`. Everything is imported on first use, so `import vitrail` does not import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.fit import fit
     from vitrail.models import catalog, create, identify, load
 
 __version__ = "0.1.0"
-__all__ = ["catalog", "create", "fit", "identify", "load"]
+__all__ = ["catalog", "create", "identify", "load"]
 
 _HOMES = {
     "catalog": "vitrail.models",
     "create": "vitrail.models",
     "identify": "vitrail.models",
     "load": "vitrail.models",
-    "fit": "vitrail.fit",
 }
 
 

@@ -153,7 +153,6 @@ class Basic(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
         self.shortcut = _shortcut(dim_in, dim, stride)
         self.drop_path = DropPath(drop_path)
-        nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         x = channels_first(x)
@@ -175,7 +174,7 @@ class Bottleneck(nn.Module):
         self.conv1 = ConvNorm(dim_in, dim, 1)
         self.mixer = mixer
         self.norm = nn.BatchNorm2d(dim)
-        self.conv3 = ConvNorm(dim, 4 * dim, 1, scale=0.0)
+        self.conv3 = ConvNorm(dim, 4 * dim, 1)
         self.shortcut = _shortcut(dim_in, 4 * dim, stride)
         self.drop_path = DropPath(drop_path)
 

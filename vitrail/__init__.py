@@ -6,7 +6,8 @@
     vitrail.catalog()["swin_tiny"].params_m                # published figures
     vitrail.identify("unknown.pth")                        # which model is this, and whose names
 
-The main job is `from vitrail.fit import fit`. Everything is imported on first use, so `import vitrail` does not import torch.
+The main job is `from vitrail.fit import fit`. Everything is imported on first use, so that
+`import vitrail` does not import torch.
 """
 
 from importlib import import_module

@@ -154,7 +154,7 @@ def test_truncated_files(tmp_path, suffix):
     whole = path.read_bytes()
     for size in (0, 7, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:size])
-        with pytest.raises(CheckpointError, match="cannot be read|refused"):
+        with pytest.raises(CheckpointError, match=r"cannot be read|refused"):
             vitrail.identify(path)
 
 

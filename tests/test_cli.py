@@ -86,8 +86,14 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
         (["export", "nowhere", "--onnx"], "does not exist"),
         (["export", "nowhere"], "--onnx"),
         (["train", "--set", "model=cvt_31", "--set", "data=fashion-sample"], "did you mean"),
-        (["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.rl=1"], "did you mean 'lr'"),
-        (["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.lr=abc"], "optimizer.lr"),
+        (
+            ["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.rl=1"],
+            "did you mean 'lr'",
+        ),
+        (
+            ["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.lr=abc"],
+            "optimizer.lr",
+        ),
         (["train", "--set", "model=cvt_13"], "data="),
         (["train", "--set", "data=fashion-sample"], "model="),
     ],

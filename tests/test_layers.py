@@ -46,9 +46,7 @@ def test_attention_weights_are_those_of_forward():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.sampled_from([1, 2])
-)
+@given(st.integers(1, 4), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.sampled_from([1, 2]))
 def test_kept_kernel_is_the_same_convolution(batch, kernel, stride, groups):
     torch.manual_seed(0)
     fast = conv.Conv2d(4, 8, kernel, stride, kernel // 2, groups=groups)

@@ -27,6 +27,11 @@ def test_timm(name):
 def test_transformers(layer, name):
     ours = resolve(name, classes=7)
     widths = [d * ours.expansion for d in ours.dims]
-    sizes = {"hidden_sizes": widths, "depths": list(ours.depths), "layer_type": layer, "num_labels": 7}
+    sizes = {
+        "hidden_sizes": widths,
+        "depths": list(ours.depths),
+        "layer_type": layer,
+        "num_labels": 7,
+    }
     peer = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes))
     assert difference(peer, ours, "transformers", (65, 96), lambda y: y.logits) <= 1e-6

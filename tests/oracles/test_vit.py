@@ -13,13 +13,27 @@ SMALL = Config(dim=48, depth=2, heads=3, hidden=96, patch=8, image=(32, 48), cla
 
 def test_timm():
     # timm computes the exact GELU by default; the authors' code, and ours, the tanh form.
-    sizes = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
+    sizes = {
+        "img_size": (32, 48),
+        "patch_size": 8,
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 3,
+        "mlp_ratio": 2,
+    }
     peer = timm.models.VisionTransformer(**sizes, num_classes=7, act_layer="gelu_tanh")
     assert difference(peer, SMALL, "timm", (32, 48)) <= 1e-6
 
 
 def test_timm_mean():
-    sizes = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
+    sizes = {
+        "img_size": (32, 48),
+        "patch_size": 8,
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 3,
+        "mlp_ratio": 2,
+    }
     peer = timm.models.VisionTransformer(
         **sizes,
         num_classes=7,
@@ -32,7 +46,12 @@ def test_timm_mean():
 
 
 def test_transformers():
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+    }
     config = transformers.ViTConfig(
         **sizes,
         image_size=(32, 48),

@@ -122,7 +122,8 @@ def listed(budget, **changes):
 
 
 def test_a_shortlist_keeps_the_budget_and_several_families():
-    found = listed(Budget(macs=3_000_000, params=400_000))
+    # Time enough to count and time what is there also on a busy machine.
+    found = listed(Budget(macs=3_000_000, params=400_000), seconds=600.0)
     assert 2 <= len(found.candidates) <= 4
     assert len({c.family for c in found.candidates}) >= 2
     assert len({c.name for c in found.candidates}) == len(found.candidates)

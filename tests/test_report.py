@@ -186,6 +186,14 @@ def test_front_of_any_accuracies(accuracies):
     assert plots.front(points, 1e-6).startswith("<svg") and plots.front(points, 10.0)
 
 
+@pytest.mark.parametrize(("limit_s", "anchor"), [(2e-3, "start"), (5e-3, "end")])
+def test_the_limit_is_named_inside_the_plot(limit_s, anchor):
+    points = [candidate(0.2e-3, 0.9, "won"), candidate(3e-3, 0.7)]
+    drawn = plots.front(points, limit_s, size=plots.NARROW)
+    (style,) = re.findall(r'<text style="([^"]*)"[^>]*>budget</text>', drawn)
+    assert f"text-anchor: {anchor}" in style or (anchor == "start" and "anchor" not in style)
+
+
 def test_curves_of_a_short_run():
     points = [f.CurvePoint(i, i / 10, 1.0) for i in range(3)]
     assert plots.losses(points) and not plots.rise(points) and not plots.losses(points[:1])

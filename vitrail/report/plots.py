@@ -84,9 +84,10 @@ def front(
         if limit_s is not None:
             axes.axvspan(1e3 * limit_s, axes.get_xlim()[1], color=SECOND, alpha=0.07, linewidth=0)
             axes.axvline(1e3 * limit_s, color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
+            side, shift = _side(axes, 1e3 * limit_s, size[0])
             axes.annotate(
-                "budget", (1e3 * limit_s, 1), (4, -3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", color=SECOND, ha="left", va="top", in_layout=False,
+                "budget", (1e3 * limit_s, 1), (shift, -3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=SECOND, ha=side, va="top", in_layout=False,
             )  # fmt: skip
         axes.set_xlabel("latency in ms, logarithmic")
         axes.set_ylabel("validation accuracy, %")
@@ -296,6 +297,16 @@ def _log_ticks(axes: Any, values: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(marks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _side(axes: Any, limit: float, width: float) -> tuple[str, int]:
+    """How to write at the limit: after it, or before it where the figure ends too soon.
+
+    Alignment and shift in points; `width` is that of the figure in inches.
+    """
+    low, high = axes.get_xlim()
+    room = 72 * width * math.log(high / limit) / math.log(high / low)
+    return ("left", 4) if room > 4.5 * FONT else ("right", -4)
 
 
 def _legend(axes: Any, *, columns: int) -> None:

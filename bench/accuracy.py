@@ -3,7 +3,7 @@
     python bench/accuracy.py [--time 10m] [--macs 30M] [--only fit,resnet,vit,boosting]
 
 All learn from full Fashion-MNIST on this machine, each within `--time`: `vitrail fit` (race
-included), a fixed small ResNet (timm's, widths 32, 64, 128, CIFAR stem) and a fixed ViT-Tiny
+included), a fixed small ResNet (timm's, widths 32, 64, 128, a 3x3 stem) and a fixed ViT-Tiny
 of patch 4 (timm's) in a plain AdamW loop with cosine, flips and shifts, and scikit-learn's
 HistGradientBoosting on pixels. Prints test accuracy on the 10,000 test images, and the
 machine. Needs the built-in `fashion-mnist`.
@@ -29,7 +29,7 @@ from vitrail.measure.machine import machine
 
 
 def small_resnet() -> torch.nn.Module:
-    """Stem of 64 channels at 28 pixels, then three stages of one basic block each."""
+    """Stem of 64 channels of stride 2, then a basic block each at 14, 7 and 4 pixels."""
     model = timm.models.ResNet(
         timm.models.resnet.BasicBlock,
         layers=(1, 1, 1),
@@ -37,7 +37,7 @@ def small_resnet() -> torch.nn.Module:
         num_classes=10,
         in_chans=1,
     )
-    model.conv1 = torch.nn.Conv2d(1, 64, 3, 2, 1, bias=False)  # the CIFAR habit, at half size
+    model.conv1 = torch.nn.Conv2d(1, 64, 3, 2, 1, bias=False)
     model.maxpool = torch.nn.Identity()
     return model
 

@@ -6,6 +6,7 @@ of one field, and its smallest search-space config for the tests that compile or
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -18,6 +19,7 @@ import torch
 import vitrail
 from vitrail import models
 from vitrail.layers.fold import deploy
+from vitrail.layers.residual import Blocks
 
 FAMILIES = sorted(models.families())
 
@@ -127,6 +129,34 @@ def test_gradients_reach_every_parameter(family):
         # last block of CvT, as in the authors' network.
         idle = ("score.bias", "stages.2.blocks.9.mixer.q_map.")
         assert all(any(i in n for i in idle) for n in without), without
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_is_equal(family):
+    """Recomputing blocks in the backward pass changes no gradient, and is really done."""
+    model = build(models.resolve(tiny(family), drop_path=0.0), torch.float64).train()
+    x = image(model.config, 2, torch.float64)
+    start, runs = copy.deepcopy(model.state_dict()), []
+    for module in model.modules():
+        if isinstance(module, Blocks):
+            module[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    found = []
+    for recompute in (False, True):
+        model.load_state_dict(start)
+        model.recompute(recompute)
+        runs.clear()
+        out = model(x)
+        sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,))).backward()
+        found.append((len(runs), {n: p.grad for n, p in model.named_parameters()}))
+        model.zero_grad()
+    (once, expected), (twice, got) = found
+    assert twice == 2 * once > 0
+    for name, gradient in expected.items():
+        if gradient is None:
+            assert got[name] is None, name
+            continue
+        limit = 1e-10 * max(1e-3, float(gradient.abs().max()))
+        assert (got[name] - gradient).abs().max() <= limit, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,8 +12,11 @@ from torch import nn
 
 from vitrail.layers import conv, position
 from vitrail.layers.attention import Attention, attend, attention_weights
+from vitrail.layers.ffn import Mlp, QuickGELU
 from vitrail.layers.fold import deploy
-from vitrail.layers.residual import DropPath, rising
+from vitrail.layers.kept import ROOM
+from vitrail.layers.linear import Linear
+from vitrail.layers.residual import Block, DropPath, LayerScale, rising
 from vitrail.layers.tokens import SequencePool
 
 SIZES = st.integers(1, 5)
@@ -64,6 +67,51 @@ def test_kept_kernel_is_the_same_convolution(batch, kernel, stride, groups):
         again = copy.deepcopy(fast)
         again.weight.zero_(), again.bias.zero_()
         assert again(x).abs().max() == 0 and fast(x).abs().max() > 0
+
+
+ACTIVATIONS = [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.ReLU(), nn.Hardswish(), nn.Tanh()]
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_kept_weight_is_the_same_linear_layer(act, bias):
+    torch.manual_seed(0)
+    fast, slow = Linear(12, 20, bias=bias), nn.Linear(12, 20, bias=bias)
+    slow.load_state_dict(fast.state_dict())
+    with torch.no_grad():
+        for shape in ((3, 12), (2, 5, 12), (2, 3, 4, 12), (7, 12), (8, 12), (9, 12)):
+            x = torch.randn(shape)
+            assert torch.allclose(fast(x), slow(x), atol=1e-5)
+            assert torch.allclose(fast.then(x, act), act(slow(x)), atol=1e-5)
+        assert len(fast._kept) <= ROOM
+        for change in (lambda w: w.mul_(2), lambda w: w.add_(1)):
+            change(fast.weight), change(slow.weight)
+            assert torch.allclose(fast(x), slow(x), atol=1e-5)
+    again = copy.deepcopy(fast)
+    assert again._kept is None
+    fast.weight.data.fill_(1), slow.weight.data.fill_(1)
+    with torch.no_grad():
+        assert torch.allclose(fast.eval()(x), slow(x), atol=1e-5)
+    assert torch.equal(fast.then(x, act), act(slow(x)))  # with gradients: torch's own
+    assert fast._kept is None
+    assert torch.equal(fast.double()(x.double()), slow.double()(x.double()))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.booleans(), st.floats(0.1, 2.0))
+def test_layer_scale_is_folded_into_both_branches(quick, start):
+    torch.manual_seed(0)
+    act = QuickGELU() if quick else nn.GELU()
+    block = Block(8, Attention(8, 2), Mlp(8, 16, act=act), scale=start).double().eval()
+    with torch.no_grad():
+        block.scale1.gamma.normal_(), block.scale2.gamma.normal_()
+        x = torch.randn(2, 5, 8, dtype=torch.float64)
+        y = x + block.mixer(block.norm1(x)) * block.scale1.gamma
+        expected = y + block.ffn(block.norm2(y)) * block.scale2.gamma
+        assert torch.allclose(block(x), expected, atol=1e-12)
+        folded = deploy(block)
+        assert torch.allclose(folded(x), expected, atol=1e-12)
+    assert not any(isinstance(m, LayerScale) for m in folded.modules())
 
 
 def test_kept_kernel_follows_a_fused_optimizer():

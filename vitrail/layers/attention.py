@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.linear import Linear
+
 
 def attend(
     q: Float[Tensor, "b n t d"],
@@ -42,34 +44,48 @@ def attention_weights(
 
 
 class Attention(nn.Module):
-    """Global self-attention over (B, *S, C), heads of C / heads channels.
+    """Global self-attention over (B, *S, C), heads of inner / heads channels.
 
-    `qkv` is one linear layer, packed [q | k | v], each [head][channel]. `dropout` acts on
-    the attention weights in training.
+    `qkv` is one linear layer, packed [q | k | v], each [head][channel]. `inner` is C and
+    `scale` (inner / heads)**-0.5 unless given; searched networks choose their own. `dropout`
+    acts on the attention weights in training.
     """
 
     def __init__(
-        self, dim: int, heads: int, *, qkv_bias: bool = True, dropout: float = 0.0
+        self,
+        dim: int,
+        heads: int,
+        *,
+        inner: int | None = None,
+        scale: float | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        inner = dim if inner is None else inner
+        if inner % heads:
+            raise ValueError(f"dim {inner} does not divide into {heads} heads: choose a divisor")
+        self.heads, self.scale = heads, scale
+        self.qkv = Linear(dim, 3 * inner, bias=qkv_bias)
+        self.proj = Linear(inner, dim)
         self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
         q, k, v = self._heads(x)
-        out = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        dropout = self.dropout if self.training else 0.0
+        out = attend(q, k, v, scale=self.scale, dropout=dropout)
+        return self.proj(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def weights(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b heads n n"]:
         """Who looks at whom: attention of every head, rows are queries."""
         q, k, _ = self._heads(x)
-        return attention_weights(q, k)
+        return attention_weights(q, k, scale=self.scale)
+
+    def absorb(self, scale: Float[Tensor, "c"]) -> None:
+        """Multiply the output's channels, for good."""
+        self.proj = self.proj.scaled(scale)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, c = x.shape[0], x.shape[-1]
-        qkv = self.qkv(x).view(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        width = self.proj.in_features // self.heads
+        qkv = self.qkv(x).view(x.shape[0], -1, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         return torch.unbind(qkv)  # pyright: ignore[reportReturnType]

@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.kept import Kept
+from vitrail.layers.linear import Linear, frozen, linear
+
 
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
     """The same memory, seen as (B, C, H, W)."""
@@ -24,57 +27,22 @@ def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w c"]:
     return x.permute(0, 2, 3, 1)
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Kept, nn.Conv2d):
     """nn.Conv2d (same parameters, same names) that keeps its kernel in oneDNN's own format.
 
-    On a CPU torch reorders the kernel at every call, which at batch 1 costs up to a third of
-    a ResNet-50. Without gradients the reordered kernel is kept until the weight changes;
-    otherwise, and on other devices and types, this is nn.Conv2d to the letter.
-
-    Changes are seen by the weight's version and address. Fused optimizers raise no version:
-    so a forward pass with gradients, and `train()` or `eval()`, forget the kept kernel too.
-    Only a write through `weight.data` goes unseen: call `eval()` after one.
+    Reordering the kernel at every call costs up to a third of a ResNet-50 at batch 1. Without
+    gradients, in float32 on a CPU; otherwise nn.Conv2d to the letter.
     """
 
-    _kept: dict[tuple[int, ...], Tensor] | None = None
-
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        if not self._keeps(x):
-            if not torch.compiler.is_compiling():
-                self._kept = None
+        if self.padding_mode != "zeros" or isinstance(self.padding, str) or not self._keeps(x):
             return super().forward(x)
-        # The format that oneDNN chooses depends on the input's shape.
-        key = (self.weight._version, self.weight.data_ptr(), *x.shape)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        if self._kept is None or len(self._kept) >= 4 or next(iter(self._kept))[:2] != key[:2]:
-            self._kept = {}
-        if key not in self._kept:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self._kept[key] = reorder(self.weight, *geometry, x.shape)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        # The format that oneDNN chooses depends on the input's shape.
+        weight = self._weight_for(x.shape, lambda: reorder(self.weight, *geometry, x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
-        return convolve(x, self._kept[key], self.bias, *geometry, "none", [], "")
-
-    def train(self, mode: bool = True) -> Conv2d:
-        """As nn.Module's; forgets the kept kernel."""
-        self._kept = None
-        return super().train(mode)
-
-    def _keeps(self, x: Tensor) -> bool:
-        return (
-            not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and x.device.type == self.weight.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and type(x) is Tensor
-            and self.padding_mode == "zeros"
-            and not isinstance(self.padding, str)
-            and not self.weight.is_inference()
-            and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.is_available()
-        )
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in super().__getstate__().items() if k != "_kept"}
+        return convolve(x, weight, self.bias, *geometry, "none", [], "")
 
 
 class Conv(Conv2d):
@@ -120,13 +88,17 @@ class LinearNorm(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim_in, dim, bias=False)
+        self.linear = Linear(dim_in, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
         nn.init.constant_(self.norm.weight, scale)
 
     def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c2"]:
         x = self.linear(x)
         return self.norm(x.flatten(0, -2)).view(x.shape)
+
+    def then(self, x: Float[Tensor, "*s c"], act: nn.Module) -> Float[Tensor, "*s c2"]:
+        """act(norm(linear(x))), as `Linear.then`."""
+        return act(self(x))
 
     def deployed(self) -> nn.Module:
         """One linear layer with bias that computes the same in eval mode."""
@@ -140,7 +112,7 @@ class NormLinear(nn.Module):
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(dim)
-        self.linear = nn.Linear(dim, classes)
+        self.linear = Linear(dim, classes)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -171,17 +143,3 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     made.weight = frozen(weight.contiguous(memory_format=torch.channels_last))
     made.bias = frozen(shift if conv.bias is None else shift + conv.bias * scale)
     return made
-
-
-def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """An nn.Linear of the given weight (C', C) and bias (C',), without gradients."""
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = frozen(weight)
-    if bias is not None:
-        made.bias = frozen(bias)
-    return made
-
-
-def frozen(value: Tensor) -> nn.Parameter:
-    """A parameter that takes no gradient."""
-    return nn.Parameter(value.detach().clone(memory_format=torch.preserve_format), False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.conv import linear
+from vitrail.layers.linear import Linear, linear
 
 
 class QuickGELU(nn.Module):
@@ -24,13 +24,13 @@ class Mlp(nn.Module):
         self, dim: int, hidden: int, *, act: nn.Module | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = nn.GELU() if act is None else act
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c"]:
-        return self.fc2(self.dropout(self.act(self.fc1(x))))
+        return self.fc2(self.dropout(self.fc1.then(x, self.act)))
 
     def deployed(self) -> nn.Module:
         """QuickGELU as SiLU, its slope moved into the linear layers: one pass for three."""
@@ -39,3 +39,7 @@ class Mlp(nn.Module):
             self.fc1 = linear(self.fc1.weight * slope, self.fc1.bias * slope)
             self.fc2 = linear(self.fc2.weight / slope, self.fc2.bias)
         return self
+
+    def absorb(self, scale: Float[Tensor, "c"]) -> None:
+        """Multiply the output's channels, for good."""
+        self.fc2 = self.fc2.scaled(scale)

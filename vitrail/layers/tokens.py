@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.linear import Linear
+
 
 class FirstToken(nn.Module):
     """The class token, which comes first: (B, N, C) to (B, C)."""
@@ -28,7 +30,7 @@ class SequencePool(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.score = nn.Linear(dim, 1)
+        self.score = Linear(dim, 1)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b c"]:
         return (self.score(x).softmax(1).mT @ x).squeeze(1)

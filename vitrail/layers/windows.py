@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.linear import Linear
 from vitrail.layers.position import BiasTable, offset_index
 
 
@@ -102,9 +103,9 @@ class WindowAttention(nn.Module):
         self.heads, self.window = heads, min(window, *grid)
         self.shift = self.window // 2 if shifted else 0
         self.unshifted = grid if self.window == min(grid) else None
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.bias = WindowBias(self.window, heads)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         _, h, w, c = x.shape

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.residual import Blocks
+
 
 class Config(Protocol):
     """What every family's `Config` has, beside sizes of its own."""
@@ -98,6 +100,16 @@ class Backbone(nn.Module):
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor | tuple[Tensor, Tensor]:
         return self.head(self.embedding(image))
 
+    def recompute(self, on: bool = True) -> Backbone:
+        """Switch gradient checkpointing of all blocks on or off; gradients stay the same.
+
+        A BatchNorm sees each batch twice, so its running statistics follow faster.
+        """
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.recompute = on
+        return self
+
     def no_decay(self) -> set[str]:
         """Parameters that take no weight decay, beside those of one axis."""
         return {n for n, _ in self.named_parameters() if n.endswith(self.undecayed)}
@@ -133,13 +145,10 @@ class Stage(nn.Module):
     def __init__(self, down: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.down = down
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = Blocks(blocks)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
-        x = self.down(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(self.down(x))
 
 
 class Pyramid(Backbone):
@@ -199,16 +208,13 @@ class Isotropic(Backbone):
     ) -> None:
         super().__init__()
         self.config = config
-        self.embed, self.blocks = embed, nn.ModuleList(blocks)
+        self.embed, self.blocks = embed, Blocks(blocks)
         self.norm, self.pool, self.head = norm, pool, head
         self.levels, self.width = tuple(levels), levels[-1].channels
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
         """All tokens after the last block and the norm, prefix first."""
-        x = self.embed(image)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(self.embed(image)))
 
     def features(
         self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
@@ -219,7 +225,7 @@ class Isotropic(Backbone):
             return [_map(self.tokens(image), h, w)]
         kept, x = {}, self.embed(image)
         for j, block in enumerate(self.blocks):
-            x = block(x)
+            x = self.blocks.run(block, x)
             kept[j] = x
         return [_map(kept[j], h, w) for j in at]
 

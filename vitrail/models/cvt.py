@@ -20,6 +20,7 @@ from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.conv import Conv, ConvNorm, channels_first, channels_last
 from vitrail.layers.ffn import Mlp, QuickGELU
 from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
@@ -123,8 +124,8 @@ class ConvAttention(nn.Module):
             raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
         self.heads, self.scale = heads, dim**-0.5
         self.q_map, self.k_map, self.v_map = (_seen(projection, dim, s) for s in (1, 2, 2))
-        self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
-        self.proj = nn.Linear(dim, dim)
+        self.q, self.k, self.v = (Linear(dim, dim) for _ in range(3))
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False) -> Tensor:
         q, k, v = self._heads(x, grid, prefix_only)
@@ -184,8 +185,9 @@ class TokenStage(Stage):
         if self.token is not None:
             x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
         for block in self.blocks[:-1]:
-            x = block(x, grid)
-        return self.blocks[-1](x, grid, prefix_only and self.token is not None), grid
+            x = self.blocks.run(block, x, grid)
+        prefix_only = prefix_only and self.token is not None
+        return self.blocks.run(self.blocks[-1], x, grid, prefix_only), grid
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         x, (h, w) = self.tokens(x, False)
@@ -233,7 +235,7 @@ class CvT(Pyramid):
             parts.append(TokenStage(downs[-1] if parts else nn.Identity(), blocks, token))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
-        stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), nn.Linear(dim_in, c.classes)
+        stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), Linear(dim_in, c.classes)
         pool = FirstToken() if c.pool == "token" else Mean()
         super().__init__(c, stem=stem, stages=parts, norm=norm, pool=pool, head=head, levels=levels)
         trunc_normal_linear(self)

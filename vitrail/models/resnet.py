@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last, folded
 from vitrail.layers.init import kaiming_conv
+from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
@@ -236,7 +237,7 @@ class ResNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=nn.Linear(dim_in, config.classes),
+            head=Linear(dim_in, config.classes),
             levels=levels,
         )
         kaiming_conv(self)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
@@ -223,7 +224,7 @@ class Merge(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         b, h, w, c = (x := pad(x, 2)).shape
@@ -274,7 +275,7 @@ class Swin(Pyramid):
             stages=stages,
             norm=nn.LayerNorm(dims[-1]),
             pool=Mean(),
-            head=nn.Linear(dims[-1], config.classes),
+            head=Linear(dims[-1], config.classes),
             levels=[Level(config.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         trunc_normal_linear(self)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vitrail
-from vitrail import checkpoint
+from vitrail import checkpoint, models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.vit import Config
 
@@ -96,6 +96,24 @@ def test_other_image_size():
     x = torch.randn(1, 3, 64, 48)
     with torch.no_grad():
         assert torch.allclose(moved(x), vitrail.load(SMALL, state())(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(models.families()))
+def test_other_channels(family):
+    """Equal channels give what they gave in three: for one, two, four or thirteen of them."""
+    config = models.small_configs(family, image=(56, 56), channels=3, classes=5)[0]
+    torch.manual_seed(0)
+    model = vitrail.create(config).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.05)  # some heads start at zero
+        grey = torch.randn(2, 1, 56, 56, dtype=torch.float64)
+        expected = model(grey.expand(-1, 3, -1, -1))
+        for channels in (1, 2, 4, 13):
+            moved = vitrail.load(config, model.state_dict(), channels=channels, dtype=torch.float64)
+            assert moved.config.channels == channels
+            got = moved(grey.expand(-1, channels, -1, -1))
+            assert (got - expected).abs().max() <= 1e-10 * max(1, float(expected.abs().max()))
 
 
 def test_strict():

@@ -23,6 +23,7 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.backbone import Backbone, Variant, changed
+from vitrail.models.moving import rechannelled, resampled
 
 __all__ = ["catalog", "create", "identify", "load"]
 
@@ -84,14 +85,16 @@ def load(
     *,
     source: str | None = None,
     image: tuple[int, int] | None = None,
+    channels: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
     """A model with given weights, in eval mode, built and computed in `dtype`.
 
     `source` picks a name table ("timm", "transformers", "microsoft/CvT" ...); without it
     all tables of the family are tried. `image` moves the model to another image size:
-    positions are resampled as its paper does. Raises CheckpointError, which lists what is
-    missing, left over or of another shape.
+    positions are resampled as its paper does. `channels` moves it to images of so many
+    channels: the stem's kernel is summed or repeated (`moving.shared_out`). Raises
+    CheckpointError, which lists what is missing, left over or of another shape.
     """
     config = resolve(name_or_config)
     state = checkpoint.read(path_or_state_dict)
@@ -106,7 +109,12 @@ def load(
         )
     if image is not None and tuple(image) != tuple(config.image):
         moved = resolve(config, image=tuple(image))
-        ours = _resample(ours, config, moved)
+        ours = resampled(ours, config, moved, module_of(config))
+        config = moved
+    if channels is not None and channels != config.channels:
+        moved = resolve(config, channels=channels)
+        pair = (config.channels, channels)
+        ours = rechannelled(ours, _meta(config), _meta(moved), pair)
         config = moved
     with torch.device("meta"):
         model = create(config)
@@ -191,11 +199,6 @@ def _readings(
 def _meta(config: Any) -> Backbone:
     with torch.device("meta"):
         return create(config)
-
-
-def _resample(state: dict[str, Tensor], old: Any, new: Any) -> dict[str, Tensor]:
-    resample = getattr(module_of(old), "resample", None)
-    return state if resample is None else resample(state, old, new)
 
 
 # ---- configs as names and JSON ---------------------------------------------------------

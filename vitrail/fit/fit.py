@@ -28,7 +28,7 @@ from vitrail.fit.race import Race, checkpoint
 from vitrail.fit.reading import Read, read
 from vitrail.fit.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.fit.shortlist import Shortlist, shortlist
-from vitrail.fit.state import State
+from vitrail.fit.state import State, resumed
 from vitrail.fit.stopping import interruptible
 from vitrail.fit.view import View
 from vitrail.recipes.defaults import batch_size, default
@@ -71,22 +71,7 @@ def fit(
     """
     view = View(console)
     if resume:
-        if out is None:
-            raise RunError("--resume needs the run folder to go on with: add --out RUN")
-        with RunFolder.create(out, resume=True) as run:
-            state = State.read(run.path / "fit.json")
-            if run.result.is_file():
-                view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
-                return run.path
-            if "shortlist" not in state.values:
-                raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
-            arguments = parse(Arguments, state.values["arguments"])
-            known = parse(Shortlist, state.values["shortlist"])
-            with interruptible(arguments.again(run.path)):
-                view.until(state.deadline(arguments.time_s))
-                images = read(arguments.source, arguments, view)
-                state.require_images(images.digest)
-                return _Fit(arguments, run, state, view, images, known).run()
+        return resumed(out, view, lambda run, state: _again(run, state, view))
     arguments = ask(
         data, latency, macs, params, time, device, threads, seed, pretrained, storage,
         group_by, devices, out,
@@ -109,6 +94,19 @@ def fit(
         )
         with interruptible(arguments.again(run.path)):
             return _Fit(arguments, run, state, view, images, found).run()
+
+
+def _again(run: RunFolder, state: State, view: View) -> Path:
+    """Go on with a stopped run, under its own arguments."""
+    if "shortlist" not in state.values:
+        raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
+    arguments = parse(Arguments, state.values["arguments"])
+    known = parse(Shortlist, state.values["shortlist"])
+    with interruptible(arguments.again(run.path)):
+        view.until(state.deadline(arguments.time_s))
+        images = read(arguments.source, arguments, view)
+        state.require_images(images.digest)
+        return _Fit(arguments, run, state, view, images, known).run()
 
 
 def _list(arguments: Arguments, view: View, data: Read, began: float) -> Shortlist:

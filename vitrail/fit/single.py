@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vitrail.config import to_json
-from vitrail.errors import BudgetError, ConfigError, RunError
+from vitrail.errors import BudgetError, ConfigError
 from vitrail.fit.arguments import Arguments
 from vitrail.fit.candidate import candidate
 from vitrail.fit.final import train_to_end
@@ -20,7 +20,7 @@ from vitrail.fit.reading import Read
 from vitrail.fit.reading import read as read_data
 from vitrail.fit.rungs import Runner
 from vitrail.fit.space import counted
-from vitrail.fit.state import State
+from vitrail.fit.state import State, resumed
 from vitrail.fit.stopping import interruptible
 from vitrail.fit.trainer import Trainer
 from vitrail.fit.view import View
@@ -56,19 +56,7 @@ def train_recipe(
         data="", time_s=0.0, device=device, devices=devices, threads=threads or cores()
     )
     if resume:
-        if out is None:
-            raise RunError("--resume needs the run folder to go on with: add --out RUN")
-        with RunFolder.create(out, resume=True) as run:
-            state = State.read(run.path / "fit.json")
-            if run.result.is_file():
-                view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
-                return run.path
-            recipe = read(run.recipe)
-            command = state.values["arguments"]["command"]
-            arguments = replace(arguments, data=recipe.data.spec, command=command)
-            return _run(
-                recipe, read_data(recipe.data, arguments, view), arguments, run, state, view
-            )
+        return resumed(out, view, lambda run, state: _again(run, state, arguments, view))
     wish = _wish(settings)
     folder = Path(out) if out is not None else free_name(wish.model["family"])
     RunFolder.check_free(folder)
@@ -86,6 +74,14 @@ def train_recipe(
             seconds={"data": images.seconds},
         )
         return _run(recipe, images, arguments, run, state, view)
+
+
+def _again(run: RunFolder, state: State, arguments: Arguments, view: View) -> Path:
+    """Go on with a stopped training, by its own recipe."""
+    recipe = read(run.recipe)
+    command = state.values["arguments"]["command"]
+    arguments = replace(arguments, data=recipe.data.spec, command=command)
+    return _run(recipe, read_data(recipe.data, arguments, view), arguments, run, state, view)
 
 
 def _wish(settings: Sequence[str]) -> Recipe:

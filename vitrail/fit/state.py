@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitrail.errors import RunError
+from vitrail.fit.view import View
+from vitrail.run_folder import RunFolder
 
 
 class State:
@@ -101,3 +103,20 @@ class State:
                 f"{self.path} cannot be written ({error.strerror}): free some space, then go on "
                 "with --resume"
             ) from error
+
+
+def resumed(
+    out: str | os.PathLike | None, view: View, go_on: Callable[[RunFolder, State], Path]
+) -> Path:
+    """What `go_on` makes of the run in `out`, or the run itself if it is finished already.
+
+    Raises RunError when `out` is not given or holds no run that can go on.
+    """
+    if out is None:
+        raise RunError("--resume needs the run folder to go on with: add --out RUN")
+    with RunFolder.create(out, resume=True) as run:
+        state = State.read(run.path / "fit.json")
+        if run.result.is_file():
+            view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
+            return run.path
+        return go_on(run, state)

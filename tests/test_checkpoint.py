@@ -98,6 +98,16 @@ def test_other_image_size():
         assert torch.allclose(moved(x), vitrail.load(SMALL, state())(x), atol=1e-5)
 
 
+def test_own_weights_say_what_they_are(tmp_path):
+    """A searched config has no name in the catalog; the file that vitrail wrote carries it."""
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save(path, state(), metadata={"config": models.config_json(SMALL)})
+    found = vitrail.identify(path)
+    assert found.config == SMALL and found.source == "vitrail"
+    assert vitrail.load(found.config, path).config == SMALL
+    assert checkpoint.metadata(state()) == checkpoint.metadata(tmp_path / "no.safetensors") == {}
+
+
 @pytest.mark.parametrize("family", sorted(models.families()))
 def test_other_channels(family):
     """Equal channels give what they gave in three: for one, two, four or thirteen of them."""

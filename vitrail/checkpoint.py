@@ -269,6 +269,19 @@ def assign(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype)
         parameter.requires_grad_(trainable[name])
 
 
+def metadata(source: Any) -> dict[str, Any]:
+    """What `save` wrote beside the weights of a file; empty for all other sources."""
+    if isinstance(source, Mapping) or Path(source).suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(source), "pt") as file:
+            return json.loads((file.metadata() or {}).get("vitrail", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return {}  # `read` says what is wrong with such a file
+
+
 def save(path: str | os.PathLike, state: Mapping[str, Tensor], *, metadata: dict) -> None:
     """Write `state` as safetensors, whole or not at all; `metadata` is stored as JSON."""
     from safetensors.torch import save_file

@@ -171,13 +171,11 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Say what a published checkpoint is, and make it a run folder with --out."""
-    from vitrail import checkpoint
     from vitrail.models import config_json, identify
     from vitrail.models import load as load_weights
 
-    state = checkpoint.read(file)
-    found = identify(state)
-    model = load_weights(found.config, state, source=found.source)
+    found = identify(file)
+    model = load_weights(found.config, file, source=found.source)
     params = sum(p.numel() for p in model.parameters())
     if out is not None:
         from vitrail.run_folder import adopt

@@ -23,7 +23,7 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.backbone import Backbone, Variant, changed
-from vitrail.models.moving import rechannelled, resampled
+from vitrail.models.moving import fitted, rechannelled, resampled
 
 __all__ = ["catalog", "create", "identify", "load"]
 
@@ -133,10 +133,13 @@ class Identity(NamedTuple):
 def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Identity:
     """Which variant a checkpoint is, told by its names and shapes.
 
-    The number of classes may differ from the published one. Raises CheckpointError when
-    no variant fits.
+    The number of classes may differ from the published one. Weights that vitrail wrote say
+    it themselves, searched models included. Raises CheckpointError when no variant fits.
     """
     state = checkpoint.read(path_or_state_dict)
+    if written := checkpoint.metadata(path_or_state_dict).get("config"):
+        config = config_from_json(written)
+        return Identity(config_name(config), "vitrail", config)
     found = identify_state(state)
     if found is None:
         some = ", ".join(list(state)[:3])
@@ -157,21 +160,10 @@ def identify_state(state: Mapping[str, Tensor]) -> Identity | None:
         for ours, table, mismatch in _readings(variant.config, state, None):
             if mismatch.missing or mismatch.unexpected:
                 continue
-            config = _fitted(variant.config, ours)
+            config = fitted(variant.config, ours, module_of(variant.config))
             if config is not None and not checkpoint.compare(ours, _meta(config)):
                 return Identity(name, table, config)
     return None
-
-
-def _fitted(config: Any, state: Mapping[str, Tensor]) -> Any:
-    """The config with the classes and the image size that the shapes of `state` tell.
-
-    A model file may say how, as `fitted(config, state)`; None if no size fits.
-    """
-    own = getattr(module_of(config), "fitted", None)
-    if own is not None:
-        return own(config, state)
-    return replace(config, classes=state["head.weight"].shape[0])
 
 
 def _readings(

@@ -16,7 +16,10 @@ FLOORS = [
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 STRANGERS = [("models", "train"), ("methods", "tasks"), ("tasks", "search"), ("methods", "search")]
-ANCESTORS: dict[str, set[str]] = {}  # a model and those whose papers it builds on
+# a model and those whose papers it builds on
+ANCESTORS: dict[str, set[str]] = {
+    "lg_transformer": {"swin"},
+}
 
 
 def imports(path: Path) -> set[str]:

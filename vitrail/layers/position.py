@@ -73,24 +73,16 @@ def _resize(
     return x.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
 
 
-class BiasTable(nn.Module):
-    """Relative-position biases: a learned (rows, heads) table read through a fixed index.
+class KeptTable(nn.Module):
+    """A learned `table` whose dense form is kept while no gradients flow.
 
-    `index` (t, s) says which row the pair of query and key takes; forward gives
-    (1, heads, t, s). Without gradients the gathered bias is kept until the table changes, so
-    a model pays for the gather once; changes are noticed as in `conv.Conv2d`.
+    A model pays for the gather once; changes are noticed as in `kept.Kept`.
     """
 
-    index: Int[Tensor, "t s"]
-
-    def __init__(self, rows: int, heads: int, index: Int[Tensor, "t s"]) -> None:
+    def __init__(self, table: Tensor) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(rows, heads))
-        self.register_buffer("index", index, persistent=False)
+        self.table = nn.Parameter(table)
         self._kept: tuple[tuple, Tensor] | None = None
-
-    def forward(self) -> Float[Tensor, "1 heads t s"]:
-        return self._kept_or(self._gather)
 
     def _kept_or(self, make: Callable[[], Tensor], place: tuple = ()) -> Tensor:
         """What `make` gives, kept while neither the table nor `place` changes."""
@@ -104,17 +96,34 @@ class BiasTable(nn.Module):
             self._kept = (key, make())
         return self._kept[1]
 
-    def train(self, mode: bool = True) -> BiasTable:
-        """As nn.Module's; forgets the kept bias."""
+    def train(self, mode: bool = True) -> KeptTable:
+        """As nn.Module's; forgets what is kept."""
         self._kept = None
         return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "_kept": None}  # a copy starts without the cache
+
+
+class BiasTable(KeptTable):
+    """Relative-position biases: a learned (rows, heads) table read through a fixed index.
+
+    `index` (t, s) says which row the pair of query and key takes; forward gives
+    (1, heads, t, s), kept without gradients.
+    """
+
+    index: Int[Tensor, "t s"]
+
+    def __init__(self, rows: int, heads: int, index: Int[Tensor, "t s"]) -> None:
+        super().__init__(torch.zeros(rows, heads))
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self) -> Float[Tensor, "1 heads t s"]:
+        return self._kept_or(self._gather)
 
     def _gather(self) -> Tensor:
         rows = self.table[self.index.flatten().to(self.table.device)]
         return rows.view(*self.index.shape, -1).permute(2, 0, 1).contiguous()[None]
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_kept": None}  # a copy starts without the cache
 
 
 def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:

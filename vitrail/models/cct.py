@@ -204,7 +204,7 @@ class Embed(nn.Module):
         old, new = self.grid(*self.config.image), self.grid(*image.shape[-2:])
         x = self.tokenizer(image).flatten(2).mT
         if self.token is not None:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         return x if self.position is None else x + resized(self.position, self.config, old, new)
 
 

@@ -183,7 +183,7 @@ class TokenStage(Stage):
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
         if self.token is not None:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         for block in self.blocks[:-1]:
             x = self.blocks.run(block, x, grid)
         prefix_only = prefix_only and self.token is not None

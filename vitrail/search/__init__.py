@@ -1,0 +1,1 @@
+"""Search of architectures: spaces, strategies, and the weights that candidates share."""

@@ -34,7 +34,8 @@ from vitrail.errors import CheckpointError
 
 State = dict[str, Tensor]
 Row = tuple[Any, ...]
-_WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict", "module", "net", "params")
+_EMA = ("model_ema", "state_dict_ema", "ema_state")  # averaged weights come first
+_WRAPPERS = (*_EMA, "model", "state_dict", "model_state", "module", "net", "params")
 _PREFIXES = ("module.", "_orig_mod.")
 
 

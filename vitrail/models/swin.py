@@ -56,12 +56,16 @@ class Config:
 
 
 # name, dim, blocks of the third stage, channels per head, drop path, window, image; parameters,
-# multiply-adds and accuracy of the released weights; timm's tag for them
+# multiply-adds, accuracy of the released weights, timm's tag: some are pre-trained on ImageNet-22k
 _ROWS = [
     ("swin_tiny", 96, 6, 32, 0.2, 7, 224, 28.29, 4.5, 81.2, "ms_in1k"),
     ("swin_small", 96, 18, 32, 0.3, 7, 224, 49.61, 8.7, 83.2, "ms_in1k"),
     ("swin_base", 128, 18, 32, 0.5, 7, 224, 87.77, 15.4, 83.5, "ms_in1k"),
     ("swin_base_384", 128, 18, 32, 0.5, 12, 384, 88.0, 47.0, 84.5, "ms_in1k"),
+    ("swin_tiny_22k", 96, 6, 32, 0.1, 7, 224, 28.29, 4.5, 80.9, "ms_in22k_ft_in1k"),
+    ("swin_small_22k", 96, 18, 32, 0.2, 7, 224, 49.61, 8.7, 83.2, "ms_in22k_ft_in1k"),
+    ("swin_base_22k", 128, 18, 32, 0.2, 7, 224, 87.77, 15.4, 85.2, "ms_in22k_ft_in1k"),
+    ("swin_base_384_22k", 128, 18, 32, 0.2, 12, 384, 88.0, 47.0, 86.4, "ms_in22k_ft_in1k"),
     ("swin_large", 192, 18, 32, 0.2, 7, 224, 196.5, 34.5, 86.3, "ms_in22k_ft_in1k"),
     ("swin_large_384", 192, 18, 32, 0.2, 12, 384, 196.5, 103.9, 87.3, "ms_in22k_ft_in1k"),
     ("swin_tiny_c24_w8", 96, 6, 24, 0.2, 8, 256, 28.0, 5.9, 81.6, None),
@@ -69,9 +73,11 @@ _ROWS = [
 
 
 def _hub(name: str, window: int, side: int, tag: str | None) -> dict[str, str]:
-    long = f"{name.removesuffix('_384')}_patch4_window{window}_{side}"
-    theirs = f"hf-hub:microsoft/{long.replace('_', '-')}"
-    return {"timm": f"hf-hub:timm/{long}.{tag}", "transformers": theirs} if tag else {}
+    # transformers has weights of one training each: base and large with ImageNet-22k
+    long = f"swin_{name.split('_')[1]}_patch4_window{window}_{side}"
+    theirs = {"transformers": f"hf-hub:microsoft/{long.replace('_', '-')}"}
+    both = tag == ("ms_in1k" if "tiny" in name or "small" in name else "ms_in22k_ft_in1k")
+    return ({"timm": f"hf-hub:timm/{long}.{tag}"} if tag else {}) | (theirs if both else {})
 
 
 VARIANTS = {

@@ -89,3 +89,40 @@ class Attention(nn.Module):
         width = self.proj.in_features // self.heads
         qkv = self.qkv(x).view(x.shape[0], -1, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         return torch.unbind(qkv)  # pyright: ignore[reportReturnType]
+
+
+class ClassAttention(nn.Module):
+    """The first token asks all tokens: (B, N, C) to its new value (B, 1, C).
+
+    CaiT, Touvron et al., ICCV 2021, arXiv 2103.17239. Linear in N. `kv` is one linear layer,
+    packed [k | v], each [head][channel].
+    """
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        self.heads = heads
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
+        q, k, v = self._heads(x)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
+        """What the first token looks at."""
+        q, k, _ = self._heads(x)
+        return attention_weights(q, k)
+
+    def absorb(self, scale: Float[Tensor, "c"]) -> None:
+        """Multiply the output's channels, for good."""
+        self.proj = self.proj.scaled(scale)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, c = x.shape
+        shape = (self.heads, c // self.heads)
+        q = self.q(x[:, :1]).view(b, 1, *shape).transpose(1, 2)
+        k, v = self.kv(x).view(b, n, 2, *shape).permute(2, 0, 3, 1, 4)
+        return q, k, v

@@ -20,17 +20,25 @@ class ClassPatches(nn.Module):
 
     The class token has no row in the position table, since a row that is added to it is part
     of it: `class_row` splits checkpoints that have one. At another size than `image`, for
-    which the table is made, it is resampled bicubically on the way.
+    which the table is made, it is resampled bicubically on the way. Of several `tokens` the
+    class token is the first.
     """
 
     def __init__(
-        self, channels: int, dim: int, patch: int, *, image: tuple[int, int], std: float = 0.0
+        self,
+        channels: int,
+        dim: int,
+        patch: int,
+        *,
+        image: tuple[int, int],
+        tokens: int = 1,
+        std: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch = patch
         self.made_for = self.grid(*image)
         self.proj = Conv2d(channels, dim, patch, patch)
-        self.token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.token = nn.Parameter(torch.zeros(1, tokens, dim))
         self.position = nn.Parameter(torch.zeros(1, self.made_for[0] * self.made_for[1], dim))
         for table in (self.token, self.position):
             nn.init.trunc_normal_(table, std=std) if std else nn.init.zeros_(table)

@@ -1,0 +1,268 @@
+"""CaiT: deep transformers by LayerScale, and a class token that only reads at the end.
+
+Touvron et al., "Going deeper with Image Transformers", ICCV 2021, arXiv 2103.17239. Patches
+pass their blocks alone, under talking-heads attention (Shazeer et al., 2020, arXiv 2003.02436),
+each branch scaled by a learned vector that starts near 0. Then two class-attention blocks let a
+class token read the patches, which stay as they are.
+
+Stochastic depth is the same in all patch blocks, and none in the class part. The class token
+has no position. The head mixture before the softmax has a bias in checkpoints that is the same
+for all keys of a query, so that the softmax takes it away: it is dropped. `weights` of a
+talking-heads block gives the softmax, before the mixture that follows it. Positions move to
+other image sizes bicubically.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import Attention, ClassAttention
+from vitrail.layers.conv import Conv2d
+from vitrail.layers.ffn import Mlp
+from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.linear import Linear
+from vitrail.layers.position import bicubic_grid
+from vitrail.layers.residual import Block, Blocks, LayerScale, absorbed
+from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a CaiT: `depth` blocks of patches, `reading` of the class token; `scale` is where
+    LayerScale starts."""
+
+    dim: int = 192
+    depth: int = 24
+    heads: int = 4
+    hidden: int = 768
+    reading: int = 2
+    scale: float = 1e-5
+    patch: int = 16
+    drop_path: float = 0.05
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
+
+
+def _size(dim: int, depth: int, scale: float, drop_path: float) -> Config:
+    sizes = {"dim": dim, "heads": dim // 48, "hidden": 4 * dim}
+    return Config(depth=depth, scale=scale, drop_path=drop_path, **sizes)
+
+
+_SIZES = {
+    "xxs24": _size(192, 24, 1e-5, 0.05),
+    "xxs36": _size(192, 36, 1e-5, 0.1),
+    "xs24": _size(288, 24, 1e-5, 0.05),
+    "xs36": _size(288, 36, 1e-6, 0.1),
+    "s24": _size(384, 24, 1e-5, 0.1),
+    "s36": _size(384, 36, 1e-6, 0.2),
+    "s48": _size(384, 48, 1e-6, 0.3),
+    "m24": _size(768, 24, 1e-5, 0.2),
+    "m36": _size(768, 36, 1e-6, 0.3),
+    "m48": _size(768, 48, 1e-6, 0.4),
+}
+# parameters in 10^6, multiply-adds in 10^9, accuracy; whether the authors released weights,
+# which were distilled
+_ROWS = [
+    ("xxs24", 224, 12.0, 2.5, 77.6, True),
+    ("xxs36", 224, 17.3, 3.8, 79.1, True),
+    ("xs24", 224, 26.6, 5.4, 81.8, False),
+    ("xs36", 224, 38.6, 8.1, 82.6, False),
+    ("s24", 224, 46.9, 9.4, 82.7, True),
+    ("s36", 224, 68.2, 13.9, 83.3, False),
+    ("s48", 224, 89.5, 18.6, 83.5, False),
+    ("m24", 224, 185.9, 36.0, 83.4, False),
+    ("m36", 224, 270.9, 53.7, 83.8, False),
+    ("xxs24", 384, 12.0, 9.5, 80.4, True),
+    ("xxs36", 384, 17.3, 14.2, 81.8, True),
+    ("xs24", 384, 26.6, 19.3, 83.8, True),
+    ("xs36", 384, 38.6, 28.8, 84.3, False),
+    ("s24", 384, 46.9, 32.2, 84.3, True),
+    ("s36", 384, 68.2, 48.0, 85.0, True),
+    ("s48", 384, 89.5, 63.8, 85.1, False),
+    ("m24", 384, 185.9, 116.1, 84.5, False),
+    ("m36", 384, 270.9, 173.3, 84.9, True),
+    ("m48", 448, 356.0, 329.6, 86.5, True),
+]
+VARIANTS = {
+    f"cait_{size}_{side}": Variant(
+        replace(_SIZES[size], image=(side, side)),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub={"timm": f"hf-hub:timm/cait_{size}_{side}.fb_dist_in1k"} if released else {},
+    )
+    for size, side, params_m, flops_g, top1, released in _ROWS
+}
+
+SPACE = Small(
+    Config(drop_path=0.0, reading=1, scale=0.1),
+    {
+        ("dim", "heads", "hidden"): ((64, 2, 128), (96, 3, 192), (144, 3, 288), (192, 4, 384)),
+        "depth": (3, 6),
+        "patch": (4, 7, 8, 16),
+    },
+)
+
+_AUTHORS = [
+    ("cls_token", "pool.token"),
+    ("pos_embed", "embed.position"),
+    ("patch_embed.", "embed."),
+    ("blocks_token_only.", "pool.blocks."),
+    ("norm.", "pool.norm."),
+    (".attn.proj_l.bias", None),
+    (".attn.proj_l.weight", ".mixer.before"),
+    (".attn.proj_w.", ".mixer.after."),
+    *[
+        (f".attn.{name}.{leaf}", f".mixer.kv.{leaf}[{part}/2]")
+        for part, name in enumerate("kv")
+        for leaf in ("weight", "bias")
+    ],
+    (".attn.", ".mixer."),
+    (".mlp.", ".ffn."),
+    (".gamma_1", ".scale1.gamma"),
+    (".gamma_2", ".scale2.gamma"),
+]
+NAMES = {"facebookresearch/deit": _AUTHORS, "timm": _AUTHORS}
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move positions to another image size: half-pixel bicubic."""
+    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
+    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes and the (square) image that a state's shapes tell."""
+    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
+    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+
+
+class Embed(nn.Module):
+    """Image (B, channels, H, W) to patches with positions (B, h w, C); at another image size
+    than the config's the positions are resampled on the way."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = c = config
+        self.proj = Conv2d(c.channels, c.dim, c.patch, c.patch)
+        self.position = nn.Parameter(torch.empty(1, math.prod(self.grid(*c.image)), c.dim))
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def grid(self, h: int, w: int) -> tuple[int, int]:
+        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        if h % self.config.patch or w % self.config.patch:
+            raise ValueError(
+                f"image is {h}x{w}; cait needs multiples of its patch {self.config.patch}: "
+                "choose another patch or resize"
+            )
+        return h // self.config.patch, w // self.config.patch
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+        check_image(image, self.config, "cait")
+        old, new = self.grid(*self.config.image), self.grid(*image.shape[-2:])
+        return self.proj(image).flatten(2).mT + bicubic_grid(self.position, old, new)
+
+
+class TalkingHeads(Attention):
+    """Attention whose logits, and whose maps, are mixed over the heads: (B, N, C) to the same."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, heads)
+        self.before = nn.Parameter(torch.empty(heads, heads))
+        self.after = nn.Linear(heads, heads)
+        nn.init.trunc_normal_(self.before, std=0.02)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        maps, v = self._maps(x)
+        mixed = (self.after.weight @ maps.flatten(1)).view(maps.shape)
+        # The mixture's bias, the same for all keys, is cheaper on the sum of the values.
+        out = mixed @ v + self.after.bias[:, None, None, None] * v.sum(2, keepdim=True)
+        return self.proj(out.permute(1, 2, 0, 3).reshape(x.shape))
+
+    def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
+        """The softmax of mixed logits, before the maps are mixed; rows are queries."""
+        return self._maps(x)[0].transpose(0, 1)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Heads come first, so that mixing them is one matrix product over whole batches.
+        q, k, v = (part.transpose(0, 1) for part in self._heads(x))
+        logits = q @ k.mT
+        mixed = (self.before * q.shape[-1] ** -0.5) @ logits.flatten(1)
+        return mixed.view(logits.shape).softmax(-1), v
+
+
+class ClassBlock(nn.Module):
+    """The first token reads, then its own MLP: (B, 1 + N, C) to the same, patches unchanged."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, scale: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.mixer, self.ffn = ClassAttention(dim, heads), Mlp(dim, hidden)
+        self.scale1, self.scale2 = LayerScale(dim, scale), LayerScale(dim, scale)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        token = x[:, :1] + self.scale1(self.mixer(self.norm1(x)))
+        token = token + self.scale2(self.ffn(self.norm2(token)))
+        return torch.cat([token, x[:, 1:]], 1)
+
+    def deployed(self) -> ClassBlock:
+        """LayerScale goes into the last linear layer of its branch."""
+        self.scale1 = absorbed(self.scale1, self.mixer)
+        self.scale2 = absorbed(self.scale2, self.ffn)
+        return self
+
+
+class Reader(nn.Module):
+    """A class token reads all patches: (B, N, C) to its normed value (B, C)."""
+
+    def __init__(self, dim: int, blocks: list[ClassBlock]) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, 1, dim))
+        nn.init.trunc_normal_(self.token, std=0.02)
+        self.blocks, self.norm = Blocks(blocks), nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b c"]:
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        return self.norm(self.blocks(x)[:, 0])
+
+
+class CaiT(Isotropic):
+    """Patches, talking-heads blocks with LayerScale, a class token that reads, linear head."""
+
+    undecayed = ("embed.position", "pool.token")
+
+    def __init__(self, config: Config) -> None:
+        c = config
+        blocks = [
+            Block(
+                c.dim,
+                TalkingHeads(c.dim, c.heads),
+                Mlp(c.dim, c.hidden),
+                norm=partial(nn.LayerNorm, eps=1e-6),
+                scale=c.scale,
+                drop_path=c.drop_path,
+            )
+            for _ in range(c.depth)
+        ]
+        reading = [ClassBlock(c.dim, c.heads, c.hidden, c.scale) for _ in range(c.reading)]
+        super().__init__(
+            config,
+            embed=Embed(config),
+            blocks=blocks,
+            norm=nn.Identity(),
+            pool=Reader(c.dim, reading),
+            head=Linear(c.dim, c.classes),
+            levels=[Level(c.patch, c.dim)],
+        )
+        trunc_normal_linear(self)
+
+
+MODEL = CaiT

@@ -1,0 +1,260 @@
+"""DeiT: a ViT trained on ImageNet-1k alone, and taught by a ConvNet through a token of its own.
+
+Touvron et al., "Training data-efficient image transformers & distillation through attention",
+ICML 2021, arXiv 2012.12877. The network is ViT's with the exact GELU; what is new is the
+distillation token behind the class token, with a head that learns the teacher's labels.
+
+In training a distilled model gives both heads' logits, in eval mode the mean of them, as the
+authors' code does (the paper adds the softmax outputs). Tokens have no rows in the position
+table: those of a checkpoint are folded into them. LayerNorm's eps is 1e-6, where transformers'
+default is 1e-12. Positions move to other image sizes bicubically, which keeps their norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import Attention
+from vitrail.layers.ffn import Mlp
+from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.linear import Linear, linear
+from vitrail.layers.patches import ClassPatches
+from vitrail.layers.position import bicubic_grid
+from vitrail.layers.residual import Block, rising
+from vitrail.layers.tokens import FirstToken
+from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a DeiT; `distilled` ones have a second token and head."""
+
+    dim: int = 192
+    depth: int = 12
+    heads: int = 3
+    hidden: int = 768
+    patch: int = 16
+    distilled: bool = False
+    drop_path: float = 0.1
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
+
+
+_SIZES = {
+    "tiny": Config(),
+    "small": Config(dim=384, heads=6, hidden=1536),
+    "base": Config(dim=768, heads=12, hidden=3072),
+}
+# size, distilled, image, parameters and multiply-adds (of the authors' networks, counted),
+# accuracy after 300 epochs (the largest: 1000)
+_ROWS = [
+    ("tiny", False, 224, 5.717, 1.25, 72.2),
+    ("small", False, 224, 22.051, 4.60, 79.9),
+    ("base", False, 224, 86.568, 17.56, 81.8),
+    ("base", False, 384, 86.859, 55.48, 82.9),
+    ("tiny", True, 224, 5.911, 1.26, 74.5),
+    ("small", True, 224, 22.436, 4.62, 81.2),
+    ("base", True, 224, 87.338, 17.66, 83.4),
+    ("base", True, 384, 87.630, 55.59, 85.2),
+]
+
+
+def _variant(
+    size: str, distilled: bool, side: int, params_m: float, flops_g: float, top1: float
+) -> Variant:
+    word = "_distilled" if distilled else ""
+    reference = f"deit_{size}{word}_patch16_{side}"
+    return Variant(
+        replace(_SIZES[size], distilled=distilled, image=(side, side)),
+        params_m=params_m,
+        flops_g=flops_g,
+        top1=top1,
+        hub={
+            "timm": f"hf-hub:timm/{reference}.fb_in1k",
+            "transformers": f"hf-hub:facebook/{reference.replace('_', '-')}",
+        },
+    )
+
+
+VARIANTS = {
+    f"deit_{row[0]}" + ("_distilled" if row[1] else "") + ("_384" if row[2] == 384 else ""): (
+        _variant(*row)
+    )
+    for row in _ROWS
+}
+
+SPACE = Small(
+    Config(drop_path=0.0),
+    {
+        ("dim", "heads", "hidden"): ((64, 2, 128), (96, 3, 192), (128, 4, 256), (192, 4, 384)),
+        "depth": (3, 6),
+        "patch": (4, 7, 8, 16),
+    },
+)
+
+
+def _first(token: Tensor) -> Tensor:
+    """The class token as a summand of both tokens."""
+    return F.pad(token, (0, 0, 0, 1))
+
+
+def _second(token: Tensor) -> Tensor:
+    return F.pad(token, (0, 0, 1, 0))
+
+
+def _prefix(config: Config) -> list:
+    """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
+    count = 2 if config.distilled else 1
+
+    def split(table: Tensor) -> tuple[Tensor, Tensor]:
+        return table[:, :count], table[:, count:]
+
+    tokens = [
+        ("cls_token", "embed.token[+]", *([_first] if config.distilled else [])),
+        ("pos_embed", ("embed.token[+]", "embed.position"), split),
+    ]
+    if config.distilled:
+        tokens += [
+            ("dist_token", "embed.token[+]", _second),
+            ("head_dist.", "head.distilled."),
+            ("head.weight", "head.main.weight"),
+            ("head.bias", "head.main.bias"),
+        ]
+    return tokens
+
+
+def _authors(config: Config) -> list:
+    return [
+        *_prefix(config),
+        ("patch_embed.", "embed."),
+        (".attn.", ".mixer."),
+        (".mlp.", ".ffn."),
+    ]
+
+
+def _transformers(config: Config) -> list:
+    return [
+        ("deit.", ""),
+        ("classifier.", "head."),
+        ("cls_classifier.", "head."),
+        ("distillation_classifier.", "head_dist."),
+        ("embeddings.cls_token", "cls_token"),
+        ("embeddings.distillation_token", "dist_token"),
+        ("embeddings.position_embeddings", "pos_embed"),
+        *_prefix(config),
+        ("embeddings.patch_embeddings.projection.", "embed.proj."),
+        ("encoder.layer.", "layers."),
+        ("layers.{i}.", "blocks.{i}."),
+        *[  # the second form of each name is that of release 5 and later
+            (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
+            for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
+            for old in (f"attention.{names[0]}", f"{names[1]}_proj")
+            for leaf in ("weight", "bias")
+        ],
+        (".attention.output.dense.", ".mixer.proj."),
+        (".attention.o_proj.", ".mixer.proj."),
+        (".intermediate.dense.", ".ffn.fc1."),
+        (".output.dense.", ".ffn.fc2."),
+        (".mlp.", ".ffn."),
+        (".layernorm_before.", ".norm1."),
+        (".layernorm_after.", ".norm2."),
+        ("layernorm.", "norm."),
+    ]
+
+
+NAMES: dict[str, Callable[[Config], list]] = {
+    "facebookresearch/deit": _authors,
+    "timm": _authors,
+    "transformers": _transformers,
+}
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move positions to another image size: half-pixel bicubic."""
+    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
+    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes and the (square) image that a state's shapes tell."""
+    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
+    head = "head.main.weight" if config.distilled else "head.weight"
+    return replace(config, classes=len(state[head]), image=(side, side))
+
+
+class Embed(ClassPatches):
+    """Image (B, channels, H, W) to the prefix tokens and patches (B, prefix + h w, C)."""
+
+    def __init__(self, config: Config) -> None:
+        c, tokens = config, 2 if config.distilled else 1
+        super().__init__(c.channels, c.dim, c.patch, image=c.image, tokens=tokens, std=0.02)
+        self.config = config
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+        check_image(image, self.config, "deit")
+        return super().forward(image)
+
+
+class FirstTokens(nn.Module):
+    """The class and the distillation token side by side: (B, N, C) to (B, 2 C)."""
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b c2"]:
+        return x[:, :2].flatten(1)
+
+
+class TwoHeads(nn.Module):
+    """Each token's own head: (B, 2 C) to two logits (B, classes) in training, else their mean."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.main, self.distilled = Linear(dim, classes), Linear(dim, classes)
+
+    def outputs(self, x: Float[Tensor, "b c2"]) -> dict[str, Tensor]:
+        """The logits of each head, under the authors' names."""
+        first, second = x.chunk(2, 1)
+        return {"head": self.main(first), "head_dist": self.distilled(second)}
+
+    def forward(self, x: Float[Tensor, "b c2"]) -> Tensor | tuple[Tensor, Tensor]:
+        main, distilled = self.outputs(x).values()
+        return (main, distilled) if self.training else (main + distilled) / 2
+
+    def deployed(self) -> Linear:
+        """One linear layer of both tokens that gives the mean."""
+        weight = torch.cat([self.main.weight, self.distilled.weight], 1) / 2
+        return linear(weight, (self.main.bias + self.distilled.bias) / 2)
+
+
+class DeiT(Isotropic):
+    """Patches behind one or two tokens, pre-norm transformer blocks, a head for each token."""
+
+    undecayed = ("embed.position", "embed.token")
+
+    def __init__(self, config: Config) -> None:
+        c, norm = config, partial(nn.LayerNorm, eps=1e-6)
+        blocks = [
+            Block(c.dim, Attention(c.dim, c.heads), Mlp(c.dim, c.hidden), norm=norm, drop_path=rate)
+            for rate in rising(c.drop_path, c.depth)
+        ]
+        super().__init__(
+            config,
+            embed=Embed(config),
+            blocks=blocks,
+            norm=norm(c.dim),
+            pool=FirstTokens() if c.distilled else FirstToken(),
+            head=(TwoHeads if c.distilled else Linear)(c.dim, c.classes),
+            levels=[Level(c.patch, c.dim)],
+        )
+        self.width = 2 * c.dim if c.distilled else c.dim
+        trunc_normal_linear(self)
+
+
+MODEL = DeiT

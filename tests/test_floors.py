@@ -79,7 +79,7 @@ def test_models_import_no_cousins():
 
 
 # Files that read several published dialects of names are longer than the rest.
-LINES = {"vit": 320, "swin": 290, "levit": 390}
+LINES = {"vit": 320, "swin": 290, "levit": 390, "xcit": 300}
 
 
 def test_model_files_are_short():

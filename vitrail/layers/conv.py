@@ -126,6 +126,18 @@ class NormLinear(nn.Module):
         return linear(weight * scale, weight @ shift + self.linear.bias)
 
 
+class Affine(nn.Module):
+    """A BatchNorm in eval mode, on channels-first views (B, C, H, W)."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = affine(norm)
+        self.scale, self.shift = frozen(scale[:, None, None]), frozen(shift[:, None, None])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
 def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift of a BatchNorm in eval mode, each (C,): norm(x) = x * scale + shift."""
     if norm.running_mean is None or norm.running_var is None:

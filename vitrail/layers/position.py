@@ -6,12 +6,15 @@ another image size by the wrong one loses accuracy silently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from vitrail.layers.kept import Kept
 
 
 def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
@@ -71,6 +74,39 @@ def _resize(
     x = table.view(1, *old, -1).permute(0, 3, 1, 2)
     x = F.interpolate(x, new, mode=mode, align_corners=align_corners)
     return x.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
+
+
+class FourierPosition(Kept):
+    """Positions of a map, projected: (h, w) to (1, h, w, C), of XCiT (arXiv 2106.09681).
+
+    Sines and cosines of each coordinate as a share of the side, at 16 rates, 64 features in
+    all, go through one linear layer. Without gradients its result is kept.
+    """
+
+    def __init__(self, dim: int, features: int = 64) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, features))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
+
+    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 h w c"]:
+        if self._keeps(self.weight):
+            return self._weight_for(grid, lambda: self._projected(grid)) + self.bias
+        return self._projected(grid) + self.bias
+
+    def _projected(self, grid: tuple[int, int]) -> Tensor:
+        half = self.weight.shape[1] // 2
+        device = self.weight.device
+        i = torch.arange(half, dtype=torch.float64, device=device)
+        rate = 10000 ** (2 * torch.div(i, 2, rounding_mode="floor") / half)
+        axes = []
+        for side in grid:
+            at = torch.arange(1, side + 1, dtype=torch.float64, device=device)
+            angle = (at / (side + 1e-6) * 2 * math.pi)[:, None] / rate
+            axes.append(torch.where(i % 2 == 0, angle.sin(), angle.cos()).to(self.weight.dtype))
+        y, x = axes  # the projection of both is the sum of theirs
+        rows, columns = y @ self.weight[:, :half].mT, x @ self.weight[:, half:].mT
+        return (rows[:, None] + columns)[None]
 
 
 class KeptTable(nn.Module):

@@ -102,8 +102,8 @@ class Blocks(nn.ModuleList):
 
     recompute = False
 
-    def run(self, block: nn.Module, *args: Any) -> Tensor:
-        """One block on its inputs."""
+    def run(self, block: Callable, *args: Any) -> Tensor:
+        """One block, or a method of one, on its inputs."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)  # pyright: ignore
         return block(*args)

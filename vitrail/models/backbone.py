@@ -191,8 +191,9 @@ class Pyramid(Backbone):
 class Isotropic(Backbone):
     """Tokens of one resolution: embed, blocks, norm, pool, head.
 
-    `embed` maps (B, channels, H, W) to (B, prefix + h w, C), prefix tokens first, and has
-    `grid(H, W) -> (h, w)`; every block keeps the shape; `pool` gives (B, width).
+    `embed` maps (B, channels, H, W) to (B, prefix + h w, C), prefix tokens first, or to a map
+    (B, h, w, C), and has `grid(H, W) -> (h, w)`; every block keeps the shape; `pool` gives
+    (B, width).
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class Isotropic(Backbone):
         self.norm, self.pool, self.head = norm, pool, head
         self.levels, self.width = tuple(levels), levels[-1].channels
 
-    def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+    def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b *n c"]:
         """All tokens after the last block and the norm, prefix first."""
         return self.norm(self.blocks(self.embed(image)))
 
@@ -234,7 +235,9 @@ class Isotropic(Backbone):
 
 
 def _map(tokens: Tensor, h: int, w: int) -> Tensor:
-    """(B, prefix + h w, C) to (B, h, w, C)."""
+    """(B, prefix + h w, C) to (B, h, w, C); what is a map stays one."""
+    if tokens.ndim == 4:
+        return tokens
     return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
 

@@ -29,7 +29,8 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
-from vitrail.layers.residual import Block, Blocks, LayerScale, absorbed
+from vitrail.layers.residual import Block, LayerScale, absorbed
+from vitrail.layers.tokens import ClassReader
 from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
 
 
@@ -209,29 +210,18 @@ class ClassBlock(nn.Module):
         self.scale1, self.scale2 = LayerScale(dim, scale), LayerScale(dim, scale)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        return torch.cat([self.read(x), x[:, 1:]], 1)
+
+    def read(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
+        """The token alone."""
         token = x[:, :1] + self.scale1(self.mixer(self.norm1(x)))
-        token = token + self.scale2(self.ffn(self.norm2(token)))
-        return torch.cat([token, x[:, 1:]], 1)
+        return token + self.scale2(self.ffn(self.norm2(token)))
 
     def deployed(self) -> ClassBlock:
         """LayerScale goes into the last linear layer of its branch."""
         self.scale1 = absorbed(self.scale1, self.mixer)
         self.scale2 = absorbed(self.scale2, self.ffn)
         return self
-
-
-class Reader(nn.Module):
-    """A class token reads all patches: (B, N, C) to its normed value (B, C)."""
-
-    def __init__(self, dim: int, blocks: list[ClassBlock]) -> None:
-        super().__init__()
-        self.token = nn.Parameter(torch.empty(1, 1, dim))
-        nn.init.trunc_normal_(self.token, std=0.02)
-        self.blocks, self.norm = Blocks(blocks), nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b c"]:
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
-        return self.norm(self.blocks(x)[:, 0])
 
 
 class CaiT(Isotropic):
@@ -258,7 +248,7 @@ class CaiT(Isotropic):
             embed=Embed(config),
             blocks=blocks,
             norm=nn.Identity(),
-            pool=Reader(c.dim, reading),
+            pool=ClassReader(c.dim, reading),
             head=Linear(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )

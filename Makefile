@@ -7,11 +7,14 @@ export TOKENIZERS_PARALLELISM = false
 demo: .venv/ready
 	.venv/bin/vitrail fit fashion-sample --latency 5ms --time 4m --out demo-run
 
+# Two processes of one thread each: most tests are too small to gain from threads.
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
 test: .venv/ready
-	$(PY) -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 test-all: .venv/ready
-	$(PY) -m pytest
+	$(TEST)
 
 lint: .venv/ready
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright

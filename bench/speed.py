@@ -1,6 +1,6 @@
 """Eager inference of every family against its peers, same weights, same run, alternating.
 
-    python bench/speed.py [--threads 2] [--rounds 15] [family ...]
+    python bench/speed.py [--threads 2] [--rounds 15] [--json FILE] [variant ...]
 
 Prints medians in ms at batch 1 and 8, the ratio of the fastest peer to ours, and the same
 after exact folding (`vitrail.layers.fold.deploy`). Outputs are compared before anything is
@@ -10,66 +10,22 @@ timed.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 
+import peers
 import timm
 import torch
 import torchvision
 import transformers
+from rich.console import Console
+from rich.table import Table
 
 import vitrail
 from vitrail.layers.fold import deploy
 from vitrail.measure.machine import machine
-from vitrail.models import families
-
-
-def peers(family: str) -> tuple[str, dict[str, torch.nn.Module]]:
-    """Our variant, and the peers' models of it with random weights, by their name tables."""
-    torch.manual_seed(0)
-    hf = transformers
-    if family == "vit":
-        sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
-        config = hf.ViTConfig(
-            **sizes, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, num_labels=1000
-        )
-        return "vit_ti16", {
-            "timm": timm.create_model("vit_tiny_patch16_224", act_layer="gelu_tanh"),
-            "transformers": hf.ViTForImageClassification(config),
-        }
-    if family == "cvt":
-        model = hf.CvtForImageClassification(hf.CvtConfig(num_labels=1000))
-        from vitrail.layers.ffn import QuickGELU
-
-        for module in model.modules():
-            if isinstance(getattr(module, "activation", None), torch.nn.GELU):
-                module.activation = QuickGELU()  # transformers departs from the authors here
-        return "cvt_13", {"transformers": model}
-    if family == "levit":
-        config = hf.LevitConfig(
-            hidden_sizes=[128, 256, 384],
-            num_attention_heads=[4, 6, 8],
-            depths=[2, 3, 4],
-            key_dim=[16, 16, 16],
-            num_labels=1000,
-        )
-        return "levit_128s", {
-            "timm": timm.create_model("levit_128s"),
-            "transformers": hf.LevitForImageClassificationWithTeacher(config),
-        }
-    if family == "swin":
-        return "swin_tiny", {
-            "timm": timm.create_model("swin_tiny_patch4_window7_224"),
-            "transformers": hf.SwinForImageClassification(hf.SwinConfig(num_labels=1000)),
-            "torchvision": torchvision.models.swin_t(),
-        }
-    if family == "resnet":
-        return "resnet_50", {
-            "torchvision": torchvision.models.resnet50(),
-            "timm": timm.create_model("resnet50"),
-            "transformers": hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)),
-        }
-    return "cct_7_3x1_32", {}  # nobody else has the Compact Transformers
 
 
 @torch.inference_mode()
@@ -85,49 +41,60 @@ def medians(models: dict[str, torch.nn.Module], x: torch.Tensor, rounds: int) ->
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def logits(output: object) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output.logits  # type: ignore[attr-defined]
-
-
-def compare(family: str, rounds: int) -> None:
-    name, others = peers(family)
-    for module in (m for peer in others.values() for m in peer.modules()):
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            # Branches that start at zero would hide differences.
-            torch.nn.init.uniform_(module.weight, 0.5, 1)
-    ours = vitrail.create(name).eval()
-    for source, peer in list(others.items())[:1]:
-        ours = vitrail.load(name, peer.state_dict(), source=source)
-    c = ours.config
-    for other, model in others.items():
-        model.eval()
-        x = torch.randn(2, c.channels, *c.image)
-        mine = vitrail.load(name, model.state_dict(), source=other)
+def compare(name: str, rounds: int) -> list[dict]:
+    """One row a batch size: medians in seconds of ours, ours folded, and every peer."""
+    torch.manual_seed(0)
+    others = {who: peers.scattered(make()) for who, make in peers.PEERS[name].items()}
+    for who, model in others.items():
+        ours = vitrail.load(name, model.state_dict(), source=who)
+        x = torch.randn(2, ours.config.channels, *ours.config.image)
         with torch.inference_mode():
-            gap = (mine(x) - logits(model(x))).abs().max() / mine(x).std()
-        assert gap < 1e-3, f"{name} and {other} compute different things: {gap}"
+            mine, theirs = ours(x), peers.logits(model(x))
+        gap = float((mine - theirs).abs().max() / mine.std())
+        if gap > 1e-3:
+            raise SystemExit(f"{name} and {who} compute different things: {gap:.2g}")
     models = {"vitrail": ours, "folded": deploy(ours), **others}
-    for batch in (1, 8):
-        found = medians(models, torch.randn(batch, c.channels, *c.image), rounds)
-        times = "  ".join(f"{k} {v * 1e3:.1f}" for k, v in found.items())
-        said = "nobody else has it"
-        if others:
-            best = min(found[k] for k in others)
-            said = f"eager {best / found['vitrail']:.2f}x, folded {best / found['folded']:.2f}x"
-        print(f"{name:14} batch {batch}: {said}   (ms: {times})", flush=True)
+    shape = (ours.config.channels, *ours.config.image)
+    return [
+        {"variant": name, "batch": b, "seconds": medians(models, torch.randn(b, *shape), rounds)}
+        for b in (1, 8)
+    ]
+
+
+def cells(row: dict) -> list[str]:
+    """What the table says of a row."""
+    seconds = row["seconds"]
+    rivals = {k: v for k, v in seconds.items() if k not in ("vitrail", "folded")}
+    best = min(rivals, key=lambda k: rivals[k])
+    ratios = [f"{rivals[best] / seconds[k]:.2f}" for k in ("vitrail", "folded")]
+    times = [f"{seconds[k] * 1e3:.1f}" for k in ("vitrail", "folded", best)]
+    return [row["variant"], str(row["batch"]), *times, best, *ratios]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", default=sorted(families()))
+    parser.add_argument("variants", nargs="*", default=list(peers.PEERS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the medians to this file, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(machine())
-    print({m.__name__: m.__version__ for m in (torch, timm, transformers, torchvision)})
-    for family in options.families:
-        compare(family, options.rounds)
+    console = Console(width=100)
+    facts = machine() | {m.__name__: m.__version__ for m in (timm, transformers, torchvision)}
+    console.print(facts)
+    table = Table(box=None, header_style="bold")
+    for title in ("variant", "batch", "ours ms", "folded", "peer", "which", "eager x", "folded x"):
+        table.add_column(title, justify="left" if title in ("variant", "which") else "right")
+    rows = []
+    for name in options.variants:
+        found = compare(name, options.rounds)
+        rows += found
+        for row in found:
+            table.add_row(*cells(row))
+            console.print("  ".join(cells(row)), style="dim")
+    console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

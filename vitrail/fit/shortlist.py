@@ -3,22 +3,25 @@
 From every family's own space of small configs: exact counts on `meta` against the budget;
 then, for a spread of those that are left, the latency on this machine and a few training
 steps by the clock, since what a model can learn in a limited time depends on how many images
-it sees. The list keeps every family that can see enough, at sizes near the best balance
-between capacity and images seen.
+it sees. The list is in turns of families, those first that learned most elsewhere in the same
+time (`promise.py`), at sizes near the best balance between capacity and images seen. The less
+time there is, the fewer families are looked at.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vitrail.errors import BudgetError
 from vitrail.fit.budget import Budget
 from vitrail.fit.candidate import Candidate
+from vitrail.fit.promise import promise, promising
 from vitrail.fit.space import small_candidates
 from vitrail.fit.timing import folded_latency, peak_macs_per_s, training_rate
+from vitrail.models import families
 
 # ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
 # budget as exported, which is measured before the winner is chosen.
@@ -26,9 +29,8 @@ SLACK = 1.5
 # Shares of the multiply-adds that suit the time, in the order in which they are tried.
 SHARES = (1.0, 0.4, 2.5, 0.16, 5.0, 0.06)
 
-# Without pretrained weights, families that must learn from images what a convolution knows
-# need more of them than a short race shows; they enter after the others.
-PATIENT = ("vit", "swin")
+# What a size that is off by a factor of e in passes over the images is thought to cost.
+MISFIT = 0.02
 
 Say = Callable[[str], None]
 
@@ -65,10 +67,12 @@ def shortlist(
     closest model, when nothing keeps the budget.
     """
     say("counting models")
-    space = small_candidates(image_size, channels, classes, seed)
+    space = _space(image_size, channels, classes, seed, most=max(6, 2 * size))
     pool, allowed = list(extra), [c for c in extra if budget.allows(params=c.params, macs=c.macs)]
     deadline = math.inf
-    for one in space:
+    for one, second_choice in space:
+        if second_choice and len(allowed) >= size:
+            break
         pool.append(one)
         # The first one waits for torch's imports.
         deadline = min(deadline, time.perf_counter() + max(3.0, seconds / 30))
@@ -103,10 +107,25 @@ def shortlist(
             over.append(one)
     if not timed:
         say("looking for faster models")
-        rest = [c for c in space if budget.allows(params=c.params, macs=c.macs)]
+        rest = [c for c, _ in space if budget.allows(params=c.params, macs=c.macs)]
         timed = _cheapest([*allowed, *rest], budget, over)
         timed = [replace(c, rate=training_rate(c, batch=batch, device=device)) for c in timed]
     return Shortlist(tuple(_chosen(timed, images, seconds, size)), tuple(over), len(pool))
+
+
+def _space(
+    image_size: tuple[int, int], channels: int, classes: int, seed: int, *, most: int
+) -> Iterator[tuple[Candidate, bool]]:
+    """Candidates of the `most` promising families, then of the others (marked True)."""
+    ordered = promising(families())
+    for chosen, second_choice in ((ordered[:most], False), (ordered[most:], True)):
+        for one in small_candidates(image_size, channels, classes, seed, chosen):
+            yield one, second_choice
+
+
+def _promise(one: Candidate) -> float:
+    """What a candidate's family promises; pretrained weights more than any without."""
+    return promise(one.family) + (one.pretrained is not None)
 
 
 def _cheapest(
@@ -134,7 +153,7 @@ def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[
     for one in pool:
         members.setdefault(_column(one), []).append(one)
     columns = []
-    for name in sorted(members):
+    for name in sorted(members, key=lambda c: -_promise(members[c][0])):
         picked: dict[str, Candidate] = {}
         for share in SHARES[:per_family]:
             near = min(members[name], key=lambda c: abs(math.log((c.macs + 1) / goal / share)))
@@ -180,10 +199,7 @@ def _chosen(timed: Sequence[Candidate], images: int, seconds: float, size: int) 
         columns.setdefault(_column(one), []).append(one)
     ordered = sorted(
         columns.values(),
-        key=lambda c: (
-            c[0].family in PATIENT and c[0].pretrained is None,
-            -fitness(c[0], images, seconds),
-        ),
+        key=lambda c: -_promise(c[0]) - MISFIT * fitness(c[0], images, seconds),
     )
     longest = max(len(column) for column in ordered)
     turns = [column[i] for i in range(longest) for column in ordered if i < len(column)]

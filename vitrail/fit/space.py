@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,13 +32,18 @@ def image_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def small_candidates(
-    image_size: tuple[int, int], channels: int, classes: int, seed: int
+    image_size: tuple[int, int],
+    channels: int,
+    classes: int,
+    seed: int,
+    chosen: Sequence[str],
 ) -> Iterator[Candidate]:
-    """Small configs of all families and sizes with their counts, the families in turns."""
+    """Small configs of the `chosen` families at all sizes with their counts, in turns."""
     queues = []
     for image in image_sizes(image_size):
-        for module in families().values():
-            configs = list(module.SPACE.configs(image=image, channels=channels, classes=classes))
+        for name in chosen:
+            space = families()[name].SPACE
+            configs = list(space.configs(image=image, channels=channels, classes=classes))
             random.Random(seed).shuffle(configs)
             queues.append(configs)
     while any(queues):

@@ -1,0 +1,291 @@
+"""Self-attention as convolution: networks of attention layers that can be convolutions.
+
+Cordonnier, Loukas, Jaggi, "On the Relationship between Self-Attention and Convolutional
+Layers", ICLR 2020, arXiv 1911.03584. Heads that each look at one shift make a convolution:
+`convolution_as_attention` is the paper's construction. The networks are post-norm transformers
+on pixels whose heads look where a relative position tells them: by a Gaussian with a learned
+centre ("quadratic"; "general" with a full 2x2 precision), by learned embeddings of row and
+column offsets ("learned"), or by these and content ("content").
+
+Each head mixes all channels: value and output projection are one map, and another linear layer
+follows, which deploying folds into it. Where content plays no part, maps do not depend on the
+image and one matrix product applies all heads. LayerNorm's eps is 1e-12. The learned embeddings
+are for square maps in the authors' code and here for any up to the config's; to a smaller image
+they move by leaving out the outer offsets. The published operations are halved, since they
+count a multiply-add twice, and leave out what attention itself multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.errors import CheckpointError
+from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.conv import Conv
+from vitrail.layers.ffn import Mlp
+from vitrail.layers.linear import Linear, frozen, linear
+from vitrail.layers.offsets import Learned, Quadratic, convolution_as_attention, offsets
+from vitrail.layers.residual import DropPath, rising
+from vitrail.layers.tokens import Mean
+from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+
+__all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
+
+ENCODINGS = ("quadratic", "general", "learned", "content")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a fully attentional network; `encoding` is one of `ENCODINGS`, `patch` the side
+    of the cells whose pixels become one token, `dropout` acts on maps and branches."""
+
+    dim: int = 400
+    depth: int = 6
+    heads: int = 9
+    hidden: int = 512
+    encoding: str = "quadratic"
+    patch: int = 2
+    dropout: float = 0.1
+    drop_path: float = 0.0
+    image: tuple[int, int] = (32, 32)
+    channels: int = 3
+    classes: int = 10
+
+
+_NOTE = "{} % on CIFAR-10; the published operations leave out those of the attention itself"
+VARIANTS = {
+    f"attention_cnn_{encoding}": Variant(
+        Config(encoding=encoding),
+        params_m=params_m,
+        flops_g=flops_g,
+        note=_NOTE.format(accuracy),
+    )
+    for encoding, params_m, flops_g, accuracy in [
+        ("quadratic", 12.1, 3.1, 93.8),
+        ("learned", 12.3, 3.1, 91.8),
+        ("content", 29.5, 7.5, 87.1),
+    ]
+}
+
+SPACE = Small(
+    Config(dropout=0.0),
+    {
+        ("dim", "hidden"): ((48, 96), (64, 128), (96, 192)),
+        "heads": (4, 9),
+        "depth": (3, 4),
+        "patch": (2, 4, 8),
+        "encoding": ("learned", "quadratic"),
+    },
+)
+
+
+def _names(config: Config) -> list:
+    c, ours = config, ".mixer.position."
+
+    def by_heads(value: Tensor) -> Tensor:
+        return value.unflatten(1, (c.heads, -1)).transpose(0, 1).flatten(0, 1)
+
+    return [
+        (
+            "features_upscale.weight",
+            "embed.proj.weight",
+            lambda v: v.unflatten(1, (c.patch, c.patch, -1)).permute(0, 3, 1, 2),
+        ),
+        ("features_upscale.", "embed.proj."),
+        ("encoder.layer.", "blocks."),
+        (".attention.self.attention_", ours),
+        (".attention.self.row_embeddings.weight", ours + "columns"),  # of the second axis
+        (".attention.self.col_embeddings.weight", ours + "rows"),
+        (".attention.self.head_keys_row.weight", ours + "column_keys"),
+        (".attention.self.head_keys_col.weight", ours + "row_keys"),
+        (".attention.self.value.weight", ".mixer.value.weight", by_heads),
+        (".attention.self.value.bias", ".mixer.bias"),
+        (".attention.self.", ".mixer."),
+        (".attention.output.dense.", ".mixer.proj."),
+        (".attention.output.LayerNorm.", ".norm1."),
+        (".intermediate.dense.", ".ffn.fc1."),
+        (".output.dense.", ".ffn.fc2."),
+        (".output.LayerNorm.", ".norm2."),
+        ("classifier.", "head."),
+    ]
+
+
+NAMES = {"epfml/attention-cnn": _names}
+
+
+def grid(config: Config, h: int, w: int) -> tuple[int, int]:
+    """Tokens down and across of an image of h x w pixels; ValueError unless cells fit."""
+    if h % config.patch or w % config.patch:
+        raise ValueError(
+            f"image is {h}x{w}; attention_cnn needs multiples of its patch {config.patch}: "
+            "choose another patch or resize"
+        )
+    return h // config.patch, w // config.patch
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """The state for another image size; CheckpointError for larger maps of learned offsets."""
+    moved = dict(state)
+    sizes = [grid(c, *c.image) for c in (old, new)]
+    for axis, kind in enumerate(("rows", "columns")):
+        before, after = (size[axis] for size in sizes)
+        for name in state:
+            if not name.endswith(f".position.{kind}"):
+                continue
+            if after > before:
+                raise CheckpointError(
+                    f"image is {new.image[0]}x{new.image[1]}; the weights know offsets of up to "
+                    f"{before - 1} tokens: resize to {old.image[0]}x{old.image[1]} or smaller"
+                )
+            moved[name] = state[name][before - after : before + after - 1]
+    return moved
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes, and the (square) image where learned offsets tell it."""
+    rows = state.get("blocks.0.mixer.position.rows")
+    image = config.image if rows is None else ((len(rows) + 1) // 2 * config.patch,) * 2
+    return replace(config, classes=len(state["head.weight"]), image=image)
+
+
+class PositionAttention(nn.Module):
+    """Heads that look where `position` says, each with its own map of all channels, summed,
+    then a linear layer: (B, h, w, C) to the same."""
+
+    def __init__(self, dim: int, heads: int, position: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.position, self.dropout = heads, position, dropout
+        self.value, self.bias = Linear(dim, heads * dim, bias=False), nn.Parameter(torch.zeros(dim))
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        maps = F.dropout(self._scores(x).softmax(-1), self.dropout, self.training)
+        v = self.value(x).view(x.shape[0], -1, x.shape[-1])  # tokens, heads inside, as rows
+        maps = maps.permute(1, 2, 0).flatten(1).expand(x.shape[0], -1, -1)
+        out = torch.baddbmm(self.bias, maps, v).view(x.shape)
+        return self._ended(out)
+
+    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
+        """Who looks at whom, the same for every image; rows are queries."""
+        return self._scores(x).softmax(-1).expand(x.shape[0], -1, -1, -1)
+
+    def deployed(self) -> PositionAttention:
+        """The second linear layer goes into the heads' maps."""
+        second = self.proj
+        split = self.value.weight.unflatten(0, (self.heads, -1))
+        self.value = linear((second.weight @ split).flatten(0, 1), None)
+        self.bias, self.proj = frozen(second.weight @ self.bias + second.bias), nn.Identity()
+        return self
+
+    def _scores(self, x: Tensor) -> Float[Tensor, "n t s"]:
+        _, h, w, _ = x.shape
+        scores = self.position(offsets(h, self.bias), offsets(w, self.bias))
+        return scores.flatten(3).flatten(1, 2)
+
+    def _ended(self, out: Tensor) -> Tensor:
+        return F.dropout(self.proj(out), self.dropout, self.training)
+
+
+class ContentAttention(PositionAttention):
+    """Heads that look by position and content: (B, h, w, C) to the same."""
+
+    def __init__(self, dim: int, heads: int, position: nn.Module, dropout: float) -> None:
+        super().__init__(dim, heads, position, dropout)
+        self.query, self.key = Linear(dim, heads * dim), Linear(dim, heads * dim)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        q, k, v = (self._split(part, x) for part in (self.query, self.key, self.value))
+        dropout = self.dropout if self.training else 0.0
+        out = attend(q, k, v, bias=self._scores(x), dropout=dropout).sum(1)
+        return self._ended((out + self.bias).view(x.shape))
+
+    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
+        """Who looks at whom, rows are queries."""
+        q, k = (self._split(part, x) for part in (self.query, self.key))
+        return attention_weights(q, k, bias=self._scores(x))
+
+    def _split(self, part: Linear, x: Tensor) -> Tensor:
+        return part(x.flatten(1, 2)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Embed(nn.Module):
+    """The pixels of a cell, as one token: an image to (B, h, w, C)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        grid(config, *config.image)
+        self.proj = Conv(config.channels, config.dim, config.patch, config.patch)
+
+    def grid(self, h: int, w: int) -> tuple[int, int]:
+        """Tokens down and across; ValueError unless cells, and learned offsets, suffice."""
+        found, made = grid(self.config, h, w), grid(self.config, *self.config.image)
+        learned = self.config.encoding in ("learned", "content")
+        if learned and (found[0] > made[0] or found[1] > made[1]):
+            raise ValueError(
+                f"image is {h}x{w}; this attention_cnn has offsets for "
+                f"{'x'.join(map(str, self.config.image))}: create it with image=({h}, {w})"
+            )
+        return found
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
+        check_image(image, self.config, "attention_cnn")
+        self.grid(*image.shape[-2:])
+        return self.proj(image.permute(0, 2, 3, 1))
+
+
+class PostNormBlock(nn.Module):
+    """norm1(x + mixer(x)), then norm2(x + ffn(x)): (B, h, w, C) to the same."""
+
+    def __init__(self, config: Config, mixer: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        c = config
+        self.mixer, self.norm1 = mixer, nn.LayerNorm(c.dim, eps=1e-12)
+        self.ffn, self.norm2 = Mlp(c.dim, c.hidden), nn.LayerNorm(c.dim, eps=1e-12)
+        self.dropout, self.drop_path = nn.Dropout(c.dropout), DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        x = self.norm1(x + self.drop_path(self.mixer(x)))
+        return self.norm2(x + self.drop_path(self.dropout(self.ffn(x))))
+
+
+class AttentionCNN(Isotropic):
+    """Cells of pixels, post-norm blocks on the map, mean, linear head."""
+
+    undecayed = ("position.centers", "position.spreads")
+
+    def __init__(self, config: Config) -> None:
+        c = config
+        if c.encoding not in ENCODINGS:
+            raise ValueError(f"encoding is {c.encoding!r}: expected {', '.join(ENCODINGS)}")
+        kind = ContentAttention if c.encoding == "content" else PositionAttention
+        blocks = [
+            PostNormBlock(c, kind(c.dim, c.heads, _position(c), c.dropout), rate)
+            for rate in rising(c.drop_path, c.depth)
+        ]
+        super().__init__(
+            config,
+            embed=Embed(config),
+            blocks=blocks,
+            norm=nn.Identity(),
+            pool=Mean(),
+            head=Linear(c.dim, c.classes),
+            levels=[Level(c.patch, c.dim)],
+        )
+
+
+def _position(config: Config) -> nn.Module:
+    c = config
+    if c.encoding in ("learned", "content"):
+        return Learned(c.dim, c.heads, grid(c, *c.image))
+    one = torch.ones(c.heads) if c.encoding == "quadratic" else torch.eye(2).repeat(c.heads, 1, 1)
+    return Quadratic(2 * torch.randn(c.heads, 2), one + 0.01 * torch.randn_like(one))
+
+
+MODEL = AttentionCNN

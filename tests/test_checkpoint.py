@@ -123,7 +123,10 @@ def test_other_channels(family):
             moved = vitrail.load(config, model.state_dict(), channels=channels, dtype=torch.float64)
             assert moved.config.channels == channels
             got = moved(grey.expand(-1, channels, -1, -1))
-            assert (got - expected).abs().max() <= 1e-10 * max(1, float(expected.abs().max()))
+            # A standardised kernel is divided by its deviation plus a constant, which does not
+            # grow with the kernel.
+            limit = 1e-8 if family == "vit_hybrid" else 1e-10
+            assert (got - expected).abs().max() <= limit * max(1, float(expected.abs().max()))
 
 
 def test_strict():

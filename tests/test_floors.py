@@ -19,6 +19,8 @@ STRANGERS = [("models", "train"), ("methods", "tasks"), ("tasks", "search"), ("m
 # a model and those whose papers it builds on
 ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
+    "vit": {"vit_names"},
+    "vit_hybrid": {"vit"},
 }
 
 

@@ -229,7 +229,7 @@ class Mismatch(NamedTuple):
         """One line: counts and the first names of each kind."""
         return "; ".join(
             f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in zip(self._fields, self, strict=True)
+            for kind, names in zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
             if names
         )
 

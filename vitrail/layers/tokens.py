@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Blocks
 
@@ -58,3 +60,36 @@ class ClassReader(nn.Module):
         for block in self.blocks[:-1]:
             x = self.blocks.run(block, x)
         return self.norm(self.blocks.run(self.blocks[-1].read, x)[:, 0])
+
+
+class ProbePool(nn.Module):
+    """A learned probe attends to all tokens, then has an MLP: (B, N, C) to (B, C).
+
+    The probe is not added to what it gathers. "MAP head" of Zhai et al., "Scaling Vision
+    Transformers", CVPR 2022, arXiv 2106.04560. GELU is the tanh form, LayerNorm's eps 1e-6.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.probe = nn.Parameter(torch.empty(1, 1, dim))
+        nn.init.xavier_uniform_(self.probe)
+        self.q, self.kv, self.proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn = Mlp(dim, hidden, act=nn.GELU(approximate="tanh"))
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b c"]:
+        y = self.proj(attend(*self._heads(x)).flatten(1))
+        return y + self.ffn(self.norm(y))
+
+    def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
+        """What the probe looks at."""
+        q, k, _ = self._heads(x)
+        return attention_weights(q, k)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, c = x.shape
+        shape = (self.heads, c // self.heads)
+        q = self.q(self.probe).view(1, 1, *shape).transpose(1, 2).expand(b, -1, -1, -1)
+        k, v = self.kv(x).view(b, n, 2, *shape).permute(2, 0, 3, 1, 4)
+        return q, k, v

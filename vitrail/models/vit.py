@@ -2,7 +2,9 @@
 
 Dosovitskiy et al., ICLR 2021, arXiv 2010.11929; weights of Steiner et al., "How to train
 your ViT?" (AugReg), TMLR 2022, arXiv 2106.10270; the class-token-free plain ViT of Beyer et
-al., 2022, arXiv 2205.01580.
+al., 2022, arXiv 2205.01580; shapes with attention pooling of Zhai et al., "Scaling Vision
+Transformers", CVPR 2022, arXiv 2106.04560, and of Alabdulmohsin et al., "Getting ViT in Shape"
+(SoViT), NeurIPS 2023, arXiv 2305.13035.
 
 GELU is the tanh form and LayerNorm's eps 1e-6, as in the authors' JAX code; timm and
 transformers compute the exact GELU, which moves logits by about 1e-3. The class token has no
@@ -15,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,16 +26,19 @@ from torch import Tensor, nn
 from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
+from vitrail.layers.linear import Linear
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
-from vitrail.layers.tokens import FirstToken, Mean
+from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.vit_names import TABLES
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a ViT. `pool` is "token" (class token) or "mean"; `position` is "learned" or
-    "sincos"; `pre_logits` is the width of the tanh layer before the head, 0 for none."""
+    """Sizes of a ViT. `pool` is "token" (class token), "mean" or "map" (attention pooling);
+    `position` is "learned" or "sincos"; `pre_logits` is the width of the tanh layer before the
+    head, 0 for none."""
 
     dim: int = 192
     depth: int = 12
@@ -46,6 +52,11 @@ class Config:
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per token, down and across."""
+        return self.patch
 
 
 _SIZES = {
@@ -87,6 +98,30 @@ VARIANTS = {
     for size, patch, image, params_m, flops_g, top1, long in _ROWS
 }
 
+# The shapes of "Scaling Vision Transformers" and of SoViT, with attention pooling: width, depth,
+# heads, hidden width, patch, and half the published operations (s/28: counted, since 0.7 is
+# rounded; SoViT-150m: counted). The published parameters leave out pooling and head.
+_SCALED = [
+    ("scaling_vit_s28", 256, 6, 8, 1024, 28, 0.36),
+    ("scaling_vit_s16", 256, 6, 8, 1024, 16, 1.1),
+    ("scaling_vit_S32", 384, 12, 6, 1536, 32, 1.15),
+    ("scaling_vit_Ti16", 192, 12, 3, 768, 16, 1.25),
+    ("scaling_vit_B32", 768, 12, 12, 3072, 32, 4.35),
+    ("scaling_vit_S16", 384, 12, 6, 1536, 16, 4.6),
+    ("scaling_vit_B28", 768, 12, 12, 3072, 28, 5.65),
+    ("scaling_vit_B16", 768, 12, 12, 3072, 16, 17.55),
+    ("scaling_vit_L16", 1024, 24, 16, 4096, 16, 61.45),
+    ("scaling_vit_g14", 1408, 40, 16, 6144, 14, 266.55),
+    ("scaling_vit_G14", 1664, 48, 16, 8192, 14, 482.65),
+    ("scaling_vit_e14", 1792, 56, 16, 15360, 14, 990.0),
+    ("sovit_150m_14", 880, 18, 16, 2320, 14, 35.5),
+    ("sovit_400m_14", 1152, 27, 16, 4304, 14, 110.5),
+]
+VARIANTS |= {
+    name: Variant(Config(dim, depth, heads, hidden, patch, pool="map"), flops_g=flops_g)
+    for name, dim, depth, heads, hidden, patch, flops_g in _SCALED
+}
+
 SPACE = Small(
     Config(dim=64, depth=4, heads=2, hidden=256, patch=4, pool="mean", position="sincos"),
     {
@@ -96,114 +131,18 @@ SPACE = Small(
     },
 )
 
-_BLOCK = [(".attn.", ".mixer."), (".mlp.", ".ffn.")]
+NAMES = TABLES
 
 
-def _class_row(table: Tensor) -> tuple[Tensor, Tensor]:
-    """A (1, 1 + N, C) table as what it adds to the class token, and the patches' table."""
-    return table[:, :1], table[:, 1:]
-
-
-def _timm(config: Config) -> list:
-    token = config.pool == "token"
-    return [
-        ("cls_token", "embed.token[+]"),
-        *([("pos_embed", ("embed.token[+]", "embed.position"), _class_row)] if token else []),
-        ("pos_embed", "embed.position"),
-        ("patch_embed.", "embed."),
-        ("fc_norm.", "norm."),
-        *_BLOCK,
-    ]
-
-
-def _kernel(value: Tensor) -> Tensor:
-    """Flax (in, out) to torch (out, in)."""
-    return value.mT
-
-
-def _into_heads(value: Tensor) -> Tensor:
-    """Flax (C, heads, d) or (heads, d) to (heads d, C) or (heads d)."""
-    return value.flatten(-2).mT if value.ndim == 3 else value.flatten()
-
-
-def _npz(config: Config) -> list:
-    """Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and _0."""
-    inside = "Transformer/encoderblock_{i}/"
-    attention = inside + "MultiHeadDotProductAttention_{k}/"
-    joined = [
-        (f"{attention}{name}/{leaf}", f"blocks.{{i}}.mixer.qkv.{ours}[{part}/3]", _into_heads)
-        for part, name in enumerate(("query", "key", "value"))
-        for leaf, ours in (("kernel", "weight"), ("bias", "bias"))
-    ]
-    return [
-        ("cls", "embed.token"),
-        ("pos_embedding", "embed.position"),
-        (
-            "Transformer/posembed_input/pos_embedding",
-            ("embed.token[+]", "embed.position"),
-            _class_row,
-        ),
-        ("embedding/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
-        ("embedding/bias", "embed.proj.bias"),
-        *joined,
-        (f"{attention}out/kernel", "blocks.{i}.mixer.proj.weight", lambda v: v.flatten(0, 1).mT),
-        (f"{attention}out/bias", "blocks.{i}.mixer.proj.bias"),
-        (f"{inside}LayerNorm_0/", "blocks.{i}.norm1."),
-        (f"{inside}LayerNorm_{{k}}/", "blocks.{i}.norm2."),
-        (f"{inside}MlpBlock_{{k}}/Dense_0/", "blocks.{i}.ffn.fc1."),
-        (f"{inside}MlpBlock_{{k}}/Dense_1/", "blocks.{i}.ffn.fc2."),
-        ("Transformer/encoder_norm/", "norm."),
-        ("pre_logits/", "pre_logits.0."),
-        ("head/", "head."),
-        (".kernel", ".weight", _kernel),
-        (".scale", ".weight"),
-    ]
-
-
-_TRANSFORMERS = [
-    ("vit.", ""),
-    ("embeddings.cls_token", "embed.token[+]"),
-    ("embeddings.position_embeddings", ("embed.token[+]", "embed.position"), _class_row),
-    ("embeddings.patch_embeddings.projection.", "embed.proj."),
-    ("encoder.layer.", "layers."),
-    ("layers.{i}.", "blocks.{i}."),
-    *[  # the second form of each name is that of release 5 and later
-        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-        for old in (f"attention.{names[0]}", f"{names[1]}_proj")
-        for leaf in ("weight", "bias")
-    ],
-    (".attention.output.dense.", ".mixer.proj."),
-    (".attention.o_proj.", ".mixer.proj."),
-    (".intermediate.dense.", ".ffn.fc1."),
-    (".output.dense.", ".ffn.fc2."),
-    (".mlp.", ".ffn."),
-    (".layernorm_before.", ".norm1."),
-    (".layernorm_after.", ".norm2."),
-    ("layernorm.", "norm."),
-    ("classifier.", "head."),
-]
-# big_vision in timm's names: the position table has no row for the class token.
-_BIG_VISION = [
-    ("cls_token", "embed.token"),
-    ("pos_embed", "embed.position"),
-    ("patch_embed.", "embed."),
-    *_BLOCK,
-]
-NAMES: dict[str, list | Callable[[Config], list]] = {
-    "google-research/vision_transformer": _timm,
-    "google-research/big_vision": _BIG_VISION,
-    "npz": _npz,
-    "timm": _timm,
-    "transformers": _TRANSFORMERS,
-}
+def _ceil(side: int, stride: int) -> int:
+    return -(-side // stride)
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
     """Move positions to another image size: linear, corners coinciding, as the authors do."""
     if "embed.position" not in state or new.position != "learned":
         return state
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
+    grids = [(_ceil(c.image[0], c.stride), _ceil(c.image[1], c.stride)) for c in (old, new)]
     return {**state, "embed.position": zoom_grid(state["embed.position"], *grids)}
 
 
@@ -212,7 +151,7 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
     side = math.isqrt(rows := state["embed.position"].shape[1])
     if side**2 != rows:
         return None
-    image = (side * config.patch, side * config.patch)
+    image = (side * config.stride, side * config.stride)
     return replace(config, classes=state["head.weight"].shape[0], image=image)
 
 
@@ -226,17 +165,12 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         h, w = config.image
-        if h % config.patch or w % config.patch:
-            raise ValueError(
-                f"image is {h}x{w}; vit needs multiples of its patch {config.patch}: "
-                "choose another patch or resize"
-            )
         self.config = config
         self.proj = Conv2d(config.channels, config.dim, config.patch, config.patch)
         fan_in = config.channels * config.patch**2
         nn.init.trunc_normal_(self.proj.weight, std=fan_in**-0.5)
         nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType]
-        rows = h * w // config.patch**2
+        rows = math.prod(self.grid(h, w))
         if config.position == "learned":
             self.position = nn.Parameter(torch.randn(1, rows, config.dim) * config.dim**-0.5)
         elif config.position != "sincos":
@@ -244,15 +178,24 @@ class PatchEmbed(nn.Module):
         self.token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "token" else None
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels."""
-        return h // self.config.patch, w // self.config.patch
+        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        patch = self.config.patch
+        if h % patch or w % patch:
+            raise ValueError(
+                f"image is {h}x{w}; vit needs multiples of its patch {patch}: choose another "
+                "patch or resize"
+            )
+        return h // patch, w // patch
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
         check_image(image, self.config, "vit")
-        grid = self.grid(*image.shape[-2:])
-        x = self.proj(image).flatten(2).mT
+        return self._placed(self.proj(image), self.grid(*image.shape[-2:]))
+
+    def _placed(self, patches: Tensor, grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
+        """Patches (B, C, h, w) with positions, behind the class token if there is one."""
+        x = patches.flatten(2).mT
         x = x + self._positions(grid).to(x)
-        return x if self.token is None else torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        return x if self.token is None else torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         if self.config.position == "sincos":
@@ -263,11 +206,17 @@ class PatchEmbed(nn.Module):
 class ViT(Isotropic):
     """Patch embedding, pre-norm transformer blocks, class token or mean, linear head."""
 
-    undecayed = ("embed.position", "embed.token")
+    undecayed = ("embed.position", "embed.token", "pool.probe")
+    embedding_of: Callable[[Any], nn.Module] = PatchEmbed
 
     def __init__(self, config: Config) -> None:
-        if config.pool not in ("token", "mean"):
-            raise ValueError(f"pool is {config.pool!r}: expected token or mean")
+        pools = {
+            "token": FirstToken,
+            "mean": Mean,
+            "map": partial(ProbePool, config.dim, config.heads, config.hidden),
+        }
+        if config.pool not in pools:
+            raise ValueError(f"pool is {config.pool!r}: expected {', '.join(pools)}")
         norm = partial(nn.LayerNorm, eps=1e-6)
         blocks = [
             Block(
@@ -281,15 +230,15 @@ class ViT(Isotropic):
         ]
         super().__init__(
             config,
-            embed=PatchEmbed(config),
+            embed=self.embedding_of(config),
             blocks=blocks,
             norm=norm(config.dim),
-            pool=FirstToken() if config.pool == "token" else Mean(),
-            head=nn.Linear(config.pre_logits or config.dim, config.classes),
-            levels=[Level(config.patch, config.dim)],
+            pool=pools[config.pool](),
+            head=Linear(config.pre_logits or config.dim, config.classes),
+            levels=[Level(config.stride, config.dim)],
         )
         if config.pre_logits:
-            self.pre_logits = nn.Sequential(nn.Linear(config.dim, config.pre_logits), nn.Tanh())
+            self.pre_logits = nn.Sequential(Linear(config.dim, config.pre_logits), nn.Tanh())
             self.width = config.pre_logits
         self._init()
 
@@ -299,10 +248,11 @@ class ViT(Isotropic):
 
     def _init(self) -> None:
         """Xavier for q, k, v each by itself and the rest of the blocks; a zero head."""
-        for block in self.blocks:
+        parts = {"mixer.qkv.weight": 3, "kv.weight": 2}
+        for block in [*self.blocks, self.pool]:
             for name, p in block.named_parameters():
-                if p.ndim == 2:
-                    for part in p.chunk(3) if name == "mixer.qkv.weight" else [p]:
+                if p.ndim > 1:
+                    for part in p.chunk(parts.get(name, 1)):
                         nn.init.xavier_uniform_(part)
                 elif name.endswith("bias"):
                     nn.init.normal_(p, std=1e-6) if ".fc" in name else nn.init.zeros_(p)

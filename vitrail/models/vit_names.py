@@ -1,0 +1,151 @@
+"""Name tables of ViT: the dialects in which its weights are published.
+
+Flax names come in two numberings and with or without a MAP head; timm, transformers and
+big_vision's weights in timm's names differ in where the class token's position is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from vitrail.layers.patches import class_row
+
+_BLOCK = [("attn_pool.latent", "pool.probe"), ("attn_pool.mlp.", "pool.ffn.")]
+_BLOCK += [("attn_pool.", "pool."), (".attn.", ".mixer."), (".mlp.", ".ffn.")]
+
+# The ResNet of the hybrids, in Flax; entries of its GroupNorms may have axes of size one.
+_RESNET = [
+    ("conv_root/", "embed.trunk.conv."),
+    ("gn_root/", "embed.trunk.norm."),
+    ("block{s}/unit{u}/", "embed.trunk.stages.{s-1}.{u-1}."),
+    *[
+        (f".{theirs}/", f".{ours}.")
+        for theirs, ours in [
+            *[(f"conv{n}", f"conv{n}") for n in (1, 2, 3)],
+            *[(f"gn{n}", f"norm{n}") for n in (1, 2, 3)],
+            ("conv_proj", "shortcut.conv"),
+            ("gn_proj", "shortcut.norm"),
+        ]
+    ],
+]
+
+
+def _timm(config: Any) -> list:
+    token = config.pool == "token"
+    return [
+        ("cls_token", "embed.token[+]"),
+        *([("pos_embed", ("embed.token[+]", "embed.position"), class_row)] if token else []),
+        ("pos_embed", "embed.position"),
+        ("patch_embed.", "embed."),
+        ("fc_norm.", "norm."),
+        *_BLOCK,
+    ]
+
+
+def _kernel(value: Tensor) -> Tensor:
+    """Flax (in, out) to torch (out, in)."""
+    return value.mT
+
+
+def _into_heads(value: Tensor) -> Tensor:
+    """Flax (C, heads, d) or (heads, d) to (heads d, C) or (heads d)."""
+    return value.flatten(-2).mT if value.ndim == 3 else value.flatten()
+
+
+def _npz(config: Any) -> list:
+    """Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and _0."""
+    inside = "Transformer/encoderblock_{i}/"
+    attention = inside + "MultiHeadDotProductAttention_{k}/"
+    probe = "MAPHead_0/MultiHeadDotProductAttention_{k}/"
+    joined = [
+        (f"{attention}{name}/{leaf}", f"blocks.{{i}}.mixer.qkv.{ours}[{part}/3]", _into_heads)
+        for part, name in enumerate(("query", "key", "value"))
+        for leaf, ours in (("kernel", "weight"), ("bias", "bias"))
+    ]
+    return [
+        # Scan-trained files stack all blocks along a first axis.
+        (
+            "Transformer/encoderblock/",
+            tuple(f"Transformer/encoderblock_{i}/" for i in range(config.depth)),
+            lambda v: v.unbind(0),
+        ),
+        ("cls", "embed.token[+]"),
+        ("pos_embedding", "embed.position"),
+        (
+            "Transformer/posembed_input/pos_embedding",
+            ("embed.token[+]", "embed.position"),
+            class_row,
+        ),
+        *_RESNET,
+        ("embedding/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
+        ("embedding/bias", "embed.proj.bias"),
+        *joined,
+        (f"{attention}out/kernel", "blocks.{i}.mixer.proj.weight", lambda v: v.flatten(0, 1).mT),
+        (f"{attention}out/bias", "blocks.{i}.mixer.proj.bias"),
+        (f"{inside}LayerNorm_0/", "blocks.{i}.norm1."),
+        (f"{inside}LayerNorm_{{k}}/", "blocks.{i}.norm2."),
+        (f"{inside}MlpBlock_{{k}}/Dense_0/", "blocks.{i}.ffn.fc1."),
+        (f"{inside}MlpBlock_{{k}}/Dense_1/", "blocks.{i}.ffn.fc2."),
+        ("Transformer/encoder_norm/", "norm."),
+        ("pre_logits/", "pre_logits.0."),
+        ("head/", "head."),
+        ("MAPHead_0/probe", "pool.probe"),
+        *[
+            (f"{probe}{name}/{leaf}", f"pool.{target}.{ours}{part}", _into_heads)
+            for name, target, part in (
+                ("query", "q", ""),
+                ("key", "kv", "[0/2]"),
+                ("value", "kv", "[1/2]"),
+            )
+            for leaf, ours in (("kernel", "weight"), ("bias", "bias"))
+        ],
+        (f"{probe}out/kernel", "pool.proj.weight", lambda v: v.flatten(0, 1).mT),
+        (f"{probe}out/bias", "pool.proj.bias"),
+        ("MAPHead_0/LayerNorm_{k}/", "pool.norm."),
+        ("MAPHead_0/MlpBlock_{k}/Dense_0/", "pool.ffn.fc1."),
+        ("MAPHead_0/MlpBlock_{k}/Dense_1/", "pool.ffn.fc2."),
+        (".kernel", ".weight", _kernel),
+        (".scale", ".weight"),
+    ]
+
+
+_TRANSFORMERS = [
+    ("vit.", ""),
+    ("embeddings.cls_token", "embed.token[+]"),
+    ("embeddings.position_embeddings", ("embed.token[+]", "embed.position"), class_row),
+    ("embeddings.patch_embeddings.projection.", "embed.proj."),
+    ("encoder.layer.", "layers."),
+    ("layers.{i}.", "blocks.{i}."),
+    *[  # the second form of each name is that of release 5 and later
+        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
+        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
+        for old in (f"attention.{names[0]}", f"{names[1]}_proj")
+        for leaf in ("weight", "bias")
+    ],
+    (".attention.output.dense.", ".mixer.proj."),
+    (".attention.o_proj.", ".mixer.proj."),
+    (".intermediate.dense.", ".ffn.fc1."),
+    (".output.dense.", ".ffn.fc2."),
+    (".mlp.", ".ffn."),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    ("layernorm.", "norm."),
+    ("classifier.", "head."),
+]
+# big_vision in timm's names: the position table has no row for the class token.
+_BIG_VISION = [
+    ("cls_token", "embed.token"),
+    ("pos_embed", "embed.position"),
+    ("patch_embed.", "embed."),
+    *_BLOCK,
+]
+TABLES: dict[str, list | Callable[[Any], list]] = {
+    "google-research/vision_transformer": _timm,
+    "google-research/big_vision": _BIG_VISION,
+    "npz": _npz,
+    "timm": _timm,
+    "transformers": _TRANSFORMERS,
+}

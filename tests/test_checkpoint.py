@@ -98,6 +98,17 @@ def test_other_image_size():
         assert torch.allclose(moved(x), vitrail.load(SMALL, state())(x), atol=1e-5)
 
 
+def test_the_name_of_a_file_decides_between_families_with_the_same_tensors(tmp_path):
+    weights = vitrail.create("deit_tiny").state_dict()
+    for file, name, other in (
+        ("deit_tiny_patch16_224-a1311bcf.pth", "deit_tiny", "vit_ti16"),
+        ("vit_tiny_patch16_224.augreg.pth", "vit_ti16", "deit_tiny"),
+    ):
+        torch.save(weights, tmp_path / file)
+        found = vitrail.identify(tmp_path / file)
+        assert found.name == name and other in found.same
+
+
 def test_own_weights_say_what_they_are(tmp_path):
     """A searched config has no name in the catalog; the file that vitrail wrote carries it."""
     path = tmp_path / "weights.safetensors"

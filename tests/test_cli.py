@@ -53,7 +53,8 @@ def test_list(capsys):
     everything = json.loads(capsys.readouterr().out)
     assert [v["name"] for v in everything] == list(vitrail.catalog())
     assert run("list", "--family", "vit", "--max-macs", "2G", "--max-params", "10M", "--json") == 0
-    assert [v["name"] for v in json.loads(capsys.readouterr().out)] == ["vit_ti16"]
+    found = [v["name"] for v in json.loads(capsys.readouterr().out)]
+    assert found == ["vit_ti16", "scaling_vit_s28", "scaling_vit_s16", "scaling_vit_Ti16"]
     assert run("list", "--family", "resnet") == 0
     table = capsys.readouterr().out
     assert "resnet_50" in table and "25.557" in table and "76.13" in table

@@ -49,8 +49,8 @@ def list_variants(
         v
         for v in catalog().values()
         if (family is None or v.family == family)
-        and (v.flops_g or 0) <= macs
-        and (v.params_m or 0) <= params
+        and (max_params is None or _known(v, "params_m") <= params)
+        and (max_macs is None or _known(v, "flops_g") <= macs)
     ]
     if as_json:
         print(json.dumps([_variant_json(v) for v in chosen], indent=1))
@@ -67,6 +67,22 @@ def list_variants(
         table.add_row(v.family, v.name, *figures, "{}x{}".format(*v.config.image))
     _console().print(table)
     print(f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k")
+
+
+def _known(v: Any, figure: str) -> float:
+    """A published figure, or our own count where there is none."""
+    if getattr(v, figure) is not None:
+        return getattr(v, figure)
+    import torch
+
+    from vitrail.measure.counts import counts
+    from vitrail.models import create
+
+    with torch.device("meta"):
+        model = create(v.config)
+    if figure == "params_m":
+        return sum(p.numel() for p in model.parameters()) / 1e6
+    return counts(model, v.config.image, v.config.channels).macs / 1e9
 
 
 def _figure(value: float | None) -> str:
@@ -183,6 +199,7 @@ def load(
         adopt(out, model, source=file)
     if as_json:
         facts = {"name": found.name, "source": found.source, "params": params}
+        facts["same_tensors"] = list(found.same)
         print(json.dumps({**facts, "config": config_json(found.config)}))
         return
     h, w = found.config.image
@@ -190,6 +207,8 @@ def load(
         f"{file} is {found.name} in {found.source} names: {params / 1e6:.1f} M parameters, "
         f"{found.config.classes} classes, {h}x{w} images"
     )
+    if found.same:
+        print(f"(or {', '.join(found.same)}: these have the same tensors)")
     if out is not None:
         print(f"made the run folder {out}: `vitrail predict {out} image.jpg`")
 

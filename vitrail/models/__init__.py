@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
@@ -123,11 +124,15 @@ def load(
 
 
 class Identity(NamedTuple):
-    """What a file of weights is: a variant (with changes) under somebody's names."""
+    """What a file of weights is: a variant (with changes) under somebody's names.
+
+    `same` names variants of other families that have the same tensors, as DeiT and ViT do.
+    """
 
     name: str
     source: str
     config: Any
+    same: tuple[str, ...] = ()
 
 
 def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Identity:
@@ -140,7 +145,8 @@ def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Id
     if written := checkpoint.metadata(path_or_state_dict).get("config"):
         config = config_from_json(written)
         return Identity(config_name(config), "vitrail", config)
-    found = identify_state(state)
+    words = () if isinstance(path_or_state_dict, Mapping) else _words(path_or_state_dict)
+    found = identify_state(state, words)
     if found is None:
         some = ", ".join(list(state)[:3])
         raise CheckpointError(
@@ -150,20 +156,35 @@ def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Id
     return found
 
 
-def identify_state(state: Mapping[str, Tensor]) -> Identity | None:
-    """As `identify`, on a state dict; None when no variant fits."""
+def identify_state(state: Mapping[str, Tensor], words: Sequence[str] = ()) -> Identity | None:
+    """As `identify`, on a state dict; None when no variant fits.
+
+    Of families with the same tensors that one is taken which is among `words`, those of the
+    file's name, else the first.
+    """
     size = sum(v.numel() for v in state.values())
+    found: dict[str, Identity] = {}
     for name, variant in catalog().items():
         expected = sum(v.numel() for v in _meta(variant.config).state_dict().values())
-        if not expected / 2 < size < expected * 2:  # heads differ, so the bound is loose
+        # Heads differ, so the bound is loose.
+        if variant.family in found or not expected / 2 < size < expected * 2:
             continue
         for ours, table, mismatch in _readings(variant.config, state, None):
             if mismatch.missing or mismatch.unexpected:
                 continue
             config = fitted(variant.config, ours, module_of(variant.config))
             if config is not None and not checkpoint.compare(ours, _meta(config)):
-                return Identity(name, table, config)
-    return None
+                found[variant.family] = Identity(name, table, config)
+                break
+    if not found:
+        return None
+    chosen = next((family for family in found if family in words), next(iter(found)))
+    others = tuple(other.name for family, other in found.items() if family != chosen)
+    return found[chosen]._replace(same=others)
+
+
+def _words(path: str | os.PathLike) -> list[str]:
+    return re.split(r"[^a-z0-9]+", os.fspath(path).rpartition("/")[2].lower())
 
 
 def _readings(

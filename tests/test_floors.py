@@ -11,7 +11,7 @@ FLOORS = [
     {"models", "train"},
     {"methods", "tasks", "search"},
     {"recipes"},
-    {"fit", "predict", "export", "explain", "run_folder", "bench", "serve"},
+    {"fit", "predict", "export", "explain", "compare", "run_folder", "bench", "serve"},
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

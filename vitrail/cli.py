@@ -230,6 +230,65 @@ def export(
     )
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A variant, a file of weights, NAME=FILE, or a run.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    image: Annotated[str | None, typer.Option(help="Size of the image, as 224x224.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="What a layer may differ by, relatively.")
+    ] = 1e-6,
+    everything: Annotated[bool, typer.Option("--all", help="Show every layer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the first layer at which two models deviate; exit code 1 if there is one."""
+    from vitrail.compare import compare as run
+
+    found = run(a, b, image=_size(image), tolerance=tolerance)
+    layers = [*found.layers, found.logits]
+    if as_json:
+        facts = {"equal": found.first is None, "paired_by": found.paired, "said": found.said()}
+        first = found.first and vars(found.first)
+        rows = [vars(layer) for layer in layers]
+        parameters = sorted(found.parameters)
+        print(json.dumps(facts | {"first": first, "layers": rows, "parameters": parameters}))
+    else:
+        print(found.said())
+        _console().print(_layer_table(layers, found.first, everything))
+        if found.parameters:
+            some = ", ".join(sorted(found.parameters)[:3])
+            print(f"{len(found.parameters)} tensors differ ({some} ...)")
+    if found.first is not None:
+        raise typer.Exit(1)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """224x160 as (224, 160). Raises ConfigError."""
+    if text is None:
+        return None
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ConfigError(f"--image is {text!r}: expected height x width, as 224x224")
+    return int(sides[0]), int(sides[1])
+
+
+def _layer_table(layers: list[Any], first: Any, everything: bool) -> Any:
+    """The layers around the first deviation, or all of them."""
+    from rich.table import Table
+
+    at = layers.index(first) if first in layers else len(layers) - 1
+    shown = layers if everything else layers[max(0, at - 4) : at + 5]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("layer", "shape", "largest difference", "relative"):
+        table.add_column(name, justify="left" if name in ("layer", "shape") else "right")
+    for layer in shown:
+        name = layer.name if layer.name == layer.other else f"{layer.name} / {layer.other}"
+        figures = f"{layer.difference:.2g}", f"{layer.relative:.1e}"
+        style = "bold red" if layer is first else ""
+        table.add_row(name, "x".join(map(str, layer.shape)), *figures, style=style)
+    return table
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"vitrail {__version__}")

@@ -295,7 +295,7 @@ def adopt(path: str | os.PathLike, model: Backbone, *, source: str) -> RunFolder
 
     config = model.config
     # AugReg's and big_vision's ViTs were trained on values of -1 to 1, the others as torchvision's.
-    half = family_of(config) == "vit"
+    half = family_of(config) in ("vit", "vit_hybrid", "mlp_mixer")
     mean = (0.5, 0.5, 0.5) if half else (0.485, 0.456, 0.406)
     std = (0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225)
     if config.channels != 3:

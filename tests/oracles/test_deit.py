@@ -29,18 +29,26 @@ def test_timm_distilled():
     assert difference(peer, replace(SMALL, distilled=True), "timm", (32, 48)) <= 1e-6
 
 
+TRANSFORMERS = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+    "image_size": (32, 48),
+    "patch_size": 8,
+    "layer_norm_eps": 1e-6,
+    "num_labels": 7,
+}
+
+
+def test_transformers():
+    """Its DeiT with one head keeps the distillation token; the paper's without is its ViT."""
+    peer = transformers.ViTForImageClassification(transformers.ViTConfig(**TRANSFORMERS))
+    assert difference(peer, SMALL, "transformers", (32, 48), lambda y: y.logits) <= 1e-6
+
+
 def test_transformers_distilled():
-    """Its class with one head keeps the distillation token, too: no DeiT of the paper."""
-    config = transformers.DeiTConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=96,
-        image_size=(32, 48),
-        patch_size=8,
-        layer_norm_eps=1e-6,
-        num_labels=7,
-    )
+    config = transformers.DeiTConfig(**TRANSFORMERS)
     peer = transformers.DeiTForImageClassificationWithTeacher(config)
     ours = replace(SMALL, distilled=True)
     assert difference(peer, ours, "transformers", (32, 48), lambda y: y.logits) <= 1e-6

@@ -144,6 +144,7 @@ def _authors(config: Config) -> list:
 def _transformers(config: Config) -> list:
     return [
         ("deit.", ""),
+        ("vit.", ""),  # the published DeiT without distillation is of its ViT class
         ("classifier.", "head."),
         ("cls_classifier.", "head."),
         ("distillation_classifier.", "head_dist."),

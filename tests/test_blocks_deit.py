@@ -1,5 +1,6 @@
 """DeiT's two tokens: which checkpoint is which, what deploying makes of two heads."""
 
+import golden
 import pytest
 import torch
 
@@ -14,9 +15,20 @@ from vitrail.models.deit import Config, TwoHeads
     [("deit_tiny_distilled", "deit_tiny"), ("deit_tiny", "deit_tiny_distilled")],
 )
 def test_a_checkpoint_of_the_other_kind_is_named(wanted, given):
-    state = vitrail.create(given).state_dict()
-    with pytest.raises(CheckpointError, match=f"does not fit {wanted} .*; it is {given} in"):
-        vitrail.load(wanted, state)
+    file = next(p for p in golden.files() if p.stem == f"{given}_224")
+    authors = golden.state(golden.read(file))
+    for state in (vitrail.create(given).state_dict(), authors):
+        with pytest.raises(CheckpointError, match=f"does not fit {wanted} .*; it is {given} in"):
+            vitrail.load(wanted, state)
+
+
+@pytest.mark.parametrize("lost", ["cls_token", "dist_token", "pos_embed"])
+def test_a_summand_of_the_tokens_that_is_missing_is_no_zero(lost):
+    file = next(p for p in golden.files() if p.stem == "deit_tiny_distilled_224")
+    state = golden.state(golden.read(file))
+    del state[lost]
+    with pytest.raises(CheckpointError, match=r"2 of the 3 summands of embed\.token"):
+        vitrail.load("deit_tiny_distilled", state, source="facebookresearch/deit")
 
 
 def test_two_heads_in_training_and_their_mean_after():

@@ -10,7 +10,7 @@ in order to every name of the file:
 - `function` maps the value of every entry that the row matches;
 - a target may be a tuple of names, then `function` returns as many values;
 - a final name that ends in `[k/n]` is part k of n, joined along axis 0; one that ends in
-  `[+]` is a summand.
+  `[+]` is a summand, in `[+n]` one of n.
 """
 
 from __future__ import annotations
@@ -152,8 +152,10 @@ def rename(state: Mapping[str, Tensor], rows: Sequence[Row]) -> State:
             if match := re.fullmatch(r"(.+)\[(\d+)/(\d+)\]", target):
                 whole, k, n = match[1], int(match[2]), int(match[3])
                 parts.setdefault(whole, {})[k], counts[whole] = result, n
-            elif target.endswith("[+]"):
-                sums.setdefault(target[:-3], []).append(result)
+            elif match := re.fullmatch(r"(.+)\[\+(\d*)\]", target):
+                sums.setdefault(match[1], []).append(result)
+                if match[2]:
+                    counts[match[1]] = int(match[2])
             elif target in found:
                 raise CheckpointError(f"two entries of the checkpoint are both {target}")
             else:
@@ -166,6 +168,11 @@ def rename(state: Mapping[str, Tensor], rows: Sequence[Row]) -> State:
             )
         found[whole] = torch.cat([pieces[k] for k in sorted(pieces)])
     for whole, terms in sums.items():
+        if len(terms) != counts.get(whole, len(terms)):
+            raise CheckpointError(
+                f"the checkpoint has {len(terms)} of the {counts[whole]} summands of {whole}: "
+                "it is incomplete"
+            )
         total = terms[0]
         for term in terms[1:]:
             total = total + term

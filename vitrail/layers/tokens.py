@@ -73,7 +73,7 @@ class ProbePool(nn.Module):
         super().__init__()
         self.heads = heads
         self.probe = nn.Parameter(torch.empty(1, 1, dim))
-        nn.init.xavier_uniform_(self.probe)
+        nn.init.xavier_uniform_(self.probe[0])
         self.q, self.kv, self.proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.ffn = Mlp(dim, hidden, act=nn.GELU(approximate="tanh"))

@@ -114,17 +114,18 @@ def _second(token: Tensor) -> Tensor:
 def _prefix(config: Config) -> list:
     """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
     count = 2 if config.distilled else 1
+    token = f"embed.token[+{count + 1}]"
 
     def split(table: Tensor) -> tuple[Tensor, Tensor]:
         return table[:, :count], table[:, count:]
 
     tokens = [
-        ("cls_token", "embed.token[+]", *([_first] if config.distilled else [])),
-        ("pos_embed", ("embed.token[+]", "embed.position"), split),
+        ("cls_token", token, *([_first] if config.distilled else [])),
+        ("pos_embed", (token, "embed.position"), split),
     ]
     if config.distilled:
         tokens += [
-            ("dist_token", "embed.token[+]", _second),
+            ("dist_token", token, _second),
             ("head_dist.", "head.distilled."),
             ("head.weight", "head.main.weight"),
             ("head.bias", "head.main.bias"),

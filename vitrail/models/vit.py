@@ -122,6 +122,14 @@ VARIANTS |= {
     for name, dim, depth, heads, hidden, patch, flops_g in _SCALED
 }
 
+# The networks that pre-trained the first paper's weights on ImageNet-21k.
+VARIANTS |= {
+    f"vit_{size}{patch}_in21k": Variant(
+        replace(_SIZES[size], patch=patch, pre_logits=_SIZES[size].dim, classes=21843)
+    )
+    for size, patch in [("b", 32), ("b", 16), ("l", 32), ("l", 16), ("h", 14)]
+}
+
 SPACE = Small(
     Config(dim=64, depth=4, heads=2, hidden=256, patch=4, pool="mean", position="sincos"),
     {
@@ -148,11 +156,13 @@ def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Te
 
 def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
     """The config with the classes and the (square) image that a state's shapes tell."""
+    config = replace(config, classes=state["head.weight"].shape[0])
+    if "embed.position" not in state:
+        return config
     side = math.isqrt(rows := state["embed.position"].shape[1])
     if side**2 != rows:
         return None
-    image = (side * config.stride, side * config.stride)
-    return replace(config, classes=state["head.weight"].shape[0], image=image)
+    return replace(config, image=(side * config.stride, side * config.stride))
 
 
 class PatchEmbed(nn.Module):

@@ -54,23 +54,25 @@ _S = Config(dim=384, heads=6, hidden=1536, units=(2, 2, 2, 2))
 _B = Config(dim=768, heads=12, hidden=3072)
 _L = Config(dim=1024, depth=24, heads=16, hidden=4096, units=(3, 4, 6, 3))
 _HUB = "hf-hub:timm/vit_{}.augreg_in21k_ft_in1k"
-# Parameters counted in the authors' networks; accuracies as timm evaluates AugReg's weights.
+# Parameters and multiply-adds counted; accuracies as timm evaluates AugReg's weights, that of
+# R50+B/16 as the first paper's repository does.
 VARIANTS = {
     name: Variant(
         replace(config, image=(side, side)),
         params_m=params_m,
+        flops_g=flops_g,
         top1=top1,
         hub={"timm": _HUB.format(f"{hub}_{side}")} if hub else {},
     )
-    for name, config, side, params_m, top1, hub in [
-        ("vit_r_ti16", _TI, 224, 6.34, 71.80, "tiny_r_s16_p8"),
-        ("vit_r_ti16_384", _TI, 384, None, 75.96, "tiny_r_s16_p8"),
-        ("vit_r26_s32", _S, 224, 36.43, 81.86, "small_r26_s32"),
-        ("vit_r26_s32_384", _S, 384, None, 84.07, "small_r26_s32"),
-        ("vit_r26_b32", replace(_B, units=(2, 2, 2, 2)), 224, None, None, None),
-        ("vit_r50_b16_384", replace(_B, units=(3, 4, 9)), 384, 98.9, 85.08, None),
-        ("vit_r50_l32", _L, 224, 329.0, 84.43, "large_r50_s32"),
-        ("vit_r50_l32_384", _L, 384, None, 86.19, "large_r50_s32"),
+    for name, config, side, params_m, flops_g, top1, hub in [
+        ("vit_r_ti16", _TI, 224, 6.34, 0.434, 71.80, "tiny_r_s16_p8"),
+        ("vit_r_ti16_384", _TI, 384, 6.36, 1.33, 75.96, "tiny_r_s16_p8"),
+        ("vit_r26_s32", _S, 224, 36.43, 3.46, 81.86, "small_r26_s32"),
+        ("vit_r26_s32_384", _S, 384, 36.47, 10.3, 84.07, "small_r26_s32"),
+        ("vit_r26_b32", replace(_B, units=(2, 2, 2, 2)), 224, 101.4, 6.71, None, None),
+        ("vit_r50_b16_384", replace(_B, units=(3, 4, 9)), 384, 98.9, 67.2, 85.08, None),
+        ("vit_r50_l32", _L, 224, 329.0, 19.4, 84.43, "large_r50_s32"),
+        ("vit_r50_l32_384", _L, 384, 329.1, 57.1, 86.19, "large_r50_s32"),
     ]
 }
 
@@ -103,19 +105,37 @@ NAMES = {
 resample, fitted = vit.resample, vit.fitted
 
 
-class StandardConv2d(Conv2d):
-    """A convolution whose kernel has mean 0 and deviation 1 for every output channel: the
-    weight less its mean, divided by its deviation plus 1e-5. Padding is JAX's SAME."""
+class SameConv2d(Conv2d):
+    """A convolution under JAX's SAME padding: ceil(side / stride) positions, and what is odd of
+    the padding comes below and right."""
 
     def __init__(self, dim_in: int, dim: int, kernel: int, stride: int = 1) -> None:
-        even = stride == 1  # then SAME is the same on both sides
+        even = stride == 1  # then both sides take as much
         super().__init__(dim_in, dim, kernel, stride, kernel // 2 if even else 0, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        x = same(x, self.kernel_size[0], self.stride[0])
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        return super().forward(self._padded(x))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1 or kernel == 1:
+            return x
+        edges: list[int] = []
+        for side in x.shape[-2:]:
+            total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+            edges = [total // 2, total - total // 2, *edges]
+        return F.pad(x, edges)
+
+
+class StandardConv2d(SameConv2d):
+    """A convolution whose kernel has mean 0 and deviation 1 for every output channel: the
+    weight less its mean, divided by its deviation plus 1e-5."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        x = self._padded(x)
         if not self._keeps(x):
-            return F.conv2d(x, self._standard(), None, *_for_torch(geometry))
+            return self._conv_forward(x, self._standard(), None)
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._weight_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
@@ -123,7 +143,7 @@ class StandardConv2d(Conv2d):
 
     def deployed(self) -> nn.Module:
         """A plain convolution with the standardised kernel."""
-        made = _Same(*self.weight.shape[1::-1], self.kernel_size[0], self.stride[0])
+        made = SameConv2d(*self.weight.shape[1::-1], self.kernel_size[0], self.stride[0])
         made.weight = frozen(self._standard())
         return made
 
@@ -134,33 +154,15 @@ class StandardConv2d(Conv2d):
         return centred / (deviation + 1e-5)
 
 
-class _Same(Conv2d):
-    """A convolution under SAME padding."""
-
-    def __init__(self, dim_in: int, dim: int, kernel: int, stride: int) -> None:
-        super().__init__(dim_in, dim, kernel, stride, kernel // 2 if stride == 1 else 0, bias=False)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        return super().forward(same(x, self.kernel_size[0], self.stride[0]))
-
-
-def _for_torch(geometry: tuple) -> tuple:
-    padding, stride, dilation, groups = geometry
-    return stride, padding, dilation, groups
-
-
-def same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """Padded so that a strided window of `kernel` gives ceil(side / stride) positions."""
-    if stride == 1 or kernel == 1:
-        return x
-    edges: list[int] = []
-    for side in x.shape[-2:]:
-        total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
-        edges = [total // 2, total - total // 2, *edges]
-    return F.pad(x, edges, value=value) if any(edges) else x
+def pooled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    """Maxima of 3x3 at stride 2 under SAME padding: of an even side only the far edge is padded,
+    which is what the ceiling mode does."""
+    odd = [side % 2 for side in x.shape[-2:]]
+    return F.max_pool2d(x, 3, 2, odd, ceil_mode=True)
 
 
 def norm(dim: int) -> nn.GroupNorm:
+    """GroupNorm of 32 groups, or of 8 where a narrow network has no 32 channels to share."""
     return nn.GroupNorm(32 if dim % 32 == 0 else 8, dim, eps=1e-6)
 
 
@@ -183,6 +185,7 @@ class Bottleneck(nn.Module):
         self.conv1, self.norm1 = StandardConv2d(dim_in, dim, 1), norm(dim)
         self.conv2, self.norm2 = StandardConv2d(dim, dim, 3, stride), norm(dim)
         self.conv3, self.norm3 = StandardConv2d(dim, 4 * dim, 1), norm(4 * dim)
+        nn.init.zeros_(self.norm3.weight)
         self.shortcut = Shortcut(dim_in, 4 * dim, stride) if first else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
@@ -209,7 +212,7 @@ class Trunk(nn.Module):
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c h2 w2"]:
         x = self.norm(self.conv(image.contiguous(memory_format=torch.channels_last))).relu()
-        return self.stages(F.max_pool2d(same(x, 3, 2, float("-inf")), 3, 2))
+        return self.stages(pooled(x))
 
 
 class HybridEmbed(PatchEmbed):

@@ -1,7 +1,8 @@
 """Name tables of ViT: the dialects in which its weights are published.
 
 Flax names come in two numberings and with or without a MAP head; timm, transformers and
-big_vision's weights in timm's names differ in where the class token's position is.
+big_vision's weights in timm's names differ in where the class token's position is. SigLIP's
+image tower is a ViT without a head for classes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _timm(config: Any) -> list:
     token = config.pool == "token"
     return [
         ("cls_token", "embed.token[+]"),
-        *([("pos_embed", ("embed.token[+]", "embed.position"), class_row)] if token else []),
+        *([("pos_embed", ("embed.token[+2]", "embed.position"), class_row)] if token else []),
         ("pos_embed", "embed.position"),
         ("patch_embed.", "embed."),
         ("fc_norm.", "norm."),
@@ -56,7 +57,12 @@ def _into_heads(value: Tensor) -> Tensor:
 
 
 def _npz(config: Any) -> list:
-    """Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and _0."""
+    """Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and _0.
+
+    A position table inside of `Transformer` has a row for the class token if there is one;
+    big_vision's, outside of it, has none.
+    """
+    token = config.pool == "token"
     inside = "Transformer/encoderblock_{i}/"
     attention = inside + "MultiHeadDotProductAttention_{k}/"
     probe = "MAPHead_0/MultiHeadDotProductAttention_{k}/"
@@ -66,6 +72,16 @@ def _npz(config: Any) -> list:
         for leaf, ours in (("kernel", "weight"), ("bias", "bias"))
     ]
     return [
+        # Training states of big_vision hold more than weights.
+        ("opt/target/", ""),
+        ("opt/", None),
+        ("chrono/", None),
+        ("params/", ""),
+        # Files from the time of ViT-G have the MAP head's parts at the root.
+        *[
+            (part, f"MAPHead_0/{part}")
+            for part in ("probe", "MultiHeadDotProductAttention_", "LayerNorm_", "MlpBlock_")
+        ],
         # Scan-trained files stack all blocks along a first axis.
         (
             "Transformer/encoderblock/",
@@ -74,11 +90,10 @@ def _npz(config: Any) -> list:
         ),
         ("cls", "embed.token[+]"),
         ("pos_embedding", "embed.position"),
-        (
-            "Transformer/posembed_input/pos_embedding",
-            ("embed.token[+]", "embed.position"),
-            class_row,
-        ),
+        ("Transformer/posembed_input/", "Transformer/"),
+        ("Transformer/pos_embedding", ("embed.token[+2]", "embed.position"), class_row)
+        if token
+        else ("Transformer/pos_embedding", "embed.position"),
         *_RESNET,
         ("embedding/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
         ("embedding/bias", "embed.proj.bias"),
@@ -115,7 +130,7 @@ def _npz(config: Any) -> list:
 _TRANSFORMERS = [
     ("vit.", ""),
     ("embeddings.cls_token", "embed.token[+]"),
-    ("embeddings.position_embeddings", ("embed.token[+]", "embed.position"), class_row),
+    ("embeddings.position_embeddings", ("embed.token[+2]", "embed.position"), class_row),
     ("embeddings.patch_embeddings.projection.", "embed.proj."),
     ("encoder.layer.", "layers."),
     ("layers.{i}.", "blocks.{i}."),
@@ -133,6 +148,39 @@ _TRANSFORMERS = [
     (".layernorm_before.", ".norm1."),
     (".layernorm_after.", ".norm2."),
     ("layernorm.", "norm."),
+    ("pooler.dense.", "pre_logits.0."),
+    ("classifier.", "head."),
+]
+
+
+def _probe(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [q | k | v] of a joined projection as those of q and of [k | v]."""
+    dim = value.shape[0] // 3
+    return value[:dim], value[dim:]
+
+
+# SigLIP's image tower in transformers: it has no head, so a file must bring a `classifier`.
+_SIGLIP = [
+    ("vision_model.", ""),
+    ("text_model.", None),
+    ("logit_", None),
+    ("embeddings.patch_embedding.", "embed.proj."),
+    ("embeddings.position_embedding.weight", "embed.position", lambda v: v[None]),
+    ("encoder.layers.{i}.", "blocks.{i}."),
+    *[
+        (f".self_attn.{name}_proj.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
+        for part, name in enumerate("qkv")
+        for leaf in ("weight", "bias")
+    ],
+    (".self_attn.out_proj.", ".mixer.proj."),
+    (".layer_norm{n}.", ".norm{n}."),
+    ("post_layernorm.", "norm."),
+    ("head.", "pool."),
+    ("pool.attention.in_proj_weight", ("pool.q.weight", "pool.kv.weight"), _probe),
+    ("pool.attention.in_proj_bias", ("pool.q.bias", "pool.kv.bias"), _probe),
+    ("pool.attention.out_proj.", "pool.proj."),
+    ("pool.layernorm.", "pool.norm."),
+    (".mlp.", ".ffn."),
     ("classifier.", "head."),
 ]
 # big_vision in timm's names: the position table has no row for the class token.
@@ -148,4 +196,5 @@ TABLES: dict[str, list | Callable[[Any], list]] = {
     "npz": _npz,
     "timm": _timm,
     "transformers": _TRANSFORMERS,
+    "siglip": _SIGLIP,
 }

@@ -130,6 +130,10 @@ def test_other_channels(family):
             p.add_(torch.randn_like(p) * 0.05)  # some heads start at zero
         grey = torch.randn(2, 1, 56, 56, dtype=torch.float64)
         expected = model(grey.expand(-1, 3, -1, -1))
+        if family == "t2t_vit":  # norms unfolded pixels of all channels together
+            with pytest.raises(CheckpointError, match="cannot be adapted; convert the images"):
+                vitrail.load(config, model.state_dict(), channels=1)
+            return
         for channels in (1, 2, 4, 13):
             moved = vitrail.load(config, model.state_dict(), channels=channels, dtype=torch.float64)
             assert moved.config.channels == channels

@@ -102,7 +102,7 @@ class Blocks(nn.ModuleList):
 
     recompute = False
 
-    def run(self, block: Callable, *args: Any) -> Tensor:
+    def run(self, block: Callable, *args: Any) -> Any:
         """One block, or a method of one, on its inputs."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)  # pyright: ignore

@@ -169,16 +169,17 @@ class PatchEmbed(nn.Module):
     """Patches of p x p pixels, each a token by one linear map, plus positions and class token.
 
     (B, channels, H, W) to (B, token + H W / p^2, C). At another image size than the config's
-    the learned positions are resampled on the way.
+    the learned positions are resampled on the way. Maps cut into patches in place of the image
+    have `channels` of their own.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, channels: int | None = None) -> None:
         super().__init__()
         h, w = config.image
+        channels = channels or config.channels
         self.config = config
-        self.proj = Conv2d(config.channels, config.dim, config.patch, config.patch)
-        fan_in = config.channels * config.patch**2
-        nn.init.trunc_normal_(self.proj.weight, std=fan_in**-0.5)
+        self.proj = Conv2d(channels, config.dim, config.patch, config.patch)
+        nn.init.trunc_normal_(self.proj.weight, std=(channels * config.patch**2) ** -0.5)
         nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType]
         rows = math.prod(self.grid(h, w))
         if config.position == "learned":

@@ -162,7 +162,7 @@ def pooled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
 
 
 def norm(dim: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, or of 8 where a narrow network has no 32 channels to share."""
+    """GroupNorm of 32 groups, or of 8 where 32 do not divide a narrow network's width."""
     return nn.GroupNorm(32 if dim % 32 == 0 else 8, dim, eps=1e-6)
 
 
@@ -189,9 +189,9 @@ class Bottleneck(nn.Module):
         self.shortcut = Shortcut(dim_in, 4 * dim, stride) if first else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        y = self.norm1(self.conv1(x)).relu()
-        y = self.norm2(self.conv2(y)).relu()
-        return (self.shortcut(x) + self.norm3(self.conv3(y))).relu()
+        y = self.norm1(self.conv1(x)).relu_()
+        y = self.norm2(self.conv2(y)).relu_()
+        return self.norm3(self.conv3(y)).add_(self.shortcut(x)).relu_()
 
 
 class Trunk(nn.Module):
@@ -211,7 +211,7 @@ class Trunk(nn.Module):
         self.stages, self.width = nn.Sequential(*stages), before
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c h2 w2"]:
-        x = self.norm(self.conv(image.contiguous(memory_format=torch.channels_last))).relu()
+        x = self.norm(self.conv(image.contiguous(memory_format=torch.channels_last))).relu_()
         return self.stages(pooled(x))
 
 
@@ -220,11 +220,8 @@ class HybridEmbed(PatchEmbed):
 
     def __init__(self, config: Config) -> None:
         trunk = Trunk(config)
-        super().__init__(config)
+        super().__init__(config, trunk.width)
         self.trunk = trunk
-        self.proj = Conv2d(trunk.width, config.dim, config.patch, config.patch)
-        nn.init.trunc_normal_(self.proj.weight, std=(trunk.width * config.patch**2) ** -0.5)
-        nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType]
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
         """Tokens down and across of an image of h x w pixels; ValueError unless they fit."""

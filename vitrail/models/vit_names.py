@@ -20,17 +20,12 @@ _BLOCK += [("attn_pool.", "pool."), (".attn.", ".mixer."), (".mlp.", ".ffn.")]
 # The ResNet of the hybrids, in Flax; entries of its GroupNorms may have axes of size one.
 _RESNET = [
     ("conv_root/", "embed.trunk.conv."),
-    ("gn_root/", "embed.trunk.norm."),
+    ("gn_root/", "embed.trunk.norm.", Tensor.flatten),
     ("block{s}/unit{u}/", "embed.trunk.stages.{s-1}.{u-1}."),
-    *[
-        (f".{theirs}/", f".{ours}.")
-        for theirs, ours in [
-            *[(f"conv{n}", f"conv{n}") for n in (1, 2, 3)],
-            *[(f"gn{n}", f"norm{n}") for n in (1, 2, 3)],
-            ("conv_proj", "shortcut.conv"),
-            ("gn_proj", "shortcut.norm"),
-        ]
-    ],
+    (".conv{n}/", ".conv{n}."),
+    (".gn{n}/", ".norm{n}.", Tensor.flatten),
+    (".conv_proj/", ".shortcut.conv."),
+    (".gn_proj/", ".shortcut.norm.", Tensor.flatten),
 ]
 
 
@@ -47,8 +42,8 @@ def _timm(config: Any) -> list:
 
 
 def _kernel(value: Tensor) -> Tensor:
-    """Flax (in, out) to torch (out, in)."""
-    return value.mT
+    """Flax (in, out) to torch (out, in), and (h, w, in, out) to (out, in, h, w)."""
+    return value.movedim((-1, -2), (0, 1))
 
 
 def _into_heads(value: Tensor) -> Tensor:
@@ -95,8 +90,7 @@ def _npz(config: Any) -> list:
         if token
         else ("Transformer/pos_embedding", "embed.position"),
         *_RESNET,
-        ("embedding/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
-        ("embedding/bias", "embed.proj.bias"),
+        ("embedding/", "embed.proj."),
         *joined,
         (f"{attention}out/kernel", "blocks.{i}.mixer.proj.weight", lambda v: v.flatten(0, 1).mT),
         (f"{attention}out/bias", "blocks.{i}.mixer.proj.bias"),

@@ -19,6 +19,7 @@ STRANGERS = [("models", "train"), ("methods", "tasks"), ("tasks", "search"), ("m
 # a model and those whose papers it builds on
 ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
+    "localvit": {"pvt", "t2t_vit", "tnt"},
     "vit": {"vit_names"},
     "vit_hybrid": {"vit"},
 }
@@ -86,6 +87,7 @@ LINES = {
     "__init__": 290,
     "attention_cnn": 300,
     "levit": 390,
+    "localvit": 380,
     "pvt": 285,
     "swin": 290,
     "vit": 275,

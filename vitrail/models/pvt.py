@@ -219,7 +219,7 @@ class PVT(Backbone):
 
     def __init__(self, config: Config, block: BlockOf | None = None) -> None:
         super().__init__()
-        c = self.config = config
+        c = self.config = self.sizes = config  # a guest's network has a config of its own
         lengths = {len(v) for v in (c.dims, c.depths, c.heads, c.ratios, c.reductions)}
         if len(lengths) > 1:
             raise ValueError(
@@ -267,7 +267,7 @@ class PVT(Backbone):
 
     def _stages(self, image: Tensor) -> list[tuple[Tensor, Grid]]:
         check_image(image, self.config, "pvt")
-        grids(self.config, *image.shape[-2:])
+        grids(self.sizes, *image.shape[-2:])
         found, x = [], image
         for stage in self.stages:
             tokens, grid = stage(x)

@@ -220,7 +220,7 @@ class TNT(Backbone):
 
     def __init__(self, config: Config, outer: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
-        c = self.config = config
+        c = self.config = self.sizes = config  # a guest's network has a config of its own
         self.pixels, self.join = PixelEmbed(c), Join(c, vector=True)
         self.join_norm = nn.LayerNorm(c.dim)
         self.token = nn.Parameter(torch.empty(1, 1, c.dim))
@@ -248,7 +248,7 @@ class TNT(Backbone):
     def _tokens(self, image: Tensor) -> tuple[list[Tensor], Grid]:
         """Tokens (B, 1 + h w, C) after every block, and their grid."""
         check_image(image, self.config, "tnt")
-        size, made = grid(self.config, *image.shape[-2:]), grid(self.config, *self.config.image)
+        size, made = (grid(self.sizes, *hw) for hw in (image.shape[-2:], self.sizes.image))
         pixels = self.pixels(image)
         x = self.join_norm(self.join(pixels, math.prod(size)))
         x = torch.cat(

@@ -18,6 +18,7 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 STRANGERS = [("models", "train"), ("methods", "tasks"), ("tasks", "search"), ("methods", "search")]
 # a model and those whose papers it builds on
 ANCESTORS: dict[str, set[str]] = {
+    "dinat": {"nat", "swin"},
     "lg_transformer": {"swin"},
     "localvit": {"pvt", "t2t_vit", "tnt"},
     "vit": {"vit_names"},

@@ -181,6 +181,31 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    method: Annotated[
+        str, typer.Option(help="auto, rollout, class-attention, gradient or occlusion.")
+    ] = "auto",
+    about: Annotated[str | None, typer.Option("--class", help="Ask about this class.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The picture, of one image.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what a finished run looked at in an image, beside the image."""
+    from vitrail.explain import ASKED, explain_files
+
+    found = explain_files(run, images, method=method, about=about, out=out)
+    if as_json:
+        print(json.dumps([vars(one) for one in found], indent=1))
+        return
+    for one in found:
+        print(
+            f"{one.path}: {one.guess} ({one.confidence:.0%}); {one.picture} shows {one.method} for "
+            f"{one.asked}, {ASKED[one.method]}"
+        )
+
+
+@app.command()
 def load(
     file: Annotated[str, typer.Argument(help="A checkpoint, or hf-hub:owner/name to fetch it.")],
     out: Out = None,

@@ -1,23 +1,162 @@
-"""What a model looked at: the image is hidden piece by piece, and the loss of confidence drawn.
+"""What a model looked at, as a map over the image; four ways to ask.
 
-Occlusion (Zeiler and Fergus, ECCV 2014, arXiv 1311.2901) asks the model itself instead of
-reading gradients or attention, so it is true of every backbone alike, deployed ones included.
-It costs some hundred forward passes of one image, in batches.
+- `occlusion` (Zeiler and Fergus, ECCV 2014, arXiv 1311.2901) hides the image piece by piece and
+  draws the loss of confidence: true of every backbone, some hundred forward passes.
+- `rollout` (Abnar and Zuidema, ACL 2020, arXiv 2005.00928) multiplies the attention of all
+  blocks, each with its skip: for transformers whose tokens all attend to each other.
+- `class_attention` shows what a class token or probe reads at the end: CaiT, XCiT, MAP heads.
+- `gradient` (Grad-CAM, Selvaraju et al., ICCV 2017, arXiv 1610.02391) weighs the last map by
+  the gradient of a class: for any backbone.
+
+`explain` takes the one that suits the model.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
+from vitrail.errors import ConfigError, DataError, RunError
+
+# Occlusion's patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
 # coarse enough that hiding one patch matters.
 PLACES = 9
 SHOWN = 112  # pixels at which a small image is shown, at least
+
+
+METHODS = ("occlusion", "rollout", "class-attention", "gradient")
+ASKED = {
+    "occlusion": "bright where hiding a piece of the image takes confidence away",
+    "rollout": "bright where its attention, multiplied over all blocks, comes from",
+    "class-attention": "bright where its class token reads",
+    "gradient": "bright where the last map speaks for the class (Grad-CAM)",
+}
+
+
+def explain(
+    model: nn.Module, image: Tensor, target: int, method: str = "auto"
+) -> tuple[np.ndarray, str]:
+    """A map float32 (H, W) in [0, 1] of an image (C, H, W), normalised as the model takes it,
+    for class `target`, and the method: one of `METHODS`, or "auto" for what suits the model.
+
+    Raises ConfigError for a method that the model does not have.
+    """
+    model = model.eval()
+    if method == "occlusion":
+        return saliency(model, image, target), method
+    if method not in (*METHODS, "auto"):
+        raise ConfigError(f"method is {method!r}: expected auto, {', '.join(METHODS)}")
+    found = {} if method == "gradient" else _attended(model, image)
+    if method == "auto":
+        method = next((m for m in ("class-attention", "rollout") if m in found), "gradient")
+    if method == "gradient":
+        return gradient(model, image, target), method
+    if method not in found:
+        have = [*found, "gradient", "occlusion"]
+        raise ConfigError(f"method is {method!r}; this model has {', '.join(have)}")
+    return _enlarged_heat(found[method], image), method
+
+
+@torch.no_grad()
+def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Maps (h, w) by rollout and class attention, as far as the model's attention allows."""
+    seen: list[Tensor] = []
+    handles = [
+        module.register_forward_pre_hook(
+            lambda m, args: seen.append(m.weights(*args)[0].float().mean(0))
+        )
+        for module in model.modules()
+        if hasattr(module, "weights")
+    ]
+    try:
+        maps = model.features(image[None])  # pyright: ignore[reportCallIssue]
+        within = len(seen)
+        seen.clear()
+        model(image[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    grid, found = maps[-1].shape[1:3], {}
+    n = math.prod(grid)
+    readers = [w for w in seen[within:] or seen if w.shape[0] == 1 and w.shape[1] >= n]
+    if readers:
+        found["class-attention"] = torch.stack([w[0, -n:] for w in readers]).mean(0).view(grid)
+    square = [w for w in seen if w.shape[0] == w.shape[1]]
+    sizes = {w.shape[0] for w in square}
+    if len(maps) == 1 and len(sizes) == 1 and n <= (size := sizes.pop()):
+        found["rollout"] = rollout(square, size - n).view(grid)
+    return found
+
+
+def rollout(weights: list[Tensor], prefix: int) -> Tensor:
+    """How much each patch enters the answer: (N - prefix,), summing to at most 1.
+
+    `weights` are the attention (N, N) of all blocks, heads averaged, the first block's first;
+    the skip counts as much as the attention. Read from the first token if there is a prefix,
+    else as the mean over tokens.
+    """
+    total = torch.eye(len(weights[0]))
+    for share in weights:
+        mixed = share + torch.eye(len(share))
+        total = mixed / mixed.sum(1, keepdim=True) @ total
+    return total[0, prefix:] if prefix else total.mean(0)
+
+
+def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
+    """Where the last stage's input speaks for a class: float32 (H, W) in [0, 1].
+
+    Channels are weighed by the mean gradient of the class's logit; what speaks against it
+    counts as 0. Of transformers it is the input of the last block, since a class token reads
+    nothing after it.
+    """
+    taken: list[Tensor] = []
+
+    def take(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        place = next(i for i, a in enumerate(args) if isinstance(a, Tensor) and len(a) == 1)
+        taken.append(args[place].detach().requires_grad_())
+        return (*args[:place], taken[-1], *args[place + 1 :])
+
+    with torch.no_grad():
+        grid = model.features(image[None])[-1].shape[1:3]  # pyright: ignore[reportCallIssue]
+    handle = _last(model).register_forward_pre_hook(take)
+    try:
+        with torch.enable_grad():
+            logit = model(image[None])[0, target]
+            (slope,) = torch.autograd.grad(logit, taken[-1])
+    finally:
+        handle.remove()
+    x = taken[-1].detach()[0]
+    if x.ndim == 2:
+        n = math.prod(grid)
+        x, slope = x[-n:].unflatten(0, grid), slope[0, -n:].unflatten(0, grid)
+    else:
+        slope = slope[0]
+    return _enlarged_heat((x * slope.mean((0, 1))).sum(-1).clamp(min=0), image)
+
+
+def _last(model: nn.Module) -> nn.Module:
+    """The block whose input is explained."""
+    stages = getattr(model, "stages", None)
+    return model.blocks[-1] if stages is None else stages[-1].blocks[0]  # pyright: ignore
+
+
+def _enlarged_heat(heat: Tensor, image: Tensor) -> np.ndarray:
+    heat = heat.float()
+    low, high = heat.min(), heat.max()
+    scaled = (heat - low) / (high - low) if high > low else torch.zeros_like(heat)
+    size = image.shape[-2:]
+    smooth = F.interpolate(scaled[None, None], size, mode="bilinear", align_corners=False)
+    return smooth[0, 0].numpy()
 
 
 @torch.no_grad()
@@ -91,3 +230,89 @@ def _encoded(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+# ---- pictures of files ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a run says of an image file, the class that was asked about, and the picture."""
+
+    path: str
+    guess: str
+    confidence: float
+    asked: str
+    method: str
+    picture: str
+
+
+def explain_files(
+    run: str | os.PathLike,
+    paths: list[str],
+    *,
+    method: str = "auto",
+    about: str | None = None,
+    out: Path | None = None,
+    say: Callable[[Explained], None] = lambda explained: None,
+) -> list[Explained]:
+    """Write a picture for each image file: the input, and beside it what the model looked at.
+
+    Only the run folder is read. Pictures are NAME-explained.png in the working directory, or
+    `out` for a single image; none is overwritten. `about` names the class to ask for, the
+    model's answer if not given. Raises RunError, ConfigError, DataError.
+    """
+    from vitrail.run_folder import RunFolder
+
+    model, _, labels = RunFolder.open(run).load_model()
+    if about is not None and about not in labels.classes:
+        raise ConfigError(f"class {about!r} is unknown to the run: {', '.join(labels.classes)}")
+    if out is not None and len(paths) > 1:
+        raise ConfigError(f"--out names one picture for {len(paths)} images: give one image")
+    targets = [out or Path(f"{Path(path).stem}-explained.png") for path in paths]
+    for target in targets:
+        if target.exists():
+            raise RunError(f"{target} exists and is not overwritten: name another by --out")
+    found = []
+    for path, target in zip(paths, targets, strict=True):
+        found.append(_explain_file(model, labels, path, target, method, about))
+        say(found[-1])
+    return found
+
+
+def _explain_file(
+    model: nn.Module, labels: Any, path: str, target: Path, method: str, about: str | None
+) -> Explained:
+    from vitrail.data.decode import BrokenImage, decode
+
+    try:
+        image = decode(Path(path).read_bytes(), labels.image, labels.channels)
+    except (OSError, BrokenImage) as error:
+        raise DataError(f"{path} is no image that can be read ({error})") from error
+    x = labels.normalised(image[None])[0]
+    with torch.no_grad():
+        shares = (model(x[None])[0] / labels.temperature).softmax(0)
+    guess = int(shares.argmax())
+    asked = guess if about is None else labels.classes.index(about)
+    heat, used = explain(model, x, asked, method)
+    one = Explained(
+        path, labels.classes[guess], float(shares[guess]), labels.classes[asked], used, str(target)
+    )
+    _draw(image, heat, one, target)
+    return one
+
+
+def _draw(image: np.ndarray, heat: np.ndarray, one: Explained, target: Path) -> None:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    titles = (f"{one.guess}, {one.confidence:.0%} sure", f"{one.asked}: {one.method}")
+    for axes, title, data in zip(
+        figure.subplots(1, 2), titles, (png(image), overlay(image, heat)), strict=True
+    ):
+        axes.imshow(np.asarray(Image.open(io.BytesIO(data))))
+        axes.set_title(title, fontsize=11)
+        axes.axis("off")
+    figure.supxlabel(ASKED[one.method], fontsize=9, color="0.4")
+    figure.savefig(target, dpi=130)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vitrail.config import to_json
 from vitrail.data.gate import Inspection
-from vitrail.explain import overlay, png, saliency
+from vitrail.explain import ASKED, explain, overlay, png
 from vitrail.export import Exported, export_onnx
 from vitrail.fit import facts as gathered
 from vitrail.fit.arguments import Arguments
@@ -200,7 +200,7 @@ def _mistakes(
     for row in worst:
         image = verdict.pixels.take(np.array([row]))[0]
         guess = int(guesses[row])
-        seen = saliency(model, labels.normalised(image[None])[0], guess)
+        seen, method = explain(model, labels.normalised(image[None])[0], guess)
         found.append(
             Mistake(
                 png(image),
@@ -209,6 +209,7 @@ def _mistakes(
                 classes[guess],
                 float(sure[row]),
                 verdict.pixels.keys[row],
+                ASKED[method],
             )
         )
     return found

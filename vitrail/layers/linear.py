@@ -20,7 +20,7 @@ class Linear(Kept, nn.Linear):
 
     def then(self, x: Float[Tensor, "*s c"], act: nn.Module) -> Float[Tensor, "*s c2"]:
         """act(linear(x)); in one pass over the result where oneDNN knows the activation."""
-        name, form = _known(act)
+        name, form = fused(act)
         if name and self._keeps(x):
             return self._pointwise(x, name, form)
         return act(self(x))
@@ -37,7 +37,7 @@ class Linear(Kept, nn.Linear):
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, act, [], form)
 
 
-def _known(act: nn.Module) -> tuple[str, str]:
+def fused(act: nn.Module) -> tuple[str, str]:
     """oneDNN's name and form of an activation, or two empty strings."""
     if type(act) is nn.GELU:
         return "gelu", act.approximate

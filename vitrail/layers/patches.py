@@ -10,7 +10,7 @@ from vitrail.layers.conv import Conv2d
 from vitrail.layers.position import bicubic_grid
 
 
-def class_row(table: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor]:
+def class_row(table: Tensor) -> tuple[Tensor, Tensor]:
     """A position table as what its first row adds to the class token, and the patches' table."""
     return table[:, :1], table[:, 1:]
 

@@ -91,7 +91,7 @@ SPACE = Small(
 def _authors(config: Config) -> list:
     return [
         ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+]", "embed.position"), class_row),
+        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
         ("patch_embed.conv1.", "embed.proj.0.conv."),
         ("patch_embed.bn1.", "embed.proj.0.norm."),
         ("patch_embed.conv2.", "embed.proj.2.conv."),

@@ -117,7 +117,7 @@ def _authors(config: Config) -> list:
     mixed = [i for i, local in enumerate(config.local) if 0 < local < config.heads]
     return [
         ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+]", "embed.position"), class_row),
+        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
         ("patch_embed.", "embed."),
         ("blocks.{i}.0.", "blocks.{i}."),
         (".net.1.weight", ".net.enter.weight", lambda v: v.squeeze(-1)),

@@ -113,7 +113,7 @@ SPACE = Small(
 _HOST: dict[str, Callable[[Any], list] | list] = {
     "deit": [
         ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+]", "embed.position"), class_row),
+        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
         ("patch_embed.", "embed."),
         (".attn.", ".mixer."),
     ],

@@ -85,7 +85,7 @@ def _authors(config: Config) -> list:
         ("cls_token", f"stages.{last - 1}.token[+]"),
         (
             f"pos_embed{last}",
-            (f"stages.{last - 1}.token[+]", f"stages.{last - 1}.position"),
+            (f"stages.{last - 1}.token[+2]", f"stages.{last - 1}.position"),
             class_row,
         ),
         ("pos_embed{i}", "stages.{i-1}.position"),

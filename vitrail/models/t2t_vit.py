@@ -83,7 +83,7 @@ SPACE = Small(
 
 _AUTHORS = [
     ("cls_token", "embed.token[+]"),
-    ("pos_embed", ("embed.token[+]", "embed.position"), class_row),
+    ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
     ("tokens_to_token.attention{i}.", "embed.mixers.{i-1}."),
     ("tokens_to_token.project.", "embed.project."),
     (".attn.", ".mixer."),

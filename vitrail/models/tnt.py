@@ -72,7 +72,7 @@ SPACE = Small(
 def _timm(config: Config) -> list:
     return [
         ("cls_token", "token[+]"),
-        ("patch_pos", ("token[+]", "position"), class_row),
+        ("patch_pos", ("token[+2]", "position"), class_row),
         ("pixel_pos", "pixels.position"),
         ("pixel_embed.", "pixels."),
         ("norm1_proj.", "join.norm."),

@@ -114,7 +114,7 @@ def _pycls(config: Config) -> list:
     token = config.pool == "token"
     return [
         ("class_token", "embed.token[+]"),
-        ("pos_embedding", ("embed.token[+]", "embed.position"), _positions)
+        ("pos_embedding", ("embed.token[+2]", "embed.position"), _positions)
         if token
         else ("pos_embedding", "embed.position", _tokens_first),
         ("stem.cstem{i}_conv.", "embed.convs.{i}.conv."),
@@ -137,7 +137,7 @@ def _pycls(config: Config) -> list:
 
 _TORCHVISION = [
     ("class_token", "embed.token[+]"),
-    ("encoder.pos_embedding", ("embed.token[+]", "embed.position"), class_row),
+    ("encoder.pos_embedding", ("embed.token[+2]", "embed.position"), class_row),
     ("conv_proj.conv_bn_relu_{i}.0.", "embed.convs.{i}.conv."),
     ("conv_proj.conv_bn_relu_{i}.1.", "embed.convs.{i}.norm."),
     ("conv_proj.conv_last.", "embed.proj."),

@@ -152,7 +152,7 @@ def _authors(config: Config) -> list:
     return [
         ("net.backbone_init_stem_Patch_init_0.0.", "embed."),
         ("embed.cls_token", "embed.token[+]"),
-        ("embed.pos_embed", ("embed.token[+]", "embed.position"), class_row),
+        ("embed.pos_embed", ("embed.token[+2]", "embed.position"), class_row),
         *[
             (f"net.backbone_Block_Block_{slot}.0.", f"blocks.{n}.")
             for n, slot in enumerate(filled(config))

@@ -159,7 +159,8 @@ class CalibrationFacts:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the model got wrong: two PNGs, the second with what it looked at."""
+    """A test image that the model got wrong: two PNGs, the second with what it looked at, and
+    what is bright on that."""
 
     png: bytes
     overlay: bytes | None
@@ -167,6 +168,7 @@ class Mistake:
     guess: str
     confidence: float
     key: str
+    shown: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -273,16 +274,18 @@ def compare(
     layers = [*found.layers, found.logits]
     if as_json:
         facts = {"equal": found.first is None, "paired_by": found.paired, "said": found.said()}
-        first = found.first and vars(found.first)
-        rows = [vars(layer) for layer in layers]
-        parameters = sorted(found.parameters)
-        print(json.dumps(facts | {"first": first, "layers": rows, "parameters": parameters}))
+        told = {"first": found.first and _facts(found.first), "alone": found.alone}
+        told["layers"] = [_facts(layer) for layer in layers]
+        told["parameters"] = [_facts(entry) for entry in found.parameters]
+        print(json.dumps(facts | told))
     else:
         print(found.said())
         _console().print(_layer_table(layers, found.first, everything))
+        for which, names in zip(("first", "second"), found.alone, strict=True):
+            if names:
+                print(f"only the {which} has {_some(names)}")
         if found.parameters:
-            some = ", ".join(sorted(found.parameters)[:3])
-            print(f"{len(found.parameters)} tensors differ ({some} ...)")
+            print(f"parameters differ: {_some([entry.name for entry in found.parameters])}")
     if found.first is not None:
         raise typer.Exit(1)
 
@@ -297,6 +300,17 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
+def _facts(entry: Any) -> dict[str, Any]:
+    """The fields of a layer or a parameter; JSON has no infinity."""
+    return {k: None if v == float("inf") else v for k, v in vars(entry).items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def _layer_table(layers: list[Any], first: Any, everything: bool) -> Any:
     """The layers around the first deviation, or all of them."""
     from rich.table import Table
@@ -307,10 +321,9 @@ def _layer_table(layers: list[Any], first: Any, everything: bool) -> Any:
     for name in ("layer", "shape", "largest difference", "relative"):
         table.add_column(name, justify="left" if name in ("layer", "shape") else "right")
     for layer in shown:
-        name = layer.name if layer.name == layer.other else f"{layer.name} / {layer.other}"
         figures = f"{layer.difference:.2g}", f"{layer.relative:.1e}"
         style = "bold red" if layer is first else ""
-        table.add_row(name, "x".join(map(str, layer.shape)), *figures, style=style)
+        table.add_row(layer.said(), "x".join(map(str, layer.shape)), *figures, style=style)
     return table
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import vitrail
 from vitrail.errors import CheckpointError, ConfigError
-from vitrail.layers.offsets import Learned, Quadratic, offsets
+from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, between
 from vitrail.models.attention_cnn import Config, convolution_as_attention
 
 SMALL = Config(dim=12, depth=2, heads=4, hidden=16, image=(12, 16), classes=3)
@@ -33,6 +33,10 @@ def test_the_theorem(kernel, stride, dilation, padding, groups, bias):
     x = torch.randn(2, 4, 11, 12, dtype=torch.float64)
     layer = convolution_as_attention(conv)
     assert (layer(x) - conv(x)).abs().max() <= 1e-10
+    weights = layer.weights(x)
+    assert weights.shape[:2] == (2, conv.weight[0, 0].numel())
+    assert torch.allclose(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    assert torch.allclose(weights.amax(-1), torch.ones_like(weights[..., 0]))
 
 
 def test_the_softer_the_further():
@@ -40,9 +44,9 @@ def test_the_softer_the_further():
     torch.manual_seed(0)
     conv = nn.Conv2d(5, 7, 3, padding=1).double()
     x = torch.randn(1, 5, 9, 9, dtype=torch.float64)
-    gaps = [
-        float((convolution_as_attention(conv, a)(x) - conv(x)).abs().max()) for a in (5, 10, 20)
-    ]
+    with torch.no_grad():
+        layers = [convolution_as_attention(conv, alpha) for alpha in (5.0, 10.0, 20.0)]
+        gaps = [float((layer(x) - conv(x)).abs().max()) for layer in layers]
     assert gaps[0] > 50 * gaps[1] and gaps[1] > 1000 * gaps[2] > 0
 
 
@@ -51,6 +55,10 @@ def test_what_the_theorem_does_not_say():
         convolution_as_attention(nn.Conv2d(2, 2, 3, padding="same"))
     with pytest.raises(ValueError, match="mode 'reflect'"):
         convolution_as_attention(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match=r"is a Conv1d; .* give an nn.Conv2d"):
+        convolution_as_attention(nn.Conv1d(2, 2, 3))
+    with pytest.raises(ValueError, match="input has 2 pixels along an axis, padded by 0"):
+        convolution_as_attention(nn.Conv2d(2, 2, 3))(torch.zeros(1, 2, 2, 5))
 
 
 @pytest.mark.parametrize("general", [False, True])
@@ -59,8 +67,8 @@ def test_quadratic_scores_are_a_gaussian(general):
     torch.manual_seed(0)
     spreads = torch.randn(3, 2, 2).double() if general else torch.randn(3).double()
     centers = torch.randn(3, 2).double()
-    rows, columns = offsets(4, centers), offsets(5, centers)
-    got = Quadratic(centers, spreads)(rows, columns).flatten(3).softmax(-1)
+    position = (General if general else Quadratic)(centers, spreads)
+    got = position.table(4, 5)[0].unflatten(1, (4, 5))
     for head in range(3):
         precision = (
             spreads[head] @ spreads[head].T if general else torch.eye(2) * spreads[head] ** 2
@@ -78,11 +86,41 @@ def test_quadratic_scores_are_a_gaussian(general):
 def test_learned_scores_are_those_of_the_offsets():
     torch.manual_seed(0)
     position = Learned(6, 2, (3, 4)).double()
-    got = position(offsets(3, position.rows), offsets(4, position.rows))
+    got = position.scores(between(3, position.rows), between(4, position.rows))
     for y, x, ky, kx in ((0, 0, 2, 3), (2, 3, 0, 0), (1, 2, 1, 0)):
         row, column = position.rows[ky - y + 2], position.columns[kx - x + 3]
         expected = position.row_keys @ row + position.column_keys @ column
         assert torch.allclose(got[:, y, x, ky, kx], expected)
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "general", "learned"])
+def test_passes_are_what_the_weights_say(kind):
+    """Two passes, a kept table and a plain average by all weights are the same."""
+    torch.manual_seed(0)
+    centers = torch.randn(3, 2)
+    position = {
+        "quadratic": lambda: Quadratic(centers, torch.rand(3)),
+        "general": lambda: General(centers, torch.randn(3, 2, 2)),
+        "learned": lambda: Learned(6, 3, (4, 5)),
+    }[kind]().double()
+    x = torch.randn(2, 4, 5, 7, dtype=torch.float64)
+    slow = torch.einsum("nts,bsc->btnc", position.table(4, 5)[0], x.flatten(1, 2))
+    assert torch.allclose(position(x).flatten(1, 2), slow, atol=1e-12)
+    assert torch.allclose(Offsets.forward(position, x).flatten(1, 2), slow, atol=1e-12)
+    with torch.no_grad():
+        before = position(x)
+        assert torch.equal(position(x), before) and torch.allclose(before.flatten(1, 2), slow)
+        next(position.parameters()).mul_(1.5)
+        assert not torch.allclose(position(x), before)
+
+
+def test_dropout_acts_on_pairs_of_pixels():
+    """Dropped weights are gone and the others grow: their mean stays, with two passes or not."""
+    torch.manual_seed(0)
+    position = Quadratic(torch.randn(2, 2), torch.rand(2)).double()
+    x = torch.rand(1, 3, 4, 5, dtype=torch.float64)
+    many = torch.stack([position(x, 0.5) for _ in range(2000)])
+    assert many.std(0).min() > 0 and (many.mean(0) - position(x)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("encoding", ["learned", "content", "general"])

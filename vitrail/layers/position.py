@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,36 +110,42 @@ class FourierPosition(Kept):
         return (rows[:, None] + columns)[None]
 
 
-class KeptTable(nn.Module):
-    """A learned `table` whose dense form is kept while no gradients flow.
+class Derived(nn.Module):
+    """Something computed from a module's own parameters alone, kept while no gradients flow.
 
-    A model pays for the gather once; changes are noticed as in `kept.Kept`.
+    A model pays for it once; changes are noticed as in `kept.Kept`.
     """
 
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-        self._kept: tuple[tuple, Tensor] | None = None
+    _kept: tuple[tuple, Any] | None = None
 
-    def _kept_or(self, make: Callable[[], Tensor], place: tuple = ()) -> Tensor:
-        """What `make` gives, kept while neither the table nor `place` changes."""
+    def _kept_or(self, make: Callable[[], Any], place: tuple = ()) -> Any:
+        """What `make` gives, kept while neither the parameters nor `place` change."""
         if torch.compiler.is_compiling():
             return make()
-        if torch.is_grad_enabled() or self.table.is_inference():
+        own = list(self.parameters(recurse=False))
+        if torch.is_grad_enabled() or any(p.is_inference() for p in own):
             self._kept = None
             return make()
-        key = (self.table._version, self.table.data_ptr(), *place)
+        key = (*((p._version, p.data_ptr()) for p in own), *place)
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, make())
         return self._kept[1]
 
-    def train(self, mode: bool = True) -> KeptTable:
+    def train(self, mode: bool = True) -> Derived:
         """As nn.Module's; forgets what is kept."""
         self._kept = None
         return super().train(mode)
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "_kept": None}  # a copy starts without the cache
+
+
+class KeptTable(Derived):
+    """A learned `table` whose dense form is kept."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
 
 
 class BiasTable(KeptTable):

@@ -7,9 +7,10 @@ on pixels whose heads look where a relative position tells them: by a Gaussian w
 centre ("quadratic"; "general" with a full 2x2 precision), by learned embeddings of row and
 column offsets ("learned"), or by these and content ("content").
 
-Each head mixes all channels: value and output projection are one map, and another linear layer
-follows, which deploying folds into it. Where content plays no part, maps do not depend on the
-image and one matrix product applies all heads. LayerNorm's eps is 1e-12. The learned embeddings
+Each head sees all channels: value and output projection are one map of what all heads see, and
+another linear layer follows, which deploying folds into it. Where content plays no part, maps
+do not depend on the image, and all but "general" ones take two short passes, along rows and
+columns (see layers/offsets.py). LayerNorm's eps is 1e-12. The learned embeddings
 are for square maps in the authors' code and here for any up to the config's; to a smaller image
 they move by leaving out the outer offsets. The published operations are halved, since they
 count a multiply-add twice, and leave out what attention itself multiplies.
@@ -29,8 +30,8 @@ from vitrail.errors import CheckpointError
 from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.linear import Linear, frozen, linear
-from vitrail.layers.offsets import Learned, Quadratic, convolution_as_attention, offsets
+from vitrail.layers.linear import Linear, linear
+from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, convolution_as_attention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
@@ -87,10 +88,6 @@ SPACE = Small(
 
 def _names(config: Config) -> list:
     c, ours = config, ".mixer.position."
-
-    def by_heads(value: Tensor) -> Tensor:
-        return value.unflatten(1, (c.heads, -1)).transpose(0, 1).flatten(0, 1)
-
     return [
         (
             "features_upscale.weight",
@@ -104,8 +101,6 @@ def _names(config: Config) -> list:
         (".attention.self.col_embeddings.weight", ours + "rows"),
         (".attention.self.head_keys_row.weight", ours + "column_keys"),
         (".attention.self.head_keys_col.weight", ours + "row_keys"),
-        (".attention.self.value.weight", ".mixer.value.weight", by_heads),
-        (".attention.self.value.bias", ".mixer.bias"),
         (".attention.self.", ".mixer."),
         (".attention.output.dense.", ".mixer.proj."),
         (".attention.output.LayerNorm.", ".norm1."),
@@ -155,60 +150,54 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
 
 
 class PositionAttention(nn.Module):
-    """Heads that look where `position` says, each with its own map of all channels, summed,
-    then a linear layer: (B, h, w, C) to the same."""
+    """Heads that look where `position` says, a map of what all of them see, then a linear layer:
+    (B, h, w, C) to the same."""
 
-    def __init__(self, dim: int, heads: int, position: nn.Module, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, position: Offsets, dropout: float) -> None:
         super().__init__()
         self.heads, self.position, self.dropout = heads, position, dropout
-        self.value, self.bias = Linear(dim, heads * dim, bias=False), nn.Parameter(torch.zeros(dim))
+        self.value = Linear(heads * dim, dim)
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        maps = F.dropout(self._scores(x).softmax(-1), self.dropout, self.training)
-        v = self.value(x).view(x.shape[0], -1, x.shape[-1])  # tokens, heads inside, as rows
-        maps = maps.permute(1, 2, 0).flatten(1).expand(x.shape[0], -1, -1)
-        out = torch.baddbmm(self.bias, maps, v).view(x.shape)
-        return self._ended(out)
+        return self._mapped(self.position(x, self._rate()).flatten(3))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
         """Who looks at whom, the same for every image; rows are queries."""
-        return self._scores(x).softmax(-1).expand(x.shape[0], -1, -1, -1)
+        return self.position.table(*x.shape[1:3]).expand(x.shape[0], -1, -1, -1)
 
     def deployed(self) -> PositionAttention:
-        """The second linear layer goes into the heads' maps."""
-        second = self.proj
-        split = self.value.weight.unflatten(0, (self.heads, -1))
-        self.value = linear((second.weight @ split).flatten(0, 1), None)
-        self.bias, self.proj = frozen(second.weight @ self.bias + second.bias), nn.Identity()
+        """The second linear layer goes into the first."""
+        first, second = self.value, self.proj
+        bias = second.weight @ first.bias + second.bias
+        self.value, self.proj = linear(second.weight @ first.weight, bias), nn.Identity()
         return self
 
-    def _scores(self, x: Tensor) -> Float[Tensor, "n t s"]:
-        _, h, w, _ = x.shape
-        scores = self.position(offsets(h, self.bias), offsets(w, self.bias))
-        return scores.flatten(3).flatten(1, 2)
+    def _rate(self) -> float:
+        return self.dropout if self.training else 0.0
 
-    def _ended(self, out: Tensor) -> Tensor:
-        return F.dropout(self.proj(out), self.dropout, self.training)
+    def _mapped(self, seen: Float[Tensor, "b h w nc"]) -> Float[Tensor, "b h w c"]:
+        return F.dropout(self.proj(self.value(seen)), self.dropout, self.training)
 
 
 class ContentAttention(PositionAttention):
     """Heads that look by position and content: (B, h, w, C) to the same."""
 
-    def __init__(self, dim: int, heads: int, position: nn.Module, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, position: Offsets, dropout: float) -> None:
         super().__init__(dim, heads, position, dropout)
         self.query, self.key = Linear(dim, heads * dim), Linear(dim, heads * dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        q, k, v = (self._split(part, x) for part in (self.query, self.key, self.value))
-        dropout = self.dropout if self.training else 0.0
-        out = attend(q, k, v, bias=self._scores(x), dropout=dropout).sum(1)
-        return self._ended((out + self.bias).view(x.shape))
+        q, k = self._split(self.query, x), self._split(self.key, x)
+        v = x.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
+        bias = self.position.bias(*x.shape[1:3])
+        seen = attend(q, k, v, bias=bias, dropout=self._rate())
+        return self._mapped(seen.transpose(1, 2).reshape(*x.shape[:3], -1))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
         """Who looks at whom, rows are queries."""
-        q, k = (self._split(part, x) for part in (self.query, self.key))
-        return attention_weights(q, k, bias=self._scores(x))
+        q, k = self._split(self.query, x), self._split(self.key, x)
+        return attention_weights(q, k, bias=self.position.bias(*x.shape[1:3]))
 
     def _split(self, part: Linear, x: Tensor) -> Tensor:
         return part(x.flatten(1, 2)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -280,12 +269,14 @@ class AttentionCNN(Isotropic):
         )
 
 
-def _position(config: Config) -> nn.Module:
+def _position(config: Config) -> Offsets:
     c = config
     if c.encoding in ("learned", "content"):
         return Learned(c.dim, c.heads, grid(c, *c.image))
-    one = torch.ones(c.heads) if c.encoding == "quadratic" else torch.eye(2).repeat(c.heads, 1, 1)
-    return Quadratic(2 * torch.randn(c.heads, 2), one + 0.01 * torch.randn_like(one))
+    centers = 2 * torch.randn(c.heads, 2)
+    if c.encoding == "quadratic":
+        return Quadratic(centers, 1 + 0.01 * torch.randn(c.heads))
+    return General(centers, torch.eye(2) + 0.01 * torch.randn(c.heads, 2, 2))
 
 
 MODEL = AttentionCNN

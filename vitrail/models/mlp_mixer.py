@@ -134,12 +134,12 @@ def grid(config: Config, h: int, w: int) -> tuple[int, int]:
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """The state as it is where both sizes have the same number of tokens, else CheckpointError."""
-    before, after = (math.prod(grid(c, *c.image)) for c in (old, new))
+    """The state as it is where both sizes have the same grid of tokens, else CheckpointError."""
+    before, after = (grid(c, *c.image) for c in (old, new))
     if before != after:
-        h, w = new.image
+        (h, w), (rows, columns) = new.image, before
         raise CheckpointError(
-            f"image is {h}x{w}, {after} patches; this mixer mixes {before} tokens: resize to "
+            f"image is {h}x{w}; this mixer's weights are for {rows}x{columns} tokens: resize to "
             f"{old.image[0]}x{old.image[1]}, or go to a multiple of it by `enlarged`"
         )
     return state
@@ -192,11 +192,11 @@ class Embed(nn.Module):
         self.proj = Conv2d(c.channels, c.dim, c.patch, c.patch)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across; ValueError unless there are as many as the config has."""
+        """Patches down and across; ValueError unless they are those of the config."""
         made, found = grid(self.config, *self.config.image), grid(self.config, h, w)
-        if math.prod(made) != math.prod(found):
+        if made != found:
             raise ValueError(
-                f"image is {h}x{w}; this mixer takes {math.prod(made)} patches of "
+                f"image is {h}x{w}; this mixer takes {made[0]}x{made[1]} patches of "
                 f"{self.config.patch} pixels: create it with image=({h}, {w}), or resize"
             )
         return found

@@ -20,31 +20,45 @@ import vitrail
 from vitrail import models
 from vitrail.layers.fold import deploy
 from vitrail.layers.residual import Blocks
+from vitrail.models.backbone import input_shape
 
-FAMILIES = sorted(models.families())
+# A family whose models may take clips is a subject twice.
+CLIPS = " of clips"
+FAMILIES = [
+    family + kind
+    for family, module in sorted(models.families().items())
+    for kind in ("", CLIPS)[: 1 + hasattr(module.Config, "frames")]
+]
 WITHOUT_ATTENTION = {"hornet", "mlp_mixer", "resnet"}
 
 # What no gradient reaches by the papers' design. A constant added to all logits of a softmax has
 # none: its rounding errors do not count, whether they are zero or not. Nothing reads what the
-# patches ask in the last block of CvT, nor what the last block of LocalViT makes of them.
+# patches ask in the last block of CvT or MViT, nor what the last block of LocalViT makes of them.
 IDLE = {
     "cct": ("score.bias",),
     "cvt": ("stages.2.blocks.9.mixer.q_map.",),
     "localvit": ("blocks.{last}.ffn.",),
+    "mvit of clips": tuple(f"stages.3.blocks.1.mixer.{n}" for n in ("pool_q.weight", "position.")),
 }
 
 
 def smallest(family: str):
-    """The family's published config with the fewest parameters."""
-    own = [v for v in vitrail.catalog().values() if v.family == family]
-    return min(own, key=lambda v: v.params_m or math.inf).config
+    """The family's published config with the fewest parameters, for short clips if for any."""
+    name, clips = family.removesuffix(CLIPS), family.endswith(CLIPS)
+    own = [
+        v
+        for v in vitrail.catalog().values()
+        if v.family == name and clips == (len(input_shape(v.config)) == 4)
+    ]
+    config = min(own, key=lambda v: v.params_m or math.inf).config
+    return models.resolve(config, frames=4, image=(64, 64)) if clips else config
 
 
 def tiny(family: str, **changes):
     """The first config of the family's search space that fits 56x56 images."""
-    return models.resolve(
-        models.small_configs(family, image=(56, 56), channels=3, classes=5)[0], **changes
-    )
+    name = family.removesuffix(CLIPS)
+    config = models.small_configs(name, image=(56, 56), channels=3, classes=5)[0]
+    return models.resolve(config, **({"frames": 4} if name != family else {}) | changes)
 
 
 def build(config, dtype=torch.float32):
@@ -62,8 +76,8 @@ def build(config, dtype=torch.float32):
 
 def image(config, batch=1, dtype=torch.float32, size=None):
     generator = torch.Generator().manual_seed(1)
-    shape = (batch, config.channels, *(size or config.image))
-    return torch.randn(shape, generator=generator, dtype=dtype)
+    shape = input_shape(models.resolve(config, image=size or config.image))
+    return torch.randn((batch, *shape), generator=generator, dtype=dtype)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,8 +88,10 @@ def test_features_fit_levels(family):
         maps = model.features(image(config))
         assert len(maps) == len(model.levels)
         for found, level in zip(maps, model.levels, strict=True):
-            h, w = (math.ceil(s / level.stride) for s in config.image)
-            assert found.shape == (1, h, w, level.channels)
+            sides = input_shape(config)[1:]
+            strides = (level.time, level.stride, level.stride)[-len(sides) :]
+            grid = (math.ceil(s / stride) for s, stride in zip(sides, strides, strict=True))
+            assert found.shape == (1, *grid, level.channels)
         embedding = model.embedding(image(config))
         assert embedding.shape == (1, model.width)
         assert model.head(embedding).shape == (1, config.classes)
@@ -108,7 +124,7 @@ def test_other_channels(family, channels):
     model = build(config)
     assert model(image(config)).shape == (1, 5)
     with pytest.raises(ValueError, match=f"takes \\(B, {channels}"):
-        model(torch.zeros(1, channels + 1, *config.image))
+        model(torch.zeros(1, channels + 1, *input_shape(config)[1:]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,11 +247,12 @@ def test_attention_weights(family):
 COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
+from vitrail.models.backbone import input_shape
 found = {}
-for family in sys.argv[1:]:
-    config = models.small_configs(family, image=(56, 56), channels=3, classes=5)[0]
+for family, config in json.loads(sys.argv[1]).items():
+    config = models.config_from_json(config)
     model = vitrail.create(config).eval()
-    x = torch.randn(1, 3, 56, 56)
+    x = torch.randn(1, *input_shape(config))
     torch._dynamo.reset()  # one code object, Backbone.forward, would be compiled too often
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -247,7 +264,8 @@ print(json.dumps(found))
 @pytest.mark.parametrize("families", [FAMILIES[k::4] for k in range(4)], ids=str)
 def test_compiles_whole(families):
     """Several families in one fresh process: dynamo cannot trace the shape checks."""
-    command = [sys.executable, "-c", COMPILE, *families]
+    configs = {family: models.config_json(tiny(family)) for family in families}
+    command = [sys.executable, "-c", COMPILE, json.dumps(configs)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout.splitlines()[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -188,14 +189,16 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz", ".msgpack"])
 def test_truncated_files(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
+    if suffix == ".msgpack":
+        path.write_bytes(msgpack.packb({"params": {"head": {"kernel": b"0" * 100}}}))
+    elif suffix == ".pth":
         torch.save(state(), path)
     elif suffix == ".npz":
         np.savez(path, **{k: v.numpy() for k, v in state().items()})
-    else:
+    elif suffix == ".safetensors":
         checkpoint.save(path, state(), metadata={})
     whole = path.read_bytes()
     for size in (0, 7, len(whole) // 2, len(whole) - 9):
@@ -242,6 +245,6 @@ def test_batch_counter_may_be_absent():
     given = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
     loaded = vitrail.load(model.config, given)
     assert isinstance(loaded, nn.Module)
-    del given["stem.conv.norm.running_mean"]
-    with pytest.raises(CheckpointError, match=r"stem\.conv\.norm\.running_mean"):
+    del given["stem.convs.0.norm.running_mean"]
+    with pytest.raises(CheckpointError, match=r"stem\.convs\.0\.norm\.running_mean"):
         vitrail.load(model.config, given)

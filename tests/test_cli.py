@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vitrail
+import vitrail.models
 from vitrail.cli import main
 
 

@@ -1,8 +1,9 @@
 """Every model computes what its authors' implementation computes, to 1e-6 in float64.
 
 A JSON file dropped into tests/goldens is a test. Its `create` key is the variant's name and
-what is changed of it; `kept` names entries of the state that the reference did not fill but
-computed, and where ours are found.
+what is changed of it; `maps` names the outputs that are its features, channels first; `kept`
+names entries of the state that the reference did not fill but computed, and where ours are
+found.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ def test_golden(path):
         outputs = {"logits": model(x)}
         if "pooled" in expected["outputs"]:
             outputs["pooled"] = model.embedding(x)
+        if named := expected.get("maps"):
+            maps = [m.movedim(-1, 1) for m in model.features(x)]
+            outputs |= dict(zip(named, maps, strict=True))
         for extra in set(expected["outputs"]) - set(outputs):
             outputs[extra] = model.head.outputs(model.embedding(x))[extra]
     for key, figures in expected["outputs"].items():
         assert golden.deviation(outputs[key], figures) <= 1e-6, key
 
 
-PUBLISHED = [p for p in FILES if set(golden.read(p)["create"][1]) <= {"image", "classes"}]
+PUBLISHED = [p for p in FILES if set(golden.read(p)["create"][1]) <= {"image", "frames", "classes"}]
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=[p.stem for p in PUBLISHED])

@@ -5,6 +5,7 @@ import torch
 
 import vitrail
 from vitrail.measure.counts import counts
+from vitrail.models.backbone import input_shape
 
 NAMES = sorted(vitrail.catalog())
 
@@ -14,7 +15,7 @@ def test_published_figures(name):
     variant = vitrail.catalog()[name]
     with torch.device("meta"):
         model = vitrail.create(name)
-    found = counts(model, image=variant.config.image, channels=variant.config.channels)
+    found = counts(model, input_shape(variant.config)[1:], channels=variant.config.channels)
     if variant.params_m is not None:
         assert abs(found.params / 1e6 - variant.params_m) <= max(
             0.005 * variant.params_m, _half_a_digit(variant.params_m)

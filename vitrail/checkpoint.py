@@ -20,7 +20,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +45,9 @@ _PREFIXES = ("module.", "_orig_mod.")
 def read(source: str | os.PathLike | Mapping[str, Any]) -> State:
     """The state dict of a file, a Hub reference, or a mapping, without its wrappers.
 
-    Files are `.safetensors`, `.npz`, or PyTorch's, which are read with `weights_only`, so
-    that no code in them runs. `hf-hub:owner/name[/file]` downloads from the Hugging Face
+    Files are `.safetensors`, `.npz`, Flax's msgpack (nested names joined by slashes), or
+    PyTorch's, which are read with `weights_only`, so that no code in them runs.
+    `hf-hub:owner/name[/file]` downloads from the Hugging Face
     Hub, which happens only when such a reference is given. Raises CheckpointError.
     """
     if isinstance(source, Mapping):
@@ -64,6 +65,8 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> State:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return _unwrap({k: _array(file[k]) for k in file.files}, name)
+        if path.suffix == ".msgpack" or _is_msgpack(path):
+            return _unwrap(dict(_flattened(_unpacked(path.read_bytes(), name))), name)
         return _unwrap(torch.load(path, map_location="cpu", weights_only=True), name)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
@@ -73,7 +76,7 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> State:
     except (OSError, RuntimeError, ValueError, EOFError, BadZipFile, KeyError) as e:
         raise CheckpointError(
             f"checkpoint {name} cannot be read ({_first_line(e)}): it is truncated or of an "
-            "unknown format; .safetensors, .pth, .pt, .bin and .npz are known"
+            "unknown format; .safetensors, .pth, .pt, .bin, .npz and .msgpack are known"
         ) from e
     except Exception as e:
         if type(e).__name__ != "SafetensorError":
@@ -111,6 +114,46 @@ def _array(value: np.ndarray) -> Tensor:
     if value.dtype.kind == "V" and value.dtype.itemsize == 2:  # bfloat16 as raw bytes
         return torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.ascontiguousarray(value))
+
+
+def _is_msgpack(path: Path) -> bool:
+    """Whether a file begins as a map of msgpack does: Flax's checkpoints have no suffix."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    # A pickle begins with 0x80, which in msgpack is a map of nothing.
+    return start[:1] > b"\x80" and (start[0] <= 0x8F or start[0] in (0xDE, 0xDF))
+
+
+def _unpacked(data: bytes, name: str) -> Any:
+    """What Flax packed: nested maps, whose arrays are an extension of (shape, dtype, bytes)."""
+    try:
+        import msgpack
+    except ImportError as e:
+        raise CheckpointError(
+            f"checkpoint {name} is Flax's msgpack: install vitrail[flax] to read it"
+        ) from e
+
+    def extension(code: int, packed: bytes) -> Any:
+        if code not in (1, 3):  # an array, a scalar
+            return None
+        shape, dtype, values = msgpack.unpackb(packed, raw=True)
+        dtype = dtype.decode()
+        kind = np.dtype("V2") if dtype == "bfloat16" else np.dtype(dtype)
+        return np.frombuffer(values, kind).reshape(shape)
+
+    try:
+        return msgpack.unpackb(data, ext_hook=extension, raw=False, strict_map_key=False)
+    except msgpack.UnpackException as e:
+        raise ValueError(f"not a whole msgpack: {type(e).__name__}") from e
+
+
+def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The arrays of nested maps, by their names joined with slashes."""
+    if isinstance(value, np.ndarray):
+        yield path, _array(value)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flattened(inner, f"{path}/{name}" if path else str(name))
 
 
 def _unwrap(value: Any, name: str) -> State:

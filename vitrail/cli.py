@@ -41,6 +41,7 @@ def list_variants(
     """The catalog: every published variant with its figures."""
     from vitrail.fit.budget import parse_count
     from vitrail.models import catalog, families
+    from vitrail.models.backbone import input_shape
 
     if family is not None and family not in families():
         raise ConfigError(f"--family is {family!r}: known are {', '.join(families())}")
@@ -65,7 +66,7 @@ def list_variants(
         table.add_column(name, justify="right")
     for v in chosen:
         figures = [_figure(v.params_m), _figure(v.flops_g), _figure(v.top1)]
-        table.add_row(v.family, v.name, *figures, "{}x{}".format(*v.config.image))
+        table.add_row(v.family, v.name, *figures, "x".join(map(str, input_shape(v.config)[1:])))
     _console().print(table)
     print(f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k")
 
@@ -78,12 +79,13 @@ def _known(v: Any, figure: str) -> float:
 
     from vitrail.measure.counts import counts
     from vitrail.models import create
+    from vitrail.models.backbone import input_shape
 
     with torch.device("meta"):
         model = create(v.config)
     if figure == "params_m":
         return sum(p.numel() for p in model.parameters()) / 1e6
-    return counts(model, v.config.image, v.config.channels).macs / 1e9
+    return counts(model, input_shape(v.config)[1:], v.config.channels).macs / 1e9
 
 
 def _figure(value: float | None) -> str:
@@ -215,6 +217,7 @@ def load(
     """Say what a published checkpoint is, and make it a run folder with --out."""
     from vitrail.models import config_json, identify
     from vitrail.models import load as load_weights
+    from vitrail.models.backbone import input_shape
 
     found = identify(file)
     model = load_weights(found.config, file, source=found.source)
@@ -228,10 +231,11 @@ def load(
         facts["same_tensors"] = list(found.same)
         print(json.dumps({**facts, "config": config_json(found.config)}))
         return
-    h, w = found.config.image
+    sides = input_shape(found.config)[1:]
     print(
         f"{file} is {found.name} in {found.source} names: {params / 1e6:.1f} M parameters, "
-        f"{found.config.classes} classes, {h}x{w} images"
+        f"{found.config.classes} classes, {'x'.join(map(str, sides))} "
+        f"{'clips' if len(sides) == 3 else 'images'}"
     )
     if found.same:
         print(f"(or {', '.join(found.same)}: these have the same tensors)")

@@ -18,6 +18,7 @@ from vitrail.errors import CheckpointError
 from vitrail.fit.candidate import Candidate, candidate
 from vitrail.fit.space import counted, image_sizes
 from vitrail.models import Backbone, catalog, create, identify, load
+from vitrail.models.backbone import input_shape
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
@@ -38,6 +39,9 @@ def shelf(
             known = identify(file)
         except CheckpointError as error:
             left_out.append(str(error))
+            continue
+        if len(input_shape(known.config)) == 4:
+            left_out.append(f"{file} is {known.name}, a model of clips: images are fitted here")
             continue
         sizes = [*image_sizes(image_size), tuple(known.config.image)]
         found += _at_sizes(known.config, str(file), sizes, classes)

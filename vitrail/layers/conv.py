@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.kept import Kept
-from vitrail.layers.linear import Linear, frozen, linear
+from vitrail.layers.linear import Linear, frozen, fused, linear
 
 
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
@@ -35,14 +35,43 @@ class Conv2d(Kept, nn.Conv2d):
     """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        if self.padding_mode != "zeros" or isinstance(self.padding, str) or not self._keeps(x):
-            return super().forward(x)
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        reorder = torch.ops.mkldnn._reorder_convolution_weight
-        # The format that oneDNN chooses depends on the input's shape.
-        weight = self._weight_for(x.shape, lambda: reorder(self.weight, *geometry, x.shape))
+        return self._packed(x, "none", "") if self._keeps(x) else super().forward(x)
+
+    def then(self, x: Float[Tensor, "b c h w"], act: nn.Module) -> Float[Tensor, "b c2 h2 w2"]:
+        """act(conv(x)); in one pass over the result where oneDNN knows the activation."""
+        name, form = fused(act)
+        return self._packed(x, name, form) if name and self._keeps(x) else act(self(x))
+
+    def joined(
+        self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c2 h2 w2"], act: nn.Module
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """act(conv(x) + other), as `then`."""
+        name, form = fused(act)
+        if not (name and self._keeps(x)) or other.dtype != x.dtype:
+            return act(self(x) + other)
+        weight, geometry = self._prepared(x)
+        convolve = torch.ops.mkldnn._convolution_pointwise.binary
+        return convolve(x, other, weight, self.bias, *geometry, "add", 1.0, name, [], form)
+
+    def _keeps(self, x: Tensor) -> bool:
+        simple = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return simple and super()._keeps(x)
+
+    def _packed(self, x: Tensor, act: str, form: str) -> Tensor:
+        weight, geometry = self._prepared(x)
         convolve = torch.ops.mkldnn._convolution_pointwise
-        return convolve(x, weight, self.bias, *geometry, "none", [], "")
+        return convolve(x, weight, self.bias, *geometry, act, [], form)
+
+    def _prepared(self, x: Tensor) -> tuple[Tensor, tuple]:
+        """The kernel in oneDNN's format for an input of this shape, and the geometry."""
+        kernel, padding = self._even(x)
+        geometry = (padding, self.stride, self.dilation, self.groups)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        return self._weight_for(x.shape, lambda: reorder(kernel, *geometry, x.shape)), geometry
+
+    def _even(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
+        """The kernel and the padding of either side."""
+        return self.weight, self.padding
 
 
 class Conv(Conv2d):
@@ -50,6 +79,16 @@ class Conv(Conv2d):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         return channels_last(super().forward(channels_first(x)))
+
+    def then(self, x: Float[Tensor, "b h w c"], act: nn.Module) -> Float[Tensor, "b h2 w2 c2"]:
+        """act(conv(x)), in two passes."""
+        return act(self(x))
+
+    def joined(
+        self, x: Float[Tensor, "b h w c"], other: Float[Tensor, "b h2 w2 c2"], act: nn.Module
+    ) -> Float[Tensor, "b h2 w2 c2"]:
+        """act(conv(x) + other), in three passes."""
+        return act(self(x) + other)
 
 
 class ConvNorm(nn.Module):
@@ -77,6 +116,16 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         return self.norm(self.conv(x))
+
+    def then(self, x: Float[Tensor, "b c h w"], act: nn.Module) -> Float[Tensor, "b c2 h2 w2"]:
+        """act(norm(conv(x))), as `Conv2d.then`."""
+        return act(self(x))
+
+    def joined(
+        self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c2 h2 w2"], act: nn.Module
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """act(norm(conv(x)) + other), as `Conv2d.joined`."""
+        return act(self(x) + other)
 
     def deployed(self) -> nn.Conv2d:
         """One convolution with bias that computes the same in eval mode."""

@@ -290,19 +290,24 @@ def aggregate(
     *,
     kernel: int,
     dilation: int = 1,
+    factors: Float[Tensor, "k n d"] | None = None,
 ) -> Float[Tensor, "b h w n d"]:
     """Sum of the neighbours by given weights, one for each of the kernel^2 offsets, row-major.
 
-    Beyond the border is zero. Shifted multiply-adds: nothing is gathered.
+    `factors` multiply them by channel. Beyond the border is zero. Shifted multiply-adds: nothing
+    is gathered.
     """
     reach = kernel // 2 * dilation
     padded = F.pad(v, (0, 0, 0, 0, reach, reach, reach, reach))
+    weights = weights.movedim(-1, 0).contiguous()  # read one offset after another
     h, w = v.shape[1:3]
     total = None
     for u in range(kernel**2):
         y, x = (dilation * at for at in divmod(u, kernel))
-        shifted, weight = padded[:, y : y + h, x : x + w], weights[..., u : u + 1]
-        total = weight * shifted if total is None else torch.addcmul(total, weight, shifted)
+        shifted, weight = padded[:, y : y + h, x : x + w], weights[u].unsqueeze(-1)
+        if factors is not None:
+            shifted = shifted * factors[u]
+        total = weight * shifted if total is None else total.addcmul_(weight, shifted)
     return total if total is not None else v
 
 

@@ -17,8 +17,9 @@ class Counts:
     macs: int
 
 
-def counts(model: nn.Module, image: tuple[int, int], channels: int) -> Counts:
-    """Counts of a model built on `meta`, for one image of (height, width) and channels.
+def counts(model: nn.Module, image: tuple[int, ...], channels: int) -> Counts:
+    """Counts of a model built on `meta`, for one image of (height, width), or clip of
+    (frames, height, width), and channels.
 
     Counted are convolutions and matrix products, those inside attention included, as every
     paper's tables do; elementwise work, norms, softmax, pooling and resizing are not. Shared

@@ -58,7 +58,7 @@ def alternate(calls: Sequence[Callable[[], Any]], *, seconds: float) -> list[Lat
 
 def eager_latency(
     model: nn.Module,
-    image: tuple[int, int],
+    image: tuple[int, ...],
     channels: int,
     *,
     threads: int | None = None,
@@ -66,7 +66,8 @@ def eager_latency(
     seconds: float = 0.5,
     batch: int = 1,
 ) -> Latency:
-    """Latency of the model in torch for `batch` images of (height, width), in eval mode.
+    """Latency of the model in torch for `batch` images of (height, width), or clips of (frames,
+    height, width), in eval mode.
 
     On an accelerator each run is waited for.
     """

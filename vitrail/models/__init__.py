@@ -24,7 +24,7 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.backbone import Backbone, Variant, changed
-from vitrail.models.moving import fitted, rechannelled, resampled
+from vitrail.models.moving import fitted, laid_out, rechannelled, resampled
 
 __all__ = ["catalog", "create", "identify", "load"]
 
@@ -63,8 +63,7 @@ def create(name_or_config: Any, **changes: Any) -> Backbone:
         model = module_of(config).MODEL(config)
     except ValueError as e:
         raise ConfigError(str(e)) from e
-    # Maps are channels last in memory; kernels of the same format spare a reorder a call.
-    return model.to(memory_format=torch.channels_last)
+    return laid_out(model)
 
 
 def resolve(name_or_config: Any, **changes: Any) -> Any:
@@ -120,7 +119,7 @@ def load(
     with torch.device("meta"):
         model = create(config)
     checkpoint.assign(model, ours, dtype=dtype)
-    return model.to(memory_format=torch.channels_last).eval()
+    return laid_out(model).eval()
 
 
 class Identity(NamedTuple):

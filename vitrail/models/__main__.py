@@ -1,6 +1,7 @@
 """`python -m vitrail.models` prints docs/models.md: the catalog, family by family."""
 
 from vitrail.models import families
+from vitrail.models.backbone import input_shape
 
 
 def page() -> str:
@@ -22,9 +23,8 @@ def page() -> str:
         ]
         for name, v in module.VARIANTS.items():
             figures = ("-" if f is None else f"{f:g}" for f in (v.params_m, v.flops_g, v.top1))
-            lines.append(
-                f"| {name} | {' | '.join(figures)} | {'x'.join(map(str, v.config.image))} |"
-            )
+            image = "x".join(map(str, input_shape(v.config)[1:]))
+            lines.append(f"| {name} | {' | '.join(figures)} | {image} |")
         notes = {v.note: name for name, v in reversed(module.VARIANTS.items()) if v.note}
         lines += ["", *(f"{name}: {note}" for note, name in notes.items())] if notes else []
     return "\n".join(lines) + "\n"

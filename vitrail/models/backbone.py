@@ -27,10 +27,12 @@ class Config(Protocol):
 
 
 class Level(NamedTuple):
-    """One resolution of a backbone: pixels of the image per position, and channels."""
+    """One resolution of a backbone: pixels of the image per position, channels, and of clips
+    the frames per position."""
 
     stride: int
     channels: int
+    time: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Backbone(nn.Module):
         """What the head sees: (B, width)."""
         raise NotImplementedError
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, image: Float[Tensor, "b channels *s"]) -> Tensor | tuple[Tensor, Tensor]:
         return self.head(self.embedding(image))
 
     def recompute(self, on: bool = True) -> Backbone:
@@ -241,13 +243,26 @@ def _map(tokens: Tensor, h: int, w: int) -> Tensor:
     return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
 
+def input_shape(config: Any) -> tuple[int, ...]:
+    """What a model takes, without the batch: (channels, H, W), of clips (channels, T, H, W)."""
+    frames = getattr(config, "frames", 1)
+    return (config.channels, *((frames,) if frames > 1 else ()), *config.image)
+
+
 def check_image(image: Tensor, config: Any, family: str) -> None:
-    """ValueError unless the image is (B, channels, H, W) with the config's channels."""
-    if image.ndim != 4 or image.shape[1] != config.channels:
-        raise ValueError(
-            f"input is {tuple(image.shape)}; this {family} takes (B, {config.channels}, H, W): "
-            f"build it with channels={image.shape[1] if image.ndim == 4 else 3} or convert"
-        )
+    """ValueError unless the image, or the clip where the config has frames, is one that
+    `input_shape` tells, with any sides."""
+    axes = ("T", "H", "W")[4 - len(input_shape(config)) :]
+    if image.ndim == 2 + len(axes) and image.shape[1] == config.channels:
+        return
+    remedy = f"build it with channels={image.shape[1] if image.ndim > 3 else 3} or convert"
+    if image.ndim in (4, 5) and image.ndim != 2 + len(axes):
+        found, other = ("an image", "clips") if len(axes) == 3 else ("a clip", "images")
+        remedy = f"that is {found}; this is a model of {other}, take the other kind"
+    raise ValueError(
+        f"input is {tuple(image.shape)}; this {family} takes "
+        f"(B, {config.channels}, {', '.join(axes)}): {remedy}"
+    )
 
 
 def changed(config: Any, changes: Mapping[str, Any]) -> Any:

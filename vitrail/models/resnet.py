@@ -1,24 +1,33 @@
 """ResNet: every few convolutions learn what to add to their input.
 
 He et al., CVPR 2016, arXiv 1512.03385; the stride sits in the 3x3 convolution ("v1.5"), as
-in torchvision. The trunk takes `mixer(i, j, dim, stride) -> Module`, which replaces the last
-3x3 convolution of block j of stage i by another spatial mixer on (B, C, H, W) views: that is
-how attention enters a ResNet.
+in torchvision. Wide ones: Zagoruyko and Komodakis, BMVC 2016, arXiv 1605.07146, with twice the
+width inside the bottlenecks.
 
-`stem_stride` is 4 (convolution and max pool, the published form), 2 or 1 (no pool; for small
-images), `expansion` 4 makes bottlenecks and 1 the basic block of two 3x3 convolutions.
+The trunk takes `mixer(i, j, dim, stride) -> Module`, which replaces the last 3x3 convolution
+of block j of stage i by another spatial mixer on (B, C, H, W) views, and `gate(i, j, dim) ->
+Module`, what acts on a branch before it is added: that is how attention enters a ResNet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last, folded
+from vitrail.layers.conv import (
+    Affine,
+    Conv2d,
+    ConvNorm,
+    affine,
+    channels_first,
+    channels_last,
+    folded,
+)
 from vitrail.layers.init import kaiming_conv
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
@@ -26,17 +35,28 @@ from vitrail.layers.tokens import Mean
 from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Mixer = Callable[[int, int, int, int], nn.Module]
+Gate = Callable[[int, int, int], nn.Module]
+Act = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a ResNet: blocks and inner widths per stage; the stem has the first width."""
+    """Sizes of a ResNet: blocks and inner widths per stage.
+
+    A block's output is `expansion` times as wide as its inside; 1 makes basic blocks of two 3x3
+    convolutions. The stem has a convolution for each of `stem_dims`, one of the first width if
+    there are none; its `stem_stride` is 4 (a convolution of stride 2 and a max pool, the
+    published form), 2 or 1 (no pool; for small images). `strides` are those of the stages after
+    the first, 2 each if there are none.
+    """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
     dims: tuple[int, ...] = (64, 128, 256, 512)
-    expansion: int = 4
+    expansion: int | float = 4
+    strides: tuple[int, ...] = ()
     stem_kernel: int = 7
     stem_stride: int = 4
+    stem_dims: tuple[int, ...] = ()
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -63,6 +83,19 @@ VARIANTS = {
     ]
 }
 
+_WIDE = Config(dims=(128, 256, 512, 1024), expansion=2, stem_dims=(64,))
+for _layers, _config, _params_m, _flops_g, _top1 in (
+    (50, _WIDE, 68.883, 11.40, 78.47),
+    (101, replace(_WIDE, depths=(3, 4, 23, 3)), 126.887, 22.75, 78.85),
+):
+    VARIANTS[f"wide_resnet_{_layers}_2"] = Variant(
+        _config,
+        params_m=_params_m,
+        flops_g=_flops_g,
+        top1=_top1,
+        hub={"timm": f"hf-hub:timm/wide_resnet{_layers}_2.tv_in1k"},
+    )
+
 SPACE = Small(
     Config(expansion=1, stem_kernel=3),
     {
@@ -79,8 +112,8 @@ _TRUNK = [
     ("layer4.", "stages.3.blocks."),
     (".downsample.0.", ".shortcut.conv."),
     (".downsample.1.", ".shortcut.norm."),
-    ("conv1.", "stem.conv.conv."),
-    ("bn1.", "stem.conv.norm."),
+    ("conv1.", "stem.convs.0.conv."),
+    ("bn1.", "stem.convs.0.norm."),
     ("fc.", "head."),
 ]
 
@@ -111,8 +144,8 @@ def _transformers(config: Config) -> list:
     ]
     return [
         ("resnet.", ""),
-        ("embedder.embedder.convolution.", "stem.conv.conv."),
-        ("embedder.embedder.normalization.", "stem.conv.norm."),
+        ("embedder.embedder.convolution.", "stem.convs.0.conv."),
+        ("embedder.embedder.normalization.", "stem.convs.0.norm."),
         ("encoder.stages.{i}.layers.", "stages.{i}.blocks."),
         (".shortcut.convolution.", ".shortcut.conv."),
         (".shortcut.normalization.", ".shortcut.norm."),
@@ -124,82 +157,128 @@ def _transformers(config: Config) -> list:
 NAMES = {"torchvision": _torchvision, "timm": _torchvision, "transformers": _transformers}
 
 
-class Stem(nn.Module):
-    """Convolution, BatchNorm, ReLU and, at stride 4, a max pool: image to (B, h, w, C)."""
+def relu() -> nn.Module:
+    """The activation of a plain ResNet, in place."""
+    return nn.ReLU(inplace=True)
 
-    def __init__(self, config: Config) -> None:
+
+class Stem(nn.Module):
+    """Convolutions with BatchNorm and activation, and a max pool at stride 4: image to
+    (B, h, w, C)."""
+
+    def __init__(self, config: Config, act: Act = relu) -> None:
         super().__init__()
         if config.stem_stride not in (1, 2, 4):
             raise ValueError(f"stem_stride is {config.stem_stride}: expected 1, 2 or 4")
-        self.config = config
-        stride = min(config.stem_stride, 2)
-        self.conv = ConvNorm(config.channels, config.dims[0], config.stem_kernel, stride=stride)
+        self.config, self.act = config, act()
+        dims = [config.channels, *(config.stem_dims or config.dims[:1])]
+        self.convs = nn.ModuleList(
+            ConvNorm(a, b, config.stem_kernel, stride=1 if i else min(config.stem_stride, 2))
+            for i, (a, b) in enumerate(pairwise(dims))
+        )
         self.pool = nn.MaxPool2d(3, 2, 1) if config.stem_stride == 4 else nn.Identity()
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
         check_image(image, self.config, "resnet")
         x = image.contiguous(memory_format=torch.channels_last)
-        return channels_last(self.pool(self.conv(x).relu_()))
+        for conv in self.convs:
+            x = conv.then(x, self.act)
+        return channels_last(self.pool(x))
 
 
 class Basic(nn.Module):
-    """3x3 convolution with the stride, then the mixer (3x3): (B, h, w, C) to (B, h', w', C')."""
+    """act(shortcut(x) + gate(branch(x))): (B, h, w, C) to (B, h', w', C'). The branch is a 3x3
+    convolution with the stride, then the mixer (3x3)."""
 
     def __init__(
-        self, dim_in: int, dim: int, stride: int, mixer: nn.Module, drop_path: float
+        self,
+        dim_in: int,
+        inner: int,
+        dim: int,
+        stride: int,
+        mixer: nn.Module,
+        *,
+        gate: nn.Module | None = None,
+        act: Act = relu,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(dim_in, dim, 3, stride=stride)
-        self.mixer = mixer
-        self.norm = nn.BatchNorm2d(dim)
-        self.shortcut = _shortcut(dim_in, dim, stride)
+        self._begin(dim_in, inner, stride)
+        self.mixer, self.act = mixer, act()
+        self.norm = nn.BatchNorm2d(getattr(mixer, "width", inner))
+        self._end(inner, dim)
+        self.gate = nn.Identity() if gate is None else gate
+        same = dim_in == dim and stride == 1
+        self.shortcut = nn.Identity() if same else ConvNorm(dim_in, dim, 1, stride=stride)
         self.drop_path = DropPath(drop_path)
+
+    def _begin(self, dim_in: int, inner: int, stride: int) -> None:
+        self.conv1, self.mixer_stride = ConvNorm(dim_in, inner, 3, stride=stride), 1
+
+    def _end(self, inner: int, dim: int) -> None:
+        pass
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         x = channels_first(x)
-        y = self.norm(self.mixer(self.conv1(x).relu_()))
-        return channels_last(torch.relu_(self.drop_path(y) + self.shortcut(x)))
+        y, other = self.conv1.then(x, self.act), self.shortcut(x)
+        if self._plain and self._whole:
+            return channels_last(self.mixer.joined(y, other, self.act))
+        return channels_last(self.act(self.drop_path(self.gate(self._mixed(y))) + other))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm after the mixer folded into it, where it is a convolution."""
-        return _fold_mixer(self)
+        """The BatchNorm after the mixer folded into it, where it is a convolution or can
+        `absorb_norm(scale, shift)`; else it becomes a scale and a shift."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            if isinstance(self.mixer, nn.Conv2d):
+                self.mixer, self.norm = folded(self.mixer, self.norm), nn.Identity()
+            elif hasattr(self.mixer, "absorb_norm"):
+                self.mixer.absorb_norm(*affine(self.norm))  # pyright: ignore
+                self.norm = nn.Identity()
+            else:
+                self.norm = Affine(self.norm)
+        return self
+
+    @property
+    def _whole(self) -> bool:
+        """Whether mixer and norm are one convolution."""
+        return isinstance(self.mixer, Conv2d) and isinstance(self.norm, nn.Identity)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether a branch is added as it is."""
+        dropped = self.training and self.drop_path.rate > 0
+        return isinstance(self.gate, nn.Identity) and not dropped
+
+    def _mixed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        """The mixer's output, normed; ValueError unless it is as small as its stride asks."""
+        y, (h, w) = self.mixer(x), x.shape[2:]
+        expected = tuple(-(-side // self.mixer_stride) for side in (h, w))
+        if y.ndim != 4 or tuple(y.shape[2:]) != expected:
+            raise ValueError(
+                f"{type(self.mixer).__name__} made {'x'.join(map(str, y.shape[1:]))} of a map of "
+                f"{h}x{w}; as a mixer of stride {self.mixer_stride} it should make a map of "
+                f"{'x'.join(map(str, expected))}"
+            )
+        return self.norm(y)
 
 
-class Bottleneck(nn.Module):
-    """1x1, mixer with the stride (3x3), 1x1 to four times the width."""
+class Bottleneck(Basic):
+    """As `Basic`; the branch is 1x1, the mixer with the stride (3x3), 1x1 to another width."""
 
-    def __init__(
-        self, dim_in: int, dim: int, stride: int, mixer: nn.Module, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(dim_in, dim, 1)
-        self.mixer = mixer
-        self.norm = nn.BatchNorm2d(dim)
-        self.conv3 = ConvNorm(dim, 4 * dim, 1)
-        self.shortcut = _shortcut(dim_in, 4 * dim, stride)
-        self.drop_path = DropPath(drop_path)
+    def _begin(self, dim_in: int, inner: int, stride: int) -> None:
+        self.conv1, self.mixer_stride = ConvNorm(dim_in, inner, 1), stride
+
+    def _end(self, inner: int, dim: int) -> None:
+        self.conv3 = ConvNorm(getattr(self.mixer, "width", inner), dim, 1)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         x = channels_first(x)
-        y = self.norm(self.mixer(self.conv1(x).relu_())).relu_()
-        return channels_last(torch.relu_(self.drop_path(self.conv3(y)) + self.shortcut(x)))
-
-    def deployed(self) -> nn.Module:
-        """The BatchNorm after the mixer folded into it, where it is a convolution."""
-        return _fold_mixer(self)
-
-
-def _shortcut(dim_in: int, dim: int, stride: int) -> nn.Module:
-    if dim_in == dim and stride == 1:
-        return nn.Identity()
-    return ConvNorm(dim_in, dim, 1, stride=stride)
-
-
-def _fold_mixer(block: Basic | Bottleneck) -> nn.Module:
-    if isinstance(block.mixer, nn.Conv2d) and isinstance(block.norm, nn.BatchNorm2d):
-        block.mixer = folded(block.mixer, block.norm)
-        block.norm = nn.Identity()
-    return block
+        y = self.conv1.then(x, self.act)
+        y = self.mixer.then(y, self.act) if self._whole else self.act(self._mixed(y))
+        other = self.shortcut(x)
+        if self._plain:
+            return channels_last(self.conv3.joined(y, other, self.act))
+        return channels_last(self.act(self.drop_path(self.gate(self.conv3(y))) + other))
 
 
 def convolution(i: int, j: int, dim: int, stride: int) -> nn.Module:
@@ -207,37 +286,60 @@ def convolution(i: int, j: int, dim: int, stride: int) -> nn.Module:
     return Conv2d(dim, dim, 3, stride, 1, bias=False)
 
 
-class ResNet(Pyramid):
-    """Stem, stages of residual blocks, mean, linear head."""
+def ungated(i: int, j: int, dim: int) -> nn.Module:
+    """The gate of a plain ResNet: none."""
+    return nn.Identity()
 
-    def __init__(self, config: Config, mixer: Mixer = convolution) -> None:
-        if len(config.depths) != len(config.dims):
+
+class ResNet(Pyramid):
+    """Stem, stages of residual blocks, mean, linear head.
+
+    Mixers see the inner width, gates the output's. `bottleneck` says which blocks, where the
+    expansion does not.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mixer: Mixer = convolution,
+        *,
+        gate: Gate = ungated,
+        act: Act = relu,
+        stem: nn.Module | None = None,
+        bottleneck: bool | None = None,
+    ) -> None:
+        c, stages, levels = config, [], []
+        strides = (1, *(c.strides or (2,) * (len(c.depths) - 1)))
+        if not len(c.depths) == len(c.dims) == len(strides):
             raise ValueError(
-                f"depths {config.depths} and dims {config.dims} differ in length: one each a stage"
+                f"depths {c.depths}, dims {c.dims} and strides {c.strides} differ in length: one "
+                "each a stage, and strides of all but the first"
             )
-        if config.expansion not in (1, 4):
-            raise ValueError(f"expansion is {config.expansion}: expected 1 or 4")
-        block = Basic if config.expansion == 1 else Bottleneck
-        rates = iter(rising(config.drop_path, sum(config.depths)))
-        stages, levels, stride, dim_in = [], [], config.stem_stride, config.dims[0]
-        for i, (depth, dim) in enumerate(zip(config.depths, config.dims, strict=True)):
-            blocks = []
+        if c.expansion <= 0:
+            raise ValueError(f"expansion is {c.expansion}: expected a positive number")
+        wide = c.expansion != 1 if bottleneck is None else bottleneck
+        block = Bottleneck if wide else Basic
+        rates = iter(rising(c.drop_path, sum(c.depths)))
+        stride, dim_in = c.stem_stride, (c.stem_dims or c.dims)[-1 if c.stem_dims else 0]
+        for i, (depth, inner) in enumerate(zip(c.depths, c.dims, strict=True)):
+            blocks, dim = [], int(inner * c.expansion)
             for j in range(depth):
-                step = 2 if i > 0 and j == 0 else 1
+                step = strides[i] if j == 0 else 1
                 # In a basic block the first convolution has the stride.
-                mixed = mixer(i, j, dim, 1 if config.expansion == 1 else step)
-                blocks.append(block(dim_in, dim, step, mixed, next(rates)))
-                dim_in = dim * config.expansion
-            stride *= 2 if i > 0 else 1
+                mixed = mixer(i, j, inner, step if wide else 1)
+                parts = {"gate": gate(i, j, dim), "act": act, "drop_path": next(rates)}
+                blocks.append(block(dim_in, inner, dim, step, mixed, **parts))
+                dim_in = dim
+            stride *= strides[i]
             stages.append(Stage(nn.Identity(), blocks))
             levels.append(Level(stride, dim_in))
         super().__init__(
             config,
-            stem=Stem(config),
+            stem=Stem(config, act) if stem is None else stem,
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(dim_in, config.classes),
+            head=Linear(dim_in, c.classes),
             levels=levels,
         )
         kaiming_conv(self)

@@ -189,7 +189,8 @@ def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Te
         for j in range(old.depths[i]):
             name = f"stages.{i}.blocks.{j}.mixer.bias.table"
             squares = [(side, side) for side in sides]
-            moved[name] = bicubic_grid(state[name][None], *squares)[0]
+            if name in state:  # hosted mixers may have no table
+                moved[name] = bicubic_grid(state[name][None], *squares)[0]
     return moved
 
 

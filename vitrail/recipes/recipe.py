@@ -17,6 +17,7 @@ from vitrail.config import nearest, override, parse, to_json
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError, RunError
 from vitrail.models import catalog, config_from_json, config_json
+from vitrail.models.backbone import input_shape
 from vitrail.train.optimizer import AdamW, Sgd
 from vitrail.train.schedule import Schedule
 from vitrail.train.steps import Steps
@@ -69,7 +70,13 @@ class Recipe:
     @property
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
-        return config_from_json(self.model)
+        config = config_from_json(self.model)
+        if len(input_shape(config)) == 4:
+            raise ConfigError(
+                f"model takes clips of {config.frames} frames, a recipe trains on images: take a "
+                "model of images, as `vitrail list` shows them"
+            )
+        return config
 
 
 def read(path: Path) -> Recipe:

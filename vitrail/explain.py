@@ -120,10 +120,12 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
     nothing after it.
     """
     taken: list[Tensor] = []
+    own: list[tuple[int, ...]] = []
 
     def take(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         place = next(i for i, a in enumerate(args) if isinstance(a, Tensor) and len(a) == 1)
         taken.append(args[place].detach().requires_grad_())
+        own.extend(a for a in args if isinstance(a, tuple))  # the grid of a block that is told it
         return (*args[:place], taken[-1], *args[place + 1 :])
 
     with torch.no_grad():
@@ -135,7 +137,7 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
             (slope,) = torch.autograd.grad(logit, taken[-1])
     finally:
         handle.remove()
-    x = taken[-1].detach()[0]
+    x, grid = taken[-1].detach()[0], own[-1] if own else grid
     if x.ndim == 2:
         n = math.prod(grid)
         x, slope = x[-n:].unflatten(0, grid), slope[0, -n:].unflatten(0, grid)

@@ -289,11 +289,16 @@ def adopt(path: str | os.PathLike, model: Backbone, *, source: str) -> RunFolder
     """Make a run folder of a model that was trained elsewhere; `source` says where it is from.
 
     Class names are ImageNet's where there are 1,000 classes, else numbers. Normalisation is
-    that of the family's published weights. Raises RunError when the folder exists.
+    that of the family's published weights. Raises RunError when the folder exists, and for a
+    model without classes or of clips.
     """
     from vitrail.models import config_json, config_name, family_of
+    from vitrail.models.backbone import input_shape
 
     config = model.config
+    if not config.classes or len(input_shape(config)) == 4:
+        kind = "takes clips" if config.classes else "has no classes"
+        raise RunError(f"{source} {kind}: a run folder is of a model that tells images' classes")
     # AugReg's and big_vision's ViTs were trained on values of -1 to 1, the others as torchvision's.
     half = family_of(config) in ("vit", "vit_hybrid", "mlp_mixer")
     mean = (0.5, 0.5, 0.5) if half else (0.485, 0.456, 0.406)

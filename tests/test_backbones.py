@@ -29,14 +29,17 @@ FAMILIES = [
     for family, module in sorted(models.families().items())
     for kind in ("", CLIPS)[: 1 + hasattr(module.Config, "frames")]
 ]
-WITHOUT_ATTENTION = {"hornet", "mlp_mixer", "resnet"}
+WITHOUT_ATTENTION = {"cbam", "eca", "hornet", "mlp_mixer", "resnet", "senet"}
 
 # What no gradient reaches by the papers' design. A constant added to all logits of a softmax has
 # none: its rounding errors do not count, whether they are zero or not. Nothing reads what the
 # patches ask in the last block of CvT or MViT, nor what the last block of LocalViT makes of them.
 IDLE = {
+    "acmix": ("position.bias",),
     "cct": ("score.bias",),
     "cvt": ("stages.2.blocks.9.mixer.q_map.",),
+    "gcnet": ("gate.pool.mask.bias",),
+    "lesa": ("similarity.norm.bias",),
     "localvit": ("blocks.{last}.ffn.",),
     "mvit of clips": tuple(f"stages.3.blocks.1.mixer.{n}" for n in ("pool_q.weight", "position.")),
 }

@@ -197,10 +197,19 @@ def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution with bias, in channels-last memory, for norm(conv(x)) in eval mode."""
-    scale, shift = affine(norm)
+    return rescaled(conv, *affine(norm))
+
+
+def rescaled(
+    conv: nn.Conv2d, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"] | None = None
+) -> nn.Conv2d:
+    """One convolution without gradients, in channels-last memory, for conv(x) * scale + shift."""
     made = copy.copy(conv)  # its geometry; parameters are replaced below
     made._parameters = dict(conv._parameters)
     weight = conv.weight * scale[:, None, None, None]
     made.weight = frozen(weight.contiguous(memory_format=torch.channels_last))
-    made.bias = frozen(shift if conv.bias is None else shift + conv.bias * scale)
+    if conv.bias is not None:
+        shift = conv.bias * scale if shift is None else shift + conv.bias * scale
+    if shift is not None:
+        made.bias = frozen(shift)
     return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -169,6 +170,10 @@ class BiasTable(KeptTable):
         return rows.view(*self.index.shape, -1).permute(2, 0, 1).contiguous()[None]
 
 
+# Blocks of the same grid share their index, which may be larger than their weights. A kept
+# tensor must be an ordinary one, wherever it is asked for first.
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
     """Rows of a ((2h - 1)(2w - 1)) table by *query minus key*, both row-major: Swin."""
     h, w = grid
@@ -177,6 +182,8 @@ def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
     return dy * (2 * w - 1) + dx
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def distance_index(grid: tuple[int, int], stride: int = 1) -> Int[Tensor, "t s"]:
     """Rows of an (h w) table by |row distance| * w + |column distance|: LeViT.
 

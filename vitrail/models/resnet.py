@@ -223,7 +223,7 @@ class Basic(nn.Module):
         y, other = self.conv1.then(x, self.act), self.shortcut(x)
         if self._plain and self._whole:
             return channels_last(self.mixer.joined(y, other, self.act))
-        return channels_last(self.act(self.drop_path(self.gate(self._mixed(y))) + other))
+        return channels_last(self._closed(self._mixed(y), other))
 
     def deployed(self) -> nn.Module:
         """The BatchNorm after the mixer folded into it, where it is a convolution or can
@@ -246,8 +246,19 @@ class Basic(nn.Module):
     @property
     def _plain(self) -> bool:
         """Whether a branch is added as it is."""
-        dropped = self.training and self.drop_path.rate > 0
-        return isinstance(self.gate, nn.Identity) and not dropped
+        return isinstance(self.gate, nn.Identity) and not self._dropping
+
+    @property
+    def _dropping(self) -> bool:
+        return self.training and self.drop_path.rate > 0
+
+    def _closed(
+        self, y: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """act(gate(y) + other); a gate that has `joined(y, other)` adds in its own pass."""
+        if self._dropping or not hasattr(self.gate, "joined"):
+            return self.act(self.drop_path(self.gate(y)) + other)
+        return self.act(self.gate.joined(y, other))  # pyright: ignore[reportCallIssue]
 
     def _mixed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         """The mixer's output, normed; ValueError unless it is as small as its stride asks."""
@@ -278,7 +289,7 @@ class Bottleneck(Basic):
         other = self.shortcut(x)
         if self._plain:
             return channels_last(self.conv3.joined(y, other, self.act))
-        return channels_last(self.act(self.drop_path(self.gate(self.conv3(y))) + other))
+        return channels_last(self._closed(self.conv3(y), other))
 
 
 def convolution(i: int, j: int, dim: int, stride: int) -> nn.Module:

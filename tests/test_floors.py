@@ -19,25 +19,25 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 STRANGERS = [("models", "train"), ("methods", "tasks"), ("tasks", "search"), ("methods", "search")]
 # a model and those whose papers it builds on
 ANCESTORS: dict[str, set[str]] = {
-    "attending": {"resnet"},
-    "botnet": {"attending", "resnet"},
     "aa_resnet": {"aa_hosts", "resnet"},
     "acmix": {"acmix_paths", "pvt", "resnet", "san", "swin"},
     "acmix_paths": {"san"},
+    "attending": {"resnet"},
+    "botnet": {"attending", "resnet"},
     "cbam": {"resnet"},
     "dinat": {"nat", "swin"},
     "eca": {"resnet"},
     "elsa": {"swin", "volo"},
     "gcnet": {"gcnet_context", "resnet"},
-    "lesa": {"resnet"},
     "halonet": {"attending", "resnet"},
+    "lesa": {"resnet"},
     "lg_transformer": {"swin"},
     "localvit": {"pvt", "t2t_vit", "tnt"},
     "maxvit": {"maxvit_names"},
     "mvit": {"mvit_names", "mvit_pooling"},
     "qna": {"qna_names"},
-    "senet": {"resnet"},
     "sasa": {"attending", "resnet"},
+    "senet": {"resnet"},
     "vit": {"vit_names"},
     "vit_hybrid": {"vit"},
 }
@@ -102,10 +102,11 @@ def test_models_import_no_cousins():
 # Longer than the rest are files that read several published dialects of names, or whose paper
 # has several kinds of attention.
 LINES = {
-    "__init__": 290,
+    "__init__": 295,
     "acmix": 420,
     "attention_cnn": 300,
     "backbone": 285,
+    "botnet": 275,
     "coatnet": 440,
     "elsa": 285,
     "hornet": 375,

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.position import KeptTable
+from vitrail.layers.relative import attend_by_parts
 
 Border = Literal["clamp", "zero", "mask"]
 Grid = tuple[int, int]
@@ -154,7 +155,7 @@ class Neighborhood:
         q: Float[Tensor, "b h w n d"],
         k: Float[Tensor, "b h w n d"],
         v: Float[Tensor, "b h w n e"],
-        bias: Float[Tensor, "*p tn t s"],
+        bias: Float[Tensor, "*p tn t s"] | None,
         *,
         tables: tuple[Tensor, Tensor] | None = None,
         scale: float | None = None,
@@ -163,13 +164,13 @@ class Neighborhood:
 
         `bias` is what `bias` gives for this map. `tables` are the r of the rows' and of the
         columns' offsets, each (2 kernel - 1, d) or (heads, 2 kernel - 1, d), which are added.
-        They need a bias by patterns, not `dense`.
+        They need a bias by patterns, not `dense`, or none.
         """
         rows, columns = self.axes((q.shape[1], q.shape[2]))
         heads, width = v.shape[-2:]
         tiles, places = (len(rows.queries), len(columns.queries)), len(rows.queries[0])
         q, k, v = self._cut(q, k, v)
-        if bias.ndim == 3:
+        if bias is not None and bias.ndim == 3:
             flat = [part.flatten(1, 3) for part in (q, k, v)]
             out = attend(*flat, bias=bias[None], scale=scale).view(*q.shape[:-1], width)
         else:
@@ -178,7 +179,7 @@ class Neighborhood:
                     [
                         self._attend_alike(
                             *(part[:, y, x] for part in (q, k, v)),
-                            bias[i * len(columns.patterns) + j],
+                            None if bias is None else bias[i * len(columns.patterns) + j],
                             (rows.patterns[i], columns.patterns[j]),
                             tables,
                             scale,
@@ -199,17 +200,26 @@ class Neighborhood:
         self,
         q: Float[Tensor, "b h w n d"],
         k: Float[Tensor, "b h w n d"],
-        bias: Float[Tensor, "*p tn t s"],
+        bias: Float[Tensor, "*p tn t s"] | None,
         *,
+        tables: tuple[Tensor, Tensor] | None = None,
         scale: float | None = None,
     ) -> Float[Tensor, "b tiles_n t s"]:
-        """Attention of every tile and head, rows are queries."""
+        """Attention of every tile and head, rows are queries; arguments as of `attend`."""
         rows, columns = self.axes((q.shape[1], q.shape[2]))
         q, k, _ = self._cut(q, k, k)
-        if bias.ndim == 4:
+        if bias is not None and bias.ndim == 4:
             pairs = [i * len(columns.patterns) + j for i in rows.pattern for j in columns.pattern]
             bias = bias[pairs].flatten(0, 1)
-        return attention_weights(q.flatten(1, 3), k.flatten(1, 3), bias=bias[None], scale=scale)
+        total = None if bias is None else bias[None]
+        if tables is not None:
+            found = [
+                _relative(q[:, y, x], tables, (rows.patterns[i], columns.patterns[j]))
+                for y, i in enumerate(rows.pattern)
+                for x, j in enumerate(columns.pattern)
+            ]
+            total = torch.cat(found, 1) if total is None else total + torch.cat(found, 1)
+        return attention_weights(q.flatten(1, 3), k.flatten(1, 3), bias=total, scale=scale)
 
     def _cut(self, *qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, Ty, Tx, n, t, d), keys and values (B, Ty, Tx, n, s, d) of the tiles."""
@@ -228,18 +238,22 @@ class Neighborhood:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         patterns: tuple[list[list[int]], list[list[int]]],
         tables: tuple[Tensor, Tensor] | None,
         scale: float | None,
     ) -> Float[Tensor, "b ty tx n t e"]:
         """Attention of tiles that have one pattern: they are one batch."""
         shape, (q, k, v) = q.shape, (part.flatten(0, 2) for part in (q, k, v))
-        bias = bias[None]
-        if tables is not None:
-            bias = bias + _relative(q, tables, patterns)
-        out = attend(q, k, v, bias=bias, scale=scale)
-        return out.view(*shape[:-1], v.shape[-1])
+        if tables is None:
+            return attend(q, k, v, bias=bias, scale=scale).unflatten(0, shape[:3])
+
+        def biased(part: Tensor) -> Tensor:
+            logits = _relative(part, tables, patterns)
+            return logits if bias is None else logits + bias
+
+        out = attend_by_parts(q, k, v, biased, scale=scale)
+        return out.unflatten(0, shape[:3])
 
 
 def neighborhood(
@@ -263,7 +277,9 @@ def neighborhood(
     `NeighborhoodBias`.
     """
     local = Neighborhood(kernel, dilation, border)
-    bias = local.bias(table, (q.shape[1], q.shape[2]), q.shape[3], q, dense=tables is None)
+    grid, bias = (q.shape[1], q.shape[2]), None
+    if table is not None or tables is None:
+        bias = local.bias(table, grid, q.shape[3], q, dense=tables is None)
     return local.attend(q, k, v, bias, tables=tables, scale=scale)
 
 
@@ -341,7 +357,8 @@ def _slices(axis: Axis) -> list[slice]:
 def _relative(
     q: Tensor, tables: tuple[Tensor, Tensor], patterns: tuple[list[list[int]], list[list[int]]]
 ) -> Float[Tensor, "b n t s"]:
-    """Logits q r' of tiles (B, n, t, d) whose queries see keys at the patterns' offsets."""
+    """Logits q r' of tiles (B, n, t, d) whose queries see keys at the patterns' offsets, -inf of
+    what they do not see."""
     by, bx = (len(p) for p in patterns)
     q = q.unflatten(2, (by, bx))
     parts = []
@@ -349,8 +366,8 @@ def _relative(
         tables, patterns, ((1, 1, by, 1, -1), (1, 1, 1, bx, -1)), strict=True
     ):
         logits = q @ (table.mT if table.ndim == 2 else table.mT[:, None])
-        # What is not seen has -inf in the bias, so that its offset does not matter.
-        index = torch.tensor(pattern, device=q.device).clamp(min=0).view(shape)
-        parts.append(logits.gather(-1, index.expand(*logits.shape[:-1], -1)))
+        index = torch.tensor(pattern, device=q.device).view(shape)
+        logits = logits.gather(-1, index.clamp(min=0).expand(*logits.shape[:-1], -1))
+        parts.append(logits.masked_fill(index < 0, float("-inf")))
     both = parts[0].unsqueeze(-1) + parts[1].unsqueeze(-2)
     return both.flatten(4).flatten(2, 3)

@@ -1,0 +1,30 @@
+"""HaloNet against timm's networks with the same random weights."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+from agree import difference
+from timm.layers.halo_attn import HaloAttn
+
+from vitrail.models import catalog
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(
+    ("peer", "ours", "image"),
+    [
+        ("halonet_h1", "halonet_h1", (256, 256)),
+        ("halonet26t", "halonet_26t", (256, 512)),
+        ("halonet50ts", "halonet_50ts", (256, 256)),
+    ],
+)
+def test_timm(peer, ours, image, scaled):
+    model = timm.create_model(peer, num_classes=7)
+    for module in model.modules():
+        if isinstance(module, HaloAttn):
+            module.scale_pos_embed = scaled
+    config = replace(catalog()[ours].config, classes=7, scaled=scaled)
+    if ours == "halonet_h1":
+        config = replace(config, heads=(8, 8, 8, 8))
+    assert difference(model, config, "timm", image) <= 1e-6

@@ -1,0 +1,272 @@
+"""BoTNet: global attention instead of the last 3x3 convolutions of a ResNet, nothing else.
+
+Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv 2101.11605.
+Attention runs at the size of its input, is averaged over 2x2 cells where the convolution had a
+stride, and has no output projection: the 1x1 convolution behind it is one. Logits are q'k and q'r
+of two head-shared tables of offsets (`layers/relative.py`), or of places ("absolute").
+
+Queries are scaled by d**-0.5 before both, as in the authors' gist; timm's networks scale q'k alone
+(`scaled` is False). The gist has an activation behind the shortcut's BatchNorm, timm has none
+(`active_shortcut`). Both keep the shortcut's convolution 1x1; a port with 3x3 differs. The T
+series has SiLU and an excitation of 1/16 of a block's width before every addition, those of
+attention included; the paper does not say the activation inside, here it is SiLU.
+
+Any image may be given: maps round up, a cell at the border averages what it has, and the tables,
+which are for the config's image, are interpolated linearly, at every other size or once by
+loading with `image=`. Published operations and accuracies are from memory of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import attention_weights
+from vitrail.layers.conv import channels_first, channels_last
+from vitrail.layers.linear import Linear, linear
+from vitrail.layers.mbconv import Excitation
+from vitrail.layers.relative import (
+    TABLES,
+    AbsolutePosition,
+    Grid,
+    RelativePosition,
+    attend_by_parts,
+    resized,
+)
+from vitrail.models import resnet
+from vitrail.models.attending import ACTS, BYOB, check_act, check_attending, matrix
+from vitrail.models.backbone import Small, Variant
+from vitrail.models.resnet import Bottleneck, ResNet, convolution, ungated
+
+POSITIONS = {"relative": RelativePosition, "absolute": AbsolutePosition}
+
+
+@dataclass(frozen=True)
+class Config(resnet.Config):
+    """Sizes of a BoTNet: a ResNet's, and per stage which of its blocks attend. `squeeze` is a
+    block's width over the inner one of its excitation, 0 for none."""
+
+    attending: tuple[tuple[int, ...], ...] = ((), (), (), (0, 1, 2))
+    heads: int = 4
+    position: str = "relative"
+    scaled: bool = True
+    active_shortcut: bool = True
+    squeeze: int = 0
+    act: str = "relu"
+
+
+_S1 = Config(strides=(2, 2, 1))
+_26T = Config(
+    depths=(2, 2, 2, 2),
+    attending=((), (), (1,), (0, 1)),
+    stem_kernel=3,
+    stem_dims=(24, 32, 64),
+    scaled=False,
+    active_shortcut=False,
+    image=(256, 256),
+)
+_50TS = replace(_26T, depths=(3, 4, 6, 3), attending=((), (3,), (1, 3, 5), (1,)), act="silu")
+_WEIGHTS = "published are {} M, without norms, biases and tables"
+
+
+def _t(depth: int, last: int, side: int) -> Config:
+    return replace(
+        _S1,
+        depths=(3, 4, depth, last),
+        attending=((), (), (), tuple(range(last))),
+        act="silu",
+        squeeze=16,
+        image=(side, side),
+    )
+
+
+VARIANTS = {
+    "botnet_50": Variant(Config(), params_m=20.8, top1=77.0),
+    "botnet_s1_50": Variant(_S1, params_m=20.8, top1=79.1),
+    "botnet_t3": Variant(_t(6, 6, 224), params_m=33.5, flops_g=7.3, top1=81.7),
+    "botnet_t4": Variant(_t(23, 6, 224), params_m=54.7, flops_g=10.9, top1=82.8),
+    "botnet_t5": Variant(_t(23, 12, 256), params_m=75.1, flops_g=19.3, top1=83.5),
+    "botnet_t6": Variant(_t(6, 12, 320), flops_g=23.3, top1=84.0, note=_WEIGHTS.format(53.9)),
+    "botnet_t7_320": Variant(_t(23, 12, 320), params_m=75.1, flops_g=30.9, top1=84.2),
+    "botnet_t7": Variant(_t(23, 12, 384), flops_g=45.8, top1=84.7, note=_WEIGHTS.format(75.1)),
+    "botnet_26t": Variant(_26T, params_m=12.49, hub={"timm": "hf-hub:timm/botnet26t_256.c1_in1k"}),
+    "botnet_50ts": Variant(_50TS, params_m=22.74),
+}
+
+SPACE = Small(
+    Config(stem_kernel=3, expansion=2, heads=4),
+    {
+        ("dims", "depths", "attending"): (
+            ((16, 32, 64), (1, 1, 2), ((), (), (0, 1))),
+            ((32, 64, 128), (1, 1, 2), ((), (), (0, 1))),
+            ((32, 64, 128), (2, 2, 2), ((), (), (0, 1))),
+            ((32, 64, 96, 128), (2, 2, 2, 2), ((), (), (1,), (0, 1))),
+        ),
+        "stem_stride": (1, 2, 4),
+    },
+)
+
+_PORT = [
+    ("stages.3.blocks.net.", "stages.3.blocks."),
+    (".shortcut.0.weight", ".shortcut.0.conv.weight"),
+    (".shortcut.1.", ".shortcut.0.norm."),
+    (".net.0.", ".conv1.conv."),
+    (".net.1.", ".conv1.norm."),
+    (".net.3.to_qkv.weight", ".mixer.qkv.weight", matrix),
+    (".net.3.pos_emb.rel_height", ".mixer.position.rows"),
+    (".net.3.pos_emb.rel_width", ".mixer.position.columns"),
+    (".net.3.pos_emb.height", ".mixer.position.rows"),
+    (".net.3.pos_emb.width", ".mixer.position.columns"),
+    (".net.5.", ".norm."),
+    (".net.7.", ".conv3.conv."),
+    (".net.8.", ".conv3.norm."),
+]
+NAMES = {
+    "timm": BYOB,
+    # Its blocks of attention behind the stages of torchvision's ResNet.
+    "lucidrains/bottleneck-transformer-pytorch": lambda config: [
+        *resnet.NAMES["torchvision"](config),
+        *_PORT,
+    ],
+}
+
+
+def grids(config: Config) -> list[tuple[Grid, Grid]]:
+    """What the first and the other mixers of every stage see of the config's image."""
+    c = config
+    steps = c.strides or (2,) * (len(c.depths) - 1)
+    sizes = [
+        (-(-c.image[0] // stride), -(-c.image[1] // stride))
+        for stride in accumulate(steps, mul, initial=c.stem_stride)
+    ]
+    return list(zip([sizes[0], *sizes], sizes, strict=False))
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """The state for another image size: tables are interpolated linearly along their offsets."""
+    with torch.device("meta"):
+        made = BoTNet(new).state_dict()
+    return {k: resized(v, len(made[k])) if k.endswith(TABLES) else v for k, v in state.items()}
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes, and an image for which the tables are."""
+    c = replace(config, classes=len(state["head.weight"]))
+    for i, blocks in enumerate(c.attending):
+        for j in blocks:
+            sides = [
+                (len(state[f"stages.{i}.blocks.{j}.mixer.{name}"]) + (c.position == "relative"))
+                // (1 + (c.position == "relative"))
+                for name in TABLES
+            ]
+            seen = grids(c)[i][j > 0]
+            if tuple(sides) != seen:
+                image = [side * a // b for side, a, b in zip(sides, c.image, seen, strict=True)]
+                return replace(c, image=tuple(image))
+    return c
+
+
+class BottleneckAttention(nn.Module):
+    """Global attention on (B, C, H, W) views with q'k and logits of positions, then the mean of
+    cells of stride x stride. `qkv` is packed [q | k | v], each [head][channel]."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        position: nn.Module,
+        *,
+        stride: int = 1,
+        scaled: bool = True,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        self.heads, self.scaled, self.position = heads, scaled, position
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        nn.init.normal_(self.qkv.weight, std=0.01)
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        q, k, v = self._heads(x)
+        out = attend_by_parts(q, k, v, lambda part: self._bias(part, x))
+        out = out.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1)
+        return self.pool(channels_first(out))
+
+    def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n n"]:
+        """Who looks at whom: attention of every head, rows are queries."""
+        q, k, _ = self._heads(x)
+        return attention_weights(q, k, bias=self._bias(q, x))
+
+    def absorb(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
+        """Multiply the output's channels and add to them, for good: values can, as the weights
+        of a query, and the shares of a cell, sum to one."""
+        q, k, v = self.qkv.weight.chunk(3)
+        bias = torch.cat([torch.zeros_like(shift), torch.zeros_like(shift), shift])
+        self.qkv = linear(torch.cat([q, k, v * scale[:, None]]), bias)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv(channels_last(x)).flatten(1, 2)
+        qkv = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return torch.unbind(qkv)  # pyright: ignore[reportReturnType]
+
+    def _bias(self, q: Tensor, x: Tensor) -> Tensor:
+        q = q * q.shape[-1] ** -0.5 if self.scaled else q
+        return self.position(q, (x.shape[2], x.shape[3]))
+
+
+class Gate(nn.Module):
+    """Squeeze-and-excitation of (B, C, H, W) views (Hu et al., arXiv 1709.01507)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.excite = Excitation(dim, hidden)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x * channels_first(self.excite(channels_last(x)))
+
+
+class BoTNet(ResNet):
+    """A ResNet of bottlenecks, some of which attend to the whole map."""
+
+    undecayed = TABLES
+
+    def __init__(self, config: Config) -> None:
+        c = config
+        _check(c)
+        sizes = grids(c)
+
+        def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
+            if j not in c.attending[i]:
+                return convolution(i, j, dim, stride)
+            position = POSITIONS[c.position](sizes[i][j > 0], dim // c.heads)
+            return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
+
+        def gate(i: int, j: int, dim: int) -> nn.Module:
+            return Gate(dim, max(1, dim // c.squeeze)) if c.squeeze else ungated(i, j, dim)
+
+        super().__init__(c, mixer, gate=gate, act=ACTS[c.act], bottleneck=True)
+        for block in self.modules():
+            if isinstance(block, Bottleneck) and isinstance(block.mixer, BottleneckAttention):
+                nn.init.zeros_(block.conv3.norm.weight)
+                if c.active_shortcut and not isinstance(block.shortcut, nn.Identity):
+                    shortcut = nn.Sequential(block.shortcut, ACTS[c.act]())
+                    block.add_module("shortcut", shortcut)
+
+
+def _check(c: Config) -> None:
+    check_attending(c.attending, c.depths)
+    check_act(c.act)
+    if c.position not in POSITIONS:
+        raise ValueError(f"position is {c.position!r}: expected {' or '.join(POSITIONS)}")
+    if c.squeeze < 0:
+        raise ValueError(f"squeeze is {c.squeeze}: expected 0, or a width over another")
+
+
+MODEL = BoTNet

@@ -35,22 +35,6 @@ class Limit:
 
 def render(facts: Facts) -> str:
     """The page as HTML text. It asks the network for nothing."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _unbroken(percent),
-        "seconds": _unbroken(seconds),
-        "count": _unbroken(count),
-        "size": _unbroken(size),
-        "image": image,
-    }
     facts = replace(facts, candidates=ordered(facts.candidates))
     limit_s = facts.budget.latency_s
     many = facts.confusion is not None and len(facts.confusion) > TABLE_CLASSES
@@ -63,7 +47,8 @@ def render(facts: Facts) -> str:
         "confusion": plots.confusion_map(facts.confusion) if many and facts.confusion else "",
     }
     found = limits(facts)
-    return environment.get_template(TEMPLATE.name).render(
+    return filled(
+        TEMPLATE,
         facts=facts,
         plots=drawn,
         headline=headline(facts),
@@ -74,6 +59,28 @@ def render(facts: Facts) -> str:
         matrix=None if many else facts.confusion,
         worst=worst(facts),
     )
+
+
+def filled(template: Path, **values: Any) -> str:
+    """A template beside the style sheet, with the filters of all pages."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _unbroken(percent),
+        "seconds": _unbroken(seconds),
+        "count": _unbroken(count),
+        "size": _unbroken(size),
+        "image": image,
+        "points": _unbroken(points),
+    }
+    return environment.get_template(template.name).render(**values)
 
 
 def headline(facts: Facts) -> str:
@@ -142,6 +149,11 @@ def worst(facts: Facts) -> list[tuple[str, str, int]]:
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as "91.2 %"."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, signed."""
+    return "–" if value is None else f"{100 * value:+.2f}".replace("-", "−")
 
 
 def seconds(value: float | None) -> str:

@@ -94,7 +94,7 @@ def front(
         _legend(axes, columns=4 if size[0] < 6 else 8)
         _number(axes, shown, limit_s)
 
-    return _svg(draw, name, size)
+    return svg(draw, name, size)
 
 
 def stretched(candidates: Sequence[CandidatePoint]) -> bool:
@@ -129,7 +129,7 @@ def losses(points: Sequence[CurvePoint]) -> str:
         axes.set_ylabel("cross entropy, nats")
         _legend(axes, columns=2)
 
-    return _svg(draw, "losses", HALF)
+    return svg(draw, "losses", HALF)
 
 
 def rise(points: Sequence[CurvePoint]) -> str:
@@ -148,7 +148,7 @@ def rise(points: Sequence[CurvePoint]) -> str:
         axes.set_xlabel("epochs")
         axes.set_ylabel("validation accuracy, %")
 
-    return _svg(draw, "rise", HALF)
+    return svg(draw, "rise", HALF)
 
 
 def reliability(found: CalibrationFacts) -> str:
@@ -179,7 +179,7 @@ def reliability(found: CalibrationFacts) -> str:
         axes.set_ylabel("how often right, %")
         _legend(axes, columns=2)
 
-    return _svg(draw, "reliability", HALF) if any(b.n for b in found.bins) else ""
+    return svg(draw, "reliability", HALF) if any(b.n for b in found.bins) else ""
 
 
 def confusion_map(counts: Sequence[Sequence[int]]) -> str:
@@ -320,7 +320,7 @@ def _legend(axes: Any, *, columns: int) -> None:
         )  # fmt: skip
 
 
-def _svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:
+def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:
     """The SVG element of a figure, its stand-in colours replaced and its ids made its own."""
     import matplotlib as mpl
     from matplotlib.figure import Figure

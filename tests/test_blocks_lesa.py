@@ -1,0 +1,159 @@
+"""LESA in plain lines, the authors' layer of detectors, folding, image sizes, bad input."""
+
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+
+import vitrail
+from vitrail.checkpoint import rename
+from vitrail.errors import ConfigError
+from vitrail.layers.fold import deploy
+from vitrail.models import lesa
+from vitrail.models.lesa import LESA, Config, FlatPosition
+
+BLOCKS = Path(__file__).parent / "goldens/blocks"
+SMALL = Config(
+    dims=(8, 16, 32),
+    depths=(1, 2, 2),
+    strides=(2, 1),
+    expansion=2,
+    stem_stride=2,
+    groups=2,
+    image=(32, 32),
+    classes=3,
+)
+
+
+def random(module):
+    torch.manual_seed(0)
+    module.double().eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+        for m in module.modules():
+            if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                m.running_mean.normal_(std=0.1)
+                m.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+def test_detection_golden():
+    """The authors' layer alone, with the positions of their detectors."""
+    expected = golden.read(BLOCKS / "lesa_block_detection_qr.json")
+    rows = [(".mixer.", "")]
+    named = {f".{k}": v for k, v in golden.state(expected).items()}
+    state = {k.removeprefix("."): v for k, v in rename(named, [*lesa.LAYER, *rows]).items()}
+    m = LESA(64, 8, grid=(12, 12), position="axes").double().eval()
+    missing = m.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert all(k.endswith("num_batches_tracked") for k in missing.missing_keys)
+    x = golden.image(expected["input_shape"])
+    with torch.no_grad():
+        for layer in (m, deploy(m)):
+            assert golden.deviation(layer(x), expected["outputs"]["logits"]) <= 1e-6
+
+
+def plain(m, x):
+    """One map (C, h, w): the binary term pair by pair, then the gate."""
+    c, h, w = x.shape
+    n, g, d = h * w, m.groups, m.key_width
+    tokens = x.flatten(1).T
+    q, k, v = m.qkv(tokens).view(n, g, -1).split((d, d, 2 * d), 2)
+    table = m.position.table
+    norm, out = m.similarity.norm, torch.zeros(n, c, 2, dtype=x.dtype)
+    for group in range(g):
+        logits = torch.zeros(3, n, n, dtype=x.dtype)
+        for i in range(n):
+            for j in range(n):
+                one, other = table[:, i - j + n - 1], table[:, j - i + n - 1]
+                logits[0, i, j] = q[i, group] @ k[j, group]
+                logits[1, i, j] = q[i, group] @ one[:d]
+                logits[2, i, j] = k[j, group] @ other[d : 2 * d]
+        at = [group + g * t for t in range(3)]
+        scale = norm.weight[at] / (norm.running_var[at] + norm.eps).sqrt()
+        centred = logits - norm.running_mean[at][:, None, None]
+        normed = centred * scale[:, None, None] + norm.bias[at][:, None, None]
+        a = normed.sum(0).softmax(1)
+        channels = slice(group * 2 * d, (group + 1) * 2 * d)
+        out[:, channels, 0] = a @ v[:, group]
+        for i in range(n):
+            for j in range(n):
+                out[i, channels, 1] += a[i, j] * table[2 * d :, i - j + n - 1]
+    binary = m.output.norm(out.flatten(1)).view(n, c, 2).sum(2)
+    unary = m.unary(x[None])[0].flatten(1).T
+    hidden = m.hidden(torch.cat([unary, binary], 1).relu()).relu()
+    return (unary + m.gate(hidden).sigmoid() * binary).T.view(c, h, w)
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (1, 2), (1, 1)], ids=str)
+def test_flat_positions_in_plain_lines(grid):
+    m = random(LESA(8, 2, grid=grid))
+    x = torch.randn(2, 8, *grid, dtype=torch.float64)
+    with torch.no_grad():
+        expected = torch.stack([plain(m, one) for one in x])
+        assert torch.allclose(m(x), expected, atol=1e-12)
+        assert torch.allclose(deploy(m)(x), expected, atol=1e-12)
+
+
+def test_flat_positions_wrap_rows():
+    """The last of a row and the first of the next are neighbours, as the paper's code has it."""
+    position = FlatPosition((2, 3), 2, 4).double()
+    q = torch.ones(1, 1, 6, 2, dtype=torch.float64)
+    with torch.no_grad():
+        asked, told = position.terms(q, q, (2, 3))
+    assert torch.equal(asked[0, 0, 2, 3], asked[0, 0, 0, 1])
+    assert torch.equal(told[0, 0, 2, 3], told[0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("position", ["flat", "axes"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deployed(position, stride, groups):
+    m = random(LESA(16, groups, grid=(4, 4), position=position, stride=stride))
+    folded = deploy(m)
+    norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    assert not any(isinstance(x, norms) for x in folded.modules())
+    with torch.no_grad():
+        for size in ((4, 4), (3, 7)):
+            x = torch.randn(2, 16, *size, dtype=torch.float64)
+            found = m(x)
+            assert found.shape[2:] == tuple(-(-s // stride) for s in size)
+            assert torch.allclose(folded(x), found, atol=1e-12)
+            assert torch.allclose(m.weights(x), folded.weights(x), atol=1e-12)
+
+
+def test_where_it_stands():
+    """In the last two stages but for the first block of the two, without a norm behind it."""
+    model = vitrail.create(SMALL)
+    blocks = [[isinstance(b.mixer, LESA) for b in stage.blocks] for stage in model.stages]
+    assert blocks == [[False], [False, True], [True, True]]
+    assert [level.stride for level in model.levels] == [2, 4, 4]
+    for stage in model.stages:
+        for block in stage.blocks:
+            assert isinstance(block.norm, torch.nn.Identity) == isinstance(block.mixer, LESA)
+
+
+@pytest.mark.parametrize("position", ["flat", "axes"])
+def test_other_images(position):
+    """Tables moved on loading compute what the model computes on the way."""
+    model = random(vitrail.create(SMALL, position=position))
+    moved = vitrail.load(model.config, model.state_dict(), image=(48, 32), dtype=torch.float64)
+    x = torch.randn(1, 3, 48, 32, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(x), moved(x), atol=1e-12)
+    assert lesa.fitted(model.config, model.state_dict()).image == (32, 32)
+    square = vitrail.create(SMALL, position=position, image=(64, 64))
+    assert lesa.fitted(model.config, square.state_dict()).image == (64, 64)
+
+
+def test_what_cannot_be_built():
+    for changes, said in (
+        ({"groups": 3}, "dim 16 does not divide into 3 groups"),
+        ({"groups": 0}, "does not divide into 0 groups"),
+        ({"position": "sine"}, "position is 'sine': expected flat or axes"),
+        ({"strides": (2,)}, "differ in length"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            vitrail.create(SMALL, **changes)

@@ -1,0 +1,267 @@
+"""Attention-augmented convolution: some of its channels come from global attention.
+
+Bello et al., "Attention Augmented Convolutional Networks", ICCV 2019, arXiv 1904.09925. Of the F
+channels of a convolution kappa F are keys and upsilon F are values of multi-head attention to the
+whole map, with logits of relative rows and columns; what it yields is concatenated behind the
+convolution's other F - upsilon F channels. Keys have 20 channels a head at least; both numbers
+are rounded to the next multiple of the heads.
+
+In ResNets the last 3x3 convolution of each block is augmented in all stages but the first, in
+Wide-ResNet-28-10 the first of each block, in MnasNet the 1x1 that widens the map of the last two
+blocks. With a stride the attention reads means of 3x3 positions, two apart. So it does once more
+in a ResNet's first augmented stage, whose attention is put back bilinearly: there it would cost
+too much.
+
+No weights or code of the networks were published. What is augmented in MnasNet, and by how many
+channels, is a reading that fits the published parameters; no shares of keys and values that the
+paper tells make ResNet-34 as small as published. Publications count a multiply-add twice; here
+they are halved. At another size of map the tables of positions are interpolated linearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.attention import attention_weights
+from vitrail.layers.conv import Conv2d, channels_first, channels_last, rescaled
+from vitrail.layers.linear import Linear, linear
+from vitrail.layers.relative import TABLES, Grid, RelativePosition, attend_by_parts, resized
+from vitrail.models import resnet
+from vitrail.models.aa_hosts import STACKS, MnasNet, WideResNet
+from vitrail.models.backbone import Backbone, Small, Variant
+
+LEAST = 20  # channels of a key
+LAST = 2  # augmented bottlenecks of a MnasNet
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of an attention-augmented `host`, "resnet", "wide" or "mnasnet".
+
+    `kappa` and `upsilon` are the shares of a convolution's channels that keys and values have.
+    `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
+    """
+
+    host: str = "resnet"
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    dims: tuple[int, ...] = (64, 128, 256, 512)
+    heads: int = 8
+    kappa: float = 0.2
+    upsilon: float = 0.1
+    expansion: int = 4
+    stem_stride: int = 4
+    drop_path: float = 0.0
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
+
+
+_SMALLER = (
+    "no setting of the paper makes ResNet-34 as small as the published 20.7 million parameters"
+)
+_CIFAR = "81.6 % on CIFAR-100; the published count seems to leave out what attention multiplies"
+_WIDE = Config("wide", (4, 4, 4), (160, 320, 640), image=(32, 32), classes=100)
+_MNAS = Config("mnasnet", (3, 3, 3, 2, 4, 1), (16, 24, 40, 80, 96, 192, 320), heads=4, kappa=0.1)
+VARIANTS = {
+    "aa_resnet_34": Variant(Config(expansion=1), top1=74.7, note=_SMALLER),
+    "aa_resnet_50": Variant(Config(), params_m=25.8, flops_g=4.15, top1=77.7),
+    "aa_resnet_101": Variant(Config(depths=(3, 4, 23, 3)), params_m=45.4, flops_g=8.05, top1=78.7),
+    "aa_resnet_152": Variant(Config(depths=(3, 8, 36, 3)), params_m=61.6, flops_g=11.9, top1=79.1),
+    "aa_wide_resnet_28_10": Variant(
+        _WIDE,
+        params_m=36.2,
+        flops_g=5.45,
+        note=_CIFAR,
+    ),
+    "aa_mnasnet": Variant(_MNAS, params_m=4.52, top1=75.7),
+}
+
+SPACE = Small(
+    Config(heads=2),
+    {
+        ("host", "dims", "depths", "expansion", "stem_stride"): (
+            ("resnet", (16, 32, 64), (1, 1, 1), 1, 2),
+            ("resnet", (32, 64, 128), (1, 1, 1), 1, 2),
+            ("resnet", (32, 64, 128), (1, 1, 1), 1, 4),
+            ("resnet", (32, 64, 128), (2, 2, 2), 2, 4),
+            ("wide", (16, 32, 64), (1, 1, 1), 1, 1),
+        ),
+        "upsilon": (0.1, 0.25),
+    },
+)
+
+NAMES: dict[str, list] = {}
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move to another image size: tables are interpolated linearly."""
+    moved = dict(state)
+    for name, entries in _tables(new).items():
+        moved[name] = resized(state[name], entries)
+    return moved
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes and the (square) image that a state's shapes tell."""
+    name, entries = next(iter(_tables(config).items()))
+    size = config.image[0] // ((entries + 1) // 2) * ((len(state[name]) + 1) // 2)
+    return replace(config, classes=len(state["head.weight"]), image=(size, size))
+
+
+def _tables(config: Config) -> dict[str, int]:
+    """The entries of all tables of positions."""
+    with torch.device("meta"):
+        model = build(config)
+    return {n: len(p) for n, p in model.named_parameters() if n.endswith(TABLES)}
+
+
+class AAConv(nn.Module):
+    """A convolution, and attention to the whole map: (B, C, H, W) views to (B, dim, h, w), the
+    last `values` channels from attention.
+
+    `keys` and `values` are channels of all heads; `grid` is the map at which attention runs and
+    its tables are made for: as large as the convolution's, or half that where `halved`.
+    `projection` is the side of the kernel that makes queries, keys and values, 1 in the paper.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim: int,
+        *,
+        keys: int,
+        values: int,
+        heads: int,
+        grid: Grid,
+        kernel: int = 3,
+        stride: int = 1,
+        halved: bool = False,
+        projection: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if keys % heads or values % heads or not 0 < values < dim or keys < heads:
+            raise ValueError(
+                f"keys are {keys}, values {values} of {dim} channels: expected multiples of "
+                f"{heads} heads, and channels left to the convolution"
+            )
+        self.heads, self.parts, self.halved = heads, (keys, keys, values), halved
+        self.scale = (keys // heads) ** -0.5
+        self.conv = Conv2d(dim_in, dim - values, kernel, stride, kernel // 2, bias=bias)
+        self.pool = nn.Sequential(
+            *(nn.AvgPool2d(3, step, 1) for step in (stride, 1 + halved) if step > 1)
+        )
+        side = projection
+        self.qkv = Conv2d(dim_in, sum(self.parts), side, padding=side // 2, bias=bias)
+        self.position = RelativePosition(grid, keys // heads)
+        self.proj = Linear(values, values, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        near = self.conv(x)
+        q, k, v, grid = self._heads(x)
+        position = partial(self.position, grid=grid)
+        far = attend_by_parts(q, k, v, position, scale=1.0).transpose(1, 2).flatten(2)
+        far = self.proj(far).unflatten(1, grid)
+        if self.halved:
+            size = (near.shape[2], near.shape[3])
+            far = channels_last(F.interpolate(channels_first(far), size, mode="bilinear"))
+        return channels_first(torch.cat([channels_last(near), far], 3))
+
+    def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n n"]:
+        """Attention of every head, rows are queries."""
+        q, k, _, grid = self._heads(x)
+        return attention_weights(q, k, bias=self.position(q, grid), scale=1.0)
+
+    def deployed(self) -> nn.Module:
+        """The scale of the queries in what makes them."""
+        scale = torch.ones(self.qkv.out_channels).to(self.qkv.weight)
+        scale[: self.parts[0]] = self.scale
+        self.qkv, self.scale = rescaled(self.qkv, scale), 1.0
+        return self
+
+    def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
+        """Multiply the output's channels and add to them, for good."""
+        n = self.conv.out_channels
+        self.conv = rescaled(self.conv, scale[:n], shift[:n])
+        bias = shift[n:] if self.proj.bias is None else self.proj.bias * scale[n:] + shift[n:]
+        self.proj = linear(self.proj.weight * scale[n:, None], bias)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Grid]:
+        """Scaled q, k and v (B, heads, n, d), and the map they are of."""
+        qkv = channels_last(self.qkv(self.pool(x)))
+        grid = (qkv.shape[1], qkv.shape[2])
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in qkv.flatten(1, 2).split(self.parts, 2)
+        )
+        return (q if self.scale == 1 else q * self.scale), k, v, grid
+
+
+def build(config: Config) -> Backbone:
+    """The network of a config, on its host. Raises ValueError."""
+    c = config
+    if len(c.dims) != len(c.depths) + (c.host == "mnasnet"):
+        raise ValueError(f"depths {c.depths} and dims {c.dims} differ in length: one each a stage")
+
+    def share(ratio: float, dim: int) -> int:
+        return max(round(ratio * dim / c.heads), 1) * c.heads
+
+    def augmented(
+        dim_in: int, dim: int, kernel: int, size: int, *, stride: int = 1, halved: bool = False
+    ) -> nn.Module:
+        """A convolution with attention on a map `size` times smaller than the image."""
+        keys = max(share(c.kappa, dim), LEAST * c.heads)
+        sizes = {"keys": keys, "values": share(c.upsilon, dim), "heads": c.heads}
+        grid = (-(-c.image[0] // size), -(-c.image[1] // size))
+        same = {"kernel": kernel, "stride": stride, "halved": halved}
+        return AAConv(dim_in, dim, **sizes, **same, grid=grid)
+
+    if c.host == "resnet":
+
+        def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
+            if i == 0:
+                return resnet.convolution(i, j, dim, stride)
+            size = c.stem_stride * 2**i * (2 if i == 1 else 1)
+            return augmented(dim, dim, 3, size, stride=stride, halved=i == 1)
+
+        sizes = {"image": c.image, "channels": c.channels, "classes": c.classes}
+        inside = resnet.Config(
+            c.depths,
+            c.dims,
+            c.expansion,
+            stem_stride=c.stem_stride,
+            drop_path=c.drop_path,
+            **sizes,
+        )
+        made: Backbone = resnet.ResNet(inside, mixer)
+    elif c.host == "wide":
+
+        def first(i: int, j: int, dim_in: int, dim: int, stride: int) -> nn.Module:
+            return augmented(dim_in, dim, 3, 2**i, stride=stride)
+
+        made = WideResNet(c, first)
+    elif c.host == "mnasnet":
+
+        def expand(i: int, j: int, dim_in: int, dim: int) -> nn.Module:
+            if sum(c.depths[:i]) + j < sum(c.depths) - LAST:
+                return Conv2d(dim_in, dim, 1, bias=False)
+            before = STACKS[: i + (j > 0)]
+            return augmented(dim_in, dim, 1, 2 * prod(stack.stride for stack in before))
+
+        made = MnasNet(c, expand)
+    else:
+        raise ValueError(f"host is {c.host!r}: expected resnet, wide or mnasnet")
+    made.config = config
+    made.undecayed = TABLES  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
+MODEL = build

@@ -1,0 +1,359 @@
+"""LESA: attention's own-position term by a convolution, fused with the rest by a learned gate.
+
+Yang, Qiao, Kortylewski, Yuille, "Locally Enhanced Self-Attention: Combining Self-Attention and
+Convolution as Local and Context Terms", 2021, arXiv 2107.05637. What a position says of itself
+(the unary term) is a grouped 3x3 and a 1x1 convolution, what the others say (the binary term)
+global attention with positions; a small network of both draws a gate for the latter. It takes the
+place of the 3x3 convolutions, and of the BatchNorm after them, in the last two stages of a ResNet,
+but for the first block of the two; the last stage keeps its resolution.
+
+Logits are not scaled: each of their terms has a BatchNorm over groups. For classification
+positions are one learned vector for each difference of *flat* indices, query minus key, so that
+the end of a row is next to the beginning of the following one; they act on queries, keys and
+values. For detection ("axes") they are BoTNet's, of rows and columns, key minus query, and act on
+queries. The deformable convolutions of the unary term in the authors' detectors are not here.
+The authors' tables are for one size; a map of another reads them interpolated linearly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.layers.conv import Conv2d, ConvNorm, LinearNorm, affine, channels_first, channels_last
+from vitrail.layers.linear import Linear, frozen, linear
+from vitrail.layers.relative import Grid, RelativePosition, resized
+from vitrail.models import resnet
+from vitrail.models.backbone import Small, Variant
+
+TABLES = ("position.table", "position.rows", "position.columns")
+
+
+@dataclass(frozen=True)
+class Config(resnet.Config):
+    """Sizes of a LESA network: a ResNet's, `groups` of channels that attend by themselves, and
+    `position`, "flat" or "axes"."""
+
+    strides: tuple[int, ...] = (2, 2, 1)
+    groups: int = 8
+    position: str = "flat"
+
+
+_WIDE = Config(dims=(128, 256, 512, 1024), expansion=2, stem_dims=(64,))
+VARIANTS = {
+    "lesa_resnet50": Variant(Config(), params_m=23.778, top1=79.55),
+    "lesa_resnet101": Variant(Config(depths=(3, 4, 23, 3)), params_m=41.159),
+    "lesa_wrn50": Variant(_WIDE, params_m=61.146, top1=80.18),
+}
+
+SPACE = Small(
+    Config(expansion=2, stem_kernel=3, groups=4),
+    {
+        ("dims", "depths", "strides"): (
+            ((16, 32, 64), (1, 2, 1), (2, 1)),
+            ((32, 64, 128), (1, 2, 1), (2, 1)),
+            ((32, 64, 128), (2, 2, 2), (2, 2)),
+        ),
+        "position": ("flat", "axes"),
+        "stem_stride": (1, 2, 4),
+    },
+)
+
+
+def _flat(kernel: Tensor) -> Tensor:
+    """The kernel of a 1x1 convolution as a matrix."""
+    return kernel.flatten(1)
+
+
+LAYER = [
+    (".flatten_index", None),
+    (".relative", ".position.table"),
+    (".rel_height", ".position.rows"),
+    (".rel_width", ".position.columns"),
+    (".qkv_transform.weight", ".qkv.linear.weight", _flat),
+    (".bn_qkv.", ".qkv.norm."),
+    (".bn_similarity.", ".similarity.norm."),
+    (".bn_output.", ".output.norm."),
+    (".x_transform.0.", ".unary.0."),
+    (".x_transform.1.", ".unary.1.conv."),
+    (".bn_x.", ".unary.1.norm."),
+    (".reasoning.1.weight", ".hidden.linear.weight", _flat),
+    (".reasoning.2.", ".hidden.norm."),
+    (".projection.0.weight", ".gate.linear.weight", _flat),
+    (".projection.1.", ".gate.norm."),
+]
+NAMES = {
+    "Chenglin-Yang/LESA_classification": lambda config: [
+        *LAYER,
+        *resnet.NAMES["torchvision"](config),
+    ]
+}
+
+
+def grids(config: Config) -> list[Grid]:
+    """Rows and columns of the map that each stage makes of the config's image."""
+    stride, found = config.stem_stride, []
+    for step in (1, *config.strides):
+        stride *= step
+        found.append((-(-config.image[0] // stride), -(-config.image[1] // stride)))
+    return found
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move to another image size: tables are interpolated linearly."""
+    moved = dict(state)
+    for name, shape in _tables(new).items():
+        flat = name.endswith("table")
+        value = state[name].mT if flat else state[name]
+        value = resized(value, shape[1 if flat else 0])
+        moved[name] = value.mT if flat else value
+    return moved
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes and the (square) image that a state's shapes tell."""
+    name, shape = next(iter(_tables(config).items()))
+    if name.endswith("table"):
+        sides = [math.isqrt((n + 1) // 2) for n in (shape[1], state[name].shape[1])]
+    else:
+        sides = [(n + 1) // 2 for n in (shape[0], len(state[name]))]
+    size = config.image[0] // sides[0] * sides[1]
+    return replace(config, classes=len(state["head.weight"]), image=(size, size))
+
+
+def _tables(config: Config) -> dict[str, torch.Size]:
+    """The shapes of all tables of positions."""
+    with torch.device("meta"):
+        model = LESANet(config)
+    return {n: p.shape for n, p in model.named_parameters() if n.endswith(TABLES)}
+
+
+class FlatPosition(nn.Module):
+    """Vectors of the differences of flat indices, query minus key, for maps of n positions: what
+    they say of queries and keys, and what they add to values.
+
+    `table` (2 a + e, 2 n - 1) has a rows each for queries and keys of that width, e for values.
+    """
+
+    def __init__(self, grid: Grid, width: int, value: int) -> None:
+        super().__init__()
+        self.width = width
+        entries = 2 * grid[0] * grid[1] - 1
+        self.table = nn.Parameter(torch.randn(2 * width + value, entries) * value**-0.5)
+
+    def terms(
+        self, q: Float[Tensor, "b g n d"], k: Float[Tensor, "b g n d"], grid: Grid
+    ) -> list[Tensor]:
+        """Logits (B, g, n, n) of the queries' vectors, and of the keys'."""
+        both = self._turned(q.shape[2])
+        asked, told = q @ both[: self.width], k @ both[self.width : 2 * self.width]
+        return [_by_key(asked), _by_key(told).mT]
+
+    def read(self, attention: Float[Tensor, "b g n n"]) -> Float[Tensor, "b g n e"]:
+        """The values' vectors, weighted."""
+        n = attention.shape[-1]
+        spread = F.pad(attention, (0, n - 2)) if n > 1 else attention[..., :0]
+        spread = F.pad(spread.flatten(2), (n - 1, 1)).unflatten(2, (n, 2 * n - 1))
+        if n == 1:
+            spread = attention
+        return spread @ self._turned(n)[2 * self.width :].mT
+
+    def _turned(self, n: int) -> Float[Tensor, "c m"]:
+        """The table for n positions by key minus query: so a row of keys is a slice."""
+        return resized(self.table.mT, 2 * n - 1).mT.flip(1)
+
+
+def _by_key(x: Float[Tensor, "b g n m"]) -> Float[Tensor, "b g n n"]:
+    """Of each query i's 2 n - 1 differences (key minus query) those of the n keys: a view of the
+    same memory whose rows are one shorter."""
+    n = x.shape[2]
+    if n == 1:
+        return x
+    flat = x.flatten(2)[..., n - 1 : n - 1 + n * (2 * n - 2)]
+    return flat.unflatten(2, (n, 2 * n - 2))[..., :n]
+
+
+class AxesPosition(RelativePosition):
+    """As `FlatPosition`, of rows and columns, and of queries alone; nothing for values."""
+
+    def terms(
+        self, q: Float[Tensor, "b g n d"], k: Float[Tensor, "b g n d"], grid: Grid
+    ) -> list[Tensor]:
+        """Logits (B, g, n, n) of the queries' vectors."""
+        return [self(q, grid)]
+
+
+class Similarity(nn.Module):
+    """The sum of an attention's normed terms: maps (B, g, n, n) to one."""
+
+    def __init__(self, terms: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(terms * groups)
+
+    def forward(self, terms: list[Tensor]) -> Float[Tensor, "b g n n"]:
+        return self.norm(torch.cat(terms, 1)).unflatten(1, (len(terms), -1)).sum(1)
+
+
+class Output(nn.Module):
+    """The sum of attention's normed parts, each (B, n, C); their channels alternate."""
+
+    def __init__(self, parts: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(parts * dim)
+
+    def forward(self, parts: list[Tensor]) -> Float[Tensor, "b n c"]:
+        both = torch.stack(parts, -1)
+        return self.norm(both.flatten(2).flatten(0, 1)).view(both.shape).sum(-1)
+
+
+class LESA(nn.Module):
+    """unary + gate * binary: (B, C, h, w) views to the same, a mean of `stride` squared of them.
+
+    `grid` is the map for which the tables of positions are made.
+    """
+
+    def __init__(
+        self, dim: int, groups: int, *, grid: Grid, position: str = "flat", stride: int = 1
+    ) -> None:
+        super().__init__()
+        if groups < 1 or dim % (2 * groups):
+            raise ValueError(
+                f"dim {dim} does not divide into {groups} groups of an even width: choose another "
+                "number of groups"
+            )
+        if position not in ("flat", "axes"):
+            raise ValueError(f"position is {position!r}: expected flat or axes")
+        self.groups, self.key_width = groups, dim // groups // 2
+        self.qkv = LinearNorm(dim, 2 * dim)
+        sizes, parts = (grid, self.key_width), 2 if position == "flat" else 1
+        self.position = FlatPosition(*sizes, dim // groups) if parts == 2 else AxesPosition(*sizes)
+        self.similarity, self.output = Similarity(parts + 1, groups), Output(parts, dim)
+        local = Conv2d(dim, dim, 3, padding=1, groups=groups, bias=False)
+        self.unary = (
+            nn.Sequential(local, ConvNorm(dim, dim, 1)) if groups > 1 else ConvNorm(dim, dim, 3)
+        )
+        self.hidden, self.gate = LinearNorm(2 * dim, dim), LinearNorm(dim, dim)
+        self.act, self.pool = nn.ReLU(inplace=True), _pool(stride)
+        self.reset()
+
+    def reset(self) -> None:
+        """Projections by fan-in, the fusion He-normal by fan-out as all convolutions."""
+        nn.init.normal_(self.qkv.linear.weight, std=self.qkv.linear.in_features**-0.5)
+        for layer in (self.hidden.linear, self.gate.linear):
+            nn.init.normal_(layer.weight, std=(2 / layer.out_features) ** 0.5)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        grid = (x.shape[2], x.shape[3])
+        unary = channels_last(self.unary(x)).flatten(1, 2)
+        binary = self._binary(channels_last(x).flatten(1, 2), grid)
+        gate = self.gate(self.hidden.then(torch.cat([unary, binary], 2).relu(), self.act))
+        out = torch.addcmul(unary, gate.sigmoid(), binary)
+        return self.pool(channels_first(out.unflatten(1, grid)))
+
+    def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g n n"]:
+        """Attention of every group, rows are queries."""
+        q, k, _ = self._heads(channels_last(x).flatten(1, 2))
+        return self._attention(q, k, (x.shape[2], x.shape[3]))
+
+    def deployed(self) -> nn.Module:
+        """Without BatchNorms."""
+        return DeployedLESA(self)
+
+    def _heads(self, x: Float[Tensor, "b n c"]) -> tuple[Tensor, ...]:
+        """q, k and v of every group, (B, g, n, d) each."""
+        qkv = self.qkv(x).unflatten(2, (self.groups, -1)).transpose(1, 2)
+        return qkv.split((self.key_width, self.key_width, 2 * self.key_width), 3)
+
+    def _attention(self, q: Tensor, k: Tensor, grid: Grid) -> Float[Tensor, "b g n n"]:
+        return self.similarity([q @ k.mT, *self.position.terms(q, k, grid)]).softmax(-1)
+
+    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:
+        q, k, v = self._heads(x)
+        return self.output(self._parts(self._attention(q, k, grid), v))
+
+    def _parts(self, attention: Tensor, v: Tensor) -> list[Tensor]:
+        """What is read from the values, and from the vectors of positions."""
+        parts = [attention @ v]
+        if isinstance(self.position, FlatPosition):
+            parts.append(self.position.read(attention))
+        return [part.transpose(1, 2).flatten(2) for part in parts]
+
+
+def _pool(stride: int) -> nn.Module:
+    """Means of stride x stride positions, of those that are there at the border."""
+    if stride == 1:
+        return nn.Identity()
+    return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+
+
+class DeployedLESA(LESA):
+    """What a LESA computes in eval mode, its other parts being deployed.
+
+    The logits' BatchNorm is a scalar for each term and group, put to queries and keys: what it
+    adds goes out in the softmax. The output's scales the values, whose weights sum to one.
+    """
+
+    def __init__(self, whole: LESA) -> None:
+        nn.Module.__init__(self)
+        self.groups, self.key_width, self.position = whole.groups, whole.key_width, whole.position
+        self.unary, self.hidden, self.gate = whole.unary, whole.hidden, whole.gate
+        self.act, self.pool = whole.act, whole.pool
+        scales, _ = affine(whole.similarity.norm)
+        self.scales = frozen(scales.view(-1, whole.groups, 1, 1))
+        values = (self.groups, 2 * self.key_width, -1)
+        scale, shift = (part.unflatten(0, values) for part in affine(whole.output.norm))
+        old = whole.qkv  # deployed: a linear layer with bias
+        assert isinstance(old, Linear)
+        weight = old.weight.detach().clone().unflatten(0, (self.groups, -1))
+        bias = old.bias.detach().clone().unflatten(0, (self.groups, -1))
+        weight[:, 2 * self.key_width :] *= scale[..., :1]
+        bias[:, 2 * self.key_width :] *= scale[..., 0]
+        bias[:, 2 * self.key_width :] += shift.sum(-1)
+        self.qkv = linear(weight.flatten(0, 1), bias.flatten())
+        self.factor = frozen(scale[..., -1].flatten())
+
+    def deployed(self) -> nn.Module:
+        """Itself."""
+        return self
+
+    def _attention(self, q: Tensor, k: Tensor, grid: Grid) -> Float[Tensor, "b g n n"]:
+        own, *others = self.scales
+        logits = q @ (k * own).mT
+        for term in self.position.terms(q * others[0], k * others[-1], grid):
+            logits = logits.add_(term)
+        return logits.softmax(-1)
+
+    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:
+        q, k, v = self._heads(x)
+        read, *positions = self._parts(self._attention(q, k, grid), v)
+        return torch.addcmul(read, positions[0], self.factor) if positions else read
+
+
+class LESANet(resnet.ResNet):
+    """A ResNet with LESA in its last two stages, but for the first block of the two."""
+
+    undecayed = TABLES
+
+    def __init__(self, config: Config) -> None:
+        c, sizes = config, grids(config)
+        first = len(c.depths) - 2
+
+        def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
+            if i < first or (i == first and j == 0):
+                return resnet.convolution(i, j, dim, stride)
+            grid = sizes[i if j else i - 1]
+            return LESA(dim, c.groups, grid=grid, position=c.position, stride=stride)
+
+        super().__init__(config, mixer, bottleneck=True)
+        for block in self.modules():
+            if isinstance(block, resnet.Bottleneck) and isinstance(block.mixer, LESA):
+                block.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+MODEL = LESANet

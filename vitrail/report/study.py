@@ -1,0 +1,150 @@
+"""The page of a study: what differs from the baseline, by how much, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail.report import plots
+from vitrail.report.page import filled
+
+TEMPLATE = Path(__file__).parent / "study.html.jinja"
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """An arm: costs for one image, and test accuracies in [0, 1], one a seed.
+
+    `difference` from the baseline with its 95 % interval, None for the baseline, and without
+    ends for a single seed; `clear` if it is beyond noise among so many comparisons.
+    """
+
+    name: str
+    note: str
+    family: str
+    params: int
+    macs: int
+    latency_s: float
+    train_s: float
+    accuracies: Sequence[float]
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    clear: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the seeds."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A finished study; `images` are those of the training and of the test part."""
+
+    name: str
+    title: str
+    question: str
+    data: str
+    baseline: str
+    images: tuple[int, int]
+    size: tuple[int, int]
+    seeds: int
+    epochs: int
+    machine: Mapping[str, Any]
+    threads: int
+    arms: Sequence[ArmFacts]
+
+    @property
+    def compared(self) -> list[ArmFacts]:
+        """All arms but the baseline, the best first."""
+        arms = [arm for arm in self.arms if arm.difference is not None]
+        return sorted(arms, key=lambda arm: -(arm.difference or 0.0))
+
+    @property
+    def base(self) -> ArmFacts:
+        """The baseline."""
+        return next(arm for arm in self.arms if arm.name == self.baseline)
+
+
+def answer(facts: StudyFacts) -> str:
+    """The outcome in one sentence."""
+    better = [a.name for a in facts.compared if a.clear and (a.difference or 0.0) > 0]
+    worse = [a.name for a in facts.compared if a.clear and (a.difference or 0.0) < 0]
+    if facts.seeds < 2:
+        return "One seed tells nothing from noise: ask for more with --seeds."
+    said = []
+    if better:
+        said.append(f"better than {facts.baseline} beyond noise: {', '.join(better)}")
+    if worse:
+        said.append(f"worse: {', '.join(worse)}")
+    rest = len(facts.compared) - len(better) - len(worse)
+    if rest and said:
+        said.append(f"not told apart from it: the other {rest}")
+    if not said:
+        return f"None of the {len(facts.compared)} differs from {facts.baseline} beyond noise."
+    text = "; ".join(said)
+    return text[0].upper() + text[1:] + "."
+
+
+def render_study(facts: StudyFacts) -> str:
+    """The page as HTML text. It asks the network for nothing."""
+    return filled(
+        TEMPLATE,
+        facts=facts,
+        answer=answer(facts),
+        plots={
+            "differences": differences(facts, plots.WIDE, "differences"),
+            "narrow": differences(facts, plots.NARROW, "narrow"),
+            "cost": cost(facts, plots.WIDE, "cost"),
+            "cost_narrow": cost(facts, plots.NARROW, "cost-narrow"),
+        },
+    )
+
+
+def differences(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
+    """Differences with their intervals, the best on top, and every seed as a small dot."""
+    arms = facts.compared[::-1]
+    base = facts.base
+
+    def draw(axes: Any) -> None:
+        for row, arm in enumerate(arms):
+            colour = plots.ACCENT if arm.clear else plots.SOFT
+            if arm.low is not None and arm.high is not None:
+                ends = [100 * arm.low, 100 * arm.high]
+                axes.plot(ends, [row, row], color=colour, linewidth=1.6, zorder=2)
+            axes.scatter([100 * (arm.difference or 0.0)], [row], s=46, color=colour, zorder=4)
+            each = [100 * (a - b) for a, b in zip(arm.accuracies, base.accuracies, strict=True)]
+            below = [row - 0.26] * len(each)
+            axes.scatter(each, below, s=7, color=plots.SOFT, alpha=0.6, zorder=3, linewidths=0)
+        axes.axvline(0, color=plots.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+        axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+        axes.tick_params(axis="y", labelcolor=plots.INK)
+        axes.grid(axis="y", visible=False)
+        axes.margins(y=0.6 / max(1, len(arms)))
+        axes.set_xlabel(f"test accuracy minus that of {facts.baseline}, percentage points")
+
+    height = max(1.6, 0.34 * len(arms) + 0.7)
+    return plots.svg(draw, name, (size[0], height))
+
+
+def cost(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
+    """Accuracy over latency, every arm with its name."""
+
+    def draw(axes: Any) -> None:
+        for arm in facts.arms:
+            base = arm.name == facts.baseline
+            at = (1e3 * arm.latency_s, 100 * arm.accuracy)
+            colour = plots.SECOND if base else plots.ACCENT
+            axes.scatter([at[0]], [at[1]], s=42, color=colour, zorder=3, linewidths=0)
+            axes.annotate(
+                arm.name, at, (6, 4), textcoords="offset points", fontsize=plots.FONT - 1,
+                color=colour if base else plots.SOFT,
+            )  # fmt: skip
+        axes.margins(x=0.12, y=0.12)
+        axes.set_xlabel("latency of one image in ms")
+        axes.set_ylabel("test accuracy, %")
+
+    return plots.svg(draw, name, size)

@@ -1,0 +1,298 @@
+"""`vitrail study`: every arm with every seed under one recipe, then one page of differences.
+
+An Optuna study in the folder holds a trial for each arm and seed, seed by seed, so that what is
+there after a stop is comparable already. The test part is opened when a training is at its end:
+nothing is chosen by it. Latencies are measured last, all arms taking turns.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from vitrail.config import nearest, to_json
+from vitrail.errors import ConfigError, RunError
+from vitrail.fit.arguments import Arguments
+from vitrail.fit.candidate import Candidate, candidate
+from vitrail.fit.judge import judge
+from vitrail.fit.reading import Read
+from vitrail.fit.reading import read as read_data
+from vitrail.fit.space import counted
+from vitrail.fit.state import State
+from vitrail.fit.stopping import interruptible
+from vitrail.fit.view import View
+from vitrail.layers.fold import deploy
+from vitrail.measure.latency import alternate, threads_set
+from vitrail.measure.machine import cores, machine
+from vitrail.models import create
+from vitrail.recipes.defaults import batch_size, default
+from vitrail.recipes.recipe import Data, Recipe
+from vitrail.report.study import ArmFacts, StudyFacts, render_study
+from vitrail.run_folder import RunFolder
+from vitrail.study.effect import effects
+from vitrail.study.plans import PLANS, Plan
+
+RESULT, PAGE = "study.json", "study.html"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study was asked for: it is kept in the folder for `--resume`."""
+
+    name: str
+    data: str
+    seeds: int
+    epochs: int
+    only: tuple[str, ...]
+    device: str
+    threads: int
+    group_by: str | None = None
+
+
+def study(
+    name: str,
+    data: str | Path = "fashion-sample",
+    *,
+    seeds: int = 3,
+    epochs: int = 8,
+    only: Sequence[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    group_by: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> tuple[Path, StudyFacts]:
+    """Train, test and compare the arms of a study; returns its folder and what came out.
+
+    `only` names some of the arms; the baseline always takes part. With `resume` the study in
+    `out` goes on as it was asked for. Raises VitrailError.
+    """
+    view = View(console)
+    plan = PLANS.get(name)
+    if plan is None:
+        raise ConfigError(f"no study {name!r}: {nearest(name, [*PLANS])}")
+    if seeds < 1 or epochs < 1:
+        raise ConfigError(f"seeds is {seeds}, epochs {epochs}: expected 1 or more of each")
+    for arm in only:
+        if arm not in plan.arms:
+            raise ConfigError(f"no arm {arm!r} in {name}: {nearest(arm, [*plan.arms])}")
+    folder = Path(out) if out is not None else Path(f"study-{name}")
+    asked = Asked(name, str(data), seeds, epochs, tuple(only), device, threads or cores(), group_by)
+    with RunFolder.create(folder, resume=resume) as run:
+        if resume:
+            asked = _asked(run.path)
+            plan = PLANS[asked.name]
+        else:
+            (run.path / "asked.json").write_text(json.dumps(to_json(asked), indent=1))
+        with interruptible(_again(asked, run.path)), view.shown():
+            facts = _Study(asked, plan, run.path, view).run()
+    _write(run.path, facts)
+    return run.path, facts
+
+
+def _asked(folder: Path) -> Asked:
+    try:
+        value = json.loads((folder / "asked.json").read_text())
+        return Asked(**value | {"only": tuple(value["only"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{folder} is no study that can be resumed (asked.json cannot be read): start a new "
+            "one without --resume"
+        ) from error
+
+
+def _again(asked: Asked, folder: Path) -> str:
+    return f"vitrail study {asked.name} --resume --out {shlex.quote(str(folder))}"
+
+
+def _write(folder: Path, facts: StudyFacts) -> None:
+    for name, text in (
+        (RESULT, json.dumps(to_json(facts), indent=1)),
+        (PAGE, render_study(facts)),
+    ):
+        part = folder / f".{name}"
+        part.write_text(text)
+        part.replace(folder / name)
+
+
+class _Study:
+    """One run of a study: the data, the arms' recipes, and the trials that are done."""
+
+    def __init__(self, asked: Asked, plan: Plan, folder: Path, view: View) -> None:
+        self.asked, self.plan, self.folder, self.view = asked, plan, folder, view
+
+    def run(self) -> StudyFacts:
+        """Train whatever is missing, and tell."""
+        arguments = Arguments(
+            data=self.asked.data, device=self.asked.device, threads=self.asked.threads
+        )
+        source = Data(self.asked.data, group_by=self.asked.group_by)
+        images = read_data(source, arguments, self.view)
+        self._same_images(images)
+        names = [n for n in self.plan.arms if not self.asked.only or n in self.asked.only]
+        names = list(dict.fromkeys([self.plan.baseline, *names]))
+        recipes = self._recipes(names, images)
+        arms = {name: _candidate(recipes[name]) for name in names}
+        pairs = [(name, seed) for seed in range(self.asked.seeds) for name in names]
+        trials = _trials(self.folder, self.asked.name, pairs)
+        self.view.enter([replace(arm, name=name) for name, arm in arms.items()])
+        for (name, seed), trial in trials.items():
+            if "accuracy" not in trial.user_attrs:
+                self.view.phase(f"training {name}, seed {seed + 1} of {self.asked.seeds}")
+                self._train(name, replace(recipes[name], seed=seed), images, trial)
+            done = [
+                t.user_attrs["accuracy"] for (n, s), t in trials.items() if n == name and s <= seed
+            ]
+            self.view.update(name, accuracy=sum(done) / len(done), status="training")
+        self.view.phase("measuring latencies")
+        latencies = self._latencies(recipes)
+        return self._facts(names, arms, trials, latencies, images)
+
+    def _same_images(self, images: Read) -> None:
+        """RunError unless the images are those that the study began with."""
+        path = self.folder / "fit.json"
+        if path.is_file():
+            State.read(path).require_images(images.digest)
+        else:
+            State.new(path, images=images.digest)
+
+    def _recipes(self, names: Sequence[str], images: Read) -> dict[str, Recipe]:
+        """The same recipe for all, but for the model."""
+        trainer, split = images.trainer, images.trainer.split
+        size = self.plan.image(images.inspection)
+        data = trainer.data(
+            Data(self.asked.data, group_by=self.asked.group_by), size, split.channels
+        )
+        n = len(split.train)
+        total = self.asked.epochs * max(1, n // batch_size(n, trainer.device))
+        made = {
+            name: default(
+                self.plan.config(name, size, split.channels, len(split.classes)),
+                data,
+                images=n,
+                total=total,
+                device=trainer.device,
+            )
+            for name in names
+        }
+        common = made[self.plan.baseline]
+        return {
+            name: replace(
+                recipe,
+                optimizer=common.optimizer,
+                schedule=replace(common.schedule, total=total),
+            )
+            for name, recipe in made.items()
+        }
+
+    def _train(self, name: str, recipe: Recipe, images: Read, trial: Any) -> None:
+        """One arm with one seed, to the end, and what the test part says of it."""
+        where, trainer = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.trainer
+        total, began = recipe.steps.total, time.monotonic()
+        self.view.update(name, status="training", steps=0)
+        outcome = trainer.train(
+            recipe, where, total, lambda step, *_: self.view.step(name, step, total)
+        )
+        verdict = judge(outcome.best, recipe, trainer.split.test, trainer)
+        right = (verdict.logits.argmax(1) == verdict.labels).double().mean().item()
+        trial.set_user_attr("seconds", time.monotonic() - began)
+        trial.set_user_attr("images", len(verdict.labels))
+        trial.set_user_attr("accuracy", right)
+        trial.study.tell(trial, right)
+        shutil.rmtree(where)  # thirty snapshots are not wanted
+
+    def _latencies(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
+        """Median seconds for one image in torch on the CPU, folded, the arms taking turns."""
+        models = {name: deploy(create(recipe.config).eval()) for name, recipe in recipes.items()}
+        data = next(iter(recipes.values())).data
+        image = torch.randn(1, data.channels, *data.image)
+        with threads_set(self.asked.threads), torch.inference_mode():
+            found = alternate([lambda m=m: m(image) for m in models.values()], seconds=0.5)
+        return {name: one.p50_s for name, one in zip(models, found, strict=True)}
+
+    def _facts(
+        self,
+        names: Sequence[str],
+        arms: Mapping[str, Candidate],
+        trials: Mapping[tuple[str, int], Any],
+        latencies: Mapping[str, float],
+        images: Read,
+    ) -> StudyFacts:
+        seeds = range(self.asked.seeds)
+        told = {key: trial.user_attrs for key, trial in trials.items()}
+        values = {name: [told[name, seed]["accuracy"] for seed in seeds] for name in names}
+        gaps = effects(values, self.plan.baseline)
+        return StudyFacts(
+            name=self.asked.name,
+            title=self.plan.title,
+            question=self.plan.question,
+            data=self.asked.data,
+            baseline=self.plan.baseline,
+            images=(len(images.trainer.split.train), told[names[0], 0]["images"]),
+            size=next(iter(arms.values())).image,
+            seeds=self.asked.seeds,
+            epochs=self.asked.epochs,
+            machine=to_json(machine()),
+            threads=self.asked.threads,
+            arms=[
+                ArmFacts(
+                    name=name,
+                    note=self.plan.arms[name].note,
+                    family=arms[name].family,
+                    params=arms[name].params,
+                    macs=arms[name].macs,
+                    latency_s=latencies[name],
+                    train_s=sum(told[name, seed]["seconds"] for seed in seeds) / len(seeds),
+                    accuracies=values[name],
+                    difference=gaps[name].mean if name in gaps else None,
+                    low=gaps[name].low if name in gaps else None,
+                    high=gaps[name].high if name in gaps else None,
+                    clear=name in gaps and gaps[name].clear,
+                )
+                for name in names
+            ],
+        )
+
+
+def _candidate(recipe: Recipe) -> Candidate:
+    figures = counted(recipe.config)
+    if figures is None:
+        create(recipe.config)  # says what is wrong
+        raise ConfigError(f"{recipe.model['family']} cannot be built at {recipe.data.image}")
+    return candidate(recipe.config, params=figures.params, macs=figures.macs)
+
+
+def _trials(
+    folder: Path, name: str, pairs: Sequence[tuple[str, int]]
+) -> dict[tuple[str, int], Any]:
+    """A trial of the folder's study for each pair of arm and seed, new or found there."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kept = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.sqlite'}",
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    found = {
+        (t.user_attrs["arm"], t.user_attrs["seed"]): optuna.trial.Trial(kept, t._trial_id)
+        for t in kept.get_trials(deepcopy=False)
+    }
+    for arm, seed in pairs:
+        if (arm, seed) not in found:
+            trial = kept.ask()
+            trial.set_user_attr("arm", arm)
+            trial.set_user_attr("seed", seed)
+            found[arm, seed] = trial
+    return {pair: found[pair] for pair in pairs}

@@ -17,7 +17,7 @@ test-all: .venv/ready
 	$(TEST)
 
 lint: .venv/ready
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/pyright --pythonpath $(PY)
 
 docs: .venv/ready
 	$(PY) -m vitrail.models > docs/models.md

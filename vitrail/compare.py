@@ -187,7 +187,7 @@ def _input(first: nn.Module, second: nn.Module, image: tuple[int, int] | None) -
     """The shape of an image that both models take."""
     configs = [getattr(model, "config", None) for model in (first, second)]
     told = [c for c in configs if hasattr(c, "channels") and hasattr(c, "image")]
-    channels, sizes = {c.channels for c in told}, {tuple(c.image) for c in told}
+    channels, sizes = {c.channels for c in told}, {tuple(c.image) for c in told}  # pyright: ignore[reportOptionalMemberAccess]
     if len(channels) > 1:
         raise ConfigError(
             f"the models take {' and '.join(map(str, sorted(channels)))} channels: they have no "
@@ -310,4 +310,4 @@ def _entries(first: nn.Module, second: nn.Module, *, missing: bool) -> Iterator[
                 yield Entry(name, tuple(x.shape), tuple(y.shape), _difference(x, y))
         elif missing:
             shapes = (tuple(s[name].shape) if name in s else None for s in (mine, its))
-            yield Entry(name, *shapes, float("inf"))
+            yield Entry(name, *shapes, float("inf"))  # pyright: ignore[reportCallIssue]

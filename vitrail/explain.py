@@ -73,7 +73,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     seen: list[Tensor] = []
     handles = [
         module.register_forward_pre_hook(
-            lambda m, args: seen.append(m.weights(*args)[0].float().mean(0))
+            lambda m, args: seen.append(m.weights(*args)[0].float().mean(0))  # pyright: ignore[reportCallIssue]
         )
         for module in model.modules()
         if hasattr(module, "weights")

@@ -68,7 +68,7 @@ class Served(nn.Module):
         self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(pixels * self.factor + self.offset)
+        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
         return (logits / self.temperature).softmax(-1), logits
 
 
@@ -213,7 +213,7 @@ def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
         for image in (noise, resize(noise[:, : h // 4 + 1, : w // 4 + 1], (h, w))):
             expected = resize(image, labels.image).transpose(0, 3, 1, 2).astype(np.float32)
             (found,) = running.run(["pixels"], {"images": image})
-            if np.abs(found - expected).max() > int((h, w) != (height, width)):
+            if np.abs(found - expected).max() > int((h, w) != (height, width)):  # pyright: ignore[reportOperatorIssue]
                 return False
     return True
 
@@ -237,7 +237,7 @@ def _compare(
             expected = model(labels.normalised(batch)).float().numpy()
         (found,) = running.run(["logits"], {"images": batch})
         differences.append(np.abs(found - expected).max())
-        differing += int((found.argmax(1) != expected.argmax(1)).sum())
+        differing += int((found.argmax(1) != expected.argmax(1)).sum())  # pyright: ignore[reportAttributeAccessIssue]
         advance(len(batch))
     # Not Python's max, which passes over a NaN.
     largest = float(np.max(differences))

@@ -106,7 +106,7 @@ def _onnx(folder: RunFolder, labels: Labels) -> Answer:
             f"{folder.onnx} has other classes or images than {folder.labels}: write it again by "
             f"`vitrail export {folder.path} --onnx`"
         )
-    return lambda images: running.run(["probabilities"], {"images": images})[0]
+    return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
 
 
 def _torch(folder: RunFolder) -> Answer:

@@ -34,7 +34,7 @@ class Conv2d(Kept, nn.Conv2d):
     gradients, in float32 on a CPU; otherwise nn.Conv2d to the letter.
     """
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._packed(x, "none", "") if self._keeps(x) else super().forward(x)
 
     def then(self, x: Float[Tensor, "b c h w"], act: nn.Module) -> Float[Tensor, "b c2 h2 w2"]:
@@ -71,7 +71,7 @@ class Conv2d(Kept, nn.Conv2d):
 
     def _even(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
         """The kernel and the padding of either side."""
-        return self.weight, self.padding
+        return self.weight, self.padding  # pyright: ignore[reportReturnType]
 
 
 class Conv(Conv2d):

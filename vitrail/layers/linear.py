@@ -15,7 +15,7 @@ class Linear(Kept, nn.Linear):
     Without gradients, in float32 on a CPU; otherwise nn.Linear to the letter.
     """
 
-    def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c2"]:
+    def forward(self, x: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c2"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._pointwise(x, "none", "") if self._keeps(x) else super().forward(x)
 
     def then(self, x: Float[Tensor, "*s c"], act: nn.Module) -> Float[Tensor, "*s c2"]:

@@ -161,7 +161,7 @@ class _Deployed(MBConv):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         y = channels_first(self.expand.then(self.thin(x), self.act))
-        return self._leave(x, channels_last(self.depthwise.then(y, self.act)))
+        return self._leave(x, channels_last(self.depthwise.then(y, self.act)))  # pyright: ignore[reportCallIssue]
 
     def deployed(self) -> nn.Module:
         """Itself."""

@@ -122,7 +122,7 @@ class Neighborhood:
             for t in (TILE, max(grid))
         )
         keys = [len(a.keys[0]) * len(b.keys[0]) for a, b in (tiles, whole)]
-        return whole if keys[1] <= FULL * keys[0] else tiles
+        return whole if keys[1] <= FULL * keys[0] else tiles  # pyright: ignore[reportReturnType]
 
     def bias(
         self, table: Tensor | None, grid: Grid, heads: int, like: Tensor, *, dense: bool = True
@@ -179,10 +179,10 @@ class Neighborhood:
                     [
                         self._attend_alike(
                             *(part[:, y, x] for part in (q, k, v)),
-                            None if bias is None else bias[i * len(columns.patterns) + j],
-                            (rows.patterns[i], columns.patterns[j]),
-                            tables,
-                            scale,
+                            None if bias is None else bias[i * len(columns.patterns) + j],  # pyright: ignore[reportCallIssue]
+                            (rows.patterns[i], columns.patterns[j]),  # pyright: ignore[reportCallIssue]
+                            tables,  # pyright: ignore[reportCallIssue]
+                            scale,  # pyright: ignore[reportCallIssue]
                         )
                         for j, x in enumerate(_slices(columns))
                     ],

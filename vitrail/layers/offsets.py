@@ -191,7 +191,7 @@ class ShiftAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         (top, left), keys = self.margin, x.permute(0, 2, 3, 1)
-        keys = F.pad(keys, (0, 0, left, left, top, top))
+        keys = F.pad(keys, (0, 0, left, left, top, top))  # pyright: ignore[reportArgumentType]
         seen = two_passes(keys, *self.position.factors(*self._offsets(x)))
         return F.linear(seen.flatten(3), self.value, self.bias).permute(0, 3, 1, 2)
 
@@ -207,14 +207,14 @@ class ShiftAttention(nn.Module):
         for size, start, span, stride, pad in zip(
             x.shape[-2:], *self.reach, self.stride, self.margin, strict=True
         ):
-            count = (size + 2 * pad - span - 1) // stride + 1
+            count = (size + 2 * pad - span - 1) // stride + 1  # pyright: ignore[reportOperatorIssue]
             if count < 1:
                 raise ValueError(
                     f"input has {size} pixels along an axis, padded by {pad}; the kernel spans "
                     f"{span + 1}: give a larger input"
                 )
-            queries = torch.arange(count, device=x.device) * stride - pad + start
-            keys = torch.arange(-pad, size + pad, device=x.device)
+            queries = torch.arange(count, device=x.device) * stride - pad + start  # pyright: ignore[reportOperatorIssue]
+            keys = torch.arange(-pad, size + pad, device=x.device)  # pyright: ignore[reportOperatorIssue]
             found.append((keys - queries[:, None]).to(x.dtype))
         return found
 

@@ -59,7 +59,7 @@ class ClassReader(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x.flatten(1, -2)], 1)
         for block in self.blocks[:-1]:
             x = self.blocks.run(block, x)
-        return self.norm(self.blocks.run(self.blocks[-1].read, x)[:, 0])
+        return self.norm(self.blocks.run(self.blocks[-1].read, x)[:, 0])  # pyright: ignore[reportArgumentType]
 
 
 class ProbePool(nn.Module):

@@ -128,7 +128,7 @@ class WindowAttention(nn.Module):
         size = (x.shape[1], x.shape[2])
         shift = tuple(self.shift if s > self.window and size != self.unshifted else 0 for s in size)
         x = pad(x, self.window)
-        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift
+        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift  # pyright: ignore[reportReturnType]
 
     def _heads(self, x: Tensor, shift: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         b, h, w, c = x.shape

@@ -205,7 +205,7 @@ def _readings(
     expected = _meta(config)
     for key, rows in tables.items():
         try:
-            ours = checkpoint.rename(state, rows(config) if callable(rows) else rows)
+            ours = checkpoint.rename(state, rows(config) if callable(rows) else rows)  # pyright: ignore[reportArgumentType]
         except (CheckpointError, RuntimeError, ValueError, IndexError, TypeError) as e:
             # A table of other names may meet shapes that its functions cannot take.
             yield {}, key, checkpoint.Mismatch([str(e).splitlines()[0]] * len(state), [], [])

@@ -54,7 +54,7 @@ class Config:
 
 def _size(dim: int, depth: int, scale: float, drop_path: float) -> Config:
     sizes = {"dim": dim, "heads": dim // 48, "hidden": 4 * dim}
-    return Config(depth=depth, scale=scale, drop_path=drop_path, **sizes)
+    return Config(depth=depth, scale=scale, drop_path=drop_path, **sizes)  # pyright: ignore[reportArgumentType]
 
 
 _SIZES = {

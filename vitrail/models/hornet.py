@@ -302,7 +302,7 @@ class GatedConv(nn.Module):
     def deployed(self) -> GatedConv:
         """The scale goes into the filter's last affine map."""
         last = self.filter.post_norm if isinstance(self.filter, GlobalLocal) else self.filter
-        last.weight, last.bias = frozen(last.weight * self.scale), frozen(last.bias * self.scale)
+        last.weight, last.bias = frozen(last.weight * self.scale), frozen(last.bias * self.scale)  # pyright: ignore[reportOperatorIssue]
         self.scale = 1
         return self
 
@@ -315,7 +315,7 @@ class Stem(nn.Sequential):
         super().__init__(Conv(c.channels, c.dim, c.patch, c.patch), Norm(c.dim))
         self.config = config
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_image(image, self.config, "hornet")
         check_size(replace(self.config, image=(image.shape[2], image.shape[3])))
         return super().forward(image.permute(0, 2, 3, 1))

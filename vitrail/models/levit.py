@@ -308,7 +308,7 @@ class Shrink(nn.Module):
 def feed_forward(dim: int) -> nn.Module:
     """An MLP of twice the width with Hardswish and a BatchNorm after each linear layer."""
     mlp = Mlp(dim, 2 * dim, act=nn.Hardswish())
-    mlp.fc1, mlp.fc2 = LinearNorm(dim, 2 * dim), LinearNorm(2 * dim, dim, scale=0.0)
+    mlp.fc1, mlp.fc2 = LinearNorm(dim, 2 * dim), LinearNorm(2 * dim, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
     return mlp
 
 

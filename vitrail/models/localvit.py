@@ -15,7 +15,7 @@ sizes as each host's do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -320,7 +320,7 @@ class LocalViT(Isotropic):
         return self.norm(self._after(image)[-1])
 
     def features(
-        self, image: Float[Tensor, "b channels h w"], at: list[int] | None = None
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
         """The last block's map after the norm, or those after the blocks `at`, unnormed."""
         found, grid = self._after(image), self.embed.grid(*image.shape[-2:])  # pyright: ignore

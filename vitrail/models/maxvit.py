@@ -142,14 +142,14 @@ class Stem(nn.Module):
         check_image(image, self.config, "maxvit")
         x = image.contiguous(memory_format=torch.channels_last)
         if isinstance(self.norm1, nn.Identity):
-            x = self.conv1.then(x, self.act)
+            x = self.conv1.then(x, self.act)  # pyright: ignore[reportCallIssue]
         else:
             x = self.act(self.norm1(self.conv1(x)))
         return channels_last(self.conv2(x))
 
     def deployed(self) -> Stem:
         """BatchNorm goes into the convolution before it."""
-        self.conv1, self.norm1 = folded(self.conv1, self.norm1), nn.Identity()
+        self.conv1, self.norm1 = folded(self.conv1, self.norm1), nn.Identity()  # pyright: ignore[reportArgumentType]
         return self
 
 

@@ -15,7 +15,7 @@ put theirs into the trunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -249,7 +249,7 @@ class PVT(Backbone):
         trunc_normal_linear(self)
 
     def features(
-        self, image: Float[Tensor, "b channels h w"], at: list[int] | None = None
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
         maps = []
         for x, grid in self._stages(image):

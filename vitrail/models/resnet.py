@@ -182,7 +182,7 @@ class Stem(nn.Module):
         check_image(image, self.config, "resnet")
         x = image.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = conv.then(x, self.act)
+            x = conv.then(x, self.act)  # pyright: ignore[reportCallIssue]
         return channels_last(self.pool(x))
 
 
@@ -222,7 +222,7 @@ class Basic(nn.Module):
         x = channels_first(x)
         y, other = self.conv1.then(x, self.act), self.shortcut(x)
         if self._plain and self._whole:
-            return channels_last(self.mixer.joined(y, other, self.act))
+            return channels_last(self.mixer.joined(y, other, self.act))  # pyright: ignore[reportCallIssue]
         return channels_last(self._closed(self._mixed(y), other))
 
     def deployed(self) -> nn.Module:
@@ -285,7 +285,7 @@ class Bottleneck(Basic):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
         x = channels_first(x)
         y = self.conv1.then(x, self.act)
-        y = self.mixer.then(y, self.act) if self._whole else self.act(self._mixed(y))
+        y = self.mixer.then(y, self.act) if self._whole else self.act(self._mixed(y))  # pyright: ignore[reportCallIssue]
         other = self.shortcut(x)
         if self._plain:
             return channels_last(self.conv3.joined(y, other, self.act))

@@ -13,7 +13,7 @@ another paper put its own feed-forward in place of the outer MLP and its norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -235,7 +235,7 @@ class TNT(Backbone):
         trunc_normal_linear(self)
 
     def features(
-        self, image: Float[Tensor, "b channels h w"], at: list[int] | None = None
+        self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
         """The last block's map after the norm, or those after the blocks `at`, unnormed."""
         found, size = self._tokens(image)

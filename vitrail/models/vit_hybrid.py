@@ -93,7 +93,7 @@ def _timm(config: Config) -> list:
         (stem + "norm.", "embed.trunk.norm."),
         ("patch_embed.backbone.stages.{s}.blocks.{u}.", "embed.trunk.stages.{s}.{u}."),
         (".downsample.", ".shortcut."),
-        *vit.NAMES["timm"](config),
+        *vit.NAMES["timm"](config),  # pyright: ignore[reportCallIssue]
     ]
 
 
@@ -143,7 +143,7 @@ class StandardConv2d(SameConv2d):
 
     def deployed(self) -> nn.Module:
         """A plain convolution with the standardised kernel."""
-        made = SameConv2d(*self.weight.shape[1::-1], self.kernel_size[0], self.stride[0])
+        made = SameConv2d(*self.weight.shape[1::-1], self.kernel_size[0], self.stride[0])  # pyright: ignore[reportCallIssue]
         made.weight = frozen(self._standard())
         return made
 
@@ -225,7 +225,7 @@ class HybridEmbed(PatchEmbed):
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
         """Tokens down and across of an image of h x w pixels; ValueError unless they fit."""
-        patch, ratio = self.config.patch, reduction(self.config)
+        patch, ratio = self.config.patch, reduction(self.config)  # pyright: ignore[reportArgumentType]
         rows, columns = math.ceil(h / ratio), math.ceil(w / ratio)
         if rows % patch or columns % patch:
             raise ValueError(

@@ -223,11 +223,11 @@ class LocalPatches(nn.Module):
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
         """Multiply the output's channels, for good."""
         self.conv2.weight = frozen(self.conv2.weight * scale[:, None, None, None])
-        self.conv2.bias = frozen(self.conv2.bias * scale)
+        self.conv2.bias = frozen(self.conv2.bias * scale)  # pyright: ignore[reportOptionalOperand]
 
     def deployed(self) -> LocalPatches:
         """BatchNorm as two constants: zeros padded after it forbid its shift to be a bias."""
-        self.norm = Affine(self.norm)
+        self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 
 

@@ -130,32 +130,39 @@ def test_other_channels(family, channels):
         model(torch.zeros(1, channels + 1, *input_shape(config)[1:]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_batch_of_one_and_three(family):
-    for config in (tiny(family), smallest(family)):
-        model = build(config, torch.float64)
-        x = image(config, 3, torch.float64)
-        with torch.no_grad():
-            together = model(x)
-            alone = torch.cat([model(row[None]) for row in x])
-        assert (together - alone).abs().max() <= 1e-10 * max(1, float(together.abs().max()))
+# A published model takes seconds where a small one of the same modules takes none.
+EITHER = [
+    pytest.param(family, size, id=family if size is tiny else f"{family}, published", marks=marks)
+    for size, marks in ((tiny, ()), (smallest, pytest.mark.slow))
+    for family in FAMILIES
+]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_reach_every_parameter(family):
-    for config in (tiny(family), smallest(family)):
-        # Stochastic depth may leave a branch out of both samples.
-        model = build(models.resolve(config, drop_path=0.0)).train()
-        out = model(image(config, 2))
-        sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,))).backward()
-        without = [
-            n
-            for n, p in model.named_parameters()
-            if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
-        ]
-        last = len(getattr(model, "blocks", ())) - 1
-        idle = [name.format(last=last) for name in IDLE.get(family, ())]
-        assert all(any(i in n for i in idle) for n in without), without
+@pytest.mark.parametrize(("family", "size"), EITHER)
+def test_batch_of_one_and_three(family, size):
+    config = size(family)
+    model = build(config, torch.float64)
+    x = image(config, 3, torch.float64)
+    with torch.no_grad():
+        together = model(x)
+        alone = torch.cat([model(row[None]) for row in x])
+    assert (together - alone).abs().max() <= 1e-10 * max(1, float(together.abs().max()))
+
+
+@pytest.mark.parametrize(("family", "size"), EITHER)
+def test_gradients_reach_every_parameter(family, size):
+    # Stochastic depth may leave a branch out of both samples.
+    model = build(models.resolve(size(family), drop_path=0.0)).train()
+    out = model(image(model.config, 2))
+    sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,))).backward()
+    without = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
+    ]
+    last = len(getattr(model, "blocks", ())) - 1
+    idle = [name.format(last=last) for name in IDLE.get(family, ())]
+    assert all(any(i in n for i in idle) for n in without), without
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -216,20 +223,20 @@ def test_layer_depths(family):
     assert model.no_decay() <= set(depths)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_deployed_is_equal(family):
-    for config in (tiny(family), smallest(family)):
-        model = build(config, torch.float64)
-        x = image(config, 2, torch.float64)
-        with torch.no_grad():
-            for m in model.modules():
-                if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                    m.running_mean.normal_(std=0.1)
-                    m.running_var.uniform_(0.5, 1.5)
-            expected, got = model(x), deploy(model)(x)
-        assert (expected - got).abs().max() <= 1e-10 * expected.abs().max()
+@pytest.mark.parametrize(("family", "size"), EITHER)
+def test_deployed_is_equal(family, size):
+    config = size(family)
+    model = build(config, torch.float64)
+    x = image(config, 2, torch.float64)
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
-    assert not any(isinstance(m, norms) for m in deploy(model).modules())
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, norms):
+                m.running_mean.normal_(std=0.1)
+                m.running_var.uniform_(0.5, 1.5)
+        expected, deployed = model(x), deploy(model)
+        assert (expected - deployed(x)).abs().max() <= 1e-10 * expected.abs().max()
+    assert not any(isinstance(m, norms) for m in deployed.modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -258,17 +265,18 @@ for family, config in json.loads(sys.argv[1]).items():
     x = torch.randn(1, *input_shape(config))
     torch._dynamo.reset()  # one code object, Backbone.forward, would be compiled too often
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend=sys.argv[2])
         found[family] = float((compiled(x) - model(x)).abs().max())
 print(json.dumps(found))
 """
 
 
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("families", [FAMILIES[k::4] for k in range(4)], ids=str)
-def test_compiles_whole(families):
+def test_compiles_whole(families, backend):
     """Several families in one fresh process: dynamo cannot trace the shape checks."""
     configs = {family: models.config_json(tiny(family)) for family in families}
-    command = [sys.executable, "-c", COMPILE, json.dumps(configs)]
+    command = [sys.executable, "-c", COMPILE, json.dumps(configs), backend]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout.splitlines()[-1])

@@ -1,5 +1,7 @@
 """The papers' tables, executed: every variant has the published parameters and operations."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,10 +9,18 @@ import vitrail
 from vitrail.measure.counts import counts
 from vitrail.models.backbone import input_shape
 
-NAMES = sorted(vitrail.catalog())
+
+def names():
+    """All variants; all but the three smallest of each family are slow."""
+    families = {}
+    for name, variant in sorted(vitrail.catalog().items()):
+        families.setdefault(variant.family, []).append((variant.params_m or math.inf, name))
+    for own in families.values():
+        for place, (_, name) in enumerate(sorted(own)):
+            yield pytest.param(name, marks=pytest.mark.slow if place >= 3 else ())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names())
 def test_published_figures(name):
     variant = vitrail.catalog()[name]
     with torch.device("meta"):

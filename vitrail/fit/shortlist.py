@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from vitrail.errors import BudgetError
 from vitrail.fit.budget import Budget
@@ -31,6 +33,9 @@ SHARES = (1.0, 0.4, 2.5, 0.16, 5.0, 0.06)
 
 # What a size that is off by a factor of e in passes over the images is thought to cost.
 MISFIT = 0.02
+
+# So long at least models are counted before it is said that none keeps the budget.
+PATIENCE_S = 20.0
 
 Say = Callable[[str], None]
 
@@ -78,10 +83,11 @@ def shortlist(
         deadline = min(deadline, time.perf_counter() + max(3.0, seconds / 30))
         if budget.allows(params=one.params, macs=one.macs):
             allowed.append(one)
-        # A tight budget leaves few: then it is worth a longer search, and nothing at all is
-        # only said after the whole space was seen.
+        # A tight budget leaves few: then it is worth a longer search.
         late = time.perf_counter() - deadline
         if late > 0 and (len(allowed) >= 4 * size or (allowed and late > seconds / 15)):
+            break
+        if late > max(PATIENCE_S, seconds / 10):
             break
     if not allowed:
         raise _nothing(pool, budget)
@@ -107,8 +113,10 @@ def shortlist(
             over.append(one)
     if not timed:
         say("looking for faster models")
-        rest = [c for c, _ in space if budget.allows(params=c.params, macs=c.macs)]
-        timed = _cheapest([*allowed, *rest], budget, over)
+        until = time.perf_counter() + max(PATIENCE_S, seconds / 10)
+        rest = takewhile(lambda _: time.perf_counter() < until, (c for c, _ in space))
+        more = [c for c in rest if budget.allows(params=c.params, macs=c.macs)]
+        timed = _cheapest([*allowed, *more], budget, over, until + PATIENCE_S)
         timed = [replace(c, rate=training_rate(c, batch=batch, device=device)) for c in timed]
     return Shortlist(tuple(_chosen(timed, images, seconds, size)), tuple(over), len(pool))
 
@@ -129,19 +137,19 @@ def _promise(one: Candidate) -> float:
 
 
 def _cheapest(
-    allowed: Sequence[Candidate], budget: Budget, over: list[Candidate]
+    allowed: Sequence[Candidate], budget: Budget, over: list[Candidate], until: float
 ) -> list[Candidate]:
-    """The small end of each family, when the spread missed the latency budget."""
-    tried = {c.name for c in over}
+    """The small end of each family, when the spread missed the latency budget; the smallest
+    of all are timed first, and no more from `until` (of time.perf_counter()) on."""
+    tried, seen = {c.name for c in over}, Counter[str]()
     found = []
-    for family in sorted({c.family for c in allowed}):
-        members = sorted((c for c in allowed if c.family == family), key=lambda c: c.macs)
-        for one in members[:3]:
-            if one.name in tried:
-                continue
-            one = replace(one, latency_s=folded_latency(one, budget).p50_s)
-            limit = (budget.latency_s or math.inf) * SLACK
-            (found if (one.latency_s or 0.0) <= limit else over).append(one)
+    for one in sorted(allowed, key=lambda c: c.macs):
+        if one.name in tried or seen[one.family] == 3 or time.perf_counter() > until:
+            continue
+        seen[one.family] += 1
+        one = replace(one, latency_s=folded_latency(one, budget).p50_s)
+        limit = (budget.latency_s or math.inf) * SLACK
+        (found if (one.latency_s or 0.0) <= limit else over).append(one)
     if not found:
         raise _nothing(over, budget)
     return found
@@ -214,6 +222,6 @@ def _nothing(pool: Sequence[Candidate], budget: Budget) -> BudgetError:
         key=lambda c: budget.excess(params=c.params, macs=c.macs, latency_s=c.latency_s),
     )
     return BudgetError(
-        f"no model keeps the budget ({budget.spoken()}): the closest is {closest.name} with "
-        f"{closest.figures()}; allow that much"
+        f"no model keeps the budget ({budget.spoken()}): of {len(pool)} the closest is "
+        f"{closest.name} with {closest.figures()}; allow that much"
     )

@@ -120,6 +120,23 @@ def test_other_sizes(family):
         assert logits.shape == (1, 5) and logits.isfinite().all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pyramids_take_any_image(family):
+    """Maps of a 200x333 image are as large as the levels say, rounded down or up; LeViT's tables
+    are for one size."""
+    config = tiny(family)
+    if family in ("aa_resnet", "botnet", "lesa"):
+        config = models.resolve(config, stem_stride=4)  # global attention is for small maps
+    model = build(config)
+    if len(model.levels) == 1 or family == "levit":
+        return
+    with torch.no_grad():
+        maps = model.features(image(config, size=(200, 333)))
+    for found, level in zip(maps, model.levels, strict=True):
+        for side, size in zip(found.shape[-3:-1], (200, 333), strict=True):
+            assert side in (size // level.stride, math.ceil(size / level.stride))
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_channels(family, channels):

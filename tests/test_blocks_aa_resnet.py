@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from scatter import scattered
 
 import vitrail
 from vitrail.errors import ConfigError
@@ -22,19 +23,6 @@ MNAS = Config(
     "mnasnet", (1, 1, 1, 1, 1, 1), (8, 8, 8, 16, 16, 16, 24), heads=2, image=(64, 64), classes=3
 )
 HOSTS = pytest.mark.parametrize("config", [RESNET, WIDE, MNAS], ids=lambda c: c.host)
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-        for m in module.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.running_mean.normal_(std=0.1)
-                m.running_var.uniform_(0.5, 1.5)
-    return module
 
 
 @pytest.mark.parametrize(("name", "projection"), [("1x1_qkv", 1), ("relative", 3)])
@@ -86,7 +74,7 @@ def test_in_plain_lines(stride, halved):
     size, step = (9, 14), stride * (1 + halved)
     grid = tuple(-(-side // step) for side in size)
     sizes = {"keys": 8, "values": 4, "heads": 2, "grid": grid}
-    m = random(AAConv(6, 10, **sizes, stride=stride, halved=halved))
+    m = scattered(AAConv(6, 10, **sizes, stride=stride, halved=halved))
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -101,7 +89,7 @@ def test_in_plain_lines(stride, halved):
 
 @HOSTS
 def test_hosts_deployed_at_other_sizes(config):
-    model = random(vitrail.create(config))
+    model = scattered(vitrail.create(config))
     folded = deploy(model)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     assert any(isinstance(m, AAConv) for m in folded.modules())
@@ -115,7 +103,7 @@ def test_hosts_deployed_at_other_sizes(config):
 
 @HOSTS
 def test_hosts_learn_everywhere(config):
-    model = random(vitrail.create(config)).train()
+    model = scattered(vitrail.create(config)).train()
     model(torch.randn(3, 3, *config.image, dtype=torch.float64)).square().sum().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.abs().max() > 0, name
@@ -124,7 +112,7 @@ def test_hosts_learn_everywhere(config):
 @HOSTS
 def test_other_images(config):
     """Tables moved on loading compute what the model computes on the way."""
-    model = random(vitrail.create(config))
+    model = scattered(vitrail.create(config))
     moved = vitrail.load(model.config, model.state_dict(), image=(64, 96), dtype=torch.float64)
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():

@@ -7,6 +7,7 @@ import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from scatter import scattered
 
 import vitrail
 from vitrail.errors import ConfigError
@@ -22,19 +23,6 @@ SWIN = Config("swin", (12, 24), (2, 2), (3, 6), window=4, patch=4, **SIZES)
 PVT = Config("pvt", (8, 16), (1, 2), (1, 2), ratios=(2, 2), reductions=(2, 1), **SIZES)
 SAN = Config("san", (32, 64, 64), (1, 1, 2), (1, 1, 1), window=5, patch=2, **SIZES)
 HOSTS = pytest.mark.parametrize("config", [RESNET, SWIN, PVT, SAN], ids=lambda c: c.host)
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-        for m in module.modules():
-            if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                m.running_mean.normal_(std=0.1)
-                m.running_var.uniform_(0.5, 1.5)
-    return module
 
 
 def test_module_golden():
@@ -92,7 +80,7 @@ def plain(m, x):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(5, 7), (2, 9), (1, 3), (17, 9)], ids=str)
 def test_module_in_plain_lines(size, stride):
-    m = random(ACmix(6, 8, 2, window=5, stride=stride))
+    m = scattered(ACmix(6, 8, 2, window=5, stride=stride))
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -117,7 +105,7 @@ def test_the_path_starts_with_shifts():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("heads", "joined"), [(1, True), (4, True), (6, False)])
 def test_shift_is_folded_where_that_is_cheaper(heads, joined, bias):
-    m = random(Shift(3 * heads, 5, heads, kernel=3, stride=1, bias=bias))
+    m = scattered(Shift(3 * heads, 5, heads, kernel=3, stride=1, bias=bias))
     folded = deploy(m)
     assert isinstance(folded, JoinedShift) == joined
     scale, shift = torch.randn(2, 5 * heads, dtype=torch.float64)
@@ -132,7 +120,7 @@ def test_shift_is_folded_where_that_is_cheaper(heads, joined, bias):
 
 @HOSTS
 def test_hosts_deployed_at_other_sizes(config):
-    model = random(vitrail.create(config))
+    model = scattered(vitrail.create(config))
     folded = deploy(model)
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     assert not any(isinstance(m, norms) for m in folded.modules())
@@ -148,7 +136,7 @@ def test_hosts_deployed_at_other_sizes(config):
 
 @HOSTS
 def test_hosts_learn_everywhere(config):
-    model = random(vitrail.create(replace(config, drop_path=0.0))).train()
+    model = scattered(vitrail.create(replace(config, drop_path=0.0))).train()
     model(torch.randn(3, 3, 64, 48, dtype=torch.float64)).square().sum().backward()
     # A position's own part moves all logits of a query alike; nobody reads the map that PVT's last
     # block makes, since its class token has attention only.
@@ -161,7 +149,7 @@ def test_hosts_learn_everywhere(config):
 
 def test_windows_see_the_map_shifted():
     """The convolution runs on the rolled map, with zeros beyond its border, in every window."""
-    m = random(WindowACmix(12, 3, window=4, shifted=True, grid=(12, 8)))
+    m = scattered(WindowACmix(12, 3, window=4, shifted=True, grid=(12, 8)))
     x = torch.randn(2, 12, 8, 12, dtype=torch.float64)
     with torch.no_grad():
         rolled = m.path(m.qkv(x.roll((-2, -2), (1, 2)))).permute(0, 2, 3, 1).roll((2, 2), (1, 2))
@@ -171,7 +159,7 @@ def test_windows_see_the_map_shifted():
 
 
 def test_a_class_token_has_attention_only():
-    m = random(ReducedACmix(8, 2, 1))
+    m = scattered(ReducedACmix(8, 2, 1))
     x = torch.randn(2, 1 + 15, 8, dtype=torch.float64)
     with torch.no_grad():
         first = m(x, (3, 5))
@@ -182,7 +170,7 @@ def test_a_class_token_has_attention_only():
 
 
 def test_reduced_keys_stand_for_what_they_summarise():
-    m = random(ReducedACmix(8, 2, 2))
+    m = scattered(ReducedACmix(8, 2, 2))
     x = torch.randn(1, 25, 8, dtype=torch.float64)
     with torch.no_grad():
         q, k, v = m._heads(x, (5, 5))
@@ -195,7 +183,7 @@ def test_reduced_keys_stand_for_what_they_summarise():
 
 
 def test_patchwise_attention_in_plain_lines():
-    m = random(PatchwiseACmix(64, window=3))
+    m = scattered(PatchwiseACmix(64, window=3))
     x = torch.randn(1, 64, 4, 5, dtype=torch.float64)
     with torch.no_grad():
         q, k, v = m.qkv(x.permute(0, 2, 3, 1))[0].split((4, 4, 16), 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from scatter import scattered
 from torch import nn
 
 import vitrail
@@ -26,15 +27,6 @@ SMALL = Config(
     image=(32, 48),
     classes=3,
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return module
 
 
 def test_attention_golden():
@@ -95,7 +87,7 @@ def plain(layer, x, absolute):
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("kind", [RelativePosition, AbsolutePosition])
 def test_attention_in_plain_lines(kind, scaled):
-    layer = random(BottleneckAttention(8, 2, kind((4, 5), 4), scaled=scaled))
+    layer = scattered(BottleneckAttention(8, 2, kind((4, 5), 4), scaled=scaled))
     x = torch.randn(2, 8, 4, 5, dtype=torch.float64)
     expected = torch.stack([plain(layer, one, kind is AbsolutePosition) for one in x])
     assert torch.allclose(layer(x), expected, atol=1e-12)
@@ -117,7 +109,7 @@ def test_parts_are_the_whole(monkeypatch):
 
 
 def test_cells_at_the_border_average_what_they_have():
-    layer = random(BottleneckAttention(8, 2, RelativePosition((5, 4), 4), stride=2))
+    layer = scattered(BottleneckAttention(8, 2, RelativePosition((5, 4), 4), stride=2))
     x = torch.randn(1, 8, 5, 4, dtype=torch.float64)
     whole, found = plain(layer, x[0], False), layer(x)[0]
     assert found.shape == (8, 3, 2)
@@ -136,7 +128,7 @@ def test_tables_are_interpolated():
 
 @pytest.mark.parametrize("position", ["relative", "absolute"])
 def test_other_images_are_the_same_loaded_or_given(position):
-    model = random(vitrail.create(SMALL, position=position))
+    model = scattered(vitrail.create(SMALL, position=position))
     config = model.config
     x = torch.randn(1, 3, 50, 41, dtype=torch.float64)
     moved = vitrail.load(config, model.state_dict(), image=(50, 41), dtype=torch.float64)
@@ -158,7 +150,7 @@ def test_the_gist_and_timm_differ_in_the_shortcut():
     x = torch.randn(2, 32, 48, 3, dtype=torch.float64).permute(0, 3, 1, 2)
     outputs = []
     for active in (True, False):
-        model = random(vitrail.create(SMALL, active_shortcut=active))
+        model = scattered(vitrail.create(SMALL, active_shortcut=active))
         with torch.no_grad():
             outputs.append(model(x))
     assert not torch.allclose(*outputs)

@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import assign, rename
@@ -16,15 +17,6 @@ from vitrail.models.cswin import Config, Stripes
 SMALL = Config(
     dim=8, depths=(1, 2, 1), heads=(2, 2, 2), stripes=(1, 3, 7), image=(64, 64), classes=3
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return module
 
 
 def test_segmentation_golden():
@@ -70,7 +62,7 @@ def plain(m, qkv):
 @pytest.mark.parametrize("vertical", [True, False])
 @pytest.mark.parametrize("width", [0, 1, 2, 3])
 def test_stripes_in_plain_lines(width, vertical):
-    m = random(Stripes(4, 2, width=width, vertical=vertical and width > 0))
+    m = scattered(Stripes(4, 2, width=width, vertical=vertical and width > 0))
     qkv = torch.randn(2, 5, 7, 3, 4, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in qkv])
@@ -87,7 +79,7 @@ def test_other_sizes_fit_levels():
 
 def test_moved_to_an_image_with_other_branches():
     """At 24x24 the second stage's map is as large as a stripe is wide: LePE is joined, and back."""
-    model = random(vitrail.create(SMALL))
+    model = scattered(vitrail.create(SMALL))
     small = vitrail.load(SMALL, model.state_dict(), image=(24, 24), dtype=torch.float64)
     assert [len(s.blocks[0].mixer.branches) for s in small.stages] == [2, 1, 1]
     again = vitrail.load(small.config, small.state_dict(), image=(64, 64), dtype=torch.float64)

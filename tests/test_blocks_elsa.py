@@ -6,6 +6,7 @@ import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from scatter import scattered
 
 import vitrail
 from vitrail.errors import ConfigError
@@ -29,15 +30,6 @@ VOLO = Config(
     image=(48, 40),
     classes=3,
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return module
 
 
 def test_multiplied_golden():
@@ -92,7 +84,7 @@ def plain(m, x):
 @pytest.mark.parametrize("kind", [ELSA, MultipliedELSA])
 @pytest.mark.parametrize(("kernel", "size"), [(3, (4, 3)), (5, (2, 4)), (3, (1, 1))])
 def test_elsa_in_plain_lines(kernel, size, kind):
-    m = random(kind(8, 2, kernel=kernel, group=2, scale=0.5))
+    m = scattered(kind(8, 2, kernel=kernel, group=2, scale=0.5))
     x = torch.randn(2, *size, 8, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -104,7 +96,7 @@ def test_elsa_in_plain_lines(kernel, size, kind):
 
 @pytest.mark.parametrize("kind", [ELSA, MultipliedELSA])
 def test_elsa_is_differentiable(kind):
-    m = random(kind(4, 2, kernel=3, group=2))
+    m = scattered(kind(4, 2, kernel=3, group=2))
     x = torch.randn(1, 3, 2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(m, x)
 
@@ -137,7 +129,7 @@ def test_what_is_not_a_transformers_initialisation():
 
 @pytest.mark.parametrize("config", [SWIN, VOLO], ids=lambda c: c.host)
 def test_other_sizes(config):
-    model = random(vitrail.create(config)).float()
+    model = scattered(vitrail.create(config)).float()
     with torch.no_grad():
         for h, w in ((200, 333), (57, 90)):
             for x, level in zip(model.features(torch.randn(1, 3, h, w)), model.levels, strict=True):
@@ -146,12 +138,12 @@ def test_other_sizes(config):
 
 def test_moved_to_another_image():
     """Of a Swin the last stage's bias tables where its window changes, of a VOLO its positions."""
-    model = random(vitrail.create(SWIN))
+    model = scattered(vitrail.create(SWIN))
     moved = vitrail.load(SWIN, model.state_dict(), image=(112, 112), dtype=torch.float64)
     name = "stages.2.blocks.0.mixer.bias.table"
     rows = [m.state_dict()[name].shape[0] for m in (model, moved)]
     assert rows == [(2 * 3 - 1) ** 2, (2 * 7 - 1) ** 2]
-    model = random(vitrail.create(VOLO))
+    model = scattered(vitrail.create(VOLO))
     moved = vitrail.load(VOLO, model.state_dict(), image=(64, 96), dtype=torch.float64)
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():

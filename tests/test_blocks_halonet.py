@@ -5,6 +5,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import assign, rename
@@ -24,15 +25,6 @@ SMALL = Config(
     image=(32, 32),
     classes=3,
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -91,7 +83,7 @@ def plain(layer, x, step):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("halo", [0, 1, 3])
 def test_attention_in_plain_lines(halo, stride, scaled):
-    layer = random(
+    layer = scattered(
         HaloAttention(8, 2, block=4, halo=halo, stride=stride, width=12, inner=4, scaled=scaled)
     )
     x = torch.randn(2, 8, 8, 12, dtype=torch.float64)
@@ -103,7 +95,7 @@ def test_attention_in_plain_lines(halo, stride, scaled):
 
 def test_a_block_that_the_stride_does_not_divide():
     """Attention at full size, then the mean of cells."""
-    layer = random(HaloAttention(8, 2, block=3, halo=1, stride=2))
+    layer = scattered(HaloAttention(8, 2, block=3, halo=1, stride=2))
     x = torch.randn(1, 8, 6, 6, dtype=torch.float64)
     expected = torch.nn.functional.avg_pool2d(plain(layer, x[0], 1)[None], 2)
     assert torch.allclose(layer(x), expected, atol=1e-12)
@@ -112,7 +104,7 @@ def test_a_block_that_the_stride_does_not_divide():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(5, 7), (2, 3), (9, 8)])
 def test_other_sizes_are_padded_to_whole_blocks(size, stride):
-    layer = random(HaloAttention(8, 2, block=4, halo=1, stride=stride))
+    layer = scattered(HaloAttention(8, 2, block=4, halo=1, stride=stride))
     x = torch.randn(1, 8, *size, dtype=torch.float64)
     h, w = size
     whole = torch.nn.functional.pad(x, (0, -w % 4, 0, -h % 4))
@@ -122,7 +114,7 @@ def test_other_sizes_are_padded_to_whole_blocks(size, stride):
 
 def test_a_block_of_one_is_a_neighborhood():
     """The paper's equivalence: b = 1 and h = 1 attend to the 3x3 nearest, padded by zeros."""
-    layer = random(HaloAttention(8, 2, block=1, halo=1))
+    layer = scattered(HaloAttention(8, 2, block=1, halo=1))
     x = torch.randn(1, 8, 5, 6, dtype=torch.float64)
     maps = x.permute(0, 2, 3, 1)
     k, v = layer.kv(maps).unflatten(3, (2, 8)).split(4, 4)
@@ -134,7 +126,7 @@ def test_a_block_of_one_is_a_neighborhood():
 
 
 def test_shares_sum_to_one():
-    layer = random(HaloAttention(8, 2, block=4, halo=1, stride=2))
+    layer = scattered(HaloAttention(8, 2, block=4, halo=1, stride=2))
     shares = layer.weights(torch.randn(2, 8, 7, 9, dtype=torch.float64))
     assert shares.shape == (2 * 6, 2, 4, 36)
     assert torch.allclose(shares.sum(-1), torch.ones((), dtype=torch.float64))

@@ -5,6 +5,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import rename
@@ -24,19 +25,6 @@ SMALL = Config(
     image=(32, 32),
     classes=3,
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-        for m in module.modules():
-            if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                m.running_mean.normal_(std=0.1)
-                m.running_var.uniform_(0.5, 1.5)
-    return module
 
 
 def test_detection_golden():
@@ -89,7 +77,7 @@ def plain(m, x):
 
 @pytest.mark.parametrize("grid", [(3, 4), (1, 2), (1, 1)], ids=str)
 def test_flat_positions_in_plain_lines(grid):
-    m = random(LESA(8, 2, grid=grid))
+    m = scattered(LESA(8, 2, grid=grid))
     x = torch.randn(2, 8, *grid, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -111,7 +99,7 @@ def test_flat_positions_wrap_rows():
 @pytest.mark.parametrize("position", ["flat", "axes"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_deployed(position, stride, groups):
-    m = random(LESA(16, groups, grid=(4, 4), position=position, stride=stride))
+    m = scattered(LESA(16, groups, grid=(4, 4), position=position, stride=stride))
     folded = deploy(m)
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     assert not any(isinstance(x, norms) for x in folded.modules())
@@ -138,7 +126,7 @@ def test_where_it_stands():
 @pytest.mark.parametrize("position", ["flat", "axes"])
 def test_other_images(position):
     """Tables moved on loading compute what the model computes on the way."""
-    model = random(vitrail.create(SMALL, position=position))
+    model = scattered(vitrail.create(SMALL, position=position))
     moved = vitrail.load(model.config, model.state_dict(), image=(48, 32), dtype=torch.float64)
     x = torch.randn(1, 3, 48, 32, dtype=torch.float64)
     with torch.no_grad():

@@ -6,6 +6,7 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
+from scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import save
@@ -31,22 +32,13 @@ SMALL = Config(dim=16, depths=(1, 2, 1), reduction=2, image=(64, 64), classes=5)
 CLIP = replace(SMALL, frames=4, pool="token")
 
 
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.3)
-    return module
-
-
 def attention(rank, *, position=True, kind=PoolingAttention, **more):
     """Two heads of 4 channels from 6, queries of stride 2, keys of stride 2."""
     axes = (1,) * (rank - 2)
     pools = [Pool(4, 2, (3,) * rank, (*axes, 2, 2)) for _ in "qkv"]
     table = (ClipPosition if axes else RelativePosition)(4, [5, 7, 9][-rank:])
     parts = {"pools": pools, "position": table if position else None, "residual": True}
-    return random(kind(6, 8, 2, **parts, **more))
+    return scattered(kind(6, 8, 2, **parts, **more), 0.3)
 
 
 def plain(m, x, grid):
@@ -139,7 +131,7 @@ def test_shortcuts_start_at_the_normed_input():
         def forward(self, y, grid):
             return torch.zeros(1, 1 + 9, 8, dtype=y.dtype), (3, 3)
 
-    block = random(PoolingBlock((6, 8, 10), Nothing(), 2, 0.0))
+    block = scattered(PoolingBlock((6, 8, 10), Nothing(), 2, 0.0), 0.3)
     with torch.no_grad():
         y = block.widen1(block.norm1(x))
         image = F.max_pool2d(y[:, 1:].mT.view(1, 8, 6, 6), 3, 2, 1).flatten(2).mT
@@ -207,7 +199,7 @@ def test_clips_of_other_sizes_fit_levels(size, position):
 @pytest.mark.parametrize("position", ["relative", "absolute"])
 def test_moving_to_another_image_is_what_the_model_does_itself(position):
     """Tables resampled beforehand give what tables resampled on the way give."""
-    model = random(vitrail.create(SMALL, position=position))
+    model = scattered(vitrail.create(SMALL, position=position), 0.3)
     x = torch.randn(1, 3, 96, 128, dtype=torch.float64)
     moved = vitrail.load(model.config, model.state_dict(), image=(96, 128), dtype=torch.float64)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from scatter import scattered
 from torch import nn
 
 import vitrail
@@ -25,15 +26,6 @@ SMALL = Config(
     image=(48, 40),
     classes=3,
 )
-
-
-def random(module):
-    torch.manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(torch.randn_like(p) * 0.3)
-    return module
 
 
 def test_outlook_golden():
@@ -74,7 +66,7 @@ def plain(m, x):
 @pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 2), (1, 1)])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (3, 1), (5, 1), (5, 2), (5, 3), (1, 1)])
 def test_outlook_in_plain_lines(kernel, stride, size):
-    m = random(OutlookAttention(6, 2, kernel=kernel, stride=stride))
+    m = scattered(OutlookAttention(6, 2, kernel=kernel, stride=stride), 0.3)
     x = torch.randn(2, *size, 6, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -86,14 +78,14 @@ def test_outlook_in_plain_lines(kernel, stride, size):
 
 
 def test_outlook_is_differentiable():
-    m = random(OutlookAttention(4, 2))
+    m = scattered(OutlookAttention(4, 2), 0.3)
     x = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(m, x)
 
 
 def test_patches_pass_the_class_blocks():
     """They are read and stay as they are; only the last norm is theirs, too."""
-    model = random(vitrail.create(SMALL))
+    model = scattered(vitrail.create(SMALL), 0.3)
     x = torch.randn(2, 3, 48, 40, dtype=torch.float64)
     with torch.no_grad():
         tokens, maps = model.tokens(x), model.features(x)
@@ -102,7 +94,7 @@ def test_patches_pass_the_class_blocks():
 
 
 def test_two_heads_answer_and_another_may_take_their_place():
-    model = random(vitrail.create(SMALL))
+    model = scattered(vitrail.create(SMALL), 0.3)
     x = torch.randn(2, 3, 48, 40, dtype=torch.float64)
     with torch.no_grad():
         whole, patches = model.dense(x)
@@ -127,7 +119,7 @@ def test_other_sizes_round_up():
 
 
 def test_positions_move_and_tell_the_image():
-    model = random(vitrail.create(SMALL))
+    model = scattered(vitrail.create(SMALL), 0.3)
     moved = vitrail.load(SMALL, model.state_dict(), image=(64, 96), dtype=torch.float64)
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import attention_weights
 from vitrail.layers.conv import channels_first, channels_last
+from vitrail.layers.gates import Gate
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.mbconv import Excitation
 from vitrail.layers.relative import (
@@ -204,7 +205,7 @@ class BottleneckAttention(nn.Module):
         q, k, _ = self._heads(x)
         return attention_weights(q, k, bias=self._bias(q, x))
 
-    def absorb(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
+    def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
         """Multiply the output's channels and add to them, for good: values can, as the weights
         of a query, and the shares of a cell, sum to one."""
         q, k, v = self.qkv.weight.chunk(3)
@@ -221,15 +222,15 @@ class BottleneckAttention(nn.Module):
         return self.position(q, (x.shape[2], x.shape[3]))
 
 
-class Gate(nn.Module):
+class Excite(Gate):
     """Squeeze-and-excitation of (B, C, H, W) views (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.excite = Excitation(dim, hidden)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x * channels_first(self.excite(channels_last(x)))
+    def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+        return channels_first(self.excite(channels_last(x)))
 
 
 class BoTNet(ResNet):
@@ -249,7 +250,7 @@ class BoTNet(ResNet):
             return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
 
         def gate(i: int, j: int, dim: int) -> nn.Module:
-            return Gate(dim, max(1, dim // c.squeeze)) if c.squeeze else ungated(i, j, dim)
+            return Excite(dim, max(1, dim // c.squeeze)) if c.squeeze else ungated(i, j, dim)
 
         super().__init__(c, mixer, gate=gate, act=ACTS[c.act], bottleneck=True)
         for block in self.modules():

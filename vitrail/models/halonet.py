@@ -182,7 +182,7 @@ class HaloAttention(nn.Module):
         q, k, _ = self._heads(pad(channels_last(x), self.block))
         return attention_weights(q, k, bias=self._bias(q))
 
-    def absorb(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
+    def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
         """Multiply the output's channels and add to them, for good. Values take the scale; not
         the shift, since those beyond the border are zeros."""
         weight = self.kv.weight.unflatten(0, (self.heads, -1))

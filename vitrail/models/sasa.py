@@ -141,7 +141,7 @@ class LocalAttention(nn.Module):
         q, k, _ = self._heads(x)
         return self.local.weights(q, k, None, tables=self._tables(), scale=1.0)
 
-    def absorb(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
+    def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
         """Multiply the output's channels and add to them, for good. Values take the scale; not
         the shift, since those beyond the border are zeros."""
         q, k, v = self.qkv.weight.chunk(3)

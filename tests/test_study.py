@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from vitrail import cli
-from vitrail.errors import ConfigError, RunError
+from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.models import families
 from vitrail.study import plans, study
 from vitrail.study.effect import effects, student
@@ -109,6 +109,9 @@ def test_wrong_questions(small, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             study(**{"name": "depth", "out": tmp_path / "s"} | changes)
+    with pytest.raises(DataError, match="does not exist"):
+        study("depth", tmp_path / "none", out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").write_text("")
     with pytest.raises(RunError, match="is not empty"):

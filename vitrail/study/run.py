@@ -39,7 +39,7 @@ from vitrail.recipes.recipe import Data, Recipe
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
 from vitrail.run_folder import RunFolder
 from vitrail.study.effect import effects
-from vitrail.study.plans import PLANS, Plan
+from vitrail.study.plans import PLANS
 
 RESULT, PAGE = "study.json", "study.html"
 
@@ -88,14 +88,17 @@ def study(
             raise ConfigError(f"no arm {arm!r} in {name}: {nearest(arm, [*plan.arms])}")
     folder = Path(out) if out is not None else Path(f"study-{name}")
     asked = Asked(name, str(data), seeds, epochs, tuple(only), device, threads or cores(), group_by)
+    if not resume:
+        RunFolder.check_free(folder)
+    # Before the folder is made: wrong data leave none.
+    images = None if resume else _read(asked, view)
     with RunFolder.create(folder, resume=resume) as run:
         if resume:
             asked = _asked(run.path)
-            plan = PLANS[asked.name]
         else:
             (run.path / "asked.json").write_text(json.dumps(to_json(asked), indent=1))
         with interruptible(_again(asked, run.path)), view.shown():
-            facts = _Study(asked, plan, run.path, view).run()
+            facts = _Study(asked, images or _read(asked, view), run.path, view).run()
     _write(run.path, facts)
     return run.path, facts
 
@@ -109,6 +112,12 @@ def _asked(folder: Path) -> Asked:
             f"{folder} is no study that can be resumed (asked.json cannot be read): start a new "
             "one without --resume"
         ) from error
+
+
+def _read(asked: Asked, view: View) -> Read:
+    """The data, inspected and divided. Raises DataError."""
+    arguments = Arguments(data=asked.data, device=asked.device, threads=asked.threads)
+    return read_data(Data(asked.data, group_by=asked.group_by), arguments, view)
 
 
 def _again(asked: Asked, folder: Path) -> str:
@@ -128,16 +137,13 @@ def _write(folder: Path, facts: StudyFacts) -> None:
 class _Study:
     """One run of a study: the data, the arms' recipes, and the trials that are done."""
 
-    def __init__(self, asked: Asked, plan: Plan, folder: Path, view: View) -> None:
-        self.asked, self.plan, self.folder, self.view = asked, plan, folder, view
+    def __init__(self, asked: Asked, images: Read, folder: Path, view: View) -> None:
+        self.asked, self.images, self.folder, self.view = asked, images, folder, view
+        self.plan = PLANS[asked.name]
 
     def run(self) -> StudyFacts:
         """Train whatever is missing, and tell."""
-        arguments = Arguments(
-            data=self.asked.data, device=self.asked.device, threads=self.asked.threads
-        )
-        source = Data(self.asked.data, group_by=self.asked.group_by)
-        images = read_data(source, arguments, self.view)
+        images = self.images
         self._same_images(images)
         names = [n for n in self.plan.arms if not self.asked.only or n in self.asked.only]
         names = list(dict.fromkeys([self.plan.baseline, *names]))

@@ -213,11 +213,14 @@ def predict(
     top: Annotated[int, typer.Option(help="So many classes an image.")] = 3,
     as_json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="Answer by what `vitrail export --engine` made.")
+    ] = None,
 ) -> None:
     """Classify images with a finished run."""
     from vitrail import predict as predicting
 
-    found = predicting.Predictor(run).predict(predicting.collect(images), top=top)
+    found = predicting.Predictor(run, engine=engine).predict(predicting.collect(images), top=top)
     if as_json:
         print(predicting.as_json(found))
     elif csv:
@@ -291,18 +294,51 @@ def load(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX (the only format).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file again.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="Make and time files for onnxruntime or openvino.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also in integers of 8 bits.")] = False,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of top-1 that int8 may lose; 0.5 if not given.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images for --int8, where the run's own are gone.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a run's ONNX file again and check it against the weights."""
-    if not onnx:
-        raise ConfigError("no format is named: `vitrail export RUN --onnx`")
-    from vitrail.export import export_run
+    """Write a run's file for deployment, and check it against the weights."""
+    if not (onnx or engine):
+        raise ConfigError(
+            "no format is named: `vitrail export RUN --onnx`, or --engine onnxruntime or openvino"
+        )
+    if not engine and int8:
+        raise ConfigError("--int8 needs an engine: add --engine onnxruntime or openvino")
+    if max_drop is not None and not int8:
+        raise ConfigError("--max-drop is about int8: add --int8")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads is {threads}: give one at least")
+    if onnx:
+        from vitrail.export import export_run
 
-    made = export_run(run)
-    print(
-        f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} {made.images}, "
-        f"logits differ by at most {made.max_logit_difference:.1e}"
-    )
+        made = export_run(run)
+        told = f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} "
+        told += f"{made.images}, logits differ by at most {made.max_logit_difference:.1e}"
+        if not as_json:
+            print(told)
+        elif not engine:
+            print(json.dumps(vars(made) | {"path": str(made.path)}))
+    if engine:
+        from dataclasses import asdict
+
+        from vitrail.engines.deploy import MAX_DROP, export_engine
+
+        allowed = MAX_DROP if max_drop is None else max_drop
+        deployed = export_engine(
+            run, engine, int8=int8, max_drop=allowed, data=data, threads=threads
+        )
+        print(json.dumps(asdict(deployed), indent=1) if as_json else deployed.said(run))
 
 
 @app.command()
@@ -337,6 +373,83 @@ def compare(
             print(f"parameters differ: {_some([entry.name for entry in found.parameters])}")
     if found.first is not None:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Variants, or families for their smallest; none for all families."),
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Time a training step, not inference.")
+    ] = False,
+    batch: Annotated[str, typer.Option(help="Batch sizes, as 1,8.")] = "1,8",
+    against: Annotated[
+        str, typer.Option(help="Peers to compare with.")
+    ] = "timm,transformers,torchvision",
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also time what torch.compile makes of each.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
+    image: Annotated[str | None, typer.Option(help="Another image size, as 256x256.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of measurement for each contestant.")] = 2.0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for figures and page.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the comparison in --out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Time models side by side with timm, transformers and torchvision, same weights."""
+    from vitrail import bench as benching
+    from vitrail.report.speed import HEAD, answer, cells, figures, remarks
+
+    if dtype not in ("fp32", "bf16"):
+        raise ConfigError(f"--dtype is {dtype!r}: expected fp32 or bf16")
+    settings = benching.Settings(
+        mode="training" if training else "inference",
+        batches=_whole(batch, "--batch"),
+        against=tuple(who.strip() for who in against.split(",")),
+        dtype="bf16" if dtype == "bf16" else "fp32",
+        compiled=compiled,
+        device=device,
+        threads=threads,
+        seconds=seconds,
+        image=_size(image),
+    )
+    facts = benching.bench(
+        names or [],
+        settings,
+        out=out,
+        resume=resume,
+        on_row=lambda row: print(figures(row), file=sys.stderr),
+    )
+    if as_json:
+        print(benching.dumped(facts), end="")
+        return
+    from rich.table import Table
+
+    print(answer(facts))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in HEAD:
+        table.add_column(title, justify="left" if title == "variant" else "right")
+    for row in facts.rows:
+        table.add_row(*cells(row))
+    _console().print(table)
+    for variant, note in remarks(facts):
+        print(f"{variant}: {note}")
+    if out is not None:
+        print(f"{out}/bench.html shows it")
+
+
+def _whole(text: str, option: str) -> tuple[int, ...]:
+    """1,8 as (1, 8). Raises ConfigError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"{option} is {text!r}: expected whole numbers, as 1,8")
+    return tuple(map(int, parts))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

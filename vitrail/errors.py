@@ -31,3 +31,7 @@ class RunError(VitrailError):
 
 class ExportError(VitrailError):
     """An exported file that does not compute what the model computes."""
+
+
+class BenchError(VitrailError):
+    """A comparison that cannot be made: a library, a device or threads that are not there."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +22,12 @@ from vitrail.measure.machine import cores, processor, versions
 
 @dataclass(frozen=True)
 class Latency:
-    """Median and 90th percentile of n runs, in seconds."""
+    """Median, 90th and 95th percentile of n runs, in seconds; p95 is None where it was not kept."""
 
     p50_s: float
     p90_s: float
     n: int
+    p95_s: float | None = None
 
 
 @contextmanager
@@ -38,22 +41,63 @@ def threads_set(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def alternate(calls: Sequence[Callable[[], Any]], *, seconds: float) -> list[Latency]:
-    """The latency of each call, the calls taking turns so that a busy moment hits them all.
+def turns(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float,
+    least: int = 5,
+    advance: Callable[[float], None] = lambda spent: None,
+) -> list[list[float]]:
+    """Seconds of each run of each call, the calls taking turns so that a busy moment hits them
+    all; run n of every call belongs to round n.
 
     Each call gets a tenth of its share as warm-up, two runs at least, and then about
-    `seconds` of measurement, five runs at least.
+    `seconds` of measurement, `least` runs at least. After each round `advance` is told the
+    seconds that it took.
     """
     for call in calls:
         _repeat(call, seconds / 10, 2)
     times: list[list[float]] = [[] for _ in calls]
     stop = time.perf_counter() + seconds * len(calls)
-    while len(times[-1]) < 5 or time.perf_counter() < stop:
+    while len(times[-1]) < least or time.perf_counter() < stop:
+        turn = time.perf_counter()
         for call, spent in zip(calls, times, strict=True):
             start = time.perf_counter()
             call()
             spent.append(time.perf_counter() - start)
-    return [_summary(spent) for spent in times]
+        advance(time.perf_counter() - turn)
+    return times
+
+
+def alternate(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float,
+    advance: Callable[[float], None] = lambda spent: None,
+) -> list[Latency]:
+    """The latency of each call, measured in turns."""
+    return [summary(spent) for spent in turns(calls, seconds=seconds, advance=advance)]
+
+
+def summary(times: Sequence[float]) -> Latency:
+    """Median, 90th and 95th percentile of runs."""
+    ordered = sorted(times)
+    n = len(ordered)
+    return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20])
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """How many times as long `slow` takes as `fast`: the median over rounds, and the ends of
+    its 95 % interval.
+
+    The interval is that of the sign test, which asks nothing of the distribution: the ranks
+    between which the median of so many independent rounds lies. Few rounds reach from the
+    least to the largest, and below six that interval holds less than 95 %.
+    """
+    found = sorted(a / b for a, b in zip(slow, fast, strict=True))
+    n = len(found)
+    low = max(0, math.floor((n - 1.96 * math.sqrt(n)) / 2) - 1)
+    return statistics.median(found), found[low], found[n - 1 - low]
 
 
 def eager_latency(
@@ -146,8 +190,3 @@ def _repeat(call: Callable[[], Any], seconds: float, least: int) -> None:
     while least > 0 or time.perf_counter() < stop:
         call()
         least -= 1
-
-
-def _summary(times: Sequence[float]) -> Latency:
-    ordered = sorted(times)
-    return Latency(ordered[len(ordered) // 2], ordered[len(ordered) * 9 // 10], len(ordered))

@@ -74,7 +74,7 @@ def front(
                     linewidths=1.8, zorder=4,
                 )  # fmt: skip
         waits = [_wait(c) for _, c in numbered] + ([1e3 * limit_s] if limit_s else [])
-        _log_ticks(axes, waits)
+        log_ticks(axes, waits)
         axes.margins(y=0.14)
         feet = [_wait(c) for _, c in numbered if c.accuracy is None]
         axes.plot(
@@ -281,7 +281,7 @@ def _number(axes: Any, shown: Sequence[tuple[int, CandidatePoint]], limit_s: flo
         )  # fmt: skip
 
 
-def _log_ticks(axes: Any, values: Sequence[float]) -> None:
+def log_ticks(axes: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with round numbers, labelled plainly."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

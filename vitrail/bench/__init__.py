@@ -1,0 +1,121 @@
+"""Speed, side by side: variants against every peer that has the same model.
+
+bench(names, settings)     measures, and keeps what is measured in a folder
+read(folder)               the figures of an earlier comparison
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vitrail.bench.contests import Settings, contest
+from vitrail.bench.peers import LIBRARIES, smallest
+from vitrail.config import parse
+from vitrail.errors import BenchError, ConfigError
+from vitrail.measure.machine import cores, machine
+from vitrail.report.speed import Row, SpeedFacts, render_speed
+
+__all__ = ["Settings", "bench", "chosen", "read"]
+
+FILE = "bench.json"
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The variants that are meant: a family's name is its smallest one, none is all families."""
+    each = smallest()
+    return [each.get(name, name) for name in names] if names else list(each.values())
+
+
+def bench(
+    names: Sequence[str],
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> SpeedFacts:
+    """Compare each variant with its peers, one after the other; `on_row` hears of each row.
+
+    With `out` the figures and a page are kept there after every variant, and with `resume`
+    what is there is not measured again. Raises BenchError and ConfigError.
+    """
+    facts = SpeedFacts(said(settings), described(), [])
+    if out is not None and resume and (out / FILE).is_file():
+        before = read(out)
+        if before.settings != facts.settings:
+            raise BenchError(f"{out} holds a comparison with other settings: choose another --out")
+        facts = replace(facts, rows=before.rows)
+    elif out is not None and (out / FILE).exists():
+        raise BenchError(f"{out} holds a comparison: go on with --resume, or choose another --out")
+    done = {row.variant for row in facts.rows}
+    for name in chosen(names):
+        if name in done:
+            continue
+        rows = contest(name, settings)
+        facts = replace(facts, rows=[*facts.rows, *rows])
+        if out is not None:
+            keep(facts, out)
+        for row in rows:
+            on_row(row)
+    return facts
+
+
+def said(settings: Settings) -> dict[str, Any]:
+    """The settings as a table shows them."""
+    return {
+        "mode": settings.mode,
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "threads": settings.threads or cores(),
+        "compiled": settings.compiled,
+        "against": ", ".join(settings.against),
+        "batches": ", ".join(map(str, settings.batches)),
+        "image": "x".join(map(str, settings.image)) if settings.image else "as published",
+    }
+
+
+def described() -> dict[str, Any]:
+    """The machine with the versions of the peers."""
+    found = machine()
+    versions = dict(found["versions"])
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "not installed"
+    return found | {"versions": versions}
+
+
+def keep(facts: SpeedFacts, out: Path) -> None:
+    """Write the figures and their page, each whole or not at all."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in ((FILE, dumped(facts)), ("bench.html", render_speed(facts))):
+            part = out / f".{name}.{os.getpid()}"
+            part.write_text(text)
+            part.replace(out / name)
+    except OSError as error:
+        raise BenchError(f"{out} cannot be written ({error.strerror})") from error
+
+
+def dumped(facts: SpeedFacts) -> str:
+    """The facts as JSON."""
+    return json.dumps(asdict(facts), indent=1) + "\n"
+
+
+def read(out: Path) -> SpeedFacts:
+    """The figures that a comparison left in its folder. Raises BenchError."""
+    try:
+        told = json.loads((out / FILE).read_text())
+        rows = [parse(Row, row) for row in told["rows"]]
+        return SpeedFacts(told["settings"], told["machine"], rows)
+    except OSError as error:
+        raise BenchError(f"{out / FILE} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise BenchError(f"{out / FILE} is no comparison of vitrail's") from error

@@ -44,6 +44,14 @@ def image(shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(tuple(shape)))
 
 
+def inputs(golden: dict) -> tuple[torch.Tensor, ...]:
+    """The input, and where series have `lengths` the mask of their steps."""
+    x = image(golden["input_shape"])
+    if "lengths" not in golden:
+        return (x,)
+    return x, (torch.arange(x.shape[1]) < torch.tensor(golden["lengths"])[:, None]).double()
+
+
 def state(golden: dict) -> dict[str, torch.Tensor]:
     """The reference's state dict, under its own names."""
     return {n: torch.from_numpy(np.asarray(tensor(n, tuple(s)))) for n, s in golden["state"]}

@@ -3,7 +3,8 @@
 A JSON file dropped into tests/goldens is a test. Its `create` key is the variant's name and
 what is changed of it; `maps` names the outputs that are its features, channels first; `kept`
 names entries of the state that the reference did not fill but computed, and where ours are
-found.
+found; `unread` names parts of names of parameters that the reference has but never reads. A
+network of series has the file's name in `create`, and `lengths` where its series are padded.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ FILES = golden.files()
 def test_golden(path):
     expected = golden.read(path)
     name, changes = expected["create"]
-    config = models.resolve(name, **changes)
+    if name in vitrail.catalog():
+        config = models.resolve(name, **changes)
+    else:
+        config = models.config_from_json({"family": name, **changes})
     state = golden.state(expected)
     own = vitrail.create(config).state_dict()
     state |= {theirs: own[ours].double() for theirs, ours in expected.get("kept", {}).items()}
     source = expected.get("table", expected["source"])
     model = vitrail.load(config, state, source=source, dtype=torch.float64)
-    kept = sum(state[theirs].numel() for theirs in expected.get("kept", {}))
+    unread = {n for n in state for part in expected.get("unread", ()) if part in n}
+    kept = sum(state[theirs].numel() for theirs in (*expected.get("kept", {}), *unread))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     # Some references register fixed tables as parameters, and count them.
@@ -37,10 +42,10 @@ def test_golden(path):
         for count in (trained, trained + fixed)
     )
     with torch.no_grad():
-        x = golden.image(expected["input_shape"])
-        outputs = {"logits": model(x)}
-        if "pooled" in expected["outputs"]:
-            outputs["pooled"] = model.embedding(x)
+        x, *more = golden.inputs(expected)
+        outputs = {"logits": model(x, *more)}
+        for pooled in {"pooled", "representation"} & set(expected["outputs"]):
+            outputs[pooled] = model.embedding(x, *more)
         if named := expected.get("maps"):
             maps = [m.movedim(-1, 1) for m in model.features(x)]
             outputs |= dict(zip(named, maps, strict=True))

@@ -52,6 +52,15 @@ def relative_logits(
 
     Keys are H x W, tables (2 H - 1, d) and (2 W - 1, d); the h x w queries are no more.
     """
+    of_rows, of_columns = line_logits(q, rows, columns)
+    both = of_rows.unsqueeze(-1) + of_columns.unsqueeze(-2)
+    return both.flatten(4).flatten(2, 3)
+
+
+def line_logits(
+    q: Float[Tensor, "b n h w d"], rows: Float[Tensor, "r d"], columns: Float[Tensor, "c d"]
+) -> tuple[Float[Tensor, "b n h w p"], Float[Tensor, "b n h w s"]]:
+    """The two summands of `relative_logits`: what a query makes of the keys' rows and columns."""
     h, w = q.shape[2:4]
     parts = []
     for table, count, shape in ((rows, h, (h, 1, -1)), (columns, w, (w, -1))):
@@ -60,8 +69,7 @@ def relative_logits(
         offset = torch.arange(keys, device=q.device) - torch.arange(count, device=q.device)[:, None]
         index = (offset + count - 1).view(shape).expand(*q.shape[:-1], keys)
         parts.append(used.gather(-1, index))
-    both = parts[0].unsqueeze(-1) + parts[1].unsqueeze(-2)
-    return both.flatten(4).flatten(2, 3)
+    return parts[0], parts[1]
 
 
 def resized(table: Float[Tensor, "n d"], size: int) -> Float[Tensor, "m d"]:

@@ -1,4 +1,5 @@
-"""The catalog: a file of this package that has `VARIANTS` is a family, and that is all.
+"""The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
+of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config.
 
 catalog()                   every published variant by name
 create(name, **changes)     a model with random weights
@@ -30,12 +31,18 @@ __all__ = ["catalog", "create", "identify", "load"]
 
 
 @lru_cache(maxsize=1)
-def families() -> Mapping[str, ModuleType]:
-    """The model files by their names: each has Config, VARIANTS, NAMES, SPACE, MODEL."""
+def networks() -> Mapping[str, ModuleType]:
+    """The files with a network by their names: each has Config, NAMES, MODEL."""
     modules = (import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     return MappingProxyType(
-        {m.__name__.rpartition(".")[2]: m for m in modules if hasattr(m, "VARIANTS")}
+        {m.__name__.rpartition(".")[2]: m for m in modules if hasattr(m, "MODEL")}
     )
+
+
+@lru_cache(maxsize=1)
+def families() -> Mapping[str, ModuleType]:
+    """Those of image backbones, which have VARIANTS and SPACE too."""
+    return MappingProxyType({n: m for n, m in networks().items() if hasattr(m, "VARIANTS")})
 
 
 @lru_cache(maxsize=1)
@@ -229,7 +236,7 @@ def _meta(config: Any) -> Backbone:
 
 def module_of(config: Any) -> ModuleType:
     """The model file whose Config this is."""
-    for module in families().values():
+    for module in networks().values():
         if type(config) is module.Config:
             return module
     raise ConfigError(f"{type(config).__name__} is no config of a model of the catalog")
@@ -249,13 +256,15 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
     """The config that `config_json` wrote. Raises ConfigError."""
     values = dict(data)
     family = values.pop("family", None)
-    if family not in families():
-        raise ConfigError(f"family {family!r} is unknown: known are {', '.join(families())}")
-    return resolve(families()[family].Config(), **values)
+    if family not in networks():
+        raise ConfigError(f"family {family!r} is unknown: known are {', '.join(networks())}")
+    return resolve(networks()[family].Config(), **values)
 
 
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
+    if family_of(config) not in families():
+        return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
     for variant in catalog().values():
         if type(variant.config) is type(config) and plain == replace(

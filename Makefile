@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all lint lock docs clean
+.PHONY: demo test test-all lint lock docs bench bench-check clean
 
 demo: .venv/ready
 	.venv/bin/vitrail fit fashion-sample --latency 5ms --time 4m --out demo-run
@@ -22,6 +22,17 @@ lint: .venv/ready
 docs: .venv/ready
 	$(PY) -m vitrail.models > docs/models.md
 
+# Hours on a busy machine, about one on a quiet one; what was measured is kept and gone on with.
+bench: .venv/ready
+	.venv/bin/vitrail bench --out bench-run/inference --resume
+	.venv/bin/vitrail bench --training --batch 8 --out bench-run/training --resume
+	.venv/bin/vitrail growth --out bench-run/growth --resume
+	$(PY) -m vitrail.bench docs/speed.md bench-run/inference bench-run/training bench-run/growth
+
+# Whether a ratio to the fastest peer has fallen by more than 15 % since bench/baseline.json.
+bench-check: .venv/ready
+	$(PY) -m pytest -q bench/test_ratios.py
+
 lock:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-emit-index-url -q -o requirements.lock
 
@@ -33,4 +44,4 @@ lock:
 	touch $@
 
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv demo-run bench-run

@@ -2,17 +2,21 @@
 
 import json
 import random
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from vitrail import bench as benching
+from vitrail.bench import __main__ as made
 from vitrail.bench import contests, peers
+from vitrail.bench import growth as growing
 from vitrail.cli import main
 from vitrail.errors import BenchError, ConfigError
 from vitrail.measure.latency import ratio, turns
 from vitrail.measure.memory import peak_bytes
 from vitrail.models import catalog, families
+from vitrail.report import growth as growth_facts
 from vitrail.report.speed import HEAD, Entry, Ratio, Row, SpeedFacts, answer, cells, markdown
 
 QUICK = {"seconds": 0.02, "batches": (1,)}
@@ -68,7 +72,7 @@ def test_a_peer_that_computes_something_else_is_not_timed(monkeypatch):
 
     def wrong():
         model = right()
-        model.head.linear.forward = lambda x, forward=model.head.linear.forward: forward(x) + 1
+        model.head.linear.forward = lambda x, forward=model.head.linear.forward: 2 * forward(x)
         return model
 
     monkeypatch.setattr(peers, "known", lambda name: {"timm": wrong})
@@ -92,7 +96,7 @@ def test_every_name_of_a_peer_exists():
             assert found in known, (name, found)
     assert set(peers.TIMM.values()) <= known
     assert set(peers.TORCHVISION.values()) <= set(torchvision.models.list_models())
-    named = {*peers.TIMM, *peers.TORCHVISION, *peers.TIMM_GATES} - {"pnasnet5large"}
+    named = {*peers.TIMM, *peers.TORCHVISION, *peers.TIMM_GATES}
     assert named <= set(catalog())
 
 
@@ -157,7 +161,7 @@ def test_resumed_and_kept(tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="other settings"):
         benching.bench([], benching.Settings(batches=(2,)), out=tmp_path, resume=True)
     (tmp_path / "bench.json").write_text("[]")
-    with pytest.raises(BenchError, match=r"is no comparison of vitrail's"):
+    with pytest.raises(BenchError, match=r"holds no figures of vitrail's"):
         benching.read(tmp_path)
 
 
@@ -229,3 +233,86 @@ def test_absent_device(capsys):
 def test_unknown_variant():
     with pytest.raises(ConfigError, match="no variant is called"):
         contests.contest("nothing", benching.Settings())
+
+
+# ---- growth ------------------------------------------------------------------------------
+
+
+def grow(name: str, power: float, macs: float = 1.0) -> growth_facts.Growth:
+    """A family whose time grows by a power of the area, and its operations by another."""
+    points = [
+        growth_facts.Point(s, 1e-6 * s ** (2 * power), s * s, int(s ** (2 * macs)))
+        for s in (64, 128, 256, 512)
+    ]
+    return growth_facts.Growth(name, name, points, points[:2], [])
+
+
+def test_exponents():
+    assert growth_facts.exponent([(x, 3 * x**1.7) for x in (1, 2, 4, 8)]) == pytest.approx(1.7)
+    assert growth_facts.exponent([(1, 1)]) is None
+    # what every call costs does not count: only the three largest points do
+    assert growth_facts.exponent([(1, 99), (2, 2), (4, 4), (8, 8)]) == pytest.approx(1)
+    local, full, slow = grow("local", 1.0), grow("full", 1.9, 1.8), grow("slow", 1.4)
+    assert local.why == "linear"
+    assert "multiply-adds grow by 1.80" in full.why
+    assert "leave the caches" in slow.why
+    facts = growth_facts.GrowthFacts({"versions": {}}, 2, [local, full, slow])
+    assert growth_facts.answer(facts) == (
+        "Of 3 families 2 do work that is linear in the area; the steepest of the others by time: "
+        "full (1.90)."
+    )
+    page = growth_facts.render_growth(facts)
+    assert "leave the caches" in page and page.count("<svg") == 4
+    assert "| full | full | 1.90 |" in growth_facts.markdown(facts)
+
+
+def test_growth_of_a_small_model(tmp_path, capsys):
+    facts = growing.growth(["cct_2_3x2_32"], sides=(32, 64), out=tmp_path)
+    (row,) = facts.rows
+    assert [p.x for p in row.sides] == [32, 64] and [p.x for p in row.batches] == [1, 2, 4, 8]
+    assert row.depths[2].macs > 1.5 * row.depths[0].macs
+    assert row.sides[1].memory_bytes > row.sides[0].memory_bytes > 0
+    assert growing.read(tmp_path).rows == facts.rows
+    again = growing.growth(["cct_2_3x2_32"], sides=(32, 64), out=tmp_path, resume=True)
+    assert again.rows == facts.rows
+    assert "go on with --resume" in fails(capsys, "growth", "cct", "--out", str(tmp_path))
+
+
+def test_growth_says_what_it_leaves_out(monkeypatch):
+    row = growing.grown("levit_128s", sides=(16, 64))
+    assert row.note.startswith("refuses 16: image is 16x16") and not row.sides[1:]
+    monkeypatch.setattr(growing, "LONGEST_S", 0.0)
+    row = growing.grown("cct_2_3x2_32", sides=(32, 64))
+    assert [p.x for p in row.sides] == [32]
+    assert row.note.startswith("64 left out, it would take")
+    assert row.time is None and row.why == "too few points"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["swin", "--sides", "64"], "give two or more"),
+        (["swin", "--sides", "big"], "--sides is 'big': expected whole numbers"),
+        (["mvit_b_16x4"], "takes clips"),
+        (["swinn_tiny"], "did you mean swin_tiny"),
+    ],
+)
+def test_growth_of_wrong_input(arguments, said, capsys):
+    assert said in fails(capsys, "growth", *arguments)
+
+
+def test_page_of_all_figures(tmp_path, monkeypatch):
+    """The Markdown page, its picture as a file that any viewer reads, and the baseline."""
+    facts = SpeedFacts(
+        benching.said(benching.Settings()), {"versions": {}}, [row("a", 2.0), row("b", 0.5)]
+    )
+    benching.keep(facts, tmp_path / "one")
+    growing.keep(growth_facts.GrowthFacts({"versions": {}}, 2, [grow("c", 1)]), tmp_path / "two")
+    page, baseline = tmp_path / "speed.md", tmp_path / "baseline.json"
+    arguments = [page, tmp_path / "one", tmp_path / "two", "--baseline", baseline]
+    monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
+    made.main()
+    text = page.read_text()
+    assert "## Inference" in text and "## Growth" in text and "](speed.svg)" in text
+    ElementTree.parse(tmp_path / "speed.svg")
+    assert json.loads(baseline.read_text())["ratios"] == {"a": {"1": 2.0}, "b": {"1": 0.5}}

@@ -336,8 +336,9 @@ def export(
 
         allowed = MAX_DROP if max_drop is None else max_drop
         deployed = export_engine(
-            run, engine, int8=int8, max_drop=allowed, data=data, threads=threads
-        )
+            run, engine, int8=int8, max_drop=allowed, data=data, threads=threads,
+            progress=sys.stderr.isatty(),
+        )  # fmt: skip
         print(json.dumps(asdict(deployed), indent=1) if as_json else deployed.said(run))
 
 
@@ -442,6 +443,51 @@ def bench(
         print(f"{variant}: {note}")
     if out is not None:
         print(f"{out}/bench.html shows it")
+
+
+@app.command()
+def growth(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Variants, or families for their smallest; none for all families."),
+    ] = None,
+    sides: Annotated[str, typer.Option(help="Sides of the images.")] = "64,128,256,512,1024",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for figures and page.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the figures in --out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how time and memory of models grow with the image, the batch and the depth."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from vitrail.bench import chosen
+    from vitrail.bench import growth as growing
+    from vitrail.report.growth import HEAD, answer, cells
+
+    facts = growing.growth(
+        chosen(names or []),
+        threads=threads,
+        sides=_whole(sides, "--sides"),
+        out=out,
+        resume=resume,
+        on_row=lambda row: print(f"{row.variant}: {row.why}", file=sys.stderr),
+    )
+    if as_json:
+        print(json.dumps(asdict(facts), indent=1))
+        return
+    print(answer(facts))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in HEAD:
+        table.add_column(title, justify="right" if "," in title else "left")
+    for row in facts.rows:
+        table.add_row(*cells(row))
+    _console().print(table)
+    if out is not None:
+        print(f"{out}/growth.html shows it")
 
 
 def _whole(text: str, option: str) -> tuple[int, ...]:

@@ -95,7 +95,7 @@ def export_onnx(
     try:
         with bar("exporting", len(images), shown=progress) as advance:
             inside = _write(Served(model.eval(), labels).eval(), labels, _config(model), part)
-            largest = _compare(model, labels, part, images, advance)
+            largest = compare(model, labels, _logits(part), images, advance)
         os.replace(part, path)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
@@ -117,7 +117,7 @@ def _write(served: Served, labels: Labels, config: dict[str, Any], path: Path) -
     # Two images: with one, torch would take the batch for a constant.
     example = torch.zeros(2, labels.channels, *labels.image)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 served,
                 (example,),
@@ -186,6 +186,25 @@ def _front(labels: Labels, *, inside: bool) -> Any:
     return helper.make_graph(nodes, "front", [given], [made], constants)
 
 
+def fixed_size(path: Path, labels: Labels) -> Any:
+    """The exported file without its Resize: for images of the model's size only."""
+    import onnx
+
+    proto = onnx.load(path)
+    for field in ("node", "initializer", "value_info"):
+        kept = [entry for entry in getattr(proto.graph, field) if not _of_front(entry)]
+        proto.graph.ClearField(field)
+        getattr(proto.graph, field).extend(kept)
+    _prepend(_front(labels, inside=False), proto.graph)
+    return proto
+
+
+def _of_front(entry: Any) -> bool:
+    """Whether a node makes, or another entry names, what `_front` brought in."""
+    name = entry.output[0] if hasattr(entry, "output") else entry.name
+    return name == "pixels" or name.startswith("front.")
+
+
 def _prepend(front: Any, graph: Any) -> None:
     """Put `front` before `graph`, whose only input is what `front` makes."""
     nodes = [*front.node, *graph.node]
@@ -218,26 +237,33 @@ def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
     return True
 
 
-def _compare(
-    model: nn.Module,
-    labels: Labels,
-    path: Path,
-    images: np.ndarray,
-    advance: Callable[[int], None],
-) -> float:
-    """The largest difference of a logit over all images. Raises ExportError."""
+def _logits(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What ONNX Runtime answers with the file. Raises ExportError."""
     try:
         running = session(path)
     except RunError as error:
         raise ExportError(f"ONNX Runtime refuses the exported model: {error.__cause__}") from error
+    return lambda images: np.asarray(running.run(["logits"], {"images": images})[0])
+
+
+def compare(
+    model: nn.Module,
+    labels: Labels,
+    logits: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    advance: Callable[[int], None],
+) -> float:
+    """The largest difference of a logit over all images between the model and an exported file,
+    whose `logits` are given. Raises ExportError when it is 1e-4 or more, or top-1 differs.
+    """
     differences, differing = [], 0
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         with torch.inference_mode():
             expected = model(labels.normalised(batch)).float().numpy()
-        (found,) = running.run(["logits"], {"images": batch})
+        found = logits(batch)
         differences.append(np.abs(found - expected).max())
-        differing += int((found.argmax(1) != expected.argmax(1)).sum())  # pyright: ignore[reportAttributeAccessIssue]
+        differing += int((found.argmax(1) != expected.argmax(1)).sum())
         advance(len(batch))
     # Not Python's max, which passes over a NaN.
     largest = float(np.max(differences))
@@ -283,8 +309,8 @@ def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """The exporter writes about its own affairs to standard output and to the log."""
+def quiet():
+    """Exporters and quantisers write about their own affairs to standard output and to the log."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

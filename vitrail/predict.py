@@ -1,6 +1,7 @@
 """Classify image files with a finished run; nothing but the run folder is read.
 
-The ONNX file answers where there is one, else the weights, with the same probabilities.
+The ONNX file answers where there is one, else the weights, with the same probabilities; or the
+file of an engine, which `vitrail export` made.
 """
 
 from __future__ import annotations
@@ -44,12 +45,18 @@ class Prediction:
 
 
 class Predictor:
-    """A finished run that answers. Raises RunError when the folder is none."""
+    """A finished run that answers, in an `engine` that it was exported for where one is named.
 
-    def __init__(self, run: str | os.PathLike) -> None:
+    Raises RunError when the folder is none, or has no file for the engine.
+    """
+
+    def __init__(self, run: str | os.PathLike, *, engine: str | None = None) -> None:
         folder = RunFolder.open(run)
         self.labels = folder.read_labels()
-        self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
+        if engine is not None:
+            self._answer = _deployed(folder, self.labels, engine)
+        else:
+            self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
 
     def predict(self, paths: Iterable[str | os.PathLike], top: int = 5) -> list[Prediction]:
         """A prediction for every path, in order, of the `top` classes.
@@ -107,6 +114,13 @@ def _onnx(folder: RunFolder, labels: Labels) -> Answer:
             f"`vitrail export {folder.path} --onnx`"
         )
     return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
+
+
+def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:
+    from vitrail.engines.record import open_run
+
+    answer = open_run(folder, labels, engine)
+    return lambda images: answer(images)[0]
 
 
 def _torch(folder: RunFolder) -> Answer:

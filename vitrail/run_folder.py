@@ -6,6 +6,8 @@
     metrics.jsonl        the journal of the training
     result.json          test figures
     model.onnx           uint8 images in, calibrated probabilities out
+    model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
+    engine.json          which of these files each engine had best answer with, and the figures
     report.html          the report
     README.md            the model card
 
@@ -92,6 +94,10 @@ class RunFolder:
     @property
     def onnx(self) -> Path:
         return self.path / "model.onnx"
+
+    @property
+    def engines(self) -> Path:
+        return self.path / "engine.json"
 
     @property
     def report(self) -> Path:
@@ -334,11 +340,14 @@ def _adopted_card(name: str, source: str, labels: Labels) -> str:
     )
 
 
-def session(path: Path) -> InferenceSession:
+def session(path: Path, *, threads: int | None = None) -> InferenceSession:
     """An ONNX file in ONNX Runtime on the CPU. Raises RunError when it is damaged."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Threads that spin after an answer would take the cores from whoever computes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -7,17 +7,17 @@ read(folder)               the figures of an earlier comparison
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vitrail.bench import record
 from vitrail.bench.contests import Settings, contest
 from vitrail.bench.peers import LIBRARIES, smallest
 from vitrail.config import parse
-from vitrail.errors import BenchError, ConfigError
+from vitrail.errors import BenchError
 from vitrail.measure.machine import cores, machine
 from vitrail.report.speed import Row, SpeedFacts, render_speed
 
@@ -93,15 +93,8 @@ def described() -> dict[str, Any]:
 
 
 def keep(facts: SpeedFacts, out: Path) -> None:
-    """Write the figures and their page, each whole or not at all."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in ((FILE, dumped(facts)), ("bench.html", render_speed(facts))):
-            part = out / f".{name}.{os.getpid()}"
-            part.write_text(text)
-            part.replace(out / name)
-    except OSError as error:
-        raise BenchError(f"{out} cannot be written ({error.strerror})") from error
+    """Write the figures and their page. Raises BenchError."""
+    record.write(out, {FILE: dumped(facts), "bench.html": render_speed(facts)})
 
 
 def dumped(facts: SpeedFacts) -> str:
@@ -111,11 +104,9 @@ def dumped(facts: SpeedFacts) -> str:
 
 def read(out: Path) -> SpeedFacts:
     """The figures that a comparison left in its folder. Raises BenchError."""
-    try:
-        told = json.loads((out / FILE).read_text())
+
+    def made(told: Any) -> SpeedFacts:
         rows = [parse(Row, row) for row in told["rows"]]
         return SpeedFacts(told["settings"], told["machine"], rows)
-    except OSError as error:
-        raise BenchError(f"{out / FILE} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
-        raise BenchError(f"{out / FILE} is no comparison of vitrail's") from error
+
+    return record.read(out / FILE, made)

@@ -29,7 +29,6 @@ TIMM: Mapping[str, str] = {
     **{f"coatnet_{n}_timm": f"coatnet_{n}_224" for n in range(6)},
     "mixer_s32": "mixer_s32_224",
     "mixer_s16": "mixer_s16_224",
-    "pnasnet5large": "pnasnet5large",
     "seresnet_18": "seresnet18",
     "seresnet_34": "seresnet34",
     "tnt_b": "tnt_b_patch16_224",
@@ -72,7 +71,9 @@ def installed(library: str) -> bool:
     return find_spec(library) is not None
 
 
-def build(library: str, make: Callable[[], nn.Module]) -> nn.Module:
+def build(
+    library: str, make: Callable[[], nn.Module], image: tuple[int, ...] | None = None
+) -> nn.Module:
     """The peer in eval mode with random weights; no zeros and tiny scales in which faults hide.
 
     Raises BenchError where the library is not installed or does not build it.
@@ -81,7 +82,7 @@ def build(library: str, make: Callable[[], nn.Module]) -> nn.Module:
         raise BenchError(f"{library} is not installed: pip install 'vitrail[bench]'")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return scattered(make())
+            return scattered(make(), image)
     except Exception as error:
         # Another library's constructor raises whatever it likes.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -94,17 +95,27 @@ def logits(output: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def scattered(model: nn.Module) -> nn.Module:
-    """The model in eval mode, where scales are of the order of one and nothing is zero."""
+def scattered(model: nn.Module, image: tuple[int, ...] | None = None) -> nn.Module:
+    """The model in eval mode, where scales are of the order of one and nothing is zero.
+
+    Given the shape (C, H, W) of its `image`, BatchNorms take the statistics of their own maps:
+    with those that they begin with, a deep network leaves little of the image in its logits,
+    and a comparison of them would see biases alone.
+    """
     for name, value in model.named_parameters():
-        if (
-            "gamma" in name
-            or "layer_scale" in name
-            or (value.ndim == 1 and name.endswith("weight"))
-        ):
+        scale = "gamma" in name or "layer_scale" in name
+        if scale or (value.ndim == 1 and name.endswith("weight")):
             nn.init.uniform_(value, 0.5, 1)
         elif value.ndim > 1 and not value.any():
             nn.init.normal_(value, std=0.02)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if image is not None and norms:
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        model.train()(torch.randn(4, *image))
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
     return model.eval()
 
 

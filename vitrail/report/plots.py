@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitrail.report.facts import CalibrationFacts, CandidatePoint, CurvePoint
@@ -23,8 +24,8 @@ _VARIABLES = {
     INK: "--ink", SOFT: "--soft", LINE: "--line", ACCENT: "--accent", SECOND: "--second",
     PAPER: "--paper",
 }  # fmt: skip
-_SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
-_VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(_SERIES)}
+SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
+_VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
 # A family has a shape besides its colour, for those who do not tell colours apart.
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 
@@ -55,7 +56,7 @@ def front(
         if tall:
             _stretch(axes, [_right(c) for _, c in shown])
         for family, (colour, shape) in zip(
-            families, itertools.cycle(zip(_SERIES, _SHAPES, strict=True)), strict=False
+            families, itertools.cycle(zip(SERIES, _SHAPES, strict=True)), strict=False
         ):
             own = [c for _, c in shown if c.family == family]
             axes.scatter(
@@ -362,3 +363,16 @@ def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> st
     head = r'<svg [^>]*?viewBox="([^"]+)"[^>]*>'
     text = re.sub(head, r'<svg viewBox="\1" role="img">', text, count=1)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+
+
+def alone(drawn: str) -> str:
+    """An SVG of `svg` as a file of its own: it brings the page's colours along."""
+    style = (Path(__file__).parent / "style.css.jinja").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.S)[:2]
+    own = (
+        f"<style>svg {{{light} background: var(--paper)}}\n"
+        f"@media (prefers-color-scheme: dark) {{ svg {{{dark}}} }}</style>"
+    )
+    head, _, rest = drawn.partition(">")
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f"{head} {spaces}>{own}{rest}\n"

@@ -1,0 +1,179 @@
+"""The page of growth: how time and memory follow the image, the batch and the depth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail.report import plots
+from vitrail.report.page import filled
+
+TEMPLATE = Path(__file__).parent / "growth.html.jinja"
+# Exponents are of the largest points: at small ones what every call costs decides.
+FITTED = 3
+# Above this exponent of the area a family is called more than linear.
+LINEAR = 1.15
+TOLD_APART = 0.15
+
+
+@dataclass(frozen=True)
+class Point:
+    """Cost of one call at `x`: seconds, peak bytes beyond weights and image, multiply-adds."""
+
+    x: int
+    latency_s: float
+    memory_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A variant's points by image side, batch and multiple of its depth; `note` says what was
+    left out, and why."""
+
+    variant: str
+    family: str
+    sides: Sequence[Point]
+    batches: Sequence[Point]
+    depths: Sequence[Point]
+    note: str = ""
+
+    @property
+    def time(self) -> float | None:
+        """Exponent of the area by which time grows: 1 is linear."""
+        return exponent([(p.x**2, p.latency_s) for p in self.sides])
+
+    @property
+    def memory(self) -> float | None:
+        """Exponent of the area by which memory grows."""
+        return exponent([(p.x**2, p.memory_bytes) for p in self.sides])
+
+    @property
+    def macs(self) -> float | None:
+        """Exponent of the area by which multiply-adds grow."""
+        return exponent([(p.x**2, p.macs) for p in self.sides])
+
+    @property
+    def batch(self) -> float | None:
+        """Exponent of the batch by which time grows."""
+        return exponent([(p.x, p.latency_s) for p in self.batches])
+
+    @property
+    def depth(self) -> float | None:
+        """Exponent of the depth by which time grows."""
+        return exponent([(p.x, p.latency_s) for p in self.depths])
+
+    @property
+    def why(self) -> str:
+        """What explains growth beyond linear, or that there is none."""
+        if self.time is None or self.macs is None:
+            return "too few points"
+        if self.macs > LINEAR:
+            return (
+                f"everything attends to everything somewhere: multiply-adds grow by {self.macs:.2f}"
+            )
+        if self.time > LINEAR and self.time > self.macs + TOLD_APART:
+            return "linear in multiply-adds; the larger maps leave the caches"
+        return "linear" if self.time <= LINEAR else "nearly linear"
+
+
+@dataclass(frozen=True)
+class GrowthFacts:
+    """All families on one machine."""
+
+    machine: Mapping[str, Any]
+    threads: int
+    rows: Sequence[Growth]
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float | None:
+    """The slope of log y over log x by least squares over the largest x, None for one point."""
+    points = [(math.log(x), math.log(y)) for x, y in sorted(points)[-FITTED:] if y > 0]
+    if len(points) < 2:
+        return None
+    mx, my = (sum(axis) / len(points) for axis in zip(*points, strict=True))
+    across = sum((x - mx) ** 2 for x, _ in points)
+    return sum((x - mx) * (y - my) for x, y in points) / across
+
+
+def answer(facts: GrowthFacts) -> str:
+    """The outcome in one sentence."""
+    known = [row for row in facts.rows if row.time is not None]
+    more = sorted((row for row in known if row.macs and row.macs > LINEAR), key=lambda r: -r.time)  # pyright: ignore[reportOptionalOperand]
+    text = f"Of {len(known)} families {len(known) - len(more)} do work that is linear in the area"
+    if not more:
+        return f"{text}."
+    named = ", ".join(f"{row.family} ({row.time:.2f})" for row in more[:6])
+    return f"{text}; the steepest of the others by time: {named}."
+
+
+def curves(rows: Sequence[Growth], what: str, size: tuple[float, float], name: str) -> str:
+    """Time or memory over the side of the image, every family a line, both logarithmic."""
+    key = {"time": lambda p: 1e3 * p.latency_s, "memory": lambda p: p.memory_bytes / 1e6}[what]
+    unit = {"time": "ms", "memory": "MB"}[what]
+
+    def draw(axes: Any) -> None:
+        colours = itertools.cycle(plots.SERIES)
+        for row in rows:
+            xs, ys = [p.x for p in row.sides], [key(p) for p in row.sides]
+            colour = next(colours)
+            axes.plot(xs, ys, color=colour, linewidth=1.1, alpha=0.8, marker="o", markersize=2.5)
+        steepest = sorted(rows, key=lambda r: -(getattr(r, what) or 0))[:5]
+        for row in steepest:
+            if row.sides:
+                at = (row.sides[-1].x, key(row.sides[-1]))
+                axes.annotate(
+                    row.family, at, (-4, 4), textcoords="offset points", ha="right",
+                    fontsize=plots.FONT - 1.5, color=plots.INK,
+                )  # fmt: skip
+        axes.set_yscale("log")
+        plots.log_ticks(axes, [p.x for row in rows for p in row.sides])
+        axes.set_xticks(sorted({p.x for row in rows for p in row.sides}))
+        axes.set_xlabel("side of the image, logarithmic")
+        axes.set_ylabel(f"{unit} an image, logarithmic")
+
+    return plots.svg(draw, name, size) if any(row.sides for row in rows) else ""
+
+
+HEAD = (
+    "family", "variant", "time, area", "memory, area", "operations, area", "time, batch",
+    "time, depth", "why",
+)  # fmt: skip
+
+
+def cells(row: Growth) -> tuple[str, ...]:
+    """A row of the table, as its head says."""
+    found = (row.time, row.memory, row.macs, row.batch, row.depth)
+    shown = ("–" if e is None else f"{e:.2f}" for e in found)
+    return (row.family, row.variant, *shown, row.why)
+
+
+def render_growth(facts: GrowthFacts) -> str:
+    """The page as HTML text. It asks the network for nothing."""
+    drawn = {}
+    for what in ("time", "memory"):
+        drawn[what] = curves(facts.rows, what, plots.WIDE, what)
+        drawn[f"{what}_narrow"] = curves(facts.rows, what, plots.NARROW, f"{what}-narrow")
+    ordered = sorted(facts.rows, key=lambda row: -(row.time or 0))
+    return filled(
+        TEMPLATE,
+        facts=facts,
+        answer=answer(facts),
+        head=HEAD,
+        rows=map(cells, ordered),
+        plots=drawn,
+    )
+
+
+def markdown(facts: GrowthFacts) -> str:
+    """The table as Markdown."""
+    lines = [answer(facts), ""]
+    lines += [f"| {' | '.join(HEAD)} |", f"| --- | --- {'| --: ' * (len(HEAD) - 3)}| --- |"]
+    ordered = sorted(facts.rows, key=lambda row: -(row.time or 0))
+    lines += [f"| {' | '.join(cells(row))} |" for row in ordered]
+    notes = [f"- {row.variant}: {row.note}" for row in ordered if row.note]
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"

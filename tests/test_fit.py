@@ -18,6 +18,7 @@ from rich.console import Console
 
 from vitrail.data.decode import resize
 from vitrail.errors import BudgetError, CheckpointError, DataError, RunError, VitrailError
+from vitrail.fit import timing
 from vitrail.fit.budget import (
     Budget,
     count,
@@ -26,7 +27,7 @@ from vitrail.fit.budget import (
     parse_latency,
     seconds,
 )
-from vitrail.fit.candidate import Candidate
+from vitrail.fit.candidate import Candidate, candidate
 from vitrail.fit.pretrained import shelf, start
 from vitrail.fit.race import Race
 from vitrail.fit.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
@@ -132,6 +133,46 @@ def test_a_shortlist_keeps_the_budget_and_several_families():
         assert one.params <= 400_000
         assert one.rate > 0
         assert one.latency_s > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "low_rate", "chosen"),
+    [
+        ("cpu", True, 150.0, ("bf16-mixed", 150.0)),
+        ("cpu", True, 105.0, ("32-true", 100.0)),  # a gain of 5 % may be noise
+        ("cpu", False, 150.0, ("32-true", 100.0)),
+        ("cuda", True, 150.0, ("bf16-mixed", 150.0)),
+    ],
+)
+def test_a_candidate_trains_in_the_faster_precision(monkeypatch, device, able, low_rate, chosen):
+    rates = {"32-true": 100.0, "bf16-mixed": low_rate}
+    monkeypatch.setattr(timing, "training_rate", lambda one, precision, **_: rates[precision])
+    monkeypatch.setattr(timing, "fast_bf16", lambda: able)
+    one = timing.paced(candidate(small("resnet"), params=1, macs=1), batch=8, device=device)
+    assert (one.precision, one.rate) == chosen
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
+    seen = set()
+    forward = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda p, y: seen.add(low.pop() if low else None) or forward(p, y),
+    )
+    low = []
+    create = timing.create
+
+    def spied(config):
+        model = create(config)
+        model.head.register_forward_hook(lambda m, x, y: low.append(y.dtype))
+        return model
+
+    monkeypatch.setattr(timing, "create", spied)
+    one = candidate(small("resnet"), params=1, macs=10**8)
+    assert timing.training_rate(one, batch=4, precision=precision) > 0
+    assert seen == {torch.bfloat16 if precision == "bf16-mixed" else torch.float32}
 
 
 def test_a_budget_that_nothing_keeps_names_the_closest():

@@ -8,6 +8,7 @@ from typing import Any
 from vitrail.config import to_json
 from vitrail.fit.budget import count, seconds
 from vitrail.models import config_from_json, config_json, config_name, family_of
+from vitrail.train.device import Precision
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Candidate:
 
     `model` is the config in JSON, `macs` are per image, `latency_s` is the median of the
     folded model in torch at batch 1 (None: not measured), `rate` are training images per
-    second, `pretrained` the file or Hub reference whose weights it starts from.
+    second in `precision`, `pretrained` the file or Hub reference whose weights it starts from.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Candidate:
     latency_s: float | None = None
     rate: float | None = None
     pretrained: str | None = None
+    precision: Precision = "32-true"
 
     @property
     def config(self) -> Any:

@@ -225,6 +225,7 @@ class _Fit:
                 seed=arguments.seed,
                 pretrained=one.pretrained,
                 device=self.trainer.device,
+                precision=one.precision,
             )
             recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
             runners.append(Runner(one, recipe, steps))

@@ -22,7 +22,7 @@ from vitrail.fit.budget import Budget
 from vitrail.fit.candidate import Candidate
 from vitrail.fit.promise import promise, promising
 from vitrail.fit.space import small_candidates
-from vitrail.fit.timing import folded_latency, peak_macs_per_s, training_rate
+from vitrail.fit.timing import folded_latency, paced, peak_macs_per_s
 from vitrail.models import families
 
 # ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
@@ -108,7 +108,7 @@ def shortlist(
         one = replace(one, latency_s=folded_latency(one, budget).p50_s)
         slack = replace(budget, latency_s=budget.latency_s and budget.latency_s * SLACK)
         if slack.allows(params=one.params, macs=one.macs, latency_s=one.latency_s):
-            timed.append(replace(one, rate=training_rate(one, batch=batch, device=device)))
+            timed.append(paced(one, batch=batch, device=device))
         else:
             over.append(one)
     if not timed:
@@ -117,7 +117,7 @@ def shortlist(
         rest = takewhile(lambda _: time.perf_counter() < until, (c for c, _ in space))
         more = [c for c in rest if budget.allows(params=c.params, macs=c.macs)]
         timed = _cheapest([*allowed, *more], budget, over, until + PATIENCE_S)
-        timed = [replace(c, rate=training_rate(c, batch=batch, device=device)) for c in timed]
+        timed = [paced(c, batch=batch, device=device) for c in timed]
     return Shortlist(tuple(_chosen(timed, images, seconds, size)), tuple(over), len(pool))
 
 

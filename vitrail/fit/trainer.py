@@ -18,7 +18,6 @@ from vitrail.data.split import Part, Split
 from vitrail.errors import ConfigError
 from vitrail.fit.pretrained import start
 from vitrail.models import Backbone, create
-from vitrail.recipes.defaults import precision_on
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.train.device import Precision, open_fabric
 from vitrail.train.evaluate import predict_logits
@@ -49,8 +48,7 @@ class Trainer:
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
-        self.precision: Precision = precision_on(self.device)
-        self._fabric = open_fabric(device, self.precision)
+        self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._starts: dict[str, dict[str, Tensor]] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -109,10 +107,10 @@ class Trainer:
         images = self.pixels("train", data.image, data.channels)
         if together and self.devices > 1:
             share = _Share(recipe, images, folder, until)
-            fabric = _launcher(self._device, self.devices, self.precision)
+            fabric = _launcher(self._device, self.devices, recipe.steps.precision)
             fabric.launch(partial(_train_share, share=share))
         return _train(
-            recipe, self.model(recipe), images, folder, until, self._fabric, on_step=on_step
+            recipe, self.model(recipe), images, folder, until, self._opened(recipe), on_step=on_step
         )
 
     def logits(self, model: nn.Module, recipe: Recipe, images: Pixels) -> tuple[Tensor, Tensor]:
@@ -121,7 +119,7 @@ class Trainer:
         batches = Batches(
             images, batch=256, mean=data.mean, std=data.std, shuffle=False, drop_last=False
         )
-        return predict_logits(model.eval(), batches, device=self._fabric)
+        return predict_logits(model.eval(), batches, device=self._opened(recipe))
 
     def validate(self, model: nn.Module, recipe: Recipe, limit: int | None = None) -> Score:
         """The score on the validation part, or on the first `limit` images of it.
@@ -135,6 +133,13 @@ class Trainer:
         loss = nn.functional.cross_entropy(logits, labels).item()
         accuracy = (logits.argmax(1) == labels).float().mean().item()
         return Score(accuracy, loss, len(labels))
+
+    def _opened(self, recipe: Recipe) -> Fabric:
+        """The device in the recipe's precision."""
+        precision = recipe.steps.precision
+        if precision not in self._fabrics:
+            self._fabrics[precision] = open_fabric(self._device, precision)
+        return self._fabrics[precision]
 
     def better(
         self, outcome: Outcome, recipe: Recipe, limit: int | None = None

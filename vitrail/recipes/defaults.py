@@ -30,7 +30,7 @@ def batch_size(images: int, device: str = "cpu") -> int:
 
 
 def precision_on(device: str) -> Precision:
-    """In which precision to train: bfloat16 where it is fast."""
+    """In which precision to train where nothing was measured: bfloat16 on CUDA."""
     return "bf16-mixed" if device.startswith("cuda") else "32-true"
 
 
@@ -54,8 +54,11 @@ def default(
     seed: int = 0,
     pretrained: str | None = None,
     device: str = "cpu",
+    precision: Precision | None = None,
 ) -> Recipe:
     """The recipe of a config for `images` training images and about `total` steps.
+
+    `precision` is the device's usual one unless given.
 
     Batch, warm-up and average do not depend on when the training ends to the step, so that
     the beginning of a long training and a short one are the same.
@@ -68,7 +71,7 @@ def default(
     return Recipe(
         model=to_json(config_json(config)),
         data=data,
-        steps=Steps(total, batch, ema=round(ema, 5), precision=precision_on(device)),
+        steps=Steps(total, batch, ema=round(ema, 5), precision=precision or precision_on(device)),
         optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),
         schedule=Schedule(warmup, 0, total),
         objective=CrossEntropy(0.1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Literal, cast
 
 from torch import Tensor
@@ -29,6 +30,8 @@ def open_fabric(device: str | Fabric = "auto", precision: Precision = "32-true")
     if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise ConfigError(f"device {device!r} does not exist: give auto, cpu, cuda, cuda:1 or mps")
     devices = [int(index)] if index and kind != "cpu" else 1
+    # It announces its precision on standard error.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         return Fabric(accelerator=kind, devices=devices, precision=precision)
     except (RuntimeError, ValueError) as error:

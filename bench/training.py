@@ -1,6 +1,6 @@
 """Training from image files: vitrail's loop against timm's pieces, the same model and settings.
 
-    python bench/training.py [--steps 40] [--rounds 5] [--side 64] [--images 4000] [variant ...]
+    python bench/training.py [--steps 10] [--rounds 5] [--side 128] [--images 3000] [variant ...]
 
 Both sides start from the same folder of PNG files and take random resized crops, flips and
 normalisation, batches of 64, AdamW, an average of weights, cross entropy. timm reads, crops and

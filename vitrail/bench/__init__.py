@@ -29,7 +29,7 @@ FILE = "bench.json"
 def chosen(names: Sequence[str]) -> list[str]:
     """The variants that are meant: a family's name is its smallest one, none is all families."""
     each = smallest()
-    return [each.get(name, name) for name in names] if names else list(each.values())
+    return list(dict.fromkeys(each.get(name, name) for name in names or each))
 
 
 def bench(

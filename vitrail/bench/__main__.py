@@ -23,9 +23,9 @@ def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], pi
     lines = [
         "# Speed",
         "",
-        "Made by `make bench` on the machine that each table names. All contestants of a row have",
-        "the same weights, outputs were compared before anything was timed, and they took turns in",
-        "one process. Times are medians; “eager x” and “folded x” are how many times as fast",
+        "Made by `make bench` on the machine that each table names. Each peer's weights were",
+        "loaded into ours and outputs compared before anything was timed; all of a row took turns",
+        "in one process. Times are medians; “eager x” and “folded x” are how many times as fast",
         "vitrail is as the fastest peer, the interval is the 95 % interval of the larger. “Of",
         "product” is the share of the rate at which the machine multiplies matrices, measured in",
         "the same turns; convolutions that save multiplications can exceed 100 %. “Memory x” is",

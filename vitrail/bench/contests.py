@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from vitrail.measure.latency import ratio, summary, threads_set, turns
 from vitrail.measure.machine import cores
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.peak import product
-from vitrail.models import catalog
+from vitrail.models import catalog, resolve
 from vitrail.models.backbone import Backbone, input_shape
 from vitrail.report.speed import Entry, Ratio, Row
 
@@ -68,8 +67,7 @@ class Settings:
 def contest(name: str, settings: Settings) -> list[Row]:
     """One row for each batch size. Raises ConfigError for an unknown name, BenchError for
     another thing that cannot be measured; a peer that cannot take part is a note."""
-    if name not in catalog():
-        vitrail.create(name)  # says which name was meant
+    resolve(name)  # says which name was meant
     torch.manual_seed(0)
     with threads_set(settings.threads):
         models, notes = contestants(name, settings)
@@ -77,10 +75,10 @@ def contest(name: str, settings: Settings) -> list[Row]:
 
 
 def contestants(name: str, settings: Settings) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """All models with the same weights, ours first, and notes on peers that are missing."""
+    """All models, ours first and each proved equal to ours, and notes on peers that are missing."""
     config = catalog()[name].config
     if settings.image is not None:
-        config = vitrail.models.resolve(config, image=settings.image)
+        config = resolve(config, image=settings.image)
     ours, others, notes = _matched(name, settings)
     if ours is None:
         ours = peers.scattered(vitrail.create(config))
@@ -187,7 +185,7 @@ def _call(who: str, model: nn.Module, images: torch.Tensor, settings: Settings) 
 
 
 def _ratios(spent: Mapping[str, Sequence[float]]) -> list[Ratio]:
-    """Ours against the fastest peer of all, compiled ones included where they take part."""
+    """Ours against the fastest peer: compiled forms against compiled ones, where there are any."""
     rivals = [who for who in spent if who.partition(" ")[0] in peers.LIBRARIES]
     if not rivals:
         return []
@@ -206,7 +204,6 @@ def _counted(config: Any) -> tuple[int, int]:
         model = vitrail.create(config)
     shape = input_shape(config)
     found = counts(model, shape[1:], shape[0])
-    gc.collect()
     return found.macs, found.params
 
 

@@ -22,7 +22,7 @@ from vitrail.measure.counts import counts
 from vitrail.measure.latency import threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.measure.memory import peak_bytes
-from vitrail.models import catalog
+from vitrail.models import catalog, resolve
 from vitrail.report.growth import Growth, GrowthFacts, Point, render_growth
 
 FILE = "growth.json"
@@ -68,8 +68,7 @@ def growth(
 
 def grown(name: str, sides: Sequence[int] = SIDES) -> Growth:
     """One variant's points. Sides that it refuses or that would take too long are noted."""
-    if name not in catalog():
-        vitrail.create(name)  # says which name was meant
+    resolve(name)  # says which name was meant
     variant = catalog()[name]
     if getattr(variant.config, "frames", 1) > 1:
         raise BenchError(f"{name} takes clips: growth is of models for images")
@@ -90,7 +89,7 @@ def _walk(
     last: Point | None = None
     for x, changes, batch in asked:
         try:
-            config = vitrail.models.resolve(name, **changes)
+            config = resolve(name, **changes)
             with torch.device("meta"):
                 found = counts(vitrail.create(config), config.image, config.channels)
         except (ConfigError, ValueError, RuntimeError) as error:

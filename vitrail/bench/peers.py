@@ -37,7 +37,7 @@ TIMM: Mapping[str, str] = {
 # timm's modules of attention in a ResNet, by the variant that has no model of its own there.
 TIMM_GATES: Mapping[str, tuple[str, dict[str, Any]]] = {
     **{f"seresnet_{n}": (f"resnet{n}", {"attn_layer": "se"}) for n in (101, 152)},
-    **{f"eca_resnet_{n}": (f"resnet{n}", {"attn_layer": "eca"}) for n in (18, 34, 50, 101, 152)},
+    **{f"eca_resnet_{n}": (f"resnet{n}", {"attn_layer": "eca"}) for n in (18, 34)},
 }
 # What the authors' weights want where timm's default is another: the tanh form of GELU.
 TIMM_CHANGES: Mapping[str, dict[str, Any]] = {

@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 
-# The profiler's library announces itself on standard error otherwise.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-
 
 def peak_bytes(call: Callable[[], Any], device: str = "cpu") -> int:
     """The most bytes of tensors that were alive at once in the call, beyond those before it.
@@ -25,6 +22,8 @@ def peak_bytes(call: Callable[[], Any], device: str = "cpu") -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    # The profiler's library announces itself on standard error otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:

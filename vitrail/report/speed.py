@@ -71,7 +71,11 @@ class Row:
     @property
     def ours(self) -> Entry:
         """Our fastest form."""
-        names = [who for who in ("vitrail", "folded", "folded compiled") if self.entry(who)]
+        names = [
+            who
+            for who in ("vitrail", "folded", "vitrail compiled", "folded compiled")
+            if self.entry(who)
+        ]
         return min((self.entry(who) for who in names), key=lambda e: e.p50_s)  # pyright: ignore[reportOptionalMemberAccess,reportReturnType]
 
     @property

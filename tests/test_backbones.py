@@ -6,6 +6,7 @@ of one field, and its smallest search-space config for the tests that compile or
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -21,6 +22,7 @@ from vitrail import models
 from vitrail.layers.fold import deploy
 from vitrail.layers.residual import Blocks
 from vitrail.models.backbone import input_shape
+from vitrail.train import lean
 
 # A family whose models may take clips is a subject twice.
 CLIPS = " of clips"
@@ -213,6 +215,36 @@ def test_gradient_checkpointing_is_equal(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_lean_training_is_equal(family, monkeypatch):
+    """Making cheap activations again changes no bit of a gradient, and is done."""
+    made, recipe = [], lean._Keeper._makes
+
+    def counted(*args):
+        make = recipe(*args)
+        return make and (lambda: made.append(1) or make())
+
+    monkeypatch.setattr(lean, "LEAST_BYTES", 0)
+    monkeypatch.setattr(lean._Keeper, "_makes", counted)
+    model = build(models.resolve(tiny(family), drop_path=0.0)).train()
+    x = image(model.config, 2)
+    start, found = copy.deepcopy(model.state_dict()), []
+    for saving in (contextlib.nullcontext, lean.Lean(model)):
+        model.load_state_dict(start)
+        with saving():
+            out = model(x)
+            loss = sum(o.square().sum() for o in (out if isinstance(out, tuple) else (out,)))
+        assert not made
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append(gradients | {n: b.clone() for n, b in model.named_buffers()})
+        model.zero_grad()
+    assert made
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16(family):
     config = tiny(family)
     model = build(config)
@@ -277,6 +309,7 @@ COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
 from vitrail.models.backbone import input_shape
+from vitrail.train import lean
 found = {}
 for family, config in json.loads(sys.argv[1]).items():
     config = models.config_from_json(config)

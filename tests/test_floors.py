@@ -7,7 +7,7 @@ import vitrail
 
 ROOT = Path(vitrail.__file__).parent
 FLOORS = [
-    {"layers", "data", "measure", "checkpoint", "report", "config", "errors"},
+    {"layers", "data", "measure", "checkpoint", "report", "config", "errors", "heap"},
     {"models", "train"},
     {"methods", "tasks", "search"},
     {"recipes"},

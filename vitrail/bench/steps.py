@@ -1,8 +1,9 @@
 """One call of each contestant: a forward pass, or a whole training step.
 
 A peer trains as timm's script does by default (its AdamW groups and its average of weights);
-vitrail as its own loop does: fused AdamW, average by foreach, and the norm of the gradient,
-by which the loop sees faults. Both compute cross entropy of the same images.
+vitrail as its own loop does: fused AdamW, average by foreach, cheap activations made again, and
+the norm of the gradient, by which the loop sees faults. Both compute cross entropy of the same
+images.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.bench.peers import logits
 from vitrail.train.average import Average
+from vitrail.train.lean import Lean
 from vitrail.train.optimizer import AdamW, build
 
 DECAY = 0.9999
@@ -37,11 +39,11 @@ def forward(model: nn.Module, images: Tensor) -> Call:
 def training(model: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool = False) -> Call:
     """A step of vitrail's loop."""
     optimizer, average = build(AdamW(), model), Average(model, DECAY)
-    parameters = list(model.parameters())
+    parameters, less = list(model.parameters()), Lean(model)
 
     def call() -> None:
         model.train()
-        with _autocast(images.device, bf16):
+        with _autocast(images.device, bf16), less():
             loss = _loss(model(images), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, float("inf"))

@@ -17,10 +17,11 @@ import numpy as np
 
 from vitrail.data.builtin import cache_folder
 from vitrail.data.decode import DECODER, BrokenImage, decode, decode_full, resize
-from vitrail.data.parallel import cores, in_order
+from vitrail.data.parallel import in_order
 from vitrail.data.scan import digest
 from vitrail.data.split import Part
 from vitrail.errors import DataError
+from vitrail.measure.machine import cores
 
 __all__ = ["Pixels", "decode", "decode_full", "pixels", "statistics"]
 

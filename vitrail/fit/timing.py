@@ -15,6 +15,7 @@ from vitrail.measure.machine import fast_bf16
 from vitrail.models import create
 from vitrail.recipes.defaults import precision_on
 from vitrail.train.device import Precision
+from vitrail.train.lean import Lean
 
 # So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
 WORTH = 1.1
@@ -69,11 +70,12 @@ def training_rate(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(size, one.model["channels"], *one.image, device=where)
     labels = torch.randint(0, one.model["classes"], (size,), device=where)
+    less = Lean(model)
     low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def step() -> float:
         start = time.perf_counter()
-        with low:
+        with low, less():
             logits = model(images)
         parts = logits if isinstance(logits, tuple) else (logits,)
         loss = torch.stack(

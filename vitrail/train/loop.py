@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from vitrail.train.batch import Batches
 from vitrail.train.device import open_fabric, reduced
 from vitrail.train.interrupt import Interrupted, Stopping
 from vitrail.train.journal import Journal, Recorder
+from vitrail.train.lean import Lean
 from vitrail.train.objective import Objective, Step
 from vitrail.train.schedule import Schedule
 from vitrail.train.state import State
@@ -106,6 +108,7 @@ def train(
     done, loss = state.start(resume)
     recorder = Recorder(journal if rank == 0 else None, on_step if rank == 0 else None, steps)
     recorder.rewind(done)
+    less = Lean(model) if steps.lean else nullcontext
     before = [method.before_step for method in methods if hasattr(method, "before_step")]
     # On an accelerator a look at the loss waits for the device, so not every step takes one;
     # on the CPU torch.manual_seed would take 0.1 ms for the accelerators that are not used.
@@ -129,7 +132,8 @@ def train(
             for part in range(parts):
                 batch = next(feed).to(fabric.device)
                 with fabric.no_backward_sync(net, enabled=part < parts - 1):
-                    losses.append(objective(net, batch, step)["loss"])
+                    with less():
+                        losses.append(objective(net, batch, step)["loss"])
                     fabric.backward(losses[-1] / parts)
             limit = steps.clip or math.inf
             norm = fabric.clip_gradients(net, stepper, max_norm=limit, error_if_nonfinite=False)

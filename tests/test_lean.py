@@ -1,0 +1,266 @@
+"""Lean training keeps less and computes the same; a process may keep the memory that it frees."""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import subprocess
+import sys
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+import vitrail
+from vitrail import heap
+from vitrail.measure.memory import peak_bytes
+from vitrail.train import lean
+from vitrail.train.lean import Lean
+
+
+@pytest.fixture(autouse=True)
+def everything_counts(monkeypatch):
+    monkeypatch.setattr(lean, "LEAST_BYTES", 0)
+
+
+class Kept:
+    """How many tensors of a graph are kept by themselves, and how many are made again."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.saved: list = []
+        pack = lean._Keeper.pack
+
+        def noted(keeper, tensor):
+            found = pack(keeper, tensor)
+            if isinstance(found, lean._Saved) and all(s is not found for s in self.saved):
+                self.saved.append(found)
+            return found
+
+        monkeypatch.setattr(lean._Keeper, "pack", noted)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        again = sum(saved.make is not None for saved in self.saved)
+        return len(self.saved) - again, again
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    return Kept(monkeypatch)
+
+
+def gradients(make, x: torch.Tensor, *, leanly: bool) -> list[torch.Tensor | None]:
+    """Of the input and all parameters of a network made with one seed."""
+    torch.manual_seed(0)
+    net = make().double().train()
+    x = x.clone().requires_grad_()
+    with Lean(net)() if leanly else nullcontext():
+        out = net(x)
+    out.square().mean().backward()
+    return [x.grad, *(p.grad for p in net.parameters())]
+
+
+def same(some: list[torch.Tensor | None], others: list[torch.Tensor | None]) -> bool:
+    """Bit by bit."""
+    pairs = zip(some, others, strict=True)
+    return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+
+
+class Residual(nn.Module):
+    """A basic residual block of convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        y = self.norm1(self.one(x)).relu_()
+        return self.norm2(self.two(y)).add_(x).relu_()
+
+
+class Greatest(nn.Module):
+    """The maximum's gradient goes where the input equals it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.norm = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        return self.norm(self.read(x)).relu_().amax(1)
+
+
+class Frozen(nn.BatchNorm2d):
+    """With the statistics that it was given."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+class Turned(nn.Module):
+    """A map whose channels lie last is read as rows, without its first image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.read = nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.norm(x.contiguous(memory_format=torch.channels_last))
+        return self.read(y.permute(0, 2, 3, 1).flatten(1, 2)[1:])
+
+
+NETS = {
+    "gelu": lambda: nn.Sequential(nn.Linear(8, 8), nn.GELU("tanh"), nn.Linear(8, 8)),
+    "silu": lambda: nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 8)),
+    "hardswish": lambda: nn.Sequential(nn.Linear(8, 8), nn.Hardswish(), nn.Linear(8, 8)),
+    "layer norm": lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)),
+    "layer norm without shift": lambda: nn.Sequential(
+        nn.LayerNorm(8, bias=False), nn.Linear(8, 8)
+    ),
+    "layer norm of numbers": lambda: nn.Sequential(
+        nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 8)
+    ),
+    "dropout": lambda: nn.Sequential(
+        nn.Linear(8, 8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 8)
+    ),
+}  # fmt: skip
+MAPS = {
+    "norm and relu": lambda: nn.Sequential(
+        nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3)
+    ),
+    "norm without parameters": lambda: nn.Sequential(
+        nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 6, 3)
+    ),
+    "frozen norm": lambda: nn.Sequential(
+        nn.Conv2d(6, 6, 3), Frozen(6), nn.ReLU(), nn.Conv2d(6, 6, 3)
+    ),
+    "two norms in a row": lambda: nn.Sequential(
+        nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.GELU(), nn.Conv2d(6, 6, 3)
+    ),
+    "residual blocks": lambda: nn.Sequential(*[Residual(6) for _ in range(5)]),
+    "maximum": Greatest,
+    "views": Turned,
+}  # fmt: skip
+# The mask of a dropout is drawn once, and norms without parameters have no name to know them by.
+STAY = {"dropout", "layer norm of numbers", "norm without parameters"}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_rows_are_equal(name, kept):
+    x = torch.randn(5, 8, dtype=torch.float64)
+    plain = gradients(NETS[name], x, leanly=False)
+    assert same(gradients(NETS[name], x, leanly=True), plain)
+    assert kept.counts[1] == (0 if name in STAY else 1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_are_equal(name, layout, kept):
+    x = torch.randn(3, 6, 9, 7, dtype=torch.float64).to(memory_format=layout)
+    plain = gradients(MAPS[name], x, leanly=False)
+    assert same(gradients(MAPS[name], x, leanly=True), plain)
+    assert kept.counts[1] >= (0 if name in STAY else 1)
+
+
+def test_every_other_end_of_a_block_is_kept(kept):
+    """An identity shortcut reads the end before it, which must be there."""
+    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    gradients(lambda: nn.Sequential(*[Residual(6) for _ in range(6)]), x, leanly=True)
+    # Made are the relus inside and every other end; the first reads the input, which no relu made.
+    assert kept.counts[1] == 6 + 3
+
+
+def test_a_graph_may_be_run_twice():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 1)).double()
+    x = torch.randn(4, 8, dtype=torch.float64)
+    with Lean(net)():
+        loss = net(x).square().mean()
+    once = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+    twice = torch.autograd.grad(loss, list(net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_bfloat16_keeps_its_type():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 8))
+    x, found = torch.randn(16, 64), []
+    for leanly in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16), Lean(net)() if leanly else nullcontext():
+            loss = net(x).float().square().mean()
+        loss.backward()
+        found.append([p.grad for p in net.parameters()])
+    assert same(found[1], found[0])
+
+
+def test_nothing_is_recorded_without_a_gradient(kept):
+    net = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    with Lean(net)(), torch.no_grad():
+        net(torch.randn(2, 8))
+    assert kept.counts == (0, 0)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_graph_that_nobody_runs_goes_away(name, kept):
+    net = MAPS[name]()
+    with Lean(net)():
+        out = net(torch.randn(2, 6, 9, 7))
+    alive = [weakref.ref(saved) for saved in kept.saved]
+    kept.saved.clear()
+    del out
+    gc.collect()
+    assert alive and all(one() is None for one in alive)
+
+
+def test_a_step_takes_a_quarter_less_memory():
+    torch.manual_seed(0)
+    model = vitrail.create("deit_tiny", image=(96, 96)).train()
+    images, less = torch.randn(16, 3, 96, 96), Lean(model)
+
+    def step(leanly: bool) -> None:
+        with less() if leanly else nullcontext():
+            loss = model(images).square().mean()
+        loss.backward()
+        model.zero_grad()
+
+    assert peak_bytes(lambda: step(True)) < 0.75 * peak_bytes(lambda: step(False))
+
+
+PAGES = """
+import json, resource, sys
+import torch
+from vitrail import heap
+told = heap.keep() if sys.argv[1] == "keep" else None
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16 << 20)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for _ in range(4):
+    faults()
+print(json.dumps([told, faults()]))
+"""
+
+
+def test_freed_memory_stays():
+    if platform.libc_ver()[0] != "glibc":
+        assert heap.keep() is False
+        return
+
+    def run(how: str, **env: str):
+        done = subprocess.run(
+            [sys.executable, "-c", PAGES, how],
+            capture_output=True, text=True, check=True, env={"PATH": "/usr/bin", **env},
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    _, anew = run("leave")
+    told, after = run("keep")
+    assert told is True
+    assert after < anew / 20
+    # Whoever has set the allocator knows what for.
+    assert run("keep", MALLOC_ARENA_MAX="4")[0] is False

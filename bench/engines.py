@@ -142,27 +142,32 @@ def main() -> None:
     table = Table(box=None, header_style="bold")
     for title in ("variant", "peer ms", *COLUMNS, "int8 in float", "points lost"):
         table.add_column(title, justify="left" if title == "variant" else "right")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    facts = machine() | {name: engine(name).version for name in ENGINES}
     for name in options.variants:
         row = measured(name, options)
         row["times_as_fast"] = gains(row)
         rows.append(row)
         table.add_row(*cells(row))
         console.print("  ".join(cells(row)), style="dim")
-    means = {
+        if options.json:
+            told = {"machine": facts, "threads": options.threads, "rows": rows}
+            text = json.dumps(told | {"geometric_mean": means(rows)}, indent=1)
+            options.json.write_text(text + "\n")
+    found = means(rows)
+    figures = [f"{found[who]:.2f}x" if who in found else "" for who in COLUMNS]
+    table.add_row("geometric mean", "", *figures, "", "", style="bold")
+    console.print(table)
+    console.print(facts)
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The geometric mean over models, of those that every model could be measured in."""
+    return {
         who: statistics.geometric_mean([row["times_as_fast"][who] for row in rows])
         for who in COLUMNS
         if all(who in row["times_as_fast"] for row in rows)
     }
-    figures = [f"{means[who]:.2f}x" if who in means else "" for who in COLUMNS]
-    table.add_row("geometric mean", "", *figures, "", "", style="bold")
-    console.print(table)
-    facts = machine() | {name: engine(name).version for name in ENGINES}
-    console.print(facts)
-    if options.json:
-        told = {"machine": facts, "threads": options.threads, "rows": rows}
-        text = json.dumps(told | {"geometric_mean": means}, indent=1)
-        options.json.write_text(text + "\n")
 
 
 def cells(row: dict[str, Any]) -> list[str]:

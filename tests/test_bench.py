@@ -17,7 +17,18 @@ from vitrail.measure.latency import ratio, turns
 from vitrail.measure.memory import peak_bytes
 from vitrail.models import catalog, families
 from vitrail.report import growth as growth_facts
-from vitrail.report.speed import HEAD, Entry, Ratio, Row, SpeedFacts, answer, cells, markdown
+from vitrail.report.speed import (
+    HEAD,
+    Entry,
+    Ratio,
+    Row,
+    SpeedFacts,
+    answer,
+    cells,
+    compiled_markdown,
+    markdown,
+    render_speed,
+)
 
 QUICK = {"seconds": 0.02, "batches": (1,)}
 
@@ -58,6 +69,33 @@ def test_a_model_of_no_peer_is_measured_alone():
     assert row.best is None and row.memory is None
     assert row.notes == ("no peer has this model: measured alone",)
     assert "measured alone" in answer(SpeedFacts({}, {}, [row]))
+
+
+def test_what_the_compiler_gains_is_said(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
+    settings = benching.Settings(**QUICK, against=(), compiled=True)
+    (row,) = contests.contest("levit_128s", settings)
+    assert [e.who for e in row.entries] == ["vitrail", "folded", "folded compiled"]
+    assert (row.compiled.who, row.compiled.peer) == ("folded compiled", "folded")
+    facts = SpeedFacts(benching.said(settings), benching.described(), [row])
+    low, high = row.compiled.low, row.compiled.high
+    word = "worth it" if low > 1 else "slower" if high < 1 else "no difference"
+    assert f"{low:.2f} to {high:.2f} | {word} |" in compiled_markdown(facts)
+    assert "<h2>torch.compile</h2>" in render_speed(facts)
+
+
+def test_a_model_that_cannot_be_compiled_is_said(monkeypatch):
+    def compile_badly(model, dynamic):
+        def call(x):
+            raise RuntimeError("no compiler here\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_badly)
+    (row,) = contests.contest("levit_128s", benching.Settings(**QUICK, against=(), compiled=True))
+    assert row.compiled is None
+    assert row.notes == ("torch.compile fails on folded: RuntimeError: no compiler here",)
+    assert "no compiler" in compiled_markdown(SpeedFacts({}, {}, [row]))
 
 
 def test_a_peer_that_is_not_installed_is_said(monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 from vitrail.bench import FILE, growth, read
 from vitrail.report import growth as growth_page
 from vitrail.report import plots
-from vitrail.report.speed import SpeedFacts, markdown, ratio_bars
+from vitrail.report.speed import SpeedFacts, compiled_markdown, markdown, ratio_bars
 
 _TITLES = {"inference": "Inference", "training": "A training step"}
 
@@ -34,7 +34,10 @@ def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], pi
         f"![ratios to the fastest peer]({picture})",
     ]
     for facts in comparisons:
-        lines += ["", f"## {_TITLES[facts.settings['mode']]}", "", markdown(facts).rstrip()]
+        if facts.settings["compiled"]:
+            lines += ["", "## torch.compile", "", compiled_markdown(facts).rstrip()]
+        else:
+            lines += ["", f"## {_TITLES[facts.settings['mode']]}", "", markdown(facts).rstrip()]
     for facts in grown:
         lines += [
             "",

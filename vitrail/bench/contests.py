@@ -30,8 +30,8 @@ PRODUCT = "matrix product"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a contest is held. `threads` None: all cores; `seconds` of measurement for each
-    contestant and batch; `image` None: the published size."""
+    """How a contest is held. `against` no library at all: ours alone; `threads` None: all cores;
+    `seconds` of measurement for each contestant and batch; `image` None: the published size."""
 
     mode: Mode = "inference"
     batches: tuple[int, ...] = (1, 8)
@@ -88,11 +88,31 @@ def contestants(name: str, settings: Settings) -> tuple[dict[str, nn.Module], tu
     models |= others
     models = {who: m.to(settings.device, settings.torch_dtype) for who, m in models.items()}
     if settings.compiled:
-        for who, model in list(models.items()):
-            # Of ours the folded form is what one would compile.
-            if who != "vitrail" or "folded" not in models:
-                models[f"{who} compiled"] = torch.compile(model)  # pyright: ignore[reportArgumentType]
+        more, failed = _all_compiled(models, input_shape(config), settings)
+        models, notes = models | more, notes + failed
     return models, notes
+
+
+def _all_compiled(
+    models: Mapping[str, nn.Module], shape: tuple[int, ...], settings: Settings
+) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
+    """Each model compiled, and notes on those that cannot be."""
+    found, failed = {}, []
+    x = torch.randn(1, *shape, device=settings.device, dtype=settings.torch_dtype)
+    for who, model in models.items():
+        # Of ours the folded form is what one would compile.
+        if who == "vitrail" and "folded" in models:
+            continue
+        compiled = torch.compile(model, dynamic=False)
+        try:
+            with torch.inference_mode():
+                compiled(x)
+        except Exception as error:  # whatever a compiler may raise
+            reason = str(error).strip().splitlines() or [""]
+            failed.append(f"torch.compile fails on {who}: {type(error).__name__}: {reason[0]}")
+        else:
+            found[f"{who} compiled"] = compiled
+    return found, tuple(failed)
 
 
 def _matched(
@@ -171,7 +191,7 @@ def _row(
         )
     return Row(
         name, variant.family, settings.mode, batch, tuple(shape[1:]), params, macs, variant.top1,
-        product_flops, tuple(entries), tuple(_ratios(spent)), tuple(notes),
+        product_flops, tuple(entries), tuple(_ratios(spent)), tuple(notes), _compiled(spent),
     )  # fmt: skip
 
 
@@ -197,6 +217,15 @@ def _ratios(spent: Mapping[str, Sequence[float]]) -> list[Ratio]:
         peer = min(kind, key=lambda r: summary(spent[r]).p50_s)
         found.append(Ratio(who, peer, *ratio(spent[peer], spent[who])))
     return found
+
+
+def _compiled(spent: Mapping[str, Sequence[float]]) -> Ratio | None:
+    """What torch.compile makes of our deployed form, against that form."""
+    for who in ("folded", "vitrail"):
+        after = f"{who} compiled"
+        if after in spent:
+            return Ratio(after, who, *ratio(spent[who], spent[after]))
+    return None
 
 
 def _counted(config: Any) -> tuple[int, int]:

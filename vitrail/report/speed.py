@@ -44,7 +44,8 @@ class Ratio:
 class Row:
     """One variant at one batch size; `macs` are of one image and one forward pass.
 
-    `notes` say which peers are missing, and why.
+    `notes` say which peers are missing, and why; `compiled` is the ratio of what torch.compile
+    makes of ours to the form that it was made of.
     """
 
     variant: str
@@ -59,6 +60,7 @@ class Row:
     entries: tuple[Entry, ...]
     ratios: tuple[Ratio, ...]
     notes: tuple[str, ...] = ()
+    compiled: Ratio | None = None
 
     def entry(self, who: str) -> Entry | None:
         """The figures of a contestant, None if it did not take part."""
@@ -126,7 +128,7 @@ def answer(facts: SpeedFacts) -> str:
     """The outcome in one sentence."""
     rows = facts.compared
     if not rows:
-        return "No peer has any of these models: they were measured alone."
+        return "There is no peer here: these models were measured alone."
     slower = sorted({row.variant for row in rows if row.best and row.best.high < 1})
     means = ", ".join(
         f"{facts.mean(batch):.2f} at batch {batch}" for batch in facts.batches if facts.mean(batch)
@@ -221,6 +223,9 @@ def render_speed(facts: SpeedFacts) -> str:
         answer=answer(facts),
         head=HEAD,
         rows=[cells(row) for row in facts.rows],
+        compiled_answer=compiled_answer(facts),
+        compiled_head=COMPILED_HEAD,
+        compiled=[compiled_cells(row) for row in facts.rows if row.compiled],
         notes=remarks(facts),
         plots={
             "ratios": ratio_bars(facts, plots.WIDE, "ratios"),
@@ -246,6 +251,48 @@ def markdown(facts: SpeedFacts) -> str:
     if alone:
         lines += ["", f"No peer has {', '.join(alone)}: measured alone."]
     rest = [(v, note) for v, note in remarks(facts) if not note.startswith("no peer has")]
+    lines += ["", *(f"- {variant}: {note}" for variant, note in rest)] if rest else []
+    return "\n".join(lines) + "\n"
+
+
+COMPILED_HEAD = ("variant", "batch", "eager", "compiled", "compiled x", "interval", "torch.compile")
+
+
+def compiled_cells(row: Row) -> tuple[str, ...]:
+    """A row of the table of torch.compile; the last cell is the advice."""
+    found = row.compiled
+    assert found is not None
+    before, after = row.entry(found.peer), row.entry(found.who)
+    assert before is not None and after is not None
+    word = "worth it" if found.low > 1 else "slower" if found.high < 1 else "no difference"
+    return (
+        row.variant,
+        str(row.batch),
+        seconds(before.p50_s),
+        seconds(after.p50_s),
+        f"{found.times:.2f}",
+        f"{found.low:.2f} to {found.high:.2f}",
+        word,
+    )
+
+
+def compiled_answer(facts: SpeedFacts) -> str:
+    """For how many rows torch.compile is worth its minutes, in one sentence."""
+    rows = [row for row in facts.rows if row.compiled]
+    better = sum(row.compiled.low > 1 for row in rows if row.compiled)
+    worse = sum(row.compiled.high < 1 for row in rows if row.compiled)
+    return (
+        f"torch.compile is worth it in {better} of {len(rows)} rows, slower in {worse}; the others "
+        "make no difference that was measured."
+    )
+
+
+def compiled_markdown(facts: SpeedFacts) -> str:
+    """The table of torch.compile and the machine as Markdown."""
+    lines = [compiled_answer(facts), "", *said(facts), ""]
+    lines += [f"| {' | '.join(COMPILED_HEAD)} |", "| --- | --: | --: | --: | --: | --: | --- |"]
+    lines += [f"| {' | '.join(compiled_cells(row))} |" for row in facts.rows if row.compiled]
+    rest = [(v, note) for v, note in remarks(facts) if note.startswith("torch.compile")]
     lines += ["", *(f"- {variant}: {note}" for variant, note in rest)] if rest else []
     return "\n".join(lines) + "\n"
 

@@ -489,16 +489,16 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
 
 
 def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
-    from vitrail.fit import finish, fit
+    from vitrail.fit import exported, fit
 
-    measure, measured = finish.onnx_latency, []
+    measure, measured = exported.onnx_latency, []
 
     def slow_first(path, **kwargs):
         found = measure(path, **kwargs)
         measured.append(found)
-        return replace(found, p50_s=9.0) if len(measured) <= finish.TRIES else found
+        return replace(found, p50_s=9.0) if len(measured) <= exported.TRIES else found
 
-    monkeypatch.setattr(finish, "onnx_latency", slow_first)
+    monkeypatch.setattr(exported, "onnx_latency", slow_first)
     run = fit(photos, latency="80ms", time="14s", threads=1, out=tmp_path / "run", console=quick)
     statuses = {c["status"] for c in json.loads((run / "result.json").read_text())["candidates"]}
     assert {"won", "over budget"} <= statuses

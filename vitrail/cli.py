@@ -103,6 +103,9 @@ def _variant_json(v: Any) -> dict[str, Any]:
 def fit(
     data: Annotated[str, typer.Argument(help="Folder, CSV or Parquet table, or built-in name.")],
     latency: Annotated[str | None, typer.Option(help="Of the exported model, as 20ms.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="Of the latency: onnxruntime, openvino, or auto for the faster.")
+    ] = "onnxruntime",
     macs: Annotated[str | None, typer.Option(help="Multiply-adds an image, as 50M.")] = None,
     params: Annotated[str | None, typer.Option(help="Parameters, as 2M.")] = None,
     time: Annotated[str, typer.Option(help="For everything, as 10m or 1h30m.")] = "10m",
@@ -126,9 +129,11 @@ def fit(
     """Find, train, judge and export the best model for your images within a budget."""
     from vitrail.fit import fit as run
 
+    _work()
     run(
         data,
         latency=latency,
+        engine=engine,
         macs=macs,
         params=params,
         time=time,
@@ -158,6 +163,7 @@ def train(
     """Train one recipe without a race, with the same test, export and report."""
     from vitrail.fit.single import train_recipe
 
+    _work()
     train_recipe(settings or [], out=out, resume=resume, device=device, threads=threads)
 
 
@@ -184,6 +190,7 @@ def study(
     """Train one host with every arm of a study, and tell what differs beyond noise."""
     from vitrail.study import study as run
 
+    _work()
     folder, facts = run(
         name,
         data,
@@ -220,6 +227,7 @@ def predict(
     """Classify images with a finished run."""
     from vitrail import predict as predicting
 
+    _work()
     found = predicting.Predictor(run, engine=engine).predict(predicting.collect(images), top=top)
     if as_json:
         print(predicting.as_json(found))
@@ -387,7 +395,7 @@ def bench(
     ] = False,
     batch: Annotated[str, typer.Option(help="Batch sizes, as 1,8.")] = "1,8",
     against: Annotated[
-        str, typer.Option(help="Peers to compare with.")
+        str, typer.Option(help="Peers to compare with, or none.")
     ] = "timm,transformers,torchvision",
     dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     compiled: Annotated[
@@ -405,14 +413,23 @@ def bench(
 ) -> None:
     """Time models side by side with timm, transformers and torchvision, same weights."""
     from vitrail import bench as benching
-    from vitrail.report.speed import HEAD, answer, cells, figures, remarks
+    from vitrail.report.speed import (
+        COMPILED_HEAD,
+        HEAD,
+        answer,
+        cells,
+        compiled_answer,
+        compiled_cells,
+        figures,
+        remarks,
+    )
 
     if dtype not in ("fp32", "bf16"):
         raise ConfigError(f"--dtype is {dtype!r}: expected fp32 or bf16")
     settings = benching.Settings(
         mode="training" if training else "inference",
         batches=_whole(batch, "--batch"),
-        against=tuple(who.strip() for who in against.split(",")),
+        against=() if against == "none" else tuple(who.strip() for who in against.split(",")),
         dtype="bf16" if dtype == "bf16" else "fp32",
         compiled=compiled,
         device=device,
@@ -439,6 +456,15 @@ def bench(
     for row in facts.rows:
         table.add_row(*cells(row))
     _console().print(table)
+    if compiled:
+        print(compiled_answer(facts))
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in COMPILED_HEAD:
+            table.add_column(title, justify="left" if title == "variant" else "right")
+        for row in facts.rows:
+            if row.compiled:
+                table.add_row(*compiled_cells(row))
+        _console().print(table)
     for variant, note in remarks(facts):
         print(f"{variant}: {note}")
     if out is not None:
@@ -565,6 +591,13 @@ def options(
     ] = False,
 ) -> None:
     """Options before a command."""
+
+
+def _work() -> None:
+    """Before a command that computes for long in torch."""
+    from vitrail import heap
+
+    heap.keep()
 
 
 def _console() -> Any:

@@ -6,7 +6,7 @@ from vitrail.config import nearest
 from vitrail.engines.engine import Answer, Engine, Quantiser
 from vitrail.errors import ConfigError
 
-__all__ = ["ENGINES", "Answer", "Engine", "Quantiser", "engine"]
+__all__ = ["ENGINES", "Answer", "Engine", "Quantiser", "engine", "rivals"]
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -22,3 +22,24 @@ def engine(name: str) -> Engine:
     from vitrail.engines.onnxruntime import OnnxRuntime
 
     return OnnxRuntime()
+
+
+def rivals(name: str) -> tuple[str, ...]:
+    """The engines that take turns where `name` is asked for, ONNX Runtime first.
+
+    With "auto" all that are installed. Raises ConfigError like `engine`.
+    """
+    if name not in (*ENGINES, "auto"):
+        raise ConfigError(f"--engine is {name!r}: {nearest(name, (*ENGINES, 'auto'))}")
+    if name != "auto":
+        engine(name)
+        return tuple(dict.fromkeys((ENGINES[0], name)))
+    return tuple(one for one in ENGINES if _installed(one))
+
+
+def _installed(name: str) -> bool:
+    try:
+        engine(name)
+    except ConfigError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.parallel import bar
-from vitrail.engines import Answer, Engine, engine, record
+from vitrail.engines import Engine, engine, record
 from vitrail.engines.images import Images, real_images
 from vitrail.engines.int8 import Int8, quantise
 from vitrail.errors import ConfigError, RunError
@@ -28,6 +28,7 @@ from vitrail.run_folder import Labels, RunFolder
 
 MAX_DROP = 0.5
 SECONDS = 1.5
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,7 @@ def _make(
     onnx = run.onnx
     if not onnx.is_file():
         export_onnx(model, labels, onnx, images=held, described=described, progress=progress)
-    floating = onnx
-    if chosen.file != onnx.name:
-        floating = scratch / chosen.file
-        chosen.convert(onnx, labels, floating)
+    floating = converted(chosen.name, onnx, labels, scratch)
     answer = chosen.open(floating, labels, threads=threads)
     with bar("comparing", len(held), shown=progress) as advance:
         largest = compare(model, labels, lambda batch: answer(batch)[1], held, advance)
@@ -160,39 +158,72 @@ def _make(
             max_drop=max_drop,
             progress=progress,
         )
-    runtime = engine("onnxruntime")
-    calls = {onnx.name: runtime.open(onnx, labels, threads=threads, single=True)}
-    for file in [floating, *([small] if int8 else [])]:
-        if file != onnx:
-            calls[file.name] = chosen.open(file, labels, threads=threads, single=True)
-    latency, gain = _timed(calls, held[:1], progress=progress)
+    files = {onnx: "onnxruntime", floating: chosen.name} | ({small: chosen.name} if int8 else {})
+    spent = timed(files, labels, held[:1], threads, SECONDS, progress)
+    gain = {new: ratio(spent[old], spent[new]) for old, new in pairwise(spent)}
+    latency = {file: summary(times) for file, times in spent.items()}
     use = small.name if int8 and gain[small.name][1] > 1 else floating.name
     made = Deployed(
         chosen.name, chosen.title, use, latency, gain, threads, largest, described, int8
     )  # fmt: skip
-    for file in (floating, small):
-        if file.parent == scratch and file.name in latency:
+    settle(run, chosen, made, scratch)
+    return made
+
+
+def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
+    """The float file of the engine `name`, made in `scratch`; of ONNX Runtime it is `onnx`."""
+    chosen = engine(name)
+    if chosen.file == onnx.name:
+        return onnx
+    chosen.convert(onnx, labels, scratch / chosen.file)
+    return scratch / chosen.file
+
+
+def logits(name: str, file: Path, labels: Labels, images: np.ndarray) -> np.ndarray:
+    """What the engine `name` answers with its file: float32 (N, classes)."""
+    answer = engine(name).open(file, labels)
+    parts = [answer(images[at : at + BATCH])[1] for at in range(0, len(images), BATCH)]
+    return np.concatenate(parts)
+
+
+def timed(
+    files: Mapping[Path, str],
+    labels: Labels,
+    image: np.ndarray,
+    threads: int,
+    seconds: float,
+    progress: bool = False,
+) -> dict[str, list[float]]:
+    """Seconds of each run of each file, by its name, in turns and in one process.
+
+    `files` are with the names of their engines, `image` is uint8 (1, H, W, C); each file gets
+    about `seconds`.
+    """
+    calls = {
+        file.name: engine(name).open(file, labels, threads=threads, single=True)
+        for file, name in files.items()
+    }
+    image = np.ascontiguousarray(image)
+    asked = [lambda answer=answer: answer(image) for answer in calls.values()]
+    total = int(1000 * seconds * len(calls))
+    with bar("timing, in ms", total, shown=progress) as advance:
+        found = turns(asked, seconds=seconds, advance=lambda s: advance(int(1000 * s)))
+    return dict(zip(calls, found, strict=True))
+
+
+def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> None:
+    """Move what was accepted from `scratch` into the run, and write its record.
+
+    Raises RunError when it cannot be written.
+    """
+    for file in (scratch / chosen.file, scratch / chosen.int8_file):
+        if file.is_file() and file.name in made.latency:
             _move(chosen, file, run)
-    if int8 is None:
+    if made.int8 is None:
         # What an earlier export left would be of no record.
         for part in chosen.files(run.path / chosen.int8_file):
             part.unlink(missing_ok=True)
     _note(run, made, chosen)
-    return made
-
-
-def _timed(
-    calls: Mapping[str, Answer], image: np.ndarray, *, progress: bool
-) -> tuple[dict[str, Latency], dict[str, tuple[float, float, float]]]:
-    """The latency of each file, in turns and in one process, and its gain over the one before."""
-    image = np.ascontiguousarray(image)
-    asked = [lambda answer=answer: answer(image) for answer in calls.values()]
-    total = int(1000 * SECONDS * len(calls))
-    with bar("timing, in ms", total, shown=progress) as advance:
-        found = turns(asked, seconds=SECONDS, advance=lambda s: advance(int(1000 * s)))
-    spent = dict(zip(calls, found, strict=True))
-    gain = {new: ratio(spent[old], spent[new]) for old, new in pairwise(spent)}
-    return {file: summary(times) for file, times in spent.items()}, gain
 
 
 def _move(chosen: Engine, file: Path, run: RunFolder) -> None:

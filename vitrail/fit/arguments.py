@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail.engines import rivals
 from vitrail.errors import ConfigError
 from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency
 from vitrail.measure.machine import cores
@@ -30,12 +31,15 @@ class Arguments:
     storage: str | None = None
     group_by: str | None = None
     devices: int = 1
+    engine: str = "onnxruntime"
     command: str = ""
 
     @property
     def budget(self) -> Budget:
         """The limits of the model."""
-        return Budget(self.latency_s, self.macs, self.params, self.threads, self.device)
+        return Budget(
+            self.latency_s, self.macs, self.params, self.threads, self.device, self.engine
+        )
 
     @property
     def source(self) -> Data:
@@ -60,6 +64,7 @@ def ask(
     storage: str | None,
     group_by: str | None,
     devices: int,
+    engine: str,
     out: str | Path | None,
 ) -> Arguments:
     """What `fit` was asked, read and checked. Raises BudgetError and ConfigError."""
@@ -67,11 +72,13 @@ def ask(
         raise ConfigError(f"threads is {threads}: give 1 or more")
     if devices < 1:
         raise ConfigError(f"devices is {devices}: give 1 or more")
+    rivals(engine)
     words: Sequence[tuple[str, Any]] = (
         ("latency", latency), ("macs", macs), ("params", params), ("time", time),
         ("device", None if device == "auto" else device), ("threads", threads),
         ("seed", seed or None), ("pretrained", pretrained), ("group-by", group_by),
-        ("storage", storage), ("devices", None if devices == 1 else devices), ("out", out),
+        ("storage", storage), ("devices", None if devices == 1 else devices),
+        ("engine", None if engine == "onnxruntime" else engine), ("out", out),
     )  # fmt: skip
     said = [f"--{name} {shlex.quote(str(value))}" for name, value in words if value is not None]
     return Arguments(
@@ -87,5 +94,6 @@ def ask(
         storage=storage,
         group_by=group_by,
         devices=devices,
+        engine=engine,
         command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]),
     )

@@ -16,8 +16,8 @@ _DURATION_UNITS = {"h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 class Budget:
     """Limits that a model must keep; None is no limit.
 
-    The latency is that of the exported file in ONNX Runtime on the CPU, batch 1, with
-    `threads` threads. `device` is where the training runs.
+    The latency is that of the exported file in `engine` on the CPU, batch 1, with `threads`
+    threads; with "auto" in the fastest that is installed. `device` is where the training runs.
     """
 
     latency_s: float | None = None
@@ -25,6 +25,7 @@ class Budget:
     params: int | None = None
     threads: int = 1
     device: str = "auto"
+    engine: str = "onnxruntime"
 
     def allows(self, *, params: int, macs: int, latency_s: float | None = None) -> bool:
         """Whether the given figures keep every limit; a latency not yet known keeps its own."""

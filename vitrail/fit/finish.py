@@ -6,11 +6,10 @@ file is accepted and keeps the latency budget does the judge open the test part.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,20 @@ from rich.console import Console
 
 from vitrail.config import to_json
 from vitrail.data.gate import Inspection
+from vitrail.engines.apart import Apart
 from vitrail.explain import ASKED, explain, overlay, png
 from vitrail.export import Exported, export_onnx
 from vitrail.fit import facts as gathered
 from vitrail.fit.arguments import Arguments
-from vitrail.fit.budget import Budget, seconds
+from vitrail.fit.budget import seconds
 from vitrail.fit.candidate import Candidate
+from vitrail.fit.exported import held_back, measured
+from vitrail.fit.exported import labels as labels_of
 from vitrail.fit.judge import Verdict, judge
 from vitrail.fit.rungs import Runner
 from vitrail.fit.state import State
 from vitrail.fit.trainer import Score, Trainer
-from vitrail.measure.latency import Latency, onnx_latency
+from vitrail.measure.latency import Latency
 from vitrail.measure.machine import machine
 from vitrail.models import Backbone
 from vitrail.recipes.recipe import Recipe
@@ -37,7 +39,6 @@ from vitrail.report.facts import (
     BudgetFacts,
     ExportFacts,
     Facts,
-    LatencyFacts,
     Mistake,
     ModelFacts,
 )
@@ -46,15 +47,13 @@ from vitrail.run_folder import Labels, RunFolder
 from vitrail.train.journal import Journal
 from vitrail.train.metrics import fit_temperature
 
-PARITY_IMAGES = 512
 MISTAKES = 24
-# A file that is a little over in one measurement may have met a busy moment.
-TRIES = 3
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer: what was found, how good it is, where the report lies."""
+    """The answer: what was found, how good it is, where the report lies; `where` says of which
+    engine the latency is."""
 
     name: str
     accuracy: float
@@ -64,6 +63,7 @@ class Finished:
     latency: Latency
     threads: int
     run: Path
+    where: str = ""
 
     def say(self, console: Console) -> None:
         """The answer in three lines."""
@@ -71,25 +71,11 @@ class Finished:
             f"{self.name}: {self.accuracy:.1%} of {self.n} test images right (95 % interval "
             f"{self.low:.1%} to {self.high:.1%})\n"
             f"latency {seconds(self.latency.p50_s)} (90 % below {seconds(self.latency.p90_s)}) as "
-            f"exported, batch 1, {self.threads} threads\n"
+            f"exported{self.where}, batch 1, {self.threads} threads\n"
             f"report: {self.run / 'report.html'}",
             highlight=False,
             soft_wrap=True,
         )
-
-
-def exported_latency(
-    recipe: Recipe, trainer: Trainer, run: RunFolder, *, budget: Budget
-) -> Latency:
-    """The latency of the recipe's model as ONNX Runtime will see it; weights do not matter.
-
-    Raises ExportError when it cannot be exported.
-    """
-    with tempfile.TemporaryDirectory(dir=run.path) as folder:
-        path = Path(folder) / "model.onnx"
-        model = trainer.model(recipe).eval()
-        export_onnx(model, _labels(recipe, trainer, 1.0), path, images=_held_back(recipe, trainer))
-        return _measured(path, recipe, budget)
 
 
 def finish(
@@ -106,24 +92,29 @@ def finish(
     over: Sequence[Candidate],
     misses: dict[str, float],
     state: State,
+    apart: Apart,
 ) -> Finished | None:
     """Calibrate, export, test, report. None when the exported file misses the latency budget,
-    which is then in `misses`; nothing of the test part was seen by then. Raises ExportError.
+    which is then in `misses`; nothing of the test part was seen by then. `apart` asks other
+    engines than ONNX Runtime. Raises ExportError.
     """
     budget = arguments.budget
     held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
-    with state.phase("export"):
-        temperature = fit_temperature(*trainer.logits(model, recipe, held))
-        model = model.to("cpu")
-        labels = _labels(recipe, trainer, temperature)
-        exported = export_onnx(model, labels, run.onnx, images=_held_back(recipe, trainer))
-        latency = _measured(run.onnx, recipe, budget)
-    if budget.latency_s is not None and latency.p50_s > budget.latency_s:
-        misses[winner.candidate.name] = latency.p50_s
-        return None
-    journal = Journal(run.checkpoints / winner.candidate.name / "metrics.jsonl")
-    run.write_bytes(run.metrics, journal.path.read_bytes())
-    run.save_model(model, to_json(recipe), labels)
+    with TemporaryDirectory(prefix=".engine", dir=run.path) as scratch:
+        with state.phase("export"):
+            temperature = fit_temperature(*trainer.logits(model, recipe, held))
+            model = model.to("cpu")
+            labels, images = labels_of(recipe, trainer, temperature), held_back(recipe, trainer)
+            exported = export_onnx(model, labels, run.onnx, images=images)
+            timed = measured(model, run.onnx, labels, images, budget, Path(scratch), apart)
+            latency = timed.latency
+        if budget.latency_s is not None and latency.p50_s > budget.latency_s:
+            misses[winner.candidate.name] = latency.p50_s
+            return None
+        journal = Journal(run.checkpoints / winner.candidate.name / "metrics.jsonl")
+        run.write_bytes(run.metrics, journal.path.read_bytes())
+        run.save_model(model, to_json(recipe), labels)
+        timed.settle(run, Path(scratch), budget, exported.n)
     with state.phase("test"):
         verdict = judge(model, recipe, trainer.split.test, trainer)
         test = gathered.score(verdict.logits, verdict.labels)
@@ -133,7 +124,8 @@ def finish(
         data=gathered.data_facts(recipe, inspection, trainer.split),
         command=arguments.command,
         test=test,
-        latency=LatencyFacts(latency.p50_s, latency.p90_s, latency.n, threads=budget.threads),
+        latency=timed.facts(budget.threads),
+        engines=timed.others(budget),
         size_bytes=exported.size_bytes,
         budget=BudgetFacts(budget.latency_s, budget.macs, budget.params, arguments.time_s),
         candidates=gathered.candidate_points(
@@ -162,30 +154,8 @@ def finish(
     run.write_json(run.result, _result(facts, score, state))
     return Finished(
         winner.candidate.name, test.accuracy, test.low, test.high, test.n, latency,
-        budget.threads, run.path,
+        budget.threads, run.path, timed.said(budget),
     )  # fmt: skip
-
-
-def _labels(recipe: Recipe, trainer: Trainer, temperature: float) -> Labels:
-    data = recipe.data
-    return Labels(
-        trainer.split.classes, data.image, data.channels, data.mean, data.std, temperature
-    )
-
-
-def _held_back(recipe: Recipe, trainer: Trainer) -> np.ndarray:
-    """Validation images for the comparison of the exported file with the model."""
-    held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
-    pace = max(1, len(held) // PARITY_IMAGES)
-    return held.take(np.arange(0, len(held), pace)[:PARITY_IMAGES])
-
-
-def _measured(path: Path, recipe: Recipe, budget: Budget) -> Latency:
-    """The file's latency; when it is over the limit, the best of a few measurements."""
-    tries: list[Latency] = []
-    while not tries or (tries[-1].p50_s > (budget.latency_s or inf) and len(tries) < TRIES):
-        tries.append(onnx_latency(path, threads=budget.threads, image=recipe.data.image))
-    return min(tries, key=lambda latency: latency.p50_s)
 
 
 def _mistakes(
@@ -235,6 +205,8 @@ def _result(facts: Facts, score: Score, state: State) -> dict[str, Any]:
     """result.json: the figures of the report for scripts."""
     names = ("model", "test", "latency", "size_bytes", "budget", "export", "machine", "versions")
     chosen = {name: to_json(getattr(facts, name)) for name in names}
+    if facts.engines:
+        chosen["engines"] = [asdict(one) for one in facts.engines]
     validation = {"accuracy": score.accuracy, "loss": score.loss, "n": score.n}
     return {
         **chosen,

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.fit.budget import Budget
 from vitrail.fit.candidate import Candidate
+from vitrail.fit.look import second_look
 from vitrail.fit.promise import promise, promising
 from vitrail.fit.space import small_candidates
 from vitrail.fit.timing import folded_latency, paced, peak_macs_per_s
 from vitrail.models import families
 
-# ONNX Runtime is faster than torch at batch 1; whoever is a little over in torch may keep the
+# Engines are faster than torch at batch 1; whoever is a little over in torch may keep the
 # budget as exported, which is measured before the winner is chosen.
 SLACK = 1.5
 # Shares of the multiply-adds that suit the time, in the order in which they are tried.
@@ -63,13 +65,15 @@ def shortlist(
     seed: int = 0,
     extra: Sequence[Candidate] = (),
     say: Say = lambda text: None,
+    apart: Apart | None = None,
 ) -> Shortlist:
     """At most `size` candidates for a race.
 
     `images` is the number of training images, `seconds` what the winner may train in all,
     `extra` are candidates with pretrained weights (counted already). About a thirtieth of
-    `seconds` goes into counting and a fifteenth into timing. Raises BudgetError, naming the
-    closest model, when nothing keeps the budget.
+    `seconds` goes into counting and a fifteenth into timing; with `apart` another fifteenth into
+    a second look at what is too slow in torch, by the engine that the budget names. Raises
+    BudgetError, naming the closest model, when nothing keeps the budget.
     """
     say("counting models")
     space = _space(image_size, channels, classes, seed, most=max(6, 2 * size))
@@ -111,6 +115,13 @@ def shortlist(
             timed.append(paced(one, batch=batch, device=device))
         else:
             over.append(one)
+    if apart is not None:
+        for one in second_look(over, budget, seconds=seconds / 15, apart=apart, say=say):
+            over = [c for c in over if c.name != one.name]
+            if budget.allows(params=one.params, macs=one.macs, latency_s=one.latency_s):
+                timed.append(paced(one, batch=batch, device=device))
+            else:
+                over.append(one)
     if not timed:
         say("looking for faster models")
         until = time.perf_counter() + max(PATIENCE_S, seconds / 10)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vitrail.config import to_json
+from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError
 from vitrail.fit.arguments import Arguments
 from vitrail.fit.candidate import candidate
@@ -158,6 +159,7 @@ def _run(
             over=(),
             misses={},
             state=state,
+            apart=Apart(),
         )
     if finished is None:
         raise BudgetError("a recipe has no budget to miss")

@@ -82,6 +82,26 @@ class LatencyFacts:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """An engine that took turns with the others: its time for one image in seconds.
+
+    `counts` is of the one whose latency is told, `quickest_s` its shortest run. `gain` is
+    over ONNX Runtime, with its 95 % interval, `max_logit_difference` from the model on held-back
+    images; of ONNX Runtime neither.
+    """
+
+    name: str
+    title: str
+    p50_s: float
+    p90_s: float
+    n: int
+    counts: bool
+    quickest_s: float
+    gain: tuple[float, float, float] | None = None
+    max_logit_difference: float | None = None
+
+
+@dataclass(frozen=True)
 class BudgetFacts:
     """What the user allowed; None is no limit."""
 
@@ -185,9 +205,10 @@ class ExportFacts:
 class Facts:
     """Everything that the page and the model card tell.
 
-    `size_bytes` is that of the exported file (of the weights where there is none), `confusion`
-    has a row per true class and a column per predicted one, `seconds` the time of each phase,
-    `versions` those of the packages, `machine` such things as cpu, cores, memory_gib.
+    `engines` took turns where one was asked for. `size_bytes` is that of the exported file (of
+    the weights where there is none), `confusion` has a row per true class and a column per
+    predicted one, `seconds` the time of each phase, `versions` those of the packages, `machine`
+    such things as cpu, cores, memory_gib.
     """
 
     model: ModelFacts
@@ -195,6 +216,7 @@ class Facts:
     command: str
     test: Score | None = None
     latency: LatencyFacts | None = None
+    engines: Sequence[EngineFacts] = ()
     size_bytes: int | None = None
     budget: BudgetFacts = BudgetFacts()
     candidates: Sequence[CandidatePoint] = ()

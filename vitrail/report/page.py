@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.report import plots
-from vitrail.report.facts import CandidatePoint, Facts
+from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
 # Up to here the confusion matrix is a table with names and numbers, above it a picture.
@@ -58,6 +58,7 @@ def render(facts: Facts) -> str:
         stretched=plots.stretched(facts.candidates),
         matrix=None if many else facts.confusion,
         worst=worst(facts),
+        engines=engines(facts),
     )
 
 
@@ -122,6 +123,40 @@ def limits(facts: Facts) -> list[Limit]:
         at = facts.model.params
         found.append(Limit("parameters", count(at), count(b.params), at / b.params))
     return found
+
+
+def engines(facts: Facts) -> str:
+    """What was found of the engines that took turns, with nothing called faster that is not."""
+    if not facts.engines:
+        return ""
+    first, *others = facts.engines
+    if not others:
+        return (
+            f"The latency is that of {first.title}; no other engine was installed or could run it."
+        )
+    said = []
+    for e in others:
+        if e.gain is None or e.max_logit_difference is None:
+            continue
+        middle, low, high = e.gain
+        said.append(
+            f"{_compared(e, first)} {first.title} here: ratio {middle:.2f}, 95 % interval "
+            f"{low:.2f} to {high:.2f}, runs in turns. The file of {e.title} was compared as well: "
+            f"the same classes, logits differ by at most {e.max_logit_difference:.1e}."
+        )
+        if e.counts:
+            said.append(f"`vitrail predict RUN --engine {e.name}` answers with it.")
+    return " ".join(said)
+
+
+def _compared(one: EngineFacts, first: EngineFacts) -> str:
+    """What the interval of the ratio and the quickest runs allow to say."""
+    _, low, high = one.gain or (1.0, 1.0, 1.0)
+    if low <= 1 <= high:
+        return f"{one.title} is no faster and no slower beyond noise than"
+    if (low > 1) != (one.quickest_s < first.quickest_s):
+        return f"The machine was too busy to compare {one.title} with"
+    return f"{one.title} is {'faster' if low > 1 else 'slower'} than"
 
 
 def ordered(candidates: Sequence[CandidatePoint]) -> list[CandidatePoint]:

@@ -1,6 +1,7 @@
 """Deployed inference: every engine against ours and a peer's in eager torch, at batch 1.
 
-    python bench/engines.py [--threads 2] [--steps 60] [--max-drop 0.5] [--json FILE] [variant ...]
+    python bench/engines.py [--threads 2] [--steps 60] [--max-drop 0.5] [--engine openvino]
+                            [--json FILE] [variant ...]
 
 Each model first learns Fashion-MNIST's bundled sample at its own image size for a few dozen steps,
 so that the accuracy that int8 may lose means something. Then all take turns: the fastest peer of
@@ -100,7 +101,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         eager = {"ours": model, "folded": deploy(model)}
         eager |= {who: peers.build(who, make) for who, make in peers.known(name).items()}
         calls: dict[str, Any] = {who: lambda other=other: other(x) for who, other in eager.items()}
-        for engine_name in ENGINES:
+        for engine_name in options.engine or ENGINES:
             shared = {"threads": threads, "progress": sys.stderr.isatty()}
             try:
                 made = export_engine(
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--max-drop", type=float, default=0.5)
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="only this one")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     console = Console(width=180)

@@ -12,7 +12,7 @@ from torch import nn
 
 from vitrail.layers import conv, position
 from vitrail.layers.attention import Attention, attend, attention_weights
-from vitrail.layers.ffn import Mlp, QuickGELU
+from vitrail.layers.ffn import Mlp, QuickGELU, QuickMlp
 from vitrail.layers.fold import deploy
 from vitrail.layers.kept import ROOM
 from vitrail.layers.linear import Linear
@@ -101,8 +101,8 @@ def test_kept_weight_is_the_same_linear_layer(act, bias):
 @given(st.booleans(), st.floats(0.1, 2.0))
 def test_layer_scale_is_folded_into_both_branches(quick, start):
     torch.manual_seed(0)
-    act = QuickGELU() if quick else nn.GELU()
-    block = Block(8, Attention(8, 2), Mlp(8, 16, act=act), scale=start).double().eval()
+    ffn = QuickMlp(8, 16) if quick else Mlp(8, 16)
+    block = Block(8, Attention(8, 2), ffn, scale=start).double().eval()
     with torch.no_grad():
         block.scale1.gamma.normal_(), block.scale2.gamma.normal_()
         x = torch.randn(2, 5, 8, dtype=torch.float64)
@@ -112,6 +112,20 @@ def test_layer_scale_is_folded_into_both_branches(quick, start):
         folded = deploy(block)
         assert torch.allclose(folded(x), expected, atol=1e-12)
     assert not any(isinstance(m, LayerScale) for m in folded.modules())
+
+
+def test_quick_gelu_is_its_formula_by_every_way():
+    torch.manual_seed(0)
+    ffn, x = QuickMlp(8, 16).double(), torch.randn(3, 8, dtype=torch.float64)
+    assert torch.allclose(QuickGELU()(x), x * (1.702 * x).sigmoid(), atol=1e-14)
+    found = []
+    for forward in (ffn, lambda x: ffn.fc2(ffn.fc1(x) * (1.702 * ffn.fc1(x)).sigmoid())):
+        y = forward(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(ffn.parameters()))])
+    for ours, expected in zip(*found, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(ffn(x), found[1][0], atol=1e-12)
 
 
 def test_kept_kernel_follows_a_fused_optimizer():

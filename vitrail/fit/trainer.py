@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vitrail import heap
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.split import Part, Split
@@ -178,6 +179,7 @@ def _launcher(device: str, devices: int, precision: Precision) -> Fabric:
 
 
 def _train_share(fabric: Fabric, *, share: _Share) -> None:
+    heap.keep()
     recipe = share.recipe
     torch.manual_seed(recipe.seed)
     model = start(recipe.config, recipe.pretrained)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.conv import Conv, ConvNorm, channels_first, channels_last
-from vitrail.layers.ffn import Mlp, QuickGELU
+from vitrail.layers.ffn import QuickMlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
@@ -225,7 +225,7 @@ class CvT(Pyramid):
                 GridBlock(
                     dim,
                     ConvAttention(dim, heads, projection),
-                    Mlp(dim, c.mlp_ratio * dim, act=QuickGELU()),
+                    QuickMlp(dim, c.mlp_ratio * dim),
                     drop_path=rate,
                 )
                 for rate in rising(c.drop_path if last else 0.0, depth)

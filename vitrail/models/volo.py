@@ -180,6 +180,7 @@ class Stem(nn.Module):
             )
         first = ConvNorm(c.channels, c.stem, 7, stride=2)
         self.convs = nn.ModuleList([first, *(ConvNorm(c.stem, c.stem, 3) for _ in range(2))])
+        self.act = nn.ReLU(inplace=True)
         self.proj = Conv(c.stem, c.dims[0], c.patch // 2, c.patch // 2)
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
@@ -187,7 +188,7 @@ class Stem(nn.Module):
         grid(self.config, *image.shape[-2:])
         x = image.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = F.relu(conv(x))
+            x = conv.then(x, self.act)  # pyright: ignore[reportCallIssue]
         return self.proj(pad(channels_last(x), self.config.patch // 2))
 
 

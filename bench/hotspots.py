@@ -1,6 +1,6 @@
 """Where a model's time goes: each kind of operation, its share, and its rate beside the machine's.
 
-    python bench/profile.py [--batch 8] [--training] [variant ...]
+    python bench/hotspots.py [--batch 8] [--training] [variant ...]
 
 Products are told apart from what only moves or bends numbers. For products the rate is that of
 their multiply-adds, as a share of a large matrix product's measured in the same process; for the

@@ -22,12 +22,13 @@ lint: .venv/ready
 docs: .venv/ready
 	$(PY) -m vitrail.models > docs/models.md
 
-# Hours on a busy machine, about one on a quiet one; what was measured is kept and gone on with.
+# Some three hours on 2 cores, one of them of the compiler; what was measured is kept and gone on with.
 bench: .venv/ready
 	.venv/bin/vitrail bench --out bench-run/inference --resume
 	.venv/bin/vitrail bench --training --batch 8 --out bench-run/training --resume
+	.venv/bin/vitrail bench --compile --against none --batch 1 --out bench-run/compile --resume
 	.venv/bin/vitrail growth --out bench-run/growth --resume
-	$(PY) -m vitrail.bench docs/speed.md bench-run/inference bench-run/training bench-run/growth
+	$(PY) -m vitrail.bench docs/speed.md bench-run/inference bench-run/training bench-run/compile bench-run/growth
 
 # Whether a ratio to the fastest peer has fallen by more than 15 % since bench/baseline.json.
 bench-check: .venv/ready

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -297,9 +298,10 @@ def test_exponents():
     assert "leave the caches" in slow.why
     facts = growth_facts.GrowthFacts({"versions": {}}, 2, [local, full, slow])
     assert growth_facts.answer(facts) == (
-        "Of 3 families 2 do work that is linear in the area; the steepest of the others by time: "
-        "full (1.90)."
+        "Of 3 families 2 are linear in the area; the steepest of the others by time: full (1.90)."
     )
+    logits = [replace(p, memory_bytes=p.x**3) for p in local.sides]
+    assert "memory grow by 1.50, multiply-adds only by 1.00" in replace(local, sides=logits).why
     page = growth_facts.render_growth(facts)
     assert "leave the caches" in page and page.count("<svg") == 4
     assert "| full | full | 1.90 |" in growth_facts.markdown(facts)

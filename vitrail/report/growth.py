@@ -68,6 +68,11 @@ class Growth:
         return exponent([(p.x, p.latency_s) for p in self.depths])
 
     @property
+    def linear(self) -> bool:
+        """Whether neither operations nor memory grow faster than the area, time aside."""
+        return max(self.macs or 0.0, self.memory or 0.0) <= LINEAR
+
+    @property
     def why(self) -> str:
         """What explains growth beyond linear, or that there is none."""
         if self.time is None or self.macs is None:
@@ -75,6 +80,11 @@ class Growth:
         if self.macs > LINEAR:
             return (
                 f"everything attends to everything somewhere: multiply-adds grow by {self.macs:.2f}"
+            )
+        if self.memory is not None and self.memory > LINEAR:
+            return (
+                "everything attends to everything somewhere: its logits make memory grow by "
+                f"{self.memory:.2f}, multiply-adds only by {self.macs:.2f} up to this size"
             )
         if self.time > LINEAR and self.time > self.macs + TOLD_APART:
             return "linear in multiply-adds; the larger maps leave the caches"
@@ -103,8 +113,8 @@ def exponent(points: Sequence[tuple[float, float]]) -> float | None:
 def answer(facts: GrowthFacts) -> str:
     """The outcome in one sentence."""
     known = [row for row in facts.rows if row.time is not None]
-    more = sorted((row for row in known if row.macs and row.macs > LINEAR), key=lambda r: -r.time)  # pyright: ignore[reportOptionalOperand]
-    text = f"Of {len(known)} families {len(known) - len(more)} do work that is linear in the area"
+    more = sorted((row for row in known if not row.linear), key=lambda row: -(row.time or 0))
+    text = f"Of {len(known)} families {len(known) - len(more)} are linear in the area"
     if not more:
         return f"{text}."
     named = ", ".join(f"{row.family} ({row.time:.2f})" for row in more[:6])

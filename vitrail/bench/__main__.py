@@ -39,12 +39,14 @@ def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], pi
         else:
             lines += ["", f"## {_TITLES[facts.settings['mode']]}", "", markdown(facts).rstrip()]
     for facts in grown:
+        plural = "" if facts.threads == 1 else "s"
         lines += [
             "",
             "## Growth",
             "",
             "Exponents by which cost grows with the area of the image, the batch and the depth,",
-            f"fitted over the three largest points; {facts.threads} threads, one image, folded.",
+            f"fitted over the three largest points; {facts.threads} thread{plural}, one image, "
+            "folded.",
             "",
             growth_page.markdown(facts).rstrip(),
         ]

@@ -4,7 +4,8 @@
 
 Products are told apart from what only moves or bends numbers. For products the rate is that of
 their multiply-adds, as a share of a large matrix product's measured in the same process; for the
-rest it is bytes a second that go in and out, as a share of a copy's of 64 MB.
+rest it is the bytes of its arguments a second, as a share of what a copy of 64 MB reads and writes:
+what an operation writes is not counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import math
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -35,13 +36,12 @@ LEAST = 0.02
 
 @dataclass
 class Kind:
-    """Seconds, calls, multiply-adds times two, and bytes of one kind of operation."""
+    """Seconds, calls, multiply-adds times two, and bytes read by one kind of operation."""
 
     seconds: float = 0.0
     calls: int = 0
     flops: float = 0.0
     bytes: float = 0.0
-    shapes: set[str] = field(default_factory=set)
 
 
 def flops(name: str, shapes: list[list[int]]) -> float:
@@ -72,7 +72,7 @@ def profiled(call, rounds: int) -> dict[str, Kind]:
         kind.seconds += event.self_cpu_time_total / 1e6 / rounds
         kind.calls += event.count // rounds
         kind.flops += flops(event.key, shapes) * event.count / rounds
-        moved = sum(math.prod(s) for s in shapes if isinstance(s, list) and s and s != [[]])
+        moved = sum(math.prod(s) for s in shapes if isinstance(s, list) and s)
         kind.bytes += 4.0 * moved * event.count / rounds
     return kinds
 

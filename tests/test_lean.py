@@ -184,6 +184,16 @@ def test_a_graph_may_be_run_twice():
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
+def test_a_change_in_place_is_an_error_and_no_wrong_gradient():
+    net = nn.Linear(8, 8)
+    hidden = torch.randn(4, 8, requires_grad=True) * torch.ones(8)
+    with Lean(net)():
+        loss = net(hidden).square().mean()
+    hidden.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place after it was used"):
+        loss.backward()
+
+
 def test_bfloat16_keeps_its_type():
     torch.manual_seed(0)
     net = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 8))

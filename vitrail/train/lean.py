@@ -53,14 +53,16 @@ class Lean:
 class _Saved:
     """A tensor that autograd saves: itself, or how it is made again; `uses` are left of it.
 
-    `number` is that of the node that made it, once it is made again and has no memory to be known
-    by. Not the node itself: it may be the one that saves this.
+    `version` counts changes in place until it was saved, after which there must be none. `number`
+    is that of the node that made it, once it is made again and has no memory to be
+    known by. Not the node itself: it may be the one that saves this.
     """
 
-    __slots__ = ("__weakref__", "make", "number", "tensor", "uses")
+    __slots__ = ("__weakref__", "make", "number", "tensor", "uses", "version")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor: Tensor | None = tensor.detach()
+        self.version = tensor._version
         self.make: Make | None = None
         self.number: int | None = None
         self.uses = 0
@@ -71,6 +73,12 @@ def _unpack(saved: _Saved | Tensor) -> Tensor:
         return saved
     if saved.tensor is not None:
         found = saved.tensor
+        # Autograd looks for this itself, but not behind hooks.
+        if saved.make is None and found._version != saved.version:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(found.shape)} that the backward pass needs was changed "
+                "in place after it was used: change a copy"
+            )
     else:
         assert saved.make is not None
         with torch.no_grad():
@@ -136,8 +144,6 @@ class _Keeper:
             kind = node.name()
             if kind == "ReluBackward0":
                 self.again[node] = self._relu(node.next_functions[0][0])
-            elif kind == "MulBackward0":
-                self.again[node] = self._scaled(node)
             elif kind == "NativeLayerNormBackward0":
                 self.again[node] = self._layer_norm(node)
             elif kind == "NativeBatchNormBackward0":
@@ -159,15 +165,6 @@ class _Keeper:
             node._saved_bias,
             eps,
         )
-
-    def _scaled(self, node: Any) -> Make | None:
-        """A number times what is made again."""
-        (before, _), (factor_node, _) = node.next_functions
-        if factor_node is not None or node._saved_other.ndim:
-            return None
-        make = self._recipe(before)
-        factor = node._saved_other
-        return make and (lambda: make().mul_(factor))
 
     def _relu(self, node: Any) -> Make | None:
         """relu(norm(x)), and relu(norm(x) + y) where y is another norm's or a relu that is kept.

@@ -24,8 +24,8 @@ import torch
 
 from vitrail.data.builtin import DEBIAN, fashion_pair
 from vitrail.fit import fit
-from vitrail.fit.budget import parse_duration
 from vitrail.measure.machine import machine
+from vitrail.units import parse_duration
 
 
 def small_resnet() -> torch.nn.Module:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vitrail.layers.fold import deploy
 from vitrail.models.acmix import ACmix
-from vitrail.models.acmix_paths import Rates
+from vitrail.models.parts.acmix_paths import Rates
 
 # channels, side of the map, stride
 MAPS = ((64, 56, 1), (128, 56, 2), (128, 28, 1), (256, 14, 1), (512, 7, 1))

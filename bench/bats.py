@@ -34,7 +34,7 @@ from vitrail.layers.fold import deploy
 from vitrail.layers.linear import frozen
 from vitrail.measure.latency import alternate, threads_set
 from vitrail.models.bats import BATS, Config
-from vitrail.models.bats_cells import OPERATIONS, Convolutions, Layer, Operation
+from vitrail.models.parts.bats_cells import OPERATIONS, Convolutions, Layer, Operation
 
 # channels in and out, kernel, dilation, groups, side: those of the CIFAR net, then of ImageNet's
 LAYERS = [

@@ -31,22 +31,23 @@ from rich.console import Console
 from rich.table import Table
 
 import vitrail
-from vitrail import export
 from vitrail.bench import peers
 from vitrail.config import to_json
 from vitrail.data.cache import pixels
 from vitrail.data.gate import inspect
+from vitrail.data.labels import Labels
+from vitrail.data.opening import open_source
 from vitrail.data.parallel import bar
-from vitrail.data.source import open_source
 from vitrail.data.split import Part, divide
 from vitrail.engines import ENGINES, engine
-from vitrail.engines.deploy import export_engine
+from vitrail.engines import onnx as export
 from vitrail.errors import ExportError
 from vitrail.layers.fold import deploy
 from vitrail.measure.latency import summary, threads_set, turns
 from vitrail.measure.machine import machine
 from vitrail.models import config_json, resolve
-from vitrail.run_folder import Labels, RunFolder
+from vitrail.run.deploy import export_engine
+from vitrail.run.folder import RunFolder
 
 DATA = "fashion-sample"
 MODELS = ("deit_tiny", "vit_ti16", "cvt_13", "levit_128s", "swin_tiny", "resnet_50")

@@ -28,7 +28,7 @@ from vitrail.bench.steps import forward, training
 from vitrail.layers.fold import deploy
 from vitrail.measure.latency import summary, turns
 from vitrail.measure.peak import product
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 
 VARIANTS = ("deit_tiny", "vit_ti16", "levit_128s", "xcit_nano_12_p16", "swin_tiny", "volo_d1_224")
 LEAST = 0.02

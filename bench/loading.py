@@ -21,7 +21,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import pixels
 from vitrail.data.cache import statistics as channel_statistics
 from vitrail.data.gate import inspect
-from vitrail.data.source import open_source
+from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.measure.machine import machine
 from vitrail.models import create

@@ -44,7 +44,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import pixels
 from vitrail.data.cache import statistics as channel_statistics
 from vitrail.data.gate import inspect
-from vitrail.data.source import open_source
+from vitrail.data.opening import open_source
 from vitrail.data.split import Split, divide
 from vitrail.measure.latency import ratio
 from vitrail.measure.machine import machine

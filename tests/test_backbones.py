@@ -21,7 +21,7 @@ import vitrail
 from vitrail import models
 from vitrail.layers.fold import deploy
 from vitrail.layers.residual import Blocks
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.train import lean
 
 # A family whose models may take clips is a subject twice.
@@ -308,7 +308,7 @@ def test_attention_weights(family):
 COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.train import lean
 found = {}
 for family, config in json.loads(sys.argv[1]).items():

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models import aa_resnet
-from vitrail.models.aa_hosts import MnasNet, WideResNet
 from vitrail.models.aa_resnet import AAConv, Config
+from vitrail.models.parts.aa_hosts import MnasNet, WideResNet
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"heads": 2, "image": (32, 32), "classes": 3}

@@ -3,18 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.models import acmix, san
+from vitrail.models import acmix
 from vitrail.models.acmix import ACmix, Config, PatchwiseACmix, ReducedACmix, WindowACmix
-from vitrail.models.acmix_paths import JoinedShift, Shift
+from vitrail.models.parts import san
+from vitrail.models.parts.acmix_paths import JoinedShift, Shift
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"image": (64, 48), "classes": 3}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support.scatter import scattered
 
 import vitrail
 from vitrail import checkpoint
@@ -30,7 +30,7 @@ from vitrail.layers.binary import (
 )
 from vitrail.layers.fold import deploy
 from vitrail.models.bats import BATS, NORMAL, Auxiliary, Config, packed
-from vitrail.models.bats_cells import OPERATIONS, Cell, Convolutions, Layer, Reduction
+from vitrail.models.parts.bats_cells import OPERATIONS, Cell, Convolutions, Layer, Reduction
 
 SMALL = Config(dim=12, cells=3, groups=4, image=(28, 20), classes=3)
 MODES = pytest.mark.parametrize("mode", BINARISERS)
@@ -301,7 +301,7 @@ def test_deployed_cells_are_equal_in_float32():
 COMPILE = """
 import torch
 from vitrail.layers.binary import BINARISERS, convolution
-from vitrail.models.bats_cells import Convolutions, Layer
+from vitrail.models.parts.bats_cells import Convolutions, Layer
 for mode in BINARISERS:
     torch.manual_seed(0)
     layer = Layer(8, 8, convolution(mode)(8, 8, 5, 1, 4, 2, groups=4))

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 import torch
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 from torch import nn
 
 import vitrail

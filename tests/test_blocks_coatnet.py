@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from support import golden
 from torch import nn
 
 import vitrail

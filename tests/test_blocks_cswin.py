@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import assign, rename

@@ -1,9 +1,9 @@
 """DeepViT: both forms of re-attention against the reference's outputs and against plain lines."""
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from support import golden
 
 import vitrail
 from vitrail import checkpoint

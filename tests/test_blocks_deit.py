@@ -1,8 +1,8 @@
 """DeiT's two tokens: which checkpoint is which, what deploying makes of two heads."""
 
-import golden
 import pytest
 import torch
+from support import golden
 
 import vitrail
 from vitrail.errors import CheckpointError, ConfigError

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 from torch import nn
 
 import vitrail
@@ -17,8 +17,13 @@ from vitrail.layers.evolving import Evolution
 from vitrail.layers.fold import deploy
 from vitrail.models import evolving, evolving_series
 from vitrail.models.evolving import Config
-from vitrail.models.evolving_conv import EvolvingConv, max_pool_same, mean_pool_same, stretched
-from vitrail.models.evolving_series_conv import AugmentedConv, CausalConv
+from vitrail.models.parts.evolving_conv import (
+    EvolvingConv,
+    max_pool_same,
+    mean_pool_same,
+    stretched,
+)
+from vitrail.models.parts.evolving_series_conv import AugmentedConv, CausalConv
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = Config(

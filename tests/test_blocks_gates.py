@@ -2,16 +2,17 @@
 
 import math
 
-import golden
 import pytest
 import torch
+from support import golden
 
 import vitrail
 from vitrail.checkpoint import rename
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.layers.gates import Gate, squeezed
-from vitrail.models import cbam, eca, gcnet, gcnet_context, senet
+from vitrail.models import cbam, eca, gcnet, senet
+from vitrail.models.parts import gcnet_context
 
 ALONE = {
     "se_module": (lambda: senet.SqueezeExcite(64, 8), senet.NAMES["timm"], ".se."),

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import golden
 import pytest
 import torch
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import assign, rename

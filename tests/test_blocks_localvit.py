@@ -1,8 +1,8 @@
 """LocalViT's feed-forward with each activation, against the authors' outputs."""
 
-import golden
 import pytest
 import torch
+from support import golden
 
 import vitrail
 from vitrail.checkpoint import rename

@@ -6,17 +6,15 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support.scatter import scattered
 
 import vitrail
 from vitrail.checkpoint import save
 from vitrail.errors import ConfigError, RunError
-from vitrail.fit.pretrained import shelf
 from vitrail.measure.counts import counts
 from vitrail.models import config_json
-from vitrail.models.backbone import input_shape
 from vitrail.models.mvit import VARIANTS, Config
-from vitrail.models.mvit_pooling import (
+from vitrail.models.parts.mvit_pooling import (
     ClipPosition,
     Pool,
     PoolingAttention,
@@ -24,8 +22,10 @@ from vitrail.models.mvit_pooling import (
     RelativePosition,
     WindowPoolingAttention,
 )
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.run_folder import adopt
+from vitrail.run.adopt import adopt
+from vitrail.search.shelf import shelf
 from vitrail.train.steps import Steps
 
 SMALL = Config(dim=16, depths=(1, 2, 1), reduction=2, image=(64, 64), classes=5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scatter import scattered
+from support.scatter import scattered
 from torch import nn
 
 import vitrail
@@ -17,8 +17,8 @@ from vitrail import models
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.layers.genotype import check, loose_ends, nodes
+from vitrail.models.parts.pnasnet_cells import OPERATIONS, Cell, Factorised, Pointwise, Pool
 from vitrail.models.pnasnet import PADDINGS, PNASNET_5, SPACE, Config, PNASNet
-from vitrail.models.pnasnet_cells import OPERATIONS, Cell, Factorised, Pointwise, Pool
 
 SMALL = Config(dim=8, depth=1, stem_dim=6, image=(40, 40), classes=5)
 ALONE = [((name, 0), (name, 1)) for name in OPERATIONS]

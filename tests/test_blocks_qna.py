@@ -1,11 +1,11 @@
 """QnA against a slow twin that gathers, its limits, windows of attention, and Flax files."""
 
-import golden
 import msgpack
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import golden
 
 import vitrail
 from vitrail.errors import ConfigError

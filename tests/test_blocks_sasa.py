@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import golden
 import pytest
 import torch
+from support import golden
 
 import vitrail
 from vitrail.checkpoint import assign, rename

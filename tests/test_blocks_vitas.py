@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-import golden
 import pytest
 import torch
 import torch.nn.functional as F
+from support import golden
 
 import vitrail
 from vitrail import checkpoint
 from vitrail.models.vitas import HEADS, Config, ViTAS, filled
-from vitrail.search.vitas import NAMES, Super
+from vitrail.search.supernets.vitas import NAMES, Super
 
 # heads/attention/hidden of every slot, as published beside the code words
 TABLES = {

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
 import torch
-from scatter import scattered
+from support import golden
+from support.scatter import scattered
 from torch import nn
 
 import vitrail

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import photo, write_classes
+from support.pictures import photo, write_classes
 from torchvision.transforms.v2 import functional
 
 from vitrail.data import augment as augmentation
@@ -11,8 +11,8 @@ from vitrail.data.augment import Augment, draw
 from vitrail.data.batches import Batches
 from vitrail.data.cache import pixels, statistics
 from vitrail.data.gate import inspect
+from vitrail.data.opening import open_source
 from vitrail.data.randaugment import operate
-from vitrail.data.source import open_source
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import photo, write_classes
+from support.pictures import photo, write_classes
 
 from vitrail.data import cache
 from vitrail.data.cache import decode, decode_full, pixels, statistics
 from vitrail.data.gate import inspect
-from vitrail.data.source import open_source
+from vitrail.data.opening import open_source
 from vitrail.data.split import Part, divide
 from vitrail.errors import DataError
 
@@ -86,7 +86,7 @@ CHILD = """
     import sys, time
     from vitrail.data import cache
     from vitrail.data.gate import inspect
-    from vitrail.data.source import open_source
+    from vitrail.data.opening import open_source
     from vitrail.data.split import divide
 
     decode, slow = cache.decode, float(sys.argv[3])

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import grey, photo, write_classes
 from PIL import Image
+from support.pictures import grey, photo, write_classes
 
 from vitrail.data import gate, twins
 from vitrail.data.decode import BrokenImage, decode, decode_full, read_picture
 from vitrail.data.gate import inspect
-from vitrail.data.source import Item, Source, open_source
+from vitrail.data.opening import open_source
+from vitrail.data.source import Item, Source
 from vitrail.errors import DataError
 
 

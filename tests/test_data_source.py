@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import photo, write_classes
+from support.pictures import photo, write_classes
 
 from vitrail.data import builtin
-from vitrail.data.source import open_source
+from vitrail.data.opening import open_source
 from vitrail.errors import DataError
 
 ROOT = Path(__file__).parent.parent

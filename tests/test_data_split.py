@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import grey, photo, write_classes
+from support.pictures import grey, photo, write_classes
 
 import vitrail
 from vitrail.data.gate import Inspection, inspect
-from vitrail.data.source import Item, Source, open_source
+from vitrail.data.opening import open_source
+from vitrail.data.source import Item, Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import ConfigError, DataError
 

@@ -19,13 +19,16 @@ from test_cli import refused
 from test_cli import run as command
 from test_run_folder import small
 
-from vitrail import engines, export, models
-from vitrail.engines import deploy, images, int8
+from vitrail import engines, models
+from vitrail.data.labels import Labels
+from vitrail.engines import int8
+from vitrail.engines import onnx as export
 from vitrail.engines.engine import Quantiser
 from vitrail.errors import ConfigError, DataError, ExportError, RunError
 from vitrail.measure.latency import Latency
 from vitrail.predict import Predictor
-from vitrail.run_folder import Labels, RunFolder
+from vitrail.run import deploy, images
+from vitrail.run.folder import RunFolder
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.5,), (0.25,), 2.0)
 N = 240

@@ -13,9 +13,9 @@ from test_backbones import CLIPS, FAMILIES, build, image, tiny
 
 import vitrail
 from vitrail import cli
-from vitrail.explain import METHODS, explain, gradient, rollout
+from vitrail.attribution import METHODS, explain, gradient, rollout
 from vitrail.models.vit import Config
-from vitrail.run_folder import adopt
+from vitrail.run.adopt import adopt
 
 
 def run(*arguments: str) -> int:

@@ -14,11 +14,14 @@ import torch
 from test_run_folder import small
 from torch import nn
 
-from vitrail import export, models
+from vitrail import models
 from vitrail.data.decode import resize
+from vitrail.data.labels import Labels
+from vitrail.engines import onnx as export
+from vitrail.engines.onnx import Exported
 from vitrail.errors import ExportError
-from vitrail.export import Exported
-from vitrail.run_folder import Labels, RunFolder
+from vitrail.export import export_run
+from vitrail.run.folder import RunFolder
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.3,), (0.4,), 2.5)
 
@@ -60,7 +63,7 @@ def test_probabilities_are_calibrated_and_batches_free(run):
 
 
 def test_export_again_through_the_run(run):
-    again = export.export_run(run.path)
+    again = export_run(run.path)
     assert again.n == 256 and again.max_logit_difference < 1e-4
     assert again.size_bytes == run.onnx.stat().st_size and again.images == "synthetic images"
     assert again.resize_inside

@@ -18,26 +18,20 @@ from rich.console import Console
 
 from vitrail.data.decode import resize
 from vitrail.errors import BudgetError, CheckpointError, DataError, RunError, VitrailError
-from vitrail.fit import timing
-from vitrail.fit.budget import (
-    Budget,
-    count,
-    parse_count,
-    parse_duration,
-    parse_latency,
-    seconds,
-)
-from vitrail.fit.candidate import Candidate, candidate
-from vitrail.fit.pretrained import shelf, start
-from vitrail.fit.race import Race
-from vitrail.fit.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
-from vitrail.fit.shortlist import shortlist
-from vitrail.fit.space import image_sizes
-from vitrail.fit.trainer import Score
-from vitrail.fit.view import View
 from vitrail.recipes.defaults import default
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json
-from vitrail.run_folder import RunFolder
+from vitrail.run.budget import Budget
+from vitrail.run.folder import RunFolder
+from vitrail.run.view import View
+from vitrail.run.workshop import Score
+from vitrail.search import timing
+from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.race import Race
+from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
+from vitrail.search.shelf import shelf, start
+from vitrail.search.shortlist import shortlist
+from vitrail.search.space import image_sizes
+from vitrail.units import count, parse_count, parse_duration, parse_latency, seconds
 
 # ---- budget ----------------------------------------------------------------------------
 
@@ -89,11 +83,13 @@ def test_a_count_reads_back_what_it_writes(value):
 
 
 def test_times_are_spoken_in_their_units():
-    assert [seconds(v) for v in (0.0031, 4.25, 725, 5400)] == [
+    assert [seconds(v) for v in (1e-4, 0.0031, 4.25, 125, 725, 9000)] == [
+        "100 µs",
         "3.1 ms",
         "4.25 s",
-        "12 min 5 s",
-        "1 h 30 min",
+        "2 min 5 s",
+        "12 min",
+        "2 h 30 min",
     ]
 
 
@@ -178,7 +174,7 @@ def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
 def test_a_budget_that_nothing_keeps_names_the_closest():
     with pytest.raises(BudgetError, match=r"no model keeps .* of \d+ the closest is .* parameters"):
         listed(Budget(params=100))
-    with pytest.raises(BudgetError, match=r"latency 1e-05 ms .* the closest is .* with latency"):
+    with pytest.raises(BudgetError, match=r"latency 0.01 µs .* the closest is .* with latency"):
         listed(Budget(latency_s=1e-8))
 
 
@@ -423,7 +419,8 @@ def content(folder):
 
 
 def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypatch):
-    from vitrail.fit import fit, judge
+    from vitrail.fit import fit
+    from vitrail.run import judge
 
     opened = []
     unseal = judge.unseal
@@ -461,11 +458,12 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
 
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, call):
-    from vitrail.fit import fit, trainer
+    from vitrail.fit import fit
+    from vitrail.run import workshop
     from vitrail.train.loop import Interrupted
 
     calls = []
-    train = trainer.train
+    train = workshop.train
 
     def stopping(*args, **kwargs):
         calls.append(kwargs["until"])
@@ -473,12 +471,12 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "train", stopping)
+    monkeypatch.setattr(workshop, "train", stopping)
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
         fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
     decided = json.loads((out / "fit.json").read_text())
-    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(workshop, "train", train)
     assert fit(photos, out=out, resume=True, console=quick) == out
     after = json.loads((out / "fit.json").read_text())
     assert after["shortlist"] == decided["shortlist"]
@@ -489,7 +487,8 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
 
 
 def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
-    from vitrail.fit import exported, fit
+    from vitrail.fit import fit
+    from vitrail.run import exported
 
     measure, measured = exported.onnx_latency, []
 
@@ -566,7 +565,7 @@ def test_a_folder_of_one_class_is_one_sentence(photos, quick, tmp_path):
 
 
 def test_one_recipe_is_trained_without_a_race(photos, quick, tmp_path):
-    from vitrail.fit.single import train_recipe
+    from vitrail.run.single import train_recipe
 
     settings = [
         "model=cct_2_3x2_32", f"data={photos}", "model.image=16,16", "model.dim=32",
@@ -593,7 +592,7 @@ def test_one_recipe_is_trained_without_a_race(photos, quick, tmp_path):
     ],
 )
 def test_wrong_settings_of_a_training_are_one_sentence(quick, tmp_path, settings, said):
-    from vitrail.fit.single import train_recipe
+    from vitrail.run.single import train_recipe
 
     with pytest.raises(VitrailError) as caught:
         train_recipe(settings, out=tmp_path / "run", console=quick)

@@ -20,18 +20,21 @@ from test_run_folder import small
 
 from vitrail import engines
 from vitrail.config import parse
+from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, ExportError, RunError
-from vitrail.fit import exported, fit, look
+from vitrail.fit import fit
 from vitrail.fit.arguments import Arguments, ask
-from vitrail.fit.budget import Budget
-from vitrail.fit.candidate import candidate
 from vitrail.measure.latency import Latency
 from vitrail.models import config_json
 from vitrail.report.card import render_card
 from vitrail.report.facts import EngineFacts, LatencyFacts
 from vitrail.report.page import render
-from vitrail.run_folder import Labels, RunFolder
+from vitrail.run import exported
+from vitrail.run.budget import Budget
+from vitrail.run.folder import RunFolder
+from vitrail.search import rescue
+from vitrail.search.candidate import candidate
 from vitrail.train.interrupt import Interrupted
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.5,), (0.25,), 2.0)
@@ -199,18 +202,18 @@ def late(*latencies):
 
 def test_what_torch_finds_too_slow_is_looked_at_again(monkeypatch):
     budget = Budget(latency_s=1.0, engine="auto")
-    monkeypatch.setattr(look, "_exported", lambda one, *_: Latency(one.latency_s / 5, 1, 1))
+    monkeypatch.setattr(rescue, "_exported", lambda one, *_: Latency(one.latency_s / 5, 1, 1))
     arguments = {"seconds": 60, "apart": Apart()}
-    found = look.second_look(late(2.0, 5.0, 3.0), budget, **arguments)
+    found = rescue.second_look(late(2.0, 5.0, 3.0), budget, **arguments)
     assert [(c.name, c.latency_s) for c in found] == [("0", 0.4), ("2", pytest.approx(0.6))]
-    assert not look.second_look(late(2.0), replace(budget, latency_s=None), **arguments)
-    assert not look.second_look(late(2.0), budget, **arguments | {"seconds": 3})
+    assert not rescue.second_look(late(2.0), replace(budget, latency_s=None), **arguments)
+    assert not rescue.second_look(late(2.0), budget, **arguments | {"seconds": 3})
 
     def broken(*_):
         raise ExportError("no such operator")
 
-    monkeypatch.setattr(look, "_exported", broken)
-    assert not look.second_look(late(2.0), budget, **arguments)
+    monkeypatch.setattr(rescue, "_exported", broken)
+    assert not rescue.second_look(late(2.0), budget, **arguments)
 
 
 def test_a_look_is_remembered(monkeypatch, tmp_path):
@@ -221,11 +224,11 @@ def test_a_look_is_remembered(monkeypatch, tmp_path):
         calls.append(1)
         return exported.Timed("onnxruntime", {"onnxruntime": Latency(0.5, 0.6, 9)}, {}, {}, {})
 
-    monkeypatch.setattr(look, "measured", measured)
+    monkeypatch.setattr(rescue, "measured", measured)
     monkeypatch.setattr(Apart, "start", lambda self: None)
     for engine in ("auto", "auto", "openvino", "onnxruntime", "onnxruntime"):
         budget = Budget(latency_s=1.0, engine=engine)
-        (found,) = look.second_look(late(2.0), budget, seconds=60, apart=Apart())
+        (found,) = rescue.second_look(late(2.0), budget, seconds=60, apart=Apart())
         assert found.latency_s == 0.5
     assert len(calls) == 3
 
@@ -241,8 +244,8 @@ def test_the_report_names_the_engine():
     won = replace(some_facts(), latency=LatencyFacts(1e-3, 2e-3, 40, "OpenVINO"), engines=turn)
     page, card = render(won), render_card(won)
     assert "OpenVINO is faster than ONNX Runtime here: ratio 2.00, 95 % interval 1.90" in page
-    assert "OpenVINO, CPU, 1 thread; ONNX Runtime 2.00" in page
-    assert "OpenVINO, CPU, 1 threads, batch 1" in card and "| in ONNX Runtime | 2.00 ms |" in card
+    assert "OpenVINO, CPU, 1 thread; ONNX Runtime 2" in page
+    assert "OpenVINO, CPU, 1 threads, batch 1" in card and "| in ONNX Runtime | 2 ms |" in card
     assert "vitrail predict . image.jpg --engine openvino`" in card
     level = [turn[0], replace(turn[1], counts=False, gain=(1.1, 0.9, 1.2))]
     page, card = (f(replace(some_facts(), engines=level)) for f in (render, render_card))

@@ -9,9 +9,9 @@ network of series has the file's name in `create`, and `lengths` where its serie
 
 from __future__ import annotations
 
-import golden
 import pytest
 import torch
+from support import golden
 
 import vitrail
 from vitrail import models

@@ -14,7 +14,7 @@ from test_export import LABELS, finished, images
 
 from vitrail import predict
 from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.run_folder import RunFolder
+from vitrail.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitrail import explain
+from vitrail import attribution
 from vitrail.report import facts as f
 from vitrail.report import plots
 from vitrail.report.card import render_card
-from vitrail.report.page import count, headline, ordered, percent, render, seconds, size, verdict
+from vitrail.report.page import headline, ordered, render, verdict
+from vitrail.units import count, percent, seconds, size
 
 EVIL = '<script>alert("x")</script> & Söhne'
 
@@ -53,7 +54,7 @@ def some_facts(classes=("cat", "dog", EVIL)):
         per_class=[f.ClassRow(c, 4, 0.9, 0.8, 0.85) for c in classes],
         confusion=np.eye(n, dtype=int).tolist(),
         calibration=f.CalibrationFacts(1.7, 0.1, 0.02, bins, bins),
-        mistakes=[f.Mistake(explain.png(image), None, EVIL, "cat", 0.99, "a/b.png")],
+        mistakes=[f.Mistake(attribution.png(image), None, EVIL, "cat", 0.99, "a/b.png")],
         export=f.ExportFacts(512, 3e-7, 350_000),
         versions={"torch": "2"}, machine={"cpu": "fast"}, seconds={"race": 100.0}, date="today",
     )  # fmt: skip
@@ -106,8 +107,8 @@ def test_whole_page():
     found = read(page)
     assert found.svgs == 5
     for words in (
-        "90.0 % of unseen images right, in 1.20 ms each", "95 % interval 85.0 % to 94.0 %",
-        "misses the budget (latency 1.20 ms of 5.00 ms, parameters 70.0 k of 50.0 k allowed)",
+        "90.0 % of unseen images right, in 1.2 ms each", "95 % interval 85.0 % to 94.0 %",
+        "misses the budget (latency 1.2 ms of 5 ms, parameters 70 k of 50 k allowed)",
         "✗ over the budget", "names 180 of 200 test images rightly", "b/x.jpg",
         "is truncated", "cat", EVIL,
         "vitrail fit photos --latency 5ms", "512 held-back images",
@@ -211,13 +212,13 @@ def test_only_what_is_known():
 
 def test_card_is_markdown_that_escapes():
     card = render_card(some_facts())
-    assert "<script>" not in card and "90.0 % (95 % interval" in card and "1.20 ms" in card
+    assert "<script>" not in card and "90.0 % (95 % interval" in card and "1.2 ms" in card
 
 
 @pytest.mark.parametrize(
     ("call", "value", "text"),
     [
-        (seconds, 0.0042123, "4.21 ms"), (seconds, 1.3, "1.30 s"), (seconds, 720, "12 min"),
+        (seconds, 0.0042123, "4.21 ms"), (seconds, 1.3, "1.3 s"), (seconds, 720, "12 min"),
         (seconds, 125, "2 min 5 s"), (seconds, 120, "2 min"),
         (seconds, 104e-6, "104 µs"), (seconds, None, "–"), (count, 1_240_000, "1.24 M"),
         (count, 999, "999"), (count, None, "–"), (percent, 0.9123, "91.2 %"),
@@ -241,7 +242,7 @@ class Corner(nn.Module):
 def test_saliency_finds_what_is_looked_at(h, w):
     image = torch.zeros(3, h, w)
     image[:, : h // 2, : w // 2] = 1
-    heat = explain.saliency(Corner(), image, 0)
+    heat = attribution.saliency(Corner(), image, 0)
     assert heat.shape == (h, w) and heat.max() == 1 and heat.min() >= 0
     inside = heat[: h // 2, : w // 2].sum()
     assert inside > 0.7 * heat.sum()
@@ -250,6 +251,6 @@ def test_saliency_finds_what_is_looked_at(h, w):
 
 def test_pictures():
     image = np.random.default_rng(0).integers(0, 256, (20, 28, 1), dtype=np.uint8)
-    for data in (explain.png(image), explain.overlay(image, np.ones((20, 28), np.float32))):
+    for data in (attribution.png(image), attribution.overlay(image, np.ones((20, 28), np.float32))):
         with Image.open(io.BytesIO(data)) as shown:
             assert shown.size == (112, 80) and shown.mode == "RGB"

@@ -14,8 +14,10 @@ import torch
 
 import vitrail
 from vitrail import models
+from vitrail.data.labels import Labels
 from vitrail.errors import CheckpointError, RunError
-from vitrail.run_folder import Labels, RunFolder, adopt
+from vitrail.run.adopt import adopt
+from vitrail.run.folder import RunFolder
 
 
 def small(family="resnet"):
@@ -52,7 +54,7 @@ def test_round_trip(run):
 
 def test_a_folder_in_use_is_refused(tmp_path):
     code = (
-        "import sys, time; from vitrail.run_folder import RunFolder\n"
+        "import sys, time; from vitrail.run.folder import RunFolder\n"
         f"run = RunFolder.create({str(tmp_path / 'run')!r}); print('held', flush=True)\n"
         "time.sleep(60)"
     )

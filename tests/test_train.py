@@ -15,8 +15,8 @@ import time
 import numpy as np
 import pytest
 import torch
-import toy
 from safetensors.torch import load_file
+from support import toy
 from torch import nn
 
 from vitrail.data.batches import Batches

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from support import toy
 from torch import nn
 
 from vitrail.config import parse, to_json

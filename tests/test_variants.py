@@ -7,7 +7,7 @@ import torch
 
 import vitrail
 from vitrail.measure.counts import counts
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 
 
 def names():

@@ -121,7 +121,7 @@ def opened(
     if isinstance(what, nn.Module):
         return copy.deepcopy(what).to(dtype).eval()
     from vitrail.models import catalog, create, identify, load
-    from vitrail.run_folder import RunFolder
+    from vitrail.run.folder import RunFolder
 
     text = os.fspath(what)
     if text in catalog():

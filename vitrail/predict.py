@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitrail.data.decode import BrokenImage, decode
+from vitrail.data.labels import Labels
 from vitrail.data.parallel import in_order
 from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.run_folder import Labels, RunFolder, session
+from vitrail.measure.session import session
+from vitrail.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,7 +119,7 @@ def _onnx(folder: RunFolder, labels: Labels) -> Answer:
 
 
 def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:
-    from vitrail.engines.record import open_run
+    from vitrail.run.record import open_run
 
     answer = open_run(folder, labels, engine)
     return lambda images: answer(images)[0]

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import golden
 import pytest
 import timm
 import torch
 from agree import difference
+from support import golden
 
 import vitrail
 from vitrail.models.xcit import Config

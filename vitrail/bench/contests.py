@@ -19,7 +19,7 @@ from vitrail.measure.machine import cores
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.peak import product
 from vitrail.models import catalog, resolve
-from vitrail.models.backbone import Backbone, input_shape
+from vitrail.models.trunk.backbone import Backbone, input_shape
 from vitrail.report.speed import Entry, Ratio, Row
 
 Mode = Literal["inference", "training"]

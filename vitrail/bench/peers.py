@@ -20,7 +20,7 @@ from torch import nn
 
 from vitrail.errors import BenchError
 from vitrail.models import catalog, families
-from vitrail.models.backbone import Variant
+from vitrail.models.trunk.backbone import Variant
 
 LIBRARIES = ("timm", "transformers", "torchvision")
 

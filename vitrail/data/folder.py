@@ -9,11 +9,11 @@ from vitrail.data.source import (
     Finding,
     Item,
     Source,
-    counted,
     require_classes,
     sorted_classes,
 )  # fmt: skip
 from vitrail.errors import DataError
+from vitrail.units import counted
 
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
 

@@ -1,7 +1,4 @@
-"""Where images come from: a folder of classes, a table of path,label, or a built-in name.
-
-Opening a source lists its images and reads none of them; nothing is ever written to it.
-"""
+"""A list of labelled images, what is known of them, and how to read one."""
 
 import io
 from dataclasses import dataclass, field
@@ -86,43 +83,6 @@ class Source:
         return {item.key: row for row, item in enumerate(self.items)}
 
 
-def open_source(spec: str | Path, *, download: bool | None = None) -> Source:
-    """List the images behind `spec`.
-
-    `spec` is a folder with one subfolder per class, with or without train/ val/ test/ above
-    them; a .csv or .parquet file with the columns path,label and, if wanted, split; or one of
-    "fashion-sample", "fashion-mnist", "digits" (a folder of such a name is "./digits").
-    `download` allows fashion-mnist to be fetched; by default VITRAIL_DOWNLOAD=1 does.
-    Raises DataError.
-    """
-    from vitrail.data.builtin import BUILTIN
-    from vitrail.data.folder import read_folder
-    from vitrail.data.table import read_table
-
-    if isinstance(spec, str) and spec in BUILTIN:
-        return BUILTIN[spec](download)
-    path = Path(spec).expanduser()
-    try:
-        if path.is_dir():
-            return read_folder(path)
-        if path.is_file():
-            return read_table(path)
-        path.lstat()
-    except PermissionError as error:
-        where = error.filename or path
-        raise DataError(
-            f"{where} cannot be read: no read permission, allow it (chmod +rX)"
-        ) from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{path} does not exist: give a folder with one subfolder per class, a .csv or "
-            f".parquet of path,label, or one of {', '.join(BUILTIN)}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise DataError(f"{path} is neither a folder nor a file: give a folder of class subfolders")
-
-
 def sorted_classes(names: set[str]) -> tuple[str, ...]:
     """Class names in order: as numbers where all are whole numbers, else as text."""
     if all(name.isascii() and name.isdigit() for name in names):
@@ -135,8 +95,3 @@ def require_classes(classes: tuple[str, ...], origin: str) -> None:
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(f"{origin} has {found}: learning to tell apart needs at least two classes")
-
-
-def counted(n: int, noun: str) -> str:
-    """ "1 file", "2,000 files": a number and its noun."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")

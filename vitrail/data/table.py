@@ -11,11 +11,11 @@ from vitrail.data.source import (
     Item,
     PartName,
     Source,
-    counted,
     require_classes,
     sorted_classes,
 )  # fmt: skip
 from vitrail.errors import DataError
+from vitrail.units import counted
 
 
 def read_table(path: Path) -> Source:

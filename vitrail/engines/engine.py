@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrail.run_folder import Labels
+from vitrail.data.labels import Labels
 
 # uint8 (B, H, W, C) at the model's size to probabilities and logits, each (B, classes)
 Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

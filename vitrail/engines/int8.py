@@ -15,13 +15,24 @@ import numpy as np
 
 from vitrail.data.parallel import bar
 from vitrail.engines.engine import Answer, Quantiser
-from vitrail.engines.images import Images
 from vitrail.errors import ExportError
 
 BATCH = 32
 # Groups of the scan, and the images that it looks at.
 GROUPS = 24
 SCANNED = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """uint8 (N, H, W, C): `calibration` of the training part, `held` of the validation part.
+
+    `labels` int64 are the held images' classes in the order of the run.
+    """
+
+    calibration: np.ndarray
+    held: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail.data.labels import Labels
 from vitrail.engines.engine import Answer, Engine, Quantiser
-from vitrail.export import quiet
-from vitrail.run_folder import Labels, session
+from vitrail.engines.onnx import quiet
+from vitrail.measure.session import session
 
 # Sums in int8 as well would spare a ResNet some conversions and cost accuracy everywhere.
 TYPES = ("Conv", "MatMul", "Gemm")

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from vitrail.data.labels import Labels
 from vitrail.engines.engine import Answer, Engine, Quantiser
+from vitrail.engines.onnx import fixed_size, quiet
 from vitrail.errors import ConfigError, ExportError, RunError
-from vitrail.export import fixed_size, quiet
 from vitrail.measure.machine import cores
-from vitrail.run_folder import Labels
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
 # These are no nodes that compute.

@@ -10,9 +10,10 @@ from typing import Any
 
 from vitrail.engines import rivals
 from vitrail.errors import ConfigError
-from vitrail.fit.budget import Budget, parse_count, parse_duration, parse_latency
 from vitrail.measure.machine import cores
 from vitrail.recipes.recipe import Data
+from vitrail.run.budget import Budget
+from vitrail.units import parse_count, parse_duration, parse_latency
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,28 @@ from pathlib import Path
 from rich.console import Console
 
 from vitrail.config import parse, to_json
-from vitrail.data.source import open_source
+from vitrail.data.opening import open_source
 from vitrail.data.split import Split
 from vitrail.engines import rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ExportError, RunError
 from vitrail.fit.arguments import Arguments, ask
-from vitrail.fit.budget import Budget, seconds
-from vitrail.fit.candidate import Candidate
-from vitrail.fit.exported import exported_latency
-from vitrail.fit.final import finish_training
-from vitrail.fit.finish import Finished, finish
-from vitrail.fit.pretrained import published, shelf
-from vitrail.fit.race import Race, checkpoint
-from vitrail.fit.reading import Read, read
-from vitrail.fit.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
-from vitrail.fit.shortlist import Shortlist, shortlist
-from vitrail.fit.state import State, resumed
-from vitrail.fit.stopping import interruptible
-from vitrail.fit.view import View
+from vitrail.fit.training import finish_training
 from vitrail.recipes.defaults import batch_size, default
-from vitrail.run_folder import RunFolder
+from vitrail.run.budget import Budget
+from vitrail.run.exported import exported_latency
+from vitrail.run.finish import Finished, finish
+from vitrail.run.folder import RunFolder
+from vitrail.run.reading import Read, read
+from vitrail.run.state import State, resumed
+from vitrail.run.stopping import interruptible
+from vitrail.run.view import View
+from vitrail.search.candidate import Candidate
+from vitrail.search.race import Race, checkpoint
+from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
+from vitrail.search.shelf import published, shelf
+from vitrail.search.shortlist import Shortlist, shortlist
+from vitrail.units import seconds
 
 RACE_SHARE = 0.3
 # A race on a busy machine may take so many times its share before it is cut short.

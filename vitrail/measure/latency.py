@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from vitrail.measure.machine import cores, processor, versions
+from vitrail.measure.session import session
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,9 @@ def onnx_latency(
     The input is (1, H, W, C); `image` gives (H, W) where the file leaves them open.
     """
     import numpy as np
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0]
+    running = session(Path(path), threads=threads)
+    entry = running.get_inputs()[0]
     height, width = image or (224, 224)
     fallback = (1, height, width, 3)
     shape = [
@@ -161,7 +157,7 @@ def onnx_latency(
         for i, side in enumerate(entry.shape)
     ]
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return alternate([lambda: session.run(None, {entry.name: pixels})], seconds=seconds)[0]
+    return alternate([lambda: running.run(None, {entry.name: pixels})], seconds=seconds)[0]
 
 
 def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:

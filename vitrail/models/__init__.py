@@ -24,8 +24,8 @@ from torch import Tensor
 
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
-from vitrail.models.backbone import Backbone, Variant, changed
-from vitrail.models.moving import fitted, laid_out, rechannelled, resampled
+from vitrail.models.trunk.adapt import fitted, laid_out, rechannelled, resampled
+from vitrail.models.trunk.backbone import Backbone, Variant, changed
 
 __all__ = ["catalog", "create", "identify", "load"]
 

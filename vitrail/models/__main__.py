@@ -1,7 +1,7 @@
 """`python -m vitrail.models` prints docs/models.md: the catalog, family by family."""
 
 from vitrail.models import families
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 
 
 def page() -> str:

@@ -35,8 +35,8 @@ from vitrail.layers.conv import Conv2d, channels_first, channels_last, rescaled
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.relative import TABLES, Grid, RelativePosition, attend_by_parts, resized
 from vitrail.models import resnet
-from vitrail.models.aa_hosts import STACKS, MnasNet, WideResNet
-from vitrail.models.backbone import Backbone, Small, Variant
+from vitrail.models.parts.aa_hosts import STACKS, MnasNet, WideResNet
+from vitrail.models.trunk.backbone import Backbone, Small, Variant
 
 LEAST = 20  # channels of a key
 LAST = 2  # augmented bottlenecks of a MnasNet

@@ -37,9 +37,10 @@ from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.windows import WindowAttention, reverse
-from vitrail.models import pvt, resnet, san, swin
-from vitrail.models.acmix_paths import Coordinates, Gain, Mirrored, Plain, Rates, Shift
-from vitrail.models.backbone import Backbone, Small, Variant
+from vitrail.models import pvt, resnet, swin
+from vitrail.models.parts import san
+from vitrail.models.parts.acmix_paths import Coordinates, Gain, Mirrored, Plain, Rates, Shift
+from vitrail.models.trunk.backbone import Backbone, Small, Variant
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from vitrail.layers.linear import Linear, linear
 from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, convolution_as_attention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
 

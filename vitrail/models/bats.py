@@ -44,8 +44,8 @@ from vitrail.layers.genotype import Genotype, check
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Backbone, Level, Small, Variant, check_image
-from vitrail.models.bats_cells import OPERATIONS, SHUFFLED, Cell, Operation
+from vitrail.models.parts.bats_cells import OPERATIONS, SHUFFLED, Cell, Operation
+from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 
 NORMAL: Genotype = (
     ("sep_conv_3x3", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_5x5", 2),

@@ -41,9 +41,9 @@ from vitrail.layers.relative import (
     resized,
 )
 from vitrail.models import resnet
-from vitrail.models.attending import ACTS, BYOB, check_act, check_attending, matrix
-from vitrail.models.backbone import Small, Variant
+from vitrail.models.parts.attention_resnet import ACTS, BYOB, check_act, check_attending, matrix
 from vitrail.models.resnet import Bottleneck, ResNet, convolution, ungated
+from vitrail.models.trunk.backbone import Small, Variant
 
 POSITIONS = {"relative": RelativePosition, "absolute": AbsolutePosition}
 

@@ -31,7 +31,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from vitrail.layers.gates import Gate, channels, squeezed
 from vitrail.layers.init import kaiming_conv
 from vitrail.layers.linear import Linear, linear
 from vitrail.models import resnet
-from vitrail.models.backbone import Small, Variant
 from vitrail.models.resnet import ResNet
+from vitrail.models.trunk.backbone import Small, Variant
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, SequencePool
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from vitrail.layers.mbconv import MBConv
 from vitrail.layers.position import KeptTable, bilinear_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

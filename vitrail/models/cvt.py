@@ -23,7 +23,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from vitrail.layers.patches import ClassPatches, class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

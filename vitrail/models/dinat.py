@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv
 from vitrail.layers.windows import pad
 from vitrail.models import nat
-from vitrail.models.backbone import Small, Variant, check_image
 from vitrail.models.nat import BLOCK, KEYS, NAT, resample
 from vitrail.models.swin import Merge
+from vitrail.models.trunk.backbone import Small, Variant, check_image
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "DiNAT", "resample"]
 

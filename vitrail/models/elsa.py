@@ -30,7 +30,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.neighborhood import aggregate
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin, volo
-from vitrail.models.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.backbone import Backbone, Small, Variant
 
 
 @dataclass(frozen=True)

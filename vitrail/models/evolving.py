@@ -37,8 +37,8 @@ from vitrail.layers.relative import TABLES, resized
 from vitrail.layers.residual import rising
 from vitrail.layers.tokens import Mean
 from vitrail.models import resnet
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant
-from vitrail.models.evolving_conv import EvolvingConv, Pool
+from vitrail.models.parts.evolving_conv import EvolvingConv, Pool
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from vitrail.layers.conv import affine
 from vitrail.layers.evolving import Evolution
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.residual import Blocks
-from vitrail.models.backbone import Backbone
-from vitrail.models.evolving_series_conv import AugmentedConv
+from vitrail.models.parts.evolving_series_conv import AugmentedConv
+from vitrail.models.trunk.backbone import Backbone
 
 
 @dataclass(frozen=True)

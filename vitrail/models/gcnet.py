@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.models import resnet
-from vitrail.models.backbone import Small, Variant
-from vitrail.models.gcnet_context import GlobalContext, NonLocal, Simplified
+from vitrail.models.parts.gcnet_context import GlobalContext, NonLocal, Simplified
 from vitrail.models.resnet import ResNet
+from vitrail.models.trunk.backbone import Small, Variant
 
 SCALES = ("none", "repository", "inverse", "timm")
 

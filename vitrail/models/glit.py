@@ -33,7 +33,7 @@ from vitrail.layers.patches import ClassPatches, class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 # The second level of the search: what a block chooses from, by how many thirds of its heads
 # attend. The first field of each is the outer loop of the authors' numbering.

@@ -32,9 +32,9 @@ from vitrail.layers.neighborhood import halos
 from vitrail.layers.relative import TABLES, RelativePosition, attend_by_parts, relative_logits
 from vitrail.layers.windows import pad, partition, reverse
 from vitrail.models import resnet
-from vitrail.models.attending import ACTS, BYOB, check_act, check_attending
-from vitrail.models.backbone import Small, Variant
+from vitrail.models.parts.attention_resnet import ACTS, BYOB, check_act, check_attending
 from vitrail.models.resnet import ResNet, convolution
+from vitrail.models.trunk.backbone import Small, Variant
 
 
 @dataclass(frozen=True)

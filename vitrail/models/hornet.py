@@ -38,7 +38,7 @@ from vitrail.layers.linear import Linear, frozen
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Grid = tuple[int, int]
 Norm = partial(nn.LayerNorm, eps=1e-6)

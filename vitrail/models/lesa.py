@@ -30,7 +30,7 @@ from vitrail.layers.conv import Conv2d, ConvNorm, LinearNorm, affine, channels_f
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.relative import Grid, RelativePosition, resized
 from vitrail.models import resnet
-from vitrail.models.backbone import Small, Variant
+from vitrail.models.trunk.backbone import Small, Variant
 
 TABLES = ("position.table", "position.rows", "position.columns")
 

@@ -26,7 +26,7 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.position import BiasTable, distance_index, zoom_grid
 from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

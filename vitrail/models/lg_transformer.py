@@ -27,8 +27,8 @@ from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin
-from vitrail.models.backbone import Small, Variant
 from vitrail.models.swin import Swin
+from vitrail.models.trunk.backbone import Small, Variant
 
 
 @dataclass(frozen=True)

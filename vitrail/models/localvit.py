@@ -34,7 +34,7 @@ from vitrail.layers.reduction import Grid
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models import pvt, t2t_vit, tnt
-from vitrail.models.backbone import Backbone, Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Backbone, Isotropic, Level, Small, Variant, check_image
 
 ACTS = ("relu6", "hs", "hs+se", "hs+eca", "hs+ecah")
 

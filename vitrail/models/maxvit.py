@@ -36,8 +36,8 @@ from vitrail.layers.position import BiasTable, offset_index
 from vitrail.layers.residual import Block
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad, partition, reverse
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
-from vitrail.models.maxvit_names import TABLES
+from vitrail.models.names.maxvit import TABLES
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

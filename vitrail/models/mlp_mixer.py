@@ -29,7 +29,7 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

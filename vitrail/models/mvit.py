@@ -35,9 +35,8 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.residual import Blocks, rising
 from vitrail.layers.tokens import FirstToken, Mean
-from vitrail.models.backbone import Backbone, Level, Small, Stage, Variant, check_image
-from vitrail.models.mvit_names import detectron, mvit, slowfast, timm, torchvision
-from vitrail.models.mvit_pooling import (
+from vitrail.models.names.mvit import detectron, mvit, slowfast, timm, torchvision
+from vitrail.models.parts.mvit_pooling import (
     ClipPosition,
     Grid,
     Pool,
@@ -47,6 +46,7 @@ from vitrail.models.mvit_pooling import (
     WindowPoolingAttention,
     stretched,
 )
+from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from vitrail.layers.neighborhood import Neighborhood, NeighborhoodBias
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Down = Callable[[int], nn.Module]
 

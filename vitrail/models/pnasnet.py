@@ -42,9 +42,9 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.mbconv import same, symmetric
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
-from vitrail.models import pnasnet_names
-from vitrail.models.backbone import Backbone, Level, Small, Variant, check_image
-from vitrail.models.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
+from vitrail.models.names import pnasnet as names
+from vitrail.models.parts.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
+from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 
 PNASNET_5: Genotype = (
     ("sep_5x5", 0), ("max_3x3", 0),
@@ -108,7 +108,7 @@ SPACE = Small(
 )
 
 
-NAMES = {"chenxi116/PNASNet.pytorch": pnasnet_names.port, "timm": pnasnet_names.timm}
+NAMES = {"chenxi116/PNASNet.pytorch": names.port, "timm": names.timm}
 
 
 class Stem(nn.Module):

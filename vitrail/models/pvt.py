@@ -30,7 +30,7 @@ from vitrail.layers.patches import class_row
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
-from vitrail.models.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 
 
 @dataclass(frozen=True)

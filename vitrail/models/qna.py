@@ -37,8 +37,8 @@ from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.position import BiasTable, Derived, offset_index
 from vitrail.layers.residual import Block, DropPath, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
-from vitrail.models.qna_names import TABLES
+from vitrail.models.names.qna import TABLES
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 NAMES = TABLES
 FLOOR = -40.0

@@ -32,7 +32,7 @@ from vitrail.layers.init import kaiming_conv
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Mixer = Callable[[int, int, int, int], nn.Module]
 Gate = Callable[[int, int, int], nn.Module]

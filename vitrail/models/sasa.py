@@ -31,9 +31,9 @@ from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.neighborhood import Neighborhood
 from vitrail.layers.windows import pad, partition
 from vitrail.models import resnet
-from vitrail.models.attending import matrix
-from vitrail.models.backbone import Small, Variant, check_image
+from vitrail.models.parts.attention_resnet import matrix
 from vitrail.models.resnet import ResNet
+from vitrail.models.trunk.backbone import Small, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from vitrail.layers.gates import Gate, channels, squeezed
 from vitrail.layers.linear import Linear
 from vitrail.models import resnet
-from vitrail.models.backbone import Small, Variant
 from vitrail.models.resnet import ResNet
+from vitrail.models.trunk.backbone import Small, Variant
 
 
 @dataclass(frozen=True)

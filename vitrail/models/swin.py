@@ -29,7 +29,7 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import WindowAttention, pad
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Mixer = Callable[[int, int], nn.Module]
 

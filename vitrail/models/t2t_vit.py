@@ -31,7 +31,7 @@ from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 Grid = tuple[int, int]
 Local = Callable[[int, int], nn.Module]  # dim, hidden to a feed-forward of (tokens, grid)

@@ -28,7 +28,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
-from vitrail.models.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 
 Grid = tuple[int, int]
 

@@ -30,8 +30,8 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
-from vitrail.models.vit_names import TABLES
+from vitrail.models.names.vit import TABLES
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

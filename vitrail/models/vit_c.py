@@ -32,7 +32,7 @@ from vitrail.layers.patches import class_row
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.linear import frozen
 from vitrail.models import vit
-from vitrail.models.backbone import Small, Variant, check_image
+from vitrail.models.trunk.backbone import Small, Variant, check_image
 from vitrail.models.vit import PatchEmbed, ViT
 
 

@@ -3,7 +3,7 @@
 Su et al., "ViTAS: Vision Transformer Architecture Search", ECCV 2022, arXiv 2106.13700: the
 networks of the public code, which is the paper's first version. The second version's, based
 on DeiT and Twins, were not published block by block. `decoded` reads the authors' code words;
-the super-transformer that was searched is `vitrail.search.vitas`.
+the super-transformer that was searched is `vitrail.search.supernets.vitas`.
 
 Some of the slots for blocks hold an identity: they count for stochastic depth and are left
 out of the network. Attention is as wide as was searched, its scale that of the tokens, (dim //
@@ -30,7 +30,7 @@ from vitrail.layers.patches import ClassPatches, class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
-from vitrail.models.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 PATCHES = (14, 16, 32)  # what a stem and a block choose from; 0 heads are an identity
 HEADS = (3, 6, 12, 16, 0)

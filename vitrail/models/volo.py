@@ -36,7 +36,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, Blocks, rising
 from vitrail.layers.windows import pad
-from vitrail.models.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 
 Mixer = Callable[[int], nn.Module]
 

@@ -17,7 +17,7 @@ from vitrail.config import nearest, override, parse, to_json
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError, RunError
 from vitrail.models import catalog, config_from_json, config_json
-from vitrail.models.backbone import input_shape
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.train.optimizer import AdamW, Sgd
 from vitrail.train.schedule import Schedule
 from vitrail.train.steps import Steps

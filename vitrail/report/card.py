@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vitrail.report.facts import Facts
-from vitrail.report.page import count, percent, seconds, size, verdict
+from vitrail.report.page import verdict
+from vitrail.units import count, percent, seconds, size
 
 _USE = """\
 ```python

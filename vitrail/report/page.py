@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from vitrail.report import plots
 from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
+from vitrail.units import count, percent, points, seconds, size
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
 # Up to here the confusion matrix is a table with names and numbers, above it a picture.
@@ -181,54 +181,9 @@ def worst(facts: Facts) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])[:5]
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as "91.2 %"."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points, signed."""
-    return "–" if value is None else f"{100 * value:+.2f}".replace("-", "−")
-
-
-def seconds(value: float | None) -> str:
-    """A time with three figures and its unit: "4.21 ms", "1.30 s", "2 min 5 s", "12 min"."""
-    if value is None:
-        return "–"
-    if value >= 90:
-        minutes, rest = divmod(round(value), 60)
-        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{value / 60:.0f} min"
-    for unit, factor in (("s", 1), ("ms", 1e3)):
-        if value * factor >= 1:
-            return f"{_three(value * factor)} {unit}"
-    return f"{_three(value * 1e6)} µs"
-
-
-def count(value: int | None) -> str:
-    """A count with three figures: "1.24 M"."""
-    if value is None:
-        return "–"
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{_three(value / factor)} {unit}"
-    return str(value)
-
-
-def size(value: int | None) -> str:
-    """Bytes as "1.23 MB"."""
-    if value is None:
-        return "–"
-    return f"{_three(value / 1e6)} MB" if value >= 1e6 else f"{_three(value / 1e3)} kB"
-
-
 def image(data: bytes) -> str:
     """A PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def _three(value: float) -> str:
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{value:.{digits}f}"
 
 
 def _tied(text: str) -> str:

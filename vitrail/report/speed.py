@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.report import plots
-from vitrail.report.page import count, filled, seconds, size
+from vitrail.report.page import filled
+from vitrail.units import count, seconds, size
 
 TEMPLATE = Path(__file__).parent / "speed.html.jinja"
 

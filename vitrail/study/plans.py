@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitrail.data.gate import Inspection
-from vitrail.fit.space import image_sizes
 from vitrail.models import families
+from vitrail.search.space import image_sizes
 
 
 @dataclass(frozen=True)

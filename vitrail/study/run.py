@@ -22,14 +22,6 @@ from rich.console import Console
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
 from vitrail.fit.arguments import Arguments
-from vitrail.fit.candidate import Candidate, candidate
-from vitrail.fit.judge import judge
-from vitrail.fit.reading import Read
-from vitrail.fit.reading import read as read_data
-from vitrail.fit.space import counted
-from vitrail.fit.state import State
-from vitrail.fit.stopping import interruptible
-from vitrail.fit.view import View
 from vitrail.layers.fold import deploy
 from vitrail.measure.latency import alternate, threads_set
 from vitrail.measure.machine import cores, machine
@@ -37,7 +29,15 @@ from vitrail.models import create
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
-from vitrail.run_folder import RunFolder
+from vitrail.run.folder import RunFolder
+from vitrail.run.judge import judge
+from vitrail.run.reading import Read
+from vitrail.run.reading import read as read_data
+from vitrail.run.state import State
+from vitrail.run.stopping import interruptible
+from vitrail.run.view import View
+from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.space import counted
 from vitrail.study.effect import effects
 from vitrail.study.plans import PLANS
 

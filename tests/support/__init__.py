@@ -1,0 +1,1 @@
+"""What several tests share: goldens, pictures, a small network, scattered weights."""

@@ -1,0 +1,36 @@
+"""`vitrail explain`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrail.commands.options import Json
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    method: Annotated[
+        str, typer.Option(help="auto, rollout, class-attention, gradient or occlusion.")
+    ] = "auto",
+    about: Annotated[str | None, typer.Option("--class", help="Ask about this class.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The picture, of one image.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what a finished run looked at in an image, beside the image."""
+    from vitrail.attribution import ASKED
+    from vitrail.explain import explain_files
+
+    found = explain_files(run, images, method=method, about=about, out=out)
+    if as_json:
+        print(json.dumps([vars(one) for one in found], indent=1))
+        return
+    for one in found:
+        print(
+            f"{one.path}: {one.guess} ({one.confidence:.0%}); {one.picture} shows {one.method} for "
+            f"{one.asked}, {ASKED[one.method]}"
+        )

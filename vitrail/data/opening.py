@@ -1,0 +1,45 @@
+"""Where images come from: a folder of classes, a table of path,label, or a built-in name.
+
+Opening a source lists its images and reads none of them; nothing is ever written to it.
+"""
+
+from pathlib import Path
+
+from vitrail.data.builtin import BUILTIN
+from vitrail.data.folder import read_folder
+from vitrail.data.source import Source
+from vitrail.data.table import read_table
+from vitrail.errors import DataError
+
+
+def open_source(spec: str | Path, *, download: bool | None = None) -> Source:
+    """List the images behind `spec`.
+
+    `spec` is a folder with one subfolder per class, with or without train/ val/ test/ above
+    them; a .csv or .parquet file with the columns path,label and, if wanted, split; or one of
+    "fashion-sample", "fashion-mnist", "digits" (a folder of such a name is "./digits").
+    `download` allows fashion-mnist to be fetched; by default VITRAIL_DOWNLOAD=1 does.
+    Raises DataError.
+    """
+    if isinstance(spec, str) and spec in BUILTIN:
+        return BUILTIN[spec](download)
+    path = Path(spec).expanduser()
+    try:
+        if path.is_dir():
+            return read_folder(path)
+        if path.is_file():
+            return read_table(path)
+        path.lstat()
+    except PermissionError as error:
+        where = error.filename or path
+        raise DataError(
+            f"{where} cannot be read: no read permission, allow it (chmod +rX)"
+        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{path} does not exist: give a folder with one subfolder per class, a .csv or "
+            f".parquet of path,label, or one of {', '.join(BUILTIN)}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise DataError(f"{path} is neither a folder nor a file: give a folder of class subfolders")

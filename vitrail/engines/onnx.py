@@ -1,0 +1,298 @@
+"""ONNX: uint8 images in, calibrated probabilities out, accepted only if it computes the same.
+
+The graph resizes, normalises and brings channels forward itself, so whoever runs it needs no
+statistics and may give images of any size. Its Resize agrees with `data.decode.resize`, the one
+that training saw, to 1 of 255, which every export checks; where it does not, resizing stays
+outside and the file takes images of the model's size only. Agreement needs `exclude_outside`:
+without it ONNX Runtime counts pixels beyond the border and departs by up to 20 of 255. It also
+needs floats and one rounding at the end: on uint8 it rounds twice, and differs by 2 at times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail import __version__
+from vitrail.data.decode import resize
+from vitrail.data.labels import Labels
+from vitrail.data.parallel import bar
+from vitrail.errors import ExportError, RunError
+from vitrail.layers.fold import deploy
+from vitrail.measure.session import session
+
+TOLERANCE = 1e-4
+# So many images are compared, or all where there are fewer.
+ENOUGH = 256
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An accepted file: its size, and the comparison on `n` images that it passed.
+
+    `images` says what they were; `resize_inside` whether the file takes images of any size.
+    """
+
+    path: Path
+    size_bytes: int
+    n: int
+    max_logit_difference: float
+    resize_inside: bool
+    images: str
+
+
+class Served(nn.Module):
+    """The deployed model between pixels and probabilities.
+
+    float32 (B, C, H, W) with values of 0 to 255 to probabilities and logits, each (B, classes).
+    """
+
+    def __init__(self, model: nn.Module, labels: Labels) -> None:
+        super().__init__()
+        self.model = deploy(model)
+        self.temperature = labels.temperature
+        mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
+        self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
+        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        return (logits / self.temperature).softmax(-1), logits
+
+
+def export_onnx(
+    model: nn.Module,
+    labels: Labels,
+    path: str | os.PathLike,
+    *,
+    images: np.ndarray,
+    config: Mapping[str, Any] | None = None,
+    described: str = "held-back images",
+    progress: bool = False,
+) -> Exported:
+    """Write the model as ONNX and compare it with the original, in eval mode, on `images`.
+
+    `images` are uint8 (N, H, W, C), held back from training, at the model's size; `described`
+    says what they are; `config` is the model's in JSON, which the file keeps. Raises ExportError,
+    and leaves what was at `path`, when torch cannot export the model, when there are no images,
+    when top-1 differs for any, or a logit by 1e-4 or more.
+    """
+    path = Path(path)
+    if not len(images):
+        raise ExportError(f"{path} has no {described} to be compared on: give at least one")
+    part = path.with_name(f".{path.name}.{os.getpid()}.onnx")
+    try:
+        with bar("exporting", len(images), shown=progress) as advance:
+            inside = _write(Served(model.eval(), labels).eval(), labels, config, part)
+            largest = compare(model, labels, _logits(part), images, advance)
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return Exported(path, path.stat().st_size, len(images), largest, inside, described)
+
+
+def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, path: Path) -> bool:
+    """Write the file; whether it resizes images itself."""
+    import onnx
+
+    # Two images: with one, torch would take the batch for a constant.
+    example = torch.zeros(2, labels.channels, *labels.image)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                served,
+                (example,),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["probabilities", "logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+    except Exception as error:
+        # The exporter raises whatever an operator made it stumble over.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"the model cannot be exported to ONNX: {first}") from error
+    proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
+    inside = resize_agrees(labels, path, opsets=proto.opset_import)
+    _prepend(_front(labels, inside=inside), proto.graph)
+    facts = {
+        "classes": list(labels.classes),
+        "image": list(labels.image),
+        "channels": labels.channels,
+        "mean": list(labels.mean),
+        "std": list(labels.std),
+        "temperature": labels.temperature,
+        "config": dict(config or {}),
+        "resize": "inside" if inside else "outside",
+        "vitrail": __version__,
+    }
+    onnx.helper.set_model_props(
+        proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    )
+    onnx.save(proto, path)
+    return inside
+
+
+def _front(labels: Labels, *, inside: bool) -> Any:
+    """The graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
+    from onnx import TensorProto, helper
+
+    shape = [labels.channels, *labels.image]
+    nodes = [helper.make_node("Transpose", ["images"], ["front.upright"], perm=[0, 3, 1, 2])]
+    constants = []
+    if inside:
+        constants = [helper.make_tensor("front.shape", TensorProto.INT64, [3], shape)]
+        # All four sizes are given: ONNX Runtime's optimizer breaks a Resize of two axes.
+        nodes += [
+            helper.make_node("Cast", ["front.upright"], ["front.float"], to=TensorProto.FLOAT),
+            helper.make_node("Shape", ["images"], ["front.batch"], start=0, end=1),
+            helper.make_node("Concat", ["front.batch", "front.shape"], ["front.sizes"], axis=0),
+            helper.make_node(
+                "Resize",
+                ["front.float", "", "", "front.sizes"],
+                ["front.resized"],
+                mode="linear",
+                coordinate_transformation_mode="half_pixel",
+                antialias=1,
+                exclude_outside=1,
+            ),
+            helper.make_node("Round", ["front.resized"], ["pixels"]),
+        ]
+    else:
+        nodes.append(helper.make_node("Cast", ["front.upright"], ["pixels"], to=TensorProto.FLOAT))
+    size = ["height", "width"] if inside else list(labels.image)
+    given = ("images", TensorProto.UINT8, ["batch", *size, labels.channels])
+    made = ("pixels", TensorProto.FLOAT, ["batch", *shape])
+    given, made = (helper.make_tensor_value_info(*info) for info in (given, made))
+    return helper.make_graph(nodes, "front", [given], [made], constants)
+
+
+def fixed_size(path: Path, labels: Labels) -> Any:
+    """The exported file without its Resize: for images of the model's size only."""
+    import onnx
+
+    proto = onnx.load(path)
+    for field in ("node", "initializer", "value_info"):
+        kept = [entry for entry in getattr(proto.graph, field) if not _of_front(entry)]
+        proto.graph.ClearField(field)
+        getattr(proto.graph, field).extend(kept)
+    _prepend(_front(labels, inside=False), proto.graph)
+    return proto
+
+
+def _of_front(entry: Any) -> bool:
+    """Whether a node makes, or another entry names, what `_front` brought in."""
+    name = entry.output[0] if hasattr(entry, "output") else entry.name
+    return name == "pixels" or name.startswith("front.")
+
+
+def _prepend(front: Any, graph: Any) -> None:
+    """Put `front` before `graph`, whose only input is what `front` makes."""
+    nodes = [*front.node, *graph.node]
+    for field, values in (("input", front.input), ("node", nodes)):
+        graph.ClearField(field)
+        getattr(graph, field).extend(values)
+    graph.initializer.extend(front.initializer)
+    graph.value_info.extend(front.output)
+
+
+def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
+    """Whether the graph's Resize gives `data.decode.resize` to 1 of 255, and at the model's own
+    size the image itself; on noise and smooth images, smaller and larger. `path` is overwritten.
+    """
+    import onnx
+
+    front = _front(labels, inside=True)
+    onnx.save(onnx.helper.make_model(front, opset_imports=opsets, ir_version=9), path)
+    running = session(path)
+    random = np.random.default_rng(0)
+    height, width = labels.image
+    sizes = [(height, width), (2 * height + 1, width + 3), (height // 2 + 1, 3 * width), (9, 7)]
+    for h, w in sizes:
+        noise = random.integers(0, 256, (1, h, w, labels.channels), dtype=np.uint8)
+        for image in (noise, resize(noise[:, : h // 4 + 1, : w // 4 + 1], (h, w))):
+            expected = resize(image, labels.image).transpose(0, 3, 1, 2).astype(np.float32)
+            (found,) = running.run(["pixels"], {"images": image})
+            if np.abs(found - expected).max() > int((h, w) != (height, width)):  # pyright: ignore[reportOperatorIssue]
+                return False
+    return True
+
+
+def _logits(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What ONNX Runtime answers with the file. Raises ExportError."""
+    try:
+        running = session(path)
+    except RunError as error:
+        raise ExportError(f"ONNX Runtime refuses the exported model: {error.__cause__}") from error
+    return lambda images: np.asarray(running.run(["logits"], {"images": images})[0])
+
+
+def compare(
+    model: nn.Module,
+    labels: Labels,
+    logits: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    advance: Callable[[int], None],
+) -> float:
+    """The largest difference of a logit over all images between the model and an exported file,
+    whose `logits` are given. Raises ExportError when it is 1e-4 or more, or top-1 differs.
+    """
+    differences, differing = [], 0
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        with torch.inference_mode():
+            expected = model(labels.normalised(batch)).float().numpy()
+        found = logits(batch)
+        differences.append(np.abs(found - expected).max())
+        differing += int((found.argmax(1) != expected.argmax(1)).sum())
+        advance(len(batch))
+    # Not Python's max, which passes over a NaN.
+    largest = float(np.max(differences))
+    if differing or not largest < TOLERANCE:
+        raise ExportError(
+            f"the exported file is not the model: of {len(images)} images {differing} get another "
+            f"class, and logits differ by up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
+        )
+    return largest
+
+
+def synthetic(labels: Labels) -> np.ndarray:
+    """Images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
+    random = np.random.default_rng(0)
+    return np.stack([_scene(random, labels) for _ in range(ENOUGH)])
+
+
+def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
+    """Soft patches of light under a little noise."""
+    coarse = random.integers(0, 256, (1, 7, 7, labels.channels), dtype=np.uint8)
+    smooth = resize(coarse, labels.image)[0].astype(np.float32)
+    noise = random.standard_normal(smooth.shape, dtype=np.float32)
+    return (smooth + 13 * noise).clip(0, 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Exporters and quantisers write about their own affairs to standard output and to the log."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

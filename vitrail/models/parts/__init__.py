@@ -1,0 +1,1 @@
+"""Modules that a long paper needs beside its own file."""

@@ -1,0 +1,1 @@
+"""What all families share: backbones, variants, and moving weights to other sizes."""

@@ -1,0 +1,1 @@
+"""The life of one run: its folder, data, training, judging, exporting and reporting."""

@@ -1,0 +1,79 @@
+"""Real images for calibration and for the measuring of a drop; the test part stays sealed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from vitrail.data.cache import pixels
+from vitrail.data.gate import inspect
+from vitrail.data.labels import Labels
+from vitrail.data.opening import open_source
+from vitrail.data.split import Part, divide
+from vitrail.engines.int8 import Images
+from vitrail.errors import DataError
+from vitrail.recipes.recipe import Data, from_json
+from vitrail.run.folder import RunFolder
+
+CALIBRATION = 256
+HELD = 2000
+
+
+def real_images(
+    run: RunFolder,
+    recipe: dict[str, Any],
+    labels: Labels,
+    data: str | os.PathLike | None,
+    *,
+    progress: bool = False,
+) -> Images:
+    """The run's own images where they are still there, else those of `data`.
+
+    Contents decide about the parts, so the run's images that moved are divided as before.
+    Raises DataError.
+    """
+    own = from_json(recipe).data if "data" in recipe else None
+    if data is None and own is None:
+        raise DataError(
+            f"run folder {run.path} does not say what it learned from: give images in a folder "
+            "per class by --data"
+        )
+    rules = own or Data("")
+    try:
+        source = open_source(os.fspath(data) if data is not None else rules.spec)
+    except DataError as error:
+        if data is not None:
+            raise
+        raise DataError(
+            f"the images that {run.path} learned from are gone ({error}): give images in a folder "
+            "per class by --data"
+        ) from error
+    unknown = sorted(set(source.classes) - set(labels.classes))
+    if unknown:
+        raise DataError(
+            f"{source.origin} has a class {unknown[0]!r} that {run.path} does not know: give "
+            f"images of {', '.join(labels.classes[:5])}{' ...' if len(labels.classes) > 5 else ''}"
+        )
+    split = divide(
+        inspect(source, progress=progress),
+        group_by=rules.group_by,
+        val=rules.val,
+        test=rules.test,
+        seed=rules.seed,
+    )
+    train, held = (
+        pixels(_spread(part, most), labels.image, labels.channels, progress=progress)
+        for part, most in ((split.train, CALIBRATION), (split.val, HELD))
+    )
+    order = np.array([labels.classes.index(name) for name in split.classes])
+    return Images(
+        train.take(np.arange(len(train))), held.take(np.arange(len(held))), order[held.labels]
+    )
+
+
+def _spread(part: Part, most: int) -> Part:
+    """At most so many images, evenly over the part."""
+    rows = np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(int))
+    return Part(part.source, part.rows[rows], part.digests[rows])

@@ -1,0 +1,229 @@
+"""The race: successive halving over candidates, on one clock, stored in an Optuna study.
+
+A rung gives every candidate that is still in it the same wall time, not the same number of
+steps: a small fast model sees more images than a large slow one, which is how it will be in
+a training of limited time. The time becomes a number of steps, by the rate measured before,
+and is written down, so that a race that was stopped goes on exactly.
+
+What a candidate trains is the beginning of its full training: until `hold` the learning rate
+does not depend on when the training ends. So the winner goes on from where it is, and the
+race has cost it nothing. Candidates are compared on the validation part, with their weights or
+the average of these, whichever is better. Since a large model may be behind at first, the last
+rung keeps two families.
+
+Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943; with several machines on one study it
+is asynchronous as Li et al., MLSys 2020, arXiv 1810.05934: each machine takes candidates that
+nobody has, and compares its own with those of all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.config import parse, to_json
+from vitrail.errors import RunError
+from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.run.view import View
+from vitrail.run.workshop import Trainer
+from vitrail.search.candidate import Candidate
+from vitrail.search.rungs import Runner, keep, rung_sizes
+
+# Images of the validation part on which candidates are compared: enough to tell 2 % apart.
+LOOK_AT = 2000
+
+
+class Race:
+    """A study in `folder`/study.sqlite, or at the URL `storage`, and the runners of this run."""
+
+    def __init__(self, folder: Path, *, name: str, owner: str, storage: str | None = None) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder, self.owner, self.local = folder, owner, storage is None
+        try:
+            self.study = optuna.create_study(
+                storage=storage or f"sqlite:///{folder / 'study.sqlite'}",
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except (ImportError, ValueError) as error:
+            raise _unreachable(storage, error) from error
+        except Exception as error:
+            # The drivers behind a URL raise classes of their own.
+            if storage is None or "sql" not in type(error).__module__.lower():
+                raise
+            raise _unreachable(storage, error) from error
+
+    @property
+    def entered(self) -> bool:
+        """Whether the candidates are in the study already."""
+        return "candidates" in self.study.user_attrs
+
+    def enter(self, runners: Sequence[Runner]) -> None:
+        """Put the candidates into the study, for every machine that joins it."""
+        if self.entered:
+            return
+        for runner in runners:
+            entry = {
+                "candidate": to_json(runner.candidate),
+                "recipe": to_json(runner.recipe),
+                "steps": list(runner.steps),
+            }
+            self.study.enqueue_trial(
+                {"candidate": runner.candidate.name}, user_attrs=entry, skip_if_exists=True
+            )
+        self.study.set_user_attr("candidates", [r.candidate.name for r in runners])
+
+    def run(
+        self, trainer: Trainer, view: View, *, deadline: float, localise: Callable[..., Recipe]
+    ) -> list[Runner]:
+        """Race until one is left, or until `deadline` (of time.monotonic()).
+
+        `localise` maps a recipe of the study to this machine. Returns this run's runners, the
+        best first.
+        """
+        names = self.study.user_attrs["candidates"]
+        sizes = rung_sizes(len(names))
+        mine = self._mine(localise)
+        for runner in mine:
+            _show(view, runner, sizes)
+        for rung in range(len(sizes)):
+            entrants = [r for r in mine if r.rung >= rung - 1] if rung else mine
+            if rung:
+                standings = [r for r in self._all(localise) if r.rung >= rung - 1]
+                kept = {r.trial for r in keep(standings, sizes[rung], last=rung == len(sizes) - 1)}
+                for runner in entrants:
+                    if runner.trial not in kept and runner.rung == rung - 1:
+                        view.update(runner.candidate.name, status="stopped")
+                entrants = [r for r in entrants if r.trial in kept or r.rung >= rung]
+            queue = [r for r in entrants if r.rung < rung]
+            while True:
+                started = any(r.rung >= rung for r in mine)
+                if started and time.monotonic() > deadline:
+                    break
+                if queue:
+                    runner = queue.pop(0)
+                elif rung == 0 and (claimed := self._claim(names, localise)):
+                    runner = claimed
+                    mine.append(runner)
+                else:
+                    break
+                moved = self._advance(runner, rung, trainer, view)
+                mine[[r.trial for r in mine].index(runner.trial)] = moved
+                _show(view, moved, sizes)
+        return sorted(mine, key=lambda r: r.order, reverse=True)
+
+    def finish(self, runners: Sequence[Runner], winner: Runner) -> None:
+        """Close the trials of this run: the winner complete, the others pruned."""
+        import optuna
+
+        states = optuna.trial.TrialState
+        known = {t.number: t for t in self.study.get_trials(deepcopy=False)}
+        for runner in runners:
+            if runner.accuracy is None or known[runner.trial].state.is_finished():
+                continue
+            if runner.trial == winner.trial:
+                self.study.tell(runner.trial, runner.accuracy, state=states.COMPLETE)
+            else:
+                self.study.tell(runner.trial, state=states.PRUNED)
+
+    def _advance(self, runner: Runner, rung: int, trainer: Trainer, view: View) -> Runner:
+        name, until = runner.candidate.name, runner.steps[rung]
+        view.update(name, status="racing", steps=runner.done)
+        outcome = trainer.train(
+            runner.recipe,
+            checkpoint(self.folder, runner.candidate),
+            until,
+            lambda step, loss, lr, rate: view.step(name, step, until),
+        )
+        _, score = trainer.better(outcome, runner.recipe, LOOK_AT)
+        trial = self._trial(runner.trial)
+        rate = outcome.samples_per_s if outcome.samples_per_s > 0 else runner.rate
+        trial.set_user_attr(f"rung{rung}", {"loss": score.loss, "rate": rate})
+        trial.report(score.accuracy, rung)
+        return replace(runner, rung=rung, accuracy=score.accuracy, loss=score.loss, rate=rate)
+
+    def _trial(self, number: int) -> Any:
+        import optuna
+
+        known = {t.number: t._trial_id for t in self.study.get_trials(deepcopy=False)}
+        return optuna.trial.Trial(self.study, known[number])
+
+    def _claim(self, names: Sequence[str], localise: Callable[..., Recipe]) -> Runner | None:
+        """A candidate that nobody has taken yet, None when all are taken."""
+        import optuna
+
+        waiting = (optuna.trial.TrialState.WAITING,)
+        if not self.study.get_trials(deepcopy=False, states=waiting):
+            return None
+        trial = self.study.ask()
+        trial.suggest_categorical("candidate", names)
+        if "candidate" not in trial.user_attrs:
+            # Another machine took the last one between the two lines above.
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return None
+        trial.set_user_attr("run", self.owner)
+        return _runner(trial.number, trial.user_attrs, {}, localise)
+
+    def _mine(self, localise: Callable[..., Recipe]) -> list[Runner]:
+        return [r for r, owner in self._taken(localise) if owner == self.owner or self.local]
+
+    def _all(self, localise: Callable[..., Recipe]) -> list[Runner]:
+        return [r for r, _ in self._taken(localise)]
+
+    def _taken(self, localise: Callable[..., Recipe]) -> list[tuple[Runner, str | None]]:
+        import optuna
+
+        untaken = (optuna.trial.TrialState.WAITING, optuna.trial.TrialState.FAIL)
+        return [
+            (
+                _runner(t.number, t.user_attrs, t.intermediate_values, localise),
+                t.user_attrs.get("run"),
+            )
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state not in untaken and "candidate" in t.user_attrs
+        ]
+
+
+def checkpoint(folder: Path, candidate: Candidate) -> Path:
+    """Where a candidate's snapshots and journal are kept."""
+    return folder / "checkpoints" / candidate.name
+
+
+def _runner(
+    number: int, attrs: dict[str, Any], values: dict[int, float], localise: Callable[..., Recipe]
+) -> Runner:
+    rung = max(values, default=-1)
+    last = attrs.get(f"rung{rung}", {})
+    return Runner(
+        parse(Candidate, attrs["candidate"]),
+        localise(from_json(attrs["recipe"])),
+        tuple(attrs["steps"]),
+        rung,
+        values.get(rung),
+        last.get("loss"),
+        last.get("rate"),
+        number,
+    )
+
+
+def _show(view: View, runner: Runner, sizes: Sequence[int]) -> None:
+    view.update(
+        runner.candidate.name,
+        status="racing" if runner.rung < len(sizes) - 1 else "finalist",
+        accuracy=runner.accuracy,
+        steps=runner.done,
+    )
+
+
+def _unreachable(storage: str | None, error: Exception) -> RunError:
+    reason = str(error).strip().splitlines()[0]
+    return RunError(
+        f"the study {storage or 'in the run folder'} cannot be opened ({reason}): give --storage "
+        "a URL such as postgresql://user@machine/name with its driver installed"
+    )

@@ -1,0 +1,126 @@
+"""Candidates that start from published weights: a shelf of files, or the Hub when asked.
+
+A file is known by its names and shapes alone. Its model is brought to another image size as
+its paper does, and gets a new head for the classes at hand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail.errors import CheckpointError
+from vitrail.models import Backbone, catalog, create, identify, load
+from vitrail.models.trunk.backbone import input_shape
+from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.space import counted, image_sizes
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+
+
+def shelf(
+    folder: Path, *, image_size: tuple[int, int], classes: int
+) -> tuple[list[Candidate], list[str]]:
+    """Candidates of the checkpoint files in a folder, and a sentence for each file left out.
+
+    Raises CheckpointError when the folder is missing or holds no file that is known.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"shelf {folder} is no folder: give one with checkpoint files")
+    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
+    found, left_out = [], []
+    for file in files:
+        try:
+            known = identify(file)
+        except CheckpointError as error:
+            left_out.append(str(error))
+            continue
+        if len(input_shape(known.config)) == 4:
+            left_out.append(f"{file} is {known.name}, a model of clips: images are fitted here")
+            continue
+        sizes = [*image_sizes(image_size), tuple(known.config.image)]
+        found += _at_sizes(known.config, str(file), sizes, classes)
+    if not found:
+        reason = left_out[0] if left_out else f"files end in {', '.join(SUFFIXES)}"
+        raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
+    return _distinct(found), left_out
+
+
+def published(*, image_size: tuple[int, int], classes: int) -> list[Candidate]:
+    """Candidates of all variants with weights on the Hub; nothing is downloaded yet.
+
+    At the largest size of the data, and at their own.
+    """
+    found = []
+    for variant in catalog().values():
+        sizes = [image_sizes(image_size)[-1], tuple(variant.config.image)]
+        for reference in list(variant.hub.values())[:1]:
+            found += _at_sizes(variant.config, reference, sizes, classes)
+    return _distinct(found)
+
+
+def _at_sizes(
+    config: Any, reference: str, sizes: Sequence[tuple[int, int]], classes: int
+) -> list[Candidate]:
+    found = []
+    for image in dict.fromkeys(sizes):
+        moved = replace(config, image=image, classes=classes)
+        figures = counted(moved)
+        if figures is not None:
+            one = candidate(moved, params=figures.params, macs=figures.macs, pretrained=reference)
+            found.append(one)
+    return found
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """Numbers behind names that come twice: the same model from two files."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for one in found:
+        seen[one.name] += 1
+        number = f"-{seen[one.name]}" if seen[one.name] > 1 else ""
+        distinct.append(replace(one, name=one.name + number))
+    return distinct
+
+
+def start(config: Any, reference: str | None) -> Backbone:
+    """A model of `config` with random weights, or with those behind `reference` but its head.
+
+    Raises CheckpointError when the file does not hold this model, or cannot be fetched.
+    """
+    model = create(config)
+    if reference is None:
+        return model
+    known = identify(reference)
+    source = None if known.source == "vitrail" else known.source
+    donor = load(known.config, reference, source=source, image=config.image).state_dict()
+    ours = model.state_dict()
+    strange = [
+        name
+        for name, value in ours.items()
+        if (name not in donor or donor[name].shape != value.shape) and not _in_head(name)
+    ]
+    if strange:
+        raise CheckpointError(
+            f"{reference} does not fill {_some(strange)} of the model at "
+            f"{config.image[0]}x{config.image[1]}: take it at its own image size"
+        )
+    with torch.no_grad():
+        for name, value in ours.items():
+            if not _in_head(name):
+                value.copy_(donor[name])
+    return model
+
+
+def _in_head(name: str) -> bool:
+    return name.startswith("head")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0] + more

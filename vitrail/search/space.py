@@ -1,0 +1,72 @@
+"""The space of a fit: small configs of all families at the image sizes that suit the data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from vitrail.errors import ConfigError
+from vitrail.measure.counts import Counts, counts
+from vitrail.models import config_json, create, families
+from vitrail.search.candidate import Candidate, candidate
+
+PHOTO_SIDES = (64, 96, 128, 160, 224)
+
+
+def image_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Training sizes (H, W) for images of the median `size`.
+
+    Small images keep their size, and are also enlarged to 32 where models want an even grid;
+    photographs become squares, none larger than they are.
+    """
+    height, width = size
+    if max(size) <= 48:
+        enlarged = [(32, 32)] if max(size) < 32 else []
+        return [(height, width), *enlarged]
+    short = min(size)
+    sides = [side for side in PHOTO_SIDES if side <= short * 1.15]
+    return [(side, side) for side in sides] or [(short, short)]
+
+
+def small_candidates(
+    image_size: tuple[int, int],
+    channels: int,
+    classes: int,
+    seed: int,
+    chosen: Sequence[str],
+) -> Iterator[Candidate]:
+    """Small configs of the `chosen` families at all sizes with their counts, in turns."""
+    queues = []
+    for image in image_sizes(image_size):
+        for name in chosen:
+            space = families()[name].SPACE
+            configs = list(space.configs(image=image, channels=channels, classes=classes))
+            random.Random(seed).shuffle(configs)
+            queues.append(configs)
+    while any(queues):
+        for configs in queues:
+            if not configs:
+                continue
+            config = configs.pop()
+            figures = counted(config)
+            if figures is not None:
+                yield candidate(config, params=figures.params, macs=figures.macs)
+
+
+_COUNTS: dict[str, Counts | None] = {}
+
+
+def counted(config: Any) -> Counts | None:
+    """Counts of a config at its own image size, remembered; None where it cannot be built."""
+    key = str(config_json(config))
+    if key not in _COUNTS:
+        try:
+            with torch.device("meta"):
+                model = create(config)
+            _COUNTS[key] = counts(model, config.image, config.channels)
+        except ConfigError:
+            _COUNTS[key] = None
+    return _COUNTS[key]

@@ -1,0 +1,1 @@
+"""Networks that hold all candidates of a search at once."""

@@ -1,0 +1,94 @@
+"""What a candidate costs by the clock: latency, and training images per second."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from vitrail.layers.fold import deploy
+from vitrail.measure.latency import Latency, eager_latency, remembered
+from vitrail.measure.machine import fast_bf16
+from vitrail.models import create
+from vitrail.recipes.defaults import precision_on
+from vitrail.run.budget import Budget
+from vitrail.search.candidate import Candidate
+from vitrail.train.device import Precision
+from vitrail.train.lean import Lean
+
+# So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
+WORTH = 1.1
+
+
+def peak_macs_per_s() -> float:
+    """Multiply-adds per second of a large matrix product with the threads set now."""
+    a = torch.randn(1024, 1024)
+    torch.mm(a, a)
+    start = time.perf_counter()
+    for _ in range(4):
+        torch.mm(a, a)
+    return 4 * 1024**3 / (time.perf_counter() - start)
+
+
+def folded_latency(one: Candidate, budget: Budget) -> Latency:
+    """The folded model's latency in torch on the CPU, remembered on this machine."""
+
+    def measure() -> Latency:
+        model = deploy(create(one.config))
+        return eager_latency(
+            model, one.image, one.model["channels"], threads=budget.threads, seconds=0.1
+        )
+
+    return remembered({"model": one.model, "threads": budget.threads}, measure)
+
+
+def paced(one: Candidate, *, batch: int, device: str = "cpu") -> Candidate:
+    """The candidate with its training rate, in the precision that is faster on this device.
+
+    On a CPU that multiplies bfloat16 numbers convolutions gain up to twice, others lose: both
+    are tried.
+    """
+    precision = precision_on(device)
+    rate = training_rate(one, batch=batch, device=device, precision=precision)
+    if device == "cpu" and fast_bf16():
+        other = training_rate(one, batch=batch, device=device, precision="bf16-mixed")
+        if other > WORTH * rate:
+            rate, precision = other, "bf16-mixed"
+    return replace(one, rate=rate, precision=precision)
+
+
+def training_rate(
+    one: Candidate, *, batch: int, device: str = "cpu", precision: Precision = "32-true"
+) -> float:
+    """Training images per second, from the best of a few steps on random images."""
+    where = torch.device(device)
+    # A part of a batch is enough on a CPU, where the rate hardly depends on it: some 10^9 of
+    # multiply-adds.
+    size = min(batch, max(4, int(1e9 / (one.macs + 1)))) if where.type == "cpu" else batch
+    model = create(one.config).to(where).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.randn(size, one.model["channels"], *one.image, device=where)
+    labels = torch.randint(0, one.model["classes"], (size,), device=where)
+    less = Lean(model)
+    low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+    def step() -> float:
+        start = time.perf_counter()
+        with low, less():
+            logits = model(images)
+        parts = logits if isinstance(logits, tuple) else (logits,)
+        loss = torch.stack(
+            [torch.nn.functional.cross_entropy(p.float(), labels) for p in parts]
+        ).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for an accelerator
+        return time.perf_counter() - start
+
+    step()
+    times = [step(), step()]
+    while sum(times) < 0.15 and len(times) < 10:
+        times.append(step())
+    return size / min(times)

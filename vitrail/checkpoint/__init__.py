@@ -6,16 +6,18 @@ safetensors with a digest.
 """
 
 from vitrail.checkpoint.fitting import Mismatch, assign, compare, require_values
-from vitrail.checkpoint.names import Origins, Row, State, rename, traced
-from vitrail.checkpoint.reading import Contents, contents, located, metadata, read
+from vitrail.checkpoint.names import Origins, Row, State, aliases, rename, traced
+from vitrail.checkpoint.reading import FOLDER, Contents, contents, located, metadata, read
 from vitrail.checkpoint.saving import save
 
 __all__ = [
+    "FOLDER",
     "Contents",
     "Mismatch",
     "Origins",
     "Row",
     "State",
+    "aliases",
     "assign",
     "compare",
     "contents",

@@ -76,6 +76,21 @@ def traced(state: Mapping[str, Tensor], rows: Sequence[Row]) -> tuple[State, Ori
     return found, origins
 
 
+def aliases(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return our names of some of a file's, by a table alone."""
+    bare = [
+        (_pattern(row[0]), row[1], _copied(row[1])) if row[2:] else (_pattern(row[0]), row[1])
+        for row in rows
+    ]
+    empty = torch.empty(0)
+    found = (target for name in names for target, _ in _renamed(name, empty, bare))
+    return [target.partition("[")[0] for target in found]
+
+
+def _copied(target: Any) -> Callable[[Any], Any]:
+    return lambda value: (value,) * len(target) if isinstance(target, tuple) else value
+
+
 def _summed(terms: Sequence[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:

@@ -28,7 +28,7 @@ from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
-from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
 
@@ -125,6 +125,7 @@ def _npz(config: Config) -> list:
     ]
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = {"google-research/big_vision": _TIMM, "npz": _npz, "timm": _TIMM}
 
 

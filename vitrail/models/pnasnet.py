@@ -43,7 +43,7 @@ from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import pnasnet as names
 from vitrail.models.parts.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
-from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
 PNASNET_5: Genotype = (
@@ -108,6 +108,7 @@ SPACE = Small(
 )
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = {"chenxi116/PNASNet.pytorch": names.port, "timm": names.timm}
 
 

@@ -31,7 +31,7 @@ from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.names.vit import TABLES
-from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
 
@@ -140,6 +140,7 @@ SPACE = Small(
     },
 )
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = TABLES
 
 

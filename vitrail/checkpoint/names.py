@@ -92,6 +92,8 @@ def _copied(target: Any) -> Callable[[Any], Any]:
 
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:
+    if terms[0].is_meta:  # a sum on the meta device makes PyTorch import its compiler: seconds
+        return terms[0].new_empty(torch.broadcast_shapes(*(term.shape for term in terms)))
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
@@ -11,7 +12,8 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitrail.config import nearest
 from vitrail.errors import ConfigError, VitrailError
@@ -104,8 +106,35 @@ def skeleton(config: Any) -> Backbone:
 
 @lru_cache(maxsize=512)
 def _skeleton(config: Any) -> Backbone:
-    with torch.device("meta"):
+    with bare():
         return built(config, {})
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Models that are made inside have shapes and no values."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave out random values and their scales: on the meta device they are nothing, but PyTorch
+    imports its compiler for them, which takes seconds."""
+
+    FILLS = (
+        Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+    )  # fmt: skip
+    MAKES = (torch.randn, torch.rand)
+    SCALES = (Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in self.FILLS:
+            return args[0] if args else given["tensor"]
+        if func in self.SCALES and isinstance(args[1], float | int) and args[0].is_floating_point():
+            return args[0]
+        return (torch.empty if func in self.MAKES else func)(*args, **given)
 
 
 def shapes(config: Any) -> dict[str, tuple[int, ...]]:

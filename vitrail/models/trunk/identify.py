@@ -19,10 +19,10 @@ from vitrail.models.trunk.checked import blocks
 from vitrail.models.trunk.figures import fingerprint
 from vitrail.models.trunk.nearest import body, likely, nearest
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
-from vitrail.models.trunk.told import told
+from vitrail.models.trunk.told import aspect, told
 
 CLOSE = 0.08  # by how much tables of positions and kernels of channels change a model's size
-TRIES = 24
+TRIES = 24  # models that are compared
 # Fields that change nothing of what a model with given weights computes for an image.
 SILENT = {"image", "drop_path", "dropout", "attention_dropout"}
 
@@ -117,19 +117,26 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
     """All variants that a state fits, each under the first table that fits."""
     known = light(state)
     for names in unwrapped(list(state)):
-        found: list[Fit] = []
+        found: dict[str, Fit] = {}
         ranked = sorted(_candidates(known, names), key=lambda c: c[0])
         for tries, (gap, variant, reading) in enumerate(ranked):
             if (found and gap > CLOSE) or tries >= TRIES:
                 break
-            if any(fit.variant.name == variant.name for fit in found):
-                continue
             config = told(variant.config, reading.shapes)
-            if config is not None:
-                found.append(Fit(variant, config, reading))
+            if config is None:
+                continue
+            before = found.get(variant.name)
+            # A table of other names may take a class token for a position of an odd image.
+            if before is None or aspect(config.image) < aspect(before.config.image):
+                found[variant.name] = Fit(variant, config, reading)
         if found:
-            return _distinct(found)
+            return _distinct(_squarest(list(found.values())))
     return []
+
+
+def _squarest(fits: Sequence[Fit]) -> list[Fit]:
+    least = min(aspect(fit.config.image) for fit in fits)
+    return [fit for fit in fits if aspect(fit.config.image) == least]
 
 
 def _candidates(

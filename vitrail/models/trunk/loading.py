@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from vitrail.checkpoint import Mismatch
 from vitrail.errors import CheckpointError
 from vitrail.models.trunk.adapt import laid_out, rechannelled, resampled
 from vitrail.models.trunk.backbone import Backbone
-from vitrail.models.trunk.catalog import config_name, create, module_of, resolve, skeleton
+from vitrail.models.trunk.catalog import bare, config_name, create, module_of, resolve, skeleton
 from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
-from vitrail.models.trunk.told import told
+from vitrail.models.trunk.told import aspect, told
 
 Moved = tuple[dict[str, Tensor], Any]
 
@@ -58,7 +58,7 @@ def load(
         ours, config = rechannelled(ours, skeleton(config), skeleton(moved), pair), moved
     if classes is not None and classes != config.classes:
         ours, config = _reheaded(ours, config, classes)
-    with torch.device("meta"):
+    with bare():
         model = create(config)
     checkpoint.assign(model, ours, dtype=dtype)
     return laid_out(model).eval()
@@ -81,24 +81,41 @@ def _fitting(
     image: tuple[int, int] | None,
 ) -> tuple[Reading, Any]:
     """The reading of a state that fits a config, and the config that its shapes tell."""
-    known, nearest, tried = light(state), None, []
-    for names, table, rows in _ways(list(state), config, source):
-        tried.append(table)
+    known, best, nearest = light(state), None, Nearest(10**9, None, Mismatch([], [], []))
+    ways = list(_ways(list(state), config, source))
+    for names, table, rows in ways:
         try:
             reading = read(known, names, table, rows)
         except CheckpointError as e:
             # A table of other names may meet shapes that its functions cannot take.
-            nearest = nearest or (10**9, None, Mismatch([str(e)], [], []))
+            nearest = min(nearest, Nearest(10**8, None, Mismatch([str(e)], [], [])), key=_size)
             continue
         mismatch = checkpoint.compare(reading.state, skeleton(config))
-        found = config if not mismatch else None
-        if found is None and by_name and not _strange(mismatch):
+        nearest = min(nearest, Nearest(mismatch.size, reading, mismatch), key=_size)
+        found = None if mismatch else config
+        if mismatch and by_name and not _strange(mismatch):
             found = told(config, reading.shapes, image)
-        if found is not None:
-            return read(state, names, table, rows), found
-        if nearest is None or mismatch.size < nearest[0]:
-            nearest = mismatch.size, reading, mismatch
-    raise CheckpointError(_misfit(state, config, list(dict.fromkeys(tried)), nearest))
+        if found is not None and (best is None or aspect(found.image) < aspect(best[0].image)):
+            best = found, names, table, rows
+        if not mismatch:
+            break
+    if best is None:
+        tried = list(dict.fromkeys(table for _, table, _ in ways))
+        raise CheckpointError(_misfit(state, config, tried, nearest))
+    found, names, table, rows = best
+    return read(state, names, table, rows), found
+
+
+class Nearest(NamedTuple):
+    """The reading that differs least: how many tensors, and which."""
+
+    size: int
+    reading: Reading | None
+    mismatch: Mismatch
+
+
+def _size(nearest: Nearest) -> int:
+    return nearest.size
 
 
 def _ways(
@@ -114,10 +131,10 @@ def _strange(mismatch: Mismatch) -> bool:
     return any(not name.startswith("head.") for name in (*mismatch.missing, *mismatch.unexpected))
 
 
-def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest: Any) -> str:
-    _, reading, mismatch = nearest
-    if reading is not None:
-        mismatch = in_file_names(mismatch, reading)
+def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest: Nearest) -> str:
+    mismatch = nearest.mismatch
+    if nearest.reading is not None:
+        mismatch = in_file_names(mismatch, nearest.reading)
     name = config_name(config)
     likely = identify_state(state)
     if likely is None:

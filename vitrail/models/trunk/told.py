@@ -16,7 +16,8 @@ from vitrail.models.trunk.catalog import module_of, shapes, skeleton
 
 Shapes = Mapping[str, tuple[int, ...]]
 WRONG = 0.4  # part of a model's tensors that depend on the image and its channels, at most
-TRIES = 24  # images of which a model is built to compare its shapes
+ASPECT = 4  # of images that a table alone may tell
+TRIES = 12  # images of which a model is built to compare its shapes
 
 # How long an axis of a table is for a map of h x w positions.
 _FORMS: tuple[Callable[[int, int], int], ...] = (
@@ -139,8 +140,13 @@ def _images(config: Any, state: Shapes) -> list[tuple[int, int]]:
                     found |= {(h * stride, w * stride) for h, w in _solved(form, its, sides)}
         found |= {(h * stride, w * stride) for h, w in product(*sides)}
     found.discard(tuple(config.image))
-    ordered = sorted(found, key=lambda size: (max(size) / min(size), size[0] > size[1]))
-    return ordered[:TRIES]
+    ordered = sorted(found, key=lambda size: (aspect(size), size[0] > size[1]))
+    return [size for size in ordered if aspect(size) <= ASPECT][:TRIES]
+
+
+def aspect(image: tuple[int, int]) -> float:
+    """How many times as long as the shorter side the longer one is."""
+    return max(image) / min(image)
 
 
 def _solved(

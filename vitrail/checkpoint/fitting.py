@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,22 +73,28 @@ def assign(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype)
         parameter.requires_grad_(trainable[name])
 
 
-def require_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_values(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    origins: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """CheckpointError unless the entries that `expected` has as real numbers are such, and finite.
 
-    Whole numbers in place of real ones are codes of quantised weights.
+    Whole numbers in place of real ones are codes of quantised weights. `origins` are the names
+    of the file for ours.
     """
     for name, value in state.items():
         if name not in expected or not expected[name].is_floating_point():
             continue
+        said = (origins or {}).get(name, [name])[0]
         if not value.is_floating_point() or value.is_meta:
             kind = "without values" if value.is_meta else str(value.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"{name} is {kind}: expected real numbers; a quantised checkpoint does not fit"
+                f"{said} is {kind}: expected real numbers; a quantised checkpoint does not fit"
             )
         if not _finite(value):
             raise CheckpointError(
-                f"{name} holds values that are not finite (NaN or infinity): the training that "
+                f"{said} holds values that are not finite (NaN or infinity): the training that "
                 "wrote the checkpoint has diverged; take an earlier one"
             )
 

@@ -95,6 +95,12 @@ def located(source: str | os.PathLike) -> Path:
     return path
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is a model as libraries save it, and not a run of vitrail's."""
+    names = (name for name in FOLDER if name != "weights.safetensors")
+    return any((folder / name).is_file() for name in names)
+
+
 @contextmanager
 def _door(name: str) -> Iterator[None]:
     """Turn whatever a parser raises into CheckpointError with the file's name and the reason."""

@@ -140,8 +140,7 @@ SPACE = Small(
     },
 )
 
-TAKES = HALF  # unless a variant's reference says otherwise
-NAMES = TABLES
+NAMES, TAKES = TABLES, HALF  # unless a variant's reference says otherwise
 
 
 def _ceil(side: int, stride: int) -> int:

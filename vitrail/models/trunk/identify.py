@@ -71,8 +71,8 @@ def identify(
         raise CheckpointError(_unknown(held.state))
     found, reading = _chosen(fits, words, model)
     rows = tables(found.config, found.source)[found.source]
-    ours = read(held.state, reading.names, found.source, rows).state
-    checkpoint.require_values(ours, skeleton(found.config).state_dict())
+    whole = read(held.state, reading.names, found.source, rows)
+    checkpoint.require_values(whole.state, skeleton(found.config).state_dict(), whole.origins)
     return found
 
 
@@ -218,8 +218,10 @@ def split(text: str) -> list[str]:
 
 def _score(variant: Variant, words: Sequence[str]) -> int:
     """How much more of a name of the variant is among the words than is not."""
-    names = [variant.name, variant.family, *(r.partition(":")[2] for r in variant.hub.values())]
-    return max(_common(split(name.rpartition("/")[2]), words) for name in names)
+    published = [reference.rpartition("/")[2] for reference in variant.hub.values()]
+    without_tags = [name.partition(".")[0] for name in published]
+    names = [variant.name, variant.family, *published, *without_tags]
+    return max(_common(split(name), words) for name in names)
 
 
 def _common(name: Sequence[str], words: Sequence[str]) -> int:

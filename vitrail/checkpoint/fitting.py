@@ -27,11 +27,14 @@ class Mismatch(NamedTuple):
 
     def describe(self) -> str:
         """One line: counts and the first names of each kind."""
-        return "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
-            if names
-        )
+        told = zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
+        return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in told if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three, none of them endless."""
+    shown = (name if len(name) <= 120 else f"{name[:117]}..." for name in names[:3])
+    return f"{', '.join(shown)}{', ...' if len(names) > 3 else ''}"
 
 
 def compare(state: Mapping[str, Tensor], model: nn.Module) -> Mismatch:
@@ -86,7 +89,7 @@ def require_values(
     for name, value in state.items():
         if name not in expected or not expected[name].is_floating_point():
             continue
-        said = (origins or {}).get(name, [name])[0]
+        said = (origins or {}).get(name, [name])[0][:120]
         if not value.is_floating_point() or value.is_meta:
             kind = "without values" if value.is_meta else str(value.dtype).removeprefix("torch.")
             raise CheckpointError(

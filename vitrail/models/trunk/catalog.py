@@ -178,9 +178,8 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
     values = {str(name): value for name, value in data.items()}
     family = values.pop("family", None)
     if not isinstance(family, str) or family not in networks():
-        raise ConfigError(
-            f"family {str(family)[:80]!r} is unknown: {nearest(str(family), [*networks()])}"
-        )
+        said = family[:80] if isinstance(family, str) else type(family).__name__
+        raise ConfigError(f"family {said!r} is unknown: {nearest(said, [*networks()])}")
     return resolve(networks()[family].Config(), **values)
 
 

@@ -25,6 +25,7 @@ CLOSE = 0.08  # by how much tables of positions and kernels of channels change a
 TRIES = 24  # models that are compared
 # Fields that change nothing of what a model with given weights computes for an image.
 SILENT = {"image", "drop_path", "dropout", "attention_dropout"}
+KEPT = {"cct": {"position"}}  # the table is in the state, whatever made it
 
 
 class Identity(NamedTuple):
@@ -89,8 +90,11 @@ def _own(held: checkpoint.Contents, source: Any) -> Identity:
         if blocks(config) > len(held.state):
             raise ConfigError(f"it has {blocks(config)} blocks for {len(held.state)} tensors")
         mismatch = checkpoint.compare(held.state, skeleton(config))
-    except ConfigError as e:
-        raise CheckpointError(f"the config in {_said(source)} is not of its weights: {e}") from e
+    except (ConfigError, RecursionError) as e:
+        reason = str(e) if len(str(e)) <= 300 else f"{str(e)[:297]}..."
+        raise CheckpointError(
+            f"the config in {_said(source)} is not of its weights: {reason}"
+        ) from e
     if mismatch:
         raise CheckpointError(
             f"the config in {_said(source)} is not of its weights: {mismatch.describe()}"
@@ -161,16 +165,18 @@ def _candidates(
 
 def _distinct(fits: Sequence[Fit]) -> list[Fit]:
     """One fit for each config; of equal ones that whose variant has it published."""
+    order = list(catalog())
+    ranked = sorted(
+        fits,
+        key=lambda fit: (
+            fit.variant.config.image != fit.config.image,
+            order.index(fit.variant.name),
+        ),
+    )
     found: dict[Any, Fit] = {}
-    for fit in fits:
-        published = fit.variant.config.image == fit.config.image
-        if fit.config not in found or (published and not _published(found[fit.config])):
-            found[fit.config] = fit
-    return list(found.values())
-
-
-def _published(fit: Fit) -> bool:
-    return fit.variant.config.image == fit.config.image
+    for fit in ranked:
+        found.setdefault(fit.config, fit)
+    return [fit for fit in fits if found[fit.config] is fit]
 
 
 # ---- which of them it is -----------------------------------------------------------------
@@ -202,7 +208,7 @@ def _alike(one: Fit, other: Fit) -> bool:
     """Whether both compute the same of the same weights."""
     if type(one.config) is not type(other.config):
         return False
-    names = {f.name for f in fields(one.config)} - SILENT
+    names = {f.name for f in fields(one.config)} - SILENT - KEPT.get(one.variant.family, set())
     return all(getattr(one.config, n) == getattr(other.config, n) for n in names)
 
 

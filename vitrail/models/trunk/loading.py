@@ -45,7 +45,7 @@ def load(
     """
     config, by_name = resolve(name_or_config), isinstance(name_or_config, str)
     state = checkpoint.read(path_or_state_dict)
-    wanted = None if image is None else tuple(image)
+    wanted = None if image is None else (image[0], image[1])
     reading, config = _fitting(state, config, source, by_name, wanted)
     ours: dict[str, Tensor] = dict(reading.state)
     checkpoint.require_values(ours, skeleton(config).state_dict(), reading.origins)

@@ -23,7 +23,7 @@ TRIES = 4  # models that are built to be compared
 
 def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Families, and the tables under which they know most kinds of the names."""
-    few = list({unnumbered(name): name for name in reversed(names)}.values())
+    few = list({unnumbered(name): name for name in reversed(list(names))}.values())
     for family, module in families().items():
         for table in ("vitrail", *module.NAMES):
             if _share(few, family, table) >= KNOWN:

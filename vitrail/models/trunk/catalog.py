@@ -171,7 +171,7 @@ def config_json(config: Any) -> dict[str, Any]:
     return {"family": family_of(config), **asdict(config)}
 
 
-def config_from_json(data: Mapping[str, Any]) -> Any:
+def config_from_json(data: Any) -> Any:
     """Return the config that `config_json` wrote. Raises ConfigError."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"a config is {type(data).__name__}: expected a mapping of fields")

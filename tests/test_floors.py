@@ -120,13 +120,14 @@ LINES = {
     "maxvit": 345,
     "mvit": 360,
     "mvit_pooling": 275,
+    "nat": 275,
     "pvt": 285,
     "qna": 390,
     "resnet": 360,
     "swin": 295,
     "vit": 275,
     "volo": 390,
-    "xcit": 300,
+    "xcit": 305,
 }
 
 

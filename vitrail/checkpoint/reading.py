@@ -117,7 +117,7 @@ def _door(name: str) -> Iterator[None]:
         raise CheckpointError(f"{_said(name)} {e}") from e
     except Exception as e:
         raise CheckpointError(
-            f"{_said(name)} cannot be read ({first_line(e)}): it is damaged, or of an "
+            f"{_said(name)} cannot be read ({first_line(e)}): it is truncated, damaged or of an "
             f"unknown format; {KNOWN} are known"
         ) from e
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from vitrail.config import nearest
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
-from vitrail.models.trunk.checked import checked
+from vitrail.models.trunk.checked import checked, negative, suspected
 from vitrail.models.trunk.figures import inputs
 
 _PACKAGE = "vitrail.models"
@@ -71,22 +72,33 @@ def built(config: Any, changes: Mapping[str, Any]) -> Backbone:
     """Return the model of a config that is checked; `changes` are named where it cannot be."""
     module = module_of(config)
     try:
-        return module.MODEL(config)
+        model = module.MODEL(config)
     except VitrailError:
         raise
-    except ValueError as e:
-        raise ConfigError(str(e)) from e
     except Exception as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0][:120]
-        if isinstance(e, MemoryError) or "allocate memory" in str(e):
-            first = "there is not enough memory"
-        said = ", ".join(f"{k}={v}" for k, v in (changes or asdict(config)).items())
-        default = module.Config()
-        such = ", ".join(f"{k}={getattr(default, k)}" for k in changes)
-        raise ConfigError(
-            f"{family_of(config)} cannot be built with {said} ({first})"
-            + (f": its default is {such}" if such else ": begin with a published variant")
-        ) from e
+        if isinstance(e, ValueError) and _in_words(e):
+            raise ConfigError(str(e)) from e
+        raise ConfigError(suspected(config, module) or _unbuilt(config, changes, e)) from e
+    if said := negative(config):  # no blocks at all, for example
+        raise ConfigError(said)
+    return model
+
+
+def _in_words(error: ValueError) -> bool:
+    """Whether a line of ours raised it, with a sentence: Python's own errors are none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames[-1].line or frames[-1].line.startswith("raise ")
+
+
+def _unbuilt(config: Any, changes: Mapping[str, Any], error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        first = "there is not enough memory"
+    said = ", ".join(f"{k}={v}" for k, v in (changes or asdict(config)).items())
+    default = module_of(config).Config()
+    such = ", ".join(f"{k}={getattr(default, k)}" for k in changes)
+    remedy = f"its default is {such}" if such else "begin with a published variant"
+    return f"{family_of(config)} cannot be built with {said} ({first}): {remedy}"
 
 
 def resolve(name_or_config: Any, **changes: Any) -> Any:

@@ -22,8 +22,7 @@ COUNTS = ("depth", "depths", "cells", "stem_cells", "reading", "convs", "units",
 def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
     """Return `config` with some fields replaced, all of them checked by their annotations.
 
-    Lists become tuples and NumPy's numbers Python's. A whole number may be zero, and a tuple of
-    another length than `depths`, only where a published variant of the family has it so. Raises
+    Lists become tuples and NumPy's numbers Python's; numbers are finite and not absurd. Raises
     ConfigError, which begins with the field.
     """
     known = [f.name for f in fields(config)]
@@ -35,18 +34,39 @@ def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
         )
     values = {name: changes.get(name, getattr(config, name)) for name in known}
     found = parse(type(config), {name: _plain(value) for name, value in values.items()})
-    rules = _rules(module)
     for field in known:
         for number in _numbers(getattr(found, field)):
-            _check_number(field, number, rules)
-    lengths = {f: len(getattr(found, f)) for f in rules.staged}
-    for field, length in lengths.items():
-        if length != lengths["depths"]:
-            raise ConfigError(
-                f"depths is {found.depths} and {field} is {getattr(found, field)}: expected as "
+            _check_number(field, number)
+    return found
+
+
+def negative(config: Any) -> str:
+    """The first whole number below zero, as a sentence; empty where there is none."""
+    for field in (f.name for f in fields(config)):
+        if any(type(n) is int and n < 0 for n in _numbers(getattr(config, field))):
+            return f"{field} is {getattr(config, field)}: expected at least 0"
+    return ""
+
+
+def suspected(config: Any, module: ModuleType) -> str:
+    """What is unusual in a config that cannot be built, as a sentence; empty for nothing.
+
+    A whole number is negative, or zero, or a tuple of another length than `depths`, where no
+    published variant of the family has it so.
+    """
+    if said := negative(config):
+        return said
+    rules = _rules(module)
+    for field in (f.name for f in fields(config)):
+        if field not in rules.zero and 0 in (*_numbers(getattr(config, field)),):
+            return f"{field} is {getattr(config, field)}: expected at least 1"
+    for field in rules.staged:
+        if len(getattr(config, field)) != len(config.depths):
+            return (
+                f"depths is {config.depths} and {field} is {getattr(config, field)}: expected as "
                 "many values, one for each stage; give both"
             )
-    return found
+    return ""
 
 
 def blocks(config: Any) -> int:
@@ -80,21 +100,21 @@ def _rules(module: ModuleType) -> Rules:
     return Rules(frozenset(zero), tuple(staged))
 
 
-def _check_number(field: str, number: int | float, rules: Rules) -> None:
+def _check_number(field: str, number: int | float) -> None:
     most = SIDE if field == "image" else BLOCKS if field in COUNTS else MOST
     if isinstance(number, float):
         share = field == "drop_path" or field.endswith("dropout")
         if not math.isfinite(number) or (share and not 0 <= number < 1):
             what = "a share from 0 to below 1" if share else "a finite number"
             raise ConfigError(f"{field} is {number}: expected {what}")
-    elif number < 0 or (number == 0 and field not in rules.zero):
-        raise ConfigError(f"{field} is {number}: expected at least {int(field not in rules.zero)}")
+    elif number < 1 and field in ("image", "channels"):
+        raise ConfigError(f"{field} is {_short(number)}: expected at least 1")
     elif number > most:
         raise ConfigError(f"{field} is {_short(number)}: expected at most {most}")
 
 
 def _short(number: int) -> str:
-    return str(number) if number < 10**30 else f"a number of {number.bit_length()} bits"
+    return str(number) if abs(number) < 10**30 else f"a number of {number.bit_length()} bits"
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

@@ -18,7 +18,7 @@ from vitrail.models.trunk.catalog import catalog, config_from_json, config_name,
 from vitrail.models.trunk.checked import blocks
 from vitrail.models.trunk.figures import fingerprint
 from vitrail.models.trunk.nearest import body, likely, nearest
-from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
+from vitrail.models.trunk.readings import Reading, light, read, tables, tried, unwrapped
 from vitrail.models.trunk.told import aspect, told
 
 CLOSE = 0.08  # by how much tables of positions and kernels of channels change a model's size
@@ -122,7 +122,7 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
     known = light(state)
     for names in unwrapped(list(state)):
         found: dict[str, Fit] = {}
-        ranked = sorted(_candidates(known, names), key=lambda c: c[0])
+        ranked = sorted(_candidates(known, state, names), key=lambda c: c[0])
         for tries, (gap, variant, reading) in enumerate(ranked):
             if (found and gap > CLOSE) or tries >= TRIES:
                 break
@@ -144,7 +144,7 @@ def _squarest(fits: Sequence[Fit]) -> list[Fit]:
 
 
 def _candidates(
-    state: Mapping[str, Tensor], names: Mapping[str, str]
+    known: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> Iterator[tuple[float, Variant, Reading]]:
     """Variants whose names the state has under a table, with how far their sizes are apart."""
     total = sum(v.numel() for v in state.values())
@@ -155,7 +155,7 @@ def _candidates(
                 continue
             try:
                 rows = tables(variant.config, table)[table]
-                reading = read(state, names, table, rows)
+                reading = tried(known, state, names, table, rows)
             except CheckpointError:
                 continue  # a table of other names meets shapes that its functions cannot take
             own = {n: s for n, s in reading.shapes.items() if not n.startswith("head.")}

@@ -17,7 +17,7 @@ from vitrail.models.trunk.backbone import Backbone
 from vitrail.models.trunk.catalog import bare, config_name, create, module_of, resolve, skeleton
 from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
-from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
+from vitrail.models.trunk.readings import Reading, light, read, tables, tried, unwrapped
 from vitrail.models.trunk.told import aspect, headed, told
 
 Moved = tuple[dict[str, Tensor], Any]
@@ -85,7 +85,7 @@ def _fitting(
     ways = list(_ways(list(state), config, source))
     for names, table, rows in ways:
         try:
-            reading = read(known, names, table, rows)
+            reading = tried(known, state, names, table, rows)
         except CheckpointError as e:
             # A table of other names may meet shapes that its functions cannot take.
             nearest = min(nearest, Nearest(10**8, None, Mismatch([str(e)], [], [])), key=_size)
@@ -101,8 +101,8 @@ def _fitting(
         if not mismatch:
             break
     if best is None:
-        tried = list(dict.fromkeys(table for _, table, _ in ways))
-        raise CheckpointError(_misfit(state, config, tried, nearest))
+        tables_tried = list(dict.fromkeys(table for _, table, _ in ways))
+        raise CheckpointError(_misfit(state, config, tables_tried, nearest))
     found, names, table, rows = best
     return read(state, names, table, rows), found
 
@@ -132,7 +132,7 @@ def _strange(mismatch: Mismatch) -> bool:
     return any(not name.startswith("head.") for name in (*mismatch.missing, *mismatch.unexpected))
 
 
-def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest: Nearest) -> str:
+def _misfit(state: Mapping[str, Tensor], config: Any, names: list[str], nearest: Nearest) -> str:
     mismatch = nearest.mismatch
     if nearest.reading is not None:
         mismatch = in_file_names(mismatch, nearest.reading)
@@ -145,7 +145,7 @@ def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest:
     else:
         hint = f"; it is {likely.name} in {likely.source} names"
     return (
-        f"the checkpoint does not fit {name} (tried {', '.join(tried)} names): "
+        f"the checkpoint does not fit {name} (tried {', '.join(names)} names): "
         f"{mismatch.describe()}{hint}"
     )
 

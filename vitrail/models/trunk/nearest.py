@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -31,9 +32,20 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _share(few: list[str], family: str, table: str) -> float:
-    """The part of some names that a family knows under a table, at any of its configs."""
-    config = next(iter(families()[family].VARIANTS.values())).config
-    ours = checkpoint.aliases(few, tables(config, table)[table])
+    """The part of some names that a family knows under a table, at the best of its kinds."""
+    kinds = {_kind(v.config): v.config for v in families()[family].VARIANTS.values()}
+    return max(
+        _part(few, family, tables(config, table)[table], config) for config in kinds.values()
+    )
+
+
+def _kind(config: Any) -> tuple[str, ...]:
+    """A host, a dialect and the like, on which the names in a file may depend."""
+    return tuple(value for value in vars(config).values() if isinstance(value, str))
+
+
+def _part(few: list[str], family: str, rows: Any, config: Any) -> float:
+    ours = checkpoint.aliases(few, rows)
     known = vocabulary().get(family)
     if known is None:  # a new family, which is not counted yet
         known = {unnumbered(name) for name in shapes(config)}

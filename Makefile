@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all lint lock docs bench bench-check clean
+.PHONY: demo test test-all lint lock docs figures bench bench-check clean
 
 demo: .venv/ready
 	.venv/bin/vitrail fit fashion-sample --latency 5ms --time 4m --out demo-run
@@ -21,6 +21,10 @@ lint: .venv/ready
 
 docs: .venv/ready
 	$(PY) -m vitrail.models > docs/models.md
+
+# After a new or changed model: make figures FAMILIES=resnet; minutes for all of them.
+figures: .venv/ready
+	$(PY) -m vitrail.models figures $(FAMILIES)
 
 # Some three hours on 2 cores, one of them of the compiler; what was measured is kept and gone on with.
 bench: .venv/ready

@@ -111,6 +111,7 @@ LINES = {
     "bats": 375,
     "botnet": 275,
     "coatnet": 440,
+    "deepvit": 275,
     "elsa": 285,
     "evolving": 320,
     "hornet": 375,

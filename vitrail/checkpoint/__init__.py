@@ -7,15 +7,8 @@ safetensors with a digest.
 
 from vitrail.checkpoint.fitting import Mismatch, assign, compare, require_values
 from vitrail.checkpoint.names import Origins, Row, State, aliases, rename, traced
-from vitrail.checkpoint.reading import (
-    FOLDER,
-    Contents,
-    contents,
-    holds_weights,
-    located,
-    metadata,
-    read,
-)
+from vitrail.checkpoint.places import FOLDER, holds_weights, located
+from vitrail.checkpoint.reading import Contents, contents, metadata, read
 from vitrail.checkpoint.saving import save
 
 __all__ = [

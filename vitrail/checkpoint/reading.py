@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,12 @@ from torch import Tensor
 
 from vitrail.checkpoint import arrays, torchfile
 from vitrail.checkpoint.digest import check
-from vitrail.checkpoint.pickles import Unsafe
+from vitrail.checkpoint.door import MAPPING, door
+from vitrail.checkpoint.places import located
 from vitrail.checkpoint.stored import Stored, Strange, Unfit
 from vitrail.checkpoint.unwrapping import unwrap
-from vitrail.errors import CheckpointError
 
 State = dict[str, Tensor]
-KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .npz and .msgpack"
-# Files of weights in a folder, by the names that libraries give them; indices of shards first.
-FOLDER = (
-    "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json",
-    "pytorch_model.bin", "weights.safetensors", "flax_model.msgpack",
-)  # fmt: skip
-
-
-_MAPPING = "the given mapping"
 
 
 @dataclass(frozen=True)
@@ -60,77 +50,17 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> State:
 def contents(source: str | os.PathLike | Mapping[str, Any]) -> Contents:
     """Return what `read` does, with what is written beside the tensors."""
     if isinstance(source, Mapping):
-        with _door(_MAPPING):
+        with door(MAPPING):
             unwrapped = unwrap(source)
             return Contents(_values(unwrapped.state), unwrapped.about)
     name = os.fspath(source)
     path = located(source)
-    with _door(name):
+    with door(name):
         if path.name.endswith(".index.json"):
             return _sharded(path)
         value, written = _opened(path, name)
         unwrapped = unwrap(value)
         return Contents(_values(unwrapped.state), unwrapped.about, written)
-
-
-def located(source: str | os.PathLike) -> Path:
-    """The file of weights that a path or a Hub reference means. Raises CheckpointError."""
-    name = os.fspath(source)
-    if name.startswith("hf-hub:"):
-        return _download(name)
-    if "://" in name:
-        raise CheckpointError(
-            f"{name} is an address: download the file and give its path, or give hf-hub:owner/name"
-        )
-    path = Path(name)
-    with _door(name):
-        if path.is_dir():
-            for known in FOLDER:
-                if (path / known).is_file():
-                    return path / known
-            raise Unfit(
-                f"is a folder without {FOLDER[1]} or {FOLDER[3]}: give the path of a file of "
-                "weights"
-            )
-        if not path.is_file():
-            what = "is not a regular file" if path.exists() else "does not exist"
-            raise Unfit(f"{what}: give the path of a file of weights")
-    return path
-
-
-def holds_weights(folder: Path) -> bool:
-    """Whether a folder is a model as libraries save it, and not a run of vitrail's."""
-    names = (name for name in FOLDER if name != "weights.safetensors")
-    return any((folder / name).is_file() for name in names)
-
-
-@contextmanager
-def _door(name: str) -> Iterator[None]:
-    """Turn whatever a parser raises into CheckpointError with the file's name and the reason."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Unsafe as e:
-        raise CheckpointError(f"{_said(name)} was refused: {e}") from e
-    except Unfit as e:
-        raise CheckpointError(f"{_said(name)} {e}") from e
-    except Exception as e:
-        raise CheckpointError(
-            f"{_said(name)} cannot be read ({first_line(e)}): it is truncated, damaged or of an "
-            f"unknown format; {KNOWN} are known"
-        ) from e
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-
-
-def _said(name: str) -> str:
-    if name == _MAPPING:
-        return name
-    return f"checkpoint {name if len(name) <= 300 else f'...{name[-297:]}'}"
 
 
 def _opened(path: Path, name: str) -> tuple[Any, Mapping[str, Any]]:
@@ -204,7 +134,7 @@ def _strange(value: Any) -> str:
     return ""
 
 
-# ---- shards and the Hub ------------------------------------------------------------------
+# ---- shards ------------------------------------------------------------------------------
 
 
 def _sharded(index: Path) -> Contents:
@@ -223,34 +153,3 @@ def _sharded(index: Path) -> Contents:
     if lacking:
         raise Unfit(f"names {lacking[0]}, which none of its files has: fetch them again")
     return Contents(state)
-
-
-def _download(reference: str) -> Path:
-    from huggingface_hub import hf_hub_download, list_repo_files
-
-    parts = reference.removeprefix("hf-hub:").split("/")
-    repo = "/".join(parts[:2])
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(repo, file))
-
-    try:
-        if len(parts) > 2:
-            return fetch("/".join(parts[2:]))
-        files = list_repo_files(repo)
-        wanted = next((w for w in FOLDER if w in files), None)
-        if wanted is not None:
-            path = fetch(wanted)
-            if wanted.endswith(".index.json"):
-                for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
-                    fetch(shard)
-            return path
-    except Exception as e:
-        raise CheckpointError(
-            f"{reference} cannot be downloaded ({first_line(e)}): check the name and the "
-            "network, or give a file"
-        ) from e
-    raise CheckpointError(
-        f"{reference} holds no model.safetensors or pytorch_model.bin: name the file, as in "
-        f"hf-hub:{repo}/weights.pth"
-    )

@@ -23,12 +23,21 @@ from vitrail.measure.session import session
 
 @dataclass(frozen=True)
 class Latency:
-    """Median, 90th and 95th percentile of n runs, in seconds; p95 is None where it was not kept."""
+    """Median, 90th and 95th percentile of n runs, and the quickest, in seconds.
+
+    The last two are None where they were not kept.
+    """
 
     p50_s: float
     p90_s: float
     n: int
     p95_s: float | None = None
+    least_s: float | None = None
+
+    @property
+    def quickest_s(self) -> float:
+        """The quickest run: what the machine can do where other programs disturb the median."""
+        return self.p50_s if self.least_s is None else self.least_s
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def summary(times: Sequence[float]) -> Latency:
     """Median, 90th and 95th percentile of runs."""
     ordered = sorted(times)
     n = len(ordered)
-    return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20])
+    return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20], ordered[0])
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:

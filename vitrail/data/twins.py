@@ -50,14 +50,19 @@ def signature(image: Image.Image) -> np.ndarray:
     bands = [small] if image.mode == "L" else small.convert("YCbCr").split()
     luma = _means(np.asarray(bands[0]), FINE)
     chroma = [_means(np.asarray(band), CHROMA) for band in bands[1:]]
-    return _packed(luma[None], np.array(chroma)[None] if chroma else None, [_checksum(image)])[0]
+    return _packed(
+        luma[None],
+        np.array(chroma)[None] if chroma else None,
+        [_checksum(image.tobytes(), image.size)],
+    )[0]
 
 
 def grey_signatures(pixels: np.ndarray) -> np.ndarray:
     """Return uint8 (N, BYTES) of uint8 (N, h, w): what `signature` gives, to half a level."""
     rows, columns = (_averaging(side) for side in pixels.shape[1:])
     luma = np.clip(rows @ pixels.astype(np.float32) @ columns.T, 0, 255)
-    return _packed(luma, None, [_checksum(Image.fromarray(image)) for image in pixels])
+    size = pixels.shape[:0:-1]
+    return _packed(luma, None, [_checksum(np.ascontiguousarray(i).data, size) for i in pixels])
 
 
 def luma(signatures: np.ndarray) -> np.ndarray:
@@ -88,11 +93,10 @@ def _packed(luma: np.ndarray, chroma: np.ndarray | None, sums: list[bytes]) -> n
     return out
 
 
-def _checksum(image: Image.Image) -> bytes:
-    data = image.tobytes()
-    start = zlib.crc32(f"{image.size}".encode())
-    tail = (zlib.adler32(data) & 0xFFFFFF) << 8 | min(*image.size, 255)
-    return zlib.crc32(data, start).to_bytes(4) + tail.to_bytes(4)
+def _checksum(data: bytes | memoryview, size: tuple[int, ...]) -> bytes:
+    """Of all pixels, and last the shorter side, up to 255."""
+    tail = (zlib.adler32(data) & 0xFFFFFF) << 8 | min(*size, 255)
+    return zlib.crc32(data, zlib.crc32(f"{size}".encode())).to_bytes(4) + tail.to_bytes(4)
 
 
 def twins(

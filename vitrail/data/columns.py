@@ -150,7 +150,7 @@ def _splits(path: Path, cells: Cells, names: list[str], taken: set[int | None]) 
 
 def part_in(cells: Cells, chosen: Roles, row: Sequence[Cell]) -> PartName | None:
     """Return the part that a row is in, by one column of parts or several of yes and no."""
-    found = set()
+    found: set[PartName | None] = set()
     for i in chosen.splits:
         text, flag = str(row[i]).lower(), _FLAGS.get(_plain_name(cells.names[i]))
         if flag and text in _TRUE + _FALSE:

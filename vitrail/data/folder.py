@@ -1,6 +1,7 @@
 """A folder of classes as a source, with or without train/ val/ test/ above the classes."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vitrail.data.names import few, normal, one_spelling
@@ -88,7 +89,9 @@ def _entered(tree: Tree) -> tuple[str, list[str], list[str]]:
     base = ""
     below, loose = tree.listing()
     for _ in range(_DEEP):
-        if len(below) != 1 or part_of(below[0]) == "train" or any(map(is_picture, loose)):
+        if len(below) != 1 or part_of(below[0]) == "train":
+            break
+        if any(is_picture(name) or _is_table(name) for name in loose):
             break
         inner = _joined(base, below[0])
         folders, files = Tree(tree.root).listing(inner)
@@ -139,15 +142,20 @@ def _without_classes(
 ) -> Source:
     """The source of the one table beside the images; else what is missing, as a DataError."""
     root, where = tree.root, tree.root / base
-    tables = [name for name in loose if os.path.splitext(name)[1].lower() in TABLES]
+    tables = [name for name in loose if _is_table(name)]
+    inner = len(below) == 1 and bool(Tree(where).listing(below[0])[0])
     if len(tables) == 1:
-        source = read_table(where / tables[0], several=several)
-        text = f"read by the table {tables[0]}, since the folders are not classes"
-        found = (*source.findings, Finding("table", "info", text))
-        return Source(
-            root.resolve().name, source.classes, source.items, source.origin, found,
-            source.root, several=source.several,
-        )  # fmt: skip
+        try:
+            source = read_table(where / tables[0], several=several)
+        except DataError:
+            if not inner:
+                raise
+        else:
+            text = f"read by the table {tables[0]}, since the folders are not classes"
+            found = (*source.findings, Finding("table", "info", text))
+            return replace(source, name=root.resolve().name, findings=found)
+    if inner:
+        return read_folder(where / below[0], several=several)
     hint = _lost(tree)
     if tables:
         hint = f", or one of its tables ({few(sorted(str(where / t) for t in tables))}){hint}"
@@ -187,3 +195,7 @@ def _lost(tree: Tree) -> str:
         return ""
     key, why = tree.unreadable[0]
     return f" ({tree.root}/{shortened(key)} cannot be read: {why})"
+
+
+def _is_table(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in TABLES

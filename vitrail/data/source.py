@@ -109,6 +109,23 @@ class Source:
         return {item.key: row for row, item in enumerate(self.items)}
 
 
+def label_array(source: Source, rows: np.ndarray) -> np.ndarray:
+    """Return the labels of some items: int64 (N,), or 0 and 1 in (N, C) where they are several."""
+    if not source.several:
+        return np.fromiter((source.items[row].label for row in rows), np.int64, len(rows))
+    marks = np.zeros((len(rows), len(source.classes)), np.int64)
+    for at, row in enumerate(rows):
+        marks[at, list(source.items[row].labels)] = 1
+    return marks
+
+
+def label_counts(source: Source, labels: np.ndarray) -> tuple[int, ...]:
+    """Return how many images each class has, of what `label_array` gave."""
+    if source.several:
+        return tuple(labels.sum(0).tolist())
+    return tuple(np.bincount(labels, minlength=len(source.classes)).tolist())
+
+
 def sorted_classes(names: set[str]) -> tuple[str, ...]:
     """Return class names in order: as numbers where all are whole numbers, else as text."""
     if all(name.isascii() and name.isdigit() for name in names):

@@ -41,7 +41,7 @@ def read_table(path: Path, *, several: bool = False) -> Source:
         cells = Cells(names, ((1, cells.names), *cells.rows))
     chosen = roles(path, cells, places)
     labels, many = labels_of(cells, chosen)
-    rows = [
+    rows: list[Row] = [
         (line, str(row[chosen.path]), given, part_in(cells, chosen, row))
         for (line, row), given in zip(cells.rows, labels, strict=True)
     ]
@@ -128,7 +128,7 @@ class _Made:
     def _item(self, key: str, labels: tuple[int, ...], image: _Image) -> Item:
         # An image in two parts belongs to the one that is held back.
         order: tuple[PartName | None, ...] = ("test", "val", "train", None)
-        part = next(part for part in order if part in image.parts)
+        part: PartName | None = next(part for part in order if part in image.parts)
         first = labels[0] if labels else -1
         return Item(key, first, part, labels if self._several else None)
 

@@ -9,94 +9,41 @@ scratch, or twice without one. So two pictures are twins when
 - nothing differs in one place: on a 24x24 grid (12x12 where one is smaller and below 48 pixels),
   no more than 8 levels and half of the contrast that both have around that place;
 - and, where many look alike (a scene seen again and again), they agree in what sets them apart
-  from the others: what is left after the scene's mean is correlated by at least 0.5. Shots of
-  one scene have noise of their own; a copy has the noise of its original.
+  from the others: what is left without the scene's mean and main variations, light and position,
+  is correlated by at least 0.5. Shots of one scene have noise of their own; a copy has the noise
+  of its original.
 
 Pictures with the same pixels are always twins. Groups are stars: every member is a twin of the
 one in the middle, so that a long row of slightly different pictures does not become one group.
 """
 
 import math
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
+from vitrail.data.signature import (
+    BYTES,
+    FINE,
+    chroma,
+    grey_signatures,
+    luma,
+    short_side,
+    signature,
+)
 from vitrail.measure.machine import cores
 
-FINE, MIDDLE, COARSE, CHROMA = 24, 12, 8, 8
+__all__ = ["BYTES", "LEVELS", "grey_signatures", "signature", "twins", "unite"]
+
+MIDDLE, COARSE = 12, 8
 LEVELS, CONTRAST, TINT, SPOT, STAIN = 2.5, 0.08, 4.0, 8.0, 16.0
 
-_LUMA_BYTES, _CHROMA_BYTES, _SUM_BYTES = 2 * FINE * FINE, 2 * CHROMA * CHROMA, 8
-BYTES = _LUMA_BYTES + _CHROMA_BYTES + _SUM_BYTES
-
-_SIDE = 240  # means are taken from a picture of this side, which is finer than a level
 _AXES = 6
 _SAMPLE = 20_000
 _NEAREST = 24
-_BLOCK = 1024
+_BLOCK = 256
 _OWN = 0.5
 _FEW, _MANY = 4, 16
-
-
-def signature(image: Image.Image) -> np.ndarray:
-    """Return uint8 (BYTES,) of an upright image in mode L or RGB.
-
-    It holds the luma on a 24x24 grid in 1/256 levels, two chroma on 8x8 in levels, and a
-    checksum of all pixels, and the shorter side up to 255 pixels.
-    """
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    bands = [small] if image.mode == "L" else small.convert("YCbCr").split()
-    luma = _means(np.asarray(bands[0]), FINE)
-    chroma = [_means(np.asarray(band), CHROMA) for band in bands[1:]]
-    return _packed(
-        luma[None],
-        np.array(chroma)[None] if chroma else None,
-        [_checksum(image.tobytes(), image.size)],
-    )[0]
-
-
-def grey_signatures(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 (N, BYTES) of uint8 (N, h, w): what `signature` gives, to half a level."""
-    rows, columns = (_averaging(side) for side in pixels.shape[1:])
-    luma = np.clip(rows @ pixels.astype(np.float32) @ columns.T, 0, 255)
-    size = pixels.shape[:0:-1]
-    return _packed(luma, None, [_checksum(np.ascontiguousarray(i).data, size) for i in pixels])
-
-
-def luma(signatures: np.ndarray) -> np.ndarray:
-    """Return the lumas of (N, BYTES) signatures, float32 (N, 576) in levels of 0 to 255."""
-    return signatures[:, :_LUMA_BYTES].view("<u2").astype(np.float32) / 256
-
-
-def _means(band: np.ndarray, side: int) -> np.ndarray:
-    step = _SIDE // side
-    return band.reshape(side, step, side, step).mean((1, 3), dtype=np.float32)
-
-
-def _averaging(side: int) -> np.ndarray:
-    """(24, side): how much each pixel of a row counts in each mean, as Pillow resizes."""
-    unit = Image.fromarray(np.eye(side, dtype=np.float32))
-    resized = np.asarray(unit.resize((side, _SIDE), Image.Resampling.BILINEAR))
-    return resized.reshape(FINE, -1, side).mean(1)
-
-
-def _packed(luma: np.ndarray, chroma: np.ndarray | None, sums: list[bytes]) -> np.ndarray:
-    n = len(luma)
-    out = np.full((n, BYTES), 128, np.uint8)
-    words = np.rint(luma.reshape(n, -1) * 256).astype("<u2")
-    out[:, :_LUMA_BYTES] = words.view(np.uint8)
-    if chroma is not None:
-        out[:, _LUMA_BYTES:-_SUM_BYTES] = np.rint(chroma.reshape(n, -1))
-    out[:, -_SUM_BYTES:] = np.frombuffer(b"".join(sums), np.uint8).reshape(n, -1)
-    return out
-
-
-def _checksum(data: bytes | memoryview, size: tuple[int, ...]) -> bytes:
-    """Of all pixels, and last the shorter side, up to 255."""
-    tail = (zlib.adler32(data) & 0xFFFFFF) << 8 | min(*size, 255)
-    return zlib.crc32(data, zlib.crc32(f"{size}".encode())).to_bytes(4) + tail.to_bytes(4)
 
 
 def twins(
@@ -166,13 +113,13 @@ def _project(signatures: np.ndarray) -> np.ndarray:
 
 def _nearest(low: np.ndarray, rank: np.ndarray, reach: float) -> np.ndarray:
     """Indices (N, 25) of the nearest within reach; N stands for none, or for oneself."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     # A thousandth more makes up for rounding. Where pictures coincide, a trifle of their rank
     # keeps them apart, else the tree could not divide them.
     n = len(low)
     points = np.column_stack([low, rank * (1e-4 * reach / n)])
-    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    tree = KDTree(points, balanced_tree=False, compact_nodes=False)
     _, near = tree.query(
         points, k=min(_NEAREST + 1, n), distance_upper_bound=reach * 1.001, workers=cores()
     )
@@ -192,10 +139,11 @@ def _judged(
         return
     mine, mine_at = np.unique(here, return_inverse=True)
     a, b = luma(signatures[mine])[mine_at], luma(signatures[there])
-    alike = _alike_from_afar(a, b, _tint(signatures, here, there), threshold)
+    tints = np.abs(chroma(signatures[here]) - chroma(signatures[there]))
+    alike = _alike_from_afar(a, b, tints, threshold)
     if not alike.any():
         return
-    here, there, a, b = here[alike], there[alike], a[alike], b[alike]
+    here, there, a, b, tints = (of[alike] for of in (here, there, a, b, tints))
     mine, starts, counts = np.unique(here, return_index=True, return_counts=True)
     good = np.ones(len(here), bool)
     others = np.add.reduceat((labels[here] != labels[there]).astype(int), starts)
@@ -203,15 +151,16 @@ def _judged(
     scene = (counts >= share) | ((counts >= _FEW) & (others >= 2))
     for first, n in zip(starts[scene], counts[scene], strict=True):
         good[first : first + n] = _stand_out(a[first], b[first : first + n])
-    tints, sides = _tints(signatures, here, there), signatures[:, -1]
-    small = (sides[here] != sides[there]) & (np.minimum(sides[here], sides[there]) < 2 * FINE)
+    one, other = short_side(signatures[here]), short_side(signatures[there])
+    small = (one != other) & (np.minimum(one, other) < 2 * FINE)
     good[good] = _alike_everywhere(a[good], b[good], tints[good], small[good], threshold)
     yield here, there, good
 
 
 def _alike_from_afar(
-    a: np.ndarray, b: np.ndarray, tint: np.ndarray, threshold: float
+    a: np.ndarray, b: np.ndarray, tints: np.ndarray, threshold: float
 ) -> np.ndarray:
+    tint = np.sqrt((tints**2).mean(1))
     a, b = _coarse(a), _coarse(b)
     apart = np.sqrt(((a - b) ** 2).mean(1))
     contrast = np.minimum(a.std(1), b.std(1))
@@ -224,7 +173,7 @@ def _alike_everywhere(
 ) -> np.ndarray:
     """`small` bool (N,): one of the two has too few pixels for the fine grid."""
     scale = threshold / LEVELS
-    good = (tints <= STAIN * scale).all(1)
+    good: np.ndarray = np.all(tints <= STAIN * scale, axis=1)
     for side, at in ((FINE, np.flatnonzero(~small)), (MIDDLE, np.flatnonzero(small))):
         one, other = _shrunk(a[at], side), _shrunk(b[at], side)
         both = np.minimum(_contrast_around(one), _contrast_around(other))
@@ -267,24 +216,14 @@ def _contrast_around(grid: np.ndarray) -> np.ndarray:
     return (high - low).reshape(-1, side * side)
 
 
-def _tints(signatures: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """(N, 128): how far chroma differs, in levels."""
-    bands = slice(_LUMA_BYTES, -_SUM_BYTES)
-    return np.abs(signatures[here, bands].astype(np.float32) - signatures[there, bands])
-
-
-def _tint(signatures: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    return np.sqrt((_tints(signatures, here, there) ** 2).mean(1))
-
-
 def _stars(n: int, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """The middle of each one's group: those with most twins first, each takes what is free."""
     a, b = np.concatenate([left, right]), np.concatenate([right, left])
     order = np.argsort(a, kind="stable")
     b = b[order]
-    degree = np.bincount(a, minlength=n)
+    degree: np.ndarray = np.bincount(a, minlength=n)
     ends = np.cumsum(degree)
-    centre = np.arange(n)
+    centre: np.ndarray = np.arange(n)
     free = degree > 0
     for at in np.lexsort((rank, -degree))[: int(free.sum())].tolist():
         if free[at]:
@@ -298,7 +237,7 @@ def _stars(n: int, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> np.
 def unite(groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     """Return the groups that arise when images with an equal value in any key are joined too."""
     n = len(groups)
-    parent = np.arange(n)
+    parent: np.ndarray = np.arange(n)
     for key in (groups, *keys):
         _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
         first = index[inverse]

@@ -19,7 +19,6 @@ from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
-
 _MOST = 1_000_000
 
 

@@ -3,7 +3,7 @@
 Broken files are left out, each with its reason; nothing is replaced, moved or written.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,6 +99,7 @@ def inspect(source: Source, *, workers: int | None = None, progress: bool = True
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
+    source = replace(source, ranges=found.ranges)
     labels = _labels(source, found.rows)
     _require(source, found, labels)
     groups = twins.twins(found.digests, found.signatures)

@@ -1,8 +1,13 @@
-"""The pass over all images that the gate makes: each is decoded once, little of it is kept."""
+"""The pass over all images that the gate makes: each is decoded once, little of it is kept.
+
+Images of more than 8 bits per value are looked at for the range that all of them share, and those
+that it shows otherwise than their own are decoded once more.
+"""
 
 import hashlib
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data import twins
-from vitrail.data.decode import BrokenImage, Picture, read_picture
+from vitrail.data.decode import BrokenImage, Picture, reading
+from vitrail.data.depth import Range, Values, range_of, together
+from vitrail.data.formats import check_file
 from vitrail.data.parallel import bar, in_order
 from vitrail.data.source import Item, Source
-
-# A file that is larger is no photograph; it would only fill the memory.
-OVERSIZED_BYTES = 1 << 30
 
 # Keys that are kept of each trait: a broken file is always named, a grey one need not be.
 KEYS_SHOWN = 1000
@@ -37,7 +41,8 @@ class Broken(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Scan:
     """Of the images that were read, row by row, what `gate.Inspection` says and the signatures
-    of `twins`; of the broken ones, the reasons; of each trait, how many have it and some keys."""
+    of `twins`; of the broken ones, the reasons; of each trait, how many have it and some keys;
+    of each kind of values beyond 8 bits, the range that becomes 0 to 255."""
 
     rows: np.ndarray
     digests: np.ndarray
@@ -48,6 +53,7 @@ class Scan:
     grey: bool
     broken: list[Broken]
     traits: dict[str, tuple[int, list[str]]]
+    ranges: tuple[Range, ...] = ()
 
 
 class _Seen(NamedTuple):
@@ -57,6 +63,8 @@ class _Seen(NamedTuple):
     signature: bytes
     grey: bool
     traits: tuple[str, ...]
+    values: Values | None
+    limits: Range | None
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -66,55 +74,123 @@ def digest(data: bytes | memoryview) -> bytes:
 
 def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
     """Decode every file of `source` on `workers` threads (default: all cores)."""
-    items = source.items
-
-    def examine(part: range) -> list[_Seen | Broken]:
-        return [_examine(source, items[row]) for row in part]
-
-    rows, digests, sizes, modes, marks = [], bytearray(), [], [], bytearray()
-    broken, names, traits, grey = [], {}, {}, True
+    tally = _Tally(source.items)
+    deep: dict[int, _Seen] = {}
     with warnings.catch_warnings():
         # Pillow warns of damage without consequence, such as odd EXIF blocks, and of sizes that
         # the decoder refuses anyway.
         warnings.filterwarnings("ignore", module="PIL")
-        size = _ROWS_AT_ONCE
-        title = "reading images"
-        done = in_order(
-            examine, len(items), size=size, workers=workers, title=title, progress=progress
+        rows = range(len(source))
+        for row, seen in _pass(source, rows, (), workers, "reading images" if progress else ""):
+            if isinstance(seen, _Seen) and seen.values is not None:
+                deep[row] = seen
+            else:
+                tally.add(row, seen)
+        ranges, empty = _shared(deep)
+        for row in empty:
+            del deep[row]
+            text = "holds nothing but a value that marks missing data"
+            tally.add(row, Broken(source.items[row].key, "no values", text))
+        other = [row for row, seen in deep.items() if seen.limits not in ranges]
+        title = "reading images again" if progress else ""
+        deep.update(_pass(source, other, ranges, workers, title))
+    for row, seen in deep.items():
+        tally.add(row, seen)
+    return tally.scan(ranges)
+
+
+def _pass(
+    source: Source, rows: Sequence[int], ranges: Sequence[Range], workers: int | None, title: str
+) -> Iterator[tuple[int, "_Seen | Broken"]]:
+    """What is seen in each of some rows, in their order."""
+
+    def examine(part: range) -> list[_Seen | Broken]:
+        return [_examine(source, source.items[rows[at]], ranges) for at in part]
+
+    size, shown = _ROWS_AT_ONCE, bool(title)
+    done = in_order(examine, len(rows), size=size, workers=workers, title=title, progress=shown)
+    yield from zip(rows, (seen for batch in done for seen in batch), strict=True)
+
+
+def _shared(deep: dict[int, _Seen]) -> tuple[tuple[Range, ...], list[int]]:
+    """One range for each kind of values, and the rows that hold marks of missing data only."""
+    kinds: dict[str, dict[int, Values]] = {}
+    for row, seen in deep.items():
+        if seen.values is not None:
+            kinds.setdefault(seen.values.kind, {})[row] = seen.values
+    ranges, empty = [], []
+    for _, values in sorted(kinds.items()):
+        all_of_them = together([*values.values()])
+        marks = {mark for mark, _ in all_of_them.markers}
+        ranges.append(range_of(all_of_them))
+        empty += [
+            row for row, own in values.items() if not own.n and marks >= {m for m, _ in own.markers}
+        ]
+    return tuple(ranges), empty
+
+
+class _Tally:
+    """What is seen, image by image in any order, gathered to a scan."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self._rows: list[int] = []
+        self._digests, self._marks = bytearray(), bytearray()
+        self._sizes: list[tuple[int, int]] = []
+        self._modes: list[int] = []
+        self._names: dict[str, int] = {}
+        self._broken: dict[int, Broken] = {}
+        self._traits: dict[str, list[int]] = {}
+        self._grey = True
+
+    def add(self, row: int, seen: "_Seen | Broken") -> None:
+        if isinstance(seen, Broken):
+            self._broken[row] = seen
+            return
+        self._rows.append(row)
+        self._digests += seen.digest
+        self._sizes.append(seen.size)
+        self._modes.append(self._names.setdefault(seen.mode, len(self._names)))
+        self._marks += seen.signature
+        self._grey = self._grey and seen.grey
+        for trait in seen.traits:
+            self._traits.setdefault(trait, []).append(row)
+
+    def scan(self, ranges: tuple[Range, ...]) -> Scan:
+        rows = np.array(self._rows, np.int64)
+        order = np.argsort(rows)
+        marks = np.frombuffer(bytes(self._marks), np.uint8).reshape(-1, twins.BYTES)
+        traits = {
+            trait: (len(of), [self._items[row].key for row in sorted(of)[:KEYS_SHOWN]])
+            for trait, of in self._traits.items()
+        }
+        return Scan(
+            rows[order],
+            _words(self._digests)[order],
+            np.array(self._sizes, np.int32).reshape(-1, 2)[order],
+            np.array(self._modes, np.int8)[order],
+            tuple(self._names),
+            marks[order],
+            self._grey,
+            [self._broken[row] for row in sorted(self._broken)],
+            traits,
+            ranges,
         )
-        for row, seen in enumerate(seen for batch in done for seen in batch):
-            if isinstance(seen, Broken):
-                broken.append(seen)
-                continue
-            rows.append(row)
-            digests += seen.digest
-            sizes.append(seen.size)
-            modes.append(names.setdefault(seen.mode, len(names)))
-            marks += seen.signature
-            grey = grey and seen.grey
-            for trait in seen.traits:
-                n, keys = traits.get(trait, (0, []))
-                if n < KEYS_SHOWN:
-                    keys.append(items[row].key)
-                traits[trait] = (n + 1, keys)
-    return Scan(
-        np.array(rows, np.int64), _words(digests), np.array(sizes, np.int32).reshape(-1, 2),
-        np.array(modes, np.int8), tuple(names),
-        np.frombuffer(bytes(marks), np.uint8).reshape(-1, twins.BYTES), grey, broken, traits,
-    )  # fmt: skip
 
 
-def _examine(source: Source, item: Item) -> _Seen | Broken:
+def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> _Seen | Broken:
     try:
-        n = os.path.getsize(source.path(item))
-        if n > OVERSIZED_BYTES:
-            return Broken(item.key, "oversized", f"has {n:,} bytes, at most {OVERSIZED_BYTES:,}")
+        check_file(os.stat(source.path(item)))
         data = source.read(item)
-        picture = read_picture(data)
+        with reading(data, ranges) as picture:
+            return _seen(data, picture, item.key)
     except BrokenImage as error:
         return Broken(item.key, error.kind, error.reason)
     except OSError as error:
         return Broken(item.key, "unreadable", f"cannot be read ({error.strerror or error})")
+
+
+def _seen(data: bytes, picture: Picture, key: str) -> _Seen:
     image = picture.image
     return _Seen(
         digest(data),
@@ -122,7 +198,9 @@ def _examine(source: Source, item: Item) -> _Seen | Broken:
         picture.mode + (" with alpha" if picture.alpha else ""),
         twins.signature(image).tobytes(),
         _is_grey(image),
-        _traits(picture, item.key),
+        _traits(picture, key),
+        picture.values,
+        picture.limits,
     )
 
 
@@ -136,13 +214,19 @@ def _traits(picture: Picture, key: str) -> tuple[str, ...]:
             "alpha": picture.alpha,
             "animated": picture.animated,
             "rotated": picture.orientation != 1,
-            "stretched": picture.stretched and picture.mode == "float",
+            "stretched": picture.stretched,
             "dim": picture.dim,
+            "bands": picture.spare,
+            "no data": picture.values is not None and _marked(picture.values),
             "extension": form != picture.format.replace("MPO", "JPEG"),
             picture.mode: picture.mode in MODES,
         }.items()
         if holds
     )
+
+
+def _marked(values: Values) -> bool:
+    return bool(values.missing or together([values]).markers)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitrail.data.depth import Range
 from vitrail.errors import DataError
 
 PartName = Literal["train", "val", "test"]
@@ -48,7 +49,8 @@ class Source:
     """A list of labelled images and how to read them.
 
     `pixels`, for sources that are arrays in memory, is uint8 (N, h, w), row i being items[i];
-    else the images are files below `root`.
+    else the images are files below `root`. `ranges`, once the gate has looked, are the values that
+    become 0 and 255 in images of more than 8 bits.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Source:
     findings: tuple[Finding, ...] = ()
     root: Path | None = None
     pixels: np.ndarray | None = field(default=None, repr=False)
+    ranges: tuple[Range, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

@@ -43,7 +43,7 @@ def decode(
     Raises `BrokenImage`.
     """
     with reading(data, ranges) as picture:
-        return resize(_array(picture.image, channels)[None], image)[0]
+        return _resized(picture.image, image, channels)
 
 
 def decode_image(
@@ -53,7 +53,7 @@ def decode_image(
 
     Raises `BrokenImage`.
     """
-    return resize(_array(of_image(picture, ranges).image, channels)[None], image)[0]
+    return _resized(of_image(picture, ranges).image, image, channels)
 
 
 def resize(images: np.ndarray, image: tuple[int, int]) -> np.ndarray:
@@ -69,6 +69,14 @@ def resize(images: np.ndarray, image: tuple[int, int]) -> np.ndarray:
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     out = interpolate(tensor, tuple(image), mode="bilinear", antialias=True)
     return np.ascontiguousarray(out.permute(0, 2, 3, 1).numpy())
+
+
+def _resized(picture: Image.Image, image: tuple[int, int], channels: int) -> np.ndarray:
+    if picture.mode != "L":
+        return resize(_array(picture, channels)[None], image)[0]
+    # Grey images are resized before they get three equal channels, in a third of the memory.
+    grey = resize(_array(picture, 1)[None], image)[0]
+    return _array(Image.fromarray(grey[..., 0]), channels)
 
 
 def _array(image: Image.Image, channels: int) -> np.ndarray:

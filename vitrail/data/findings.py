@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitrail.data.formats import remedy
 from vitrail.data.scan import KEYS_SHOWN, Broken, Scan
-from vitrail.data.signature import UNREAD, remedy
+from vitrail.data.signature import UNREAD
 from vitrail.data.source import Finding, Severity, Source
 
 _TRAITS = {

@@ -1,11 +1,11 @@
 """Which image formats are read, and what a file is before any of it is decoded."""
 
 import ctypes
-import importlib
 import io
 import os
 import stat
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +18,11 @@ from vitrail.errors import DataError
 # A file that is larger is no photograph; it would only fill the memory.
 OVERSIZED_BYTES = 1 << 30
 
-# EPS and its like start other programs, and TGA has no signature: they are left out. HEIF and
-# JXL are there where their packages are installed.
+# EPS and its like start other programs, and TGA has no signature: they are left out. HEIF is
+# there where its package is installed.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "ICO",
-    "HEIF", "JXL",
+    "HEIF",
 )  # fmt: skip
 
 _HEAD_BYTES = 1024
@@ -43,12 +43,10 @@ class BrokenImage(DataError):
 def known() -> tuple[str, ...]:
     """The names in Pillow of the formats that are read with what is installed."""
     Image.init()
-    for module, register in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", "")):
-        try:
-            package = importlib.import_module(module)
-        except ImportError:
-            continue
-        getattr(package, register, lambda: None)()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     _quieten()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -70,6 +68,16 @@ def suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of the formats that are read: ".jpg", ".jfif", ".png" ..."""
     formats = known()
     return frozenset(end for end, form in Image.registered_extensions().items() if form in formats)
+
+
+def remedy(name: str) -> str:
+    """What to do with images of a format in `signature.UNREAD`, after "which"."""
+    convert = "convert them to JPEG, PNG or TIFF"
+    if name != "HEIC":
+        return f"vitrail does not read: {convert}"
+    if "HEIF" in known():
+        return f"pillow-heif cannot read, as if damaged: make them again, or {convert}"
+    return f"pillow-heif would read: pip install 'vitrail[heif]', or {convert}"
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -144,7 +152,7 @@ def _unidentified(data: bytes) -> BrokenImage:
     """What there is to say of bytes that none of the formats knows."""
     head = data[:_HEAD_BYTES]
     if name := signature.unread(head):
-        return BrokenImage(name, f"is {name}, which {signature.remedy(name)}")
+        return BrokenImage(name, f"is {name}, which {remedy(name)}")
     if name := signature.readable(head):
         kind = signature.tiff_kind(data) if name == "TIFF" else None
         if kind is not None:

@@ -39,18 +39,7 @@ _MARKUP = (
     (b"<?xml", "an XML document"),
 )  # fmt: skip
 
-_CONVERT = "convert it to JPEG, PNG or TIFF"
-_PACKAGES = {"HEIC": ("pillow-heif", "heif"), "JPEG XL": ("pillow-jxl-plugin", "jxl")}
-
 UNREAD = frozenset(name for _, _, name in _UNREAD)
-
-
-def remedy(name: str) -> str:
-    """What to do with an image of an unread format."""
-    if name in _PACKAGES:
-        package, extra = _PACKAGES[name]
-        return f"is read with {package}, pip install 'vitrail[{extra}]', or {_CONVERT}"
-    return f"is not read: {_CONVERT}"
 
 
 def readable(head: bytes) -> str | None:

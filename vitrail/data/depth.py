@@ -128,7 +128,8 @@ def chosen(ranges: Sequence[Range], values: Values) -> Range:
 def scaled(block: np.ndarray, limits: Range) -> np.ndarray:
     """Values of any shape as uint8, rounded, clipped to the range; NaN is 0."""
     # Not in place: the values are a view of the image.
-    out = block.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of NaN there are kinds that warn when they are copied
+        out = block.astype(np.float64)
     np.nan_to_num(out, copy=False, nan=limits.low, posinf=np.inf, neginf=-np.inf)
     np.clip(out, limits.low, limits.high, out=out)
     out -= limits.low

@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import logging
 import os
 import stat
 import warnings
@@ -53,6 +54,7 @@ def known() -> tuple[str, ...]:
 
 def _quieten() -> None:
     """Pillow and libtiff tell the terminal of damage, which is told in reasons here."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Appended, so that whoever wants to see the warnings still can.
     warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
     try:

@@ -84,7 +84,7 @@ RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
     ],
 )  # fmt: skip
 def test_tiffs_of_8_bits(order, pixels, photometric, more, wanted):
-    by = 4 if photometric in (6, 8) else 1
+    by = {6: 2, 8: 12}.get(photometric, 1)  # rounded to 8 bits before they are converted
     assert near(row(tiff(pixels, photometric, order=order, **more)), wanted, by)
 
 
@@ -115,11 +115,12 @@ def test_every_mode_of_an_image_in_memory():
         "I": (70_000, [136] * 3), "F": (0.5, [128] * 3), "I;16": (2048, [128] * 3),
     }  # fmt: skip
     for mode, (value, colour) in wanted.items():
-        image = Image.new(mode, (2, 1), value)
+        image = Image.new(mode, (3, 1), value)
         if mode in ("I", "F", "I;16"):
-            # Beside a pixel that gives the range: 17 bits, 1.0 and 12 bits.
+            # Beside two pixels that give the range: 17 bits, 1.0 and 12 bits.
             image.putpixel((1, 0), {"I": 131_071, "F": 1.0, "I;16": 4095}[mode])
-        assert near([decode_image(image, (1, 2), 3)[0, 0].tolist()], [colour], 1), mode
+            image.putpixel((2, 0), 0)
+        assert near([decode_image(image, (1, 3), 3)[0, 0].tolist()], [colour], 1), mode
     palette = Image.new("P", (1, 1), 1)
     palette.putpalette([*RED, *BLUE])
     assert decode_image(palette, (1, 1), 3)[0, 0].tolist() == BLUE
@@ -137,20 +138,23 @@ def test_every_mode_of_an_image_in_memory():
         (np.uint16([[0, 1, 1]]), 1, [0, 255, 255], ("16-bit", 0, 1)),
         (np.int16([[-100, 0, 100]]), 1, [0, 128, 255], ("16-bit", -100, 100)),
         (np.int32([[-(10**5), 0, 10**5]]), 1, [0, 128, 255], ("32-bit", -1e5, 1e5)),
-        (np.uint32([[0, 2**31, 2**32 - 2]]), 1, [0, 128, 255], ("32-bit", 0, 2**32 - 1)),
         (np.float32([[0, 0.25, 1]]), 1, [0, 64, 255], ("float", 0, 1)),
-        (np.float64([[0, 17, 200]]), 1, [0, 17, 200], ("float", 0, 255)),
+        (np.float32([[0, 17, 200]]), 1, [0, 17, 200], ("float", 0, 255)),
         (np.float32([[0, 0.5, 2.5]]), 1, [0, 51, 255], ("float", 0, 2.5)),
         (np.float32([[0, 0.1, 0.2]]), 1, [0, 128, 255], ("float", 0, np.float32(0.2))),
         (np.float32([[0, 0.25, 1]]), 0, [255, 191, 0], ("float", 0, 1)),
     ],
 )  # fmt: skip
 def test_tiffs_of_more_bits(order, deflate, values, photometric, wanted, limits):
-    if order == ">" and values.dtype in (np.uint32, np.float64):
-        return  # not read by Pillow, see below
     data = tiff(values, photometric, order=order, deflate=deflate)
     assert near(row(data, 1), wanted)
     assert read_picture(data).limits == Range(*limits)
+
+
+def test_unsigned_values_of_32_bits():
+    data = tiff(np.uint32([[0, 2**31, 2**32 - 2]]), 1)
+    assert near(row(data, 1), [0, 128, 255])
+    assert read_picture(data).limits == Range("32-bit", 0, 2**32 - 1)
 
 
 def test_sixteen_bits_where_zero_is_white():
@@ -185,7 +189,7 @@ def test_pngs_of_16_bits_with_colour_alpha_and_a_key():
     grey = png16(np.uint16([[300, 4095]]), 0, chunk(b"tRNS", struct.pack(">H", 4095)))
     assert row(grey, 1) == [round(300 * 255 / 4095), 255]
     assert read_picture(grey).alpha
-    veiled = np.array([[[2048, 65535], [2048, 0], [4095, 32768]]], np.uint16)
+    veiled = np.array([[[2048, 65535], [0, 0], [4095, 32768]]], np.uint16)
     picture = read_picture(png16(veiled, 4))
     assert (picture.mode, picture.alpha, picture.image.mode) == ("16-bit", True, "L")
     assert near(row(png16(veiled, 4), 1), [128, 255, 255])
@@ -227,11 +231,11 @@ def test_of_several_frames_the_first_is_taken_and_told(form):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_jpeg_2000(mode):
-    values = np.uint16([[0, 30_000, 65_535]])
+    values = np.uint16([[0, 30_000, 60_000, 65_535]])
     image = Image.fromarray(values) if mode == "I;16" else photo(1, 8, 8).convert(mode)
     data = encoded(image, "JPEG2000")
     if mode == "I;16":
-        assert near(row(data, 1), [0, 117, 255])
+        assert near(row(data, 1), [0, 117, 233, 255])
     else:
         wanted = np.asarray(image.convert("RGB"))
         assert np.array_equal(decode_full(data, 3), wanted)
@@ -259,12 +263,14 @@ def test_orientation_is_applied_once(form, orientation):
     [
         (tiff(np.zeros((1, 2, 5), np.uint16), 2, extra=[0, 0]), "unread", "5 values of 16 bits"),
         (tiff(np.zeros((1, 2, 3), np.float32), 2), "unread", "3 values of 32 bits"),
+        (tiff(np.zeros((1, 2), np.uint32), 1, order=">"), "unread", "1 value of 32 bits"),
+        (tiff(np.zeros((1, 2)), 1), "unread", "1 value of 64 bits"),
         (tiff(np.zeros((1, 2, 3), np.uint16), 2, planes=[2]), "unread", "separate planes"),
         (tiff(np.zeros((1, 2), np.float32) * np.nan, 1), "no values", "not one finite value"),
         (tiff(np.full((1, 2), 7, np.uint16), 1, nodata=b"7\0"), "no values", "not one finite"),
         (tiff(bytes_of(RED), 2, subfile=[1]), "camera raw", "preview.*: convert"),
         (tiff(bytes_of(RED), 2, dng=[1, 4]), "camera raw", "preview.*: convert"),
-        (tiff(np.zeros((4, 4), np.uint8), 32803), "unread|camera raw", ""),
+        (tiff(np.zeros((4, 4), np.uint8), 32803), "unread", "1 value of 8 bits"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL", "is JPEG XL, .*: convert"),
         (b"\xff\x0a" + bytes(40), "JPEG XL", "is JPEG XL, .*: convert"),
         (b"FUJIFILMCCD-RAW 0201" + bytes(40), "camera raw", "is camera raw, .*: convert"),
@@ -282,7 +288,7 @@ def test_orientation_is_applied_once(form, orientation):
 def test_what_is_not_read_is_called_by_its_name(data, kind, words):
     with pytest.raises(BrokenImage, match=words) as caught:
         decode(data, (8, 8), 3)
-    assert caught.value.kind in kind.split("|")
+    assert caught.value.kind == kind
 
 
 def test_bands_that_are_dropped_are_told():
@@ -563,11 +569,13 @@ def test_a_large_image_takes_little_more_than_itself(tmp_path):
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, words in ((tmp_path / "pipe", "not a regular file"), (tmp_path, "Is a directory"),
-                        (Path("/dev/zero"), "not a regular file")):  # fmt: skip
-        with pytest.raises(BrokenImage, match=words):
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BrokenImage, match="not a regular file"):
             read_file(path)
         assert not formats.looks_like_image(path)
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    assert not formats.looks_like_image(tmp_path)
     sparse = tmp_path / "large.png"
     with sparse.open("wb") as file:
         file.truncate(formats.OVERSIZED_BYTES + 1)

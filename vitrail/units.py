@@ -47,7 +47,10 @@ def parse_count(text: str | int) -> int:
 
 
 def parse_size(text: str, what: str) -> int:
-    """Read `10GB`, `500 MB`, `1.5GiB` or `2000000` as bytes. Raises ConfigError, which names `what`."""
+    """Read `10GB`, `500 MB`, `1.5GiB` or `2000000` as bytes.
+
+    Raises ConfigError, which names `what`.
+    """
     read = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?b?)\s*", text.lower())
     value = _number(read[1]) if read else None
     if read is None or value is None or read[2] not in _SIZE_UNITS:

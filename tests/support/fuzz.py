@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
-from support.pictures import photo
 
+from support.pictures import photo
 from vitrail.data.decode import BrokenImage, read_picture
 from vitrail.data.formats import known
 
@@ -89,7 +89,7 @@ def _damage(data: bytearray, random: np.random.Generator) -> None:
         case 4:
             del data[int(random.integers(0, max(1, len(data)))) :]
         case 5:
-            data[at : at + 4] = random.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+            data[at : at + 4] = (b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff")[random.integers(3)]
         case _:
             data[at : at + 1] = bytes([data[at] ^ (1 << int(random.integers(8)))] if data else b"")
 

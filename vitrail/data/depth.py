@@ -5,20 +5,16 @@ ends, so the whole set is looked at before one scale is chosen. The scale is a s
 is clipped at both ends, so values that mark missing data (NaN, -9999) need not be known later.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 # Values that rasters write where nothing was measured, besides those that are not finite.
 _LARGE = (1e20, 1e30, 1e36, 1e37, 1e38, 9.969209968386869e36, float(np.finfo(np.float32).max))
-MARKERS = frozenset(
-    float(value)
-    for value in (
-        *(-999, -9999, -99999, -32767, -32768, 65535, -(2**31), 2**31 - 1, 2**32 - 1),
-        *(sign * kind(value) for value in _LARGE for kind in (float, np.float32) for sign in (1, -1)),
-    )
-)
+_WHOLE = (-999, -9999, -99999, -32767, -32768, 65535, -(2**31), 2**31 - 1, 2**32 - 1)
+_ENDS = tuple(sign * kind(v) for v in _LARGE for kind in (float, np.float32) for sign in (1, -1))
+MARKERS = frozenset(map(float, (*_WHOLE, *_ENDS)))
 
 # Images whose values span less than this share of the range come out nearly flat.
 DIM = 1 / 8
@@ -110,7 +106,7 @@ def range_of(values: Values) -> Range:
     low, high, kind = values.low, values.high, values.kind
     tops = [1.0, 255.0] if kind == "float" else [2.0 ** int(max(high, 1)).bit_length() - 1]
     for top in tops:
-        if 0 <= low and high <= top and high - low >= top / 2:
+        if low >= 0 and high <= top and high - low >= top / 2:
             return Range(kind, 0.0, top)
     if high > low:
         return Range(kind, low, high)
@@ -157,9 +153,3 @@ def _settled(values: Values) -> Values:
         low, high, n = min(low, marker), max(high, marker), n + count
         left.remove((marker, count))
     return Values(values.kind, low, high, n, tuple(left), values.missing)
-
-
-def blocks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """An image's values, so many rows at a time."""
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]

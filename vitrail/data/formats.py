@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from vitrail.data import signature
 from vitrail.errors import DataError
@@ -85,10 +86,7 @@ def remedy(name: str) -> str:
 def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of a regular file. Raises BrokenImage for any other, and OSError of the file."""
     with _opened(path) as file:
-        facts = os.fstat(file.fileno())
-        if stat.S_ISDIR(facts.st_mode):
-            raise BrokenImage("unreadable", "cannot be read (Is a directory)")
-        check_file(facts)
+        check_file(os.fstat(file.fileno()))
         return file.read()
 
 
@@ -118,11 +116,11 @@ def looks_like_image(path: Path) -> bool:
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     # Without waiting: to open a pipe that nobody writes to would never end.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    return open(os.open(path, flags), "rb")
+    flag = getattr(os, "O_NONBLOCK", 0)
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> ImageFile:
     """An image of which only the header is read. Raises BrokenImage."""
     try:
         image = Image.open(io.BytesIO(data), formats=known())

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from vitrail.data.depth import Range, Values, look, scaled
 
@@ -23,6 +25,8 @@ _NATIVE = "16L" if sys.byteorder == "little" else "16B"
 _SWAPPED = {"16B": "16L", "16L": "16B"}
 _WIDE = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")
 BITS = 258
+# Compressed TIFFs arrive in the machine's byte order, whatever their own is.
+_MACHINE_ORDER = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 _NODATA, _SAMPLE_FORMAT, _PHOTOMETRIC, _BANDS = 42113, 339, 262, 277
 
 
@@ -42,9 +46,22 @@ def tag(image: Image.Image, number: int, default):
 
 def raw_mode(image: Image.Image) -> str:
     """How the values lie in the file, as Pillow calls it, before the image is loaded."""
-    arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
+    spots = getattr(image, "tile", None)
+    arguments = spots[0][3] if spots else ""
     first = arguments if isinstance(arguments, str) else next(iter(arguments or ("",)))
     return first if isinstance(first, str) else ""
+
+
+def mend_order(image: ImageFile, raw: str) -> None:
+    """Let Pillow read compressed TIFFs of signed and floating values in the right byte order."""
+    if raw in _MACHINE_ORDER and image.tile[0][0] == "libtiff":
+        image.tile = [_read_as(spot, _MACHINE_ORDER[raw]) for spot in image.tile]
+
+
+def _read_as(spot: Any, raw: str) -> Any:
+    """A tile of Pillow's with another raw mode."""
+    arguments = spot[3]
+    return type(spot)(*spot[:3], (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw)
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -58,7 +75,7 @@ def spare_bands(image: Image.Image) -> bool:
 
 
 def key_levels(image: Image.Image, raw: str) -> None:
-    """Set the transparent grey of a PNG of 2 or 4 bits, which counts in its own levels, to 0-255."""
+    """Set the transparent grey of a PNG of 2 or 4 bits, which it counts in levels, to 0-255."""
     factor = {"L;2": 85, "L;4": 17}.get(raw)
     key = image.info.get("transparency")
     if image.format == "PNG" and factor and isinstance(key, int):
@@ -88,12 +105,13 @@ def _over_white(strip: Image.Image, mode: str) -> Image.Image:
 class Deep:
     """An image of more than 8 bits per value: what its values are, and its 8 bits for a range.
 
-    `again` opens the same file anew; `raw` is its `raw_mode` from before it was loaded.
+    `again` opens the same file anew, where there is one; `raw` is its `raw_mode` from before it
+    was loaded.
     """
 
-    def __init__(self, image: Image.Image, raw: str, again: Callable[[], Image.Image]) -> None:
+    def __init__(self, image: Image.Image, raw: str, again: Callable[[], ImageFile] | None) -> None:
         self._image = image
-        self._wide = _wide(image, raw, again) if is_wide(raw) else None
+        self._wide = _wide(image, raw, again) if again is not None and is_wide(raw) else None
         self._key = image.info.get("transparency")
         self.kind = name(image) if self._wide is None else "16-bit"
         self.values: Values = look((b[..., : self._colours] for _, b in self._blocks()), self.kind,
@@ -144,16 +162,13 @@ def is_wide(raw: str) -> bool:
     return raw.startswith(_WIDE)
 
 
-def _wide(image: Image.Image, raw: str, again: Callable[[], Image.Image]) -> np.ndarray:
+def _wide(image: Image.Image, raw: str, again: Callable[[], ImageFile]) -> np.ndarray:
     """uint16 (h, w, bands) of an image that Pillow gives in 8 bits."""
     bands, _, order = raw.partition(";")
     # As bytes, a grey with alpha is four: the halves of the grey, then those of the alpha.
     swapped = "RGBA" if bands == "LA" else f"{bands};{_SWAPPED[order.replace('16N', _NATIVE)]}"
     other = again()
-    other.tile = [
-        type(spot)(*spot[:3], (swapped, *spot[3][1:]) if isinstance(spot[3], tuple) else swapped)
-        for spot in other.tile
-    ]
+    other.tile = [_read_as(spot, swapped) for spot in other.tile]
     other.load()
     lower = np.asarray(other)
     upper = np.asarray(image)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from vitrail.data import jpeg, modes, png
 from vitrail.data.depth import Range, Values, chosen, is_dim
@@ -95,7 +96,7 @@ def of_image(image: Image.Image, ranges: Sequence[Range] = ()) -> Picture:
     """The picture of an image in memory, of any mode of Pillow's. Raises `BrokenImage`."""
     with _told():
         image.load()
-        return _upright(image, modes.raw_mode(image), image.copy, ranges)
+        return _upright(image, "", None, ranges)
 
 
 def _read(data: bytes, ranges: Sequence[Range], held: ExitStack) -> Picture:
@@ -105,14 +106,20 @@ def _read(data: bytes, ranges: Sequence[Range], held: ExitStack) -> Picture:
     whole = data if course is None else jpeg.closed(data, course)
     image = open_image(whole)
     _check_kind(image)
-    held.enter_context(_ROOM.taken(image.width * image.height * _BYTES_A_PIXEL))
     raw = modes.raw_mode(image)
+    # Colours of 16 bits are read in halves.
+    size = image.width * image.height * _BYTES_A_PIXEL * (2 if modes.is_wide(raw) else 1)
+    held.enter_context(_ROOM.taken(size))
     with _told():
         modes.key_levels(image, raw)
+        modes.mend_order(image, raw)
+        # Pillow turns TIFFs itself, and then forgets that it did.
+        turned = modes.tag(image, _ORIENTATION, 1)
         image.load()
         if image.format in ("JPEG", "MPO"):
             _check_whole(image, data, ended=course is None or course.closed)
-        return _upright(image, raw, lambda: open_image(whole), ranges)
+        picture = _upright(image, raw, lambda: open_image(whole), ranges)
+        return picture if turned not in _UPRIGHT else replace(picture, orientation=turned)
 
 
 @contextmanager
@@ -133,12 +140,8 @@ def _told() -> Iterator[None]:
 
 def _check_kind(image: Image.Image) -> None:
     """A TIFF whose first picture is not the one that is meant, or that Pillow reads wrongly."""
-    colours = modes.tag(image, _PHOTOMETRIC, None)
-    if image.format == "TIFF" and (
-        colours in _SENSOR
-        or modes.tag(image, _DNG, None)
-        or int(modes.tag(image, _SUBFILE, 0)) & 1
-    ):
+    sensor = modes.tag(image, _PHOTOMETRIC, None) in _SENSOR or modes.tag(image, _DNG, None)
+    if image.format == "TIFF" and (sensor or int(modes.tag(image, _SUBFILE, 0)) & 1):
         raise BrokenImage(
             "camera raw", "begins with a preview as camera raw files do: convert it to JPEG or PNG"
         )
@@ -177,10 +180,10 @@ def _ends_grey(image: Image.Image) -> bool:
 
 
 def _upright(
-    image: Image.Image, raw: str, again: Callable[[], Image.Image], ranges: Sequence[Range]
+    image: Image.Image, raw: str, again: Callable[[], ImageFile] | None, ranges: Sequence[Range]
 ) -> Picture:
     form = image.format or ""
-    orientation, turn = _orientation(image)
+    orientation = _orientation(image)
     # Phones add a preview to a JPEG (MPO): that is no animation.
     animated = form != "MPO" and bool(getattr(image, "is_animated", False))
     values = limits = None
@@ -193,19 +196,16 @@ def _upright(
         kind, alpha, eight = deep.kind, deep.alpha, deep.eight_bits(limits)
     else:
         kind, alpha, eight = modes.name(image), modes.has_alpha(image), modes.flat(image)
-    if turn in _UPRIGHT:
-        eight = eight.transpose(_UPRIGHT[turn])
+    if orientation in _UPRIGHT:
+        eight = eight.transpose(_UPRIGHT[orientation])
     spare = modes.spare_bands(image)
     return Picture(eight, form, kind, alpha, animated, orientation, spare, values, limits)
 
 
-def _orientation(image: Image.Image) -> tuple[int, int]:
-    """The EXIF orientation, and the one that is left to apply: Pillow turns TIFFs itself."""
+def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:
         # A damaged EXIF block is no reason to lose the pixels, which were decoded before.
-        value = 1
-    if image.format == "TIFF":
-        return modes.tag(image, _ORIENTATION, 1), 1
-    return (value, value) if value in range(1, 9) else (1, 1)
+        return 1
+    return value if value in range(1, 9) and image.format != "TIFF" else 1

@@ -93,9 +93,9 @@ def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
             tally.add(row, Broken(source.items[row].key, "no values", text))
         other = [row for row, seen in deep.items() if seen.limits not in ranges]
         title = "reading images again" if progress else ""
-        deep.update(_pass(source, other, ranges, workers, title))
+        again = dict(_pass(source, other, ranges, workers, title))
     for row, seen in deep.items():
-        tally.add(row, seen)
+        tally.add(row, again.get(row, seen))
     return tally.scan(ranges)
 
 

@@ -2,6 +2,8 @@
 
 import io
 
+from vitrail.units import counted
+
 # By which the formats that are read are known; what is cut or damaged is called by its name.
 _READ = (
     (0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"GIF8", "GIF"),
@@ -72,7 +74,8 @@ def tiff_kind(data: bytes) -> str | None:
         file.seek(tags.next)
         tags.load(file)
         bits = tags[258]
-        return f"{len(bits)} values of {bits[0]} bits per pixel" if max(bits) <= 64 else None
+        values = counted(len(bits), "value")
+        return f"{values} of {bits[0]} bits per pixel" if max(bits) <= 64 else None
     except Exception:
         # Whatever a damaged header makes the parser stumble over: then nothing is known.
         return None

@@ -1,4 +1,4 @@
-"""Files of the cache: arrays with checksums, locked while they are mapped, the oldest removed first.
+"""Files of the cache: arrays with checksums, locked while mapped, the oldest removed first.
 
 A file is a .npy with a footer: the CRC-32 of each chunk of it, and one of the footer itself, which
 begins with the file's name, so that a file of another name is not taken for this one. Whoever maps
@@ -54,11 +54,9 @@ def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     Raises ValueError, with the reason, for a file that is not whole or not of this shape. Each
     file is checked once in a process.
     """
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    with file:
+    with open(path, "rb") as file:
         _lock(file, exclusive=False)
         facts = os.fstat(file.fileno())
         reason = _fault(path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
@@ -78,22 +76,21 @@ def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def write_array(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
     """Write the rows of a uint8 array, given in blocks, whole or not at all. Raises OSError."""
-    with ExitStack() as held:
-        with files.replacing(path) as part:
-            # Locked until it has its name, so that nobody takes it for a dead process's.
-            file = held.enter_context(part.open("wb"))
-            _lock(file, exclusive=True)
-            sums = _Sums(file)
-            np.lib.format.write_array_header_1_0(
-                sums, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
-            # Written, not mapped: a full disk is then an error and not a fault of memory.
-            for block in blocks:
-                sums.write(np.ascontiguousarray(block).data.cast("B"))
-            file.write(_footer(path.name, sums.sums))
-            file.flush()
-            if fcntl is None:
-                file.close()
+    with ExitStack() as held, files.replacing(path) as part:
+        # Locked until it has its name, so that nobody takes it for a dead process's.
+        file = held.enter_context(part.open("wb"))
+        _lock(file, exclusive=True)
+        sums = _Sums(file)
+        np.lib.format.write_array_header_1_0(
+            sums, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        # Written, not mapped: a full disk is then an error and not a fault of memory.
+        for block in blocks:
+            sums.write(np.ascontiguousarray(block).data.cast("B"))
+        file.write(_footer(path.name, sums.sums))
+        file.flush()
+        if fcntl is None:
+            file.close()
 
 
 class _Sums:
@@ -112,6 +109,7 @@ class _Sums:
             piece, rest = rest[: self._left], rest[self._left :]
             self.sums[-1] = zlib.crc32(piece, self.sums[-1])
             self._left -= len(piece)
+
 
 def _footer(name: str, sums: list[int]) -> bytes:
     body = struct.pack(f"<{len(sums)}I", *sums)

@@ -21,7 +21,6 @@ from vitrail import files
 from vitrail.measure.machine import cores, processor, versions
 from vitrail.measure.session import session
 
-
 # A latency that was measured in a busy moment should not be believed for ever.
 KEPT_S = 7 * 24 * 3600
 

@@ -341,7 +341,7 @@ def test_a_kill_half_way_leaves_nothing_that_is_read(part, tmp_path):
 
 def test_what_another_process_is_writing_stays(part, tmp_path):
     photos, folder = part.source.root, tmp_path / "cache"
-    process = child(photos, folder, 0.3)
+    process = child(photos, folder, 0.1)
     assert process.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 30
     while not list(folder.rglob("*.part")) and time.monotonic() < deadline:

@@ -344,9 +344,8 @@ def test_a_jpeg_is_whole_where_every_pixel_is(options, mode):
     whole = encoded(photo(1, 90, 120).convert(mode), "JPEG", quality=90, **options)
     wanted = decode_full(whole, 3)
     assert whole.endswith(jpeg.END)
-    for tail in (b"", b"\xff", b"\0\0\0", b"\r\nafter the end"):
-        assert np.array_equal(decode_full(whole[:-2] + tail[:1].replace(b"\r", b""), 3), wanted)
-        assert np.array_equal(decode_full(whole + tail, 3), wanted)
+    for data in (whole[:-2], whole[:-1], whole + bytes(9), whole + b"\r\nafter the end"):
+        assert np.array_equal(decode_full(data, 3), wanted)
     course = jpeg.scans(whole)
     assert (course.closed, course.missing, course.end) == (True, False, len(whole) - 2)
     for share in (0.5, 0.7, 0.9):

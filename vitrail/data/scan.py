@@ -8,8 +8,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,51 +18,14 @@ from vitrail.data.depth import Range, Values, range_of, together
 from vitrail.data.formats import check_file
 from vitrail.data.parallel import bar, in_order
 from vitrail.data.source import Item, Source
+from vitrail.data.tally import KEYS_SHOWN, Broken, Scan, Seen, Tally, words
 
-# Keys that are kept of each trait: a broken file is always named, a grey one need not be.
-KEYS_SHOWN = 1000
+__all__ = ["KEYS_SHOWN", "Broken", "Scan", "digest", "scan_array", "scan_files"]
 
 # Modes that are worth telling, besides being counted.
 MODES = ("palette", "16-bit", "32-bit", "float", "CMYK")
 
 _ROWS_AT_ONCE = 16
-
-
-class Broken(NamedTuple):
-    """A file left out: its key, kind and the reason, which follows on "key ..."."""
-
-    key: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Of the images that were read, row by row, what `gate.Inspection` says and the signatures
-    of `twins`; of the broken ones, the reasons; of each trait, how many have it and some keys;
-    of each kind of values beyond 8 bits, the range that becomes 0 to 255."""
-
-    rows: np.ndarray
-    digests: np.ndarray
-    sizes: np.ndarray
-    modes: np.ndarray
-    mode_names: tuple[str, ...]
-    signatures: np.ndarray
-    grey: bool
-    broken: list[Broken]
-    traits: dict[str, tuple[int, list[str]]]
-    ranges: tuple[Range, ...] = ()
-
-
-class _Seen(NamedTuple):
-    digest: bytes
-    size: tuple[int, int]
-    mode: str
-    signature: bytes
-    grey: bool
-    traits: tuple[str, ...]
-    values: Values | None
-    limits: Range | None
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -74,15 +35,15 @@ def digest(data: bytes | memoryview) -> bytes:
 
 def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
     """Decode every file of `source` on `workers` threads (default: all cores)."""
-    tally = _Tally(source.items)
-    deep: dict[int, _Seen] = {}
+    tally = Tally(source.items)
+    deep: dict[int, Seen] = {}
     with warnings.catch_warnings():
         # Pillow warns of damage without consequence, such as odd EXIF blocks, and of sizes that
         # the decoder refuses anyway.
         warnings.filterwarnings("ignore", module="PIL")
         rows = range(len(source))
         for row, seen in _pass(source, rows, (), workers, "reading images" if progress else ""):
-            if isinstance(seen, _Seen) and seen.values is not None:
+            if isinstance(seen, Seen) and seen.values is not None:
                 deep[row] = seen
             else:
                 tally.add(row, seen)
@@ -101,10 +62,10 @@ def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
 
 def _pass(
     source: Source, rows: Sequence[int], ranges: Sequence[Range], workers: int | None, title: str
-) -> Iterator[tuple[int, "_Seen | Broken"]]:
+) -> Iterator[tuple[int, Seen | Broken]]:
     """What is seen in each of some rows, in their order."""
 
-    def examine(part: range) -> list[_Seen | Broken]:
+    def examine(part: range) -> list[Seen | Broken]:
         return [_examine(source, source.items[rows[at]], ranges) for at in part]
 
     size, shown = _ROWS_AT_ONCE, bool(title)
@@ -112,7 +73,7 @@ def _pass(
     yield from zip(rows, (seen for batch in done for seen in batch), strict=True)
 
 
-def _shared(deep: dict[int, _Seen]) -> tuple[tuple[Range, ...], list[int]]:
+def _shared(deep: dict[int, Seen]) -> tuple[tuple[Range, ...], list[int]]:
     """One range for each kind of values, and the rows that hold marks of missing data only."""
     kinds: dict[str, dict[int, Values]] = {}
     for row, seen in deep.items():
@@ -129,56 +90,7 @@ def _shared(deep: dict[int, _Seen]) -> tuple[tuple[Range, ...], list[int]]:
     return tuple(ranges), empty
 
 
-class _Tally:
-    """What is seen, image by image in any order, gathered to a scan."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._items = items
-        self._rows: list[int] = []
-        self._digests, self._marks = bytearray(), bytearray()
-        self._sizes: list[tuple[int, int]] = []
-        self._modes: list[int] = []
-        self._names: dict[str, int] = {}
-        self._broken: dict[int, Broken] = {}
-        self._traits: dict[str, list[int]] = {}
-        self._grey = True
-
-    def add(self, row: int, seen: "_Seen | Broken") -> None:
-        if isinstance(seen, Broken):
-            self._broken[row] = seen
-            return
-        self._rows.append(row)
-        self._digests += seen.digest
-        self._sizes.append(seen.size)
-        self._modes.append(self._names.setdefault(seen.mode, len(self._names)))
-        self._marks += seen.signature
-        self._grey = self._grey and seen.grey
-        for trait in seen.traits:
-            self._traits.setdefault(trait, []).append(row)
-
-    def scan(self, ranges: tuple[Range, ...]) -> Scan:
-        rows = np.array(self._rows, np.int64)
-        order = np.argsort(rows)
-        marks = np.frombuffer(bytes(self._marks), np.uint8).reshape(-1, twins.BYTES)
-        traits = {
-            trait: (len(of), [self._items[row].key for row in sorted(of)[:KEYS_SHOWN]])
-            for trait, of in self._traits.items()
-        }
-        return Scan(
-            rows[order],
-            _words(self._digests)[order],
-            np.array(self._sizes, np.int32).reshape(-1, 2)[order],
-            np.array(self._modes, np.int8)[order],
-            tuple(self._names),
-            marks[order],
-            self._grey,
-            [self._broken[row] for row in sorted(self._broken)],
-            traits,
-            ranges,
-        )
-
-
-def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> _Seen | Broken:
+def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> Seen | Broken:
     try:
         check_file(os.stat(source.path(item)))
         data = source.read(item)
@@ -190,9 +102,9 @@ def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> _Seen | Bro
         return Broken(item.key, "unreadable", f"cannot be read ({error.strerror or error})")
 
 
-def _seen(data: bytes, picture: Picture, key: str) -> _Seen:
+def _seen(data: bytes, picture: Picture, key: str) -> Seen:
     image = picture.image
-    return _Seen(
+    return Seen(
         digest(data),
         (image.height, image.width),
         picture.mode + (" with alpha" if picture.alpha else ""),
@@ -258,9 +170,5 @@ def scan_array(pixels: np.ndarray, *, progress: bool) -> Scan:
     sizes = np.broadcast_to(np.array([height, width], np.int32), (n, 2))
     modes = np.zeros(n, np.int8)
     return Scan(
-        np.arange(n), _words(digests), sizes, modes, ("grey",), np.concatenate(marks), True, [], {}
+        np.arange(n), words(digests), sizes, modes, ("grey",), np.concatenate(marks), True, [], {}
     )
-
-
-def _words(digests: bytearray) -> np.ndarray:
-    return np.frombuffer(bytes(digests), ">u8").reshape(-1, 2).astype(np.uint64)

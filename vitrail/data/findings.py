@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitrail.data.formats import remedy
+from vitrail.data.magic import UNREAD
 from vitrail.data.scan import KEYS_SHOWN, Broken, Scan
 from vitrail.data.source import Finding, Severity, Source
 from vitrail.units import counted, shortened
@@ -12,17 +14,19 @@ from vitrail.units import counted, shortened
 _TRAITS = {
     "alpha": "{} transparency, laid over white",
     "palette": "{} a palette, converted to colour",
-    "16-bit": "{} 16 bits per value, scaled by 255/65535",
-    "32-bit": "{} 32-bit values, each scaled from its own minimum and maximum",
+    "16-bit": "{} 16 bits per value",
+    "32-bit": "{} 32 bits per value",
     "float": "{} floating-point values",
-    "stretched": "{} values of unknown range, each scaled from its own minimum and maximum",
-    "dim": "{} 16 bits per value but less than 1/8 of the range, and become very dark",
+    "stretched": "{} values without a usual range: the least and the greatest of all were taken",
+    "dim": "{} values in less than 1/8 of the range, and are nearly flat",
+    "no data": "{} values that are not finite or mark missing data, and become black or white",
+    "bands": "{} more bands than colours and alpha, which are dropped",
     "CMYK": "{} the four inks CMYK, converted to RGB",
     "animated": "{} several frames, of which the first is taken",
     "rotated": "{} an EXIF rotation, which is applied",
     "extension": "{} an extension of another format, decoded by content",
 }
-_WARN = ("stretched", "32-bit", "dim", "extension")
+_WARN = ("stretched", "dim", "no data", "bands", "extension")
 
 
 def findings(
@@ -34,7 +38,7 @@ def findings(
     """
     return (
         *_of_broken(scan.broken),
-        *_of_traits(scan.traits),
+        *_of_traits(scan),
         *_of_classes(source, counts),
         *_of_shapes(source, scan),
         *_of_twins(source, scan, groups),
@@ -46,7 +50,8 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "empty": "empty", "not an image": "no image", "truncated": "truncated",
         "bomb": "too large to be decoded safely", "broken": "damaged",
         "unreadable": "unreadable", "oversized": "too large a file",
-    }  # fmt: skip
+        "unread": "of a kind that is not read", "no values": "without any value",
+    } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}
     for entry in broken:
         groups.setdefault(entry.kind, []).append(entry.key)
@@ -56,15 +61,20 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
     ]
 
 
-def _of_traits(traits: dict[str, tuple[int, list[str]]]) -> list[Finding]:
+def _of_traits(scan: Scan) -> list[Finding]:
+    scaled = {
+        one.kind: f", of which {one.low:g} to {one.high:g} become 0 to 255 in all of them"
+        for one in scan.ranges
+    }
     return [
         Finding(
             trait,
             "warning" if trait in _WARN else "info",
-            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have")),
+            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have"))
+            + scaled.get(trait, ""),
             tuple(keys),
         )
-        for trait, (n, keys) in traits.items()
+        for trait, (n, keys) in scan.traits.items()
     ]
 
 

@@ -3,7 +3,7 @@
 Broken files are left out, each with its reason; nothing is replaced, moved or written.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -110,6 +110,7 @@ def inspect(
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
+    source = replace(source, ranges=found.ranges)
     counts = np.array(label_counts(source, label_array(source, found.rows)))
     _require(source, found, counts)
     first = np.fromiter((source.items[row].label for row in found.rows), np.int64)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitrail.data.depth import Range
 from vitrail.errors import DataError
 from vitrail.units import shortened
 
@@ -73,7 +74,8 @@ class Source:
 
     `pixels`, for sources that are arrays in memory, is uint8 (N, h, w), row i being items[i];
     else the images are files below `root`. `several` says that an image has any number of
-    labels, `Item.labels`.
+    labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
+    255 in images of more than 8 bits.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Source:
     root: Path | None = None
     pixels: np.ndarray | None = field(default=None, repr=False)
     several: bool = False
+    ranges: tuple[Range, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

@@ -191,10 +191,24 @@ def _spoken(kind: Any) -> str:
         return " or ".join(_spoken(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) in (tuple, list) and typing.get_args(kind):
+        return _spoken_list(typing.get_args(kind))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     if kind in names:
         return names[kind]
     return "none" if kind is type(None) else str(kind).replace("typing.", "")
+
+
+def _spoken_list(members: tuple[Any, ...]) -> str:
+    """The annotation of a list as a reader would write it: 2 whole numbers."""
+    named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
+    first = members[0]
+    several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"
+    if members[1:] in ((), (Ellipsis,)):
+        return f"a list of {several}"
+    if all(member == first for member in members):
+        return f"{len(members)} {several}"
+    return f"a list of {', '.join(map(_spoken, members))}"
 
 
 def _dump(value: Any, kind: Any) -> Any:

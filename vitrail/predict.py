@@ -20,8 +20,8 @@ import numpy as np
 from vitrail.data.decode import BrokenImage, decode
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import in_order
-from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.measure.session import session
+from vitrail.engines.sealed import open_sealed
+from vitrail.errors import ConfigError, DataError
 from vitrail.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -107,14 +107,8 @@ class Predictor:
 
 
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
-    running = session(folder.onnx)
-    facts = running.get_modelmeta().custom_metadata_map
-    theirs = [json.loads(facts.get(name, "null")) for name in ("classes", "image", "channels")]
-    if theirs != [list(labels.classes), list(labels.image), labels.channels]:
-        raise RunError(
-            f"{folder.onnx} has other classes or images than {folder.labels}: write it again by "
-            f"`vitrail export {folder.path} --onnx`"
-        )
+    again = f"vitrail export {folder.path} --onnx"
+    running = open_sealed(folder.onnx, labels, folder.read_tie(), again)
     return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
 
 

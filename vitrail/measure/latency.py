@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrail import files
+from vitrail.config import read_json
+from vitrail.errors import ConfigError, RunError
 from vitrail.measure.machine import cores, processor, versions
 from vitrail.measure.session import session
 
@@ -29,6 +33,11 @@ class Latency:
     p90_s: float
     n: int
     p95_s: float | None = None
+
+    def __post_init__(self) -> None:
+        known = (self.p50_s, self.p90_s, *(() if self.p95_s is None else (self.p95_s,)))
+        if self.n < 1 or not all(0 <= one < math.inf for one in known):
+            raise ConfigError(f"{known} of {self.n} runs are not times")
 
 
 @contextmanager
@@ -165,19 +174,26 @@ def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
 
     `key` says what is measured (configuration, image, threads, device); the processor, its
     cores and the versions are added. One small file per key in $VITRAIL_CACHE/latency (by
-    default ~/.cache/vitrail/latency), written whole or not at all.
+    default ~/.cache/vitrail/latency), written whole or not at all. A damaged one is measured again;
+    where none can be kept, a warning says so.
     """
     full = {**key, "cpu": processor(), "cores": cores(), "versions": versions()}
     text = json.dumps(full, sort_keys=True)
     root = Path(os.environ.get("VITRAIL_CACHE") or Path.home() / ".cache" / "vitrail")
     file = root / "latency" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    if file.is_file():
-        return Latency(**json.loads(file.read_text()))
-    found = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(found)))
-    part.replace(file)
+    try:
+        return read_json(file, Latency, remedy="it is measured again")
+    except RunError:  # not there yet, or damaged
+        found = measure()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, json.dumps(asdict(found)))
+    except OSError as error:
+        warnings.warn(
+            f"{file.parent} cannot be written ({files.reason(error)}): set VITRAIL_CACHE to "
+            "another folder, and what was measured is kept",
+            stacklevel=2,
+        )
     return found
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from torch import Tensor
 
-from vitrail import children
 from vitrail.errors import ConfigError
 from vitrail.units import shortened
 
@@ -49,12 +48,8 @@ def open_together(device: str, devices: int, precision: Precision) -> Fabric:
     ConfigError for devices that are not there.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
 
-    class Tied(DDPStrategy):
-        def setup_environment(self) -> None:
-            children.tie()  # before they meet, which one of them may never do
-            super().setup_environment()
+    from vitrail.train.together import Tied
 
     kind = device.partition(":")[0]
     try:

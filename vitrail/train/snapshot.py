@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +37,9 @@ class Standing:
     """What a snapshot's plain data must be, whatever else is among them."""
 
     step: int
-    loss: float | None
-    caution: float
-    settings: dict[str, Any]
+    loss: float | None = None
+    caution: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.step < 0 or not 0 < self.caution <= 1:
@@ -122,10 +122,11 @@ def read(path: Path) -> Snapshot:
         raise CheckpointError(f"snapshot {path} is damaged (its sha256 does not fit)")
     try:
         state = loads(text)
-        parse(Standing, {one.name: state.get(one.name) for one in fields(Standing)})
-    except (ValueError, AttributeError, ConfigError) as error:
+        known = {one.name for one in fields(Standing)}
+        standing = parse(Standing, {name: state[name] for name in state if name in known})
+    except (ValueError, TypeError, ConfigError) as error:
         raise CheckpointError(f"snapshot {path} is damaged ({error})") from error
-    return Snapshot(path, tensors, state)
+    return Snapshot(path, tensors, state | asdict(standing))
 
 
 def present(folder: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HIDDEN = """
 import os, signal, sys
 # What we stand on may use what its platform has; it is loaded before anything is hidden.
@@ -74,7 +76,6 @@ with RunFolder.create(out) as run, interruptible("again"), Stopping():
         assert f"process {os.getpid()}" in str(error), error
     else:
         raise SystemExit("the lock was taken twice")
-os.symlink(out / "recipe.json", out / "linked")
 (out / ".lock").unlink()
 os.symlink(out / "recipe.json", out / ".lock")
 try:
@@ -102,5 +103,6 @@ def test_every_module_imports():
     assert int(run(IMPORTS)) > 150
 
 
+@pytest.mark.slow
 def test_a_run_is_written_locked_and_read(tmp_path):
     assert run(WRITES, str(tmp_path / "run")) in ("a", "b", "c")

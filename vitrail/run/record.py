@@ -56,8 +56,12 @@ def _digest(file: Path) -> str:
 def _read(run: RunFolder) -> dict[str, Any]:
     if not run.engines.is_file():
         return {}
-    found = read_json(run.engines, dict, remedy="remove it and export the engines again")
-    return {name: found[name] for name in ENGINES if name in found}
+    remedy = "remove it and export the engines again"
+    found = read_json(run.engines, dict, remedy=remedy)
+    known = {name: found[name] for name in ENGINES if name in found}
+    if not all(isinstance(said, dict) for said in known.values()):
+        raise RunError(f"{run.engines} is damaged (an engine has no fields): {remedy}")
+    return known
 
 
 def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
@@ -72,7 +76,7 @@ def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
         raise RunError(f"run folder {run.path} has no file for {name}: make one by {again}")
     try:
         record = parse(Record, {k: said[k] for k in ("of", "use", "files") if k in said}, name)
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise RunError(f"{run.engines} is damaged ({error}): write it again by {again}") from error
     if record.of != digest(run):
         raise RunError(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vitrail import __version__
 from vitrail.commands.bench import bench
@@ -26,8 +27,27 @@ from vitrail.commands.predict import predict
 from vitrail.commands.study import study
 from vitrail.commands.train import train
 from vitrail.errors import VitrailError
+from vitrail.run.stopping import terminable
+from vitrail.units import shortened
+
+# A name or a value out of a damaged file may have any length.
+MOST_SAID = 4000
+
+
+class Commands(TyperGroup):
+    """Commands that say so when a signal ends them, which typer lets pass without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("vitrail: stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="vitrail",
     help="Vision backbones under one roof, and the best of them for your images and budget.",
     no_args_is_help=True,
@@ -75,11 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="vitrail")
     except VitrailError as error:
-        print(f"vitrail: {' '.join(str(error).split())}", file=sys.stderr)
+        said = shortened(" ".join(str(error).split()), MOST_SAID)
+        print(f"vitrail: {said}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("vitrail: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _complete(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ case. Every error begins with the path of the field.
 from __future__ import annotations
 
 import json
+import math
 import re
 import types
 import typing
@@ -16,11 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vitrail.errors import ConfigError
+from vitrail import files
+from vitrail.errors import ConfigError, RunError, VitrailError
+from vitrail.units import shortened
 
 T = TypeVar("T")
+MOST_DEEP = 64
+MOST_DIGITS = 30
 
 _EXPECTED = {
     "float_parsing": "a number",
@@ -36,6 +42,77 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str,
+    leave_out: Sequence[str] = (),
+    error: type[VitrailError] = RunError,
+) -> T:
+    """Read a JSON file as the dataclass `kind`, or as a mapping where `kind` is dict.
+
+    Whatever the file holds, what comes back is of the annotated types. Fields in `leave_out` are
+    passed over. Raises `error`, which names the file, the field and the remedy.
+    """
+    try:
+        value = loads(files.read(path))
+        if kind is dict:
+            if not isinstance(value, dict):
+                raise ConfigError(f"it holds {shortened(repr(value), 40)}, not fields")
+            return typing.cast(T, value)
+        if isinstance(value, dict):
+            value = {name: one for name, one in value.items() if name not in leave_out}
+        return parse(kind, value)
+    except FileNotFoundError as e:
+        raise error(f"{path} is missing: {remedy}") from e
+    except OSError as e:
+        raise error(f"{path} cannot be read ({files.reason(e)}): {remedy}") from e
+    except (ValueError, ConfigError) as e:
+        raise error(f"{path} is damaged ({shortened(str(e), 300)}): {remedy}") from e
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON whose nesting and numbers are bounded. Raises ValueError.
+
+    NaN, infinities, numbers of more than 30 digits and more than 64 levels are refused: nothing
+    that vitrail writes has them, and arithmetic or recursion would fail on them later.
+    """
+    try:
+        value = json.loads(
+            text if isinstance(text, str) else text.decode("utf-8"),
+            parse_int=_bounded,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError(f"more than {MOST_DEEP} levels") from error
+    layer = [value]
+    for _ in range(MOST_DEEP):
+        layer = [one for outer in layer for one in _inside(outer)]
+    if layer:
+        raise ValueError(f"more than {MOST_DEEP} levels")
+    return value
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shortened(text, 40)} is not a finite number")
+    return value
 
 
 def parse(kind: type[T], value: Any, path: str = "") -> T:
@@ -115,7 +192,8 @@ def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
     asked = str(name).lower().replace("-", "").replace("_", "")
     if asked not in plain:
         raise ConfigError(
-            f"{_at(path)}kind {name!r} does not exist: {nearest(str(name), [*known])}"
+            f"{_at(path)}kind {shortened(repr(name))} does not exist: "
+            f"{nearest(str(name)[:80], [*known])}"
         )
     return plain[asked]
 
@@ -128,7 +206,8 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
         if isinstance(value, members):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{_at(path)}{value!r} is not a mapping of fields: write name: value")
+            said = shortened(repr(value))
+            raise ConfigError(f"{_at(path)}{said} is not a mapping of fields: write name: value")
         if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
@@ -147,7 +226,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
     hints = _hints(kind)
     for name in value:
         if name not in hints:
-            raise ConfigError(f"{_join(path, name)}: no such field: {nearest(str(name), [*hints])}")
+            near = nearest(str(name)[:80], [*hints])
+            raise ConfigError(f"{shortened(_join(path, name))}: no such field: {near}")
     made = {}
     for field in fields(kind):
         here = _join(path, field.name)
@@ -158,8 +238,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
             raise ConfigError(f"{here}: is missing and has no default: give a value")
     try:
         return kind(**made)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{_at(path)}{error}") from error
+    except (ValueError, TypeError, ArithmeticError, ConfigError) as error:
+        raise ConfigError(f"{_at(path)}{shortened(str(error), 300)}") from error
 
 
 @cache
@@ -180,7 +260,8 @@ def _leaf(kind: Any, value: Any, path: str, default: Any) -> Any:
         reason = first["msg"][0].lower() + first["msg"][1:]
         said = f"is not {expected}" if expected else f"does not fit: {reason}"
         such = f", such as {_dump(default, type(default))!r}" if default is not None else ""
-        raise ConfigError(f"{path}: {value!r} {said}: give {_spoken(kind)}{such}") from error
+        told = f"{path}: {shortened(repr(value))} {shortened(said)}"
+        raise ConfigError(f"{told}: give {_spoken(kind)}{such}") from error
 
 
 def _spoken(kind: Any) -> str:
@@ -280,8 +361,8 @@ def _read(text: str) -> Any:
     """JSON where the text is JSON, a list where it becomes one in brackets, else the text."""
     for form in (text, f"[{text}]"):
         try:
-            return json.loads(form)
-        except json.JSONDecodeError:
+            return loads(form)
+        except ValueError:
             continue
     return text
 

@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitrail import __version__
+from vitrail import __version__, digests, files
+from vitrail.config import to_json
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
+from vitrail.engines import sealed
 from vitrail.engines.served import Agree, Served, same_class
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.session import session
@@ -77,21 +79,25 @@ def export_onnx(
     path = Path(path)
     if not len(images):
         raise ExportError(f"{path} has no {described} to be compared on: give at least one")
-    part = path.with_name(f".{path.name}.{os.getpid()}.onnx")
+    tie = digests.of_model(model.state_dict(), labels)
     try:
-        with bar("exporting", len(images), shown=progress) as advance:
-            inside = _write(serve(model.eval(), labels).eval(), labels, config, part)
+        with (
+            bar("exporting", len(images), shown=progress) as advance,
+            files.replacing(path) as part,
+        ):
+            inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
             largest = compare(model, labels, _logits(part), images, advance, agree)
-        os.replace(part, path)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} cannot be written ({files.reason(error)}): free some space, then do it again"
+        ) from error
     return Exported(path, path.stat().st_size, len(images), largest, inside, described)
 
 
-def _write(served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, path: Path) -> bool:
-    """Write the file; whether it resizes images itself."""
+def _write(
+    served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, tie: str, path: Path
+) -> bool:
+    """Write the file, tied to its weights and labels; whether it resizes images itself."""
     import onnx
 
     # Two images: with one, torch would take the batch for a constant.
@@ -114,21 +120,17 @@ def _write(served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, 
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
-    facts = {
-        "classes": list(labels.classes),
-        "image": list(labels.image),
-        "channels": labels.channels,
-        "mean": list(labels.mean),
-        "std": list(labels.std),
-        "temperature": labels.temperature,
+    facts = to_json(labels) | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",
         "vitrail": __version__,
+        sealed.TIE: tie,
     }
+    sealed.strip(proto)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     )
-    onnx.save(proto, path)
+    sealed.write(path, proto.SerializeToString())
     return inside
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from vitrail import files
+from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores, processor, versions
 from vitrail.measure.session import session
 
@@ -42,6 +44,11 @@ class Latency:
     def quickest_s(self) -> float:
         """The quickest run: what the machine can do where other programs disturb the median."""
         return self.p50_s if self.least_s is None else self.least_s
+
+    def __post_init__(self) -> None:
+        known = (self.p50_s, self.p90_s, *(() if self.p95_s is None else (self.p95_s,)))
+        if self.n < 1 or not all(0 <= one < math.inf for one in known):
+            raise ConfigError(f"{known} of {self.n} runs are not times")
 
 
 @contextmanager
@@ -178,7 +185,8 @@ def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
 
     `key` says what is measured (configuration, image, threads, device); the processor, its
     cores and the versions are added. One small file per key in $VITRAIL_CACHE/latency (by
-    default ~/.cache/vitrail/latency), with a digest, written whole or not at all.
+    default ~/.cache/vitrail/latency), with a digest, written whole or not at all. A damaged one is
+    measured again; where none can be kept, a warning says so.
     """
     full = {**key, "cpu": processor(), "cores": cores(), "versions": versions()}
     text = json.dumps(full, sort_keys=True)
@@ -188,9 +196,16 @@ def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
     if known is not None:
         return known
     found = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
     figures = json.dumps(asdict(found))
-    files.write(file, f"{figures}\n{_digest(file, figures)}\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, f"{figures}\n{_digest(file, figures)}\n")
+    except OSError as error:
+        warnings.warn(
+            f"{file.parent} cannot be written ({files.reason(error)}): set VITRAIL_CACHE to "
+            "another folder, and what was measured is kept",
+            stacklevel=2,
+        )
     return found
 
 

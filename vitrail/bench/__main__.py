@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vitrail.bench import FILE, growth, read
 from vitrail.report import growth as growth_page
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.speed import SpeedFacts, compiled_markdown, markdown, ratio_bars
 
 _TITLES = {"inference": "Inference", "training": "A training step"}
@@ -71,8 +71,8 @@ def main() -> None:
     comparisons = [read(folder) for folder in options.folders if (folder / FILE).is_file()]
     grown = [growth.read(f) for f in options.folders if (f / growth.FILE).is_file()]
     picture = options.page.with_suffix(".svg")
-    drawn = ratio_bars(comparisons[0], plots.WIDE, "ratios")
-    picture.write_text(plots.alone(drawn))
+    drawn = ratio_bars(comparisons[0], canvas.WIDE, "ratios")
+    picture.write_text(canvas.alone(drawn))
     options.page.write_text(page(comparisons, grown, picture.name))
     if options.baseline:
         first = comparisons[0]

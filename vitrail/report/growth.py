@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.page import filled
 
 TEMPLATE = Path(__file__).parent / "growth.html.jinja"
@@ -127,7 +127,7 @@ def curves(rows: Sequence[Growth], what: str, size: tuple[float, float], name: s
     unit = {"time": "ms", "memory": "MB"}[what]
 
     def draw(axes: Any) -> None:
-        colours = itertools.cycle(plots.SERIES)
+        colours = itertools.cycle(canvas.SERIES)
         for row in rows:
             xs, ys = [p.x for p in row.sides], [key(p) for p in row.sides]
             colour = next(colours)
@@ -138,15 +138,17 @@ def curves(rows: Sequence[Growth], what: str, size: tuple[float, float], name: s
                 at = (row.sides[-1].x, key(row.sides[-1]))
                 axes.annotate(
                     row.family, at, (-4, 4), textcoords="offset points", ha="right",
-                    fontsize=plots.FONT - 1.5, color=plots.INK,
+                    fontsize=canvas.FONT - 1.5, color=canvas.INK,
                 )  # fmt: skip
-        axes.set_yscale("log")
-        plots.log_ticks(axes, [p.x for row in rows for p in row.sides])
+        canvas.log_ticks(
+            axes, [key(p) for row in rows for p in row.sides if key(p) > 0], vertical=True
+        )
+        canvas.log_ticks(axes, [p.x for row in rows for p in row.sides])
         axes.set_xticks(sorted({p.x for row in rows for p in row.sides}))
         axes.set_xlabel("side of the image, logarithmic")
         axes.set_ylabel(f"{unit} an image, logarithmic")
 
-    return plots.svg(draw, name, size) if any(row.sides for row in rows) else ""
+    return canvas.svg(draw, name, size) if any(row.sides for row in rows) else ""
 
 
 HEAD = (
@@ -166,8 +168,8 @@ def render_growth(facts: GrowthFacts) -> str:
     """The page as HTML text. It asks the network for nothing."""
     drawn = {}
     for what in ("time", "memory"):
-        drawn[what] = curves(facts.rows, what, plots.WIDE, what)
-        drawn[f"{what}_narrow"] = curves(facts.rows, what, plots.NARROW, f"{what}-narrow")
+        drawn[what] = curves(facts.rows, what, canvas.WIDE, what)
+        drawn[f"{what}_narrow"] = curves(facts.rows, what, canvas.NARROW, f"{what}-narrow")
     ordered = sorted(facts.rows, key=lambda row: -(row.time or 0))
     return filled(
         TEMPLATE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.page import filled
 from vitrail.units import count, seconds, size
 
@@ -177,19 +177,19 @@ def ratio_bars(facts: SpeedFacts, figure: tuple[float, float], name: str) -> str
         for place, row in enumerate(rows):
             found = row.best
             assert found is not None
-            colour = plots.ACCENT if found.times >= 1 else plots.SECOND
+            colour = canvas.ACCENT if found.times >= 1 else canvas.SECOND
             axes.barh([place], [found.times], color=colour, height=0.62, alpha=0.85, zorder=2)
-            axes.plot([found.low, found.high], [place, place], color=plots.INK, lw=1.2, zorder=3)
-        axes.axvline(1, color=plots.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+            axes.plot([found.low, found.high], [place, place], color=canvas.INK, lw=1.2, zorder=3)
+        axes.axvline(1, color=canvas.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
         names = [row.variant if one else f"{row.variant}, {row.batch}" for row in rows]
         axes.set_yticks(range(len(rows)), names)
-        axes.tick_params(axis="y", labelcolor=plots.INK)
+        axes.tick_params(axis="y", labelcolor=canvas.INK)
         axes.grid(axis="y", visible=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(0, 1.08 * max(min(row.best.high, 1.5 * row.best.times) for row in rows))  # pyright: ignore[reportOptionalMemberAccess]
         axes.set_xlabel("times as fast as the fastest peer")
 
-    return plots.svg(draw, name, (figure[0], max(1.6, 0.27 * len(rows) + 0.7)))
+    return canvas.svg(draw, name, (figure[0], max(1.6, 0.27 * len(rows) + 0.7)))
 
 
 def accuracy_over_latency(facts: SpeedFacts, figure: tuple[float, float], name: str) -> str:
@@ -202,22 +202,22 @@ def accuracy_over_latency(facts: SpeedFacts, figure: tuple[float, float], name: 
     def draw(axes: Any) -> None:
         for row in rows:
             at = (1e3 * row.ours.p50_s / row.batch, row.top1)
-            axes.scatter([at[0]], [at[1]], s=36, color=plots.ACCENT, zorder=3, linewidths=0)
+            axes.scatter([at[0]], [at[1]], s=36, color=canvas.ACCENT, zorder=3, linewidths=0)
             axes.annotate(
-                row.variant, at, (5, 3), textcoords="offset points", fontsize=plots.FONT - 2,
-                color=plots.SOFT,
+                row.variant, at, (5, 3), textcoords="offset points", fontsize=canvas.FONT - 2,
+                color=canvas.SOFT,
             )  # fmt: skip
         axes.margins(x=0.1, y=0.12)
-        plots.log_ticks(axes, [1e3 * row.ours.p50_s / row.batch for row in rows])
+        canvas.log_ticks(axes, [1e3 * row.ours.p50_s / row.batch for row in rows])
         axes.set_xlabel("ms an image, logarithmic")
         axes.set_ylabel("published top-1, %")
 
-    return plots.svg(draw, name, figure)
+    return canvas.svg(draw, name, figure)
 
 
 def render_speed(facts: SpeedFacts) -> str:
     """The page as HTML text. It asks the network for nothing."""
-    tall = (plots.WIDE[0], 1.3 * plots.WIDE[1])
+    tall = (canvas.WIDE[0], 1.3 * canvas.WIDE[1])
     return filled(
         TEMPLATE,
         facts=facts,
@@ -229,10 +229,10 @@ def render_speed(facts: SpeedFacts) -> str:
         compiled=[compiled_cells(row) for row in facts.rows if row.compiled],
         notes=remarks(facts),
         plots={
-            "ratios": ratio_bars(facts, plots.WIDE, "ratios"),
-            "ratios_narrow": ratio_bars(facts, plots.NARROW, "ratios-narrow"),
+            "ratios": ratio_bars(facts, canvas.WIDE, "ratios"),
+            "ratios_narrow": ratio_bars(facts, canvas.NARROW, "ratios-narrow"),
             "accuracy": accuracy_over_latency(facts, tall, "accuracy"),
-            "accuracy_narrow": accuracy_over_latency(facts, plots.NARROW, "accuracy-narrow"),
+            "accuracy_narrow": accuracy_over_latency(facts, canvas.NARROW, "accuracy-narrow"),
         },
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.page import filled
 
 TEMPLATE = Path(__file__).parent / "study.html.jinja"
@@ -96,10 +96,10 @@ def render_study(facts: StudyFacts) -> str:
         facts=facts,
         answer=answer(facts),
         plots={
-            "differences": differences(facts, plots.WIDE, "differences"),
-            "narrow": differences(facts, plots.NARROW, "narrow"),
-            "cost": cost(facts, plots.WIDE, "cost"),
-            "cost_narrow": cost(facts, plots.NARROW, "cost-narrow"),
+            "differences": differences(facts, canvas.WIDE, "differences"),
+            "narrow": differences(facts, canvas.NARROW, "narrow"),
+            "cost": cost(facts, canvas.WIDE, "cost"),
+            "cost_narrow": cost(facts, canvas.NARROW, "cost-narrow"),
         },
     )
 
@@ -111,23 +111,23 @@ def differences(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
 
     def draw(axes: Any) -> None:
         for row, arm in enumerate(arms):
-            colour = plots.ACCENT if arm.clear else plots.SOFT
+            colour = canvas.ACCENT if arm.clear else canvas.SOFT
             if arm.low is not None and arm.high is not None:
                 ends = [100 * arm.low, 100 * arm.high]
                 axes.plot(ends, [row, row], color=colour, linewidth=1.6, zorder=2)
             axes.scatter([100 * (arm.difference or 0.0)], [row], s=46, color=colour, zorder=4)
             each = [100 * (a - b) for a, b in zip(arm.accuracies, base.accuracies, strict=True)]
             below = [row - 0.26] * len(each)
-            axes.scatter(each, below, s=7, color=plots.SOFT, alpha=0.6, zorder=3, linewidths=0)
-        axes.axvline(0, color=plots.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+            axes.scatter(each, below, s=7, color=canvas.SOFT, alpha=0.6, zorder=3, linewidths=0)
+        axes.axvline(0, color=canvas.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
-        axes.tick_params(axis="y", labelcolor=plots.INK)
+        axes.tick_params(axis="y", labelcolor=canvas.INK)
         axes.grid(axis="y", visible=False)
         axes.margins(y=0.6 / max(1, len(arms)))
         axes.set_xlabel(f"test accuracy minus that of {facts.baseline}, percentage points")
 
     height = max(1.6, 0.34 * len(arms) + 0.7)
-    return plots.svg(draw, name, (size[0], height))
+    return canvas.svg(draw, name, (size[0], height))
 
 
 def cost(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
@@ -137,14 +137,14 @@ def cost(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
         for arm in facts.arms:
             base = arm.name == facts.baseline
             at = (1e3 * arm.latency_s, 100 * arm.accuracy)
-            colour = plots.SECOND if base else plots.ACCENT
+            colour = canvas.SECOND if base else canvas.ACCENT
             axes.scatter([at[0]], [at[1]], s=42, color=colour, zorder=3, linewidths=0)
             axes.annotate(
-                arm.name, at, (6, 4), textcoords="offset points", fontsize=plots.FONT - 1,
-                color=colour if base else plots.SOFT,
+                arm.name, at, (6, 4), textcoords="offset points", fontsize=canvas.FONT - 1,
+                color=colour if base else canvas.SOFT,
             )  # fmt: skip
         axes.margins(x=0.12, y=0.12)
         axes.set_xlabel("latency of one image in ms")
         axes.set_ylabel("test accuracy, %")
 
-    return plots.svg(draw, name, size)
+    return canvas.svg(draw, name, size)

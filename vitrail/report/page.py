@@ -41,6 +41,7 @@ def render(facts: Facts) -> str:
         limits={limit.name: limit for limit in found},
         kept=all(limit.kept for limit in found),
         legend=race.caption(facts.candidates),
+        clocks=len({c.timed for c in facts.candidates if c.latency_s}) > 1,
         chapters=[*classification.chapters(facts), *facts.chapters],
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),

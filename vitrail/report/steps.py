@@ -29,7 +29,7 @@ def steps(facts: Facts) -> list[Step]:
         Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
         Step("See what it looks at in an image", f"vitrail explain {run} image.jpg"),
         Step(
-            "Make it faster: a file for another engine, in integers of 8 bits where that loses "
+            "Make it faster: a file for another engine, in 8-bit integers where that loses "
             "little accuracy",
             f"vitrail export {run} --engine {chosen or 'openvino'} --int8",
         ),

@@ -224,8 +224,8 @@ def test_answer_and_table():
     facts = SpeedFacts({}, {}, [row("a", 2.0), row("b", 0.5), row("a", 8.0, batch=8)])
     assert facts.mean(1) == pytest.approx(1.0) and facts.mean() == pytest.approx(2.0)
     assert answer(facts) == (
-        "Against the fastest peer of 2 models, the geometric mean of how many times as fast "
-        "vitrail is: 1.00 at batch 1, 8.00 at batch 8; slower than a peer: b."
+        "vitrail is this many times as fast as the fastest peer, as a geometric mean of 2 models: "
+        "1.00 at batch 1, 8.00 at batch 8; slower than a peer: b."
     )
     shown = dict(zip(HEAD, cells(facts.rows[0]), strict=True))
     assert shown["eager x"] == "1.00" and shown["folded x"] == "2.00"
@@ -294,16 +294,16 @@ def test_exponents():
     assert growth_facts.exponent([(1, 99), (2, 2), (4, 4), (8, 8)]) == pytest.approx(1)
     local, full, slow = grow("local", 1.0), grow("full", 1.9, 1.8), grow("slow", 1.4)
     assert local.why == "linear"
-    assert "multiply-adds grow by 1.80" in full.why
-    assert "leave the caches" in slow.why
+    assert "exponent of multiply-adds is 1.80" in full.why
+    assert "no longer fit the caches" in slow.why
     facts = growth_facts.GrowthFacts({"versions": {}}, 2, [local, full, slow])
     assert growth_facts.answer(facts) == (
-        "Of 3 families 2 are linear in the area; the steepest of the others by time: full (1.90)."
+        "2 of 3 families are linear in the area; the steepest of the others by time: full (1.90)."
     )
     logits = [replace(p, memory_bytes=p.x**3) for p in local.sides]
-    assert "memory grow by 1.50, multiply-adds only by 1.00" in replace(local, sides=logits).why
+    assert "memory is 1.50, that of multiply-adds only 1.00" in replace(local, sides=logits).why
     page = growth_facts.render_growth(facts)
-    assert "leave the caches" in page and page.count("<svg") == 4
+    assert "no longer fit the caches" in page and page.count("<svg") == 4
     assert "| full | full | 1.90 |" in growth_facts.markdown(facts)
 
 

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from vitrail.bench import FILE, growth, read
-from vitrail.report import growth as growth_page
 from vitrail.report import canvas
+from vitrail.report import growth as growth_page
 from vitrail.report.speed import SpeedFacts, compiled_markdown, markdown, ratio_bars
 
 _TITLES = {"inference": "Inference", "training": "A training step"}

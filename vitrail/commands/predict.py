@@ -11,13 +11,16 @@ from vitrail.commands.options import Json, console, work
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
-    top: Annotated[int, typer.Option(help="So many classes an image.")] = 3,
+    top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
     as_json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values, for spreadsheets.")
+    ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Answer by what `vitrail export --engine` made.")
+        str | None,
+        typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
 ) -> None:
     """Classify images with a finished run."""

@@ -15,10 +15,11 @@ TEMPLATE = Path(__file__).parent / "study.html.jinja"
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """An arm: costs for one image, and test accuracies in [0, 1], one a seed.
+    """An arm of a study: costs for one image, and test accuracies in [0, 1], one for each seed.
 
-    `difference` from the baseline with its 95 % interval, None for the baseline, and without
-    ends for a single seed; `clear` if it is beyond noise among so many comparisons.
+    `difference` from the baseline with its 95 % interval, None for the baseline, and without ends
+    for a single seed. The intervals of all arms hold together; `clear` says whether the arm's own
+    leaves out 0.
     """
 
     name: str
@@ -70,27 +71,30 @@ class StudyFacts:
 
 
 def answer(facts: StudyFacts) -> str:
-    """The outcome in one sentence."""
+    """Return the outcome in one sentence."""
     better = [a.name for a in facts.compared if a.clear and (a.difference or 0.0) > 0]
     worse = [a.name for a in facts.compared if a.clear and (a.difference or 0.0) < 0]
     if facts.seeds < 2:
-        return "One seed tells nothing from noise: ask for more with --seeds."
-    said = []
+        return "With one seed the noise is unknown: train more with --seeds."
+    said, base = [], f"the baseline {facts.baseline!r}"
     if better:
-        said.append(f"better than {facts.baseline} beyond noise: {', '.join(better)}")
+        said.append(f"better than {base} beyond noise: {', '.join(better)}")
     if worse:
-        said.append(f"worse: {', '.join(worse)}")
+        said.append(f"worse{'' if better else f' than {base} beyond noise'}: {', '.join(worse)}")
     rest = len(facts.compared) - len(better) - len(worse)
     if rest and said:
-        said.append(f"not told apart from it: the other {rest}")
+        said.append(f"not told apart from it: {'the other' if rest == 1 else f'the other {rest}'}")
+    if not said and rest == 1:
+        return f"{facts.compared[0].name} does not differ from {base} beyond noise."
     if not said:
-        return f"None of the {len(facts.compared)} differs from {facts.baseline} beyond noise."
+        none = "Neither of the two arms" if rest == 2 else f"None of the {rest} arms"
+        return f"{none} differs from {base} beyond noise."
     text = "; ".join(said)
     return text[0].upper() + text[1:] + "."
 
 
 def render_study(facts: StudyFacts) -> str:
-    """The page as HTML text. It asks the network for nothing."""
+    """Return the page as HTML text, which asks the network for nothing."""
     return filled(
         TEMPLATE,
         facts=facts,
@@ -105,7 +109,7 @@ def render_study(facts: StudyFacts) -> str:
 
 
 def differences(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
-    """Differences with their intervals, the best on top, and every seed as a small dot."""
+    """Draw differences with their intervals, the best on top, and every seed as a small dot."""
     arms = facts.compared[::-1]
     base = facts.base
 
@@ -131,19 +135,22 @@ def differences(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
 
 
 def cost(facts: StudyFacts, size: tuple[float, float], name: str) -> str:
-    """Accuracy over latency, every arm with its name."""
+    """Draw accuracy over latency, every arm with its name."""
 
     def draw(axes: Any) -> None:
         for arm in facts.arms:
             base = arm.name == facts.baseline
             at = (1e3 * arm.latency_s, 100 * arm.accuracy)
             colour = canvas.SECOND if base else canvas.ACCENT
-            axes.scatter([at[0]], [at[1]], s=42, color=colour, zorder=3, linewidths=0)
+            axes.scatter(
+                [at[0]], [at[1]], s=42, color=colour, zorder=3, linewidths=0, clip_on=False
+            )
             axes.annotate(
                 arm.name, at, (6, 4), textcoords="offset points", fontsize=canvas.FONT - 1,
                 color=colour if base else canvas.SOFT,
             )  # fmt: skip
         axes.margins(x=0.12, y=0.12)
+        canvas.within(axes)
         axes.set_xlabel("latency of one image in ms")
         axes.set_ylabel("test accuracy, %")
 

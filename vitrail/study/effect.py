@@ -14,17 +14,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean difference from the baseline, its 95 % interval [low, high] (None with one seed), and
-    whether it is clear: beyond noise even though many arms are compared (Bonferroni)."""
+    """Mean difference from the baseline with its 95 % interval [low, high], None with one seed.
+
+    The intervals of all arms hold together (Bonferroni), so one that leaves out 0 is beyond noise
+    although many arms are compared.
+    """
 
     mean: float
     low: float | None = None
     high: float | None = None
-    clear: bool = False
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def effects(values: Mapping[str, Sequence[float]], baseline: str) -> dict[str, Effect]:
-    """The effect of every arm but the baseline; `values` are by arm, in the order of the seeds.
+    """Return the effect of every arm but the baseline; `values` are by arm, in the order of seeds.
 
     Raises ValueError unless all arms have as many values.
     """
@@ -45,14 +52,12 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str) -> dict[str, E
     )
     freedom = (arms - 1) * (seeds - 1)
     error = math.sqrt(2 * noise / freedom / seeds)
-    reach, far = (error * student(1 - 0.025 / times, freedom) for times in (1, max(1, len(others))))
-    return {
-        name: Effect(gap, gap - reach, gap + reach, abs(gap) > far) for name, gap in gaps.items()
-    }
+    reach = error * student(1 - 0.025 / max(1, len(others)), freedom)
+    return {name: Effect(gap, gap - reach, gap + reach) for name, gap in gaps.items()}
 
 
 def student(probability: float, freedom: int) -> float:
-    """The quantile of Student's t above 0.5, by bisection on its integrated density."""
+    """Return a quantile of Student's t above 0.5, by bisection on its integrated density."""
     low, high = 0.0, 2.0
     while _below(high, freedom) < probability:
         high *= 2

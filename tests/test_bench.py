@@ -230,7 +230,7 @@ def test_answer_and_table():
     shown = dict(zip(HEAD, cells(facts.rows[0]), strict=True))
     assert shown["eager x"] == "1.00" and shown["folded x"] == "2.00"
     assert shown["memory x"] == "0.50" and shown["of product"] == "80%"
-    assert "| a | 1 | 20.0 ms | 10.0 ms | 20.0 ms timm |" in markdown(facts)
+    assert "| a | 1 | 20 ms | 10 ms | 20 ms timm |" in markdown(facts)
 
 
 def test_command(capsys):

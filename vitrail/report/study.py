@@ -9,6 +9,7 @@ from typing import Any
 
 from vitrail.report import canvas
 from vitrail.report.page import filled
+from vitrail.units import counted
 
 TEMPLATE = Path(__file__).parent / "study.html.jinja"
 
@@ -83,7 +84,8 @@ def answer(facts: StudyFacts) -> str:
         said.append(f"worse{'' if better else f' than {base} beyond noise'}: {', '.join(worse)}")
     rest = len(facts.compared) - len(better) - len(worse)
     if rest and said:
-        said.append(f"not told apart from it: {'the other' if rest == 1 else f'the other {rest}'}")
+        others = "arm" if rest == 1 else counted(rest, "arm")
+        said.append(f"not told apart from it: the other {others}")
     if not said and rest == 1:
         return f"{facts.compared[0].name} does not differ from {base} beyond noise."
     if not said:

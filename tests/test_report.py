@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from vitrail import attribution
-from vitrail.report import facts as f
 from vitrail.report import canvas, plots, race
+from vitrail.report import facts as f
 from vitrail.report.card import render_card
 from vitrail.report.page import ordered, render
 from vitrail.report.verdict import headline, verdict

@@ -29,7 +29,7 @@ def test_titles_of_a_small_space(family):
 @pytest.mark.parametrize(
     ("variant", "changes", "title"),
     [
-        ("resnet_18", {"dims": (32, 64, 128), "depths": (1, 1, 2)}, "ResNet 32-64-128, 0.31 M, 28 px"),
+        ("resnet_18", {"dims": (32, 64), "depths": (1, 2)}, "ResNet 32-64, 0.31 M, 28 px"),
         ("vit_ti16", {}, "ViT 192x12, 0.31 M, 28 px"),
         ("swin_tiny", {}, "Swin 96x2-2-6-2, 0.31 M, 28 px"),
         ("glit_tiny", {}, "GLiT 192x12, 0.31 M, 28 px"),

@@ -65,7 +65,7 @@ def _words(command: str) -> list[str]:
 def _option(command: str, name: str) -> str:
     """The value of an option, as two words or as one with "="; empty if it is not there."""
     words = _words(command)
-    for word, value in zip(words, [*words[1:], ""], strict=True):
+    for word, value in zip(words, [*words[1:], ""], strict=False):
         if word == name:
             return value
         if word.startswith(f"{name}="):

@@ -42,7 +42,7 @@ def paired_balanced(ours: Sequence[bool], theirs: Sequence[bool], truth: Sequenc
     for mine, other, label in zip(ours, theirs, truth, strict=True):
         rows.setdefault(int(label), []).append((bool(mine), bool(other)))
     if not rows:
-        raise ValueError("there are no answers to compare: give at least one")
+        raise ValueError("no answers are given to compare: give at least one")
     found = [_pair(*zip(*pairs, strict=True)) for pairs in rows.values()]
     k = len(found)
     middle, centre = (sum(one[i] for one in found) / k for i in (0, 1))
@@ -78,7 +78,7 @@ def _pair(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, f
     """The difference of shares, the centre of its interval, and its variance."""
     pairs = list(zip(ours, theirs, strict=True))
     if not pairs:
-        raise ValueError("there are no answers to compare: give at least one")
+        raise ValueError("no answers are given to compare: give at least one")
     won = sum(bool(mine) and not other for mine, other in pairs)
     lost = sum(bool(other) and not mine for mine, other in pairs)
     n = len(pairs) + 2  # half an image in each of the four cells

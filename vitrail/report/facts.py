@@ -1,4 +1,4 @@
-"""What a report tells: plain values, filled by whoever did the work.
+"""The contents of a report as plain values, filled by whoever did the work.
 
 Nearly everything may be absent; the page leaves out whatever is missing.
 """
@@ -35,13 +35,13 @@ class ModelFacts:
 
     @property
     def shown(self) -> str:
-        """The title, or the name where there is none."""
+        """Return the title, or the name where there is none."""
         return self.title or self.name
 
 
 @dataclass(frozen=True)
 class FindingFacts:
-    """One thing that the data gate noticed; `severity` is "error", "warning" or "info"."""
+    """A finding of the data gate; `severity` is "error", "warning" or "info"."""
 
     kind: str
     severity: str
@@ -59,9 +59,9 @@ class BrokenFile:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The images: `parts` maps "train", "validation" and "test" to the images of each class.
+    """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
-    `origin` is what the user named; `split` says in a sentence how the parts came about.
+    `origin` is what the user named; `split` says in a sentence how the parts were made.
     """
 
     name: str
@@ -175,12 +175,12 @@ class CandidatePoint:
 
     @property
     def shown(self) -> str:
-        """The title, or the name where there is none."""
+        """Return the title, or the name where there is none."""
         return self.title or self.name
 
     @property
     def timed(self) -> Clock:
-        """What the latency was measured on."""
+        """Return what the latency was measured on."""
         return self.clock or ("exported" if self.status == "won" else "torch")
 
 
@@ -264,7 +264,7 @@ class ExportFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the page and the model card tell.
+    """All facts that the page and the model card show.
 
     `baselines` were judged on the same test images as the model. `engines` took turns where one
     was asked for. `size_bytes` is that of the exported file (of the weights where there is none),

@@ -1,4 +1,4 @@
-"""What to do after a run: each step with the exact command."""
+"""Next steps after a run, each with the exact command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGER = 3
 
 @dataclass(frozen=True)
 class Step:
-    """What a command is good for, and the command."""
+    """A command, and what it is good for."""
 
     purpose: str
     command: str

@@ -1,4 +1,4 @@
-"""The page of a study: what differs from the baseline, by how much, at what cost."""
+"""The page of a study: which arms differ from the baseline, by how much, at what cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ArmFacts:
 
     @property
     def accuracy(self) -> float:
-        """The mean over the seeds."""
+        """Return the mean over the seeds."""
         return sum(self.accuracies) / len(self.accuracies)
 
 
@@ -61,13 +61,13 @@ class StudyFacts:
 
     @property
     def compared(self) -> list[ArmFacts]:
-        """All arms but the baseline, the best first."""
+        """Return all arms but the baseline, the best first."""
         arms = [arm for arm in self.arms if arm.difference is not None]
         return sorted(arms, key=lambda arm: -(arm.difference or 0.0))
 
     @property
     def base(self) -> ArmFacts:
-        """The baseline."""
+        """Return the baseline."""
         return next(arm for arm in self.arms if arm.name == self.baseline)
 
 

@@ -21,7 +21,7 @@ UNEVEN = 1.5
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit of the budget: what the model needs of what is allowed, in words and as share."""
+    """One limit of the budget: the model's need, the allowance, in words, and their ratio."""
 
     name: str
     found: str
@@ -30,14 +30,16 @@ class Limit:
 
     @property
     def kept(self) -> bool:
-        """Whether the model is within it."""
+        """Return whether the model is within it."""
         return self.share <= 1
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How the model stands to its strongest baseline; `gap` is in balanced accuracy if `balanced`
-    is true, else in accuracy."""
+    """The model beside its strongest baseline: how far it is ahead.
+
+    `gap` is in balanced accuracy if `balanced` is true, else in accuracy.
+    """
 
     baseline: Baseline
     gap: Interval
@@ -45,12 +47,12 @@ class Standing:
 
     @property
     def better(self) -> bool:
-        """Whether the model is better beyond noise."""
+        """Return whether the model is better beyond noise."""
         return self.gap.low > 0
 
     @property
     def worse(self) -> bool:
-        """Whether the baseline is better beyond noise."""
+        """Return whether the baseline is better beyond noise."""
         return self.gap.high < 0
 
 
@@ -140,7 +142,7 @@ def sentence(facts: Facts) -> str:
 
 
 def uneven(facts: Facts) -> bool:
-    """Whether the largest class has more than 1.5 times the mean number of images."""
+    """Return whether the largest class has more than 1.5 times the mean number of images."""
     counts = [sum(of_class) for of_class in zip(*_parts(facts), strict=True)]
     return bool(counts) and max(counts) * len(counts) > UNEVEN * sum(counts)
 

@@ -1,4 +1,4 @@
-"""`vitrail export RUN --engine openvino --int8`: the files, what they lose, and the clock.
+"""`vitrail export RUN --engine openvino --int8`: files for an engine, their loss and their speed.
 
 A file is accepted as the ONNX file is: logits within 1e-4 and every class the same. int8 is
 accepted within a budget of accuracy, and recommended only where it is faster on this machine.
@@ -190,7 +190,7 @@ def _make(
 
 
 def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
-    """The float file of the engine `name`, made in `scratch`; of ONNX Runtime it is `onnx`."""
+    """Return the float file of the engine `name`, made in `scratch`; ONNX Runtime's is `onnx`."""
     chosen = engine(name)
     if chosen.file == onnx.name:
         return onnx
@@ -199,7 +199,7 @@ def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
 
 
 def logits(name: str, file: Path, labels: Labels, images: np.ndarray) -> np.ndarray:
-    """What the engine `name` answers with its file: float32 (N, classes)."""
+    """Return the logits that the engine `name` computes with its file: float32 (N, classes)."""
     answer = engine(name).open(file, labels)
     parts = [answer(images[at : at + BATCH])[1] for at in range(0, len(images), BATCH)]
     return np.concatenate(parts)
@@ -213,9 +213,9 @@ def timed(
     seconds: float,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of each run of each file, by its name, in turns and in one process.
+    """Measure the seconds of each run of each file, by its name, in turns and in one process.
 
-    `files` are with the names of their engines, `image` is uint8 (1, H, W, C); each file gets
+    `files` maps each file to the name of its engine, `image` is uint8 (1, H, W, C); each file gets
     about `seconds`.
     """
     calls = {
@@ -231,7 +231,7 @@ def timed(
 
 
 def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> None:
-    """Move what was accepted from `scratch` into the run, and write its record.
+    """Move the accepted files from `scratch` into the run, and write its record.
 
     Raises RunError when it cannot be written.
     """

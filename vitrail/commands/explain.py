@@ -17,8 +17,8 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="Way to ask: rollout, class-attention, gradient, occlusion, or auto for the one that "
-            "suits the model."
+            help="Way to ask: rollout, class-attention, gradient, occlusion, or auto for the one "
+            "that suits the model."
         ),
     ] = "auto",
     about: Annotated[

@@ -81,7 +81,10 @@ class Growth:
         if self.time is None or self.macs is None:
             return "too few points"
         if self.macs > LINEAR:
-            return f"some layer attends to all positions: the exponent of multiply-adds is {self.macs:.2f}"
+            return (
+                "some layer attends to all positions: the exponent of multiply-adds is "
+                f"{self.macs:.2f}"
+            )
         if self.memory is not None and self.memory > LINEAR:
             return (
                 "some layer attends to all positions: through its logits the exponent of memory is "
@@ -102,7 +105,10 @@ class GrowthFacts:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """Return the slope of log y over log x by least squares over the largest x, None for one point."""
+    """Return the slope of log y over log x by least squares over the largest x.
+
+    None where there are fewer than two points.
+    """
     points = [(math.log(x), math.log(y)) for x, y in sorted(points)[-FITTED:] if y > 0]
     if len(points) < 2:
         return None

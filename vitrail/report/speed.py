@@ -136,7 +136,7 @@ def answer(facts: SpeedFacts) -> str:
         f"{facts.mean(batch):.2f} at batch {batch}" for batch in facts.batches if facts.mean(batch)
     )
     n = len({row.variant for row in rows})
-    said = f"vitrail is this many times as fast as the fastest peer, as a geometric mean of "
+    said = "vitrail is this many times as fast as the fastest peer, as a geometric mean of "
     said += f"{counted(n, 'model')}: {means}"
     return f"{said}; slower than a peer: {', '.join(slower)}." if slower else f"{said}."
 

@@ -103,7 +103,8 @@ def _lost(int8: Int8) -> str:
 
 def _clock(latency: Latency) -> str:
     p95 = latency.p95_s or latency.p90_s
-    return f"p50 {latency.p50_s * 1e3:.2f} ms, p95 {p95 * 1e3:.2f} ms, {counted(latency.n, 'run')} in turns"
+    runs = counted(latency.n, "run")
+    return f"p50 {latency.p50_s * 1e3:.2f} ms, p95 {p95 * 1e3:.2f} ms, {runs} in turns"
 
 
 def export_engine(

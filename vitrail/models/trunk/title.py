@@ -13,7 +13,8 @@ MOST = 40  # characters
 # Families whose file does not begin with a name of one word.
 NAMES = {
     "aa_resnet": "AA-ResNet", "attention_cnn": "Attention-CNN", "cbam": "CBAM", "dinat": "DiNAT",
-    "eca": "ECA-Net", "evolving": "EA-ResNet", "nat": "NAT", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
+    "eca": "ECA-Net", "evolving": "EA-ResNet", "nat": "NAT", "vit_c": "ViT-C",
+    "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
 

@@ -196,12 +196,12 @@ def test_resumed_and_kept(tmp_path, monkeypatch):
     assert benching.read(tmp_path) == facts
     page = (tmp_path / "bench.html").read_text()
     assert "cvt_13" in page and "1.50" in page and "http" not in page.replace("http://www.w3", "")
-    with pytest.raises(BenchError, match="go on with --resume, or choose another --out"):
+    with pytest.raises(BenchError, match="continue it with --resume, or choose another --out"):
         benching.bench(["swin_tiny"], settings, out=tmp_path)
     with pytest.raises(BenchError, match="other settings"):
         benching.bench([], benching.Settings(batches=(2,)), out=tmp_path, resume=True)
     (tmp_path / "bench.json").write_text("[]")
-    with pytest.raises(BenchError, match=r"holds no figures of vitrail's"):
+    with pytest.raises(BenchError, match="does not hold figures of vitrail"):
         benching.read(tmp_path)
 
 
@@ -253,10 +253,10 @@ def test_command(capsys):
     ("arguments", "said"),
     [
         (["swin_tinny"], "did you mean swin_tiny"),
-        (["swin", "--against", "keras"], "no peer is called 'keras': there are timm"),
+        (["swin", "--against", "keras"], "peer 'keras' is unknown: known are timm"),
         (["swin", "--batch", "1,x"], "--batch is '1,x': expected whole numbers"),
         (["swin", "--batch", "0"], "give sizes of 1 or more"),
-        (["swin", "--threads", "4096"], "4096 threads are asked and this process may use"),
+        (["swin", "--threads", "4096"], "--threads is 4096, but this process may use"),
         (["swin", "--dtype", "fp8"], "--dtype is 'fp8': expected fp32 or bf16"),
         (["swin", "--device", "tpu"], "device 'tpu' is unknown"),
     ],
@@ -316,7 +316,7 @@ def test_growth_of_a_small_model(tmp_path, capsys):
     assert growing.read(tmp_path).rows == facts.rows
     again = growing.growth(["cct_2_3x2_32"], sides=(32, 64), out=tmp_path, resume=True)
     assert again.rows == facts.rows
-    assert "go on with --resume" in fails(capsys, "growth", "cct", "--out", str(tmp_path))
+    assert "continue with --resume" in fails(capsys, "growth", "cct", "--out", str(tmp_path))
 
 
 def test_growth_says_what_it_leaves_out(monkeypatch):

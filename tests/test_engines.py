@@ -198,7 +198,7 @@ def test_the_search_keeps_few_groups_in_float(tmp_path):
 
 
 def test_what_breaks_everywhere_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"keeps nothing within 0\.5 points of 100\.0%"):
+    with pytest.raises(ExportError, match=r"no file in int8 is within 0\.5 points of 100\.0%"):
         toy(dict.fromkeys(range(40), 2.0), tmp_path, max_drop=0.5)
 
 

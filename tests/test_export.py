@@ -159,7 +159,7 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_nothing_to_compare_on_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="no held-back images to be compared on"):
+    with pytest.raises(ExportError, match="there are no held-back images to be compared on"):
         export.export_onnx(small(), LABELS, tmp_path / "x.onnx", images=images(0))
 
 

@@ -173,7 +173,7 @@ def test_onnx_runtime_alone_asks_no_other_process(measure):
 
 
 def test_a_file_that_is_not_the_model_is_refused(measure):
-    with pytest.raises(ExportError, match="OpenVINO: the exported file is not the model"):
+    with pytest.raises(ExportError, match="OpenVINO: the exported file does not compute"):
         measure("openvino", [1e-3] * 40, off=1e-3)
     found, budget, _ = measure("auto", [1e-3] * 40, off=1e-3)
     assert found.engine == "onnxruntime" and "OpenVINO" not in found.said(budget)

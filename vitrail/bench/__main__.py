@@ -1,4 +1,4 @@
-"""`python -m vitrail.bench docs/speed.md FOLDER ...` writes the page of what folders hold.
+"""`python -m vitrail.bench docs/speed.md FOLDER ...` writes a page from folders of figures.
 
 Folders are those of `vitrail bench` (inference and training) and `vitrail growth`. Beside the page
 lies its picture. With `--baseline FILE` the ratios are kept there as well, for `make bench-check`.
@@ -19,7 +19,7 @@ _TITLES = {"inference": "Inference", "training": "A training step"}
 
 
 def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], picture: str) -> str:
-    """The Markdown of all comparisons, and of growth where it was measured."""
+    """Return the Markdown of all comparisons, and of growth where it was measured."""
     lines = [
         "# Speed",
         "",
@@ -54,7 +54,7 @@ def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], pi
 
 
 def ratios(facts: SpeedFacts) -> dict[str, dict[str, float]]:
-    """The ratio of every variant and batch that has a peer."""
+    """Return the ratio of every variant and batch that has a peer."""
     found: dict[str, dict[str, float]] = {}
     for row in facts.rows:
         if row.best:

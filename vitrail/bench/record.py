@@ -1,4 +1,4 @@
-"""Figures in a folder: written whole or not at all, and read back."""
+"""Figures in a folder, written whole or not at all, and read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def write(out: Path, texts: dict[str, str]) -> None:
-    """Files of these names and texts. Raises BenchError."""
+    """Write files of these names and texts. Raises BenchError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -22,14 +22,20 @@ def write(out: Path, texts: dict[str, str]) -> None:
             part.write_text(text)
             part.replace(out / name)
     except OSError as error:
-        raise BenchError(f"{out} cannot be written ({error.strerror})") from error
+        raise BenchError(
+            f"{out} cannot be written ({error.strerror}): choose another --out"
+        ) from error
 
 
 def read(file: Path, made: Callable[[Any], T]) -> T:
-    """What `made` makes of the file's JSON. Raises BenchError."""
+    """Read a file's JSON and return what `made` makes of it. Raises BenchError."""
     try:
         return made(json.loads(file.read_text()))
     except OSError as error:
-        raise BenchError(f"{file} cannot be read ({error.strerror})") from error
+        raise BenchError(
+            f"{file} cannot be read ({error.strerror}): choose another --out"
+        ) from error
     except (ValueError, KeyError, TypeError, ConfigError) as error:
-        raise BenchError(f"{file} holds no figures of vitrail's: {error}") from error
+        raise BenchError(
+            f"{file} does not hold figures of vitrail ({error}): choose another --out"
+        ) from error

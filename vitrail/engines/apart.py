@@ -34,7 +34,7 @@ class Apart:
         self.close()
 
     def start(self) -> Connection:
-        """Begin to start the process, which takes seconds, without waiting for it."""
+        """Start the process, which takes seconds, without waiting for it."""
         if self._line is None:
             mine, theirs = Pipe()
             # In a session of its own it hears no Ctrl-C; it ends when this end of the pipe closes.
@@ -49,7 +49,7 @@ class Apart:
         return self._line
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function gives, or raises. Raises RunError when the process dies of it."""
+        """Call a function there; returns or raises what it does, RunError when the process dies."""
         line = self.start()
         try:
             line.send((function, arguments))
@@ -58,7 +58,7 @@ class Apart:
             status = self._process.wait() if self._process else None
             self.close()
             raise RunError(
-                f"the process that asks the engine ended with status {status}: use another --engine"
+                f"the engine's process ended with status {status}: use another --engine"
             ) from error
         except BaseException:
             # Its answer would be taken for that to the next question.

@@ -1,4 +1,4 @@
-"""How far arms differ from a baseline, and how sure that is.
+"""Differences of arms from a baseline, and how sure they are.
 
 Every arm is trained with the same seeds, which decide weights, batches and augmentation: a
 two-way layout of arm and seed without repetition. What neither arm nor seed explains is the
@@ -26,7 +26,7 @@ class Effect:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Return whether the interval leaves out 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -37,7 +37,9 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str) -> dict[str, E
     """
     arms, seeds = len(values), len(values[baseline])
     if any(len(found) != seeds for found in values.values()):
-        raise ValueError("arms have different numbers of seeds: compare those that all have")
+        raise ValueError(
+            "arms have different numbers of seeds: compare the seeds that all of them have"
+        )
     mean = {name: sum(found) / seeds for name, found in values.items()}
     others = [name for name in values if name != baseline]
     gaps = {name: mean[name] - mean[baseline] for name in others}

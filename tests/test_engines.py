@@ -198,7 +198,7 @@ def test_the_search_keeps_few_groups_in_float(tmp_path):
 
 
 def test_what_breaks_everywhere_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"keeps nothing within 0\.5 points of 100\.0%"):
+    with pytest.raises(ExportError, match=r"no file in int8 is within 0\.5 points of 100\.0%"):
         toy(dict.fromkeys(range(40), 2.0), tmp_path, max_drop=0.5)
 
 
@@ -212,12 +212,15 @@ def test_nothing_slower_is_called_faster():
         2, 1e-6, "9 images", lost,
     )  # fmt: skip
     said = made.said(Path("run"))
-    assert "OpenVINO is faster than model.onnx here: 1.00 ms against 2.00 ms" in said
-    assert "int8 is not faster than model.xml on this machine: 2.00 ms against 1.00 ms" in said
-    assert "model.xml stays the one to use" in said and "p95 2.00 ms" in said
-    assert "1 of 7 nodes stay in float, all of int8 would get 80.00%" in said
+    assert "OpenVINO is 2.00 times as fast as model.onnx here (95 % interval 1.90 to 2.10" in said
+    assert "int8 is 0.50 times as fast as model.xml here" in said and "p95 2.00 ms" in said
+    assert "model.xml stays the one to use" in said
+    assert "1 of 7 nodes stay in float, with all in int8 it would be 80.00%" in said
     level = replace(made, gain={"model.xml": (1.1, 0.9, 1.2), "model.int8.xml": (2, 1.5, 2.5)})
-    assert "OpenVINO is not faster than model.onnx" in level.said(Path("run"))
+    told = level.said(Path("run"))
+    assert "OpenVINO is not faster than model.onnx here beyond noise" in told
+    # The median of int8 is twice as long, whatever the runs in turns say.
+    assert "too busy to compare int8 with model.xml" in told and "2.00 times" not in told
 
 
 def test_real_images_are_asked_for(run, made, tmp_path):

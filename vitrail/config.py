@@ -116,7 +116,7 @@ def _finite(text: str) -> float:
 
 
 def parse(kind: type[T], value: Any, path: str = "") -> T:
-    """The dataclass `kind` from a mapping as read from JSON.
+    """Make the dataclass `kind` of a mapping as read from JSON.
 
     Fields that are left out take their defaults. Raises ConfigError, beginning with the path
     of the field, for an unknown or missing field, a wrong type, or a value that the class
@@ -126,26 +126,26 @@ def parse(kind: type[T], value: Any, path: str = "") -> T:
 
 
 def to_json(value: Any) -> Any:
-    """What `parse` reads back into an equal value: mappings, lists, numbers, texts, None."""
+    """Return mappings, lists, numbers, texts and None that `parse` reads back as an equal value."""
     return _dump(value, type(value))
 
 
 def override(value: T, settings: Sequence[str]) -> T:
-    """A copy of a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
+    """Copy a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
 
     `optimizer=sgd` chooses another member of a union, with its defaults; a list is written
-    `28,28` or `[28, 28]`, nothing is `none`. Raises ConfigError like `parse`.
+    `28,28` or `[28, 28]`, and None is written `none`. Raises ConfigError like `parse`.
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"{setting!r} is no setting: write it as field=value")
+            raise ConfigError(f"{setting!r} is not a setting: write it as field=value")
         value = _replace(value, type(value), path.strip().split("."), text.strip(), "")
     return value
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence's end for an unknown name: the nearest known one, or all of them."""
+    """Suggest a known name for an unknown one: the end of an error's sentence."""
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
@@ -159,7 +159,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _members(kind: Any) -> tuple[type, ...]:
-    """The dataclasses in a union, or in nothing else."""
+    """Return the dataclasses of an annotation that consists of nothing else."""
     if isinstance(kind, type) and is_dataclass(kind):
         return (kind,)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -172,7 +172,7 @@ def _optional(kind: Any) -> bool:
 
 
 def _element(kind: Any, index: int) -> Any:
-    """The annotation of one element of a list or tuple, None when it has none."""
+    """Return the annotation of one element of a list or tuple, None where it has none."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) not in (tuple, list) or not arguments:
         return None
@@ -207,7 +207,9 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
             return value
         if not isinstance(value, Mapping):
             said = shortened(repr(value))
-            raise ConfigError(f"{_at(path)}{said} is not a mapping of fields: write name: value")
+            raise ConfigError(
+                f'{_at(path)}{said} is not a mapping of fields: write {{"name": value}}'
+            )
         if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
@@ -265,7 +267,7 @@ def _leaf(kind: Any, value: Any, path: str, default: Any) -> Any:
 
 
 def _spoken(kind: Any) -> str:
-    """An annotation as a reader would write it."""
+    """Write an annotation for a reader."""
     if typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -358,7 +360,7 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
 
 
 def _read(text: str) -> Any:
-    """JSON where the text is JSON, a list where it becomes one in brackets, else the text."""
+    """Read JSON where the text is JSON, a list where brackets make it one, else the text."""
     for form in (text, f"[{text}]"):
         try:
             return loads(form)

@@ -46,7 +46,7 @@ STUDY = "study.sqlite"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a study was asked for: it is kept in the folder for `--resume`."""
+    """The arguments of a study, kept in its folder for `--resume`."""
 
     name: str
     data: str
@@ -82,15 +82,15 @@ def study(
     """Train, test and compare the arms of a study; returns its folder and what came out.
 
     `only` names some of the arms; the baseline always takes part. With `resume` the study in
-    `out` goes on as it was asked for. Raises VitrailError.
+    `out` is continued with its own arguments. Raises VitrailError.
     """
     view = View(console)
     plan = PLANS.get(name)
     if plan is None:
-        raise ConfigError(f"no study {name!r}: {nearest(name, [*PLANS])}")
+        raise ConfigError(f"study {name!r} is unknown: {nearest(name, [*PLANS])}")
     for arm in only:
         if arm not in plan.arms:
-            raise ConfigError(f"no arm {arm!r} in {name}: {nearest(arm, [*plan.arms])}")
+            raise ConfigError(f"arm {arm!r} of {name} is unknown: {nearest(arm, [*plan.arms])}")
     folder = Path(out) if out is not None else Path(f"study-{name}")
     asked = Asked(name, str(data), seeds, epochs, tuple(only), device, threads or cores(), group_by)
     if not resume:
@@ -135,7 +135,7 @@ class _Study:
         self.plan = PLANS[asked.name]
 
     def run(self) -> StudyFacts:
-        """Train whatever is missing, and tell."""
+        """Train whatever is missing, and return what came out."""
         images = self.images
         self._same_images(images)
         names = [n for n in self.plan.arms if not self.asked.only or n in self.asked.only]
@@ -159,7 +159,7 @@ class _Study:
         return self._facts(names, arms, trials, latencies, images)
 
     def _same_images(self, images: Read) -> None:
-        """RunError unless the images are those that the study began with."""
+        """Raise RunError unless the images are those that the study began with."""
         path = self.folder / "fit.json"
         if path.is_file():
             State.read(path).require_images(images.digest)
@@ -167,7 +167,7 @@ class _Study:
             State.new(path, images=images.digest)
 
     def _recipes(self, names: Sequence[str], images: Read) -> dict[str, Recipe]:
-        """The same recipe for all, but for the model."""
+        """Make the same recipe for all arms, but for the model."""
         workshop, split = images.workshop, images.workshop.split
         size = self.plan.image(images.inspection)
         data = workshop.data(
@@ -196,7 +196,7 @@ class _Study:
         }
 
     def _train(self, name: str, recipe: Recipe, images: Read, trial: Any) -> None:
-        """One arm with one seed, to the end, and what the test part says of it."""
+        """Train one arm with one seed to the end, and keep its test accuracy."""
         where, workshop = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.workshop
         total, began = recipe.steps.total, time.monotonic()
         self.view.update(name, status="training", steps=0)
@@ -213,7 +213,7 @@ class _Study:
         shutil.rmtree(where)  # thirty snapshots are not wanted
 
     def _latencies(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
-        """Median seconds for one image in torch on the CPU, folded, the arms taking turns."""
+        """Measure the median seconds of one image in torch on the CPU, folded, in turns."""
         models = {name: deploy(create(recipe.config).eval()) for name, recipe in recipes.items()}
         data = next(iter(recipes.values())).data
         image = torch.randn(1, data.channels, *data.image)
@@ -266,7 +266,7 @@ class _Study:
 
 
 def _trials(path: Path, name: str, pairs: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Any]:
-    """A trial of the study in a file for each pair of arm and seed, new or found there."""
+    """Return a trial of the study in a file for each pair of arm and seed, new or found there."""
     import optuna
 
     kept = open_study(path, name)

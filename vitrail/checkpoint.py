@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, extra
 
 State = dict[str, Tensor]
 Row = tuple[Any, ...]
@@ -130,7 +130,7 @@ def _unpacked(data: bytes, name: str) -> Any:
         import msgpack
     except ImportError as e:
         raise CheckpointError(
-            f"checkpoint {name} is Flax's msgpack: install vitrail[flax] to read it"
+            f"checkpoint {name} is Flax's msgpack, which needs a package: {extra('flax')}"
         ) from e
 
     def extension(code: int, packed: bytes) -> Any:

@@ -4,6 +4,9 @@ The command line prints the sentence and exits with 2; anything else that is rai
 fault of vitrail's own and keeps its traceback.
 """
 
+from importlib import metadata
+from pathlib import Path
+
 
 class VitrailError(Exception):
     """Base of all errors that a user meets."""
@@ -35,3 +38,22 @@ class ExportError(VitrailError):
 
 class BenchError(VitrailError):
     """A comparison that cannot be made: a library, a device or threads that are not there."""
+
+
+def extra(name: str) -> str:
+    """Return the command that installs what the extra `name` needs: `pip install 'pyarrow>=20'`.
+
+    It names the packages and not vitrail[name], so that it works from a clone, a wheel or an
+    index alike. Where vitrail itself is not installed, it names the folder of its sources.
+    """
+    needs = []
+    try:
+        requirements = metadata.requires("vitrail") or ()
+    except metadata.PackageNotFoundError:
+        requirements = ()
+    for requirement in requirements:
+        package, _, marker = requirement.partition(";")
+        if marker.replace('"', "'").strip() == f"extra == '{name}'":
+            needs.append(f"'{package.strip()}'")
+    sources = Path(__file__).parents[1]
+    return f"pip install {' '.join(needs)}" if needs else f"pip install '{sources}[{name}]'"

@@ -14,7 +14,7 @@ from vitrail.data.source import (
     require_classes,
     sorted_classes,
 )  # fmt: skip
-from vitrail.errors import DataError
+from vitrail.errors import DataError, extra
 from vitrail.units import counted
 
 
@@ -92,9 +92,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError(
-            f"{path} needs pyarrow: pip install 'vitrail[parquet]', or give a .csv"
-        ) from None
+        raise DataError(f"{path} needs pyarrow: {extra('parquet')}, or give a .csv") from None
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:

@@ -102,9 +102,9 @@ def test_models_import_no_cousins():
 
 
 # Longer than the rest are files that read several published dialects of names, or whose paper
-# has several kinds of attention.
+# has several kinds of attention, and the catalog, whose functions have examples.
 LINES = {
-    "__init__": 305,
+    "__init__": 330,
     "acmix": 420,
     "attention_cnn": 300,
     "backbone": 285,

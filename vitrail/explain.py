@@ -43,6 +43,11 @@ def explain_files(
     Only the run folder is read. Pictures are NAME-explained.png in the working directory, or
     `out` for a single image; none is overwritten. `about` names the class to ask for, the
     model's answer if not given. Raises RunError, ConfigError, DataError.
+
+    Example:
+        >>> [found] = vitrail.explain("run", ["photos/cat/000.png"], about="dog")
+        >>> found.asked, found.method, found.picture
+        ('dog', 'rollout', '000-explained.png')
     """
     from vitrail.run.folder import RunFolder
 

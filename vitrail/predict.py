@@ -106,6 +106,27 @@ class Predictor:
         return tuple((self.labels.classes[i], float(shares[i])) for i in order)
 
 
+def predict(
+    run: str | os.PathLike,
+    images: Iterable[str | os.PathLike],
+    *,
+    top: int = 5,
+    engine: str | None = None,
+) -> list[Prediction]:
+    """Classify image files, and those of folders, with a finished run.
+
+    Returns a prediction for every file, in order, of the `top` classes; see `Predictor`, which
+    keeps the run open for more. Raises RunError, DataError and ConfigError.
+
+    Example:
+        >>> [found] = vitrail.predict("run", ["photos/cat/000.png"], top=2)
+        >>> found.path, len(found.ranked)
+        ('photos/cat/000.png', 2)
+        >>> name, probability = found.ranked[0]
+    """
+    return Predictor(run, engine=engine).predict(collect(images), top=top)
+
+
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
     running = session(folder.onnx)
     facts = running.get_modelmeta().custom_metadata_map

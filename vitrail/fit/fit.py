@@ -74,6 +74,9 @@ def fit(
     `pretrained` is a folder of checkpoint files, or "hub" to download published ones. With
     `resume` the run in `out` goes on with its own arguments. Every error that a user can mend
     is a VitrailError.
+
+    Example:
+        >>> best = vitrail.fit("photos", latency="50ms", time="30s", out="best")
     """
     view = View(console)
     if resume:

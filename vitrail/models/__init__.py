@@ -47,7 +47,14 @@ def families() -> Mapping[str, ModuleType]:
 
 @lru_cache(maxsize=1)
 def catalog() -> Mapping[str, Variant]:
-    """Every published variant by name, with its family filled in."""
+    """Return every published variant by name, with its family filled in.
+
+    Example:
+        >>> variant = vitrail.catalog()["swin_tiny"]
+        >>> variant.family, variant.params_m, variant.flops_g
+        ('swin', 28.29, 4.5)
+        >>> small = [name for name, v in vitrail.catalog().items() if (v.params_m or 99) < 3]
+    """
     found: dict[str, Variant] = {}
     for family, module in families().items():
         for name, variant in module.VARIANTS.items():
@@ -60,10 +67,18 @@ def catalog() -> Mapping[str, Variant]:
 
 
 def create(name_or_config: Any, **changes: Any) -> Backbone:
-    """A model with random weights: `create("swin_tiny", classes=10, image=(256, 192))`.
+    """Return a model with random weights.
 
     `changes` replace fields of the variant's config. Raises ConfigError for an unknown name
     or field and for sizes that do not fit together.
+
+    Example:
+        >>> model = vitrail.create("resnet_18", classes=10, image=(128, 160))
+        >>> images = torch.zeros(2, 3, 128, 160)
+        >>> model(images).shape
+        torch.Size([2, 10])
+        >>> [tuple(level.shape) for level in model.features(images)]
+        [(2, 32, 40, 64), (2, 16, 20, 128), (2, 8, 10, 256), (2, 4, 5, 512)]
     """
     config = resolve(name_or_config, **changes)
     try:
@@ -95,13 +110,19 @@ def load(
     channels: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """A model with given weights, in eval mode, built and computed in `dtype`.
+    """Return a model with given weights, in eval mode, built and computed in `dtype`.
 
     `source` picks a name table ("timm", "transformers", "microsoft/CvT" ...); without it
     all tables of the family are tried. `image` moves the model to another image size:
     positions are resampled as its paper does. `channels` moves it to images of so many
     channels: the stem's kernel is summed or repeated (`moving.shared_out`). Raises
     CheckpointError, which lists what is missing, left over or of another shape.
+
+    Example:
+        >>> torch.save(vitrail.create("levit_128s").state_dict(), "levit.pth")
+        >>> model = vitrail.load("levit_128s", "levit.pth", image=(192, 256), channels=1)
+        >>> model(torch.zeros(1, 1, 192, 256)).shape
+        torch.Size([1, 1000])
     """
     config = resolve(name_or_config)
     state = checkpoint.read(path_or_state_dict)
@@ -142,10 +163,16 @@ class Identity(NamedTuple):
 
 
 def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Identity:
-    """Which variant a checkpoint is, told by its names and shapes.
+    """Return which variant a checkpoint is, told by its names and shapes.
 
     The number of classes may differ from the published one. Weights that vitrail wrote say
     it themselves, searched models included. Raises CheckpointError when no variant fits.
+
+    Example:
+        >>> torch.save(vitrail.create("resnet_18", classes=7).state_dict(), "unknown.pth")
+        >>> found = vitrail.identify("unknown.pth")
+        >>> found.name, found.source, found.config.classes
+        ('resnet_18', 'vitrail', 7)
     """
     state = checkpoint.read(path_or_state_dict)
     if written := checkpoint.metadata(path_or_state_dict).get("config"):

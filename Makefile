@@ -36,7 +36,7 @@ docs: .venv/ready ## Write docs/models.md again, from the tables of the model fi
 	$(PY) -m vitrail.models > docs/models.md
 
 site: docs ## Build the documentation into site/, to be read without a network.
-	$(PY) -m mkdocs build --strict
+	$(PY) -m mkdocs build
 
 hooks: .venv/ready ## Run the quick checks before every commit of this clone.
 	.venv/bin/pre-commit install

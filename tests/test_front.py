@@ -83,7 +83,7 @@ def test_a_type_checker_sees_the_same_functions():
 def test_every_function_has_an_example_and_a_sentence(name):
     text = getattr(FRONT, name).__doc__
     assert text.split("\n\n")[0].rstrip().endswith("."), text
-    assert f"vitrail.{name}(" in text.partition("Example:")[2]
+    assert f"vitrail.{name}(" in text.partition("Examples:")[2]
 
 
 @pytest.mark.parametrize("name", [n for n in PROMISED if n not in READ_A_RUN | {"train", "fit"}])

@@ -152,7 +152,7 @@ def compare(
     differ, in order by shape. Raises ConfigError for models that do not take the same images or
     do not give the same number of logits.
 
-    Example:
+    Examples:
         >>> model = vitrail.create("levit_128s")
         >>> torch.save(model.state_dict(), "a.pth")
         >>> with torch.no_grad():

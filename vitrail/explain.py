@@ -44,7 +44,7 @@ def explain_files(
     `out` for a single image; none is overwritten. `about` names the class to ask for, the
     model's answer if not given. Raises RunError, ConfigError, DataError.
 
-    Example:
+    Examples:
         >>> [found] = vitrail.explain("run", ["photos/cat/000.png"], about="dog")
         >>> found.asked, found.method, found.picture
         ('dog', 'rollout', '000-explained.png')

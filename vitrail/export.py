@@ -27,7 +27,7 @@ def export(
     these may lose `max_drop` points of top-1 on held-back images, which come from `data` where
     the run's own are gone. Raises RunError, ExportError, ConfigError and DataError.
 
-    Example:
+    Examples:
         >>> made = vitrail.export("run")
         >>> made.path.name, made.max_logit_difference < 1e-4
         ('model.onnx', True)

@@ -118,7 +118,7 @@ def predict(
     Returns a prediction for every file, in order, of the `top` classes; see `Predictor`, which
     keeps the run open for more. Raises RunError, DataError and ConfigError.
 
-    Example:
+    Examples:
         >>> [found] = vitrail.predict("run", ["photos/cat/000.png"], top=2)
         >>> found.path, len(found.ranked)
         ('photos/cat/000.png', 2)

@@ -75,7 +75,7 @@ def fit(
     `resume` the run in `out` goes on with its own arguments. Every error that a user can mend
     is a VitrailError.
 
-    Example:
+    Examples:
         >>> best = vitrail.fit("photos", latency="50ms", time="30s", out="best")
     """
     view = View(console)

@@ -49,7 +49,7 @@ def families() -> Mapping[str, ModuleType]:
 def catalog() -> Mapping[str, Variant]:
     """Return every published variant by name, with its family filled in.
 
-    Example:
+    Examples:
         >>> variant = vitrail.catalog()["swin_tiny"]
         >>> variant.family, variant.params_m, variant.flops_g
         ('swin', 28.29, 4.5)
@@ -72,7 +72,7 @@ def create(name_or_config: Any, **changes: Any) -> Backbone:
     `changes` replace fields of the variant's config. Raises ConfigError for an unknown name
     or field and for sizes that do not fit together.
 
-    Example:
+    Examples:
         >>> model = vitrail.create("resnet_18", classes=10, image=(128, 160))
         >>> images = torch.zeros(2, 3, 128, 160)
         >>> model(images).shape
@@ -118,7 +118,7 @@ def load(
     channels: the stem's kernel is summed or repeated (`moving.shared_out`). Raises
     CheckpointError, which lists what is missing, left over or of another shape.
 
-    Example:
+    Examples:
         >>> torch.save(vitrail.create("levit_128s").state_dict(), "levit.pth")
         >>> model = vitrail.load("levit_128s", "levit.pth", image=(192, 256), channels=1)
         >>> model(torch.zeros(1, 1, 192, 256)).shape
@@ -168,7 +168,7 @@ def identify(path_or_state_dict: str | os.PathLike | Mapping[str, Tensor]) -> Id
     The number of classes may differ from the published one. Weights that vitrail wrote say
     it themselves, searched models included. Raises CheckpointError when no variant fits.
 
-    Example:
+    Examples:
         >>> torch.save(vitrail.create("resnet_18", classes=7).state_dict(), "unknown.pth")
         >>> found = vitrail.identify("unknown.pth")
         >>> found.name, found.source, found.config.classes

@@ -52,7 +52,7 @@ def train_recipe(
     head and channels fitted to the data, 30 epochs. With `resume` the training in `out` goes
     on with its own recipe. Raises VitrailError.
 
-    Example:
+    Examples:
         >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
         >>> run = vitrail.train([*settings, "steps.total=4"], out="run")
     """

@@ -21,15 +21,16 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images with a finished run."""
-    from vitrail import predict as predicting
+    from vitrail.predict import as_csv, as_table, predict
+    from vitrail.predict import as_json as in_json
 
     work()
-    found = predicting.Predictor(run, engine=engine).predict(predicting.collect(images), top=top)
+    found = predict(run, images, top=top, engine=engine)
     if as_json:
-        print(predicting.as_json(found))
+        print(in_json(found))
     elif csv:
-        print(predicting.as_csv(found), end="")
+        print(as_csv(found), end="")
     else:
-        console().print(predicting.as_table(found))
+        console().print(as_table(found))
     if all(p.error for p in found):
         raise typer.Exit(2)

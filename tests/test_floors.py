@@ -15,7 +15,9 @@ FLOORS = [
     {"models"},
     {"methods", "tasks", "objectives"},
     {"recipes"},
-    {"run", "search", "fit", "predict", "export", "explain", "compare", "bench", "serve"},
+    {"run"},
+    {"search", "predict", "export", "explain", "compare", "bench", "serve"},
+    {"fit", "runs"},
     {"study"},
     {"commands"},
     {"cli"},
@@ -102,9 +104,9 @@ def test_models_import_no_cousins():
 
 
 # Longer than the rest are files that read several published dialects of names, or whose paper
-# has several kinds of attention, and the catalog, whose functions have examples.
+# has several kinds of attention.
 LINES = {
-    "__init__": 330,
+    "__init__": 305,
     "acmix": 420,
     "attention_cnn": 300,
     "backbone": 285,

@@ -14,6 +14,7 @@ import typer
 
 from vitrail import __version__
 from vitrail.commands.bench import bench
+from vitrail.commands.cache import cache
 from vitrail.commands.compare import compare
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
@@ -46,6 +47,7 @@ app.command("export")(export)
 app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("growth")(growth)
+app.command("cache")(cache)
 
 
 def _version(asked: bool) -> None:

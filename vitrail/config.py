@@ -9,6 +9,7 @@ case. Every error begins with the path of the field.
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -103,13 +104,20 @@ def _element(kind: Any, index: int) -> Any:
     return arguments[index] if index < len(arguments) else None
 
 
+def kind_of(member: type) -> str:
+    """Return by which name JSON and the command line know a class: PatchDropout, patch_dropout."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", member.__name__).lower()
+
+
 def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
-    known = {m.__name__.lower(): m for m in members}
-    if name not in known:
+    known = {kind_of(m): m for m in members}
+    plain = {kind.replace("_", ""): m for kind, m in known.items()}
+    asked = str(name).lower().replace("-", "").replace("_", "")
+    if asked not in plain:
         raise ConfigError(
             f"{_at(path)}kind {name!r} does not exist: {nearest(str(name), [*known])}"
         )
-    return known[name]
+    return plain[asked]
 
 
 def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
@@ -121,10 +129,10 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{_at(path)}{value!r} is not a mapping of fields: write name: value")
-        if len(members) == 1:
+        if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
-            names = ", ".join(m.__name__.lower() for m in members)
+            names = ", ".join(kind_of(m) for m in members)
             raise ConfigError(f"{_at(path)}the field 'kind' is missing: give one of {names}")
         rest = {k: v for k, v in value.items() if k != "kind"}
         return _build(_choose(members, value["kind"], path), rest, path)
@@ -183,16 +191,30 @@ def _spoken(kind: Any) -> str:
         return " or ".join(_spoken(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) in (tuple, list) and typing.get_args(kind):
+        return _spoken_list(typing.get_args(kind))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     if kind in names:
         return names[kind]
     return "none" if kind is type(None) else str(kind).replace("typing.", "")
 
 
+def _spoken_list(members: tuple[Any, ...]) -> str:
+    """The annotation of a list as a reader would write it: 2 whole numbers."""
+    named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
+    first = members[0]
+    several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"
+    if members[1:] in ((), (Ellipsis,)):
+        return f"a list of {several}"
+    if all(member == first for member in members):
+        return f"{len(members)} {several}"
+    return f"a list of {', '.join(map(_spoken, members))}"
+
+
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         hints = _hints(type(value))
-        named = {"kind": type(value).__name__.lower()} if len(_members(kind)) > 1 else {}
+        named = {"kind": kind_of(type(value))} if len(_members(kind)) > 1 else {}
         return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
@@ -211,6 +233,10 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
             raise ConfigError(f"{here}: no such field: {nearest(name, [*value])}")
         old = value.get(name)
         return {**value, name: _replace(old, type(old), rest, text, here)}
+    if isinstance(value, tuple) and name.isdigit() and int(name) < len(value):
+        at = int(name)
+        new = _replace(value[at], _element(kind, at), rest, text, here)
+        return (*value[:at], new, *value[at + 1 :])
     if not is_dataclass(value):
         raise ConfigError(f"{here}: {path} is {value!r}, which has no fields: set {path} itself")
     hints = _hints(type(value))
@@ -228,6 +254,12 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     if text.lower() in ("none", "null") and (_optional(kind) or kind is typing.Any):
         return None
     read = _read(text)
+    several = _members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
+    if several and isinstance(read, str):
+        # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`.
+        return tuple(
+            _build(_choose(several, one.strip(), path), {}, path) for one in text.split(",")
+        )
     if members:
         if isinstance(read, str):
             return _build(_choose(members, read.lower(), path), {}, path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.depth import Range
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,6 +17,8 @@ class Labels:
 
     Images are decoded to `image` = (height, width) pixels and `channels`, divided by 255,
     normalised by `mean` and `std` per channel; probabilities are softmax(logits / temperature).
+    `ranges` are the values that become 0 and 255 in images of more than 8 bits. An answer below
+    `threshold`, a probability, is "none of these".
     """
 
     classes: tuple[str, ...]
@@ -23,6 +27,8 @@ class Labels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     temperature: float = 1.0
+    ranges: tuple[Range, ...] = ()
+    threshold: float | None = None
 
     def normalised(self, images: Any) -> Tensor:
         """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from vitrail.engines.onnx import compare, export_onnx, synthetic
 from vitrail.errors import ConfigError, RunError
 from vitrail.measure.latency import Latency, ratio, summary, turns
 from vitrail.measure.machine import cores, machine
-from vitrail.models import Backbone, config_json
+from vitrail.models import config_json
 from vitrail.run import record
 from vitrail.run.folder import RunFolder
 from vitrail.run.images import real_images
@@ -129,7 +130,7 @@ def export_engine(
 def _make(
     chosen: Engine,
     run: RunFolder,
-    model: Backbone,
+    model: Any,
     labels: Labels,
     images: Images | None,
     scratch: Path,

@@ -29,7 +29,7 @@ from vitrail.data.labels import Labels
 from vitrail.errors import CheckpointError, ConfigError, RunError
 
 if TYPE_CHECKING:
-    from vitrail.models.trunk.backbone import Backbone
+    from torch import nn
 
 LOCK = ".lock"
 
@@ -204,7 +204,7 @@ class RunFolder:
         """Write `value` as JSON, whole or not at all. Raises RunError."""
         self.write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-    def save_model(self, model: Backbone, recipe: Mapping[str, Any], labels: Labels) -> None:
+    def save_model(self, model: nn.Module, recipe: Mapping[str, Any], labels: Labels) -> None:
         """Write weights, recipe and labels: all that `load_model` needs.
 
         `recipe` is JSON whose "model" is the model's config.
@@ -241,13 +241,14 @@ class RunFolder:
             raise RunError(f"{self.recipe} names no model: restore it, or give another run folder")
         return recipe
 
-    def load_model(self) -> tuple[Backbone, dict[str, Any], Labels]:
+    def load_model(self) -> tuple[nn.Module, dict[str, Any], Labels]:
         """The model in eval mode with every tensor of the file, the recipe, the labels.
 
         Raises RunError when a file is missing or damaged, CheckpointError when weights and
         recipe do not fit each other.
         """
-        from vitrail.models import config_from_json, load
+        from vitrail.models import config_from_json
+        from vitrail.recipes.build import restored
 
         recipe, labels = self.read_recipe(), self.read_labels()
         if not self.weights.is_file():
@@ -261,7 +262,20 @@ class RunFolder:
                 f"{self.labels} has {len(labels.classes)} classes and {labels.channels} channels, "
                 f"the model {config.classes} and {config.channels}: restore the folder"
             )
-        return load(config, self.weights, source="vitrail"), recipe, labels
+        try:
+            return restored(recipe, self.weights), recipe, labels
+        except ConfigError as error:
+            raise RunError(f"{self.recipe} is damaged ({error}): restore the folder") from error
+
+
+def free_name(name: str) -> Path:
+    """A folder in the working directory that is not there yet: fashion-sample-run-2."""
+    number = 1
+    while True:
+        path = Path(f"{name}-run" + (f"-{number}" if number > 1 else ""))
+        if not path.exists():
+            return path
+        number += 1
 
 
 def _entries(path: Path) -> list[Path]:

@@ -21,7 +21,6 @@ from rich.console import Console
 
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.fit.arguments import Arguments
 from vitrail.layers.fold import deploy
 from vitrail.measure.latency import alternate, threads_set
 from vitrail.measure.machine import cores, machine
@@ -31,13 +30,12 @@ from vitrail.recipes.recipe import Data, Recipe
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
-from vitrail.run.reading import Read
+from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
+from vitrail.run.subject import Subject, subject
 from vitrail.run.view import View
-from vitrail.search.candidate import Candidate, candidate
-from vitrail.search.space import counted
 from vitrail.study.effect import effects
 from vitrail.study.plans import PLANS
 
@@ -116,8 +114,7 @@ def _asked(folder: Path) -> Asked:
 
 def _read(asked: Asked, view: View) -> Read:
     """The data, inspected and divided. Raises DataError."""
-    arguments = Arguments(data=asked.data, device=asked.device, threads=asked.threads)
-    return read_data(Data(asked.data, group_by=asked.group_by), arguments, view)
+    return read_data(Data(asked.data, group_by=asked.group_by), Hardware(asked.device), view)
 
 
 def _again(asked: Asked, folder: Path) -> str:
@@ -148,7 +145,7 @@ class _Study:
         names = [n for n in self.plan.arms if not self.asked.only or n in self.asked.only]
         names = list(dict.fromkeys([self.plan.baseline, *names]))
         recipes = self._recipes(names, images)
-        arms = {name: _candidate(recipes[name]) for name in names}
+        arms = {name: subject(recipes[name].config) for name in names}
         pairs = [(name, seed) for seed in range(self.asked.seeds) for name in names]
         trials = _trials(self.folder, self.asked.name, pairs)
         self.view.enter([replace(arm, name=name) for name, arm in arms.items()])
@@ -174,20 +171,20 @@ class _Study:
 
     def _recipes(self, names: Sequence[str], images: Read) -> dict[str, Recipe]:
         """The same recipe for all, but for the model."""
-        trainer, split = images.trainer, images.trainer.split
+        workshop, split = images.workshop, images.workshop.split
         size = self.plan.image(images.inspection)
-        data = trainer.data(
+        data = workshop.data(
             Data(self.asked.data, group_by=self.asked.group_by), size, split.channels
         )
         n = len(split.train)
-        total = self.asked.epochs * max(1, n // batch_size(n, trainer.device))
+        total = self.asked.epochs * max(1, n // batch_size(n, workshop.device))
         made = {
             name: default(
                 self.plan.config(name, size, split.channels, len(split.classes)),
                 data,
                 images=n,
                 total=total,
-                device=trainer.device,
+                device=workshop.device,
             )
             for name in names
         }
@@ -196,25 +193,25 @@ class _Study:
             name: replace(
                 recipe,
                 optimizer=common.optimizer,
-                schedule=replace(common.schedule, total=total),
+                schedule=common.schedule,
             )
             for name, recipe in made.items()
         }
 
     def _train(self, name: str, recipe: Recipe, images: Read, trial: Any) -> None:
         """One arm with one seed, to the end, and what the test part says of it."""
-        where, trainer = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.trainer
+        where, workshop = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.workshop
         total, began = recipe.steps.total, time.monotonic()
         self.view.update(name, status="training", steps=0)
-        outcome = trainer.train(
+        outcome = workshop.train(
             recipe, where, total, lambda step, *_: self.view.step(name, step, total)
         )
-        verdict = judge(outcome.best, recipe, trainer.split.test, trainer)
-        right = (verdict.logits.argmax(1) == verdict.labels).double().mean().item()
+        verdict = judge(outcome.best, recipe, workshop.split.test, workshop)
+        scores = recipe.task.scores(verdict.outputs)
         trial.set_user_attr("seconds", time.monotonic() - began)
-        trial.set_user_attr("images", len(verdict.labels))
-        trial.set_user_attr("accuracy", right)
-        trial.study.tell(trial, right)
+        trial.set_user_attr("images", scores.n)
+        trial.set_user_attr("accuracy", scores.main)
+        trial.study.tell(trial, scores.main)
         shutil.rmtree(where)  # thirty snapshots are not wanted
 
     def _latencies(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
@@ -229,7 +226,7 @@ class _Study:
     def _facts(
         self,
         names: Sequence[str],
-        arms: Mapping[str, Candidate],
+        arms: Mapping[str, Subject],
         trials: Mapping[tuple[str, int], Any],
         latencies: Mapping[str, float],
         images: Read,
@@ -244,7 +241,7 @@ class _Study:
             question=self.plan.question,
             data=self.asked.data,
             baseline=self.plan.baseline,
-            images=(len(images.trainer.split.train), told[names[0], 0]["images"]),
+            images=(len(images.workshop.split.train), told[names[0], 0]["images"]),
             size=next(iter(arms.values())).image,
             seeds=self.asked.seeds,
             epochs=self.asked.epochs,
@@ -268,14 +265,6 @@ class _Study:
                 for name in names
             ],
         )
-
-
-def _candidate(recipe: Recipe) -> Candidate:
-    figures = counted(recipe.config)
-    if figures is None:
-        create(recipe.config)  # says what is wrong
-        raise ConfigError(f"{recipe.model['family']} cannot be built at {recipe.data.image}")
-    return candidate(recipe.config, params=figures.params, macs=figures.macs)
 
 
 def _trials(

@@ -161,6 +161,15 @@ def compare(
     Outputs are paired by name where the models share names, else by values and, where these
     differ, in order by shape. Raises ConfigError for models that do not take the same images or
     do not give the same number of logits.
+
+    Examples:
+        >>> model = vitrail.create("levit_128s")
+        >>> torch.save(model.state_dict(), "a.pth")
+        >>> with torch.no_grad():
+        ...     _ = model.stages[1].blocks[0].ffn.fc1.linear.weight.mul_(1.001)
+        >>> found = vitrail.compare("levit_128s=a.pth", model)
+        >>> found.first.name
+        'stages.1.blocks.0.ffn.fc1.linear'
     """
     first, second = (opened(what, seed=seed, dtype=dtype) for what in (a, b))
     shape = _input(first, second, image)

@@ -23,7 +23,7 @@ from vitrail.errors import ConfigError
 from vitrail.report.predictions import as_csv, as_json, as_table, show
 from vitrail.run.folder import RunFolder
 
-__all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "show"]
+__all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "predict", "show"]
 
 BATCH = 32
 NONE = "none of these"
@@ -136,6 +136,30 @@ class Predictor:
     def _ranked(self, shares: np.ndarray, top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-shares, kind="stable")[:top]
         return tuple((self.labels.classes[i], float(shares[i])) for i in order)
+
+
+def predict(
+    run: str | os.PathLike,
+    images: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    engine: str | None = None,
+    threshold: float | None = None,
+) -> list[Prediction]:
+    """Classify images with a finished run.
+
+    Returns a prediction for every image, in order, of the `top` classes. `Predictor` says what
+    may be given, and keeps the run open for more. Raises RunError and ConfigError.
+
+    Examples:
+        >>> [found] = vitrail.predict("run", "photos/cat/000.png", top=2)
+        >>> found.path, len(found.ranked)
+        ('photos/cat/000.png', 2)
+        >>> name, probability = found.ranked[0]
+        >>> found.answer == name
+        True
+    """
+    return Predictor(run, engine=engine, threshold=threshold).predict(images, top=top)
 
 
 def _named(images: Any) -> list[tuple[str, Picture]]:

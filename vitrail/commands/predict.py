@@ -30,23 +30,24 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images with a finished run."""
-    from vitrail import predict as predicting
+    from vitrail.predict import Predictor, as_csv, collect, show
+    from vitrail.predict import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:
         raise ConfigError("--json and --csv are two forms of one answer: ask for one of them")
     work()
-    predictor = predicting.Predictor(run, engine=engine, threshold=threshold)
-    paths = predicting.collect(images, lambda text: print(plain(text), file=sys.stderr))
+    predictor = Predictor(run, engine=engine, threshold=threshold)
+    paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
     found = predictor.predict(paths, top=top)
     if as_json:
-        print(predicting.as_json(found))
+        print(in_json(found))
     elif csv:
-        print(predicting.as_csv(found), end="")
+        print(as_csv(found), end="")
     elif len(found) == 1 and found[0].error:
         remedy = "" if ":" in found[0].error else ": give another image"
         raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        predicting.show(found, console())
+        show(found, console())
     if all(p.error for p in found):
         raise typer.Exit(2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import DataError
+from vitrail.errors import DataError, extra
 from vitrail.units import counted
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -76,9 +76,7 @@ def _parquet(path: Path) -> Cells:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError(
-            f"{path} needs pyarrow: pip install 'vitrail[parquet]', or give a .csv"
-        ) from None
+        raise DataError(f"{path} needs pyarrow: {extra('parquet')}, or give a .csv") from None
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:

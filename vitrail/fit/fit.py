@@ -72,8 +72,13 @@ def fit(
     Raises VitrailError for every mistake that a user can mend; BudgetError after the report was
     written where no model keeps the latency.
 
-        run = vitrail.fit("photos/", latency="20ms", time="10m")
-        run.accuracy, run.predict("cat.jpg")
+    Examples:
+        >>> best = vitrail.fit("photos", latency="50ms", time="30s", out="best")
+        >>> best.result["test"]["n"], best.accuracy >= 0
+        (12, True)
+        >>> [found] = best.predict("photos/cat/000.png")
+        >>> found.path
+        'photos/cat/000.png'
     """
     view, words = View(console), options
     if resume:

@@ -51,6 +51,10 @@ def train_recipe(
     must be among them, everything else has a default: the model at its own image size, its
     head and channels fitted to the data, 30 epochs. With `resume` the training in `out` goes
     on with its own recipe. Raises VitrailError.
+
+    Examples:
+        >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
+        >>> run = vitrail.train([*settings, "steps.total=4"], out="run")
     """
     view, hardware = View(console), Hardware(device, devices)
     budget = Budget(threads=threads or cores(), device=device)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.config import parse, to_json
-from vitrail.errors import RunError
+from vitrail.errors import RunError, extra
 from vitrail.recipes.recipe import Recipe, from_json
 from vitrail.run.view import View
 from vitrail.run.watch import checkpoints
@@ -259,5 +259,6 @@ def _unreachable(storage: str | None, error: Exception) -> RunError:
     reason = str(error).strip().splitlines()[0]
     return RunError(
         f"the study {storage or 'in the run folder'} cannot be opened ({reason}): give --storage "
-        "a URL such as postgresql://user@machine/name with its driver installed"
+        "a URL such as postgresql://user@machine/name with its driver installed, for example by "
+        f"{extra('storage')}"
     )

@@ -43,7 +43,14 @@ def families() -> Mapping[str, ModuleType]:
 
 @lru_cache(maxsize=1)
 def catalog() -> Mapping[str, Variant]:
-    """Every published variant by name, with its family and what its weights take filled in."""
+    """Return every published variant by name, with its family and what its weights take filled in.
+
+    Examples:
+        >>> variant = vitrail.catalog()["swin_tiny"]
+        >>> variant.family, variant.params_m, variant.flops_g
+        ('swin', 28.29, 4.5)
+        >>> small = [name for name, v in vitrail.catalog().items() if (v.params_m or 99) < 3]
+    """
     found: dict[str, Variant] = {}
     for family, module in families().items():
         for name, variant in module.VARIANTS.items():
@@ -58,11 +65,19 @@ def catalog() -> Mapping[str, Variant]:
 
 
 def create(name_or_config: Any, **changes: Any) -> Backbone:
-    """Return a model with random weights: `create("swin_tiny", classes=10, image=(256, 192))`.
+    """Return a model with random weights.
 
     `changes` replace fields of the variant's config; with `classes=0` there is no head, and the
     logits are the embedding. Raises ConfigError for an unknown name or field, a value of a wrong
     type, and sizes that do not fit together.
+
+    Examples:
+        >>> model = vitrail.create("resnet_18", classes=10, image=(128, 160))
+        >>> images = torch.zeros(2, 3, 128, 160)
+        >>> model(images).shape
+        torch.Size([2, 10])
+        >>> [tuple(level.shape) for level in model.features(images)]
+        [(2, 32, 40, 64), (2, 16, 20, 128), (2, 8, 10, 256), (2, 4, 5, 512)]
     """
     return laid_out(built(resolve(name_or_config, **changes), changes))
 

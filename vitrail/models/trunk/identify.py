@@ -60,6 +60,12 @@ def identify(
     models included. Between variants that have the same tensors the file's name and what is
     written beside the weights decide, or the name of one of them as `model`. Raises
     CheckpointError when no variant fits, with the nearest one, or when values are not finite.
+
+    Examples:
+        >>> torch.save(vitrail.create("resnet_18", classes=7).state_dict(), "unknown.pth")
+        >>> found = vitrail.identify("unknown.pth")
+        >>> found.name, found.source, found.config.classes
+        ('resnet_18', 'vitrail', 7)
     """
     held = checkpoint.contents(source)
     if "config" in held.written:

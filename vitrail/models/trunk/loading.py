@@ -42,6 +42,12 @@ def load(
     kernel is summed or repeated (`adapt.shared_out`). `classes` other than the file's take a new
     head of random weights, none at 0. Raises CheckpointError, which lists what is missing, left
     over or of another shape, in the names of the file.
+
+    Examples:
+        >>> torch.save(vitrail.create("levit_128s").state_dict(), "levit.pth")
+        >>> model = vitrail.load("levit_128s", "levit.pth", image=(192, 256), channels=1)
+        >>> model(torch.zeros(1, 1, 192, 256)).shape
+        torch.Size([1, 1000])
     """
     config, by_name = resolve(name_or_config), isinstance(name_or_config, str)
     state = checkpoint.read(path_or_state_dict)

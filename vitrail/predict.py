@@ -48,12 +48,12 @@ class Prediction:
 
     @property
     def none_of_these(self) -> bool:
-        """Whether even the likeliest class is below the threshold."""
+        """Tell whether even the likeliest class is below the threshold."""
         return bool(self.ranked) and self.ranked[0][1] < (self.threshold or 0)
 
     @property
     def answer(self) -> str | None:
-        """The likeliest class, or "none of these" below the threshold; None after an error."""
+        """Return the likeliest class, "none of these" below the threshold, None after an error."""
         if not self.ranked:
             return None
         return NONE if self.none_of_these else self.ranked[0][0]

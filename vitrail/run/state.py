@@ -36,6 +36,9 @@ class Saved:
     shortlist: dict[str, Any] | None = None
     race_s: float | None = None
     train_s: float | None = None
+    recipe: dict[str, Any] | None = None
+    command: str | None = None
+    flips: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = {"spent_s": self.spent_s, "race_s": self.race_s, "train_s": self.train_s}

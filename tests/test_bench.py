@@ -13,7 +13,7 @@ from vitrail.bench import __main__ as made
 from vitrail.bench import contests, peers
 from vitrail.bench import growth as growing
 from vitrail.cli import main
-from vitrail.errors import BenchError, ConfigError
+from vitrail.errors import BenchError, ConfigError, extra
 from vitrail.measure.latency import ratio, turns
 from vitrail.measure.memory import peak_bytes
 from vitrail.models import catalog, families
@@ -102,7 +102,7 @@ def test_a_model_that_cannot_be_compiled_is_said(monkeypatch):
 def test_a_peer_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "timm" else object())
     (row,) = contests.contest("levit_128s", benching.Settings(**QUICK, against=("timm",)))
-    assert row.notes == ("timm is not installed: pip install 'vitrail[bench]'",)
+    assert row.notes == (f"timm is not installed: {extra('bench')}",)
     assert [e.who for e in row.entries] == ["vitrail", "folded"]
 
 

@@ -24,7 +24,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines import int8
 from vitrail.engines import onnx as export
 from vitrail.engines.engine import Quantiser
-from vitrail.errors import ConfigError, DataError, ExportError, RunError
+from vitrail.errors import ConfigError, DataError, ExportError, RunError, extra
 from vitrail.measure.latency import Latency
 from vitrail.predict import Predictor
 from vitrail.run import deploy, images
@@ -254,8 +254,7 @@ def test_a_missing_package_is_one_sentence(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "openvino", None)
     said = refused(capsys, "export", str(run.path), "--engine", "openvino")
     assert said == (
-        "vitrail: the engine openvino needs a package that is not installed: "
-        "pip install 'vitrail[openvino]'"
+        f"vitrail: the engine openvino needs a package that is not installed: {extra('openvino')}"
     )
 
 

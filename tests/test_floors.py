@@ -8,14 +8,16 @@ import vitrail
 ROOT = Path(vitrail.__file__).parent
 FLOORS = [
     {
-        "layers", "data", "measure", "engines", "report", "checkpoint", "config", "files", "units",
-        "errors", "heap",
+        "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
+        "files", "units", "errors", "heap", "children",
     },
     {"train", "attribution"},
     {"models"},
     {"methods", "tasks", "objectives"},
     {"recipes"},
-    {"run", "search", "fit", "predict", "export", "explain", "compare", "bench", "serve"},
+    {"run"},
+    {"search", "predict", "export", "explain", "compare", "bench", "serve"},
+    {"fit", "runs"},
     {"study"},
     {"commands"},
     {"cli"},

@@ -130,5 +130,5 @@ def test_wrong_questions(small, tmp_path):
     (tmp_path / "other" / "x").write_text("")
     with pytest.raises(RunError, match="is not empty"):
         study("depth", out=tmp_path / "other")
-    with pytest.raises(RunError, match="is not a study that can be resumed"):
+    with pytest.raises(RunError, match=r"asked\.json is missing: start a new study"):
         study("depth", out=tmp_path / "other", resume=True)

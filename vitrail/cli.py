@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vitrail import __version__
 from vitrail.commands.bench import bench
+from vitrail.commands.cache import cache
 from vitrail.commands.compare import compare
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
@@ -26,8 +28,27 @@ from vitrail.commands.study import study
 from vitrail.commands.train import train
 from vitrail.errors import VitrailError
 from vitrail.report.text import sentence
+from vitrail.run.stopping import terminable
+from vitrail.units import shortened
+
+# A name or a value out of a damaged file may have any length.
+MOST_SAID = 4000
+
+
+class Commands(TyperGroup):
+    """Commands that say so when a signal ends them, which typer lets pass without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("vitrail: stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="vitrail",
     help="A workshop for vision backbones: find, train and export the best one for your images.",
     no_args_is_help=True,
@@ -47,6 +68,7 @@ app.command("export")(export)
 app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("growth")(growth)
+app.command("cache")(cache)
 
 
 def _version(asked: bool) -> None:
@@ -77,11 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="vitrail")
     except VitrailError as error:
-        print(f"vitrail: {sentence(str(error))}", file=sys.stderr)
+        print(f"vitrail: {shortened(sentence(str(error)), MOST_SAID)}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("vitrail: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _complete(arguments: list[str]) -> None:

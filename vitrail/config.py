@@ -9,17 +9,24 @@ case. Every error begins with the path of the field.
 from __future__ import annotations
 
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vitrail.errors import ConfigError
+from vitrail import files
+from vitrail.errors import ConfigError, RunError, VitrailError
+from vitrail.units import shortened
 
 T = TypeVar("T")
+MOST_DEEP = 64
+MOST_DIGITS = 30
 
 _EXPECTED = {
     "float_parsing": "a number",
@@ -35,6 +42,77 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str,
+    leave_out: Sequence[str] = (),
+    error: type[VitrailError] = RunError,
+) -> T:
+    """Read a JSON file as the dataclass `kind`, or as a mapping where `kind` is dict.
+
+    Whatever the file holds, what comes back is of the annotated types. Fields in `leave_out` are
+    passed over. Raises `error`, which names the file, the field and the remedy.
+    """
+    try:
+        value = loads(files.read(path))
+        if kind is dict:
+            if not isinstance(value, dict):
+                raise ConfigError(f"it holds {shortened(repr(value), 40)}, not fields")
+            return typing.cast(T, value)
+        if isinstance(value, dict):
+            value = {name: one for name, one in value.items() if name not in leave_out}
+        return parse(kind, value)
+    except FileNotFoundError as e:
+        raise error(f"{path} is missing: {remedy}") from e
+    except OSError as e:
+        raise error(f"{path} cannot be read ({files.reason(e)}): {remedy}") from e
+    except (ValueError, ConfigError) as e:
+        raise error(f"{path} is damaged ({shortened(str(e), 300)}): {remedy}") from e
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON whose nesting and numbers are bounded. Raises ValueError.
+
+    NaN, infinities, numbers of more than 30 digits and more than 64 levels are refused: nothing
+    that vitrail writes has them, and arithmetic or recursion would fail on them later.
+    """
+    try:
+        value = json.loads(
+            text if isinstance(text, str) else text.decode("utf-8"),
+            parse_int=_bounded,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError(f"more than {MOST_DEEP} levels") from error
+    layer = [value]
+    for _ in range(MOST_DEEP):
+        layer = [one for outer in layer for one in _inside(outer)]
+    if layer:
+        raise ValueError(f"more than {MOST_DEEP} levels")
+    return value
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shortened(text, 40)} is not a finite number")
+    return value
 
 
 def parse(kind: type[T], value: Any, path: str = "") -> T:
@@ -103,13 +181,21 @@ def _element(kind: Any, index: int) -> Any:
     return arguments[index] if index < len(arguments) else None
 
 
+def kind_of(member: type) -> str:
+    """Return by which name JSON and the command line know a class: PatchDropout, patch_dropout."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", member.__name__).lower()
+
+
 def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
-    known = {m.__name__.lower(): m for m in members}
-    if name not in known:
+    known = {kind_of(m): m for m in members}
+    plain = {kind.replace("_", ""): m for kind, m in known.items()}
+    asked = str(name).lower().replace("-", "").replace("_", "")
+    if asked not in plain:
         raise ConfigError(
-            f"{_at(path)}kind {name!r} does not exist: {nearest(str(name), [*known])}"
+            f"{_at(path)}kind {shortened(repr(name))} does not exist: "
+            f"{nearest(str(name)[:80], [*known])}"
         )
-    return known[name]
+    return plain[asked]
 
 
 def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
@@ -120,13 +206,14 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
         if isinstance(value, members):
             return value
         if not isinstance(value, Mapping):
+            said = shortened(repr(value))
             raise ConfigError(
-                f'{_at(path)}{value!r} is not a mapping of fields: write {{"name": value}}'
+                f'{_at(path)}{said} is not a mapping of fields: write {{"name": value}}'
             )
-        if len(members) == 1:
+        if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
-            names = ", ".join(m.__name__.lower() for m in members)
+            names = ", ".join(kind_of(m) for m in members)
             raise ConfigError(f"{_at(path)}the field 'kind' is missing: give one of {names}")
         rest = {k: v for k, v in value.items() if k != "kind"}
         return _build(_choose(members, value["kind"], path), rest, path)
@@ -141,7 +228,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
     hints = _hints(kind)
     for name in value:
         if name not in hints:
-            raise ConfigError(f"{_join(path, name)}: no such field: {nearest(str(name), [*hints])}")
+            near = nearest(str(name)[:80], [*hints])
+            raise ConfigError(f"{shortened(_join(path, name))}: no such field: {near}")
     made = {}
     for field in fields(kind):
         here = _join(path, field.name)
@@ -152,8 +240,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
             raise ConfigError(f"{here}: is missing and has no default: give a value")
     try:
         return kind(**made)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{_at(path)}{error}") from error
+    except (ValueError, TypeError, ArithmeticError, ConfigError) as error:
+        raise ConfigError(f"{_at(path)}{shortened(str(error), 300)}") from error
 
 
 @cache
@@ -174,7 +262,8 @@ def _leaf(kind: Any, value: Any, path: str, default: Any) -> Any:
         reason = first["msg"][0].lower() + first["msg"][1:]
         said = f"is not {expected}" if expected else f"does not fit: {reason}"
         such = f", such as {_dump(default, type(default))!r}" if default is not None else ""
-        raise ConfigError(f"{path}: {value!r} {said}: give {_spoken(kind)}{such}") from error
+        told = f"{path}: {shortened(repr(value))} {shortened(said)}"
+        raise ConfigError(f"{told}: give {_spoken(kind)}{such}") from error
 
 
 def _spoken(kind: Any) -> str:
@@ -185,16 +274,30 @@ def _spoken(kind: Any) -> str:
         return " or ".join(_spoken(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) in (tuple, list) and typing.get_args(kind):
+        return _spoken_list(typing.get_args(kind))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     if kind in names:
         return names[kind]
     return "none" if kind is type(None) else str(kind).replace("typing.", "")
 
 
+def _spoken_list(members: tuple[Any, ...]) -> str:
+    """The annotation of a list as a reader would write it: 2 whole numbers."""
+    named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
+    first = members[0]
+    several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"
+    if members[1:] in ((), (Ellipsis,)):
+        return f"a list of {several}"
+    if all(member == first for member in members):
+        return f"{len(members)} {several}"
+    return f"a list of {', '.join(map(_spoken, members))}"
+
+
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         hints = _hints(type(value))
-        named = {"kind": type(value).__name__.lower()} if len(_members(kind)) > 1 else {}
+        named = {"kind": kind_of(type(value))} if len(_members(kind)) > 1 else {}
         return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
@@ -213,6 +316,10 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
             raise ConfigError(f"{here}: no such field: {nearest(name, [*value])}")
         old = value.get(name)
         return {**value, name: _replace(old, type(old), rest, text, here)}
+    if isinstance(value, tuple) and name.isdigit() and int(name) < len(value):
+        at = int(name)
+        new = _replace(value[at], _element(kind, at), rest, text, here)
+        return (*value[:at], new, *value[at + 1 :])
     if not is_dataclass(value):
         raise ConfigError(f"{here}: {path} is {value!r}, which has no fields: set {path} itself")
     hints = _hints(type(value))
@@ -230,6 +337,12 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     if text.lower() in ("none", "null") and (_optional(kind) or kind is typing.Any):
         return None
     read = _read(text)
+    several = _members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
+    if several and isinstance(read, str):
+        # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`.
+        return tuple(
+            _build(_choose(several, one.strip(), path), {}, path) for one in text.split(",")
+        )
     if members:
         if isinstance(read, str):
             return _build(_choose(members, read.lower(), path), {}, path)
@@ -250,8 +363,8 @@ def _read(text: str) -> Any:
     """Read JSON where the text is JSON, a list where brackets make it one, else the text."""
     for form in (text, f"[{text}]"):
         try:
-            return json.loads(form)
-        except json.JSONDecodeError:
+            return loads(form)
+        except ValueError:
             continue
     return text
 

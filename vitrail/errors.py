@@ -13,6 +13,9 @@ defect of vitrail itself and keeps its traceback.
       BenchError         a measurement that cannot be made: bench
 """
 
+from importlib import metadata
+from pathlib import Path
+
 
 class VitrailError(Exception):
     """Common base of all errors that a user meets."""
@@ -44,3 +47,22 @@ class ExportError(VitrailError):
 
 class BenchError(VitrailError):
     """Raised for a measurement that lacks a library, a device or threads."""
+
+
+def extra(name: str) -> str:
+    """Return the command that installs what the extra `name` needs: `pip install 'pyarrow>=20'`.
+
+    It names the packages and not vitrail[name], so that it works from a clone, a wheel or an
+    index alike. Where vitrail itself is not installed, it names the folder of its sources.
+    """
+    needs = []
+    try:
+        requirements = metadata.requires("vitrail") or ()
+    except metadata.PackageNotFoundError:
+        requirements = ()
+    for requirement in requirements:
+        package, _, marker = requirement.partition(";")
+        if marker.replace('"', "'").strip() == f"extra == '{name}'":
+            needs.append(f"'{package.strip()}'")
+    sources = Path(__file__).parents[1]
+    return f"pip install {' '.join(needs)}" if needs else f"pip install '{sources}[{name}]'"

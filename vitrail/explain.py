@@ -47,6 +47,11 @@ def explain_files(
     `out` for a single image; none is overwritten. `about` names the class to ask for, by default
     the model's answer. Raises RunError, ConfigError, DataError, before anything is written where
     a file is missing.
+
+    Examples:
+        >>> [found] = vitrail.explain("run", ["photos/cat/000.png"], about="dog")
+        >>> found.asked, found.method, found.picture
+        ('dog', 'rollout', '000-explained.png')
     """
     from vitrail.run.folder import RunFolder
 

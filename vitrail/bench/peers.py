@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrail.errors import BenchError
+from vitrail.errors import BenchError, extra
 from vitrail.models import catalog, families
 from vitrail.models.trunk.backbone import Variant
 
@@ -79,7 +79,7 @@ def build(
     Raises BenchError where the library is not installed or does not build it.
     """
     if not installed(library):
-        raise BenchError(f"{library} is not installed: pip install 'vitrail[bench]'")
+        raise BenchError(f"{library} is not installed: {extra('bench')}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return scattered(make(), image)

@@ -6,71 +6,70 @@ from typing import Annotated
 
 import typer
 
-from vitrail.commands.options import Device, GroupBy, Out, Threads, work
+from vitrail.commands.options import Out, work
 
 
 def fit(
     data: Annotated[
-        str, typer.Argument(help="Folder of class folders, CSV or Parquet table, or built-in name.")
+        str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
     ],
     latency: Annotated[
-        str | None, typer.Option(help="Limit for one image through the exported model, e.g. 20ms.")
+        str | None, typer.Option(help="Longest time for one image as exported, e.g. 20ms.")
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(
-            help="Runtime whose latency must meet the limit: onnxruntime, openvino, or auto for "
-            "whichever is faster here."
-        ),
-    ] = "onnxruntime",
-    macs: Annotated[
-        str | None, typer.Option(help="Limit for multiply-adds of one image, e.g. 50M.")
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option(help="Limit for the number of parameters, e.g. 2M.")
-    ] = None,
-    time: Annotated[str, typer.Option(help="Time for the whole fit, e.g. 10m or 1h30m.")] = "10m",
-    device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Number of devices to train on together.")] = 1,
-    threads: Threads = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Random seed for the split, the initial weights and the batch order."),
-    ] = 0,
-    pretrained: Annotated[
         str | None,
         typer.Option(
-            help="Also fine-tune published weights: those in this folder, or downloaded from the "
-            "Hugging Face Hub if no folder is given."
+            help="Runtime whose latency must meet the limit: onnxruntime, openvino, or auto for "
+            "whichever is faster here. Default: onnxruntime."
         ),
+    ] = None,
+    macs: Annotated[
+        str | None, typer.Option(help="Most multiply-adds for one image, e.g. 50M.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="Most parameters, e.g. 2M.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time for everything, e.g. 10m or 1h30m. Default: 10m.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to train on: auto, cpu, cuda or mps. Default: auto.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of processes that train together. Default: 1.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to use when measuring latency. Default: all.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the split, the initial weights and the batch order."),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Regular expression on paths: images of one group stay on one side."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL that several machines share for one race.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of every recipe, e.g. augment.flip=0 (repeatable)."),
     ] = None,
     out: Out = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out; --time and limits may change."),
     ] = False,
-    storage: Annotated[
-        str | None, typer.Option(help="URL of a database, to race on several machines at once.")
-    ] = None,
-    group_by: GroupBy = None,
 ) -> None:
     """Find, train, test and export the best model for your images within a budget."""
     from vitrail.fit import fit as run
 
     work()
     run(
-        data,
-        latency=latency,
-        engine=engine,
-        macs=macs,
-        params=params,
-        time=time,
-        device=device,
-        devices=devices,
-        threads=threads,
-        seed=seed,
-        pretrained=pretrained,
-        out=out,
-        resume=resume,
-        storage=storage,
-        group_by=group_by,
-    )
+        data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
+        devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
+        storage=storage, settings=settings or (), out=out, resume=resume,
+    )  # fmt: skip

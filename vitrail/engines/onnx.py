@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vitrail import __version__
+from vitrail import __version__, digests, files
+from vitrail.config import to_json
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
+from vitrail.engines import sealed
+from vitrail.engines.served import Agree, Served, same_class
 from vitrail.errors import ExportError, RunError
-from vitrail.layers.fold import deploy
 from vitrail.measure.session import session
 from vitrail.units import counted
 
@@ -55,25 +57,6 @@ class Exported:
     images: str
 
 
-class Served(nn.Module):
-    """The deployed model between pixels and probabilities.
-
-    float32 (B, C, H, W) with values of 0 to 255 to probabilities and logits, each (B, classes).
-    """
-
-    def __init__(self, model: nn.Module, labels: Labels) -> None:
-        super().__init__()
-        self.model = deploy(model)
-        self.temperature = labels.temperature
-        mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
-        self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
-        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
-        return (logits / self.temperature).softmax(-1), logits
-
-
 def export_onnx(
     model: nn.Module,
     labels: Labels,
@@ -83,11 +66,14 @@ def export_onnx(
     config: Mapping[str, Any] | None = None,
     described: str = "held-back images",
     progress: bool = False,
+    serve: Callable[[nn.Module, Labels], nn.Module] = Served,
+    agree: Agree = same_class,
 ) -> Exported:
     """Write the model as ONNX and compare it with the original, in eval mode, on `images`.
 
     `images` are uint8 (N, H, W, C), held back from training, at the model's size; `described`
-    says what they are; `config` is the model's in JSON, which the file keeps. Raises ExportError,
+    says what they are; `config` is the model's in JSON, which the file keeps. `serve` makes the
+    module that is written, `agree` compares its last output with the model's. Raises ExportError,
     and leaves what was at `path`, when torch cannot export the model, when there are no images,
     when top-1 differs for any, or a logit by 1e-4 or more.
     """
@@ -97,21 +83,25 @@ def export_onnx(
             f"{path} cannot be checked, for there are no {described} to be compared on: "
             "give at least one"
         )
-    part = path.with_name(f".{path.name}.{os.getpid()}.onnx")
+    tie = digests.of_model(model.state_dict(), labels)
     try:
-        with bar("exporting", len(images), shown=progress) as advance:
-            inside = _write(Served(model.eval(), labels).eval(), labels, config, part)
-            largest = compare(model, labels, _logits(part), images, advance)
-        os.replace(part, path)
+        with (
+            bar("exporting", len(images), shown=progress) as advance,
+            files.replacing(path) as part,
+        ):
+            inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
+            largest = compare(model, labels, _logits(part), images, advance, agree)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} cannot be written ({files.reason(error)}): free some space, then do it again"
+        ) from error
     return Exported(path, path.stat().st_size, len(images), largest, inside, described)
 
 
-def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, path: Path) -> bool:
-    """Write the file; returns whether it resizes images itself."""
+def _write(
+    served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, tie: str, path: Path
+) -> bool:
+    """Write the file, tied to its weights and labels; returns whether it resizes images itself."""
     import onnx
 
     # Two images: with one, torch would take the batch for a constant.
@@ -123,7 +113,7 @@ def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, pat
                 (example,),
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=["probabilities", "logits"],
+                output_names=list(served.outputs),  # pyright: ignore
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 verbose=False,
             )
@@ -134,21 +124,17 @@ def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, pat
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
-    facts = {
-        "classes": list(labels.classes),
-        "image": list(labels.image),
-        "channels": labels.channels,
-        "mean": list(labels.mean),
-        "std": list(labels.std),
-        "temperature": labels.temperature,
+    facts = to_json(labels) | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",
         "vitrail": __version__,
+        sealed.TIE: tie,
     }
+    sealed.strip(proto)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     )
-    onnx.save(proto, path)
+    sealed.write(path, proto.SerializeToString())
     return inside
 
 
@@ -254,6 +240,7 @@ def compare(
     logits: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
     advance: Callable[[int], None],
+    agree: Agree = same_class,
 ) -> float:
     """Return the largest difference of a logit between the model and an exported file.
 
@@ -264,17 +251,17 @@ def compare(
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         with torch.inference_mode():
-            expected = model(labels.normalised(batch)).float().numpy()
-        found = logits(batch)
-        differences.append(np.abs(found - expected).max())
-        differing += int((found.argmax(1) != expected.argmax(1)).sum())
+            expected = model(labels.normalised(batch))
+        found = agree(expected, logits(batch))
+        differences.append(found.largest)
+        differing += found.changed
         advance(len(batch))
     # Not Python's max, which passes over a NaN.
     largest = float(np.max(differences))
     if differing or not largest < TOLERANCE:
         raise ExportError(
             f"the exported file does not compute what the model does: of "
-            f"{counted(len(images), 'image')} {differing} get another class, and logits differ by "
+            f"{counted(len(images), 'image')} {differing} get another answer, and logits differ by "
             f"up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
         )
     return largest

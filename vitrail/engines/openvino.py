@@ -18,7 +18,7 @@ import numpy as np
 from vitrail.data.labels import Labels
 from vitrail.engines.engine import Answer, Engine, Quantiser
 from vitrail.engines.onnx import fixed_size, quiet
-from vitrail.errors import ConfigError, ExportError, RunError
+from vitrail.errors import ConfigError, ExportError, RunError, extra
 from vitrail.measure.machine import cores
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
@@ -36,8 +36,7 @@ def package(name: str) -> Any:
             return import_module(name)
     except ImportError as error:
         raise ConfigError(
-            "the engine openvino needs a package that is not installed: "
-            "pip install 'vitrail[openvino]'"
+            f"the engine openvino needs a package that is not installed: {extra('openvino')}"
         ) from error
 
 

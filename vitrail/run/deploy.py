@@ -7,23 +7,25 @@ accepted within a budget of accuracy, and recommended only where it is faster on
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
 from vitrail.engines import Engine, engine
 from vitrail.engines.int8 import Images, Int8, quantise
 from vitrail.engines.onnx import compare, export_onnx, synthetic
+from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError, RunError
 from vitrail.measure.latency import Latency, ratio, summary, turns
 from vitrail.measure.machine import cores, machine
-from vitrail.models import Backbone, config_json
+from vitrail.models import config_json
 from vitrail.run import record
 from vitrail.run.folder import RunFolder
 from vitrail.run.images import real_images
@@ -132,9 +134,9 @@ def export_engine(
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)
-        with tempfile.TemporaryDirectory(prefix=".engine", dir=run.path) as scratch:
+        with run.scratch() as scratch:
             return _make(
-                chosen, run, model, labels, images, Path(scratch),
+                chosen, run, model, labels, images, scratch,
                 max_drop=max_drop if int8 else None, threads=threads or cores(), progress=progress,
             )  # fmt: skip
 
@@ -142,7 +144,7 @@ def export_engine(
 def _make(
     chosen: Engine,
     run: RunFolder,
-    model: Backbone,
+    model: Any,
     labels: Labels,
     images: Images | None,
     scratch: Path,
@@ -155,7 +157,7 @@ def _make(
     held = images.held if images else synthetic(labels)
     described = f"{len(held)} {'held-back' if images else 'synthetic'} images"
     onnx = run.onnx
-    if not onnx.is_file():
+    if not _is_ours(run, labels):
         export_onnx(
             model, labels, onnx, images=held, config=config_json(model.config),
             described=described, progress=progress,
@@ -188,6 +190,17 @@ def _make(
     )  # fmt: skip
     settle(run, chosen, made, scratch)
     return made
+
+
+def _is_ours(run: RunFolder, labels: Labels) -> bool:
+    """Whether the run's ONNX file is there and of these weights and labels."""
+    if not run.onnx.is_file():
+        return False
+    try:
+        open_sealed(run.onnx, labels, run.read_tie(), "vitrail export")
+    except RunError:
+        return False
+    return True
 
 
 def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
@@ -249,13 +262,14 @@ def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> Non
 def _move(chosen: Engine, file: Path, run: RunFolder) -> None:
     try:
         for part in chosen.files(file):
-            os.replace(part, run.path / part.name)
+            files.move(part, run.path / part.name)
     except OSError as error:
         raise RunError(
-            f"{run.path / file.name} cannot be written ({error.strerror}): free some space"
+            f"{run.path / file.name} cannot be written ({files.reason(error)}): free some space, "
+            "then do it again"
         ) from error
 
 
 def _note(run: RunFolder, made: Deployed, chosen: Engine) -> None:
     told = {k: v for k, v in asdict(made).items() if k not in ("engine", "title")}
-    record.write(run, made.engine, told | {"machine": machine() | {chosen.name: chosen.version}})
+    record.write(run, chosen, told | {"machine": machine() | {chosen.name: chosen.version}})

@@ -7,11 +7,11 @@ There is no pickle in it. The last two are kept, so that a damaged one has a pre
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitrail import digests, files
 from vitrail.checkpoint import Mismatch
-from vitrail.errors import CheckpointError, RunError
+from vitrail.config import loads, parse
+from vitrail.errors import CheckpointError, ConfigError, RunError
+from vitrail.units import shortened
 
 FORMAT = "vitrail training 1"
 KEPT = 2
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a snapshot's plain data must be, whatever else is among them."""
+
+    step: int
+    loss: float | None = None
+    caution: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.step < 0 or not 0 < self.caution <= 1:
+            raise ConfigError(f"step {self.step} and caution {self.caution} are of no training")
+        if self.loss is not None and not math.isfinite(self.loss):
+            raise ConfigError(f"loss {self.loss} is not a finite number")
 
 
 class Snapshot(NamedTuple):
@@ -47,23 +66,20 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any])
     were there stay.
     """
     path = folder / f"step-{state['step']:09d}.safetensors"
-    temporary = folder / f".{path.name}.{os.getpid()}"
     stored = _separate(tensors)
     text = json.dumps(state, sort_keys=True)
-    metadata = {"format": FORMAT, "state": text, "sha256": _digest(stored, text)}
+    metadata = {"format": FORMAT, "state": text, "sha256": digests.of_tensors(stored, text)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata=metadata)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(folder)
+        with files.replacing(path) as part:
+            save_file(stored, part, metadata=metadata)
         for old in _files(folder)[KEPT:]:
             old.unlink()
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        kept = "the one before is kept; " if present(folder) else ""
         raise RunError(
-            f"the snapshot {path} cannot be written ({_reason(error)}): the one before is kept; "
-            "free some space, then go on with --resume"
+            f"the snapshot {path} cannot be written ({files.reason(error)}): {kept}free some "
+            "space, then go on with --resume"
         ) from error
     return path
 
@@ -93,16 +109,24 @@ def read(path: Path) -> Snapshot:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"snapshot {path} is damaged ({_reason(error)})") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"snapshot {path} is damaged ({files.reason(error)})") from error
     if metadata.get("format") != FORMAT:
+        found = shortened(repr(metadata.get("format")))
         raise CheckpointError(
-            f"{path} is of format {metadata.get('format')!r}, not {FORMAT!r}: it was not written "
-            "by this version's training"
+            f"{path} is of format {found}, not {FORMAT!r}: it was not written by this version's "
+            "training"
         )
-    if _digest(tensors, metadata.get("state", "")) != metadata.get("sha256"):
+    text = metadata.get("state", "")
+    if digests.of_tensors(tensors, text) != metadata.get("sha256"):
         raise CheckpointError(f"snapshot {path} is damaged (its sha256 does not fit)")
-    return Snapshot(path, tensors, json.loads(metadata["state"]))
+    try:
+        state = loads(text)
+        known = {one.name for one in fields(Standing)}
+        standing = parse(Standing, {name: state[name] for name in state if name in known})
+    except (ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"snapshot {path} is damaged ({error})") from error
+    return Snapshot(path, tensors, state | asdict(standing))
 
 
 def present(folder: Path) -> bool:
@@ -112,16 +136,8 @@ def present(folder: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """The snapshots in a folder, the newest first."""
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    found = (path for path in folder.glob("step-*.safetensors") if path.is_file())
+    return sorted(found, reverse=True)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -138,60 +154,52 @@ def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
     return stored
 
 
-def _flush(path: Path) -> None:
-    """Make sure that a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().splitlines()[0]
-
-
 # ---- what is in them -------------------------------------------------------------------
 
 
-def collect(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Tensors:
-    """Everything that a training has to remember, as tensors `part.name`.
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
-    `modules` maps "model" and further parts to their modules; the optimizer's slots are
-    `optimizer.SLOT.PARAMETER`.
+
+def collect(modules: Mapping[str, nn.Module], optimizers: Optimizers) -> Tensors:
+    """Return everything that a training has to remember, as tensors `part.name`.
+
+    `modules` maps "model" and further parts to their modules; the slots of an optimizer are
+    `OPTIMIZER.SLOT.PARAMETER`, where parameters of other parts than the model are `part/name`.
     """
     tensors = _states(modules)
-    for name, parameter in _trained(modules["model"], optimizer).items():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"optimizer.{slot}.{name}"] = value
+    for which, optimizer in optimizers.items():
+        for name, parameter in _trained(modules, optimizer).items():
+            for slot, value in optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[f"{which}.{slot}.{name}"] = value
     return tensors
 
 
-def restore(
-    snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> None:
-    """Give the modules and the optimizer what `collect` took, in place.
+def restore(snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizers: Optimizers) -> None:
+    """Give the modules and the optimizers what `collect` took, in place.
 
     Raises CheckpointError, and changes nothing, unless every tensor has its place and every
     place its tensor.
     """
-    live = _states(modules)
-    trained = _trained(modules["model"], optimizer)
-    slots, unexpected = _slots(snapshot.tensors, trained)
-    for (slot, name), value in slots.items():
-        shape = value.shape if slot == "step" else trained[name].shape
-        live[f"optimizer.{slot}.{name}"] = value.new_empty(()).expand(shape)
-    names = {slot for slot, _ in slots}
-    touched = {name for _, name in slots}
-    missing = [k for k in live if k not in snapshot.tensors] + [
-        f"optimizer.{slot}.{name}"
-        for slot in sorted(names)
-        for name in sorted(touched)
-        if (slot, name) not in slots
-    ]
+    live, missing, unexpected = _states(modules), [], []
+    filled = []
+    for which, optimizer in optimizers.items():
+        trained = _trained(modules, optimizer)
+        slots, strangers = _slots(which, snapshot.tensors, trained)
+        unexpected += strangers
+        for (slot, name), value in slots.items():
+            shape = value.shape if slot == "step" else trained[name].shape
+            live[f"{which}.{slot}.{name}"] = value.new_empty(()).expand(shape)
+        names = {slot for slot, _ in slots}
+        touched = {name for _, name in slots}
+        missing += [
+            f"{which}.{slot}.{name}"
+            for slot in sorted(names)
+            for name in sorted(touched)
+            if (slot, name) not in slots
+        ]
+        filled.append((optimizer, trained, slots))
+    missing = [k for k in live if k not in snapshot.tensors] + missing
     unexpected += [k for k in snapshot.tensors if k not in live and k not in unexpected]
     misshaped = [
         f"{k} {tuple(snapshot.tensors[k].shape)} for {tuple(v.shape)}"
@@ -207,7 +215,8 @@ def restore(
         module.load_state_dict(
             {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
         )
-    _fill(optimizer, trained, slots)
+    for optimizer, trained, slots in filled:
+        _fill(optimizer, trained, slots)
 
 
 def _states(modules: Mapping[str, nn.Module]) -> Tensors:
@@ -218,18 +227,25 @@ def _states(modules: Mapping[str, nn.Module]) -> Tensors:
     }
 
 
-def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+def _trained(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, nn.Parameter]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {name: p for name, p in model.named_parameters() if id(p) in held}
+    return {
+        name if part == "model" else f"{part}/{name}": p
+        for part, module in modules.items()
+        for name, p in module.named_parameters()
+        if id(p) in held
+    }
 
 
 def _slots(
-    tensors: Tensors, trained: Mapping[str, nn.Parameter]
+    which: str, tensors: Tensors, trained: Mapping[str, nn.Parameter]
 ) -> tuple[dict[tuple[str, str], Tensor], list[str]]:
     """The optimizer's entries by (slot, parameter), and those of parameters that are not there."""
     slots, unexpected = {}, []
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
+        if key.startswith(f"{which}."):
             _, slot, name = key.split(".", 2)
             if name in trained:
                 slots[slot, name] = value

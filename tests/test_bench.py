@@ -267,7 +267,7 @@ def test_wrong_input(arguments, said, capsys):
 
 def test_absent_device(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "device 'cuda' is not here" in fails(capsys, "bench", "swin", "--device", "cuda")
+    assert "device 'cuda' is not available" in fails(capsys, "bench", "swin", "--device", "cuda")
 
 
 def test_unknown_variant():

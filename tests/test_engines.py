@@ -271,9 +271,9 @@ def test_nothing_is_reported_to_anyone(tmp_path):
     ("arguments", "words"),
     [
         (["--engine", "openvine"], "did you mean 'openvino'"),
-        (["--int8"], "no format is named"),
+        (["--int8"], "nothing to export is named"),
         (["--onnx", "--int8"], "--int8 needs an engine"),
-        (["--engine", "onnxruntime", "--max-drop", "1"], "--max-drop is about int8"),
+        (["--engine", "onnxruntime", "--max-drop", "1"], "--max-drop limits what --int8 may lose"),
         (["--engine", "onnxruntime", "--int8", "--max-drop", "-1"], "--max-drop is -1"),
         (["--engine", "onnxruntime", "--threads", "0"], "--threads is 0"),
         (["--engine", "onnxruntime", "--data", "nowhere"], "nowhere does not exist"),
@@ -315,6 +315,6 @@ def test_a_run_without_an_onnx_file_gets_one_and_an_old_one_is_refused(run):
     with torch.no_grad():
         model.head.bias += torch.tensor([0.0, 3.0, 0.0])
     run.save_model(model, recipe, labels)
-    with pytest.raises(ExportError, match="is not the model"):
+    with pytest.raises(ExportError, match="does not compute what the model does"):
         deploy.export_engine(run.path, "openvino", progress=False)
     assert (run.path / "model.bin").read_bytes() == before

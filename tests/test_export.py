@@ -137,7 +137,7 @@ class Differs(nn.Module):
 @pytest.mark.parametrize("by", [0.001, 50.0])
 def test_a_file_that_differs_is_refused_and_removed(tmp_path, by):
     path = tmp_path / "model.onnx"
-    with pytest.raises(ExportError, match="is not the model: of 256 images"):
+    with pytest.raises(ExportError, match="does not compute what the model does: of 256 images"):
         export.export_onnx(Differs(small(), by), LABELS, path, images=images(256))
     assert not list(tmp_path.iterdir())
 

@@ -96,7 +96,7 @@ def render_card(facts: Facts) -> str:
         "## Limits",
         "",
         "- It knows these classes only: it answers every image with one of them.",
-        "- The figures hold for images like those of the test part; another camera, light or "
+        "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
         "",

@@ -75,7 +75,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on the test part, in [0, 1], with its 95 % interval [low, high] over n images.
+    """Accuracy on the test split, in [0, 1], with its 95 % interval [low, high] over n images.
 
     `balanced` is the mean recall over classes, `top5` the share whose class is among the first
     five answers, `loss` the cross entropy in nats.
@@ -154,7 +154,7 @@ class BudgetFacts:
 
 @dataclass(frozen=True)
 class CandidatePoint:
-    """A model of the race: `accuracy` on the validation part at its last step, or None.
+    """A model of the race: `accuracy` on the validation split at its last step, or None.
 
     `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried". `clock` says
     what `latency_s` was measured on; None means the exported file for the winner and torch for
@@ -198,7 +198,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class of the test part: its n images, and precision, recall and F1 in [0, 1]."""
+    """One class of the test split: its n images, and precision, recall and F1 in [0, 1]."""
 
     name: str
     n: int

@@ -44,7 +44,7 @@ class ArmFacts:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """A finished study; `images` are those of the training and of the test part."""
+    """A finished study; `images` are those of the training and of the test split."""
 
     name: str
     title: str

@@ -255,5 +255,5 @@ def test_digits_and_what_it_needs(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
-    with pytest.raises(DataError, match=r"pip install 'vitrail\[digits\]'"):
+    with pytest.raises(DataError, match="pip install 'scikit-learn>="):
         open_source("digits")

@@ -103,8 +103,8 @@ def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
 
 def test_wrong_questions(small, tmp_path):
     for changes, said in (
-        ({"name": "dept"}, "no study 'dept': .*depth"),
-        ({"only": ["three"]}, "no arm 'three' in depth"),
+        ({"name": "dept"}, "study 'dept' is unknown: .*depth"),
+        ({"only": ["three"]}, "arm 'three' of depth is unknown"),
         ({"seeds": 0}, "seeds is 0"),
     ):
         with pytest.raises(ConfigError, match=said):

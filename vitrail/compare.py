@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.checkpoint import FOLDER
 from vitrail.errors import ConfigError
 
 Trace = list[tuple[str, Tensor]]
@@ -120,7 +122,7 @@ def opened(
     of weights (known by its tensors), `NAME=FILE`, or a copy of a module. Raises VitrailError."""
     if isinstance(what, nn.Module):
         return copy.deepcopy(what).to(dtype).eval()
-    from vitrail.models import catalog, create, identify, load
+    from vitrail.models import catalog, create, identify, load, resolve
     from vitrail.run.folder import RunFolder
 
     text = os.fspath(what)
@@ -128,13 +130,21 @@ def opened(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return create(text).to(dtype).eval()
-    if Path(text).is_dir():
+    if Path(text).is_dir() and not _library_folder(Path(text)):
         return RunFolder.open(text).load_model()[0].to(dtype).eval()
     name, _, file = text.partition("=")
     if file and name in catalog():
         return load(name, file, dtype=dtype)
+    if not Path(text).exists() and re.fullmatch(r"\w+", text):
+        resolve(text)  # says which variant was meant
     found = identify(text)
     return load(found.config, text, source=found.source, dtype=dtype)
+
+
+def _library_folder(folder: Path) -> bool:
+    """Whether a folder has weights as libraries save them, and is not a run."""
+    names = (name for name in FOLDER if name.startswith(("model.", "pytorch_model.")))
+    return any((folder / name).is_file() for name in names)
 
 
 def compare(
@@ -151,6 +161,15 @@ def compare(
     Outputs are paired by name where the models share names, else by values and, where these
     differ, in order by shape. Raises ConfigError for models that do not take the same images or
     do not give the same number of logits.
+
+    Examples:
+        >>> model = vitrail.create("levit_128s")
+        >>> torch.save(model.state_dict(), "a.pth")
+        >>> with torch.no_grad():
+        ...     _ = model.stages[1].blocks[0].ffn.fc1.linear.weight.mul_(1.001)
+        >>> found = vitrail.compare("levit_128s=a.pth", model)
+        >>> found.first.name
+        'stages.1.blocks.0.ffn.fc1.linear'
     """
     first, second = (opened(what, seed=seed, dtype=dtype) for what in (a, b))
     shape = _input(first, second, image)

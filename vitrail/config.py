@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ def _finite(text: str) -> float:
 
 
 def parse(kind: type[T], value: Any, path: str = "") -> T:
-    """The dataclass `kind` from a mapping as read from JSON.
+    """Make the dataclass `kind` of a mapping as read from JSON.
 
     Fields that are left out take their defaults. Raises ConfigError, beginning with the path
     of the field, for an unknown or missing field, a wrong type, or a value that the class
@@ -125,26 +126,26 @@ def parse(kind: type[T], value: Any, path: str = "") -> T:
 
 
 def to_json(value: Any) -> Any:
-    """What `parse` reads back into an equal value: mappings, lists, numbers, texts, None."""
+    """Return mappings, lists, numbers, texts and None that `parse` reads back as an equal value."""
     return _dump(value, type(value))
 
 
 def override(value: T, settings: Sequence[str]) -> T:
-    """A copy of a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
+    """Copy a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
 
     `optimizer=sgd` chooses another member of a union, with its defaults; a list is written
-    `28,28` or `[28, 28]`, nothing is `none`. Raises ConfigError like `parse`.
+    `28,28` or `[28, 28]`, and None is written `none`. Raises ConfigError like `parse`.
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"{setting!r} is no setting: write it as field=value")
+            raise ConfigError(f"{setting!r} is not a setting: write it as field=value")
         value = _replace(value, type(value), path.strip().split("."), text.strip(), "")
     return value
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence's end for an unknown name: the nearest known one, or all of them."""
+    """Suggest a known name for an unknown one: the end of an error's sentence."""
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
@@ -158,7 +159,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _members(kind: Any) -> tuple[type, ...]:
-    """The dataclasses in a union, or in nothing else."""
+    """Return the dataclasses of an annotation that consists of nothing else."""
     if isinstance(kind, type) and is_dataclass(kind):
         return (kind,)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -171,7 +172,7 @@ def _optional(kind: Any) -> bool:
 
 
 def _element(kind: Any, index: int) -> Any:
-    """The annotation of one element of a list or tuple, None when it has none."""
+    """Return the annotation of one element of a list or tuple, None where it has none."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) not in (tuple, list) or not arguments:
         return None
@@ -180,14 +181,21 @@ def _element(kind: Any, index: int) -> Any:
     return arguments[index] if index < len(arguments) else None
 
 
+def kind_of(member: type) -> str:
+    """Return by which name JSON and the command line know a class: PatchDropout, patch_dropout."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", member.__name__).lower()
+
+
 def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
-    known = {m.__name__.lower(): m for m in members}
-    if not isinstance(name, str) or name not in known:
+    known = {kind_of(m): m for m in members}
+    plain = {kind.replace("_", ""): m for kind, m in known.items()}
+    asked = str(name).lower().replace("-", "").replace("_", "")
+    if asked not in plain:
         raise ConfigError(
             f"{_at(path)}kind {shortened(repr(name))} does not exist: "
             f"{nearest(str(name)[:80], [*known])}"
         )
-    return known[name]
+    return plain[asked]
 
 
 def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
@@ -199,11 +207,13 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
             return value
         if not isinstance(value, Mapping):
             said = shortened(repr(value))
-            raise ConfigError(f"{_at(path)}{said} is not a mapping of fields: write name: value")
-        if len(members) == 1:
+            raise ConfigError(
+                f'{_at(path)}{said} is not a mapping of fields: write {{"name": value}}'
+            )
+        if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
-            names = ", ".join(m.__name__.lower() for m in members)
+            names = ", ".join(kind_of(m) for m in members)
             raise ConfigError(f"{_at(path)}the field 'kind' is missing: give one of {names}")
         rest = {k: v for k, v in value.items() if k != "kind"}
         return _build(_choose(members, value["kind"], path), rest, path)
@@ -257,23 +267,37 @@ def _leaf(kind: Any, value: Any, path: str, default: Any) -> Any:
 
 
 def _spoken(kind: Any) -> str:
-    """An annotation as a reader would write it."""
+    """Write an annotation for a reader."""
     if typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join(_spoken(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) in (tuple, list) and typing.get_args(kind):
+        return _spoken_list(typing.get_args(kind))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     if kind in names:
         return names[kind]
     return "none" if kind is type(None) else str(kind).replace("typing.", "")
 
 
+def _spoken_list(members: tuple[Any, ...]) -> str:
+    """The annotation of a list as a reader would write it: 2 whole numbers."""
+    named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
+    first = members[0]
+    several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"
+    if members[1:] in ((), (Ellipsis,)):
+        return f"a list of {several}"
+    if all(member == first for member in members):
+        return f"{len(members)} {several}"
+    return f"a list of {', '.join(map(_spoken, members))}"
+
+
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         hints = _hints(type(value))
-        named = {"kind": type(value).__name__.lower()} if len(_members(kind)) > 1 else {}
+        named = {"kind": kind_of(type(value))} if len(_members(kind)) > 1 else {}
         return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
@@ -292,6 +316,10 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
             raise ConfigError(f"{here}: no such field: {nearest(name, [*value])}")
         old = value.get(name)
         return {**value, name: _replace(old, type(old), rest, text, here)}
+    if isinstance(value, tuple) and name.isdigit() and int(name) < len(value):
+        at = int(name)
+        new = _replace(value[at], _element(kind, at), rest, text, here)
+        return (*value[:at], new, *value[at + 1 :])
     if not is_dataclass(value):
         raise ConfigError(f"{here}: {path} is {value!r}, which has no fields: set {path} itself")
     hints = _hints(type(value))
@@ -309,6 +337,12 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     if text.lower() in ("none", "null") and (_optional(kind) or kind is typing.Any):
         return None
     read = _read(text)
+    several = _members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
+    if several and isinstance(read, str):
+        # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`.
+        return tuple(
+            _build(_choose(several, one.strip(), path), {}, path) for one in text.split(",")
+        )
     if members:
         if isinstance(read, str):
             return _build(_choose(members, read.lower(), path), {}, path)
@@ -326,7 +360,7 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
 
 
 def _read(text: str) -> Any:
-    """JSON where the text is JSON, a list where it becomes one in brackets, else the text."""
+    """Read JSON where the text is JSON, a list where brackets make it one, else the text."""
     for form in (text, f"[{text}]"):
         try:
             return loads(form)

@@ -1,4 +1,4 @@
-"""Classify image files with a finished run; nothing but the run folder is read.
+"""Classify images with a finished run; nothing but the run folder is read.
 
 The ONNX file answers where there is one, else the weights, with the same probabilities; or the
 file of an engine, which `vitrail export` made.
@@ -6,104 +6,195 @@ file of an engine, which `vitrail export` made.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
-from vitrail.data.decode import BrokenImage, decode
+from vitrail.data.decode import BrokenImage, decode, decode_image, read_file
 from vitrail.data.labels import Labels
+from vitrail.data.listing import collect
 from vitrail.data.parallel import in_order
 from vitrail.engines.sealed import open_sealed
-from vitrail.errors import ConfigError, DataError
+from vitrail.errors import ConfigError
+from vitrail.report.predictions import as_csv, as_json, as_table, show
 from vitrail.run.folder import RunFolder
 
-if TYPE_CHECKING:
-    from rich.table import Table
+__all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "predict", "show"]
 
 BATCH = 32
-# What a folder is searched for; a file that is named is tried whatever its suffix.
-SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
-    ".jp2", ".ico",
-)  # fmt: skip
+NONE = "none of these"
 
 Answer = Callable[[np.ndarray], np.ndarray]
+# A file, the bytes of one, an image of Pillow's, or uint8 (H, W) or (H, W, 1, 3 or 4).
+Picture: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of a file with their probabilities, most likely first; or why there are none."""
+    """The classes of an image with their probabilities, most likely first; or why there are none.
+
+    `path` is the file's, or says which image it was. Below the `threshold`, where there is one,
+    the likeliest class is not taken for an answer.
+    """
 
     path: str
     ranked: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    threshold: float | None = None
+
+    @property
+    def none_of_these(self) -> bool:
+        """Tell whether even the likeliest class is below the threshold."""
+        return bool(self.ranked) and self.ranked[0][1] < (self.threshold or 0)
+
+    @property
+    def answer(self) -> str | None:
+        """Return the likeliest class, "none of these" below the threshold, None after an error."""
+        if not self.ranked:
+            return None
+        return NONE if self.none_of_these else self.ranked[0][0]
 
 
 class Predictor:
     """A finished run that answers, in an `engine` that it was exported for where one is named.
 
-    Raises RunError when the folder is none, or has no file for the engine.
+    `threshold` is the probability below which the answer is "none of these"; by default the
+    run's own, which may be none. Raises RunError when the folder is none, or has no file for the
+    engine, and ConfigError for a threshold that is no probability.
     """
 
-    def __init__(self, run: str | os.PathLike, *, engine: str | None = None) -> None:
+    def __init__(
+        self,
+        run: str | os.PathLike,
+        *,
+        engine: str | None = None,
+        threshold: float | None = None,
+    ) -> None:
         folder = RunFolder.open(run)
         self.labels = folder.read_labels()
+        self.threshold = self.labels.threshold if threshold is None else threshold
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is {self.threshold}: give a probability from 0 to 1")
         if engine is not None:
             self._answer = _deployed(folder, self.labels, engine)
         else:
             self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
 
-    def predict(self, paths: Iterable[str | os.PathLike], top: int = 5) -> list[Prediction]:
-        """A prediction for every path, in order, of the `top` classes.
+    def predict(self, images: Picture | Iterable[Picture], top: int = 5) -> list[Prediction]:
+        """Return a prediction for every image, in order, of the `top` classes.
 
-        A file that is no readable image gets its reason and stops nothing. Raises ConfigError
-        for `top` below 1.
+        An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
+        (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
+        several. What is no readable image gets its reason and stops nothing. Raises ConfigError
+        for what is none of these, and for `top` below 1.
         """
         if top < 1:
             raise ConfigError(f"top is {top}: ask for one class at least")
-        paths = [os.fspath(p) for p in paths]
+        named = _named(images)
         batches = in_order(
-            lambda rows: self._batch([paths[row] for row in rows], top),
-            len(paths),
+            lambda rows: self._batch([named[row] for row in rows], top),
+            len(named),
             size=BATCH,
             workers=None,
             title="predicting",
-            progress=len(paths) > BATCH,
+            progress=len(named) > BATCH,
         )
         return [found for batch in batches for found in batch]
 
-    def _batch(self, paths: Sequence[str], top: int) -> list[Prediction]:
-        images: dict[str, np.ndarray] = {}
-        errors: dict[str, str] = {}
-        for path in paths:
+    def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
+        decoded: list[np.ndarray] = []
+        errors: dict[int, str] = {}
+        for at, (_, picture) in enumerate(some):
             try:
-                data = Path(path).read_bytes()
-                images[path] = decode(data, self.labels.image, self.labels.channels)
+                decoded.append(self._decoded(picture))
             except BrokenImage as error:
-                errors[path] = error.reason
-            except OSError as error:
-                errors[path] = f"cannot be read ({error.strerror})"
-        shares: dict[str, np.ndarray] = {}
-        if images:
-            answers = self._answer(np.stack(list(images.values())))
-            shares = dict(zip(images, answers, strict=True))
+                errors[at] = error.reason
+            except (OSError, ValueError) as error:
+                errors[at] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        answers = iter(self._answer(np.stack(decoded)) if decoded else ())
         return [
-            Prediction(path, error=errors[path])
-            if path in errors
-            else Prediction(path, self._ranked(shares[path], top))
-            for path in paths
+            Prediction(name, error=errors[at])
+            if at in errors
+            else Prediction(name, self._ranked(next(answers), top), threshold=self.threshold)
+            for at, (name, _) in enumerate(some)
         ]
+
+    def _decoded(self, picture: Picture) -> np.ndarray:
+        """uint8 (H, W, C) as the model takes it. Raises BrokenImage, OSError, ValueError."""
+        labels = self.labels
+        if isinstance(picture, np.ndarray):
+            picture = _from_array(picture)
+        if isinstance(picture, Image.Image):
+            return decode_image(picture, labels.image, labels.channels, labels.ranges)
+        data = read_file(picture) if isinstance(picture, (str, os.PathLike)) else bytes(picture)
+        return decode(data, labels.image, labels.channels, labels.ranges)
 
     def _ranked(self, shares: np.ndarray, top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-shares, kind="stable")[:top]
         return tuple((self.labels.classes[i], float(shares[i])) for i in order)
+
+
+def predict(
+    run: str | os.PathLike,
+    images: Picture | Iterable[Picture],
+    *,
+    top: int = 5,
+    engine: str | None = None,
+    threshold: float | None = None,
+) -> list[Prediction]:
+    """Classify images with a finished run.
+
+    Returns a prediction for every image, in order, of the `top` classes. `Predictor` says what
+    may be given, and keeps the run open for more. Raises RunError and ConfigError.
+
+    Examples:
+        >>> [found] = vitrail.predict("run", "photos/cat/000.png", top=2)
+        >>> found.path, len(found.ranked)
+        ('photos/cat/000.png', 2)
+        >>> name, probability = found.ranked[0]
+        >>> found.answer == name
+        True
+    """
+    return Predictor(run, engine=engine, threshold=threshold).predict(images, top=top)
+
+
+def _named(images: Any) -> list[tuple[str, Picture]]:
+    """Each image with its path, or with its number from 1. Raises ConfigError."""
+    one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    if isinstance(images, one) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        images = [images]
+    if not isinstance(images, Iterable):
+        raise ConfigError(_unknown("what is asked about", images))
+    named: list[tuple[str, Picture]] = []
+    for number, image in enumerate(images, 1):
+        if not isinstance(image, (*one, np.ndarray)):
+            raise ConfigError(_unknown(f"image {number}", image))
+        is_path = isinstance(image, (str, os.PathLike))
+        named.append((os.fsdecode(image) if is_path else f"image {number}", image))
+    return named
+
+
+def _unknown(what: str, image: object) -> str:
+    return (
+        f"{what} is of type {type(image).__name__}: give paths, bytes, Pillow images or arrays of "
+        "uint8 (H, W) or (H, W, 3)"
+    )
+
+
+def _from_array(values: np.ndarray) -> Image.Image:
+    """An array as an image. Raises BrokenImage for one of another shape or type."""
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    deep = values.ndim == 2 and values.dtype in (np.uint16, np.int32, np.float32)
+    flat = values.dtype == np.uint8 and (values.ndim == 2 or values.shape[2:] in ((3,), (4,)))
+    if not values.size or not (deep or flat):
+        reason = f"is an array of {values.dtype} {values.shape}, not of uint8 (H, W) or (H, W, 3)"
+        raise BrokenImage("unread", reason)
+    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
@@ -133,85 +224,3 @@ def _torch(folder: RunFolder) -> Answer:
             return (logits / labels.temperature).softmax(1).numpy()
 
     return answer
-
-
-def collect(arguments: Iterable[str | os.PathLike]) -> list[str]:
-    """The files named, and the image files of folders named, sorted. Raises DataError."""
-    found: list[str] = []
-    for argument in arguments:
-        path = Path(argument)
-        try:
-            found += _files(path)
-        except OSError as error:
-            raise DataError(
-                f"image {path} cannot be read ({error.strerror}): give image files or folders of "
-                "them"
-            ) from error
-    return found
-
-
-def _files(path: Path) -> list[str]:
-    if path.is_dir():
-        inside = sorted(str(p) for p in path.rglob("*") if _is_image(p.relative_to(path), p))
-        if not inside:
-            raise DataError(f"folder {path} has no image files: name files, or another folder")
-        return inside
-    if not path.exists():
-        raise DataError(f"image {path} does not exist: give image files or folders of them")
-    return [str(path)]
-
-
-def _is_image(name: Path, path: Path) -> bool:
-    """By its name, unless that is hidden, as those of previews and caches are."""
-    hidden = any(part.startswith(".") for part in name.parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _text(text: str) -> str:
-    """Text that can be printed, with escapes, which JSON reads back, for a path's stray bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def as_json(predictions: Sequence[Prediction]) -> str:
-    """A JSON list, one object a file: path, and classes with probabilities or an error."""
-    rows = [{"path": p.path} | _answered(p) for p in predictions]
-    return _text(json.dumps(rows, indent=1, ensure_ascii=False))
-
-
-def _answered(prediction: Prediction) -> dict[str, Any]:
-    if prediction.error:
-        return {"error": prediction.error}
-    return {"classes": [{"class": c, "p": round(p, 6)} for c, p in prediction.ranked]}
-
-
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """Comma-separated: path, error, then a class and its probability for each rank."""
-    most = max((len(p.ranked) for p in predictions), default=0)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    ranks = [name for i in range(1, most + 1) for name in (f"class_{i}", f"p_{i}")]
-    writer.writerow(["path", "error", *ranks])
-    for p in predictions:
-        cells = [cell for name, share in p.ranked for cell in (name, f"{share:.6f}")]
-        writer.writerow([p.path, p.error or "", *cells])
-    return _text(text.getvalue())
-
-
-def as_table(predictions: Sequence[Prediction]) -> Table:
-    """A table to print: the likeliest class stands out, the others follow."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("image", overflow="fold")
-    table.add_column("class")
-    table.add_column("sure", justify="right")
-    table.add_column("then")
-    for p in predictions:
-        if p.error:
-            table.add_row(Text(_text(p.path)), Text(p.error, style="red"), "", "")
-            continue
-        (first, share), *others = p.ranked
-        rest = ", ".join(f"{name} {s:.1%}" for name, s in others)
-        table.add_row(Text(_text(p.path)), Text(first), f"{share:.1%}", Text(rest, style="dim"))
-    return table

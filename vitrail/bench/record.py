@@ -1,4 +1,4 @@
-"""Figures in a folder: written whole or not at all, and read back."""
+"""Figures in a folder, written whole or not at all, and read back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def write(out: Path, texts: dict[str, str]) -> None:
-    """Files of these names and texts. Raises BenchError."""
+    """Write files of these names and texts. Raises BenchError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -27,11 +27,11 @@ def write(out: Path, texts: dict[str, str]) -> None:
 
 
 def read(file: Path, made: Callable[[Any], T]) -> T:
-    """What `made` makes of the file's JSON. Raises BenchError."""
+    """Read a file's JSON and return what `made` makes of it. Raises BenchError."""
     remedy = "measure again into another folder"
     value = read_json(file, dict, remedy=remedy, error=BenchError)
     try:
         return made(value)
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         said = shortened(str(error))
-        raise BenchError(f"{file} holds no figures of vitrail's ({said}): {remedy}") from error
+        raise BenchError(f"{file} does not hold figures of vitrail ({said}): {remedy}") from error

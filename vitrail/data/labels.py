@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.depth import Range
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ class Labels:
 
     Images are decoded to `image` = (height, width) pixels and `channels`, divided by 255,
     normalised by `mean` and `std` per channel; probabilities are softmax(logits / temperature).
-    Raises ConfigError for figures with which there is no answer.
+    `ranges` are the values that become 0 and 255 in images of more than 8 bits. An answer below
+    `threshold`, a probability, is "none of these". Raises ConfigError for figures with which there
+    is no answer.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +35,8 @@ class Labels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     temperature: float = 1.0
+    ranges: tuple[Range, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:

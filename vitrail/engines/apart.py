@@ -40,7 +40,7 @@ class Apart:
         self.close()
 
     def start(self) -> subprocess.Popen:
-        """Begin to start the process, which takes seconds, without waiting for it."""
+        """Start the process, which takes seconds, without waiting for it."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(os.getpid())],
@@ -51,7 +51,7 @@ class Apart:
         return self._process
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function gives, or raises. Raises RunError when the process dies of it."""
+        """Call a function there; returns or raises what it does, RunError when the process dies."""
         process = self.start()
         try:
             _send(cast(IO[bytes], process.stdin), (function, arguments))
@@ -60,7 +60,7 @@ class Apart:
             status = process.wait()
             self.close()
             raise RunError(
-                f"the process that asks the engine ended with status {status}: use another --engine"
+                f"the engine's process ended with status {status}: use another --engine"
             ) from error
         except BaseException:
             # Its answer would be taken for that to the next question.

@@ -35,7 +35,7 @@ class OnnxRuntime(Engine):
         return answer
 
     def convert(self, onnx: Path, labels: Labels, path: Path) -> None:
-        """Nothing: the ONNX file is what it runs."""
+        """Do nothing: the ONNX file is the one that it runs."""
 
     def quantiser(self, path: Path, images: np.ndarray, scratch: Path) -> Quantiser:
         return _Static(path, images, scratch)

@@ -42,6 +42,7 @@ from vitrail.layers.position import KeptTable, bilinear_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -395,7 +396,7 @@ class CoAtNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=nn.Sequential(Mean(), _norm(before), Linear(before, before), nn.Tanh()),
-            head=Linear(before, c.classes),
+            head=linear_head(before, c.classes),
             levels=levels,
         )
         for name, value in self.named_parameters():

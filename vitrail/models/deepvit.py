@@ -30,12 +30,13 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d, ConvNorm, affine
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear, frozen
+from vitrail.layers.linear import frozen
 from vitrail.layers.patches import ClassPatches, class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class DeepViT(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(c.dim, eps=1e-6),
             pool=FirstToken(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         trunc_normal_linear(self)

@@ -35,6 +35,7 @@ from vitrail.models import resnet
 from vitrail.models.parts.attention_resnet import ACTS, BYOB, check_act, check_attending
 from vitrail.models.resnet import ResNet, convolution
 from vitrail.models.trunk.backbone import Small, Variant
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class HaloNet(ResNet):
         super().__init__(c, mixer, act=ACTS[c.act], bottleneck=True)
         if c.final:
             self.norm = Final(self.width, c.final, ACTS[c.act]())
-            self.width, self.head = c.final, Linear(c.final, c.classes)
+            self.width, self.head = c.final, linear_head(c.final, c.classes)
 
 
 MODEL = HaloNet

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.linear import frozen
 from vitrail.models import vit
-from vitrail.models.trunk.backbone import Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
 from vitrail.models.vit import PatchEmbed, ViT
 
 
@@ -97,6 +97,7 @@ def _timm(config: Config) -> list:
     ]
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = {
     "google-research/vision_transformer": _timm,
     "npz": vit.NAMES["npz"],

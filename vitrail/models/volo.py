@@ -37,6 +37,7 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, Blocks, rising
 from vitrail.layers.windows import pad
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 Mixer = Callable[[int], nn.Module]
 
@@ -361,7 +362,7 @@ class VOLO(Pyramid):
             stages=[Stage(nn.Identity(), outlookers), Stage(Halve(config), blocks)],
             norm=nn.Identity(),
             pool=Reader(coarse, reading),
-            head=DenseHead(coarse, c.classes),
+            head=linear_head(coarse, c.classes, DenseHead),
             levels=[Level(c.patch, fine), Level(2 * c.patch, coarse)],
         )
         trunc_normal_linear(self)

@@ -33,6 +33,7 @@ from vitrail.layers.position import FourierPosition
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ class XCiT(Isotropic):
             blocks=[XCABlock(config) for _ in range(config.depth)],
             norm=nn.Identity(),
             pool=ClassReader(config.dim, [ClassBlock(config) for _ in range(config.reading)]),
-            head=Linear(config.dim, config.classes),
+            head=linear_head(config.dim, config.classes),
             levels=[Level(math.prod(config.strides), config.dim)],
         )
         trunc_normal_linear(self)

@@ -16,8 +16,11 @@ from typing import Any
 from vitrail.config import nearest, override, parse, to_json
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError, RunError
+from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
+from vitrail.objectives import CrossEntropy, Objectives
+from vitrail.tasks import Classification, Tasks
 from vitrail.train.optimizer import AdamW, Sgd
 from vitrail.train.schedule import Schedule
 from vitrail.train.steps import Steps
@@ -43,29 +46,25 @@ class Data:
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
-    """The objective: cross entropy with label smoothing."""
-
-    smoothing: float = 0.1
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A training, complete.
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
-    reference whose weights it starts from, None for random ones.
+    reference whose weights it starts from, None for random ones. `methods` change the model, in
+    their order; `task` says what it is for.
     """
 
     model: dict[str, Any]
     data: Data
     steps: Steps
     optimizer: AdamW | Sgd = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=lambda: Schedule(0, 0, 1))
-    objective: CrossEntropy = CrossEntropy()
+    schedule: Schedule = field(default_factory=Schedule)
+    objective: Objectives = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
     pretrained: str | None = None
+    task: Tasks = field(default_factory=Classification)
+    methods: tuple[Methods, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -91,6 +90,11 @@ def read(path: Path) -> Recipe:
 def from_json(value: Mapping[str, Any]) -> Recipe:
     """The recipe from its JSON; fields that only describe the run are left out."""
     known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
+    schedule, objective = known.get("schedule"), known.get("objective")
+    if isinstance(schedule, Mapping):  # once it repeated steps.total
+        known["schedule"] = {k: v for k, v in schedule.items() if k != "total"}
+    if isinstance(objective, Mapping) and "kind" not in objective:  # once there was one kind
+        known["objective"] = {"kind": "cross_entropy", **objective}
     return parse(Recipe, known)
 
 

@@ -34,7 +34,7 @@ from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.run import lock, place
 
 if TYPE_CHECKING:
-    from vitrail.models.trunk.backbone import Backbone
+    from torch import nn
 
 # What labels.json says besides the labels: the digest of them and the weights they belong to.
 TIE = "of"
@@ -196,7 +196,7 @@ class RunFolder:
         """Write `value` as JSON, whole or not at all. Raises RunError."""
         self.write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-    def save_model(self, model: Backbone, recipe: Mapping[str, Any], labels: Labels) -> None:
+    def save_model(self, model: nn.Module, recipe: Mapping[str, Any], labels: Labels) -> None:
         """Write weights, recipe and labels: all that `load_model` needs.
 
         `recipe` is JSON whose "model" is the model's config.
@@ -236,14 +236,15 @@ class RunFolder:
             raise RunError(f"{self.recipe} names no model: restore it, or give another run folder")
         return recipe
 
-    def load_model(self) -> tuple[Backbone, dict[str, Any], Labels]:
+    def load_model(self) -> tuple[nn.Module, dict[str, Any], Labels]:
         """The model in eval mode with every tensor of the file, the recipe, the labels.
 
         Raises RunError when a file is missing or damaged, CheckpointError when weights, labels and
         recipe do not belong together.
         """
         from vitrail import digests
-        from vitrail.models import config_from_json, load
+        from vitrail.models import config_from_json
+        from vitrail.recipes.build import restored
 
         recipe, labels = self.read_recipe(), self.read_labels()
         if not self.weights.is_file():
@@ -257,13 +258,26 @@ class RunFolder:
                 f"{self.labels} has {len(labels.classes)} classes and {labels.channels} channels, "
                 f"the model {config.classes} and {config.channels}: restore the folder"
             )
-        model, tie = load(config, self.weights, source="vitrail"), self.read_tie()
+        try:
+            model, tie = restored(recipe, self.weights), self.read_tie()
+        except ConfigError as error:
+            raise RunError(f"{self.recipe} is damaged ({error}): restore the folder") from error
         if tie is not None and tie != digests.of_model(model.state_dict(), labels):
             raise CheckpointError(
                 f"{self.weights} and {self.labels} are not of one training, or one of them was "
                 f"changed: {RESTORE}"
             )
         return model, recipe, labels
+
+
+def free_name(name: str) -> Path:
+    """Return a folder in the working directory that is not there yet: fashion-sample-run-2."""
+    number = 1
+    while True:
+        path = Path(f"{name}-run" + (f"-{number}" if number > 1 else ""))
+        if not path.exists():
+            return path
+        number += 1
 
 
 def _write(file: Path, content: str | bytes) -> None:

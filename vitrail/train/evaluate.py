@@ -1,4 +1,4 @@
-"""Logits of a whole data set, in the order of its samples, each sample once."""
+"""Outputs for a whole data set, in the order of its samples, each sample once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from vitrail.train.device import open_fabric, reduced
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+# of one sample's output: enough for a stack of maps
+MOST_AXES = 5
+
 
 @torch.no_grad()
-def predict_logits(
+def predict(
     model: nn.Module, batches: Batches, *, device: str | Fabric = "auto", workers: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) in float32 and labels (N,) on the CPU, ordered by sample.
+    """Return outputs (N, ...) in float32 and targets (N, ...) on the CPU, ordered by sample.
 
     One epoch of `batches`, shared among the processes of `device`; every process gets the
     whole result. The model computes in eval mode and is left in the mode that it had. Raises
@@ -41,7 +44,7 @@ def predict_logits(
             batch = batch.to(fabric.device)
             with fabric.autocast():
                 outputs.append(model(batch.images).float())
-            targets.append(batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1))
+            targets.append(batch.targets)
             indices.append(batch.indices)
     model.train(training)
     return _ordered(outputs, targets, indices, fabric)
@@ -52,22 +55,32 @@ def _ordered(
 ) -> tuple[Tensor, Tensor]:
     """Join the pieces of all processes: rows are disjoint, so a sum of zeros and rows is exact."""
     seen = torch.tensor(sum(len(piece) for piece in indices), device=fabric.device)
-    width = torch.tensor(outputs[0].shape[1] if outputs else 0, device=fabric.device)
-    count, width = int(reduced(seen, fabric, "sum")), int(reduced(width, fabric, "max"))
-    logits = torch.zeros(count, width, device=fabric.device)
-    labels = torch.zeros(count, dtype=torch.int64, device=fabric.device)
+    count = int(reduced(seen, fabric, "sum"))
+    values = torch.zeros(count, *_tail(outputs, fabric), device=fabric.device)
+    whole = not (targets and targets[0].is_floating_point())
+    whole = bool(reduced(torch.tensor(float(whole), device=fabric.device), fabric, "mean") == 1)
+    kind = torch.int64 if whole else torch.float32
+    truth = torch.zeros(count, *_tail(targets, fabric), dtype=kind, device=fabric.device)
     times = torch.zeros(count, dtype=torch.int64, device=fabric.device)
     if indices:
         rows = torch.cat(indices)
         if rows.max() >= count or rows.min() < 0:
             raise RunError(_uncounted(count))
-        logits[rows] = torch.cat(outputs)
-        labels[rows] = torch.cat(targets)
+        values[rows] = torch.cat(outputs)
+        truth[rows] = torch.cat(targets)
         times += torch.bincount(rows, minlength=count)
-    logits, labels, times = (reduced(t, fabric, "sum") for t in (logits, labels, times))
+    values, truth, times = (reduced(t, fabric, "sum") for t in (values, truth, times))
     if not (times == 1).all():
         raise RunError(_uncounted(count))
-    return logits.cpu(), labels.cpu()
+    return values.cpu(), truth.cpu()
+
+
+def _tail(pieces: list[Tensor], fabric: Fabric) -> list[int]:
+    """Return the shape of one sample, also in a process that saw none."""
+    own = list(pieces[0].shape[1:]) if pieces else []
+    padded = torch.tensor([len(own), *own, *[0] * (MOST_AXES - len(own))], device=fabric.device)
+    axes, *sides = reduced(padded, fabric, "max").tolist()
+    return sides[:axes]
 
 
 def _uncounted(count: int) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 class Recorder:
     """Tells the journal and `on_step` of the steps; some 200 lines for a whole training.
 
-    A line's loss is the mean since the line before it.
+    A line's loss and terms are means since the line before it.
     """
 
     def __init__(
@@ -134,24 +134,32 @@ class Recorder:
         self._every = max(1, steps.total // 200)
         self._total = steps.total
         self._losses: list[float] = []
+        self._terms: dict[str, list[float]] = {}
         self._first: tuple[int, float] | None = None
 
     def rewind(self, done: int, **values: Any) -> None:
         """Begin, or begin again, after `done` steps; `values` say why."""
-        self._losses, self._first = [], None
+        self._losses, self._terms, self._first = [], {}, None
         if self._journal:
             self._journal.truncate(done)
             if values:
                 self._journal.write(done, **values)
 
-    def step(self, number: int, loss: float, lr: float, epochs: float) -> None:
-        """Step `number` (from 1) is done; each is `epochs` of an epoch."""
+    def step(
+        self, number: int, loss: float, lr: float, epochs: float, terms: Mapping[str, float]
+    ) -> None:
+        """Note that step `number` (from 1) is done; each is `epochs` of an epoch.
+
+        `terms` are what the objective says beside its loss.
+        """
         now = time.monotonic()
         if self._first is None:
             self._first = (number, now)
         elif now > self._first[1]:
             self.samples_per_s = (number - self._first[0]) * self._batch / (now - self._first[1])
         self._losses.append(loss)
+        for name, value in terms.items():
+            self._terms.setdefault(name, []).append(value)
         if self._journal and (number % self._every == 0 or number == self._total):
             mean = sum(self._losses) / len(self._losses)
             self._journal.write(
@@ -160,7 +168,8 @@ class Recorder:
                 loss=mean,
                 lr=lr,
                 samples_per_s=round(self.samples_per_s, 1),
+                **{name: sum(seen) / len(seen) for name, seen in self._terms.items()},
             )
-            self._losses = []
+            self._losses, self._terms = [], {}
         if self._on_step:
             self._on_step(number, loss, lr, self.samples_per_s)

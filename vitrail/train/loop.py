@@ -9,34 +9,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.config import to_json
 from vitrail.errors import ConfigError
 from vitrail.train import optimizer as optimizers
 from vitrail.train.average import Average
-from vitrail.train.batch import Batches
+from vitrail.train.batch import Batch, Batches
 from vitrail.train.device import open_fabric, reduced
 from vitrail.train.interrupt import Interrupted, Stopping
-from vitrail.train.journal import Journal, Recorder
+from vitrail.train.journal import Recorder
 from vitrail.train.lean import Lean
-from vitrail.train.objective import Objective, Step
-from vitrail.train.schedule import Schedule
+from vitrail.train.learner import Handed, Learner, Turn
+from vitrail.train.objective import Step, detached
+from vitrail.train.plan import Place, Plan
 from vitrail.train.state import State
 from vitrail.train.steps import Steps
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Interrupted", "Outcome", "Steps", "train"]
+__all__ = ["Interrupted", "Outcome", "Place", "Plan", "Steps", "train"]
 
 
 @dataclass(frozen=True)
@@ -61,89 +62,61 @@ class Outcome:
 
 
 def train(
-    model: nn.Module,
-    objective: Objective,
-    batches: Batches,
-    optimizer: optimizers.AdamW | optimizers.Sgd,
-    schedule: Schedule,
-    *,
-    steps: Steps,
-    folder: Path,
-    journal: Journal | None = None,
-    until: int | None = None,
-    device: str | Fabric = "auto",
-    resume: bool = False,
-    methods: Sequence[Any] = (),
-    workers: int = 0,
-    on_step: Callable[[int, float, float, float], None] | None = None,
+    learner: Learner, batches: Batches, plan: Plan, place: Place, second: Batches | None = None
 ) -> Outcome:
-    """Train `model`, in place, up to step `until` (default: all of them).
+    """Train a learner, in place, up to step `place.until`.
 
-    `batches` gives micro-batches of `steps.batch / steps.accumulate` images. Snapshots go to
-    `folder/checkpoint`; with `resume` the last one is the start. `methods` may have a
-    `before_step(model, step)`. `on_step(step, loss, lr, samples_per_s)` hears of every step
-    in the first process.
+    `batches` gives micro-batches of `steps.batch / steps.accumulate` images, `second` those of
+    the objective's second optimizer where it declares one.
 
     Raises Interrupted after SIGTERM or Ctrl-C, with everything saved; RunError for a loss
     that is not finite twice, a full disk, or snapshots in the way; CheckpointError for
     snapshots of another training; ConfigError for settings that do not go together.
     """
-    fabric = open_fabric(device, steps.precision)
+    steps, parts = plan.steps, plan.steps.accumulate
+    fabric = open_fabric(place.device, steps.precision)
     started = time.monotonic()
-    until = steps.total if until is None else min(until, steps.total)
-    parts, rank, world = steps.accumulate, fabric.global_rank, fabric.world_size
-    _check(steps, batches, world)
-    fabric.to_device(model.train())
-    fabric.to_device(objective.train())
-    net, stepper = fabric.setup(model, optimizers.build(optimizer, model))
-    average = None if steps.ema is None else Average(model, steps.ema)
-    modules = {"model": model, "objective": objective}
+    until = steps.total if place.until is None else min(place.until, steps.total)
+    rank, world = fabric.global_rank, fabric.world_size
+    _check(learner, steps, batches, second, world)
+    fabric.to_device(learner.train())
+    machine = _Machine(learner, plan, fabric)
+    average = None if steps.ema is None else Average(learner.model, steps.ema)
+    modules: dict[str, nn.Module] = {"model": learner.model, "objective": learner.objective}
     state = State(
         modules | ({"ema": average.model} if average else {}),
-        stepper.optimizer,
-        _settings(steps, optimizer, batches),
-        folder=Path(folder) / "checkpoint",
+        machine.named,
+        plan.settings(batches),
+        folder=Path(place.folder) / "checkpoint",
         fabric=fabric,
     )
-    done, loss = state.start(resume)
-    recorder = Recorder(journal if rank == 0 else None, on_step if rank == 0 else None, steps)
+    done, loss = state.start(place.resume)
+    first = rank == 0
+    recorder = Recorder(place.journal if first else None, place.on_step if first else None, steps)
     recorder.rewind(done)
-    less = Lean(model) if steps.lean else nullcontext
-    before = [method.before_step for method in methods if hasattr(method, "before_step")]
     # On an accelerator a look at the loss waits for the device, so not every step takes one;
     # on the CPU torch.manual_seed would take 0.1 ms for the accelerators that are not used.
     on_cpu = fabric.device.type == "cpu"
-    look, sow = (1, torch.default_generator.manual_seed) if on_cpu else (10, torch.manual_seed)
-    feed, rows, rates, saved = None, [], [], time.monotonic()
+    look, seed = (1, torch.default_generator.manual_seed) if on_cpu else (10, torch.manual_seed)
+    feeds: _Feeds | None = None
+    rows: list[Row] = []
+    rates: list[float] = []
+    saved = time.monotonic()
 
     with Stopping() as stopping:
         while done < until:
-            if feed is None:
-                feed = batches.iterate(
-                    done * parts, stop=until * parts, workers=workers, rank=rank, world=world
-                )
+            if feeds is None:
+                feeds = _Feeds(batches, second, learner, done, until, parts, place.workers, fabric)
             step = Step(done, steps.total, done * parts / batches.steps_per_epoch)
-            for prepare in before:
-                prepare(model, step)
-            rates.append(optimizer.lr * schedule.factor(done) * state.caution)
-            optimizers.adjust(stepper, rates[-1])
-            sow(_mixed(batches.seed, done, rank))
-            losses = []
-            for part in range(parts):
-                batch = next(feed).to(fabric.device)
-                with fabric.no_backward_sync(net, enabled=part < parts - 1):
-                    with less():
-                        losses.append(objective(net, batch, step)["loss"])
-                    fabric.backward(losses[-1] / parts)
-            limit = steps.clip or math.inf
-            norm = fabric.clip_gradients(net, stepper, max_norm=limit, error_if_nonfinite=False)
-            stepper.step()
-            stepper.zero_grad()
+            for method in plan.methods:
+                method.before_step(learner.model, step)
+            rates.append(machine.adjust(done, state.caution))
+            seed(_mixed(batches.seed, done, rank))
+            rows.append(machine.step(feeds, step))
             if average:
                 average.update(done)
-            objective.after_step(model, step)
+            learner.objective.after_step(learner.model, step)
             done += 1
-            rows.append(torch.stack([*losses, cast(Tensor, norm)]).detach())
             if done % look and done < until:
                 continue
 
@@ -151,11 +124,12 @@ def train(
             if fault := _fault(seen, done - len(seen), parts, batches):
                 done, loss = state.go_back(str(fault))
                 recorder.rewind(done, fault=str(fault), samples=fault.samples)
-                feed, rows, rates = None, [], []
+                feeds, rows, rates = None, [], []
                 continue
             for number, (row, lr) in enumerate(zip(seen, rates, strict=True), done - len(seen)):
-                loss = sum(row[:-1]) / parts
-                recorder.step(number + 1, loss, lr, parts / batches.steps_per_epoch)
+                loss = sum(row.losses) / parts
+                epochs = parts / batches.steps_per_epoch
+                recorder.step(number + 1, loss, lr, epochs, row.terms)
             rows, rates = [], []
             if stop or done == until or time.monotonic() - saved > steps.save_s:
                 state.save(done, loss)
@@ -163,11 +137,120 @@ def train(
             if stop:
                 raise Interrupted(
                     f"stopped by {stopping.wish or 'a signal to another process'} after step "
-                    f"{done} of {steps.total}; all is saved in {folder}: go on with --resume"
+                    f"{done} of {steps.total}; all is saved in {place.folder}: go on with --resume"
                 )
     seconds = time.monotonic() - started
     ema_model = average.model if average else None
-    return Outcome(done, loss, seconds, recorder.samples_per_s, model, ema_model)
+    return Outcome(done, loss, seconds, recorder.samples_per_s, learner.model, ema_model)
+
+
+class Row(NamedTuple):
+    """What one step said: the loss of each micro-batch, the gradient's norm, the other terms."""
+
+    values: Tensor
+    names: tuple[str, ...]
+
+
+class Told(NamedTuple):
+    """A row, averaged over the processes, as plain numbers."""
+
+    losses: list[float]
+    norm: float
+    terms: dict[str, float]
+
+
+class _Feeds:
+    """The streams of micro-batches that a training reads, from a step on."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        second: Batches | None,
+        learner: Learner,
+        done: int,
+        until: int,
+        parts: int,
+        workers: int,
+        fabric: Fabric,
+    ) -> None:
+        def feed(source: Batches, begin: int, stop: int) -> Iterator[Batch]:
+            rank, world = fabric.global_rank, fabric.world_size
+            return source.iterate(
+                begin * parts, stop=stop * parts, workers=workers, rank=rank, world=world
+            )
+
+        self.first = feed(batches, done, until)
+        two = learner.objective.two
+        self.second = None
+        if two is not None and second is not None:
+            # Steps 0, every, 2 every ... took one each.
+            self.second = feed(second, -(-done // two.every), -(-until // two.every))
+
+
+class _Machine:
+    """A learner on its device with its optimizers: what makes one step."""
+
+    def __init__(self, learner: Learner, plan: Plan, fabric: Fabric) -> None:
+        self.learner, self.plan, self.fabric = learner, plan, fabric
+        self.two = two = learner.objective.two
+
+        def chosen(name: str) -> bool:
+            return two is not None and any(fnmatch(name, pattern) for pattern in two.chosen)
+
+        made = [optimizers.build(plan.optimizer, learner, lambda name: not chosen(name))]
+        if two is not None:
+            made.append(optimizers.build(two.optimizer, learner, chosen))
+        self.net, *self.steppers = fabric.setup(learner, *made)
+        self.less = Lean(learner.model) if plan.steps.lean else nullcontext
+        names = ("optimizer", "second")
+        self.named = {n: s.optimizer for n, s in zip(names, self.steppers, strict=False)}
+
+    def adjust(self, done: int, caution: float) -> float:
+        """Set the learning rates of the step after `done`; returns the first optimizer's."""
+        factor = self.plan.schedule.factor(done, self.plan.steps.total)
+        rate = self.plan.optimizer.lr * factor * caution
+        optimizers.adjust(self.steppers[0], rate)
+        if self.two is not None:
+            optimizers.adjust(self.steppers[1], self.two.optimizer.lr * factor * caution)
+        return rate
+
+    def step(self, feeds: _Feeds, step: Step) -> Row:
+        """Take a step of the second optimizer where it is due, and one of the first."""
+        if self.two is not None and feeds.second is not None and step.number % self.two.every == 0:
+            before = self._turn(self.steppers[1], feeds.second, step, "second")
+            row = self._turn(self.steppers[0], feeds.first, step, "first")
+            names = (*row.names, *(f"second.{n}" for n in ("norm", *before.names)), "second.loss")
+            parts = self.plan.steps.accumulate
+            loss = before.values[:parts].mean()[None]
+            return Row(torch.cat([row.values, before.values[parts:], loss]), names)
+        return self._turn(self.steppers[0], feeds.first, step, "first")
+
+    def _turn(
+        self, stepper: optimizers.Stepper, feed: Iterator[Batch], step: Step, turn: Turn
+    ) -> Row:
+        fabric, steps = self.fabric, self.plan.steps
+        losses, told = [], []
+        for part in range(steps.accumulate):
+            batch = Handed(next(feed).to(fabric.device))
+            with fabric.no_backward_sync(self.net, enabled=part < steps.accumulate - 1):
+                with self.less(), _several():
+                    terms = self.net(batch, step, turn)
+                fabric.backward(terms["loss"] / steps.accumulate)
+            losses.append(terms["loss"].detach())
+            told.append(detached(terms))
+        limit = steps.clip or math.inf
+        norm = fabric.clip_gradients(
+            self.net,
+            stepper,  # pyright: ignore[reportArgumentType]
+            max_norm=limit,
+            error_if_nonfinite=False,
+        )
+        stepper.step()
+        for one in self.steppers:
+            one.zero_grad()
+        names = tuple(told[0])
+        means = [torch.stack([each[name] for each in told]).mean() for name in names]
+        return Row(torch.stack([*losses, cast(Tensor, norm), *means]).detach(), names)
 
 
 @dataclass(frozen=True)
@@ -189,12 +272,10 @@ class Fault:
         )
 
 
-def _fault(
-    rows: Sequence[Sequence[float]], done: int, parts: int, batches: Batches
-) -> Fault | None:
-    """The first thing that is not finite in rows of `parts` losses and a gradient's norm."""
+def _fault(rows: Sequence[Told], done: int, parts: int, batches: Batches) -> Fault | None:
+    """Find the first loss or gradient that is not finite."""
     for step, row in enumerate(rows, done):
-        for part, value in enumerate(row):
+        for part, value in enumerate([*row.losses, row.norm]):
             if not math.isfinite(value):
                 what = f"the loss is {value}" if part < parts else f"the gradient is {value}"
                 running = step * parts + min(part, parts - 1)
@@ -204,30 +285,23 @@ def _fault(
     return None
 
 
-def _agreed(rows: list[Tensor], wish: bool, fabric: Fabric) -> tuple[list[list[float]], bool]:
-    """The rows averaged over the processes, and whether any of them wishes to stop."""
-    values = torch.stack(rows)
-    flat = torch.cat([values.flatten(), values.new_tensor([float(wish)])])
-    flat = reduced(flat, fabric, "mean")
-    return flat[:-1].view_as(values).tolist(), flat[-1].item() > 0
+def _agreed(rows: list[Row], wish: bool, fabric: Fabric) -> tuple[list[Told], bool]:
+    """Average the rows over the processes, and ask whether any of them wishes to stop."""
+    flat = torch.cat([row.values for row in rows])
+    flat = reduced(torch.cat([flat, flat.new_tensor([float(wish)])]), fabric, "mean")
+    *values, wishes = flat.tolist()
+    told, at = [], 0
+    for row in rows:
+        own, at = values[at : at + len(row.values)], at + len(row.values)
+        parts = len(own) - len(row.names) - 1
+        terms = dict(zip(row.names, own[parts + 1 :], strict=True))
+        told.append(Told(own[:parts], own[parts], terms))
+    return told, wishes > 0
 
 
-def _settings(
-    steps: Steps, optimizer: optimizers.AdamW | optimizers.Sgd, batches: Batches
-) -> dict[str, Any]:
-    """What decides the bits of a step, as far as the loop knows it.
-
-    Not the schedule and the total: a short training may go on as a long one.
-    """
-    names = ("batch", "accumulate", "clip", "ema", "precision")
-    kind = type(optimizer).__name__.lower()
-    return {name: getattr(steps, name) for name in names} | {
-        "optimizer": {"kind": kind, **to_json(optimizer)},
-        "seed": batches.seed,
-    }
-
-
-def _check(steps: Steps, batches: Batches, world: int) -> None:
+def _check(
+    learner: Learner, steps: Steps, batches: Batches, second: Batches | None, world: int
+) -> None:
     if batches.batch * steps.accumulate != steps.batch:
         raise ConfigError(
             f"batches of {batches.batch} images, {steps.accumulate} in a step, are not the "
@@ -243,6 +317,25 @@ def _check(steps: Steps, batches: Batches, world: int) -> None:
             f"there are fewer training images than one batch of {batches.batch}: give a smaller "
             "steps.batch"
         )
+    if learner.objective.two is not None and second is None:
+        raise ConfigError(
+            f"{type(learner.objective).__name__} has a second optimizer, which learns from images "
+            "of its own: give a second stream of batches"
+        )
+
+
+@contextmanager
+def _several() -> Iterator[None]:
+    """Turn the error of a BatchNorm that sees one value a channel into a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "a BatchNorm of this model has nothing to average over in so small a batch: give a "
+            "larger steps.batch"
+        ) from error
 
 
 def _mixed(*numbers: int) -> int:

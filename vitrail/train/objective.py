@@ -1,61 +1,90 @@
-"""What is minimised: from a model and a batch to a loss."""
+"""What is minimised: a module that maps a model and a batch to named terms, "loss" among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError
 from vitrail.train.batch import Batch
 
-Model = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+if TYPE_CHECKING:
+    from vitrail.train.optimizer import Optimizer
+
+Model = Callable[[Tensor], Any]
 
 
 class Step(NamedTuple):
-    """Where a training is: steps done before this one, of how many, and epochs (fractional)."""
+    """Where a training stands: steps done before this one, of how many, and epochs (fractional)."""
 
     number: int
     total: int
     epoch: float
 
 
-class Objective(nn.Module):
-    """A module, so that it may own what it needs: a teacher, an attack, a projection head.
+@dataclass(frozen=True)
+class Second:
+    """Declares a second optimizer: for the weights of an architecture, or an adversary.
 
-    The loop keeps its state with the model's, and computes on the model as it wraps it.
+    It trains the learner's parameters whose names match one of `chosen` (shell patterns such as
+    "model.*.alpha"), and the first optimizer leaves these alone. Every `every` steps, before the
+    first optimizer's step, it takes a step on `Objective.second`.
     """
 
+    optimizer: Optimizer
+    chosen: tuple[str, ...]
+    every: int = 1
+
+
+class Objective(nn.Module):
+    """Owns whatever a loss needs beside the model: projection heads, centres, queues, teachers.
+
+    Its parameters are trained, its buffers are in the snapshots. A teacher that never changes
+    belongs into `Frozen`.
+    """
+
+    two: ClassVar[Second | None] = None
+
     def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Of each micro-batch: a mapping that holds the scalar "loss"."""
+        """Map a micro-batch to scalars by name; "loss" is minimised, the journal keeps all."""
+        raise NotImplementedError
+
+    def second(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Map a micro-batch of the second stream to what the second optimizer minimises.
+
+        Asked only where `two` is declared.
+        """
         raise NotImplementedError
 
     def after_step(self, model: nn.Module, step: Step) -> None:
-        """Of each step, when the weights have moved; nothing by default."""
+        """Called after every optimizer step. Does nothing by default."""
 
 
-class CrossEntropy(Objective):
-    """Cross entropy with label smoothing: Szegedy et al., arXiv 1512.00567.
+class Frozen(nn.Module):
+    """A module that never changes: in eval mode, without gradients, in no snapshot.
 
-    A model that returns several logits in training (a distilled one) is trained on the mean
-    of their losses.
+    It follows its owner to a device; its parameters are nobody else's business.
     """
 
-    def __init__(self, smoothing: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= smoothing < 1:
-            raise ConfigError(f"smoothing {smoothing} is not in [0, 1): 0.1 is usual")
-        self.smoothing = smoothing
+    inner: nn.Module
 
-    def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """`{"loss": scalar}`: the mean over the batch, in float32."""
-        outputs = model(batch.images)
-        heads = outputs if isinstance(outputs, tuple) else (outputs,)
-        losses = [
-            F.cross_entropy(logits.float(), batch.targets, label_smoothing=self.smoothing)
-            for logits in heads
-        ]
-        return {"loss": torch.stack(losses).mean() if len(losses) > 1 else losses[0]}
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        # Not registered, so that optimizers, averages and state dicts do not see it.
+        object.__setattr__(self, "inner", inner.eval().requires_grad_(False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        self.inner._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        return self.inner(*inputs)
+
+
+def detached(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms beside "loss" without their graph, in the order of their names."""
+    return {name: terms[name].detach().float() for name in sorted(terms) if name != "loss"}

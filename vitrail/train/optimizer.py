@@ -1,4 +1,4 @@
-"""AdamW and SGD as values, and the parameter groups that both need.
+"""AdamW and SGD as values, and the parameter groups that all optimizers need.
 
 Parameters of one axis (biases, norms) and those that `model.no_decay()` names take no weight
 decay. With `layer_decay` below 1 the rate falls by that factor with every block away from the
@@ -7,9 +7,9 @@ head (Clark et al., ELECTRA, arXiv 2003.10555; BEiT's fine-tuning).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -31,6 +31,11 @@ class AdamW:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas {self.betas} are not in [0, 1): take 0.9,0.999")
 
+    def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Make the torch optimizer of parameter groups."""
+        # The fused kernels take a third of the time of the foreach ones on a CPU.
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+
 
 @dataclass(frozen=True)
 class Sgd:
@@ -49,40 +54,55 @@ class Sgd:
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov needs momentum: give momentum=0.9 or nesterov=false")
 
+    def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Make the torch optimizer of parameter groups."""
+        return torch.optim.SGD(
+            groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True
+        )
 
-def build(optimizer: AdamW | Sgd, model: nn.Module) -> torch.optim.Optimizer:
-    """The torch optimizer of the model's trainable parameters, on the device where they are.
 
-    Each group's `scale` is its part of the learning rate. Raises ConfigError where the model
-    has nothing to train, or no depths for a layer-wise decay.
+Optimizer = AdamW | Sgd
+
+
+class Stepper(Protocol):
+    """Steps and forgets gradients: a torch optimizer, or Fabric's wrapper of one."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+    def zero_grad(self) -> None: ...
+
+
+def build(
+    optimizer: Optimizer,
+    model: nn.Module,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> torch.optim.Optimizer:
+    """Make the torch optimizer of the trainable parameters whose names are `wanted`.
+
+    They stay on the device where they are. Each group's `scale` is its part of the learning rate.
+    Raises ConfigError where there is nothing to train, or no depths for a layer-wise decay.
     """
-    groups = list(_groups(optimizer, model))
+    groups = list(_groups(optimizer, model, wanted))
     if not groups:
         raise ConfigError("the model has no trainable parameter: unfreeze its head at least")
-    # The fused kernels take a third of the time of the foreach ones on a CPU.
-    if isinstance(optimizer, AdamW):
-        return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, fused=True)
-    return torch.optim.SGD(
-        groups,
-        lr=optimizer.lr,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov,
-        fused=True,
-    )
+    return optimizer.over(groups)
 
 
-def adjust(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def adjust(optimizer: Stepper, lr: float) -> None:
     """Set the learning rate, scaled by each group's part of it."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
 
 
-def _groups(optimizer: AdamW | Sgd, model: nn.Module) -> Iterator[dict[str, Any]]:
+def _groups(
+    optimizer: Optimizer, model: nn.Module, wanted: Callable[[str], bool]
+) -> Iterator[dict[str, Any]]:
     named = getattr(model, "no_decay", None)
     undecayed = named() if named else set()
     made: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and wanted(name):
             decayed = parameter.ndim > 1 and name not in undecayed
             made.setdefault((_scale(optimizer, model, name), decayed), []).append(parameter)
     for (scale, decayed), parameters in made.items():
@@ -90,19 +110,19 @@ def _groups(optimizer: AdamW | Sgd, model: nn.Module) -> Iterator[dict[str, Any]
         yield {"params": parameters, "weight_decay": decay, "scale": scale}
 
 
-def _scale(optimizer: AdamW | Sgd, model: nn.Module, name: str) -> float:
+def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:
     if optimizer.layer_decay == 1:
         return 1.0
-    depth_of = getattr(model, "depth_of", None)
-    if depth_of is None:
+    if not getattr(model, "has_depths", hasattr(model, "depth_of")):
         raise ConfigError(
             f"layer_decay {optimizer.layer_decay} needs a model with depth and depth_of, and "
-            f"{type(model).__name__} has none: give layer_decay=1"
+            f"{type(getattr(model, 'model', model)).__name__} has none: give layer_decay=1"
         )
-    return optimizer.layer_decay ** (model.depth - depth_of(name))
+    depth, depth_of = model.depth, model.depth_of
+    return optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore
 
 
-def _check(optimizer: AdamW | Sgd) -> None:
+def _check(optimizer: Optimizer) -> None:
     if not optimizer.lr > 0:
         raise ConfigError(f"lr {optimizer.lr} is not above 0: give a learning rate such as 1e-3")
     if optimizer.weight_decay < 0:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from vitrail.data.uea import Series
 from vitrail.errors import DataError
-from vitrail.train.loop import Outcome, train
+from vitrail.train.learner import Learner
+from vitrail.train.loop import Outcome, Place, Plan, train
 from vitrail.train.objective import Objective, Step
 from vitrail.train.optimizer import AdamW
 from vitrail.train.schedule import Schedule
@@ -97,17 +98,10 @@ def fit(
     """
     batches = Batches(series, batch=batch, seed=seed)
     total = epochs * batches.steps_per_epoch
-    return train(
-        model,
-        SeriesLoss(),
-        batches,
-        AdamW(lr=lr, weight_decay=0.0),
-        Schedule(warmup=0, hold=total, total=total),
-        steps=Steps(total, batches.batch, ema=None),
-        folder=folder,
-        device=device,
-        resume=resume,
-    )
+    steps = Steps(total, batches.batch, ema=None)
+    plan = Plan(AdamW(lr=lr, weight_decay=0.0), Schedule(hold=total), steps)
+    place = Place(folder, device=device, resume=resume)
+    return train(Learner(model, SeriesLoss()), batches, plan, place)
 
 
 @torch.no_grad()

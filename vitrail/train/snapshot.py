@@ -157,42 +157,49 @@ def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
 # ---- what is in them -------------------------------------------------------------------
 
 
-def collect(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Tensors:
-    """Everything that a training has to remember, as tensors `part.name`.
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
-    `modules` maps "model" and further parts to their modules; the optimizer's slots are
-    `optimizer.SLOT.PARAMETER`.
+
+def collect(modules: Mapping[str, nn.Module], optimizers: Optimizers) -> Tensors:
+    """Return everything that a training has to remember, as tensors `part.name`.
+
+    `modules` maps "model" and further parts to their modules; the slots of an optimizer are
+    `OPTIMIZER.SLOT.PARAMETER`, where parameters of other parts than the model are `part/name`.
     """
     tensors = _states(modules)
-    for name, parameter in _trained(modules["model"], optimizer).items():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"optimizer.{slot}.{name}"] = value
+    for which, optimizer in optimizers.items():
+        for name, parameter in _trained(modules, optimizer).items():
+            for slot, value in optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[f"{which}.{slot}.{name}"] = value
     return tensors
 
 
-def restore(
-    snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> None:
-    """Give the modules and the optimizer what `collect` took, in place.
+def restore(snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizers: Optimizers) -> None:
+    """Give the modules and the optimizers what `collect` took, in place.
 
     Raises CheckpointError, and changes nothing, unless every tensor has its place and every
     place its tensor.
     """
-    live = _states(modules)
-    trained = _trained(modules["model"], optimizer)
-    slots, unexpected = _slots(snapshot.tensors, trained)
-    for (slot, name), value in slots.items():
-        shape = value.shape if slot == "step" else trained[name].shape
-        live[f"optimizer.{slot}.{name}"] = value.new_empty(()).expand(shape)
-    names = {slot for slot, _ in slots}
-    touched = {name for _, name in slots}
-    missing = [k for k in live if k not in snapshot.tensors] + [
-        f"optimizer.{slot}.{name}"
-        for slot in sorted(names)
-        for name in sorted(touched)
-        if (slot, name) not in slots
-    ]
+    live, missing, unexpected = _states(modules), [], []
+    filled = []
+    for which, optimizer in optimizers.items():
+        trained = _trained(modules, optimizer)
+        slots, strangers = _slots(which, snapshot.tensors, trained)
+        unexpected += strangers
+        for (slot, name), value in slots.items():
+            shape = value.shape if slot == "step" else trained[name].shape
+            live[f"{which}.{slot}.{name}"] = value.new_empty(()).expand(shape)
+        names = {slot for slot, _ in slots}
+        touched = {name for _, name in slots}
+        missing += [
+            f"{which}.{slot}.{name}"
+            for slot in sorted(names)
+            for name in sorted(touched)
+            if (slot, name) not in slots
+        ]
+        filled.append((optimizer, trained, slots))
+    missing = [k for k in live if k not in snapshot.tensors] + missing
     unexpected += [k for k in snapshot.tensors if k not in live and k not in unexpected]
     misshaped = [
         f"{k} {tuple(snapshot.tensors[k].shape)} for {tuple(v.shape)}"
@@ -208,7 +215,8 @@ def restore(
         module.load_state_dict(
             {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
         )
-    _fill(optimizer, trained, slots)
+    for optimizer, trained, slots in filled:
+        _fill(optimizer, trained, slots)
 
 
 def _states(modules: Mapping[str, nn.Module]) -> Tensors:
@@ -219,18 +227,25 @@ def _states(modules: Mapping[str, nn.Module]) -> Tensors:
     }
 
 
-def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+def _trained(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, nn.Parameter]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {name: p for name, p in model.named_parameters() if id(p) in held}
+    return {
+        name if part == "model" else f"{part}/{name}": p
+        for part, module in modules.items()
+        for name, p in module.named_parameters()
+        if id(p) in held
+    }
 
 
 def _slots(
-    tensors: Tensors, trained: Mapping[str, nn.Parameter]
+    which: str, tensors: Tensors, trained: Mapping[str, nn.Parameter]
 ) -> tuple[dict[tuple[str, str], Tensor], list[str]]:
     """The optimizer's entries by (slot, parameter), and those of parameters that are not there."""
     slots, unexpected = {}, []
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
+        if key.startswith(f"{which}."):
             _, slot, name = key.split(".", 2)
             if name in trained:
                 slots[slot, name] = value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from torch import nn
 
 from vitrail.errors import CheckpointError, RunError
 from vitrail.train import snapshot
+from vitrail.units import shortened
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 class State:
-    """The tensors of `modules` and `optimizer`, and `caution`, what the rates are multiplied by.
+    """The tensors of `modules` and `optimizers`, and `caution`, what the rates are multiplied by.
 
     `settings` are those that a resumed training must share. All processes load, the first
     one writes.
@@ -28,14 +30,14 @@ class State:
     def __init__(
         self,
         modules: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Mapping[str, torch.optim.Optimizer],
         settings: Mapping[str, Any],
         *,
         folder: Path,
         fabric: Fabric,
     ) -> None:
         self.caution = 1.0
-        self._modules, self._optimizer = modules, optimizer
+        self._modules, self._optimizers = modules, optimizers
         self._settings, self._folder, self._fabric = dict(settings), folder, fabric
 
     def start(self, resume: bool) -> tuple[int, float]:
@@ -67,7 +69,7 @@ class State:
         if self._fabric.is_global_zero:
             known = loss if math.isfinite(loss) else None
             state = {"step": done, "loss": known, "caution": self.caution}
-            tensors = snapshot.collect(self._modules, self._optimizer)
+            tensors = snapshot.collect(self._modules, self._optimizers)
             snapshot.write(self._folder, tensors, state | {"settings": self._settings})
 
     def go_back(self, fault: str) -> tuple[int, float]:
@@ -89,17 +91,25 @@ class State:
 
     def _load(self, last: snapshot.Snapshot) -> tuple[int, float]:
         theirs = last.state["settings"]
-        differ = [
-            f"{name}={theirs.get(name)!r}, now {self._settings.get(name)!r}"
-            for name in sorted({*theirs, *self._settings})
-            if theirs.get(name) != self._settings.get(name)
-        ]
+        # As JSON reads it back, where tuples are lists.
+        ours = json.loads(json.dumps(self._settings))
+        differ = [*differences(theirs, ours)]
         if differ:
             raise CheckpointError(
                 f"snapshot {last.path} is of a training with {'; '.join(differ)}: take the "
                 "settings that it began with, or a new folder"
             )
-        snapshot.restore(last, self._modules, self._optimizer)
+        snapshot.restore(last, self._modules, self._optimizers)
         self.caution = last.state["caution"]
         loss = last.state["loss"]
         return last.state["step"], math.nan if loss is None else loss
+
+
+def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
+    """Say where two JSON values differ, field by field: "optimizer.lr=0.1, now 0.2"."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for name in sorted({*theirs, *ours}):
+            here = f"{path}.{name}" if path else name
+            yield from differences(theirs.get(name), ours.get(name), here)
+    elif theirs != ours:
+        yield f"{path}={shortened(repr(theirs))}, now {shortened(repr(ours))}"

@@ -1,0 +1,54 @@
+"""A model as it is exported: the deployed network between pixels and answers, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.data.labels import Labels
+from vitrail.layers.fold import deploy
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file compares with its model: the largest difference, and changed answers."""
+
+    largest: float
+    changed: int
+
+
+Agree = Callable[[Tensor, np.ndarray], Agreement]
+
+
+def same_class(ours: Tensor, theirs: np.ndarray) -> Agreement:
+    """Compare logits (B, K): the largest difference, and for how many images the class differs."""
+    expected = ours.float().numpy()
+    changed = int((theirs.argmax(1) != expected.argmax(1)).sum())
+    return Agreement(float(np.abs(theirs - expected).max()), changed)
+
+
+class Served(nn.Module):
+    """The deployed model between pixels and probabilities.
+
+    float32 (B, C, H, W) with values of 0 to 255 to probabilities and logits, each (B, classes).
+    """
+
+    # The last one is what the model itself gives, and is compared with it.
+    outputs: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
+
+    def __init__(self, model: nn.Module, labels: Labels) -> None:
+        super().__init__()
+        self.model = deploy(model)
+        self.temperature = labels.temperature
+        mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
+        self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
+        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        return (logits / self.temperature).softmax(-1), logits

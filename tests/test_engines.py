@@ -288,12 +288,14 @@ def test_damaged_and_foreign_files_are_one_sentence(run):
     xml, weights = run.path / "model.xml", run.path / "model.bin"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    with pytest.raises(RunError, match=r"cannot be run by OpenVINO: write it again by `vitrail"):
+    with pytest.raises(RunError, match=r"model\.bin is damaged .*: make it again by `vitrail"):
         Predictor(run.path, engine="openvino")
     weights.write_bytes(whole)
     xml.write_text("<net>")
-    with pytest.raises(RunError, match="cannot be run by OpenVINO"):
+    with pytest.raises(RunError, match=r"model\.xml is damaged or was changed"):
         Predictor(run.path, engine="openvino")
+    with pytest.raises(RunError, match="cannot be run by OpenVINO: write it again by `vitrail"):
+        engines.engine("openvino").open(xml, run.read_labels())
     xml.unlink()
     with pytest.raises(RunError, match="lacks the file for openvino"):
         Predictor(run.path, engine="openvino")
@@ -307,7 +309,7 @@ def test_damaged_and_foreign_files_are_one_sentence(run):
         Predictor(run.path, engine="openvin")
 
 
-def test_a_run_without_an_onnx_file_gets_one_and_an_old_one_is_refused(run):
+def test_a_run_without_an_onnx_file_or_with_an_old_one_gets_one(run):
     run.onnx.unlink()
     deploy.export_engine(run.path, "openvino", progress=False)
     before = (run.path / "model.bin").read_bytes()
@@ -315,6 +317,15 @@ def test_a_run_without_an_onnx_file_gets_one_and_an_old_one_is_refused(run):
     with torch.no_grad():
         model.head.bias += torch.tensor([0.0, 3.0, 0.0])
     run.save_model(model, recipe, labels)
-    with pytest.raises(ExportError, match="does not compute what the model does"):
-        deploy.export_engine(run.path, "openvino", progress=False)
-    assert (run.path / "model.bin").read_bytes() == before
+    with pytest.raises(RunError, match="is of other weights than the run"):
+        Predictor(run.path)
+    deploy.export_engine(run.path, "openvino", progress=False)
+    assert (run.path / "model.bin").read_bytes() != before
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (2, *labels.image, labels.channels), np.uint8
+    )
+    with torch.inference_mode():
+        expected = model(labels.normalised(pixels)).numpy()
+    _, found = engines.engine("openvino").open(run.path / "model.xml", labels)(pixels)
+    assert np.abs(found - expected).max() < export.TOLERANCE
+    assert Predictor(run.path)

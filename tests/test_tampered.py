@@ -177,9 +177,15 @@ def test_a_journal_of_noise_keeps_its_sound_lines(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.write(1, loss=0.5)
     noise = [
-        b'{"step": 2, "loss": "low"}', b'{"step": true}', b"[" * 10**5, b"\xff\xfe", b"5",
-        b'{"step": -1}', b'{"step": 3, "loss": 1e999}', b'{"step": 4, "lr": null}',
-    ]  # fmt: skip
+        b'{"step": 2, "loss": "low"}',
+        b'{"step": true}',
+        b"[" * 10**5,
+        b"\xff\xfe",
+        b"5",
+        b'{"step": -1}',
+        b'{"step": 3, "loss": 1e999}',
+        b'{"step": 4, "loss": null}',
+    ]
     with open(journal.path, "ab") as file:
         file.write(b"\n".join(noise) + b"\n")
     journal.write(5, loss=0.25)
@@ -543,7 +549,7 @@ def test_a_killed_command_leaves_no_rank(tmp_path, moment):
     children = [int(pid) for pid in found]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert len(children) >= 2 and all(gone(pid, 60) for pid in children)
+    assert len(children) >= 2 and all(gone(pid, 180) for pid in children)
 
 
 NAP = """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import ConfigError, RunError
+from vitrail.units import shortened
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -60,7 +61,7 @@ def speaking(where: Path | str) -> Iterator[None]:
         if not _of_database(error):
             raise
         reason = _without_secrets(str(error).strip() or type(error).__name__, str(where))
-        reason = reason.splitlines()[0]
+        reason = shortened(reason.splitlines()[0], 300)
         if isinstance(where, Path):
             raise RunError(
                 f"the study {where} cannot be used ({reason}): free some space or restore it, then "

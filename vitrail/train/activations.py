@@ -14,11 +14,13 @@ def kept_bytes(model: nn.Module, shape: Sequence[int]) -> int:
     backward pass when nothing is left out, counted without computing.
     """
     shadow = copy.deepcopy(model).to("meta").train()
+    weights = {one.untyped_storage()._cdata for one in shadow.parameters()}
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            kept[tensor.untyped_storage()._cdata] = tensor
+        place = tensor.untyped_storage()._cdata
+        if place not in weights:  # nor a view of one
+            kept[place] = tensor
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):

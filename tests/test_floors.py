@@ -16,7 +16,7 @@ FLOORS = [
     {"methods", "tasks", "objectives"},
     {"recipes"},
     {"run"},
-    {"search", "predict", "export", "explain", "compare", "bench", "serve"},
+    {"search", "predict", "export", "explain", "evaluate", "compare", "bench", "serve"},
     {"fit", "runs"},
     {"study"},
     {"commands"},

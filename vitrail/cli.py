@@ -17,6 +17,7 @@ from vitrail import __version__
 from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
 from vitrail.commands.compare import compare
+from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
 from vitrail.commands.fit import fit
@@ -62,6 +63,7 @@ app.command("fit")(fit)
 app.command("train")(train)
 app.command("study")(study)
 app.command("predict")(predict)
+app.command("evaluate")(evaluate)
 app.command("explain")(explain)
 app.command("load")(load)
 app.command("export")(export)

@@ -97,12 +97,13 @@ def inspect(
     workers: int | None = None,
     progress: bool = True,
     threshold: float = twins.LEVELS,
+    least: int = 2,
 ) -> Inspection:
     """Decode every image of `source` once, on `workers` threads (default: all cores).
 
     `threshold` says how far two copies of a picture may differ, in levels of 255 (see `twins`);
     at 0 only equal pixels are copies. Raises DataError when no image is readable, or a class has
-    none or only one, with all such classes; ConfigError for a negative threshold.
+    fewer than `least`, with all such classes; ConfigError for a negative threshold.
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
@@ -112,7 +113,7 @@ def inspect(
         found = scan.scan_array(source.pixels, progress=progress)
     source = replace(source, ranges=found.ranges)
     counts = np.array(label_counts(source, label_array(source, found.rows)))
-    _require(source, found, counts)
+    _require(source, found, counts, least)
     first = np.fromiter((source.items[row].label for row in found.rows), np.int64)
     groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
     return Inspection(
@@ -121,14 +122,14 @@ def inspect(
     )  # fmt: skip
 
 
-def _require(source: Source, found: Scan, counts: np.ndarray) -> None:
+def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> None:
     if not len(found.rows):
         key, _, reason = found.broken[0]
         raise DataError(
             f"none of the {len(source):,} files of {source.origin} can be read as an image (first: "
             f"{shortened(key)} {reason}): give whole JPEG, PNG, WebP, GIF, BMP or TIFF files"
         )
-    if counts.min() >= 2:
+    if least < 2 or counts.min() >= least:
         return
     left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
     remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"

@@ -79,7 +79,7 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["list", "--family", "swim"], "known are"),
+        (["list", "--family", "swim"], "did you mean 'swin'"),
         (["list", "--max-macs", "many"], "many"),
         (["load", "missing.pth"], "does not exist"),
         (["fit", "nowhere"], "nowhere"),

@@ -16,7 +16,7 @@ from vitrail.layers.fold import deploy
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an exported file compares with its model: the largest difference, and changed answers."""
+    """An exported file beside its model: the largest difference, and changed answers."""
 
     largest: float
     changed: int

@@ -109,7 +109,7 @@ def test_a_setting_reaches_its_field(setting, read):
         ("steps.more=1", "steps.more: steps is 10, which has no fields"),
         ("crop.image=0,3", "crop: image is (0, 3); it must be positive"),
         ("crop.image=1,2,3", "crop.image:"),
-        ("steps", "'steps' is no setting: write it as field=value"),
+        ("steps", "'steps' is not a setting: write it as field=value"),
     ],
 )
 def test_a_wrong_setting_says_where_what_and_the_remedy(setting, said):

@@ -173,7 +173,7 @@ def test_onnx_runtime_alone_asks_no_other_process(measure):
 
 
 def test_a_file_that_is_not_the_model_is_refused(measure):
-    with pytest.raises(ExportError, match="OpenVINO: the exported file is not the model"):
+    with pytest.raises(ExportError, match="OpenVINO: the exported file does not compute"):
         measure("openvino", [1e-3] * 40, off=1e-3)
     found, budget, _ = measure("auto", [1e-3] * 40, off=1e-3)
     assert found.engine == "onnxruntime" and "OpenVINO" not in found.said(budget)
@@ -245,12 +245,12 @@ def test_the_report_names_the_engine():
     page, card = render(won), render_card(won)
     assert "OpenVINO is faster than ONNX Runtime here: ratio 2.00, 95 % interval 1.90" in page
     assert "OpenVINO, CPU, 1 thread; ONNX Runtime 2" in page
-    assert "OpenVINO, CPU, 1 threads, batch 1" in card and "| in ONNX Runtime | 2 ms |" in card
+    assert "OpenVINO, CPU, 1 thread, batch 1" in card and "| in ONNX Runtime | 2 ms |" in card
     assert "vitrail predict . image.jpg --engine openvino`" in card
     level = [turn[0], replace(turn[1], counts=False, gain=(1.1, 0.9, 1.2))]
     page, card = (f(replace(some_facts(), engines=level)) for f in (render, render_card))
     assert "OpenVINO is no faster and no slower beyond noise than ONNX Runtime" in page
-    assert "--engine" not in card
+    assert "image.jpg --engine" not in card
     busy = render(replace(some_facts(), engines=[turn[0], replace(turn[1], quickest_s=3e-3)]))
     assert "The machine was too busy to compare OpenVINO with ONNX Runtime here" in busy
     alone = render(replace(some_facts(), engines=turn[:1]))

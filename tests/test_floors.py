@@ -8,8 +8,8 @@ import vitrail
 ROOT = Path(vitrail.__file__).parent
 FLOORS = [
     {
-        "layers", "data", "measure", "engines", "report", "checkpoint", "config", "files", "units",
-        "errors", "heap",
+        "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
+        "files", "units", "errors", "heap", "children",
     },
     {"train", "attribution"},
     {"models"},

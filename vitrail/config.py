@@ -9,6 +9,7 @@ case. Every error begins with the path of the field.
 from __future__ import annotations
 
 import json
+import math
 import re
 import types
 import typing
@@ -16,11 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vitrail.errors import ConfigError
+from vitrail import files
+from vitrail.errors import ConfigError, RunError, VitrailError
+from vitrail.units import shortened
 
 T = TypeVar("T")
+MOST_DEEP = 64
+MOST_DIGITS = 30
 
 _EXPECTED = {
     "float_parsing": "a number",
@@ -38,8 +44,79 @@ _EXPECTED = {
 }
 
 
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str,
+    leave_out: Sequence[str] = (),
+    error: type[VitrailError] = RunError,
+) -> T:
+    """Read a JSON file as the dataclass `kind`, or as a mapping where `kind` is dict.
+
+    Whatever the file holds, what comes back is of the annotated types. Fields in `leave_out` are
+    passed over. Raises `error`, which names the file, the field and the remedy.
+    """
+    try:
+        value = loads(files.read(path))
+        if kind is dict:
+            if not isinstance(value, dict):
+                raise ConfigError(f"it holds {shortened(repr(value), 40)}, not fields")
+            return typing.cast(T, value)
+        if isinstance(value, dict):
+            value = {name: one for name, one in value.items() if name not in leave_out}
+        return parse(kind, value)
+    except FileNotFoundError as e:
+        raise error(f"{path} is missing: {remedy}") from e
+    except OSError as e:
+        raise error(f"{path} cannot be read ({files.reason(e)}): {remedy}") from e
+    except (ValueError, ConfigError) as e:
+        raise error(f"{path} is damaged ({shortened(str(e), 300)}): {remedy}") from e
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON whose nesting and numbers are bounded. Raises ValueError.
+
+    NaN, infinities, numbers of more than 30 digits and more than 64 levels are refused: nothing
+    that vitrail writes has them, and arithmetic or recursion would fail on them later.
+    """
+    try:
+        value = json.loads(
+            text if isinstance(text, str) else text.decode("utf-8"),
+            parse_int=_bounded,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError(f"more than {MOST_DEEP} levels") from error
+    layer = [value]
+    for _ in range(MOST_DEEP):
+        layer = [one for outer in layer for one in _inside(outer)]
+    if layer:
+        raise ValueError(f"more than {MOST_DEEP} levels")
+    return value
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shortened(text, 40)} is not a finite number")
+    return value
+
+
 def parse(kind: type[T], value: Any, path: str = "") -> T:
-    """The dataclass `kind` from a mapping as read from JSON.
+    """Make the dataclass `kind` of a mapping as read from JSON.
 
     Fields that are left out take their defaults. Raises ConfigError, beginning with the path
     of the field, for an unknown or missing field, a wrong type, or a value that the class
@@ -49,26 +126,26 @@ def parse(kind: type[T], value: Any, path: str = "") -> T:
 
 
 def to_json(value: Any) -> Any:
-    """What `parse` reads back into an equal value: mappings, lists, numbers, texts, None."""
+    """Return mappings, lists, numbers, texts and None that `parse` reads back as an equal value."""
     return _dump(value, type(value))
 
 
 def override(value: T, settings: Sequence[str]) -> T:
-    """A copy of a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
+    """Copy a dataclass with settings such as `optimizer.lr=3e-4` applied in their order.
 
     `optimizer=sgd` chooses another member of a union, with its defaults; a list is written
-    `28,28` or `[28, 28]`, nothing is `none`. Raises ConfigError like `parse`.
+    `28,28` or `[28, 28]`, and None is written `none`. Raises ConfigError like `parse`.
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"{setting!r} is no setting: write it as field=value")
+            raise ConfigError(f"{setting!r} is not a setting: write it as field=value")
         value = _replace(value, type(value), path.strip().split("."), text.strip(), "")
     return value
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence's end for an unknown name: the nearest known one, or all of them."""
+    """Suggest a known name for an unknown one: the end of an error's sentence."""
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
@@ -82,7 +159,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _members(kind: Any) -> tuple[type, ...]:
-    """The dataclasses in a union, or in nothing else."""
+    """Return the dataclasses of an annotation that consists of nothing else."""
     if isinstance(kind, type) and is_dataclass(kind):
         return (kind,)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -95,7 +172,7 @@ def _optional(kind: Any) -> bool:
 
 
 def _element(kind: Any, index: int) -> Any:
-    """The annotation of one element of a list or tuple, None when it has none."""
+    """Return the annotation of one element of a list or tuple, None where it has none."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) not in (tuple, list) or not arguments:
         return None
@@ -115,7 +192,8 @@ def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
     asked = str(name).lower().replace("-", "").replace("_", "")
     if asked not in plain:
         raise ConfigError(
-            f"{_at(path)}kind {name!r} does not exist: {nearest(str(name), [*known])}"
+            f"{_at(path)}kind {shortened(repr(name))} does not exist: "
+            f"{nearest(str(name)[:80], [*known])}"
         )
     return plain[asked]
 
@@ -128,7 +206,10 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
         if isinstance(value, members):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{_at(path)}{value!r} is not a mapping of fields: write name: value")
+            said = shortened(repr(value))
+            raise ConfigError(
+                f'{_at(path)}{said} is not a mapping of fields: write {{"name": value}}'
+            )
         if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
             return _build(members[0], value, path)
         if "kind" not in value:
@@ -147,7 +228,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
     hints = _hints(kind)
     for name in value:
         if name not in hints:
-            raise ConfigError(f"{_join(path, name)}: no such field: {nearest(str(name), [*hints])}")
+            near = nearest(str(name)[:80], [*hints])
+            raise ConfigError(f"{shortened(_join(path, name))}: no such field: {near}")
     made = {}
     for field in fields(kind):
         here = _join(path, field.name)
@@ -158,8 +240,8 @@ def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
             raise ConfigError(f"{here}: is missing and has no default: give a value")
     try:
         return kind(**made)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{_at(path)}{error}") from error
+    except (ValueError, TypeError, ArithmeticError, ConfigError) as error:
+        raise ConfigError(f"{_at(path)}{shortened(str(error), 300)}") from error
 
 
 @cache
@@ -180,11 +262,12 @@ def _leaf(kind: Any, value: Any, path: str, default: Any) -> Any:
         reason = first["msg"][0].lower() + first["msg"][1:]
         said = f"is not {expected}" if expected else f"does not fit: {reason}"
         such = f", such as {_dump(default, type(default))!r}" if default is not None else ""
-        raise ConfigError(f"{path}: {value!r} {said}: give {_spoken(kind)}{such}") from error
+        told = f"{path}: {shortened(repr(value))} {shortened(said)}"
+        raise ConfigError(f"{told}: give {_spoken(kind)}{such}") from error
 
 
 def _spoken(kind: Any) -> str:
-    """An annotation as a reader would write it."""
+    """Write an annotation for a reader."""
     if typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -277,11 +360,11 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
 
 
 def _read(text: str) -> Any:
-    """JSON where the text is JSON, a list where it becomes one in brackets, else the text."""
+    """Read JSON where the text is JSON, a list where brackets make it one, else the text."""
     for form in (text, f"[{text}]"):
         try:
-            return json.loads(form)
-        except json.JSONDecodeError:
+            return loads(form)
+        except ValueError:
             continue
     return text
 

@@ -6,7 +6,6 @@ file of an engine, which `vitrail export` made.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from vitrail.data.decode import BrokenImage, decode, decode_image, read_file
 from vitrail.data.labels import Labels
 from vitrail.data.listing import collect
 from vitrail.data.parallel import in_order
-from vitrail.errors import ConfigError, RunError
-from vitrail.measure.session import session
+from vitrail.engines.sealed import open_sealed
+from vitrail.errors import ConfigError
 from vitrail.report.predictions import as_csv, as_json, as_table, show
 from vitrail.run.folder import RunFolder
 
@@ -49,12 +48,12 @@ class Prediction:
 
     @property
     def none_of_these(self) -> bool:
-        """Whether even the likeliest class is below the threshold."""
+        """Tell whether even the likeliest class is below the threshold."""
         return bool(self.ranked) and self.ranked[0][1] < (self.threshold or 0)
 
     @property
     def answer(self) -> str | None:
-        """The likeliest class, or "none of these" below the threshold; None after an error."""
+        """Return the likeliest class, "none of these" below the threshold, None after an error."""
         if not self.ranked:
             return None
         return NONE if self.none_of_these else self.ranked[0][0]
@@ -199,14 +198,8 @@ def _from_array(values: np.ndarray) -> Image.Image:
 
 
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
-    running = session(folder.onnx)
-    facts = running.get_modelmeta().custom_metadata_map
-    theirs = [json.loads(facts.get(name, "null")) for name in ("classes", "image", "channels")]
-    if theirs != [list(labels.classes), list(labels.image), labels.channels]:
-        raise RunError(
-            f"{folder.onnx} has other classes or images than {folder.labels}: write it again by "
-            f"`vitrail export {folder.path} --onnx`"
-        )
+    again = f"vitrail export {folder.path} --onnx"
+    running = open_sealed(folder.onnx, labels, folder.read_tie(), again)
     return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
 
 

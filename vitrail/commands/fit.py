@@ -64,7 +64,7 @@ def fit(
         typer.Option("--resume", help="Go on with the run in --out; --time and limits may change."),
     ] = False,
 ) -> None:
-    """Find, train, judge and export the best model for your images within a budget."""
+    """Find, train, test and export the best model for your images within a budget."""
     from vitrail.fit import fit as run
 
     work()

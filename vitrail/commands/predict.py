@@ -13,17 +13,20 @@ from vitrail.errors import ConfigError, DataError
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
-    top: Annotated[int, typer.Option(help="Number of classes to name for each image.")] = 3,
+    top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
     threshold: Annotated[
         float | None,
         typer.Option(help='Probability below which the answer is "none of these", e.g. 0.8.'),
     ] = None,
     as_json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values, for spreadsheets.")
+    ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Answer by what `vitrail export --engine` made.")
+        str | None,
+        typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
 ) -> None:
     """Classify images with a finished run."""

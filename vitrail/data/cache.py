@@ -116,7 +116,7 @@ def pixels(
 
 
 def cache_limit() -> tuple[int, bool]:
-    """What the cache may take, in bytes, and whether VITRAIL_CACHE_LIMIT says so.
+    """Return what the cache may take, in bytes, and whether VITRAIL_CACHE_LIMIT says so.
 
     Raises ConfigError for a limit that cannot be read.
     """

@@ -57,7 +57,7 @@ def decode_image(
 
 
 def resize(images: np.ndarray, image: tuple[int, int]) -> np.ndarray:
-    """uint8 (N, h, w, C) to uint8 (N, H, W, C), antialiased bilinear.
+    """Resize uint8 (N, h, w, C) to uint8 (N, H, W, C), antialiased bilinear.
 
     Torchvision's resize of uint8 tensors without the seconds that importing it takes.
     """

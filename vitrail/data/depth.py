@@ -30,7 +30,7 @@ class Range:
 
     @property
     def usual(self) -> bool:
-        """Whether it is one that files are meant in: 0 to 1, to 255, or to a power of two."""
+        """Tell whether files are usually meant in it: 0 to 1, to 255, or to a power of two."""
         whole = int(self.high) == self.high and int(self.high) & (int(self.high) + 1) == 0
         return self.low == 0 and whole and self.high > 0
 
@@ -76,7 +76,7 @@ def look(blocks: Iterable[np.ndarray], kind: str, nodata: float | None = None) -
 
 
 def together(some: Sequence[Values]) -> Values:
-    """The values of all images of one kind.
+    """Summarise the values of all images of one kind.
 
     A marker counts as a value like others unless it lies further from them than they spread.
     """
@@ -98,7 +98,7 @@ def together(some: Sequence[Values]) -> Values:
 
 
 def range_of(values: Values) -> Range:
-    """The range for values: the one that they seem to be meant in, where they use half of it.
+    """Choose a range for values: the one they seem to be meant in, if they use half of it.
 
     Whole numbers: 0 to the largest of as many bits; floats: 0 to 1 or to 255; everything else
     from the least to the greatest.
@@ -116,13 +116,13 @@ def range_of(values: Values) -> Range:
 
 
 def chosen(ranges: Sequence[Range], values: Values) -> Range:
-    """The range of the values' kind, or their own where there is none."""
+    """Return the range of the values' kind, or their own where there is none."""
     fitting = [known for known in ranges if known.kind == values.kind]
     return fitting[0] if fitting else range_of(together([values]))
 
 
 def scaled(block: np.ndarray, limits: Range) -> np.ndarray:
-    """Values of any shape as uint8, rounded, clipped to the range; NaN is 0."""
+    """Return values of any shape as uint8, rounded, clipped to the range; NaN is 0."""
     # Not in place: the values are a view of the image.
     with np.errstate(invalid="ignore"):  # of NaN there are kinds that warn when they are copied
         out = block.astype(np.float64)
@@ -134,7 +134,7 @@ def scaled(block: np.ndarray, limits: Range) -> np.ndarray:
 
 
 def is_dim(values: Values, limits: Range) -> bool:
-    """Whether an image's values lie so close together that little of it can be seen."""
+    """Tell whether an image's values lie so close together that little of it can be seen."""
     return 0 < values.high - values.low < DIM * (limits.high - limits.low)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from vitrail.data import magic
-from vitrail.errors import DataError, extra
+from vitrail.errors import DataError
 
 # A file that is larger is no photograph; it would only fill the memory.
 OVERSIZED_BYTES = 1 << 30
@@ -31,7 +31,7 @@ _HEAD_BYTES = 1024
 
 
 class BrokenImage(DataError):
-    """Bytes that are no complete image; `kind` is one of "empty", "not an image", "truncated",
+    """A file that is not a complete image; `kind` is one of "empty", "not an image", "truncated",
     "bomb", "broken", "unreadable", "oversized", "unread", "no values", or one of
     `magic.UNREAD`, the formats that cannot be read here."""
 
@@ -43,7 +43,7 @@ class BrokenImage(DataError):
 
 @cache
 def known() -> tuple[str, ...]:
-    """The names in Pillow of the formats that are read with what is installed."""
+    """Return the names in Pillow of the formats that are read with what is installed."""
     Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
@@ -68,30 +68,30 @@ def _quieten() -> None:
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, of the formats that are read: ".jpg", ".jfif", ".png" ..."""
+    """Return the suffixes of the formats that are read, in lower case: ".jpg", ".jfif" ..."""
     formats = known()
     return frozenset(end for end, form in Image.registered_extensions().items() if form in formats)
 
 
 def remedy(name: str) -> str:
-    """What to do with images of a format in `magic.UNREAD`, after "which"."""
+    """Say what to do with images of a format in `magic.UNREAD`, after "which"."""
     convert = "convert them to JPEG, PNG or TIFF"
     if name != "HEIC":
         return f"vitrail does not read: {convert}"
     if "HEIF" in known():
         return f"pillow-heif cannot read, as if damaged: make them again, or {convert}"
-    return f"pillow-heif would read: {extra('heif')}, or {convert}"
+    return f"pillow-heif would read: pip install 'vitrail[heif]', or {convert}"
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file. Raises BrokenImage for any other, and OSError of the file."""
+    """Read a regular file. Raises BrokenImage for any other, and OSError of the file."""
     with _opened(path) as file:
         check_file(os.fstat(file.fileno()))
         return file.read()
 
 
 def check_file(facts: os.stat_result) -> None:
-    """Raises BrokenImage for a file that should not be read: a pipe, a device, an endless one."""
+    """Raise BrokenImage for a file that should not be read: a pipe, a device, an endless one."""
     if not stat.S_ISREG(facts.st_mode):
         raise BrokenImage("unreadable", "is not a regular file")
     if facts.st_size > OVERSIZED_BYTES:
@@ -100,7 +100,7 @@ def check_file(facts: os.stat_result) -> None:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file begins as images do, also those that cannot be read here."""
+    """Tell whether a file begins as images do, also those that cannot be read here."""
     try:
         with _opened(path) as file:
             check_file(os.fstat(file.fileno()))
@@ -121,7 +121,7 @@ def _opened(path: str | os.PathLike) -> BinaryIO:
 
 
 def open_image(data: bytes) -> ImageFile:
-    """An image of which only the header is read. Raises BrokenImage."""
+    """Read the header of an image. Raises BrokenImage."""
     try:
         image = Image.open(io.BytesIO(data), formats=known())
     except Image.UnidentifiedImageError:
@@ -138,12 +138,13 @@ def open_image(data: bytes) -> ImageFile:
 
 
 def bomb(what: object) -> BrokenImage:
+    """Return the error of an image that is too large to be decoded safely."""
     text = f"is larger than Pillow's limit against decompression bombs ({short(what)})"
     return BrokenImage("bomb", text)
 
 
 def short(error: object) -> str:
-    """An error in at most 160 letters, on one line."""
+    """Say an error in at most 160 letters, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 

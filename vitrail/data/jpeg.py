@@ -95,10 +95,10 @@ def _note(frame: _Frame, head: bytes) -> None:
 
 
 def closed(data: bytes, course: Scans) -> bytes:
-    """The file with an end mark behind its last scan where it has none."""
+    """Return the file with an end mark behind its last scan where it has none."""
     return data if course.closed else data[: course.end] + END
 
 
 def continued(data: bytes, course: Scans) -> bytes:
-    """The file with other bytes behind its last scan: the same image if nothing is missing."""
+    """Return the file with other bytes behind its last scan, the same image if it is whole."""
     return data[: course.end] + OTHER + (data[course.end :] if course.closed else END)

@@ -45,17 +45,17 @@ UNREAD = frozenset(name for _, _, name in _UNREAD)
 
 
 def readable(head: bytes) -> str | None:
-    """The format that these first bytes are of, among those that are always read."""
+    """Name the format of these first bytes, among those that are always read."""
     return _named(head, _READ)
 
 
 def unread(head: bytes) -> str | None:
-    """The image format that these first bytes are of, among those that are not always read."""
+    """Name the image format of these first bytes, among those that are not always read."""
     return _named(head, _UNREAD)
 
 
 def other(head: bytes) -> str | None:
-    """What these first bytes are of that is not an image of pixels."""
+    """Name what these first bytes are of that is not an image of pixels."""
     start = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<?xml") and b"<svg" in start:
         return "an SVG drawing"
@@ -64,7 +64,7 @@ def other(head: bytes) -> str | None:
 
 
 def tiff_kind(data: bytes) -> str | None:
-    """How many values of how many bits a TIFF has per pixel, if it says so."""
+    """Say how many values of how many bits a TIFF has per pixel, if it tells."""
     from PIL import TiffImagePlugin as tiff
 
     try:

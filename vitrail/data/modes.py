@@ -31,7 +31,7 @@ _NODATA, _SAMPLE_FORMAT, _PHOTOMETRIC, _BANDS = 42113, 339, 262, 277
 
 
 def name(image: Image.Image) -> str:
-    """What the mode is called in findings; of whole numbers beyond 8 bits, how many there are."""
+    """Return what the mode is called in findings, for whole numbers beyond 8 bits their bits."""
     if image.mode.startswith("I;16"):
         return "16-bit"
     if image.mode == "I":
@@ -40,12 +40,12 @@ def name(image: Image.Image) -> str:
 
 
 def tag(image: Image.Image, number: int, default):
-    """A tag of a TIFF, or the default where the image has none."""
+    """Return a tag of a TIFF, or the default where the image has none."""
     return getattr(image, "tag_v2", {}).get(number, default)
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the values lie in the file, as Pillow calls it, before the image is loaded."""
+    """Say how the values lie in the file, as Pillow calls it, before the image is loaded."""
     spots = getattr(image, "tile", None)
     arguments = spots[0][3] if spots else ""
     first = arguments if isinstance(arguments, str) else next(iter(arguments or ("",)))
@@ -65,11 +65,12 @@ def _read_as(spot: Any, raw: str) -> Any:
 
 
 def has_alpha(image: Image.Image) -> bool:
+    """Tell whether some of the image may be transparent."""
     return image.mode in _ALPHA or "transparency" in image.info
 
 
 def spare_bands(image: Image.Image) -> bool:
-    """Whether a TIFF has more values per pixel than are taken of it."""
+    """Tell whether a TIFF has more values per pixel than are taken of it."""
     wanted = len(image.getbands())
     return tag(image, _BANDS, wanted) > wanted
 
@@ -83,7 +84,7 @@ def key_levels(image: Image.Image, raw: str) -> None:
 
 
 def flat(image: Image.Image) -> Image.Image:
-    """An image of 8-bit values, transparency laid over white, as mode L or RGB."""
+    """Turn an image of 8-bit values into mode L or RGB, transparency laid over white."""
     mode = "L" if image.mode in _GREY else "RGB"
     if tag(image, _SAMPLE_FORMAT, (1,))[0] == 2 and image.mode == "L":
         # Signed bytes, which Pillow takes for unsigned ones.
@@ -126,10 +127,11 @@ class Deep:
 
     @property
     def alpha(self) -> bool:
+        """Tell whether some of the image may be transparent."""
         return self._key is not None or self._colours is not None
 
     def eight_bits(self, limits: Range) -> Image.Image:
-        """The image in mode L or RGB, its values from `limits` to 0 and 255."""
+        """Return the image in mode L or RGB, its values from `limits` to 0 and 255."""
         bands = () if self._wide is None or self._colours == 1 else (3,)
         out = np.empty((self._image.height, self._image.width, *bands), np.uint8)
         flipped = self._wide is None and tag(self._image, _PHOTOMETRIC, 1) == 0
@@ -158,7 +160,7 @@ class Deep:
 
 
 def is_wide(raw: str) -> bool:
-    """Whether the file has several values of 16 bits, of which Pillow keeps the upper halves."""
+    """Tell whether Pillow keeps only the upper halves of several values of 16 bits."""
     return raw.startswith(_WIDE)
 
 
@@ -199,6 +201,7 @@ def _rows(image: Image.Image) -> int:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the image in strips of some rows, each with the number of its first row."""
     rows = _rows(image)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

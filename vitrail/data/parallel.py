@@ -70,7 +70,7 @@ class Room:
 
     @contextmanager
     def taken(self, n: int) -> Iterator[None]:
-        """So many bytes for as long as the context lasts; a thread may not ask again inside."""
+        """Take so many bytes while the context lasts; a thread may not ask again inside."""
         n = min(n, self.total)
         with self._changed:
             self._changed.wait_for(lambda: n <= self._left)

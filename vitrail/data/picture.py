@@ -54,12 +54,12 @@ class Picture:
 
     @property
     def stretched(self) -> bool:
-        """Whether the values have no usual range, so that least and greatest became 0 and 255."""
+        """Tell whether, without a usual range, least and greatest became 0 and 255."""
         return self.limits is not None and not self.limits.usual
 
     @property
     def dim(self) -> bool:
-        """Whether the image uses less than 1/8 of its range."""
+        """Tell whether the image uses less than 1/8 of its range."""
         values, limits = self.values, self.limits
         return values is not None and limits is not None and is_dim(values, limits)
 
@@ -87,13 +87,13 @@ def reading(data: bytes, ranges: Sequence[Range] = ()) -> Iterator[Picture]:
 
 
 def read_picture(data: bytes, ranges: Sequence[Range] = ()) -> Picture:
-    """The picture of `reading`, to keep. Raises `BrokenImage`."""
+    """Return the picture of `reading`, to keep. Raises `BrokenImage`."""
     with reading(data, ranges) as picture:
         return picture
 
 
 def of_image(image: Image.Image, ranges: Sequence[Range] = ()) -> Picture:
-    """The picture of an image in memory, of any mode of Pillow's. Raises `BrokenImage`."""
+    """Return the picture of an image in memory, of any mode of Pillow's. Raises `BrokenImage`."""
     with _told():
         image.load()
         return _upright(image, "", None, ranges)

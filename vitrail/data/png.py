@@ -7,7 +7,7 @@ _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT
 
 
 def pixels_only(data: bytes) -> bytes | None:
-    """The file without texts, profiles and the like; None where there are none, or no PNG.
+    """Leave texts, profiles and the like out of a PNG; None where there are none, or no PNG.
 
     Pillow refuses texts that unpack to more than it allows, and any chunk with a wrong checksum.
     """

@@ -141,7 +141,7 @@ def _fault(path: Path, inode: int, changed_ns: int, size: int) -> str | None:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The files below the cache folder, those unused for longest first."""
+    """List the files below the cache folder, those unused for longest first."""
     found = []
     for path in folder.rglob("*"):
         with suppress(OSError):  # removed by another process meanwhile
@@ -154,7 +154,10 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def remove(entry: Entry) -> bool:
-    """Remove a file unless a running process uses it; whether it is gone. Raises OSError."""
+    """Remove a file unless a running process uses it, and tell whether it is gone.
+
+    Raises OSError.
+    """
     try:
         with open(entry.path, "rb") as file:
             if not _lock(file, exclusive=True):
@@ -172,7 +175,7 @@ def remove(entry: Entry) -> bool:
 
 
 def in_use(entry: Entry) -> bool:
-    """Whether a running process maps the file or writes it."""
+    """Tell whether a running process maps the file or writes it."""
     try:
         with open(entry.path, "rb") as file:
             return not _lock(file, exclusive=True)

@@ -24,9 +24,9 @@ class Broken(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """Of the images that were read, row by row, what `gate.Inspection` says and the signatures
-    of `twins`; of the broken ones, the reasons; of each trait, how many have it and some keys;
-    of each kind of values beyond 8 bits, the range that becomes 0 to 255."""
+    """What a pass saw: of the images that were read, row by row, what `gate.Inspection` says and
+    the signatures of `twins`; of the broken ones, the reasons; of each trait, how many have it
+    and some keys; of each kind of values beyond 8 bits, the range that becomes 0 to 255."""
 
     rows: np.ndarray
     digests: np.ndarray
@@ -68,6 +68,7 @@ class Tally:
         self._grey = True
 
     def add(self, row: int, seen: Seen | Broken) -> None:
+        """Take in what was seen of the image in a row."""
         if isinstance(seen, Broken):
             self._broken[row] = seen
             return
@@ -81,6 +82,7 @@ class Tally:
             self._traits.setdefault(trait, []).append(row)
 
     def scan(self, ranges: tuple[Range, ...]) -> Scan:
+        """Return all of it in the order of the rows."""
         rows = np.array(self._rows, np.int64)
         order = np.argsort(rows)
         marks = np.frombuffer(bytes(self._marks), np.uint8).reshape(-1, twins.BYTES)
@@ -103,4 +105,5 @@ class Tally:
 
 
 def words(digests: bytearray) -> np.ndarray:
+    """Turn digests of 16 bytes into uint64 (N, 2)."""
     return np.frombuffer(bytes(digests), ">u8").reshape(-1, 2).astype(np.uint64)

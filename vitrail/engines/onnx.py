@@ -25,13 +25,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitrail import __version__
+from vitrail import __version__, digests, files
+from vitrail.config import to_json
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
+from vitrail.engines import sealed
 from vitrail.engines.served import Agree, Served, same_class
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.session import session
+from vitrail.units import counted
 
 TOLERANCE = 1e-4
 # So many images are compared, or all where there are fewer.
@@ -76,22 +79,29 @@ def export_onnx(
     """
     path = Path(path)
     if not len(images):
-        raise ExportError(f"{path} has no {described} to be compared on: give at least one")
-    part = path.with_name(f".{path.name}.{os.getpid()}.onnx")
+        raise ExportError(
+            f"{path} cannot be checked, for there are no {described} to be compared on: "
+            "give at least one"
+        )
+    tie = digests.of_model(model.state_dict(), labels)
     try:
-        with bar("exporting", len(images), shown=progress) as advance:
-            inside = _write(serve(model.eval(), labels).eval(), labels, config, part)
+        with (
+            bar("exporting", len(images), shown=progress) as advance,
+            files.replacing(path) as part,
+        ):
+            inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
             largest = compare(model, labels, _logits(part), images, advance, agree)
-        os.replace(part, path)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} cannot be written ({files.reason(error)}): free some space, then do it again"
+        ) from error
     return Exported(path, path.stat().st_size, len(images), largest, inside, described)
 
 
-def _write(served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, path: Path) -> bool:
-    """Write the file; whether it resizes images itself."""
+def _write(
+    served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, tie: str, path: Path
+) -> bool:
+    """Write the file, tied to its weights and labels; returns whether it resizes images itself."""
     import onnx
 
     # Two images: with one, torch would take the batch for a constant.
@@ -114,26 +124,22 @@ def _write(served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, 
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
-    facts = {
-        "classes": list(labels.classes),
-        "image": list(labels.image),
-        "channels": labels.channels,
-        "mean": list(labels.mean),
-        "std": list(labels.std),
-        "temperature": labels.temperature,
+    facts = to_json(labels) | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",
         "vitrail": __version__,
+        sealed.TIE: tie,
     }
+    sealed.strip(proto)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     )
-    onnx.save(proto, path)
+    sealed.write(path, proto.SerializeToString())
     return inside
 
 
 def _front(labels: Labels, *, inside: bool) -> Any:
-    """The graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
+    """Make the graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
     from onnx import TensorProto, helper
 
     shape = [labels.channels, *labels.image]
@@ -167,7 +173,7 @@ def _front(labels: Labels, *, inside: bool) -> Any:
 
 
 def fixed_size(path: Path, labels: Labels) -> Any:
-    """The exported file without its Resize: for images of the model's size only."""
+    """Return the exported file without its Resize, for images of the model's size only."""
     import onnx
 
     proto = onnx.load(path)
@@ -180,7 +186,7 @@ def fixed_size(path: Path, labels: Labels) -> Any:
 
 
 def _of_front(entry: Any) -> bool:
-    """Whether a node makes, or another entry names, what `_front` brought in."""
+    """Return whether a node makes, or another entry names, a part of `_front`."""
     name = entry.output[0] if hasattr(entry, "output") else entry.name
     return name == "pixels" or name.startswith("front.")
 
@@ -196,8 +202,10 @@ def _prepend(front: Any, graph: Any) -> None:
 
 
 def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
-    """Whether the graph's Resize gives `data.decode.resize` to 1 of 255, and at the model's own
-    size the image itself; on noise and smooth images, smaller and larger. `path` is overwritten.
+    """Return whether the graph's Resize agrees with `data.decode.resize` to 1 of 255.
+
+    At the model's own size it must return the image itself. Tried on noise and smooth images,
+    smaller and larger; `path` is overwritten.
     """
     import onnx
 
@@ -218,7 +226,7 @@ def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
 
 
 def _logits(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What ONNX Runtime answers with the file. Raises ExportError."""
+    """Return a function that answers with the file in ONNX Runtime. Raises ExportError."""
     try:
         running = session(path)
     except RunError as error:
@@ -234,8 +242,10 @@ def compare(
     advance: Callable[[int], None],
     agree: Agree = same_class,
 ) -> float:
-    """The largest difference of a logit over all images between the model and an exported file,
-    whose `logits` are given. Raises ExportError when it is 1e-4 or more, or top-1 differs.
+    """Return the largest difference of a logit between the model and an exported file.
+
+    `logits` answers with the file. Raises ExportError when the difference is 1e-4 or more, or a
+    class differs.
     """
     differences, differing = [], 0
     for start in range(0, len(images), BATCH):
@@ -250,20 +260,21 @@ def compare(
     largest = float(np.max(differences))
     if differing or not largest < TOLERANCE:
         raise ExportError(
-            f"the exported file is not the model: of {len(images)} images {differing} get another "
-            f"answer, and logits differ by up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
+            f"the exported file does not compute what the model does: of "
+            f"{counted(len(images), 'image')} {differing} get another answer, and logits differ by "
+            f"up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
         )
     return largest
 
 
 def synthetic(labels: Labels) -> np.ndarray:
-    """Images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
+    """Make images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
     random = np.random.default_rng(0)
     return np.stack([_scene(random, labels) for _ in range(ENOUGH)])
 
 
 def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
-    """Soft patches of light under a little noise."""
+    """Make soft patches of light under a little noise."""
     coarse = random.integers(0, 256, (1, 7, 7, labels.channels), dtype=np.uint8)
     smooth = resize(coarse, labels.image)[0].astype(np.float32)
     noise = random.standard_normal(smooth.shape, dtype=np.float32)
@@ -272,7 +283,7 @@ def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet():
-    """Exporters and quantisers write about their own affairs to standard output and to the log."""
+    """Silence exporters and quantisers, which write to standard output and to the log."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

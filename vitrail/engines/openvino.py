@@ -27,7 +27,7 @@ PASSIVE = {"Constant", "Parameter", "Result", "Convert"}
 
 
 def package(name: str) -> Any:
-    """The module `name`, imported now. Raises ConfigError when it is not installed."""
+    """Import the module `name`. Raises ConfigError when it is not installed."""
     # OpenVINO and NNCF report their use to their makers, from the import on; without this package,
     # which they can do without, they do not.
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,7 @@ from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
 from vitrail.run.reading import Hardware
+from vitrail.run.storage import redacted
 from vitrail.train.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
@@ -68,6 +69,11 @@ class Arguments:
     def asked(self) -> Asked:
         """What the report repeats."""
         return Asked(self.command, self.budget, self.seed, self.time_s)
+
+    @property
+    def public(self) -> Arguments:
+        """The arguments as they may be written down: the URL of a database without its password."""
+        return replace(self, storage=self.storage and redacted(self.storage))
 
     def again(self, run: Path) -> str:
         """Return the command that goes on with this fit in the folder `run`."""
@@ -128,6 +134,8 @@ def ask(
             )
     rivals(asked.engine)
     asked.wish  # noqa: B018  # checked to the last field before any image is read
+    if words.get("storage"):
+        options["storage"] = redacted(str(words.get("storage")))
     said = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))

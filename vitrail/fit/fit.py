@@ -12,33 +12,34 @@ import time as clock
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Unpack
 
 from rich.console import Console
 
-from vitrail.config import parse, to_json
+from vitrail.config import to_json
 from vitrail.data.opening import open_source
 from vitrail.data.split import Split
 from vitrail.engines import rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
-from vitrail.files import PART
 from vitrail.fit.arguments import Arguments, Words, amended, ask, given
 from vitrail.fit.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
+from vitrail.report.facts import FindingFacts
 from vitrail.run.exported import exported_latency
 from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
+from vitrail.run.storage import completed
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
 from vitrail.search.candidate import Candidate
 from vitrail.search.field import Field
+from vitrail.search.flips import Flips, decide
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
@@ -95,7 +96,7 @@ def fit(
         spent = clock.monotonic() - began
         state = State.new(
             run.path / "fit.json",
-            arguments=to_json(asked),
+            arguments=to_json(asked.public),
             images=images.digest,
             shortlist=to_json(found),
             spent_s=spent,
@@ -109,9 +110,10 @@ def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], 
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values:
         raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
-    asked = parse(Arguments, state.values["arguments"])
+    asked = state.get(Arguments, "arguments")
+    asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
-    known = parse(Shortlist, state.values["shortlist"])
+    known = state.get(Shortlist, "shortlist")
     rivals(asked.engine)
     with interruptible(asked.again(run.path)):
         view.until(state.deadline(asked.time_s))
@@ -124,7 +126,8 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    fixed = [name for name in given(words) if name in ("seed", "group-by", "pretrained", "storage")]
+    settled = ("seed", "group-by", "pretrained")
+    fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(
             f"--{fixed[0] if fixed else f'set {settings[0]}'} cannot change while a run goes on: "
@@ -140,7 +143,7 @@ def _changed(
         )
     view.phase("going on with new limits")
     # Whoever missed the old latency may keep the new one, and the other way round.
-    state.put(arguments=to_json(now), misses={})
+    state.put(arguments=to_json(now.public), misses={})
     return now
 
 
@@ -236,7 +239,11 @@ class _Fit:
             left = max(1.0, self.train_end - clock.monotonic())
             state.put(race_s=RACE_SHARE * left, train_s=left)
         if not race.entered:
-            race.enter(self._runners(state.values["race_s"], state.values["train_s"]))
+            entrants = self._runners(state.values["race_s"], state.values["train_s"])
+            race.enter(self._flipped(entrants))
+        if "flips" in state.values:
+            decided = state.get(Flips, "flips")
+            self.desk.notes.append(FindingFacts("flips", "info", decided.sentence))
         runners = race.run(
             self.workshop,
             self.view,
@@ -273,6 +280,28 @@ class _Fit:
             recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
             runners.append(Runner(one, recipe, steps, seconds=tuple(marks)))
         return runners
+
+    def _flipped(self, runners: list[Runner]) -> list[Runner]:
+        """Leave out left-right flips where the first candidate does better without them.
+
+        Not where a setting says so, nor where several machines would have to agree.
+        """
+        said = any(s.startswith("augment") for s in self.asked.settings)
+        first = runners[0]
+        if said or self.asked.storage is not None or not first.recipe.augment.flip:
+            return runners
+        if "flips" not in self.state.values:
+            decided = decide(
+                self.workshop, first.recipe, self.folder.path, first.candidate.name,
+                first.steps[0], self.view,
+            )  # fmt: skip
+            self.view.say(decided.sentence)
+            self.state.put(flips=to_json(decided))
+        flip = self.state.get(Flips, "flips").flip
+        return [
+            replace(r, recipe=replace(r.recipe, augment=replace(r.recipe.augment, flip=flip)))
+            for r in runners
+        ]
 
     def _final(self, race: Race, runners: list[Runner]) -> tuple[Finished, bool]:
         """Train the best in full; where its exported file misses the latency, the next.
@@ -353,13 +382,13 @@ class _Fit:
         whatever: bool,
     ) -> Finished | None:
         limit = self.asked.budget.latency_s
-        with TemporaryDirectory(prefix=".engine", suffix=PART, dir=self.folder.path) as scratch:
-            shipped: Shipped = ship(trained, self.desk, Path(scratch))
+        with self.folder.scratch() as scratch:
+            shipped: Shipped = ship(trained, self.desk, scratch)
             if limit is not None and shipped.latency_s > limit and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
             field = Field(runners, self.found.over, misses, runner)
-            return conclude(trained, shipped, self.desk, Path(scratch), field)
+            return conclude(trained, shipped, self.desk, scratch, field)
 
 
 def reserve(seconds: float) -> float:

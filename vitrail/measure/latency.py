@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from vitrail import files
+from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores, processor, versions
 from vitrail.measure.session import session
 
@@ -43,10 +45,15 @@ class Latency:
         """The quickest run: what the machine can do where other programs disturb the median."""
         return self.p50_s if self.least_s is None else self.least_s
 
+    def __post_init__(self) -> None:
+        known = (self.p50_s, self.p90_s, *(() if self.p95_s is None else (self.p95_s,)))
+        if self.n < 1 or not all(0 <= one < math.inf for one in known):
+            raise ConfigError(f"{known} of {self.n} runs are not times")
+
 
 @contextmanager
 def threads_set(threads: int | None) -> Iterator[None]:
-    """torch computes with that many threads inside (None: as it is), as before afterwards."""
+    """Let torch compute with that many threads inside (None: unchanged), and as before after."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -62,12 +69,11 @@ def turns(
     least: int = 5,
     advance: Callable[[float], None] = lambda spent: None,
 ) -> list[list[float]]:
-    """Seconds of each run of each call, the calls taking turns so that a busy moment hits them
-    all; run n of every call belongs to round n.
+    """Measure the seconds of each run of each call, the calls taking turns.
 
-    Each call gets a tenth of its share as warm-up, two runs at least, and then about
-    `seconds` of measurement, `least` runs at least. After each round `advance` is told the
-    seconds that it took.
+    So a busy moment hits them all; run n of every call belongs to round n. Each call gets a tenth
+    of its share as warm-up, two runs at least, and then about `seconds` of measurement, `least`
+    runs at least. After each round `advance` is told the seconds that it took.
     """
     for call in calls:
         _repeat(call, seconds / 10, 2)
@@ -89,20 +95,20 @@ def alternate(
     seconds: float,
     advance: Callable[[float], None] = lambda spent: None,
 ) -> list[Latency]:
-    """The latency of each call, measured in turns."""
+    """Measure the latency of each call, in turns."""
     return [summary(spent) for spent in turns(calls, seconds=seconds, advance=advance)]
 
 
 def summary(times: Sequence[float]) -> Latency:
-    """Median, 90th and 95th percentile of runs."""
+    """Return the median, 90th and 95th percentile of runs."""
     ordered = sorted(times)
     n = len(ordered)
     return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20], ordered[0])
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as long `slow` takes as `fast`: the median over rounds, and the ends of
-    its 95 % interval.
+    """Return how many times as long `slow` takes as `fast`: the median over rounds, and the ends
+    of its 95 % interval.
 
     The interval is that of the sign test, which asks nothing of the distribution: the ranks
     between which the median of so many independent rounds lies. Few rounds reach from the
@@ -124,10 +130,10 @@ def eager_latency(
     seconds: float = 0.5,
     batch: int = 1,
 ) -> Latency:
-    """Latency of the model in torch for `batch` images of (height, width), or clips of (frames,
-    height, width), in eval mode.
+    """Measure the latency of a model in torch, in eval mode.
 
-    On an accelerator each run is waited for.
+    It is that of `batch` images of (height, width), or clips of (frames, height, width). On an
+    accelerator each run is waited for.
     """
     images = torch.randn(batch, channels, *image, device=device)
     model = model.to(device)
@@ -155,7 +161,7 @@ def onnx_latency(
     seconds: float = 1.0,
     image: tuple[int, int] | None = None,
 ) -> Latency:
-    """Latency of an exported file in ONNX Runtime on the CPU, for one random uint8 image.
+    """Measure an exported file in ONNX Runtime on the CPU, for one random uint8 image.
 
     The input is (1, H, W, C); `image` gives (H, W) where the file leaves them open.
     """
@@ -174,11 +180,12 @@ def onnx_latency(
 
 
 def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
-    """Give a latency measured on this machine with this torch in the last week, or measure it now.
+    """Return a latency measured on this machine with this torch in the last week, or measure it.
 
     `key` says what is measured (configuration, image, threads, device); the processor, its
     cores and the versions are added. One small file per key in $VITRAIL_CACHE/latency (by
-    default ~/.cache/vitrail/latency), with a digest, written whole or not at all.
+    default ~/.cache/vitrail/latency), with a digest, written whole or not at all. A damaged one is
+    measured again; where none can be kept, a warning says so.
     """
     full = {**key, "cpu": processor(), "cores": cores(), "versions": versions()}
     text = json.dumps(full, sort_keys=True)
@@ -188,9 +195,16 @@ def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
     if known is not None:
         return known
     found = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
     figures = json.dumps(asdict(found))
-    files.write(file, f"{figures}\n{_digest(file, figures)}\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, f"{figures}\n{_digest(file, figures)}\n")
+    except OSError as error:
+        warnings.warn(
+            f"{file.parent} cannot be written ({files.reason(error)}): set VITRAIL_CACHE to "
+            "another folder, and what was measured is kept",
+            stacklevel=2,
+        )
     return found
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from vitrail.config import nearest, override, parse, to_json
 from vitrail.data.augment import Augment
+from vitrail.data.split import Duplicates
+from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError, RunError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
@@ -32,6 +34,9 @@ class Data:
 
     `spec` is a folder, table or built-in name; `val` and `test` are the fractions held back
     where the source has no such parts; `mean` and `std` are per channel, in [0, 1] units.
+    `duplicates` says what becomes of copies of one picture: "group" keeps them on one side of the
+    split, "keep" lets them fall anywhere, "drop" leaves out all but one; `threshold` is how far
+    two copies may differ, in levels of 255.
     """
 
     spec: str
@@ -43,6 +48,8 @@ class Data:
     channels: int = 3
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    duplicates: Duplicates = "group"
+    threshold: float = LEVELS
 
 
 @dataclass(frozen=True)

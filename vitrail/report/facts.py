@@ -1,17 +1,27 @@
-"""What a report tells: plain values, filled by whoever did the work.
+"""The contents of a report as plain values, filled by whoever did the work.
 
-Nearly everything may be absent; the page leaves out what it knows nothing of.
+Nearly everything may be absent; the page leaves out whatever is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vitrail.report.ahead import Interval
+from vitrail.report.chapter import Chapter
+
+# What a latency was measured on: the exported file, or the model in torch.
+Clock = Literal["exported", "torch"]
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that won: `macs` per image of size `image` = (height, width) in pixels."""
+    """The model that won: `macs` per image of size `image` = (height, width) in pixels.
+
+    `title` is what people read, the name where it is empty; `config` its Config in JSON.
+    """
 
     name: str
     family: str
@@ -20,11 +30,18 @@ class ModelFacts:
     image: tuple[int, int]
     channels: int
     pretrained: str | None = None
+    title: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """Return the title, or the name where there is none."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)
 class FindingFacts:
-    """One thing that the data gate noticed; `severity` is "error", "warning" or "info"."""
+    """A finding of the data gate; `severity` is "error", "warning" or "info"."""
 
     kind: str
     severity: str
@@ -42,9 +59,9 @@ class BrokenFile:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The images: `parts` maps "train", "validation" and "test" to the images of each class.
+    """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
-    `origin` is what the user named; `split` says in a sentence how the parts came about.
+    `origin` is what the user named; `split` says in a sentence how the parts were made.
     """
 
     name: str
@@ -58,7 +75,11 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on the test part, in [0, 1], with its 95 % interval [low, high] over n images."""
+    """Accuracy on the test split, in [0, 1], with its 95 % interval [low, high] over n images.
+
+    `balanced` is the mean recall over classes, `top5` the share whose class is among the first
+    five answers, `loss` the cross entropy in nats.
+    """
 
     accuracy: float
     low: float
@@ -67,6 +88,26 @@ class Score:
     balanced: float | None = None
     top5: float | None = None
     loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trivial or small model on the same n test images: its accuracies in [0, 1].
+
+    `name` continues a sentence: "always 'healthy'" for a constant answer (`constant` is then
+    true), "linear model on 16x16 pixels", "kernel model on pixels", "linear model on features".
+    `ahead` is how much more accurate the run's model is, `ahead_balanced` the same for balanced
+    accuracy, as `report.ahead.paired` and `paired_balanced` give them from both models' answers;
+    without them the page falls back on the shares alone, whose interval is wider.
+    """
+
+    name: str
+    accuracy: float
+    balanced: float | None
+    n: int
+    constant: bool = False
+    ahead: Interval | None = None
+    ahead_balanced: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +126,9 @@ class LatencyFacts:
 class EngineFacts:
     """An engine that took turns with the others: its time for one image in seconds.
 
-    `counts` is of the one whose latency is told, `quickest_s` its shortest run. `gain` is
-    over ONNX Runtime, with its 95 % interval, `max_logit_difference` from the model on held-back
-    images; of ONNX Runtime neither.
+    `counts` marks the engine whose latency is reported, `quickest_s` is its shortest run. `gain`
+    is how many times as fast as ONNX Runtime it is, with a 95 % interval, `max_logit_difference`
+    how far its logits are from the model's on held-back images; ONNX Runtime has neither.
     """
 
     name: str
@@ -103,7 +144,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class BudgetFacts:
-    """What the user allowed; None is no limit."""
+    """The user's limits; None where there is no limit."""
 
     latency_s: float | None = None
     macs: int | None = None
@@ -113,9 +154,11 @@ class BudgetFacts:
 
 @dataclass(frozen=True)
 class CandidatePoint:
-    """A model of the race: `accuracy` on the validation part at its last step, or None.
+    """A model of the race: `accuracy` on the validation split at its last step, or None.
 
-    `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried".
+    `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried". `clock` says
+    what `latency_s` was measured on; None means the exported file for the winner and torch for
+    all others. `title` is what people read, the name where it is empty.
     """
 
     name: str
@@ -127,6 +170,18 @@ class CandidatePoint:
     steps: int
     status: str
     image: tuple[int, int] | None = None
+    clock: Clock | None = None
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return the title, or the name where there is none."""
+        return self.title or self.name
+
+    @property
+    def timed(self) -> Clock:
+        """Return what the latency was measured on."""
+        return self.clock or ("exported" if self.status == "won" else "torch")
 
 
 @dataclass(frozen=True)
@@ -143,7 +198,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How one class is recognised: n test images, shares in [0, 1]."""
+    """One class of the test split: its n images, and precision, recall and F1 in [0, 1]."""
 
     name: str
     n: int
@@ -154,7 +209,8 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images whose confidence lies in [low, high): how many, how sure, how often right."""
+    """Test images whose confidence lies in [low, high): their number n, mean confidence and
+    accuracy."""
 
     low: float
     high: float
@@ -165,7 +221,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """How honest the probabilities are: the expected calibration error in [0, 1].
+    """Expected calibration error in [0, 1], before and after dividing logits by the temperature.
 
     `bins` are those with the temperature, `bins_before` those without.
     """
@@ -179,8 +235,10 @@ class CalibrationFacts:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the model got wrong: two PNGs, the second with what it looked at, and
-    what is bright on that."""
+    """A test image that the model got wrong, as PNG, and another PNG of what it looked at.
+
+    `shown` says what is bright on the second one.
+    """
 
     png: bytes
     overlay: bytes | None
@@ -193,7 +251,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What the check of the ONNX file found on n held-back images; whether it resizes itself."""
+    """Result of comparing the ONNX file with the model on n held-back images.
+
+    `resize_inside` says whether the file resizes images itself.
+    """
 
     n: int
     max_logit_difference: float
@@ -203,18 +264,20 @@ class ExportFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the page and the model card tell.
+    """All facts that the page and the model card show.
 
-    `engines` took turns where one was asked for. `size_bytes` is that of the exported file (of
-    the weights where there is none), `confusion` has a row per true class and a column per
-    predicted one, `seconds` the time of each phase, `versions` those of the packages, `machine`
-    such things as cpu, cores, memory_gib.
+    `baselines` were judged on the same test images as the model. `engines` took turns where one
+    was asked for. `size_bytes` is that of the exported file (of the weights where there is none),
+    `confusion` has a row per true class and a column per predicted one, `chapters` are further
+    parts of the page, `seconds` the time of each phase, `versions` those of the packages,
+    `machine` such things as cpu, cores, memory_gib. `run` is the run folder as the user wrote it.
     """
 
     model: ModelFacts
     data: DataFacts
     command: str
     test: Score | None = None
+    baselines: Sequence[Baseline] = ()
     latency: LatencyFacts | None = None
     engines: Sequence[EngineFacts] = ()
     size_bytes: int | None = None
@@ -225,9 +288,11 @@ class Facts:
     confusion: Sequence[Sequence[int]] | None = None
     calibration: CalibrationFacts | None = None
     mistakes: Sequence[Mistake] = ()
+    chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, object] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     date: str = ""
+    run: str = ""

@@ -113,7 +113,10 @@ class Timed:
 def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     """What an exported file of the recipe has to know."""
     data = recipe.data
-    return Labels(workshop.split.classes, data.image, data.channels, data.mean, data.std)
+    return Labels(
+        workshop.split.classes, data.image, data.channels, data.mean, data.std,
+        ranges=workshop.split.train.source.ranges,
+    )  # fmt: skip
 
 
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:

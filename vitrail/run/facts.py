@@ -19,7 +19,9 @@ from vitrail.report.facts import (
 CURVE_POINTS = 300
 
 
-def data_facts(recipe: Recipe, inspection: Inspection, split: Split) -> DataFacts:
+def data_facts(
+    recipe: Recipe, inspection: Inspection, split: Split, notes: Sequence[FindingFacts] = ()
+) -> DataFacts:
     """The images, the parts and what the gate found."""
     given = {item.part for item in inspection.items} - {None}
     stated = f"given: {', '.join(sorted(map(str, given)))}; " if given else ""
@@ -37,7 +39,8 @@ def data_facts(recipe: Recipe, inspection: Inspection, split: Split) -> DataFact
         findings=[
             FindingFacts(f.kind, f.severity, f.message, f.keys)
             for f in [*inspection.findings, *split.findings]
-        ],
+        ]
+        + list(notes),
         broken=[BrokenFile(b.key, b.reason) for b in inspection.broken],
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )

@@ -7,7 +7,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,10 +30,12 @@ from vitrail.report.facts import (
     CandidatePoint,
     ExportFacts,
     Facts,
+    FindingFacts,
     Mistake,
     ModelFacts,
 )
 from vitrail.report.page import render
+from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
 from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
@@ -46,7 +48,7 @@ from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores, at_rest
 from vitrail.train.journal import Journal
-from vitrail.units import seconds
+from vitrail.units import counted, seconds
 
 MISTAKES = 24
 
@@ -71,7 +73,10 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """Where a run is finished: its folder, the data, the state on disk, and other engines."""
+    """Where a run is finished: its folder, the data, the state on disk, and other engines.
+
+    `notes` are what was decided about the data on the way.
+    """
 
     run: RunFolder
     workshop: Workshop
@@ -79,6 +84,7 @@ class Desk:
     state: State
     asked: Asked
     apart: Apart
+    notes: list[FindingFacts] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +115,8 @@ class Shipped:
 class Finished:
     """The answer: what was found, how good it is, where the report lies.
 
-    `sentence` says how good in the task's words; `where` of which engine the latency is.
+    `sentence` says how good in the task's words, `beside` the same beside what small models reach;
+    `where` says of which engine the latency is.
     """
 
     name: str
@@ -119,13 +126,15 @@ class Finished:
     threads: int
     run: Path
     where: str = ""
+    beside: str = ""
 
     def say(self, console: Console) -> None:
         """Print the answer in three lines."""
+        wait, most = seconds(self.latency.p50_s), seconds(self.latency.p90_s)
         console.print(
-            f"{self.name}: {self.sentence}\n"
-            f"latency {seconds(self.latency.p50_s)} (90 % below {seconds(self.latency.p90_s)}) as "
-            f"exported{self.where}, batch 1, {self.threads} threads\n"
+            f"{self.beside or f'{self.name}: {self.sentence}'}\n"
+            f"latency {wait} (90 % below {most}) as exported{self.where}, batch 1, "
+            f"{counted(self.threads, 'thread')}\n"
             f"report: {self.run / 'report.html'}",
             highlight=False,
             soft_wrap=True,
@@ -153,7 +162,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
 
 
 def conclude(
-    trained: Trained, shipped: Shipped, desk: Desk, scratch: Path, field: Field | None = None
+    trained: Trained, shipped: Shipped, desk: Desk, scratch: Path, race: Field | None = None
 ) -> Finished:
     """Keep the weights, open the test part once, and write report, card and result."""
     run, recipe, asked = desk.run, trained.recipe, desk.asked
@@ -164,18 +173,21 @@ def conclude(
     with desk.state.phase("test"):
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
+        train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
+        against = recipe.task.against(train, verdict.pixels, verdict.outputs, shipped.labels)
         mistakes = _mistakes(trained, verdict, shipped.labels)
     facts = Facts(
         model=_model_facts(trained.subject),
-        data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split),
+        data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
+        baselines=against,
         latency=shipped.timed.facts(asked.budget.threads),
         engines=shipped.timed.others(asked.budget),
         size_bytes=shipped.exported.size_bytes,
         budget=BudgetFacts(
             asked.budget.latency_s, asked.budget.macs, asked.budget.params, asked.time_s
         ),
-        candidates=_points(trained, shipped, field),
+        candidates=_points(trained, shipped, race),
         curves=gathered.curve_points(journal.read()),
         mistakes=mistakes,
         export=_export_facts(shipped.exported),
@@ -184,24 +196,38 @@ def conclude(
         seconds=dict(desk.state.seconds),
         seed=asked.seed,
         date=gathered.today(),
+        run=str(run.path),
         **judged,
     )
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
     run.write_json(run.result, _result(facts, trained.scores, desk.state))
     return Finished(
-        trained.subject.name, recipe.task.sentence(judged), judged.get("test"),
+        trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
         shipped.timed.latency, asked.budget.threads, run.path, shipped.timed.said(asked.budget),
+        sentence(facts) if facts.test else "",
     )  # fmt: skip
 
 
-def _points(trained: Trained, shipped: Shipped, field: Field | None) -> list[CandidatePoint]:
+def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[CandidatePoint]:
     """Return the candidates of a race, or the one model of a run without any."""
     figures = shipped.latency_s, trained.scores.main, trained.recipe.steps.total
-    if field is not None:
-        return field.points(*figures)
+    if race is not None:
+        return race.points(*figures)
     one = trained.subject
-    return [CandidatePoint(one.name, one.family, one.params, one.macs, *figures, "won", one.image)]
+    return [
+        CandidatePoint(
+            one.name,
+            one.family,
+            one.params,
+            one.macs,
+            *figures,
+            "won",
+            one.image,
+            clock="exported",
+            title=one.title,
+        )
+    ]
 
 
 def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mistake]:
@@ -227,7 +253,7 @@ def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mi
 def _model_facts(one: Subject) -> ModelFacts:
     return ModelFacts(
         one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
-        Path(one.pretrained).name if one.pretrained else None,
+        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
     )  # fmt: skip
 
 
@@ -242,7 +268,17 @@ def _export_facts(exported: Exported) -> ExportFacts:
 
 def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
     """Return result.json: the figures of the report for scripts."""
-    names = ("model", "test", "latency", "size_bytes", "budget", "export", "machine", "versions")
+    names = (
+        "model",
+        "test",
+        "baselines",
+        "latency",
+        "size_bytes",
+        "budget",
+        "export",
+        "machine",
+        "versions",
+    )
     chosen = {name: to_json(getattr(facts, name)) for name in names}
     if facts.engines:
         chosen["engines"] = [asdict(one) for one in facts.engines]

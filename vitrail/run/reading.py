@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
+from vitrail.data.told import told
 from vitrail.recipes.recipe import Data
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
@@ -48,7 +49,13 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     view.phase("reading the images")
     source = open_source(data.spec)
     (task or Classification()).check(source)
-    inspection = inspect(source, progress=view.console.is_terminal)
-    split = divide(inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed)
+    shown = view.console.is_terminal
+    inspection = inspect(source, progress=shown, threshold=data.threshold)
+    split = divide(
+        inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,
+        duplicates=data.duplicates,
+    )  # fmt: skip
+    for line in told(inspection, split.findings):
+        view.say(line)
     workshop = Workshop(split, device=hardware.device, devices=hardware.devices)
     return Read(inspection, workshop, time.monotonic() - began)

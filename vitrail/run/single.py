@@ -6,14 +6,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
-from vitrail.files import PART
 from vitrail.measure.machine import cores
 from vitrail.models import create
 from vitrail.recipes.build import changed
@@ -150,8 +148,8 @@ def _run(recipe: Recipe, desk: Desk, view: View) -> Path:
             model, scores = Watched(desk.workshop, run.path, one.name, view).to_end(recipe)
         view.phase("exporting, testing and reporting")
         trained = Trained(one, recipe, model, scores)
-        with TemporaryDirectory(prefix=".engine", suffix=PART, dir=run.path) as scratch:
-            shipped = ship(trained, desk, Path(scratch))
-            finished: Finished = conclude(trained, shipped, desk, Path(scratch))
+        with run.scratch() as scratch:
+            shipped = ship(trained, desk, scratch)
+            finished: Finished = conclude(trained, shipped, desk, scratch)
     finished.say(view.console)
     return run.path

@@ -11,6 +11,7 @@ from vitrail.config import to_json
 from vitrail.errors import ConfigError
 from vitrail.measure.counts import Counts, counts
 from vitrail.models import config_from_json, config_json, config_name, create, family_of
+from vitrail.models.trunk.title import short_title
 from vitrail.units import count
 
 
@@ -33,6 +34,11 @@ class Subject:
     def config(self) -> Any:
         """The model's Config."""
         return config_from_json(self.model)
+
+    @property
+    def title(self) -> str:
+        """How people call it: "ResNet 32-64-128, 0.31 M, 28 px"."""
+        return short_title(self.family, self.config, self.params, self.image)
 
     @property
     def image(self) -> tuple[int, int]:

@@ -68,6 +68,10 @@ class View:
         """The fit is to be done at this time.monotonic()."""
         self._deadline = deadline
 
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def phase(self, text: str) -> None:
         """What is being done now."""
         self._phase = text

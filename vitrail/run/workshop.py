@@ -14,12 +14,11 @@ from vitrail import heap
 from vitrail.config import to_json
 from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.split import Part, Split
-from vitrail.errors import ConfigError
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
-from vitrail.train.device import Precision, open_fabric
+from vitrail.train.device import Precision, open_fabric, open_together
 from vitrail.train.evaluate import predict
 from vitrail.train.journal import Journal
 from vitrail.train.learner import Learner
@@ -87,7 +86,7 @@ class Workshop:
         images = self.pixels("train", recipe.data.image, recipe.data.channels)
         share = _Share(recipe, images, folder, until)
         if together and self.devices > 1:
-            fabric = _launcher(self._device, self.devices, recipe.steps.precision)
+            fabric = open_together(self._device, self.devices, recipe.steps.precision)
             fabric.launch(partial(_train_share, share=share, context=self.builder.context))
         return share.train(self.builder.learner(recipe), self._opened(recipe), on_step)
 
@@ -178,17 +177,6 @@ class _Share:
             on_step=on_step,
         )
         return train(learner, batches, plan, place)
-
-
-def _launcher(device: str, devices: int, precision: Precision) -> Fabric:
-    from lightning_fabric import Fabric
-
-    kind = device.partition(":")[0]
-    try:
-        return Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn", precision=precision)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{devices} devices of {device!r} are not here ({reason})") from error
 
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:

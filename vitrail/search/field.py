@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitrail.report.facts import CandidatePoint
+from vitrail.report.facts import CandidatePoint, Clock
 from vitrail.search.candidate import Candidate
 from vitrail.search.rungs import Runner
 
@@ -37,13 +37,19 @@ class Field:
                 status = "not tried"
             elif runner.rung == winner.rung:
                 status = "finished"
-            points.append(_point(one, wait, seen, trained, status))
+            timed: Clock = "exported" if status == "won" or one.name in misses else "torch"
+            points.append(_point(one, wait, seen, trained, status, timed))
         points += [_point(one, one.latency_s, None, 0, "over budget") for one in self.over]
         return points
 
 
 def _point(
-    one: Candidate, latency_s: float | None, accuracy: float | None, steps: int, status: str
+    one: Candidate,
+    latency_s: float | None,
+    accuracy: float | None,
+    steps: int,
+    status: str,
+    clock: Clock = "torch",
 ) -> CandidatePoint:
     return CandidatePoint(
         one.name,
@@ -55,4 +61,6 @@ def _point(
         steps,
         status,
         one.image,
+        clock=clock,
+        title=one.title,
     )

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.config import parse, to_json
-from vitrail.errors import RunError, extra
 from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.run.storage import open_study
 from vitrail.run.view import View
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
@@ -42,24 +42,9 @@ class Race:
     """A study in `folder`/study.sqlite, or at the URL `storage`, and the runners of this run."""
 
     def __init__(self, folder: Path, *, name: str, owner: str, storage: str | None = None) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.owner, self.local = folder, owner, storage is None
-        try:
-            self.study = optuna.create_study(
-                storage=storage or f"sqlite:///{folder / 'study.sqlite'}",
-                study_name=name,
-                direction="maximize",
-                load_if_exists=True,
-            )
-        except (ImportError, ValueError) as error:
-            raise _unreachable(storage, error) from error
-        except Exception as error:
-            # The drivers behind a URL raise classes of their own.
-            if storage is None or "sql" not in type(error).__module__.lower():
-                raise
-            raise _unreachable(storage, error) from error
+        self.where = storage or folder / "study.sqlite"
+        self.study = open_study(self.where, name)
 
     @property
     def entered(self) -> bool:
@@ -252,13 +237,4 @@ def _show(view: View, runner: Runner, sizes: Sequence[int]) -> None:
         status="racing" if runner.rung < len(sizes) - 1 else "finalist",
         accuracy=runner.accuracy,
         steps=runner.done,
-    )
-
-
-def _unreachable(storage: str | None, error: Exception) -> RunError:
-    reason = str(error).strip().splitlines()[0]
-    return RunError(
-        f"the study {storage or 'in the run folder'} cannot be opened ({reason}): give --storage "
-        "a URL such as postgresql://user@machine/name with its driver installed, for example by "
-        f"{extra('storage')}"
     )

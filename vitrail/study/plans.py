@@ -1,4 +1,4 @@
-"""The studies that can be asked for: a host, arms that change one thing each, a baseline."""
+"""The studies: a host, arms that change one thing each, and a baseline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitrail.search.space import image_sizes
 class Arm:
     """One thing to compare: a family, and the fields of its Config beside the host's.
 
-    `renamed` are the host's fields that this Config calls otherwise, None for those it fixes.
+    `renamed` maps the host's fields to this Config's names for them, None for those it fixes.
     """
 
     family: str
@@ -35,12 +35,12 @@ class Plan:
     host: Callable[[tuple[int, int]], dict[str, Any]]
 
     def image(self, inspection: Inspection) -> tuple[int, int]:
-        """The size to train at: small images as they are, photographs at most 128 a side."""
+        """Return the size to train at: small images as they are, photographs at most 128 a side."""
         sizes = image_sizes(inspection.size)
         return max((s for s in sizes if max(s) <= 128), default=sizes[0])
 
     def config(self, arm: str, image: tuple[int, int], channels: int, classes: int) -> Any:
-        """The Config of an arm. Raises KeyError."""
+        """Return the Config of an arm. Raises KeyError."""
         one = self.arms[arm]
         host = {one.renamed.get(name, name): value for name, value in self.host(image).items()}
         common = {name: value for name, value in host.items() if name is not None}
@@ -49,7 +49,7 @@ class Plan:
 
 
 def bottlenecks(image: tuple[int, int]) -> dict[str, Any]:
-    """A ResNet of bottlenecks in three stages, without early strides where images are small."""
+    """Return a ResNet of bottlenecks in three stages, without early strides for small images."""
     small = max(image) <= 48
     return {
         "depths": (1, 2, 2),

@@ -16,9 +16,12 @@ from vitrail.data.source import Source
 from vitrail.engines.served import Agreement, Served, same_class
 from vitrail.errors import DataError
 from vitrail.models import Backbone
-from vitrail.report.facts import CalibrationBin, CalibrationFacts, ClassRow
+from vitrail.report.ahead import paired, paired_balanced
+from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow
 from vitrail.report.facts import Score as TestScore
 from vitrail.tasks import metrics
+from vitrail.tasks.baselines import Baseline as Small
+from vitrail.tasks.baselines import baselines
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 
 # The largest class over the mean one from which on accuracy says little.
@@ -109,6 +112,18 @@ class Classification:
             ),
         }
 
+    def against(
+        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+    ) -> Sequence[Baseline]:
+        """Return how a constant, a linear and a kernel model on small pixels do."""
+        fitted, truth = baselines(train, labels.classes), outputs.targets.numpy()
+        ours = (outputs.values.argmax(1) == outputs.targets).tolist()
+        return [
+            _baseline(one, one.predict(features), truth, ours)
+            for features in [fitted.features(test.take(np.arange(len(test))))]
+            for one in fitted.models
+        ]
+
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
         """Return the wrong answers that the model was surest of."""
         shares = (outputs.values / labels.temperature).softmax(1)
@@ -133,6 +148,20 @@ class Classification:
             f"{test.accuracy:.1%} of {test.n} test images right (95 % interval {test.low:.1%} to "
             f"{test.high:.1%})"
         )
+
+
+def _baseline(one: Small, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]) -> Baseline:
+    right = answers == truth
+    recalls = [right[truth == label].mean() for label in np.unique(truth)]
+    return Baseline(
+        name=one.name,
+        accuracy=float(right.mean()),
+        balanced=float(np.mean(recalls)),
+        n=len(truth),
+        constant=one.constant,
+        ahead=paired(ours, right.tolist()),
+        ahead_balanced=paired_balanced(ours, right.tolist(), truth.tolist()),
+    )
 
 
 def _score(logits: Tensor, labels: Tensor) -> TestScore:

@@ -21,6 +21,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.source import Source
 from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
+from vitrail.report.facts import Baseline
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,12 @@ class Task(Protocol):
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return the task's figures of the test split, as fields of the report's facts."""
+        ...
+
+    def against(
+        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+    ) -> Sequence[Baseline]:
+        """Return how small models do on the test split, beside the model's outputs."""
         ...
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:

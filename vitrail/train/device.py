@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import Tensor
 
 from vitrail.errors import ConfigError
+from vitrail.units import shortened
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -37,6 +38,31 @@ def open_fabric(device: str | Fabric = "auto", precision: Precision = "32-true")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"device {device!r} is not available on this machine: give device=cpu, or auto"
+        ) from error
+
+
+def open_together(device: str, devices: int, precision: Precision) -> Fabric:
+    """Return a Fabric whose `launch(function)` runs the function in `devices` processes.
+
+    They end with this one, also where it is killed and they still wait for each other. Raises
+    ConfigError for devices that are not there.
+    """
+    from lightning_fabric import Fabric
+
+    from vitrail.train.together import Tied
+
+    kind = device.partition(":")[0]
+    try:
+        return Fabric(
+            accelerator=kind,
+            devices=devices,
+            strategy=Tied(start_method="spawn"),
+            precision=precision,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = shortened(str(error).strip().splitlines()[0])
+        raise ConfigError(
+            f"{devices} devices of {device!r} are not here ({reason}): give fewer --devices"
         ) from error
 
 

@@ -1,12 +1,22 @@
-"""SIGTERM and Ctrl-C as a wish to stop: noticed at once, obeyed between two steps."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish to stop: noticed at once, obeyed after a step."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from vitrail.errors import VitrailError
+
+
+def stopping_signals() -> tuple[int, ...]:
+    """Return the signals that ask a process to stop, but for Ctrl-C, and that this one may hear.
+
+    One that is ignored stays so: `nohup` has a run outlast its terminal.
+    """
+    known = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK"))
+    return tuple(n for n in known if n is not None and signal.getsignal(n) != signal.SIG_IGN)
 
 
 class Interrupted(VitrailError):
@@ -21,11 +31,11 @@ class Stopping:
 
     def __init__(self) -> None:
         self.wish: str | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT, *stopping_signals()):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -43,5 +53,5 @@ class Stopping:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         self._before.clear()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrail import files
+from vitrail.config import loads
 from vitrail.errors import RunError
 from vitrail.train.steps import Steps
 
@@ -16,21 +19,29 @@ from vitrail.train.steps import Steps
 class Journal:
     """Lines such as `{"step": 100, "epoch": 1.5, "loss": 0.4, "lr": 1e-3}` in a file.
 
-    Lines are only appended, each in one write; `truncate` drops those of steps that will be
-    done again. A line torn by a crash is dropped too.
+    Lines are only appended, and a line of a step and of certain figures once; `truncate` drops
+    those of steps that will be done again. A line torn by a crash is dropped too, and so is one
+    whose figures are not numbers.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
 
     def write(self, step: int, **values: Any) -> None:
-        """Append a line. Raises RunError when it cannot be written."""
-        line = json.dumps({"step": step, **values}) + "\n"
+        """Append a line, unless one with the same step and the same figures is there.
+
+        A figure that is not finite is left out: JSON has no word for it. Raises RunError when it
+        cannot be written.
+        """
+        values = {name: value for name, value in values.items() if _writable(value)}
+        if any(line["step"] == step and line.keys() - {"step"} == values.keys() for line in self):
+            return
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            handle = files.opened(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
-                os.write(handle, line.encode())
+                _append(handle, line)
             finally:
                 os.close(handle)
         except OSError as error:
@@ -40,40 +51,68 @@ class Journal:
         """Drop the lines of later steps than `step`, whole or not at all."""
         if not self.path.exists():
             return
-        kept = "".join(json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        kept = "".join(json.dumps(line) + "\n" for line in self if line["step"] <= step)
         try:
-            with open(temporary, "w") as file:
-                file.write(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            files.write(self.path, kept)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise _unwritable(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines in order of their steps, those of one step as one mapping."""
+        """The lines in order of their steps, those of one step as one mapping. Raises RunError."""
         merged: dict[int, dict[str, Any]] = {}
-        for line in self._lines():
+        for line in self:
             merged.setdefault(line["step"], {}).update(line)
         return [merged[step] for step in sorted(merged)]
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            text = files.read(self.path).decode("utf-8", "replace")
+        except FileNotFoundError:
             return
-        for text in self.path.read_text(errors="replace").splitlines():
+        except OSError as error:
+            raise RunError(
+                f"the journal {self.path} cannot be read ({files.reason(error)}): remove it, and "
+                "the curves begin anew"
+            ) from error
+        for one in text.split("\n"):
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:  # torn by a crash: its step will be done again
+                line = loads(one)
+            except ValueError:  # torn by a crash: its step will be done again
                 continue
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
+            if isinstance(line, dict) and _sound(line):
                 yield line
+
+
+def _sound(line: dict[str, Any]) -> bool:
+    """Whether a line has a step, and figures that can be drawn."""
+    figures = {name: value for name, value in line.items() if name not in ("fault", "samples")}
+    step = line.get("step")
+    return (
+        isinstance(step, int)
+        and step >= 0
+        and all(type(value) in (int, float) for value in figures.values())
+    )
+
+
+def _writable(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _append(handle: int, line: bytes) -> None:
+    """The whole line, or nothing of it: on a full disk the system may take a part."""
+    before = os.fstat(handle).st_size
+    try:
+        left = memoryview(line)
+        while left:
+            left = left[os.write(handle, left) :]
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:
     return RunError(
-        f"the journal {path} cannot be written ({error.strerror}): free some space or choose "
+        f"the journal {path} cannot be written ({files.reason(error)}): free some space or choose "
         "another folder, then go on with --resume"
     )
 

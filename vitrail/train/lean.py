@@ -9,12 +9,18 @@ products and all, as `Backbone.recompute` does; this drops what costs next to no
 It works on the graph that autograd records, by hooks on what it saves, so that no model knows of
 it. What is made again has the same bits, since the same kernel made it: gradients do not change,
 not even those of a maximum, which looks for its result in its input.
+
+What autograd calls its nodes and what they keep is nothing that torch promises. So `trouble` tries
+every kind on a small net before it is first used, and where one is amiss all is kept as ever.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +36,8 @@ LEAST_BYTES = 1 << 16
 
 class Lean:
     """`with Lean(model)():` around a forward pass in eager mode keeps less for its backward pass,
-    which may run outside. Nothing changes where no gradient is recorded."""
+    which may run outside. Nothing changes where no gradient is recorded, nor, but for a warning,
+    where this torch does not say what is needed."""
 
     def __init__(self, model: nn.Module) -> None:
         norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
@@ -41,6 +48,9 @@ class Lean:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        if trouble() is not None:
+            yield
+            return
         keeper = _Keeper(self.eps)
         try:
             with torch.autograd.graph.saved_tensors_hooks(keeper.pack, _unpack):
@@ -221,3 +231,77 @@ _ACTIVATIONS: dict[str, Callable[[Any], Tensor]] = {
     "SiluBackward0": lambda n: F.silu(n._saved_self),
     "HardswishBackward0": lambda n: F.hardswish(n._saved_self),
 }
+
+
+# ---- whether it works ------------------------------------------------------------------
+
+
+@functools.cache
+def trouble() -> str | None:
+    """Return what keeps this version of torch from training lean, None where nothing does.
+
+    Every kind of layer that is left out runs once with everything kept and once without: the
+    gradients must be the same bits, and something must have been left out. Warns of trouble.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        for net in _samples():
+            name = " and ".join(type(layer).__name__ for layer in net.modules() if layer is not net)
+            try:
+                fault = _fault(net)
+            except Exception as error:
+                # Whatever a name that is not there any more leads to.
+                fault = f"{type(error).__name__}: {error}"
+            if fault:
+                said = f"{name}, torch {torch.__version__}: {fault}"
+                warnings.warn(
+                    f"training keeps all activations and takes more memory ({said})", stacklevel=2
+                )
+                return said
+    return None
+
+
+class _Residual(nn.Module):
+    """relu(norm(x) + x), as a residual block ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(256), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x) + self.norm(-x))
+
+
+def _samples() -> Sequence[nn.Module]:
+    return [
+        nn.Sequential(nn.Linear(256, 256), layer, nn.Linear(256, 256))
+        for layer in (nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.LayerNorm(256), nn.BatchNorm1d(256))
+    ] + [nn.Sequential(nn.Linear(256, 256), _Residual(), nn.Linear(256, 256))]
+
+
+def _fault(net: nn.Module) -> str | None:
+    """What is wrong with a net's gradients when less is kept."""
+    images, found = torch.randn(80, 256), []
+    keeper = _Keeper(Lean(net).eps)
+    left_out = 0
+
+    def pack(tensor: Tensor) -> _Saved | Tensor:
+        nonlocal left_out
+        saved = keeper.pack(tensor)
+        left_out += isinstance(saved, _Saved) and saved.tensor is None
+        return saved
+
+    for hooks in (None, pack):
+        twin = copy.deepcopy(net)
+        keeper.eps = Lean(twin).eps
+        if hooks is None:
+            result = twin(images)
+        else:
+            with torch.autograd.graph.saved_tensors_hooks(hooks, _unpack):
+                result = twin(images)
+            keeper.again.clear()
+        result.square().sum().backward()
+        found.append([parameter.grad for parameter in twin.parameters()])
+    if not left_out:
+        return "nothing is left out"
+    same = all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    return None if same else "the gradients differ"

@@ -7,11 +7,11 @@ There is no pickle in it. The last two are kept, so that a damaged one has a pre
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitrail import digests, files
 from vitrail.checkpoint import Mismatch
-from vitrail.errors import CheckpointError, RunError
+from vitrail.config import loads, parse
+from vitrail.errors import CheckpointError, ConfigError, RunError
+from vitrail.units import shortened
 
 FORMAT = "vitrail training 1"
 KEPT = 2
 
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a snapshot's plain data must be, whatever else is among them."""
+
+    step: int
+    loss: float | None = None
+    caution: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.step < 0 or not 0 < self.caution <= 1:
+            raise ConfigError(f"step {self.step} and caution {self.caution} are of no training")
+        if self.loss is not None and not math.isfinite(self.loss):
+            raise ConfigError(f"loss {self.loss} is not a finite number")
 
 
 class Snapshot(NamedTuple):
@@ -47,23 +66,20 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any])
     were there stay.
     """
     path = folder / f"step-{state['step']:09d}.safetensors"
-    temporary = folder / f".{path.name}.{os.getpid()}"
     stored = _separate(tensors)
     text = json.dumps(state, sort_keys=True)
-    metadata = {"format": FORMAT, "state": text, "sha256": _digest(stored, text)}
+    metadata = {"format": FORMAT, "state": text, "sha256": digests.of_tensors(stored, text)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata=metadata)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(folder)
+        with files.replacing(path) as part:
+            save_file(stored, part, metadata=metadata)
         for old in _files(folder)[KEPT:]:
             old.unlink()
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        kept = "the one before is kept; " if present(folder) else ""
         raise RunError(
-            f"the snapshot {path} cannot be written ({_reason(error)}): the one before is kept; "
-            "free some space, then go on with --resume"
+            f"the snapshot {path} cannot be written ({files.reason(error)}): {kept}free some "
+            "space, then go on with --resume"
         ) from error
     return path
 
@@ -93,16 +109,24 @@ def read(path: Path) -> Snapshot:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"snapshot {path} is damaged ({_reason(error)})") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"snapshot {path} is damaged ({files.reason(error)})") from error
     if metadata.get("format") != FORMAT:
+        found = shortened(repr(metadata.get("format")))
         raise CheckpointError(
-            f"{path} is of format {metadata.get('format')!r}, not {FORMAT!r}: it was not written "
-            "by this version's training"
+            f"{path} is of format {found}, not {FORMAT!r}: it was not written by this version's "
+            "training"
         )
-    if _digest(tensors, metadata.get("state", "")) != metadata.get("sha256"):
+    text = metadata.get("state", "")
+    if digests.of_tensors(tensors, text) != metadata.get("sha256"):
         raise CheckpointError(f"snapshot {path} is damaged (its sha256 does not fit)")
-    return Snapshot(path, tensors, json.loads(metadata["state"]))
+    try:
+        state = loads(text)
+        known = {one.name for one in fields(Standing)}
+        standing = parse(Standing, {name: state[name] for name in state if name in known})
+    except (ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"snapshot {path} is damaged ({error})") from error
+    return Snapshot(path, tensors, state | asdict(standing))
 
 
 def present(folder: Path) -> bool:
@@ -112,16 +136,8 @@ def present(folder: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """The snapshots in a folder, the newest first."""
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    found = (path for path in folder.glob("step-*.safetensors") if path.is_file())
+    return sorted(found, reverse=True)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -136,21 +152,6 @@ def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
         seen.add(memory)
         stored[name] = value
     return stored
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().splitlines()[0]
 
 
 # ---- what is in them -------------------------------------------------------------------

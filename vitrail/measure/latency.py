@@ -42,7 +42,7 @@ class Latency:
 
     @property
     def quickest_s(self) -> float:
-        """The quickest run: what the machine can do where other programs disturb the median."""
+        """Return the quickest run, which says most where other programs disturb the median."""
         return self.p50_s if self.least_s is None else self.least_s
 
     def __post_init__(self) -> None:

@@ -21,7 +21,10 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_an_error_names_the_packages_of_an_extra(name):
+def test_an_error_names_the_packages_of_an_extra(name, monkeypatch):
+    # What is installed may be older than the project file.
+    lines = [f"{need}; extra == '{key}'" for key, needs in EXTRAS.items() for need in needs]
+    monkeypatch.setattr(metadata, "requires", lambda _: ["numpy>=2.1", *lines])
     words = extra(name)
     assert words.startswith("pip install '")
     assert set(re.findall(r"'([^']+)'", words)) == set(EXTRAS[name])

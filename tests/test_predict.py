@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 from test_export import LABELS, finished, images
 
-from vitrail import predict
 from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.run.folder import RunFolder
+
+# The module: `vitrail.predict` is the function.
+predict = import_module("vitrail.predict")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
     import vitrail
     run = vitrail.fit("photos", latency="20ms", out="run")   # the best model within the budget
-    vitrail.predict("run", ["photos/cat"])                   # what it says of image files
+    vitrail.predict("run", ["cat.jpg", "dog.jpg"])           # what it says of images
     model = vitrail.create("swin_tiny", classes=10)          # random weights
     model = vitrail.load("swin_tiny", "swin_tiny.pth")       # published weights, any known names
 

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from vitrail.data import magic
-from vitrail.errors import DataError
+from vitrail.errors import DataError, extra
 
 # A file that is larger is no photograph; it would only fill the memory.
 OVERSIZED_BYTES = 1 << 30
@@ -80,7 +80,7 @@ def remedy(name: str) -> str:
         return f"vitrail does not read: {convert}"
     if "HEIF" in known():
         return f"pillow-heif cannot read, as if damaged: make them again, or {convert}"
-    return f"pillow-heif would read: pip install 'vitrail[heif]', or {convert}"
+    return f"pillow-heif would read: {extra('heif')}, or {convert}"
 
 
 def read_file(path: str | os.PathLike) -> bytes:

@@ -147,6 +147,8 @@ SEVERAL = {
     "words": ("path,label", lambda p, c, i: f"{p},{c} {('dry', 'wet')[i % 2]}"),
     "semicolons": ("path,label", lambda p, c, i: f"{p},{c};{('dry', 'wet')[i % 2]}"),
     "bars": ("path,label", lambda p, c, i: f"{p},{c}|{('dry', 'wet')[i % 2]}|"),
+    "slashes": ("path,label", lambda p, c, i: f"{p},{c}/{('dry', 'wet')[i % 2]}"),
+    "signs": ("path,label", lambda p, c, i: f"{p},{c} & {('dry', 'wet')[i % 2]}"),
     "commas": ("path,labels", lambda p, c, i: f'{p},"{c}, {("dry", "wet")[i % 2]}"'),
     "lists": ("path,label", lambda p, c, i: f"{p},\"['{c}', '{('dry', 'wet')[i % 2]}']\""),
     "json": ("path,label", lambda p, c, i: f'{p},"[""{c}"", ""{("dry", "wet")[i % 2]}""]"'),
@@ -173,6 +175,14 @@ def test_several_labels(write, kind):
     assert sorted(source.classes) == ["ash", "dry", "fir", "oak", "wet"]
     found = [{source.classes[at] for at in item.labels} for item in source.items]
     assert found == [{label, ("dry", "wet")[i % 2]} for _, label, i in ROWS]
+
+
+def test_a_rare_word_does_not_hide_that_labels_are_several(write):
+    words = ("clear", "haze", "road", "farm", "river")
+    label = lambda i: " ".join(w for at, w in enumerate(words) if i >> at & 1) or "clear"  # noqa: E731
+    path = write("path,label", lambda p, c, i: f"{p},{label(i + 1)}{' slash' if i == 6 else ''}")
+    with pytest.raises(DataError, match="several labels"):
+        open_source(path)
 
 
 def test_one_column_per_label_with_one_each_is_classification(write):

@@ -120,9 +120,10 @@ def _nearest(low: np.ndarray, rank: np.ndarray, reach: float) -> np.ndarray:
     n = len(low)
     points = np.column_stack([low, rank * (1e-4 * reach / n)])
     tree = KDTree(points, balanced_tree=False, compact_nodes=False)
-    _, near = tree.query(
+    _, found = tree.query(
         points, k=min(_NEAREST + 1, n), distance_upper_bound=reach * 1.001, workers=cores()
     )
+    near: np.ndarray = np.asarray(found)
     near[near == np.arange(n)[:, None]] = n
     return near
 

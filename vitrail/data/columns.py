@@ -189,21 +189,26 @@ def labels_of(cells: Cells, chosen: Roles) -> tuple[list[tuple[str, ...]], bool]
 
 
 def _mark(texts: list[str]) -> str | None:
-    """What stands between labels in a cell: ";" or "|" always, "," and " " where parts recur."""
+    """What stands between labels in a cell: ; and | always, others where the parts recur.
+
+    "ash dry", "ash wet", "oak dry" ... are made of fewer words than there are texts, each of
+    which is in several, and none in all: labels, where "golden retriever" and "bull dog" are
+    names.
+    """
     for mark in ";|":
         if any(mark in text.strip(mark) for text in texts):
             return mark
-    for mark in (",", " "):
+    for mark in (",", "/", "+", "&", " "):
         parted = [_parted(text, mark) for text in texts if not _is_list(text)]
         words = Counter(word for parts in parted for word in set(parts))
-        together = [parts for parts in parted if len(parts) > 1]
+        together = {word for parts in parted if len(parts) > 1 for word in parts}
         alone = {parts[0] for parts in parted if len(parts) == 1}
-        recur = all(
-            1 < words[word] < len(texts) or word in alone for parts in together for word in parts
-        )
-        if together and recur and len(words) < len(texts):
+        if not together or len(texts) in words.values():
+            continue
+        recur = all(words[word] > 1 or word in alone for word in together)
+        if len(words) < len(texts) and (recur or 2 * len(words) <= len(texts)):
             return mark
-        if mark == "," and any(set(parts) <= alone for parts in together):
+        if mark == "," and together <= alone:
             return mark
     return None
 

@@ -140,7 +140,10 @@ def require_parts(
     rest = f" and {len(lacking) - len(told):,} more" if len(lacking) > len(told) else ""
     n = f"{len(lacking):,} of {len(classes):,} classes"
     said = f"{n} {'is' if len(lacking) == 1 else 'are'} missing from a part"
-    together = any(one < n for n, one in (apart[classes.index(name)] for name in lacking))
+    alike = _apart(inspection, inspection.twins)
+    at = [classes.index(name) for name in lacking]
+    copied = copies and any(units < images for images, units in (alike[i] for i in at))
+    held = grouped and any(apart[i][1] < alike[i][1] for i in at)
     own = [_SAID[part] for part in counts if part in given]
     if given & {part for parts in lacking.values() for part in parts}:
         remedy = (
@@ -148,7 +151,7 @@ def require_parts(
             "remove the class from the data"
         )
     else:
-        remedy = _remedy(copies and together, grouped and together)
+        remedy = _remedy(copied, held)
     raise DataError(f"{said}, {'; '.join(told)}{rest}: {remedy}")
 
 

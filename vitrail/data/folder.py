@@ -103,7 +103,7 @@ def _entered(tree: Tree) -> tuple[str, list[str], list[str]]:
 
 def _parts(tree: Tree, base: str, below: list[str]) -> dict[str, PartName]:
     """The part of each folder that is one, where the one for training has classes."""
-    parts = {name: part for name in below if (part := part_of(name))}
+    parts: dict[str, PartName] = {name: part for name in below if (part := part_of(name))}
     training = [name for name, part in parts.items() if part == "train"]
     if not any(Tree(tree.root).listing(_joined(base, name))[0] for name in training):
         return {}
@@ -143,7 +143,7 @@ def _without_classes(
     """The source of the one table beside the images; else what is missing, as a DataError."""
     root, where = tree.root, tree.root / base
     tables = [name for name in loose if _is_table(name)]
-    inner = len(below) == 1 and bool(Tree(where).listing(below[0])[0])
+    inner = bool(tables) and len(below) == 1 and bool(Tree(where).listing(below[0])[0])
     if len(tables) == 1:
         try:
             source = read_table(where / tables[0], several=several)

@@ -85,7 +85,13 @@ class Inspection:
             },
             "broken": [entry._asdict() for entry in self.broken],
             "findings": [
-                {"kind": f.kind, "severity": f.severity, "message": f.message, "keys": list(f.keys)}
+                {
+                    "kind": f.kind,
+                    "severity": f.severity,
+                    "message": f.message,
+                    "keys": list(f.keys),
+                    "groups": [list(keys) for keys in f.groups],
+                }
                 for f in self.findings
             ],
         }

@@ -42,8 +42,8 @@ _AXES = 6
 _SAMPLE = 20_000
 _NEAREST = 24
 _BLOCK = 256
-_OWN = 0.5
-_FEW, _MANY = 4, 16
+_OWN, _CLIP = 0.5, 3.0
+_FEW, _MANY, _SEEN = 4, 16, 11
 
 
 def twins(
@@ -69,7 +69,7 @@ def twins(
     rank = np.argsort(np.lexsort((digests[distinct, 1], digests[distinct, 0])))
     pairs = close_pairs(signatures[distinct], labels[distinct], rank, threshold=threshold)
     centre = distinct[_stars(len(distinct), *pairs, rank)]
-    groups = np.arange(n)
+    groups: np.ndarray = np.arange(n)
     groups[distinct] = centre
     return _numbered(groups[same])
 
@@ -120,9 +120,10 @@ def _nearest(low: np.ndarray, rank: np.ndarray, reach: float) -> np.ndarray:
     n = len(low)
     points = np.column_stack([low, rank * (1e-4 * reach / n)])
     tree = KDTree(points, balanced_tree=False, compact_nodes=False)
-    _, near = tree.query(
+    _, found = tree.query(
         points, k=min(_NEAREST + 1, n), distance_upper_bound=reach * 1.001, workers=cores()
     )
+    near: np.ndarray = np.asarray(found)
     near[near == np.arange(n)[:, None]] = n
     return near
 
@@ -184,16 +185,39 @@ def _alike_everywhere(
 def _stand_out(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which of the others (M, 576), shots of one scene, share what `one` (576,) has of its own.
 
-    What many of them share, such as light and position, is the main axes of their differences.
+    The scene is the median, which a spot in some of them does not move. Left out of account are
+    light that changes, evenly or from side to side, a camera or an object that shifts a little,
+    and what else varies most among the others.
     """
-    mean = others.mean(0)
-    one, others = one - mean, others - mean
-    values, vectors = np.linalg.eigh(others @ others.T)
-    main = slice(-(len(others) // 3), None)
-    axes = vectors[:, main].T @ others / np.sqrt(np.maximum(values[main], 1e-6))[:, None]
-    one, others = one - (axes @ one) @ axes, others - (others @ axes.T) @ axes
-    sizes = np.sqrt((one**2).sum() * (others**2).sum(1))
-    return others @ one >= np.maximum(_OWN * sizes, 1e-6)
+    scene = np.median(others[:_SEEN], axis=0)
+    axes = _variations(scene.reshape(FINE, FINE))
+    mine, theirs = (_clipped(_without(own - scene, axes)) for own in (one[None], others))
+    values, vectors = np.linalg.eigh(theirs @ theirs.T)
+    main = slice(-max(1, len(others) // 6), None)
+    axes = vectors[:, main].T @ theirs / np.sqrt(np.maximum(values[main], 1e-6))[:, None]
+    mine, theirs = _without(mine, axes), _without(theirs, axes)
+    sizes = np.sqrt((mine**2).sum() * (theirs**2).sum(1))
+    return (theirs @ mine.T)[:, 0] >= np.maximum(_OWN * sizes, 1e-6)
+
+
+def _variations(scene: np.ndarray) -> np.ndarray:
+    """Orthonormal axes (11, 576) along which light and small shifts change a scene (24, 24)."""
+    across = np.tile(np.linspace(-1, 1, FINE, dtype=np.float32), (FINE, 1))
+    ramps = [np.ones_like(scene), across, across.T]
+    down, right = np.gradient(scene)
+    bent = [*np.gradient(down), np.gradient(right)[1]]
+    varied = np.stack([*ramps, *(ramp * scene for ramp in ramps), down, right, *bent])
+    return np.linalg.qr(varied.reshape(len(varied), -1).T)[0].T
+
+
+def _without(pictures: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    return pictures - (pictures @ axes.T) @ axes
+
+
+def _clipped(own: np.ndarray) -> np.ndarray:
+    """(M, 576) without large values: noise is everywhere, a spot or an edge in a few places."""
+    usual = _CLIP * np.median(np.abs(own[:, ::4]), axis=1, keepdims=True)
+    return np.clip(own, -usual, usual)
 
 
 def _coarse(fine: np.ndarray) -> np.ndarray:

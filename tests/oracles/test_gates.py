@@ -1,10 +1,12 @@
 """SE, ECA, CBAM, global context and non-local in timm's ResNets, with the same random weights."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import timm
 from agree import difference
+from timm.layers.cbam import CbamModule
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from vitrail.models import cbam, eca, gcnet, resolve, senet
@@ -27,6 +29,15 @@ def test_timm(attention, block, expansion):
     peer = ResNet(block, (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": attention})
     sizes = {"depths": (1, 2, 1, 1), "expansion": expansion, "classes": 7}
     assert difference(peer, replace(CASES[attention], **sizes), "timm", (65, 96)) <= 1e-6
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_another_kernel_of_cbam(kernel):
+    layer = partial(CbamModule, spatial_kernel_size=kernel)
+    peer = ResNet(BasicBlock, (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": layer})
+    sizes = {"depths": (1, 2, 1, 1), "expansion": 1, "classes": 7}
+    config = cbam.Config(bias=False, kernel=kernel, **sizes)
+    assert difference(peer, config, "timm", (65, 96)) <= 1e-6
 
 
 @pytest.mark.parametrize("name", ["seresnet18", "seresnet50"])

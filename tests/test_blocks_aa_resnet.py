@@ -87,6 +87,41 @@ def test_in_plain_lines(stride, halved):
         assert torch.allclose(folded(x), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("projection", [1, 3])
+@pytest.mark.parametrize("halved", [False, True])
+def test_a_strided_projection_is_every_second_of_a_dense_one(halved, projection):
+    """Where means are left out, as in ports: queries, keys and values of every second position."""
+    grid = (3, 4) if halved else (5, 7)
+    sizes = {"keys": 8, "values": 4, "heads": 2, "grid": grid, "projection": projection}
+    m = scattered(AAConv(6, 10, **sizes, stride=2, halved=halved, pooled=False))
+    x = torch.randn(2, 6, 9, 14, dtype=torch.float64)
+    with torch.no_grad():
+        seen = F.avg_pool2d(x, 3, 2, 1) if halved else x
+        dense = F.conv2d(seen, m.qkv.weight, m.qkv.bias, padding=projection // 2)
+        q, k, v, found = m._heads(x)
+        assert found == grid
+        parts = [t.transpose(1, 2).flatten(2) for t in (q / m.scale, k, v)]
+        expected = dense[:, :, ::2, ::2].flatten(2).mT
+        assert torch.allclose(torch.cat(parts, 2), expected, atol=1e-12)
+        out = m(x)
+        assert torch.allclose(out[:, :6], F.conv2d(x, m.conv.weight, None, 2, 1), atol=1e-12)
+        assert torch.allclose(deploy(m)(x), out, atol=1e-12)
+
+
+@HOSTS
+def test_networks_without_means(config):
+    """Other numbers where an augmented convolution has a stride, and none where it has not."""
+    pooled, strided = (
+        scattered(vitrail.create(config, pooled=pooled)) for pooled in (True, False)
+    )
+    strided.load_state_dict(pooled.state_dict())
+    x = torch.randn(1, 3, *config.image, dtype=torch.float64)
+    strides = {m.conv.stride for m in pooled.modules() if isinstance(m, AAConv)}
+    with torch.no_grad():
+        same = torch.allclose(pooled(x), strided(x), atol=1e-9)
+    assert same == (strides == {(1, 1)})
+
+
 @HOSTS
 def test_hosts_deployed_at_other_sizes(config):
     model = scattered(vitrail.create(config))

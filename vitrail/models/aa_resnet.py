@@ -46,8 +46,9 @@ LAST = 2  # augmented bottlenecks of a MnasNet
 class Config:
     """Sizes of an attention-augmented `host`, "resnet", "wide" or "mnasnet".
 
-    `kappa` and `upsilon` are the shares of a convolution's channels that keys and values have.
-    `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
+    `kappa` and `upsilon` are the shares of a convolution's channels that keys and values have;
+    `pooled` says that attention reads means of the map where there is a stride, else every second
+    position. `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
     """
 
     host: str = "resnet"
@@ -56,6 +57,7 @@ class Config:
     heads: int = 8
     kappa: float = 0.2
     upsilon: float = 0.1
+    pooled: bool = True
     expansion: int = 4
     stem_stride: int = 4
     drop_path: float = 0.0
@@ -129,7 +131,9 @@ class AAConv(nn.Module):
 
     `keys` and `values` are channels of all heads; `grid` is the map at which attention runs and
     its tables are made for: as large as the convolution's, or half that where `halved`.
-    `projection` is the side of the kernel that makes queries, keys and values, 1 in the paper.
+    `projection` is the side of the kernel that makes queries, keys and values, 1 in the paper,
+    which reads means of the map where there is a stride; without `pooled`, as in ports, it is the
+    projection that has the stride.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class AAConv(nn.Module):
         stride: int = 1,
         halved: bool = False,
         projection: int = 1,
+        pooled: bool = True,
         bias: bool = False,
     ) -> None:
         super().__init__()
@@ -156,11 +161,12 @@ class AAConv(nn.Module):
         self.heads, self.parts, self.halved = heads, (keys, keys, values), halved
         self.scale = (keys // heads) ** -0.5
         self.conv = Conv2d(dim_in, dim - values, kernel, stride, kernel // 2, bias=bias)
+        steps = (stride if pooled else 1, 1 + halved)
         self.pool = nn.Sequential(
-            *(nn.AvgPool2d(3, step, 1) for step in (stride, 1 + halved) if step > 1)
+            *(nn.AvgPool2d(3, step, 1) for step in steps if step > 1)
         )
-        side = projection
-        self.qkv = Conv2d(dim_in, sum(self.parts), side, padding=side // 2, bias=bias)
+        sizes = (sum(self.parts), projection, 1 if pooled else stride, projection // 2)
+        self.qkv = Conv2d(dim_in, *sizes, bias=bias)
         self.position = RelativePosition(grid, keys // heads)
         self.proj = Linear(values, values, bias=bias)
 
@@ -221,7 +227,7 @@ def build(config: Config) -> Backbone:
         keys = max(share(c.kappa, dim), LEAST * c.heads)
         sizes = {"keys": keys, "values": share(c.upsilon, dim), "heads": c.heads}
         grid = (-(-c.image[0] // size), -(-c.image[1] // size))
-        same = {"kernel": kernel, "stride": stride, "halved": halved}
+        same = {"kernel": kernel, "stride": stride, "halved": halved, "pooled": c.pooled}
         return AAConv(dim_in, dim, **sizes, **same, grid=grid)
 
     if c.host == "resnet":

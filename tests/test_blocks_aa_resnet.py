@@ -111,9 +111,7 @@ def test_a_strided_projection_is_every_second_of_a_dense_one(halved, projection)
 @HOSTS
 def test_networks_without_means(config):
     """Other numbers where an augmented convolution has a stride, and none where it has not."""
-    pooled, strided = (
-        scattered(vitrail.create(config, pooled=pooled)) for pooled in (True, False)
-    )
+    pooled, strided = (scattered(vitrail.create(config, pooled=pooled)) for pooled in (True, False))
     strided.load_state_dict(pooled.state_dict())
     x = torch.randn(1, 3, *config.image, dtype=torch.float64)
     strides = {m.conv.stride for m in pooled.modules() if isinstance(m, AAConv)}

@@ -141,9 +141,10 @@ def port(state, x, heads, patch, norms):
     tiles = x.unfold(2, patch, patch).unfold(3, patch, patch)
     y = tiles.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
     if norms:
-        y = layer(linear(layer(y, "to_patch_embedding.1"), "to_patch_embedding.2"), (
-            "to_patch_embedding.3"
-        ))
+        y = layer(
+            linear(layer(y, "to_patch_embedding.1"), "to_patch_embedding.2"),
+            ("to_patch_embedding.3"),
+        )
     else:
         y = linear(y, "to_patch_embedding.1")
     y = torch.cat([state["cls_token"].expand(len(y), -1, -1), y], 1) + state["pos_embedding"]
@@ -201,9 +202,14 @@ def test_the_ports_network(first_releases):
     x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     expected = port(state, x, 3, 4, not first_releases)
     if first_releases:
-        moved = {"1.net.0.": "1.fn.norm.", "1.net.1.": "1.fn.fn.net.0.", "1.net.4.": (
-            "1.fn.fn.net.3."
-        ), "0.norm.": "0.fn.norm.", "0.to_": "0.fn.fn.to_", "0.reattn": "0.fn.fn.reattn"}
+        moved = {
+            "1.net.0.": "1.fn.norm.",
+            "1.net.1.": "1.fn.fn.net.0.",
+            "1.net.4.": ("1.fn.fn.net.3."),
+            "0.norm.": "0.fn.norm.",
+            "0.to_": "0.fn.fn.to_",
+            "0.reattn": "0.fn.fn.reattn",
+        }
         for new, old in moved.items():
             state = {n.replace(f"{new}", old) if "layers" in n else n: v for n, v in state.items()}
     model = vitrail.load(config, state, source="lucidrains/vit-pytorch", dtype=torch.float64)

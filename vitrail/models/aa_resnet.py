@@ -47,8 +47,8 @@ class Config:
     """Sizes of an attention-augmented `host`, "resnet", "wide" or "mnasnet".
 
     `kappa` and `upsilon` are the shares of a convolution's channels that keys and values have;
-    `pooled` says that attention reads means of the map where there is a stride, else every second
-    position. `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
+    `pooled` says that attention reads means where there is a stride, else every second position.
+    `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
     """
 
     host: str = "resnet"
@@ -162,9 +162,7 @@ class AAConv(nn.Module):
         self.scale = (keys // heads) ** -0.5
         self.conv = Conv2d(dim_in, dim - values, kernel, stride, kernel // 2, bias=bias)
         steps = (stride if pooled else 1, 1 + halved)
-        self.pool = nn.Sequential(
-            *(nn.AvgPool2d(3, step, 1) for step in steps if step > 1)
-        )
+        self.pool = nn.Sequential(*(nn.AvgPool2d(3, step, 1) for step in steps if step > 1))
         sizes = (sum(self.parts), projection, 1 if pooled else stride, projection // 2)
         self.qkv = Conv2d(dim_in, *sizes, bias=bias)
         self.position = RelativePosition(grid, keys // heads)

@@ -326,14 +326,18 @@ class ResNet(Pyramid):
                 f"depths {c.depths}, dims {c.dims} and strides {c.strides} differ in length: one "
                 "each a stage, and strides of all but the first"
             )
-        if c.expansion <= 0:
-            raise ValueError(f"expansion is {c.expansion}: expected a positive number")
-        wide = c.expansion != 1 if bottleneck is None else bottleneck
+        each = c.expansion if isinstance(c.expansion, tuple) else (c.expansion,) * len(c.depths)
+        if len(each) != len(c.depths) or min(each) <= 0:
+            raise ValueError(
+                f"expansion is {c.expansion}: expected a positive number, or one for each of "
+                f"{len(c.depths)} stages"
+            )
+        wide = any(e != 1 for e in each) if bottleneck is None else bottleneck
         block = Bottleneck if wide else Basic
         rates = iter(rising(c.drop_path, sum(c.depths)))
         stride, dim_in = c.stem_stride, (c.stem_dims or c.dims)[-1 if c.stem_dims else 0]
         for i, (depth, inner) in enumerate(zip(c.depths, c.dims, strict=True)):
-            blocks, dim = [], int(inner * c.expansion)
+            blocks, dim = [], int(inner * each[i])
             for j in range(depth):
                 step = strides[i] if j == 0 else 1
                 # In a basic block the first convolution has the stride.

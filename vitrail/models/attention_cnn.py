@@ -34,6 +34,7 @@ from vitrail.layers.linear import Linear, linear
 from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, convolution_as_attention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
@@ -88,32 +89,7 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    c, ours = config, ".mixer.position."
-    return [
-        (
-            "features_upscale.weight",
-            "embed.proj.weight",
-            lambda v: v.unflatten(1, (c.patch, c.patch, -1)).permute(0, 3, 1, 2),
-        ),
-        ("features_upscale.", "embed.proj."),
-        ("encoder.layer.", "blocks."),
-        (".attention.self.attention_", ours),
-        (".attention.self.row_embeddings.weight", ours + "columns"),  # of the second axis
-        (".attention.self.col_embeddings.weight", ours + "rows"),
-        (".attention.self.head_keys_row.weight", ours + "column_keys"),
-        (".attention.self.head_keys_col.weight", ours + "row_keys"),
-        (".attention.self.", ".mixer."),
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.output.LayerNorm.", ".norm1."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".output.LayerNorm.", ".norm2."),
-        ("classifier.", "head."),
-    ]
-
-
-NAMES = {"epfml/attention-cnn": _names}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:

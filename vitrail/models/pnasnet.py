@@ -108,7 +108,7 @@ SPACE = Small(
 )
 
 
-NAMES = {"chenxi116/PNASNet.pytorch": names.port, "timm": names.timm}
+NAMES = names.TABLES
 
 
 class Stem(nn.Module):

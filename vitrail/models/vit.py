@@ -30,7 +30,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
-from vitrail.models.names.vit import TABLES
+from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 
 
@@ -139,7 +139,7 @@ SPACE = Small(
     },
 )
 
-NAMES = TABLES
+NAMES = names.TABLES
 
 
 def _ceil(side: int, stride: int) -> int:

@@ -36,6 +36,7 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
 
@@ -242,7 +243,7 @@ class AttentionCNN(Isotropic):
             blocks=blocks,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
 

@@ -33,13 +33,14 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.conv import affine
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear, frozen
+from vitrail.layers.linear import frozen
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import deepvit as names
 from vitrail.models.parts.deepvit_stem import Embed
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class DeepViT(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(c.dim, eps=c.eps),
             pool=FirstToken(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         trunc_normal_linear(self)

@@ -28,6 +28,7 @@ from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ class LeViT(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=head(config.dims[-1], config.classes),
+            head=linear_head(config.dims[-1], config.classes, head),
             levels=[Level(config.patch * 2**i, dim) for i, dim in enumerate(config.dims)],
         )
 

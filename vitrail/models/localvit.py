@@ -35,6 +35,7 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models import pvt, t2t_vit, tnt
 from vitrail.models.trunk.backbone import Backbone, Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 ACTS = ("relu6", "hs", "hs+se", "hs+eca", "hs+ecah")
 
@@ -311,7 +312,7 @@ class LocalViT(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(dim, eps=eps),
             pool=FirstToken(),
-            head=Linear(dim, c.classes),
+            head=linear_head(dim, c.classes),
             levels=[Level(stride, dim)],
         )
         trunc_normal_linear(self)

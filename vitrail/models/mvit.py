@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.residual import Blocks, rising
 from vitrail.layers.tokens import FirstToken, Mean
@@ -47,6 +46,7 @@ from vitrail.models.parts.mvit_pooling import (
     stretched,
 )
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class MViT(Backbone):
             for i, level in enumerate(levels)
         )
         self.pool = FirstToken() if c.pool == "token" else Mean()
-        self.head = Linear(width, c.classes) if c.classes else nn.Identity()
+        self.head = linear_head(width, c.classes) if c.classes else nn.Identity()
         trunc_normal_linear(self)
 
     def features(

@@ -39,6 +39,7 @@ from vitrail.layers.residual import Block, DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names.qna import TABLES
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 NAMES = TABLES
 FLOOR = -40.0
@@ -365,7 +366,7 @@ class QnAViT(Pyramid):
             stages=stages,
             norm=norm(dims[-1]),
             pool=Mean(),
-            head=Linear(dims[-1], c.classes),
+            head=linear_head(dims[-1], c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         for m in self.modules():

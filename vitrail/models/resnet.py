@@ -29,11 +29,11 @@ from vitrail.layers.conv import (
     folded,
 )
 from vitrail.layers.init import kaiming_conv
-from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import resnet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 Mixer = Callable[[int, int, int, int], nn.Module]
 Gate = Callable[[int, int, int], nn.Module]
@@ -307,7 +307,7 @@ class ResNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(dim_in, c.classes),
+            head=linear_head(dim_in, c.classes),
             levels=levels,
         )
         kaiming_conv(self)

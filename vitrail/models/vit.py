@@ -32,6 +32,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class ViT(Isotropic):
             blocks=blocks,
             norm=norm(config.dim),
             pool=pools[config.pool](),
-            head=Linear(config.pre_logits or config.dim, config.classes),
+            head=linear_head(config.pre_logits or config.dim, config.classes),
             levels=[Level(config.stride, config.dim)],
         )
         if config.pre_logits:
@@ -267,8 +268,8 @@ class ViT(Isotropic):
                         nn.init.xavier_uniform_(part)
                 elif name.endswith("bias"):
                     nn.init.normal_(p, std=1e-6) if ".fc" in name else nn.init.zeros_(p)
-        nn.init.zeros_(self.head.weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.head.bias)  # pyright: ignore[reportArgumentType]
+        for p in self.head.parameters():
+            nn.init.zeros_(p)
 
 
 MODEL = ViT

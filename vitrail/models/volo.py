@@ -40,6 +40,7 @@ from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.layers.windows import pad
 from vitrail.models.names import volo as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 Mixer = Callable[[int], nn.Module]
 
@@ -344,7 +345,7 @@ class VOLO(Pyramid):
             stages=[Stage(nn.Identity(), outlookers), Stage(Halve(config), blocks)],
             norm=nn.Identity(),
             pool=Reader(coarse, reading),
-            head=(DenseHead if c.answer == "dense" else Linear)(coarse, c.classes),
+            head=linear_head(coarse, c.classes, DenseHead if c.answer == "dense" else Linear),
             levels=[Level(c.patch, fine), Level(2 * c.patch, coarse)],
         )
         self.pick = Mean() if c.answer == "mean" else FirstToken()

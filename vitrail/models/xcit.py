@@ -34,6 +34,7 @@ from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
 from vitrail.models.names import xcit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class XCiT(Isotropic):
             blocks=[XCABlock(config) for _ in range(config.depth)],
             norm=nn.Identity(),
             pool=ClassReader(config.dim, [ClassBlock(config) for _ in range(config.reading)]),
-            head=Linear(config.dim, config.classes),
+            head=linear_head(config.dim, config.classes),
             levels=[Level(math.prod(config.strides), config.dim)],
         )
         trunc_normal_linear(self)

@@ -25,10 +25,10 @@ from vitrail.layers.conv import (
     rescaled,
 )
 from vitrail.layers.init import kaiming_conv
-from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.trunk.backbone import Level, Pyramid, Stage, check_image
+from vitrail.models.trunk.heads import linear_head
 
 First = Callable[[int, int, int, int, int], nn.Module]
 Expand = Callable[[int, int, int, int], nn.Module]
@@ -123,7 +123,7 @@ class WideResNet(Pyramid):
             stages=stages,
             norm=NormAct(before),
             pool=Mean(),
-            head=Linear(before, c.classes),
+            head=linear_head(before, c.classes),
             levels=[Level(2**i, dim) for i, dim in enumerate(c.dims)],
         )
         kaiming_conv(self)
@@ -231,7 +231,7 @@ class MnasNet(Pyramid):
             stages=[Stage(nn.Identity(), blocks) for blocks in levels],
             norm=Last(before, self.WIDTH),
             pool=Mean(),
-            head=Linear(self.WIDTH, c.classes),
+            head=linear_head(self.WIDTH, c.classes),
             levels=[Level(4 * 2**i, dim) for i, dim in enumerate(widths)],
         )
         self.width = self.WIDTH

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import ConvNorm, channels_first, channels_last, folded
 from vitrail.layers.gates import Gate
-from vitrail.layers.linear import Linear
 from vitrail.layers.mbconv import Excitation
 from vitrail.models.resnet import Act, Bottleneck, ResNet, Stem, relu
 from vitrail.models.senet import SqueezeExcite, rounded
+from vitrail.models.trunk.heads import linear_head
 
 ACTS = {"relu": relu, "silu": lambda: nn.SiLU(inplace=True)}
 
@@ -165,4 +165,4 @@ def finish(model: ResNet, config: Any) -> None:
             block.conv3 = ExcitedConvNorm(block.conv3, c.excite)
     if c.final:
         model.norm = Final(model.width, c.final, ACTS[c.act]())
-        model.width, model.head = c.final, Linear(c.final, c.classes)
+        model.width, model.head = c.final, linear_head(c.final, c.classes)

@@ -29,6 +29,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.trunk.backbone import Level, Pyramid, Stage, check_image
+from vitrail.models.trunk.heads import linear_head
 
 SHARE = 8
 
@@ -170,7 +171,7 @@ class SAN(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(before, c.classes),
+            head=linear_head(before, c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(c.dims)],
         )
         kaiming_conv(self)

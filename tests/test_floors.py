@@ -36,7 +36,7 @@ ANCESTORS: dict[str, set[str]] = {
     "halonet": {"resnet"},
     "lesa": {"resnet"},
     "lg_transformer": {"swin"},
-    "localvit": {"pvt", "t2t_vit", "tnt"},
+    "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "sasa": {"resnet"},
     "senet": {"resnet"},
     "vit_hybrid": {"vit"},

@@ -3,7 +3,7 @@
 A dataclass is the whole description of its JSON: the annotations are checked (by pydantic),
 a field that does not exist is an error that names the nearest one, and where an annotation
 is a union of dataclasses (`AdamW | Sgd`) the JSON carries `"kind"`, the class name in lower
-case. Every error begins with the path of the field.
+case (of a class called Config, its file's name). Every error begins with the path of the field.
 """
 
 from __future__ import annotations
@@ -80,8 +80,15 @@ def _hints(kind: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(kind) if f.init}
 
 
-def _members(kind: Any) -> tuple[type, ...]:
-    """The dataclasses in a union, or in nothing else."""
+def kind_of(member: type) -> str:
+    """Return what a member of a union is called in JSON: the class's name in lower case, of a
+    class that is only called Config the name of its file."""
+    name = member.__name__.lower()
+    return member.__module__.rpartition(".")[2] if name == "config" else name
+
+
+def members(kind: Any) -> tuple[type, ...]:
+    """Return the dataclasses in an annotation that is a union, or that one which it is."""
     if isinstance(kind, type) and is_dataclass(kind):
         return (kind,)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -103,8 +110,8 @@ def _element(kind: Any, index: int) -> Any:
     return arguments[index] if index < len(arguments) else None
 
 
-def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
-    known = {m.__name__.lower(): m for m in members}
+def _choose(among: tuple[type, ...], name: Any, path: str) -> type:
+    known = {kind_of(m): m for m in among}
     if name not in known:
         raise ConfigError(
             f"{_at(path)}kind {name!r} does not exist: {nearest(str(name), [*known])}"
@@ -113,23 +120,23 @@ def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
 
 
 def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
-    members = _members(kind)
-    if members:
+    among = members(kind)
+    if among:
         if value is None and _optional(kind):
             return None
-        if isinstance(value, members):
+        if isinstance(value, among):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{_at(path)}{value!r} is not a mapping of fields: write name: value")
-        if len(members) == 1:
-            return _build(members[0], value, path)
+        if len(among) == 1:
+            return _build(among[0], value, path)
         if "kind" not in value:
-            names = ", ".join(m.__name__.lower() for m in members)
+            names = ", ".join(kind_of(m) for m in among)
             raise ConfigError(f"{_at(path)}the field 'kind' is missing: give one of {names}")
         rest = {k: v for k, v in value.items() if k != "kind"}
-        return _build(_choose(members, value["kind"], path), rest, path)
+        return _build(_choose(among, value["kind"], path), rest, path)
     inner = _element(kind, 0)
-    if inner is not None and _members(inner) and isinstance(value, (list, tuple)):
+    if inner is not None and members(inner) and isinstance(value, (list, tuple)):
         found = [_parse(_element(kind, i), v, f"{path}.{i}", None) for i, v in enumerate(value)]
         return typing.get_origin(kind)(found)
     return _leaf(kind, value, path, default)
@@ -192,7 +199,7 @@ def _spoken(kind: Any) -> str:
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         hints = _hints(type(value))
-        named = {"kind": type(value).__name__.lower()} if len(_members(kind)) > 1 else {}
+        named = {"kind": kind_of(type(value))} if len(members(kind)) > 1 else {}
         return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
@@ -224,13 +231,13 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
 def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     if kind is type(None):
         kind = typing.Any
-    members = _members(kind)
+    among = members(kind)
     if text.lower() in ("none", "null") and (_optional(kind) or kind is typing.Any):
         return None
     read = _read(text)
-    if members:
+    if among:
         if isinstance(read, str):
-            return _build(_choose(members, read.lower(), path), {}, path)
+            return _build(_choose(among, read.lower(), path), {}, path)
         return _parse(kind, read, path, old)
     if kind is dict or typing.get_origin(kind) is dict or kind is typing.Any:
         return read

@@ -13,7 +13,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType, ModuleType
@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from vitrail import checkpoint
+from vitrail.config import kind_of
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk.adapt import fitted, laid_out, rechannelled, resampled
 from vitrail.models.trunk.backbone import Backbone, Variant, changed
+from vitrail.models.trunk.hosts import SHARED, nested, unflattened
 
 __all__ = ["catalog", "create", "identify", "load"]
 
@@ -249,7 +251,7 @@ def family_of(config: Any) -> str:
 
 def config_json(config: Any) -> dict[str, Any]:
     """`{"family": "cct", ...fields}`, which `config_from_json` reads back."""
-    return {"family": family_of(config), **asdict(config)}
+    return {"family": family_of(config), **asdict(config), **nested(config)}
 
 
 def config_from_json(data: Mapping[str, Any]) -> Any:
@@ -258,7 +260,10 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
     family = values.pop("family", None)
     if family not in networks():
         raise ConfigError(f"family {family!r} is unknown: known are {', '.join(networks())}")
-    return resolve(networks()[family].Config(), **values)
+    module = networks()[family]
+    if hasattr(module, "FLAT") and isinstance(values.get("host"), str):
+        values = unflattened(module.Config, values, module.FLAT)
+    return resolve(module.Config(), **values)
 
 
 def config_name(config: Any) -> str:
@@ -279,7 +284,13 @@ def config_name(config: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One word: the sizes of stages joined by dots."""
+    """One word: the sizes of stages joined by dots, a nested config's kind and what it has else
+    than by default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = [getattr(value, f.name) for f in fields(value) if f.name not in SHARED]
+        usual = [getattr(type(value)(), f.name) for f in fields(value) if f.name not in SHARED]
+        differing = [_short(a) for a, b in zip(own, usual, strict=True) if a != b]
+        return "x".join([kind_of(type(value)), *differing])
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

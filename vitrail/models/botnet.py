@@ -39,10 +39,9 @@ from vitrail.layers.relative import (
     resized,
 )
 from vitrail.models import resnet
-from vitrail.models.names.botnet import port
+from vitrail.models.names import botnet as names
 from vitrail.models.parts.attention_resnet import (
     ACTS,
-    BYOB,
     Excite,
     check_act,
     check_attending,
@@ -139,7 +138,7 @@ SPACE = Small(
     },
 )
 
-NAMES = {"timm": BYOB, "lucidrains/bottleneck-transformer-pytorch": port}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[tuple[Grid, Grid]]:

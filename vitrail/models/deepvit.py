@@ -97,7 +97,7 @@ SPACE = Small(
 )
 
 
-NAMES = {"zhoudaquan/dvit_repo": names.authors, "lucidrains/vit-pytorch": names.port}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

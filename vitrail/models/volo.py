@@ -115,7 +115,7 @@ SPACE = Small(
 )
 
 
-NAMES = {"sail-sg/volo": names.volo, "timm": names.volo}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:

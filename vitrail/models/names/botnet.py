@@ -1,11 +1,11 @@
-"""Name table of BoTNet's port: blocks of attention behind the stages of torchvision's ResNet."""
+"""Name tables of BoTNet: timm's, and a port's, whose blocks follow torchvision's stages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from vitrail.models import resnet
-from vitrail.models.parts.attention_resnet import matrix
+from vitrail.models.parts.attention_resnet import BYOB, matrix
 
 _PORT = [
     ("stages.3.blocks.net.", "stages.3.blocks."),
@@ -27,3 +27,6 @@ _PORT = [
 def port(config: Any) -> list:
     """Return the rows of lucidrains/bottleneck-transformer-pytorch."""
     return [*resnet.NAMES["torchvision"](config), *_PORT]
+
+
+TABLES = {"timm": BYOB, "lucidrains/bottleneck-transformer-pytorch": port}

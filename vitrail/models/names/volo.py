@@ -29,3 +29,6 @@ def volo(config: Any) -> list:
         (".attn.", ".mixer."),
         (".mlp.", ".ffn."),
     ]
+
+
+TABLES = {"sail-sg/volo": volo, "timm": volo}

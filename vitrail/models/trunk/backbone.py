@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.residual import Blocks
+from vitrail.models.trunk.hosts import opened
 
 
 class Config(Protocol):
@@ -266,7 +267,8 @@ def check_image(image: Tensor, config: Any, family: str) -> None:
 
 
 def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """`config` with some fields replaced; lists become tuples, as JSON has no tuples."""
+    """`config` with some fields replaced; lists become tuples, as JSON has no tuples, and mappings
+    the dataclass that a field holds. Raises ValueError or ConfigError."""
     known = {f.name for f in fields(config)}
     unknown = sorted(set(changes) - known)
     if unknown:
@@ -274,7 +276,7 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
             f"{', '.join(unknown)}: no such field of {type(config).__module__}.Config; "
             f"it has {', '.join(sorted(known))}"
         )
-    return replace(config, **{k: _frozen(v) for k, v in changes.items()})
+    return replace(config, **{k: opened(type(config), k, _frozen(v)) for k, v in changes.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -199,7 +199,7 @@ def test_hosts_without_attention():
 
 def test_what_cannot_be_built():
     for config, changes, said in (
-        (RESNET, {"host": "vgg"}, "expected the Config of resnet, wide_resnet, mnasnet"),
+        (RESNET, {"host": "vgg"}, "expected one of the kinds resnet, wide_resnet, mnasnet"),
         (RESNET, {"upsilon": 1.0}, "channels left to the convolution"),
         (RESNET, {"host": replace(RESNET.host, dims=(8, 16))}, "differ in length"),
         (WIDE, {"host": replace(WIDE.host, dims=(8, 16))}, "differ in length"),

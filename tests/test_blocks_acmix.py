@@ -227,7 +227,7 @@ def test_published_names_are_read_back():
 
 def test_what_cannot_be_built():
     for config, changes, said in (
-        (RESNET, {"host": "vgg"}, "expected the Config of resnet, swin, pvt, san"),
+        (RESNET, {"host": "vgg"}, "expected one of the kinds resnet, swin, pvt, san"),
         (RESNET, {"host": replace(RESNET.host, heads=(3, 4))}, "8 does not divide into 3 heads"),
         (RESNET, {"host": replace(RESNET.host, heads=(4,))}, "differ in length"),
         (RESNET, {"host": replace(RESNET.host, window=4)}, "window is 4: expected an odd number"),

@@ -104,7 +104,7 @@ def test_models_import_no_cousins():
 # Longer than the rest are files that read several published dialects of names, or whose paper
 # has several kinds of attention.
 LINES = {
-    "__init__": 305,
+    "__init__": 310,
     "attention_cnn": 300,
     "backbone": 285,
     "bats": 375,

@@ -80,7 +80,7 @@ def test_recipes_hold_hosts():
 
 def test_what_a_host_cannot_be():
     for host, said in (
-        ("vit", "host is 'vit': expected the Config of swin, volo"),
+        ("vit", "host is 'vit': expected one of the kinds swin, volo"),
         ({"dim": 8}, "host: the field 'kind' is missing: give one of swin, volo"),
         ({"kind": "swin", "classes": 3}, "host.classes: is the whole network's"),
         ({"kind": "swin", "depths": 3}, "host.depths: 3 is not a list"),

@@ -75,9 +75,10 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {f.name: hints[f.name] for f in fields(kind) if f.init}
+def hints(kind: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass's fields by their names."""
+    found = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: found[f.name] for f in fields(kind) if f.init}
 
 
 def kind_of(member: type) -> str:
@@ -143,16 +144,16 @@ def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
 
 
 def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
-    hints = _hints(kind)
+    known = hints(kind)
     for name in value:
-        if name not in hints:
-            raise ConfigError(f"{_join(path, name)}: no such field: {nearest(str(name), [*hints])}")
+        if name not in known:
+            raise ConfigError(f"{_join(path, name)}: no such field: {nearest(str(name), [*known])}")
     made = {}
     for field in fields(kind):
         here = _join(path, field.name)
         if field.name in value:
             default = None if field.default is MISSING else field.default
-            made[field.name] = _parse(hints[field.name], value[field.name], here, default)
+            made[field.name] = _parse(known[field.name], value[field.name], here, default)
         elif field.init and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{here}: is missing and has no default: give a value")
     try:
@@ -198,9 +199,9 @@ def _spoken(kind: Any) -> str:
 
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
         named = {"kind": kind_of(type(value))} if len(members(kind)) > 1 else {}
-        return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
+        known = hints(type(value))
+        return named | {name: _dump(getattr(value, name), hint) for name, hint in known.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -220,11 +221,11 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
         return {**value, name: _replace(old, type(old), rest, text, here)}
     if not is_dataclass(value):
         raise ConfigError(f"{here}: {path} is {value!r}, which has no fields: set {path} itself")
-    hints = _hints(type(value))
-    if name not in hints:
-        raise ConfigError(f"{here}: no such field: {nearest(name, [*hints])}")
-    new = _replace(getattr(value, name), hints[name], rest, text, here)
-    kept = {other: getattr(value, other) for other in hints}
+    known = hints(type(value))
+    if name not in known:
+        raise ConfigError(f"{here}: no such field: {nearest(name, [*known])}")
+    new = _replace(getattr(value, name), known[name], rest, text, here)
+    kept = {other: getattr(value, other) for other in known}
     return _build(type(value), kept | {name: new}, path)
 
 

@@ -17,9 +17,9 @@ CASES = {
     "ese": senet.Config(gate="ese"),
     "eca": eca.Config(),
     "cbam": cbam.Config(bias=False),
-    "gc": gcnet.Config(stages=ALL, fusion=("mul",), ratio=1 / 8, eps=1e-6),
-    "gca": gcnet.Config(stages=ALL, ratio=1 / 8, eps=1e-6),
-    "nl": gcnet.Config(stages=ALL, context="nl", ratio=1 / 8, scale="timm", normed=True),
+    "gc": gcnet.Config(stages=ALL, context=gcnet.GC(1 / 8, fusion=("mul",), eps=1e-6)),
+    "gca": gcnet.Config(stages=ALL, context=gcnet.GC(1 / 8, eps=1e-6)),
+    "nl": gcnet.Config(stages=ALL, context=gcnet.NL(1 / 8, scale="timm", normed=True)),
 }
 
 

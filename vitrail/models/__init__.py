@@ -13,7 +13,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType, ModuleType
@@ -27,7 +27,7 @@ from vitrail.config import kind_of
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk.adapt import fitted, laid_out, rechannelled, resampled
 from vitrail.models.trunk.backbone import Backbone, Variant, changed
-from vitrail.models.trunk.hosts import SHARED, nested, unflattened
+from vitrail.models.trunk.hosts import differing, nested, unflattened
 
 __all__ = ["catalog", "create", "identify", "load"]
 
@@ -261,8 +261,7 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
     if family not in networks():
         raise ConfigError(f"family {family!r} is unknown: known are {', '.join(networks())}")
     module = networks()[family]
-    if hasattr(module, "FLAT") and isinstance(values.get("host"), str):
-        values = unflattened(module.Config, values, module.FLAT)
+    values = unflattened(module.Config, values, getattr(module, "FLAT", {}))
     return resolve(module.Config(), **values)
 
 
@@ -284,13 +283,9 @@ def config_name(config: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One word: the sizes of stages joined by dots, a nested config's kind and what it has else
-    than by default."""
-    if is_dataclass(value) and not isinstance(value, type):
-        own = [getattr(value, f.name) for f in fields(value) if f.name not in SHARED]
-        usual = [getattr(type(value)(), f.name) for f in fields(value) if f.name not in SHARED]
-        differing = [_short(a) for a, b in zip(own, usual, strict=True) if a != b]
-        return "x".join([kind_of(type(value)), *differing])
+    """One word: the sizes of stages joined by dots, a nested config by its kind and its sizes."""
+    if is_dataclass(value):
+        return "x".join([kind_of(type(value)), *map(_short, differing(value))])
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

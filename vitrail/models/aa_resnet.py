@@ -60,9 +60,7 @@ class Config(Hosted):
     pooled: bool = True
 
 
-_SMALLER = (
-    "no setting of the paper makes ResNet-34 as small as the published 20.7 million parameters"
-)
+_SMALLER = "no setting of the paper makes ResNet-34 as small as the published 20.7 M parameters"
 _CIFAR = "81.6 % on CIFAR-100; the published count seems to leave out what attention multiplies"
 _34 = Config(replace(_RESNET, expansion=1))
 _101, _152 = (Config(replace(_RESNET, depths=d)) for d in ((3, 4, 23, 3), (3, 8, 36, 3)))
@@ -90,9 +88,11 @@ SPACE = Small(
 )
 
 FLAT: Flat = {
-    "resnet": moved("resnet", "depths", "dims", "expansion", "stem_stride"),
-    "wide": moved("wide_resnet", "depths", "dims"),
-    "mnasnet": moved("mnasnet", "depths", "dims"),
+    "host": {
+        "resnet": moved("resnet", "depths", "dims", "expansion", "stem_stride"),
+        "wide": moved("wide_resnet", "depths", "dims"),
+        "mnasnet": moved("mnasnet", "depths", "dims"),
+    }
 }
 
 NAMES: dict[str, list] = {}

@@ -109,15 +109,16 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
+_WIDTH, _STRIDE = {"dim": lambda v: v["dims"][0]}, {"stem_stride": lambda v: v["patch"]}
+_IN_RESNET = ("depths", "dims", "expansion", "heads", "window")
 FLAT: Flat = {
-    "resnet": moved(
-        "resnet", "depths", "dims", "expansion", "heads", "window",
-        stem_stride=lambda v: v["patch"],
-    ),
-    "swin": moved("swin", "depths", "heads", "window", "patch", dim=lambda v: v["dims"][0]),
-    "pvt": moved("pvt", "dims", "depths", "heads", "ratios", "reductions", "patch"),
-    "san": moved("san", "dims", "depths", "window", "patch"),
-}  # fmt: skip
+    "host": {
+        "resnet": moved("resnet", *_IN_RESNET, made=_STRIDE),
+        "swin": moved("swin", "depths", "heads", "window", "patch", made=_WIDTH),
+        "pvt": moved("pvt", "dims", "depths", "heads", "ratios", "reductions", "patch"),
+        "san": moved("san", "dims", "depths", "window", "patch"),
+    }
+}
 
 
 class ACmix(nn.Module):

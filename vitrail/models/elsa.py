@@ -98,8 +98,10 @@ def _flat(of: Earlier) -> Earlier:
 
 _SAME = ("depths", "heads", "patch")
 FLAT: Flat = {
-    "swin": _flat(moved("swin", *_SAME, "window", dim=lambda v: v["dims"][0])),
-    "volo": _flat(moved("volo", *_SAME, "dims", "mlp_ratio", "stem", "reading")),
+    "host": {
+        "swin": _flat(moved("swin", *_SAME, "window", made={"dim": lambda v: v["dims"][0]})),
+        "volo": _flat(moved("volo", *_SAME, "dims", "mlp_ratio", "stem", "reading")),
+    }
 }
 
 

@@ -76,16 +76,11 @@ VARIANTS = {
     "localvit_tnt_s": Variant(Config(tnt.Config(), (384,)), params_m=24.138, flops_g=5.24),
 }
 
+_WIDTHS = ((64, 2), (96, 3), (128, 4))
+_SPACE = product(_WIDTHS, (3, 5), (4, 7, 8, 16))
 SPACE = Small(
     Config(drop_path=0.0, squeeze=(16,)),
-    {
-        "host": tuple(
-            deit.Config(dim, depth, heads, 2 * dim, patch)
-            for (dim, heads), depth, patch in product(
-                ((64, 2), (96, 3), (128, 4)), (3, 5), (4, 7, 8, 16)
-            )
-        ),
-    },
+    {"host": tuple(deit.Config(d, depth, n, 2 * d, patch) for (d, n), depth, patch in _SPACE)},
 )
 
 NAMES = names.TABLES
@@ -99,10 +94,12 @@ _ONE = {
 }
 _HIDDEN = {**_ONE, "hidden": lambda v: v["ratios"][0] * v["dims"][0]}
 FLAT: Flat = {
-    "deit": moved("deit", "patch", **_HIDDEN),
-    "pvt": moved("pvt", "dims", "depths", "heads", "ratios", "reductions", "patch"),
-    "t2t": moved("t2t_vit", **_HIDDEN),
-    "tnt": moved("tnt", "inner", "inner_heads", "patch", **_ONE),
+    "host": {
+        "deit": moved("deit", "patch", made=_HIDDEN),
+        "pvt": moved("pvt", "dims", "depths", "heads", "ratios", "reductions", "patch"),
+        "t2t": moved("t2t_vit", made=_HIDDEN),
+        "tnt": moved("tnt", "inner", "inner_heads", "patch", made=_ONE),
+    }
 }
 
 

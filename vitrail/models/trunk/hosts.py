@@ -8,14 +8,14 @@ function of its own, which a table finds by the type of `host`.
 from __future__ import annotations
 
 import sys
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from vitrail.config import kind_of, members, parse, to_json
+from vitrail.config import hints, kind_of, members, parse, to_json
 from vitrail.errors import ConfigError
 
 SHARED = ("drop_path", "image", "channels", "classes")
@@ -36,7 +36,7 @@ class Hosted:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        check_host(type(self), self.host)
+        check(type(self), "host", self.host)
         for name in SHARED:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self.host, name))
@@ -44,12 +44,12 @@ class Hosted:
         object.__setattr__(self, "host", replace(self.host, **own))
 
 
-def check_host(config: type, host: Any) -> None:
-    """Raise ValueError unless `host` is a Config that the annotation of a Config's `host` names."""
-    known = members(typing.get_type_hints(config)["host"])
-    if not isinstance(host, known):
+def check(config: type, name: str, value: Any) -> None:
+    """Raise ValueError for a value that is none of the dataclasses which a Config's field holds."""
+    known = members(hints(config)[name])
+    if known and not isinstance(value, known):
         raise ValueError(
-            f"host is {host!r}: expected the Config of {', '.join(map(kind_of, known))}"
+            f"{name} is {value!r}: expected one of the kinds {', '.join(map(kind_of, known))}"
         )
 
 
@@ -65,55 +65,68 @@ def nested(config: Any) -> dict[str, Any]:
     return found
 
 
+def differing(nested: Any) -> list[Any]:
+    """Return what a nested config has else than by default, beside what it shares."""
+    usual, names = type(nested)(), [f.name for f in fields(nested) if f.name not in SHARED]
+    return [getattr(nested, n) for n in names if getattr(nested, n) != getattr(usual, n)]
+
+
 def opened(config: type, name: str, value: Any) -> Any:
     """Return the value of a Config's field, read from a mapping where the field holds a dataclass.
 
-    Raises ConfigError that begins with the field, ValueError for a host that is none.
+    Raises ConfigError that begins with the field, ValueError for a value of no kind.
     """
     if not isinstance(value, Mapping):
-        if name == "host" and issubclass(config, Hosted):
-            check_host(config, value)
+        check(config, name, value)
         return value
-    kind = typing.get_type_hints(config)[name]
     for taken in SHARED if name == "host" else ():
         if taken in value:
             raise ConfigError(
                 f"host.{taken}: is the whole network's, not the host's: give {taken} itself"
             )
-    return parse(kind, value, name)
+    return parse(hints(config)[name], value, name)
 
 
 Earlier = Callable[[Mapping[str, Any]], dict[str, Any]]
-# For each word that `host` once was, what makes today's fields of the ones beside it.
-Flat = Mapping[str, Earlier]
+# For each field that was a word, and each such word, what makes today's fields of the ones beside.
+Flat = Mapping[str, Mapping[str, Earlier]]
 
 
-def moved(kind: str, *names: str, **made: Callable[[Any], Any]) -> Earlier:
-    """Return a function for a `Flat`, whose host of this kind takes the fields `names` as they
-    were and others that are made of all values."""
+def moved(
+    kind: str,
+    *names: str,
+    field: str = "host",
+    made: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> Earlier:
+    """Return a function for a `Flat`, whose value of this kind takes the fields `names` as they
+    were and others that are `made` of all values."""
 
     def fields_of(values: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: values[name] for name in names}
-        return {"host": {"kind": kind, **kept, **{n: make(values) for n, make in made.items()}}}
+        return {field: {"kind": kind, **kept, **{n: make(values) for n, make in made.items()}}}
 
     return fields_of
 
 
 def unflattened(config: type, values: Mapping[str, Any], table: Flat) -> dict[str, Any]:
-    """Return the fields of a Config from those that were written when `host` was a word and the
-    host's sizes stood beside it. Raises ConfigError for an unknown word or a missing size."""
-    word = values["host"]
-    if word not in table:
-        raise ConfigError(f"host: {word!r} is unknown: known are {', '.join(table)}")
-    try:
-        made = table[word](values)
-    except KeyError as error:
-        raise ConfigError(
-            f"{error.args[0]}: is missing beside host={word!r}, the old way to write one: give "
-            "the host as a mapping of its kind and its own sizes"
-        ) from error
-    own = {field.name for field in fields(config)}
-    return {**{name: v for name, v in values.items() if name in own}, **made}
+    """Return the fields of a Config from those that were written when one of them was a word, whose
+    own sizes stood beside it. Raises ConfigError for an unknown word or a missing size."""
+    for field, words in table.items():
+        word = values.get(field)
+        if not isinstance(word, str):
+            continue
+        if word not in words:
+            raise ConfigError(f"{field}: {word!r} is unknown: known are {', '.join(words)}")
+        try:
+            made = words[word](values)
+        except KeyError as error:
+            raise ConfigError(
+                f"{error.args[0]}: is missing beside {field}={word!r}, the old way to write one: "
+                f"give {field} as a mapping of its kind and its own sizes"
+            ) from error
+        kept = {name: v for name, v in values.items() if name in hints(config)}
+        values = {**kept, **made}
+    return dict(values)
 
 
 def host_module(config: Any) -> Any:

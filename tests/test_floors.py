@@ -114,7 +114,7 @@ LINES = {
     "lesa": 360,
     "levit": 390,
     "maxvit": 345,
-    "mvit": 360,
+    "mvit": 370,
     "mvit_pooling": 275,
     "pvt": 285,
     "qna": 390,

@@ -117,7 +117,7 @@ LINES = {
     "mvit": 370,
     "mvit_pooling": 275,
     "pvt": 285,
-    "qna": 390,
+    "qna": 325,
     "resnet": 360,
     "swin": 295,
     "vit": 275,

@@ -153,12 +153,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {f.name: hints[f.name] for f in fields(kind) if f.init}
+def hints(kind: type) -> dict[str, Any]:
+    annotated = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: annotated[f.name] for f in fields(kind) if f.init}
 
 
-def _members(kind: Any) -> tuple[type, ...]:
+def members(kind: Any) -> tuple[type, ...]:
     """Return the dataclasses of an annotation that consists of nothing else."""
     if isinstance(kind, type) and is_dataclass(kind):
         return (kind,)
@@ -182,12 +182,17 @@ def _element(kind: Any, index: int) -> Any:
 
 
 def kind_of(member: type) -> str:
-    """Return by which name JSON and the command line know a class: PatchDropout, patch_dropout."""
+    """Return by which name JSON and the command line know a class: PatchDropout, patch_dropout.
+
+    A class that is only called Config goes by the name of its file.
+    """
+    if member.__name__ == "Config":
+        return member.__module__.rpartition(".")[2]
     return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", member.__name__).lower()
 
 
-def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
-    known = {kind_of(m): m for m in members}
+def _choose(among: tuple[type, ...], name: Any, path: str) -> type:
+    known = {kind_of(m): m for m in among}
     plain = {kind.replace("_", ""): m for kind, m in known.items()}
     asked = str(name).lower().replace("-", "").replace("_", "")
     if asked not in plain:
@@ -199,43 +204,43 @@ def _choose(members: tuple[type, ...], name: Any, path: str) -> type:
 
 
 def _parse(kind: Any, value: Any, path: str, default: Any) -> Any:
-    members = _members(kind)
-    if members:
+    among = members(kind)
+    if among:
         if value is None and _optional(kind):
             return None
-        if isinstance(value, members):
+        if isinstance(value, among):
             return value
         if not isinstance(value, Mapping):
             said = shortened(repr(value))
             raise ConfigError(
                 f'{_at(path)}{said} is not a mapping of fields: write {{"name": value}}'
             )
-        if len(members) == 1 and ("kind" not in value or "kind" in _hints(members[0])):
-            return _build(members[0], value, path)
+        if len(among) == 1 and ("kind" not in value or "kind" in hints(among[0])):
+            return _build(among[0], value, path)
         if "kind" not in value:
-            names = ", ".join(kind_of(m) for m in members)
+            names = ", ".join(kind_of(m) for m in among)
             raise ConfigError(f"{_at(path)}the field 'kind' is missing: give one of {names}")
         rest = {k: v for k, v in value.items() if k != "kind"}
-        return _build(_choose(members, value["kind"], path), rest, path)
+        return _build(_choose(among, value["kind"], path), rest, path)
     inner = _element(kind, 0)
-    if inner is not None and _members(inner) and isinstance(value, (list, tuple)):
+    if inner is not None and members(inner) and isinstance(value, (list, tuple)):
         found = [_parse(_element(kind, i), v, f"{path}.{i}", None) for i, v in enumerate(value)]
         return typing.get_origin(kind)(found)
     return _leaf(kind, value, path, default)
 
 
 def _build(kind: type, value: Mapping[str, Any], path: str) -> Any:
-    hints = _hints(kind)
+    annotated = hints(kind)
     for name in value:
-        if name not in hints:
-            near = nearest(str(name)[:80], [*hints])
+        if name not in annotated:
+            near = nearest(str(name)[:80], [*annotated])
             raise ConfigError(f"{shortened(_join(path, name))}: no such field: {near}")
     made = {}
     for field in fields(kind):
         here = _join(path, field.name)
         if field.name in value:
             default = None if field.default is MISSING else field.default
-            made[field.name] = _parse(hints[field.name], value[field.name], here, default)
+            made[field.name] = _parse(annotated[field.name], value[field.name], here, default)
         elif field.init and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{here}: is missing and has no default: give a value")
     try:
@@ -282,23 +287,23 @@ def _spoken(kind: Any) -> str:
     return "none" if kind is type(None) else str(kind).replace("typing.", "")
 
 
-def _spoken_list(members: tuple[Any, ...]) -> str:
+def _spoken_list(among: tuple[Any, ...]) -> str:
     """The annotation of a list as a reader would write it: 2 whole numbers."""
     named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
-    first = members[0]
+    first = among[0]
     several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"
-    if members[1:] in ((), (Ellipsis,)):
+    if among[1:] in ((), (Ellipsis,)):
         return f"a list of {several}"
-    if all(member == first for member in members):
-        return f"{len(members)} {several}"
-    return f"a list of {', '.join(map(_spoken, members))}"
+    if all(member == first for member in among):
+        return f"{len(among)} {several}"
+    return f"a list of {', '.join(map(_spoken, among))}"
 
 
 def _dump(value: Any, kind: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        named = {"kind": kind_of(type(value))} if len(_members(kind)) > 1 else {}
-        return named | {name: _dump(getattr(value, name), hint) for name, hint in hints.items()}
+        annotated = hints(type(value))
+        named = {"kind": kind_of(type(value))} if len(members(kind)) > 1 else {}
+        return named | {name: _dump(getattr(value, name), hint) for name, hint in annotated.items()}
     if isinstance(value, Mapping):
         return {str(k): _dump(v, type(v)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -322,30 +327,30 @@ def _replace(value: Any, kind: Any, steps: list[str], text: str, path: str) -> A
         return (*value[:at], new, *value[at + 1 :])
     if not is_dataclass(value):
         raise ConfigError(f"{here}: {path} is {value!r}, which has no fields: set {path} itself")
-    hints = _hints(type(value))
-    if name not in hints:
-        raise ConfigError(f"{here}: no such field: {nearest(name, [*hints])}")
-    new = _replace(getattr(value, name), hints[name], rest, text, here)
-    kept = {other: getattr(value, other) for other in hints}
+    annotated = hints(type(value))
+    if name not in annotated:
+        raise ConfigError(f"{here}: no such field: {nearest(name, [*annotated])}")
+    new = _replace(getattr(value, name), annotated[name], rest, text, here)
+    kept = {other: getattr(value, other) for other in annotated}
     return _build(type(value), kept | {name: new}, path)
 
 
 def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     if kind is type(None):
         kind = typing.Any
-    members = _members(kind)
+    among = members(kind)
     if text.lower() in ("none", "null") and (_optional(kind) or kind is typing.Any):
         return None
     read = _read(text)
-    several = _members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
+    several = members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
     if several and isinstance(read, str):
         # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`.
         return tuple(
             _build(_choose(several, one.strip(), path), {}, path) for one in text.split(",")
         )
-    if members:
+    if among:
         if isinstance(read, str):
-            return _build(_choose(members, read.lower(), path), {}, path)
+            return _build(_choose(among, read.lower(), path), {}, path)
         return _parse(kind, read, path, old)
     if kind is dict or typing.get_origin(kind) is dict or kind is typing.Any:
         return read

@@ -34,6 +34,7 @@ from vitrail.layers.linear import Linear, linear
 from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, convolution_as_attention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -45,13 +46,15 @@ ENCODINGS = ("quadratic", "general", "learned", "content")
 @dataclass(frozen=True)
 class Config:
     """Sizes of a fully attentional network; `encoding` is one of `ENCODINGS`, `patch` the side
-    of the cells whose pixels become one token, `dropout` acts on maps and branches."""
+    of the cells whose pixels become one token, `dropout` acts on maps and branches. Embeddings
+    of offsets are `offset_dim` wide, 0 for as wide as tokens."""
 
     dim: int = 400
     depth: int = 6
     heads: int = 9
     hidden: int = 512
     encoding: str = "quadratic"
+    offset_dim: int = 0
     patch: int = 2
     dropout: float = 0.1
     drop_path: float = 0.0
@@ -87,32 +90,7 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    c, ours = config, ".mixer.position."
-    return [
-        (
-            "features_upscale.weight",
-            "embed.proj.weight",
-            lambda v: v.unflatten(1, (c.patch, c.patch, -1)).permute(0, 3, 1, 2),
-        ),
-        ("features_upscale.", "embed.proj."),
-        ("encoder.layer.", "blocks."),
-        (".attention.self.attention_", ours),
-        (".attention.self.row_embeddings.weight", ours + "columns"),  # of the second axis
-        (".attention.self.col_embeddings.weight", ours + "rows"),
-        (".attention.self.head_keys_row.weight", ours + "column_keys"),
-        (".attention.self.head_keys_col.weight", ours + "row_keys"),
-        (".attention.self.", ".mixer."),
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.output.LayerNorm.", ".norm1."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".output.LayerNorm.", ".norm2."),
-        ("classifier.", "head."),
-    ]
-
-
-NAMES = {"epfml/attention-cnn": _names}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
@@ -273,7 +251,9 @@ class AttentionCNN(Isotropic):
 def _position(config: Config) -> Offsets:
     c = config
     if c.encoding in ("learned", "content"):
-        return Learned(c.dim, c.heads, grid(c, *c.image))
+        if c.offset_dim < 0:
+            raise ValueError(f"offset_dim is {c.offset_dim}: expected a width, or 0 for dim's")
+        return Learned(c.offset_dim or c.dim, c.heads, grid(c, *c.image))
     centers = 2 * torch.randn(c.heads, 2)
     if c.encoding == "quadratic":
         return Quadratic(centers, 1 + 0.01 * torch.randn(c.heads))

@@ -30,6 +30,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
+from vitrail.models.names import cait as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -112,26 +113,7 @@ SPACE = Small(
     },
 )
 
-_AUTHORS = [
-    ("cls_token", "pool.token"),
-    ("pos_embed", "embed.position"),
-    ("patch_embed.", "embed."),
-    ("blocks_token_only.", "pool.blocks."),
-    ("norm.", "pool.norm."),
-    (".attn.proj_l.bias", None),
-    (".attn.proj_l.weight", ".mixer.before"),
-    (".attn.proj_w.", ".mixer.after."),
-    *[
-        (f".attn.{name}.{leaf}", f".mixer.kv.{leaf}[{part}/2]")
-        for part, name in enumerate("kv")
-        for leaf in ("weight", "bias")
-    ],
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-    (".gamma_1", ".scale1.gamma"),
-    (".gamma_2", ".scale2.gamma"),
-]
-NAMES = {"facebookresearch/deit": _AUTHORS, "timm": _AUTHORS}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bilinear_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, SequencePool
+from vitrail.models.names import cct as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -105,21 +106,7 @@ SPACE = Small(
     },
 )
 
-NAMES = {
-    "SHI-Labs/Compact-Transformers": [
-        ("tokenizer.conv_layers.{i}.0.", "embed.tokenizer.{i}."),
-        ("classifier.positional_emb", "embed.position"),
-        ("classifier.class_emb", "embed.token"),
-        ("classifier.attention_pool.", "pool.score."),
-        ("classifier.fc.", "head."),
-        ("classifier.", ""),
-        (".self_attn.", ".mixer."),
-        (".linear1.", ".ffn.fc1."),
-        (".linear2.", ".ffn.fc2."),
-        (".norm1.", ".norm2."),
-        (".pre_norm.", ".norm1."),
-    ]
-}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

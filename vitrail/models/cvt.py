@@ -23,6 +23,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
+from vitrail.models.names import cvt as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -79,40 +80,7 @@ SPACE = Small(
 )
 
 Grid = tuple[int, int]
-_LONG = {"q": "query", "k": "key", "v": "value"}
-NAMES = {
-    "microsoft/CvT": [
-        ("stage0.patch_embed.", "stem.patch_embed."),
-        ("stage{i}.", "stages.{i}."),
-        (".patch_embed.proj.", ".down.0."),
-        (".patch_embed.norm.", ".down.1."),
-        (".cls_token", ".token"),
-        *[(f".conv_proj_{n}.", f".{n}_map.") for n in "qkv"],
-        (".bn.", ".norm."),
-        *[(f".proj_{n}.", f".{n}.") for n in "qkv"],
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ],
-    "transformers": [
-        ("cvt.encoder.", ""),
-        ("stages.0.embedding.", "stem.embedding."),
-        (".layers.", ".blocks."),
-        (".embedding.convolution_embeddings.projection.", ".down.0."),
-        (".embedding.convolution_embeddings.normalization.", ".down.1."),
-        (".cls_token", ".token"),
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.attention.", ".mixer."),
-        *[(f".convolution_projection_{_LONG[n]}.", f".{n}_map.") for n in "qkv"],
-        (".convolution_projection.convolution.", ".conv."),
-        (".convolution_projection.normalization.", ".norm."),
-        *[(f".projection_{_LONG[n]}.", f".{n}.") for n in "qkv"],
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        *[(f".layernorm_{name}.", f".norm{i}.") for i, name in ((1, "before"), (2, "after"))],
-        ("layernorm.", "norm."),
-        ("classifier.", "head."),
-    ],
-}
+NAMES = names.TABLES
 
 
 class ConvAttention(nn.Module):

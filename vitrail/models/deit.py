@@ -13,12 +13,11 @@ default is 1e-12. Positions move to other image sizes bicubically, which keeps t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import deit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -103,82 +103,7 @@ SPACE = Small(
 )
 
 
-def _first(token: Tensor) -> Tensor:
-    """The class token as a summand of both tokens."""
-    return F.pad(token, (0, 0, 0, 1))
-
-
-def _second(token: Tensor) -> Tensor:
-    return F.pad(token, (0, 0, 1, 0))
-
-
-def _prefix(config: Config) -> list:
-    """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
-    count = 2 if config.distilled else 1
-    token = f"embed.token[+{count + 1}]"
-
-    def split(table: Tensor) -> tuple[Tensor, Tensor]:
-        return table[:, :count], table[:, count:]
-
-    tokens = [
-        ("cls_token", token, *([_first] if config.distilled else [])),
-        ("pos_embed", (token, "embed.position"), split),
-    ]
-    if config.distilled:
-        tokens += [
-            ("dist_token", token, _second),
-            ("head_dist.", "head.distilled."),
-            ("head.weight", "head.main.weight"),
-            ("head.bias", "head.main.bias"),
-        ]
-    return tokens
-
-
-def _authors(config: Config) -> list:
-    return [
-        *_prefix(config),
-        ("patch_embed.", "embed."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-def _transformers(config: Config) -> list:
-    return [
-        ("deit.", ""),
-        ("vit.", ""),  # the published DeiT without distillation is of its ViT class
-        ("classifier.", "head."),
-        ("cls_classifier.", "head."),
-        ("distillation_classifier.", "head_dist."),
-        ("embeddings.cls_token", "cls_token"),
-        ("embeddings.distillation_token", "dist_token"),
-        ("embeddings.position_embeddings", "pos_embed"),
-        *_prefix(config),
-        ("embeddings.patch_embeddings.projection.", "embed.proj."),
-        ("encoder.layer.", "layers."),
-        ("layers.{i}.", "blocks.{i}."),
-        *[  # the second form of each name is that of release 5 and later
-            (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-            for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-            for old in (f"attention.{names[0]}", f"{names[1]}_proj")
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.o_proj.", ".mixer.proj."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".mlp.", ".ffn."),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
-        ("layernorm.", "norm."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {
-    "facebookresearch/deit": _authors,
-    "timm": _authors,
-    "transformers": _transformers,
-}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

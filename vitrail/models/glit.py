@@ -14,7 +14,7 @@ paper reads one size of images; positions move to another as DeiT's do (bicubic)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,10 +29,11 @@ from vitrail.layers.conv import Conv, channels_first, channels_last, folded
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import ClassPatches, class_row
+from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import glit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -113,30 +114,7 @@ SPACE = Small(
 )
 
 
-def _authors(config: Config) -> list:
-    """Each of their blocks is a list of one candidate; a mixed one keeps both parts as one."""
-    mixed = [i for i, local in enumerate(config.local) if 0 < local < config.heads]
-    return [
-        ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-        ("patch_embed.", "embed."),
-        ("blocks.{i}.0.", "blocks.{i}."),
-        (".net.1.weight", ".net.enter.weight", lambda v: v.squeeze(-1)),
-        (".net.1.", ".net.enter."),
-        (".net.3.conv.weight", ".net.conv.weight", lambda v: v.unsqueeze(2)),
-        (".net.3.", ".net."),
-        (".net.4.", ".net.norm."),
-        (".net.6.weight", ".net.leave.weight", lambda v: v.squeeze(-1)),
-        (".net.6.", ".net.leave."),
-        *[(f"blocks.{i}.attn.net.", f"blocks.{i}.mixer.local.") for i in mixed],
-        *[(f"blocks.{i}.attn.", f"blocks.{i}.mixer.attention.") for i in mixed],
-        (".attn.net.", ".mixer."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"bychen515/GLiT": _authors}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ exported; at other sizes a deployed model still transforms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -38,6 +38,7 @@ from vitrail.layers.linear import Linear, frozen
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import hornet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -117,44 +118,7 @@ def widths(dim: int, order: int) -> list[int]:
     return [dim // 2**k for k in reversed(range(order))]
 
 
-def _names(config: Config) -> list:
-    def flat(value: Tensor) -> Tensor:
-        return value.reshape(value.shape[:2])  # 1x1 convolutions are linear layers here
-
-    def cut(first: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        return lambda v: (flat(v[:first]), flat(v[first:]))
-
-    return [
-        ("stages.{i}.", "stages.{i}.blocks."),
-        ("downsample_layers.0.", "stem."),
-        ("downsample_layers.{i}.", "stages.{i}.down."),
-        *[
-            (
-                f"stages.{i}.blocks.{{j}}.gnconv.proj_in.{leaf}",
-                tuple(f"stages.{i}.blocks.{{j}}.mixer.{part}.{leaf}" for part in ("gate", "rest")),
-                cut(widths(config.dim * 2**i, order)[0]),
-            )
-            for i, order in enumerate(config.orders)
-            for leaf in ("weight", "bias")
-        ],
-        (
-            ".dwconv.complex_weight",
-            ".dwconv.wide.table",
-            lambda v: v.permute(1, 2, 0, 3).flatten(2),
-        ),
-        (".gnconv.dwconv.dw.", ".mixer.filter.local."),
-        (".gnconv.dwconv.", ".mixer.filter."),
-        (".gnconv.pws.", ".mixer.gates.", flat),
-        (".gnconv.proj_out.", ".mixer.proj.", flat),
-        (".pwconv1.", ".ffn.fc1."),
-        (".pwconv2.", ".ffn.fc2."),
-        (".gamma1", ".scale1.gamma"),
-        (".gamma2", ".scale2.gamma"),
-        ("norm.", "pool.1."),
-    ]
-
-
-NAMES = {"raoyongming/HorNet": _names}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[Grid]:

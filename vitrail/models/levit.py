@@ -26,6 +26,7 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.position import BiasTable, distance_index, zoom_grid
 from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -48,6 +49,11 @@ class Config:
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
+
+    @property
+    def convs(self) -> int:
+        """Convolutions of the stem, each of stride 2."""
+        return self.patch.bit_length() - 1
 
 
 # name, widths, heads, blocks, width of keys; parameters, multiply-adds, accuracy
@@ -86,80 +92,7 @@ SPACE = Small(
 )
 
 
-def _flat(kernel: Tensor) -> Tensor:
-    """A linear layer's weight, also of the authors' and timm's 1x1-convolutional twins."""
-    return kernel.flatten(1)
-
-
-def _table(config: Config, rows: list, main: str, distilled: str) -> list:
-    """Rows of one source, then what the sources have in common."""
-    both = [(main, "head.main."), (distilled, "head.distilled.")]
-    return [
-        *rows,
-        *(both if config.distilled else [(main, "head.")]),
-        (".attention_bias_idxs", None),
-        (".attention_biases", ".bias.table", lambda table: table.mT),
-        ("stem.convs.{i}.c.", "stem.convs.{i}.conv."),
-        ("stem.convs.{i}.linear.", "stem.convs.{i}.conv."),
-        (".c.weight", ".linear.weight", _flat),
-        (".linear.weight", ".linear.weight", _flat),
-        (".l.", ".linear."),
-        (".bn.", ".norm."),
-        (".batch_norm.", ".norm."),
-    ]
-
-
-def _facebook(config: Config) -> list:
-    """One flat list of blocks: attention and ffn in turn, a shrinking pair between stages."""
-    places = []
-    for i, depth in enumerate(config.depths):
-        places += [f"stages.{i}.down."] * (i > 0)
-        places += [f"stages.{i}.blocks.{j}." for j in range(depth)]
-    rows = [(f"patch_embed.{2 * n}.", f"stem.convs.{n}.") for n in range(_convs(config))]
-    for k, place in enumerate(places):
-        rows += [(f"blocks.{2 * k}.", f"{place}mixer."), (f"blocks.{2 * k + 1}.", f"{place}ffn.")]
-    rows += [(".m.", "."), (".proj.1.", ".proj."), (".q.1.", ".q.")]
-    rows += [(".ffn.0.", ".ffn.fc1."), (".ffn.2.", ".ffn.fc2.")]
-    return _table(config, rows, "head.", "head_dist.")
-
-
-def _timm(config: Config) -> list:
-    rows = [
-        ("stem.conv{i}.", "stem.convs.{i-1}."),
-        (".downsample.attn_downsample.", ".down.mixer."),
-        (".downsample.", ".down."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-        (".ffn.ln", ".ffn.fc"),
-        (".ln.", "."),
-    ]
-    return _table(config, rows, "head.", "head_dist.")
-
-
-def _transformers(config: Config) -> list:
-    rows = [
-        ("levit.", ""),
-        ("patch_embeddings.embedding_layer_{i}.convolution.", "stem.convs.{i-1}.conv."),
-        ("patch_embeddings.embedding_layer_{i}.", "stem.convs.{i-1}."),
-    ]
-    for i, depth in enumerate(config.depths):
-        places = [f"stages.{i}.blocks.{j}." for j in range(depth)] + [f"stages.{i + 1}.down."]
-        for j, place in enumerate(places):
-            old = f"encoder.stages.{i}.layers."
-            rows += [(f"{old}{2 * j}.", f"{place}mixer."), (f"{old}{2 * j + 1}.", f"{place}ffn.")]
-    rows += [
-        (".module.", "."),
-        (".queries_keys_values.", ".qkv."),
-        (".keys_values.", ".kv."),
-        (".queries.", ".q."),
-        (".projection.", ".proj."),
-        (".linear_up.", ".fc1."),
-        (".linear_down.", ".fc2."),
-    ]
-    return _table(config, rows, "classifier.", "classifier_distill.")
-
-
-NAMES = {"facebookresearch/LeViT": _facebook, "timm": _timm, "transformers": _transformers}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
@@ -188,16 +121,12 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
     return replace(config, classes=len(state[head]), image=image) if side**2 == rows else None
 
 
-def _convs(config: Config) -> int:
-    return config.patch.bit_length() - 1
-
-
 class Stem(nn.Module):
     """3x3 convolutions of stride 2, Hardswish between: an image to (B, h, w, C)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        count = _convs(config)
+        count = config.convs
         if config.patch != 2**count or count < 1 or config.dims[0] % 2 ** (count - 1):
             raise ValueError(
                 f"patch is {config.patch}, the first width {config.dims[0]}: expected a power of "

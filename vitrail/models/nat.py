@@ -31,6 +31,7 @@ from vitrail.layers.neighborhood import Neighborhood, NeighborhoodBias
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import nat as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -105,48 +106,7 @@ SPACE = Small(
     },
 )
 
-_DOWN = [
-    ("stages.{i}.downsample.reduction.", "stages.{i+1}.down.0."),
-    ("stages.{i}.downsample.norm.", "stages.{i+1}.down.1."),
-]
-BLOCK = [
-    (".gamma1", ".scale1.gamma"),
-    (".gamma2", ".scale2.gamma"),
-    (".attn.rpb", ".mixer.bias.table"),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-]
-NAMES = {
-    "SHI-Labs/Neighborhood-Attention-Transformer": [
-        ("patch_embed.", "stem."),
-        ("levels.", "stages."),
-        *_DOWN,
-        *BLOCK,
-    ],
-    "transformers": [
-        ("dinat.", ""),
-        ("nat.", ""),
-        ("embeddings.patch_embeddings.projection.", "stem.proj."),
-        ("embeddings.", "stem."),
-        ("encoder.levels.", "stages."),
-        *_DOWN,
-        (".layers.", ".blocks."),
-        (".layer_scale_parameters", (".scale1.gamma", ".scale2.gamma"), lambda v: (v[0], v[1])),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
-        (".attention.self.rpb", ".mixer.bias.table"),
-        *[
-            (f".attention.self.{name}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-            for part, name in enumerate(("query", "key", "value"))
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.output.dense.", ".mixer.proj."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        ("layernorm.", "norm."),
-        ("classifier.", "head."),
-    ],
-}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
+from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -79,56 +79,7 @@ SPACE = Small(
 )
 
 
-def _authors(config: Config) -> list:
-    last = len(config.dims)
-    return [
-        ("cls_token", f"stages.{last - 1}.token[+]"),
-        (
-            f"pos_embed{last}",
-            (f"stages.{last - 1}.token[+2]", f"stages.{last - 1}.position"),
-            class_row,
-        ),
-        ("pos_embed{i}", "stages.{i-1}.position"),
-        ("patch_embed{i}.", "stages.{i-1}.down."),
-        ("block{i}.", "stages.{i-1}.blocks."),
-        (".attn.sr.", ".mixer.reduce.conv."),
-        (".attn.norm.", ".mixer.reduce.norm."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-def _transformers(config: Config) -> list:
-    return [
-        ("pvt.encoder.", ""),
-        ("patch_embeddings.{i}.position_embeddings", "pos_embed{i+1}"),
-        ("patch_embeddings.{i}.cls_token", "cls_token"),
-        ("patch_embeddings.{i}.projection.", "patch_embed{i+1}.proj."),
-        ("patch_embeddings.{i}.layer_norm.", "patch_embed{i+1}.norm."),
-        ("block.{i}.{j}.", "block{i+1}.{j}."),
-        ("layer_norm.", "norm."),
-        ("classifier.", "head."),
-        (".layer_norm_1.", ".norm1."),
-        (".layer_norm_2.", ".norm2."),
-        (".attention.self.query.", ".attn.q."),
-        *[
-            (f".attention.self.{name}.{leaf}", f".attn.kv.{leaf}[{part}/2]")
-            for part, name in enumerate(("key", "value"))
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.self.sequence_reduction.", ".attn.sr."),
-        (".attention.self.layer_norm.", ".attn.norm."),
-        (".attention.output.dense.", ".attn.proj."),
-        (".mlp.dense1.", ".mlp.fc1."),
-        (".mlp.dense2.", ".mlp.fc2."),
-        *_authors(config),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {
-    "whai362/PVT": _authors,
-    "transformers": _transformers,
-}
+NAMES = names.TABLES
 
 
 def grids(config: Config, h: int, w: int) -> list[Grid]:

@@ -31,7 +31,7 @@ from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.neighborhood import Neighborhood
 from vitrail.layers.windows import pad, partition
 from vitrail.models import resnet
-from vitrail.models.parts.attention_resnet import matrix
+from vitrail.models.names import sasa as names
 from vitrail.models.resnet import ResNet
 from vitrail.models.trunk.backbone import Small, Variant, check_image
 
@@ -80,30 +80,7 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    """Of the layers; the networks of public code do not follow the paper."""
-    return [
-        *resnet.NAMES["torchvision"](config),
-        ("stem.weight_query.weight", "stem.query", matrix),
-        ("stem.weight_key.weight", "stem.key", matrix),
-        (
-            "stem.weight_value.{m}.weight",
-            f"stem.values[{{m}}/{config.mixtures}]",
-            lambda v: v.flatten(1)[None],
-        ),
-        ("stem.emb_row", "stem.rows"),
-        ("stem.emb_col", "stem.columns"),
-        ("stem.emb_mix", "stem.mixes"),
-        *[
-            (f".weight_{name}.weight", f".qkv.weight[{n}/3]", matrix)
-            for n, name in enumerate(("query", "key", "value"))
-        ],
-        (".relative_x", ".columns", lambda v: v.flatten(1).mT),
-        (".relative_y", ".rows", lambda v: v.flatten(1).mT),
-    ]
-
-
-NAMES = {"MerHS/SASA-pytorch": _names}
+NAMES = names.TABLES
 
 
 class LocalAttention(nn.Module):

@@ -29,6 +29,7 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import WindowAttention, pad
+from vitrail.models.names import swin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -112,66 +113,8 @@ SPACE = Small(
     },
 )
 
-_BLOCK = [
-    (".attn_mask", None),
-    (".relative_position_index", None),
-    (".relative_position_bias_table", ".bias.table"),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-    (".ffn.0.", ".ffn.fc1."),
-    (".ffn.3.", ".ffn.fc2."),
-]
-_MICROSOFT = [
-    ("absolute_pos_embed", "stem.position"),
-    ("patch_embed.", "stem."),
-    ("layers.{i}.downsample.", "stages.{i+1}.down."),
-    ("layers.", "stages."),
-    ("head.fc.", "head."),
-    *_BLOCK,
-]
 
-
-def _torchvision(config: Config) -> list:
-    return [
-        ("features.0.0.", "stem.proj."),
-        ("features.0.2.", "stem.norm."),
-        *[(f"features.{2 * i + 1}.", f"stages.{i}.blocks.") for i in range(len(config.depths))],
-        *[(f"features.{2 * i}.", f"stages.{i}.down.") for i in range(1, len(config.depths))],
-        *_BLOCK,
-    ]
-
-
-_TRANSFORMERS = [
-    ("swin.", ""),
-    ("embeddings.position_embeddings", "stem.position"),
-    ("embeddings.patch_embeddings.projection.", "stem.proj."),
-    ("embeddings.", "stem."),
-    ("encoder.layers.{i}.downsample.", "stages.{i+1}.down."),
-    ("encoder.layers.", "stages."),
-    *[  # the second form of each name is that of release 5 and later
-        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-        for old in (f"self.{names[0]}", f"{names[1]}_proj")
-        for leaf in ("weight", "bias")
-    ],
-    (".attention.relative_position_bias.", ".mixer."),
-    (".attention.self.", ".mixer."),
-    (".attention.output.dense.", ".mixer.proj."),
-    (".attention.o_proj.", ".mixer.proj."),
-    (".intermediate.dense.", ".ffn.fc1."),
-    (".output.dense.", ".ffn.fc2."),
-    (".layernorm_before.", ".norm1."),
-    (".layernorm_after.", ".norm2."),
-    ("layernorm.", "norm."),
-    ("classifier.", "head."),
-    *_BLOCK,
-]
-NAMES: dict[str, list | Callable[[Config], list]] = {
-    "microsoft/Swin-Transformer": _MICROSOFT,
-    "timm": [("layers.{i}.downsample.", "stages.{i}.down."), *_MICROSOFT],
-    "torchvision": _torchvision,
-    "transformers": _TRANSFORMERS,
-}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[tuple[int, int]]:

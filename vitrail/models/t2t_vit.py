@@ -27,10 +27,10 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import t2t_vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -82,15 +82,7 @@ SPACE = Small(
     },
 )
 
-_AUTHORS = [
-    ("cls_token", "embed.token[+]"),
-    ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-    ("tokens_to_token.attention{i}.", "embed.mixers.{i-1}."),
-    ("tokens_to_token.project.", "embed.project."),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-]
-NAMES = {"yitu-opensource/T2T-ViT": _AUTHORS}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> Grid:

@@ -25,9 +25,9 @@ from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
+from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -70,29 +70,7 @@ SPACE = Small(
 )
 
 
-def _timm(config: Config) -> list:
-    return [
-        ("cls_token", "token[+]"),
-        ("patch_pos", ("token[+2]", "position"), class_row),
-        ("pixel_pos", "pixels.position"),
-        ("pixel_embed.", "pixels."),
-        ("norm1_proj.", "join.norm."),
-        ("proj.", "join.proj."),
-        ("norm2_proj.", "join_norm."),
-        (".norm_in.", ".inner.norm1."),
-        (".attn_in.", ".inner.mixer."),
-        (".norm_mlp_in.", ".inner.norm2."),
-        (".mlp_in.", ".inner.ffn."),
-        (".norm1_proj.", ".join.norm."),
-        ("blocks.{i}.proj.", "blocks.{i}.join.proj."),
-        (".norm_out.", ".norm1."),
-        (".attn_out.", ".mixer."),
-        (".norm_mlp.", ".norm2."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"timm": _timm}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> Grid:

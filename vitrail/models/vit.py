@@ -30,7 +30,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
-from vitrail.models.names.vit import TABLES
+from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -141,7 +141,7 @@ SPACE = Small(
 )
 
 TAKES = HALF  # unless a variant's reference says otherwise
-NAMES = TABLES
+NAMES = names.TABLES
 
 
 def _ceil(side: int, stride: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitrail.data.gate import Inspection
-from vitrail.models import families
+from vitrail.models import families, resolve
 from vitrail.search.space import image_sizes
 
 
@@ -15,13 +15,14 @@ from vitrail.search.space import image_sizes
 class Arm:
     """One thing to compare: a family, and the fields of its Config beside the host's.
 
-    `renamed` maps the host's fields to this Config's names for them, None for those it fixes.
+    `inside` is given where the Config holds its host's: which kind of host, and fields that it has
+    beside those of all arms.
     """
 
     family: str
     note: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str | None] = field(default_factory=dict)
+    inside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Plan:
     def config(self, arm: str, image: tuple[int, int], channels: int, classes: int) -> Any:
         """Return the Config of an arm. Raises KeyError."""
         one = self.arms[arm]
-        host = {one.renamed.get(name, name): value for name, value in self.host(image).items()}
-        common = {name: value for name, value in host.items() if name is not None}
+        sizes = self.host(image)
+        common = {"host": {**one.inside, **sizes}} if one.inside else sizes
         common |= {"image": image, "channels": channels, "classes": classes}
-        return families()[one.family].Config(**common | dict(one.fields))
+        return resolve(families()[one.family].Config(), **common | dict(one.fields))
 
 
 def bottlenecks(image: tuple[int, int]) -> dict[str, Any]:
@@ -84,6 +85,7 @@ ATTENTION_MODULES = Plan(
         "AA": Arm(
             "aa_resnet",
             "a tenth of the channels by global attention beside the convolutions",
+            inside={"kind": "resnet"},
         ),
         "SASA": Arm(
             "sasa",
@@ -103,8 +105,7 @@ ATTENTION_MODULES = Plan(
         "ACmix": Arm(
             "acmix",
             "attention to the 7x7 neighbours and a convolution from one projection, everywhere",
-            {"heads": (4, 4, 4)},
-            {"stem_stride": "patch"},
+            inside={"kind": "resnet", "heads": (4, 4, 4)},
         ),
     },
     bottlenecks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType, ModuleType
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import nearest
+from vitrail.config import kind_of, nearest
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
+from vitrail.models.trunk.hosts import differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 
@@ -183,7 +184,7 @@ def family_of(config: Any) -> str:
 
 def config_json(config: Any) -> dict[str, Any]:
     """`{"family": "cct", ...fields}`, which `config_from_json` reads back."""
-    return {"family": family_of(config), **asdict(config)}
+    return {"family": family_of(config), **asdict(config), **nested(config)}
 
 
 def config_from_json(data: Mapping[str, Any]) -> Any:
@@ -196,7 +197,9 @@ def config_from_json(data: Mapping[str, Any]) -> Any:
         raise ConfigError(
             f"family {str(family)[:80]!r} is unknown: {nearest(str(family), [*networks()])}"
         )
-    return resolve(networks()[family].Config(), **values)
+    module = networks()[family]
+    values = unflattened(module.Config, values, getattr(module, "FLAT", {}))
+    return resolve(module.Config(), **values)
 
 
 def config_name(config: Any) -> str:
@@ -217,7 +220,9 @@ def config_name(config: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One word: the sizes of stages joined by dots."""
+    """One word: the sizes of stages joined by dots, a nested config by its kind and its sizes."""
+    if is_dataclass(value):
+        return "x".join([kind_of(type(value)), *map(_short, differing(value))])
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

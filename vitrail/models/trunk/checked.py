@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from vitrail.config import nearest, parse
 from vitrail.errors import ConfigError
+from vitrail.models.trunk.hosts import opened
 
 MOST = 10**6  # of any whole number
 SIDE = 2**16  # pixels
@@ -33,8 +34,10 @@ def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
             f"{', '.join(unknown)}: no such field of {module.__name__}.Config; "
             f"{nearest(unknown[0], known)}; it has {', '.join(sorted(known))}"
         )
-    values = {name: changes.get(name, getattr(config, name)) for name in known}
-    found = parse(type(config), {name: _plain(value) for name, value in values.items()})
+    kind = type(config)
+    given = {name: opened(kind, name, _plain(value)) for name, value in changes.items()}
+    values = {name: _plain(getattr(config, name)) for name in known} | given
+    found = parse(kind, values)
     rules = _rules(module)
     for field in known:
         for number in _numbers(getattr(found, field)):

@@ -13,6 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import elsa, volo
 from vitrail.models.elsa import ELSA, Config, MultipliedELSA
+from vitrail.models.trunk.positions import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SWIN = Config(
@@ -148,7 +149,7 @@ def test_moved_to_another_image():
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x))
-    assert elsa.fitted(VOLO, moved.state_dict()).image == (64, 96)
+    assert fitted(VOLO, moved.state_dict(), elsa).image == (64, 96)
 
 
 def test_what_cannot_be_built():

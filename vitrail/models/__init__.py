@@ -24,8 +24,9 @@ from torch import Tensor
 
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
-from vitrail.models.trunk.adapt import fitted, laid_out, rechannelled, resampled
+from vitrail.models.trunk.adapt import laid_out, rechannelled
 from vitrail.models.trunk.backbone import Backbone, Variant, changed
+from vitrail.models.trunk.positions import fitted, resampled
 
 __all__ = ["catalog", "create", "identify", "load"]
 

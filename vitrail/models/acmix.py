@@ -24,7 +24,7 @@ here are those of the authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ from vitrail.models import pvt, resnet, swin
 from vitrail.models.parts import san
 from vitrail.models.parts.acmix_paths import Coordinates, Gain, Mirrored, Plain, Rates, Shift
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.positions import Table, borrowed
 
 
 @dataclass(frozen=True)
@@ -186,19 +187,12 @@ def hosted(config: Config) -> Any:
 _MODULES = {"swin": swin, "pvt": pvt}
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size as the host does; ACmix's own weights stay."""
-    if old.host not in _MODULES:
-        return state
-    return _MODULES[old.host].resample(state, hosted(old), hosted(new))
+def _positions(config: Config) -> tuple[Table, ...]:
+    """Those of the host; ACmix's own weights stay."""
+    return borrowed(_MODULES[config.host], hosted) if config.host in _MODULES else ()
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and, on PVT, the image that a state's shapes tell."""
-    if config.host == "pvt":
-        found = pvt.fitted(hosted(config), state)
-        return replace(config, classes=found.classes, image=found.image)
-    return replace(config, classes=len(state["head.weight"]))
+POSITIONS = _positions
 
 
 class ACmix(nn.Module):

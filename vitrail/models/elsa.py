@@ -16,7 +16,7 @@ the bare layer. Images of any size are treated as by the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from vitrail.layers.neighborhood import aggregate
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin, volo
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.positions import Table, borrowed
 
 
 @dataclass(frozen=True)
@@ -167,17 +168,12 @@ def hosted(config: Config) -> Any:
 _MODULES = {"swin": swin, "volo": volo}
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size as the host does; ELSA's own weights stay."""
-    return _MODULES[old.host].resample(state, hosted(old), hosted(new))
+def _positions(config: Config) -> tuple[Table, ...]:
+    """Those of the host; ELSA's own weights stay."""
+    return borrowed(_MODULES[config.host], hosted)
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and, on VOLO, the image that a state's shapes tell."""
-    if config.host == "volo":
-        found = volo.fitted(hosted(config), state)
-        return replace(config, classes=found.classes, image=found.image)
-    return replace(config, classes=len(state["head.weight"]))
+POSITIONS = _positions
 
 
 class ELSA(nn.Module):

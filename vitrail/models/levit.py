@@ -12,8 +12,7 @@ another size; `load(..., image=...)` stretches the tables linearly, so that dist
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,6 +27,7 @@ from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,16 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+# A shrinking attention's keys are on the map of the stage before.
+POSITIONS = (
+    Table(
+        "stages.{i}.blocks.{j}.mixer.bias.table",
+        lambda c, i, j: grids(c)[i],
+        zoom_grid,
+        axes=(0,),
+    ),
+    Table("stages.{i}.down.mixer.bias.table", lambda c, i: grids(c)[i - 1], zoom_grid, axes=(0,)),
+)
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
@@ -99,25 +109,6 @@ def grids(config: Config) -> list[tuple[int, int]]:
     h, w = config.image
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(math.ceil(h / s), math.ceil(w / s)) for s in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: bias tables stretched linearly, corners coinciding."""
-    moved = dict(state)
-    for name in state:
-        if name.endswith(".bias.table"):
-            # A shrinking attention's keys are on the map of the stage before.
-            i = int(name.split(".")[1]) - (".down." in name)
-            moved[name] = zoom_grid(state[name][None], grids(old)[i], grids(new)[i])[0]
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    head = "head.main.linear.weight" if config.distilled else "head.linear.weight"
-    side = math.isqrt(rows := state["stages.0.blocks.0.mixer.bias.table"].shape[0])
-    image = (side * config.patch, side * config.patch)
-    return replace(config, classes=len(state[head]), image=image) if side**2 == rows else None
 
 
 class Stem(nn.Module):

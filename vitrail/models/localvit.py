@@ -15,8 +15,8 @@ sizes as each host's do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models import pvt, t2t_vit, tnt
 from vitrail.models.trunk.backbone import Backbone, Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table, borrowed, patches
 
 ACTS = ("relu6", "hs", "hs+se", "hs+eca", "hs+ecah")
 
@@ -175,21 +176,14 @@ def hosted(config: Config) -> Any:
 _MODULES = {"pvt": pvt, "t2t": t2t_vit, "tnt": tnt}
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size as the host does; DeiT's are bicubic."""
-    if old.host in _MODULES:
-        return _MODULES[old.host].resample(state, hosted(old), hosted(new))
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
+def _positions(config: Config) -> tuple[Table, ...]:
+    """Those of the host; DeiT's are bicubic."""
     if config.host in _MODULES:
-        found = _MODULES[config.host].fitted(hosted(config), state)
-        return replace(config, classes=found.classes, image=found.image)
-    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+        return borrowed(_MODULES[config.host], hosted)
+    return (Table("embed.position", patches, bicubic_grid),)
+
+
+POSITIONS = _positions
 
 
 class SqueezeGate(nn.Module):

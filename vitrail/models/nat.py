@@ -33,6 +33,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import nat as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.positions import Table
 
 Down = Callable[[int], nn.Module]
 
@@ -106,16 +107,8 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another kernel, bicubic as in the released 11x11 models; images change nothing."""
-    sides = [(2 * c.kernel - 1, 2 * c.kernel - 1) for c in (old, new)]
-
-    def moved(table: Tensor) -> Tensor:
-        return bicubic_grid(table.flatten(1).mT[None], *sides)[0].mT.unflatten(1, sides[1])
-
-    return {k: moved(v) if k.endswith("bias.table") else v for k, v in state.items()}
+# Tables of another kernel move as the released 11x11 models' did; images change nothing.
+POSITIONS = (Table(".bias.table", lambda c: (2 * c.kernel - 1,) * 2, bicubic_grid, axes=(1, 2)),)
 
 
 class Stem(nn.Module):

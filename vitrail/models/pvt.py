@@ -15,8 +15,8 @@ put theirs into the trunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+POSITIONS = (Table("stages.{i}.position", lambda c, i: grids(c, *c.image)[i], bilinear_grid),)
 
 
 def grids(config: Config, h: int, w: int) -> list[Grid]:
@@ -91,21 +93,6 @@ def grids(config: Config, h: int, w: int) -> list[Grid]:
             "stages, a smaller patch or a larger image"
         )
     return [(h // stride, w // stride) for stride in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move every stage's positions to another image size: half-pixel bilinear."""
-    moved = dict(state)
-    for stage, pair in enumerate(zip(grids(old, *old.image), grids(new, *new.image), strict=True)):
-        name = f"stages.{stage}.position"
-        moved[name] = bilinear_grid(state[name], *pair)
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["stages.0.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 class Patches(nn.Module):

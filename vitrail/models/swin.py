@@ -31,6 +31,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import WindowAttention, pad
 from vitrail.models.names import swin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.positions import Table
 
 Mixer = Callable[[int, int], nn.Module]
 
@@ -114,27 +115,22 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+# Bias tables move only where an image is so small that a stage's window changes.
+POSITIONS = (
+    Table("stem.position", lambda c: grids(c)[0], bicubic_grid),
+    Table(
+        "stages.{i}.blocks.{j}.mixer.bias.table",
+        lambda c, i, j: (2 * min(c.window, *grids(c)[i]) - 1,) * 2,
+        bicubic_grid,
+        axes=(0,),
+    ),
+)
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
     """Rows and columns of each stage's map at the config's image."""
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(-(-config.image[0] // s), -(-config.image[1] // s)) for s in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: bicubic, bias tables only where a stage's window changes."""
-    moved, before, after = dict(state), grids(old), grids(new)
-    if "stem.position" in state:
-        moved["stem.position"] = bicubic_grid(state["stem.position"], before[0], after[0])
-    for i, (a, b) in enumerate(zip(before, after, strict=True)):
-        sides = [2 * min(old.window, *grid) - 1 for grid in (a, b)]
-        for j in range(old.depths[i]):
-            name = f"stages.{i}.blocks.{j}.mixer.bias.table"
-            squares = [(side, side) for side in sides]
-            if name in state:  # hosted mixers may have no table
-                moved[name] = bicubic_grid(state[name][None], *squares)[0]
-    return moved
 
 
 class PatchEmbed(nn.Module):

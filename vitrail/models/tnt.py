@@ -13,8 +13,8 @@ another paper put its own feed-forward in place of the outer MLP and its norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
 from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table, patches
 
 Grid = tuple[int, int]
 
@@ -70,6 +71,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+POSITIONS = (Table("position", patches, bicubic_grid),)
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
@@ -80,18 +82,6 @@ def grid(config: Config, h: int, w: int) -> Grid:
             "patch or resize"
         )
     return h // config.patch, w // config.patch
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move the patches' positions to another image size: half-pixel bicubic."""
-    grids = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "position": bicubic_grid(state["position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 class SplitAttention(nn.Module):

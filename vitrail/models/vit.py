@@ -14,7 +14,7 @@ row in the position table: a row of a checkpoint that is added to it is folded i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -140,29 +141,13 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
+POSITIONS = (
+    Table("embed.position", lambda c: tuple(-(-side // c.stride) for side in c.image), zoom_grid),
+)
 
 
 def _ceil(side: int, stride: int) -> int:
     return -(-side // stride)
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: linear, corners coinciding, as the authors do."""
-    if "embed.position" not in state or new.position != "learned":
-        return state
-    grids = [(_ceil(c.image[0], c.stride), _ceil(c.image[1], c.stride)) for c in (old, new)]
-    return {**state, "embed.position": zoom_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    config = replace(config, classes=state["head.weight"].shape[0])
-    if "embed.position" not in state:
-        return config
-    side = math.isqrt(rows := state["embed.position"].shape[1])
-    if side**2 != rows:
-        return None
-    return replace(config, image=(side * config.stride, side * config.stride))
 
 
 class PatchEmbed(nn.Module):

@@ -88,7 +88,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
-resample, fitted = vit.resample, vit.fitted
+POSITIONS = vit.POSITIONS
 
 
 class SameConv2d(Conv2d):
@@ -123,7 +123,7 @@ class StandardConv2d(SameConv2d):
             return self._conv_forward(x, self._standard(), None)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        weight = self._weight_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
+        weight = self._kept_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(x, weight, None, *geometry, "none", [], "")
 

@@ -30,18 +30,21 @@ from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import deit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.positions import Table, patches
+from vitrail.models.trunk.sizes import PerBlock, widths
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a DeiT; `distilled` ones have a second token and head."""
+    """Sizes of a DeiT; `distilled` ones have a second token and head. `heads`, `inner` (channels
+    of all heads, 0 for `dim`) and `hidden` are one number or one a block."""
 
     dim: int = 192
     depth: int = 12
-    heads: int = 3
-    hidden: int = 768
+    heads: PerBlock = 3
+    hidden: PerBlock = 768
     patch: int = 16
     distilled: bool = False
+    inner: PerBlock = 0
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -154,9 +157,16 @@ class DeiT(Isotropic):
 
     def __init__(self, config: Config) -> None:
         c, norm = config, partial(nn.LayerNorm, eps=1e-6)
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth, (c.dim, 4 * c.dim))
         blocks = [
-            Block(c.dim, Attention(c.dim, c.heads), Mlp(c.dim, c.hidden), norm=norm, drop_path=rate)
-            for rate in rising(c.drop_path, c.depth)
+            Block(
+                c.dim,
+                Attention(c.dim, size.heads, inner=size.inner),
+                Mlp(c.dim, size.hidden),
+                norm=norm,
+                drop_path=rate,
+            )
+            for rate, size in zip(rising(c.drop_path, c.depth), sizes, strict=True)
         ]
         super().__init__(
             config,

@@ -28,22 +28,30 @@ from vitrail.layers.tokens import Mean
 from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, each
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a LeViT: widths, heads and blocks per stage, width of keys in all of them.
+    """Sizes of a LeViT: widths, heads and blocks per stage, width of a head's keys in all of them.
+
+    An entry of `heads` is one number or one a block; `shrinking` are those of the attention that
+    leads into each stage but the first, without entries as many as its input's width holds keys.
+    An entry of `hidden`, without entries twice the width, is one number or one an MLP; the one
+    that follows the shrinking attention comes first.
 
     `patch` is the stem's stride, a power of two: one convolution for each factor. A distilled
     model has a second head, for the teacher's labels: two logits in training, else their mean.
     """
 
     dims: tuple[int, ...] = (128, 256, 384)
-    heads: tuple[int, ...] = (4, 8, 12)
+    heads: tuple[PerBlock, ...] = (4, 8, 12)
     depths: tuple[int, ...] = (4, 4, 4)
     key_dim: int = 16
     patch: int = 16
     distilled: bool = True
+    shrinking: tuple[int, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -225,10 +233,10 @@ class Shrink(nn.Module):
         return x + self.drop_path(self.ffn(x))
 
 
-def feed_forward(dim: int) -> nn.Module:
-    """An MLP of twice the width with Hardswish and a BatchNorm after each linear layer."""
-    mlp = Mlp(dim, 2 * dim, act=nn.Hardswish())
-    mlp.fc1, mlp.fc2 = LinearNorm(dim, 2 * dim), LinearNorm(2 * dim, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
+def feed_forward(dim: int, hidden: int) -> nn.Module:
+    """An MLP with Hardswish and a BatchNorm after each linear layer."""
+    mlp = Mlp(dim, hidden, act=nn.Hardswish())
+    mlp.fc1, mlp.fc2 = LinearNorm(dim, hidden), LinearNorm(hidden, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
     return mlp
 
 
@@ -273,20 +281,26 @@ class LeViT(Pyramid):
                 f"stages would have one position only: take a smaller patch than {config.patch}, "
                 "fewer stages or a larger image"
             )
-        stages, before = [], 0
-        for dim, heads, depth, grid in zip(
-            config.dims, config.heads, config.depths, sizes, strict=True
-        ):
+        shrinking = config.shrinking or tuple(dim // d for dim in config.dims[:-1])
+        hidden = config.hidden or tuple(2 * dim for dim in config.dims)
+        if len(shrinking) != len(config.dims) - 1 or len(hidden) != len(config.dims):
+            raise ValueError(
+                f"shrinking is {config.shrinking}, hidden {config.hidden}: expected no entries, or "
+                f"{len(config.dims) - 1} and {len(config.dims)}"
+            )
+        stages = []
+        for i, (dim, grid) in enumerate(zip(config.dims, sizes, strict=True)):
+            heads = each(config.heads[i], config.depths[i], "heads")
+            own = iter(each(hidden[i], config.depths[i] + bool(i), "hidden"))
             down: nn.Module = nn.Identity()
-            if stages:
+            if i:
                 attention = ShrinkingAttention(
-                    before, dim, heads=before // d, key_dim=d, grid=sizes[len(stages) - 1]
+                    config.dims[i - 1], dim, heads=shrinking[i - 1], key_dim=d, grid=sizes[i - 1]
                 )
-                down = Shrink(attention, feed_forward(dim), config.drop_path)
-            mixers = [Attention(dim, heads, d, grid) for _ in range(depth)]
+                down = Shrink(attention, feed_forward(dim, next(own)), config.drop_path)
             block = partial(Block, dim, norm=nn.Identity, drop_path=config.drop_path)
-            stages.append(Stage(down, [block(m, feed_forward(dim)) for m in mixers]))
-            before = dim
+            mixers = [Attention(dim, n, d, grid) for n in heads]
+            stages.append(Stage(down, [block(m, feed_forward(dim, next(own))) for m in mixers]))
         head = DistilledHead if config.distilled else NormLinear
         super().__init__(
             config,

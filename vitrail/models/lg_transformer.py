@@ -114,12 +114,15 @@ class LGTransformer(Swin):
                     f"patch than {c.patch} or a larger image"
                 )
 
+        own = swin.widths(c)
+
         def mixer(i: int, j: int) -> nn.Module:
             return LocalToGlobal(
                 [
                     WindowAttention(
                         c.dim * 2**i,
-                        c.heads[i],
+                        own[i][j].heads,
+                        inner=own[i][j].inner,
                         window=c.window,
                         shifted=j % 2 == 1,
                         grid=grid,

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -141,8 +142,7 @@ class NeighborhoodAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, local: Neighborhood) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.local = local
         self.qkv = Linear(dim, 3 * dim)
         self.bias = NeighborhoodBias(heads, local)

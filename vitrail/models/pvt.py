@@ -32,19 +32,24 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, by_stage
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a PVT, one entry a stage: `ratios` of the MLPs' hidden width, `reductions` of the
-    keys' map. The first stage's patches are `patch` wide, the others' 2."""
+    keys' map. The first stage's patches are `patch` wide, the others' 2. Entries of `heads`,
+    `inner` (channels of all heads, without entries `dims`) and `hidden` (without entries as
+    `ratios` say) are one number or one a block."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (2, 2, 2, 2)
-    heads: tuple[int, ...] = (1, 2, 5, 8)
+    heads: tuple[PerBlock, ...] = (1, 2, 5, 8)
     ratios: tuple[int, ...] = (8, 8, 4, 4)
     reductions: tuple[int, ...] = (8, 4, 2, 1)
     patch: int = 4
+    inner: tuple[PerBlock, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -166,16 +171,18 @@ class PVT(Backbone):
             )
         if block is None:
             block = lambda i, *parts: PVTBlock(c.dims[i], *parts)  # noqa: E731
+        usual = [(dim, ratio * dim) for dim, ratio in zip(c.dims, c.ratios, strict=True)]
+        sizes = by_stage((c.heads, c.inner, c.hidden), c.depths, usual)
         rates, before, stages = iter(rising(c.drop_path, sum(c.depths))), c.channels, []
         for i, (dim, grid) in enumerate(zip(c.dims, grids(c, *c.image), strict=True)):
             blocks = [
                 block(
                     i,
-                    ReducedAttention(dim, c.heads[i], c.reductions[i]),
-                    c.ratios[i] * dim,
+                    ReducedAttention(dim, size.heads, c.reductions[i], size.inner),
+                    size.hidden,
                     next(rates),
                 )
-                for _ in range(c.depths[i])
+                for size in sizes[i]
             ]
             down = Patches(before, dim, 2 if i else c.patch)
             stages.append(PositionStage(down, blocks, dim, grid, token=i == len(c.dims) - 1))

@@ -33,22 +33,25 @@ from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, widths
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a ViT. `pool` is "token" (class token), "mean" or "map" (attention pooling);
-    `position` is "learned" or "sincos"; `pre_logits` is the width of the tanh layer before the
-    head, 0 for none."""
+    """Sizes of a ViT. `heads`, `inner` (channels of all heads, 0 for `dim`) and `hidden` are one
+    number or one a block; of pool "map" one more, its own, comes last. `pool` is "token" (class
+    token), "mean" or "map" (attention pooling); `position` is "learned" or "sincos"; `pre_logits`
+    is the width of the tanh layer before the head, 0 for none."""
 
     dim: int = 192
     depth: int = 12
-    heads: int = 3
-    hidden: int = 768
+    heads: PerBlock = 3
+    hidden: PerBlock = 768
     patch: int = 16
     pool: str = "token"
     position: str = "learned"
     pre_logits: int = 0
+    inner: PerBlock = 0
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -206,23 +209,27 @@ class ViT(Isotropic):
     embedding_of: Callable[[Any], nn.Module] = PatchEmbed
 
     def __init__(self, config: Config) -> None:
+        c, pooling = config, config.pool == "map"
+        usual = c.dim, 4 * c.dim
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth + pooling, usual)
+        own = sizes[-1]
         pools = {
             "token": FirstToken,
             "mean": Mean,
-            "map": partial(ProbePool, config.dim, config.heads, config.hidden),
+            "map": partial(ProbePool, c.dim, own.heads, own.hidden, own.inner),
         }
-        if config.pool not in pools:
-            raise ValueError(f"pool is {config.pool!r}: expected {', '.join(pools)}")
+        if c.pool not in pools:
+            raise ValueError(f"pool is {c.pool!r}: expected {', '.join(pools)}")
         norm = partial(nn.LayerNorm, eps=1e-6)
         blocks = [
             Block(
-                config.dim,
-                Attention(config.dim, config.heads),
-                Mlp(config.dim, config.hidden, act=nn.GELU(approximate="tanh")),
+                c.dim,
+                Attention(c.dim, size.heads, inner=size.inner),
+                Mlp(c.dim, size.hidden, act=nn.GELU(approximate="tanh")),
                 norm=norm,
                 drop_path=rate,
             )
-            for rate in rising(config.drop_path, config.depth)
+            for rate, size in zip(rising(c.drop_path, c.depth), sizes, strict=False)
         ]
         super().__init__(
             config,

@@ -16,6 +16,7 @@ from vitrail.layers.windows import WindowAttention
 from vitrail.models import config_from_json, config_json, elsa, resolve, swin, volo
 from vitrail.models.elsa import ELSA, Config
 from vitrail.models.names import elsa as names
+from vitrail.models.trunk.positions import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SWIN = Config(
@@ -180,7 +181,7 @@ def test_moved_to_another_image():
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x))
-    assert elsa.fitted(VOLO, moved.state_dict()).image == (64, 96)
+    assert fitted(VOLO, moved.state_dict(), elsa).image == (64, 96)
 
 
 def test_what_cannot_be_built():

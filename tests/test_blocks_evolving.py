@@ -15,8 +15,9 @@ from vitrail import models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.evolving import Evolution
 from vitrail.layers.fold import deploy
-from vitrail.models import evolving, evolving_series
+from vitrail.models import evolving_series
 from vitrail.models.evolving import Config
+from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import (
     EvolvingConv,
     max_pool_same,
@@ -393,6 +394,6 @@ def test_evolving_names_fit_any_depth():
         if variant.family == "evolving":
             with torch.device("meta"):
                 state = vitrail.create(name).state_dict()
-            named = {ours for _, ours in evolving._layers(variant.config)}
+            named = {ours for _, ours in names.layers(variant.config)}
             owners = {key.rpartition(".")[0] for key in state if "position" not in key}
             assert owners == {n for n in named if "position" not in n}, name

@@ -13,6 +13,7 @@ import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models import volo
+from vitrail.models.trunk.positions import fitted
 from vitrail.models.volo import Config, OutlookAttention
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
@@ -134,8 +135,8 @@ def test_positions_move_and_tell_the_image():
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x))
-    assert volo.fitted(SMALL, moved.state_dict()).image == (64, 96)
-    assert volo.fitted(SMALL, model.state_dict()).image == SMALL.image
+    assert fitted(SMALL, moved.state_dict(), volo).image == (64, 96)
+    assert fitted(SMALL, model.state_dict(), volo).image == SMALL.image
 
 
 def test_odd_maps_are_exported(tmp_path):

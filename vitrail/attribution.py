@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.layers.protocols import Attends
 
 # Occlusion's patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
 # coarse enough that hiding one patch matters.
@@ -72,7 +73,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
             lambda m, args: seen.append(m.weights(*args)[0].float().mean(0))  # pyright: ignore[reportCallIssue]
         )
         for module in model.modules()
-        if hasattr(module, "weights")
+        if isinstance(module, Attends)
     ]
     try:
         maps = model.features(image[None])  # pyright: ignore[reportCallIssue]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
-    source = _known(open_source(data), labels, folder)
+    source = _known(open_source(os.fspath(data)), labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
@@ -121,17 +120,13 @@ def _answers(
     folder: RunFolder, model: Any, labels: Labels, images: Pixels, engine: str | None
 ) -> torch.Tensor:
     """Raw outputs (N, ...) of all images, in their order."""
-    ask: Callable[[np.ndarray], np.ndarray]
-    if engine is None:
+    opened = None if engine is None else open_run(folder, labels, engine)
 
-        def ask(batch: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return model(labels.normalised(batch)).float().numpy()
-    else:
-        opened = open_run(folder, labels, engine)
-
-        def ask(batch: np.ndarray) -> np.ndarray:
+    def ask(batch: np.ndarray) -> np.ndarray:
+        if opened is not None:
             return opened(batch)[1]
+        with torch.inference_mode():
+            return model(labels.normalised(batch)).float().numpy()
 
     rows = np.arange(len(images))
     parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]

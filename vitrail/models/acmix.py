@@ -39,9 +39,8 @@ from vitrail.models.parts import san
 from vitrail.models.parts.acmix_mixers import PatchwiseACmix, ReducedACmix, WindowACmix
 from vitrail.models.parts.acmix_paths import Coordinates, Gain, Mirrored, Rates, Shift
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
-from vitrail.models.trunk.hosts import Flat, Hosted, fitted, moved, resample
-
-__all__ = ["FLAT", "MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "fitted", "resample"]
+from vitrail.models.trunk.hosts import Flat, Hosted, moved, positions
+from vitrail.models.trunk.sizes import each
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ SPACE = Small(
     },
 )
 
+POSITIONS = positions
 NAMES = names.TABLES
 _WIDTH, _STRIDE = {"dim": lambda v: v["dims"][0]}, {"stem_stride": lambda v: v["patch"]}
 _IN_RESNET = ("depths", "dims", "expansion", "heads", "window")
@@ -202,7 +202,8 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
 
     def windowed(i: int, j: int) -> nn.Module:
         sizes = {"window": host.window, "shifted": j % 2 == 1, "grid": grids[i]}
-        return WindowACmix(host.dim * 2**i, host.heads[i], kernel=config.kernel, **sizes)
+        heads = each(host.heads[i], host.depths[i], "heads")[j]
+        return WindowACmix(host.dim * 2**i, heads, kernel=config.kernel, **sizes)
 
     return swin.Swin(host, windowed)
 
@@ -210,9 +211,9 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
 def in_pvt(config: Config, host: pvt.Config) -> Backbone:
     """ACmix in every block of a PVT. Raises ValueError."""
 
-    def block(i: int, mixer: nn.Module, hidden: int, drop_path: float) -> nn.Module:
-        del mixer  # the host's own
-        own = ReducedACmix(host.dims[i], host.heads[i], host.reductions[i], kernel=config.kernel)
+    def block(i: int, mixer: Any, hidden: int, drop_path: float) -> nn.Module:
+        # In the place of the host's own mixer, with as many heads.
+        own = ReducedACmix(host.dims[i], mixer.heads, host.reductions[i], kernel=config.kernel)
         return pvt.PVTBlock(host.dims[i], own, hidden, drop_path)
 
     return pvt.PVT(host, block)

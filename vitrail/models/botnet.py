@@ -51,7 +51,7 @@ from vitrail.models.parts.attention_resnet import (
 from vitrail.models.resnet import Bottleneck, ResNet, convolution, ungated
 from vitrail.models.trunk.backbone import Small, Variant
 
-POSITIONS = {"relative": RelativePosition, "absolute": AbsolutePosition}
+KINDS = {"relative": RelativePosition, "absolute": AbsolutePosition}
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class BoTNet(ResNet):
         def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
             if j not in c.attending[i]:
                 return convolution(i, j, dim, stride)
-            position = POSITIONS[c.position](sizes[i][j > 0], dim // c.heads)
+            position = KINDS[c.position](sizes[i][j > 0], dim // c.heads)
             return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
 
         def gate(i: int, j: int, dim: int) -> nn.Module:
@@ -258,8 +258,8 @@ class BoTNet(ResNet):
 def _check(c: Config) -> None:
     check_attending(c.attending, c.depths)
     check_act(c.act)
-    if c.position not in POSITIONS:
-        raise ValueError(f"position is {c.position!r}: expected {' or '.join(POSITIONS)}")
+    if c.position not in KINDS:
+        raise ValueError(f"position is {c.position!r}: expected {' or '.join(KINDS)}")
     if c.squeeze < 0:
         raise ValueError(f"squeeze is {c.squeeze}: expected 0, or a width over another")
 

@@ -12,8 +12,6 @@ default is 1e-12. Positions move to other image sizes bicubically, which keeps t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,18 +30,22 @@ from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import deit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
+from vitrail.models.trunk.sizes import PerBlock, widths
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a DeiT; `distilled` ones have a second token and head."""
+    """Sizes of a DeiT; `distilled` ones have a second token and head. `heads`, `inner` (channels
+    of all heads, 0 for `dim`) and `hidden` are one number or one a block."""
 
     dim: int = 192
     depth: int = 12
-    heads: int = 3
-    hidden: int = 768
+    heads: PerBlock = 3
+    hidden: PerBlock = 768
     patch: int = 16
     distilled: bool = False
+    inner: PerBlock = 0
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -104,19 +106,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
-    head = "head.main.weight" if config.distilled else "head.weight"
-    return replace(config, classes=len(state[head]), image=(side, side))
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(ClassPatches):
@@ -168,9 +158,16 @@ class DeiT(Isotropic):
 
     def __init__(self, config: Config) -> None:
         c, norm = config, partial(nn.LayerNorm, eps=1e-6)
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth, (c.dim, 4 * c.dim))
         blocks = [
-            Block(c.dim, Attention(c.dim, c.heads), Mlp(c.dim, c.hidden), norm=norm, drop_path=rate)
-            for rate in rising(c.drop_path, c.depth)
+            Block(
+                c.dim,
+                Attention(c.dim, size.heads, inner=size.inner),
+                Mlp(c.dim, size.hidden),
+                norm=norm,
+                drop_path=rate,
+            )
+            for rate, size in zip(rising(c.drop_path, c.depth), sizes, strict=True)
         ]
         super().__init__(
             config,

@@ -21,11 +21,11 @@ from vitrail.layers.conv import Conv
 from vitrail.layers.windows import pad
 from vitrail.models import nat
 from vitrail.models.names import dinat as names
-from vitrail.models.nat import KEYS, NAT, resample
+from vitrail.models.nat import KEYS, NAT
 from vitrail.models.swin import Merge
 from vitrail.models.trunk.backbone import Small, Variant, check_image
 
-__all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "DiNAT", "resample"]
+__all__ = ["MODEL", "NAMES", "POSITIONS", "SPACE", "VARIANTS", "Config", "DiNAT"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+POSITIONS = nat.POSITIONS
 
 
 class Patches(nn.Module):

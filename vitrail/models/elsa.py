@@ -33,9 +33,8 @@ from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin, volo
 from vitrail.models.names import elsa as names
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
-from vitrail.models.trunk.hosts import Earlier, Flat, Hosted, fitted, moved, resample
-
-__all__ = ["FLAT", "MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "fitted", "resample"]
+from vitrail.models.trunk.hosts import Earlier, Flat, Hosted, moved, positions
+from vitrail.models.trunk.sizes import each
 
 _SWIN = swin.Config(drop_path=0.1)
 
@@ -89,6 +88,7 @@ SPACE = Small(
     },
 )
 
+POSITIONS = positions
 NAMES = names.TABLES
 
 
@@ -186,7 +186,7 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
     sizes, last = swin.grids(host), len(host.depths) - 1
 
     def mixer(i: int, j: int) -> nn.Module:
-        dim, heads = host.dim * 2**i, host.heads[i]
+        dim, heads = host.dim * 2**i, each(host.heads[i], host.depths[i], "heads")[j]
         if i < last:
             return layer(config, dim, heads)
         shifted = j % 2 == 1

@@ -22,17 +22,17 @@ Any height and width: at another size of map the tables of positions are interpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.evolving import Evolution
-from vitrail.layers.relative import TABLES, resized
+from vitrail.layers.position import linear_line
+from vitrail.layers.relative import TABLES, Grid
 from vitrail.layers.residual import rising
 from vitrail.layers.tokens import Mean
 from vitrail.models import resnet
@@ -40,6 +40,7 @@ from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import EvolvingConv, Pool
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,28 @@ SPACE = Small(
 NAMES = names.TABLES
 
 
+def _map(config: Config, stage: int, block: int) -> Grid:
+    """Rows and columns of the map that a block attends to."""
+    size = config.plan[stage][block].size
+    return -(-config.image[0] // size), -(-config.image[1] // size)
+
+
+POSITIONS = (
+    Table(
+        "stages.{i}.blocks.{j}.mixer.position.rows",
+        lambda c, i, j: (2 * _map(c, i, j)[0] - 1, 1),
+        linear_line,
+        axes=(0,),
+    ),
+    Table(
+        "stages.{i}.blocks.{j}.mixer.position.columns",
+        lambda c, i, j: (1, 2 * _map(c, i, j)[1] - 1),
+        linear_line,
+        axes=(0,),
+    ),
+)
+
+
 class Step(NamedTuple):
     """How a block is made: stride, whether its shortcut is a convolution, image pixels per
     position of its attention (0 without), whether that is at half resolution, and evolves."""
@@ -116,30 +139,6 @@ def planned(config: Config) -> list[list[Step]]:
             before, dim_in = size, dim
         plan.append(stage)
     return plan
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: tables are interpolated linearly."""
-    return state | {n: resized(state[n], entries) for n, entries in _tables(new).items()}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the image that a state's shapes tell."""
-    first = "stages.1.blocks.0.mixer."
-    size = config.plan[1][0].size
-    sides = ((len(state[first + name]) + 1) // 2 * size for name in TABLES)
-    image = tuple(
-        old if -(-old // size) * size == new else new
-        for old, new in zip(config.image, sides, strict=True)
-    )
-    return replace(config, classes=len(state["head.weight"]), image=image)
-
-
-def _tables(config: Config) -> dict[str, int]:
-    """The entries of all tables of positions."""
-    with torch.device("meta"):
-        model = EvolvingResNet(config)
-    return {n: len(p) for n, p in model.named_parameters() if n.endswith(TABLES)}
 
 
 class EvolvingBasic(resnet.Basic):

@@ -35,10 +35,7 @@ from vitrail.models.names import localvit as names
 from vitrail.models.parts.local_feed_forward import LocalFeedForward
 from vitrail.models.trunk.backbone import Backbone, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
-from vitrail.models.trunk.hosts import Flat, Hosted, fitted, moved, resample
-
-__all__ = ["FLAT", "MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "fitted", "resample"]
-
+from vitrail.models.trunk.hosts import Flat, Hosted, moved, positions
 
 _T = deit.Config(heads=4)
 
@@ -83,6 +80,7 @@ SPACE = Small(
     {"host": tuple(deit.Config(d, depth, n, 2 * d, patch) for (d, n), depth, patch in _SPACE)},
 )
 
+POSITIONS = positions
 NAMES = names.TABLES
 
 

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.errors import CheckpointError
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.residual import Block, rising
@@ -31,6 +30,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.models.names import mlp_mixer as names
 from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -92,27 +92,19 @@ TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
 
 
+def _stay(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    raise ValueError(
+        f"its mixing is of {old[0]}x{old[1]} tokens, not {new[0]}x{new[1]}; `enlarged` goes to a "
+        "multiple of the size"
+    )
+
+
+POSITIONS = (Table("blocks.{i}.mixer.fc1.weight", lambda c, _: grid(c, *c.image), _stay),)
+
+
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
     """Patches down and across of an image of h x w pixels, begun ones included."""
     return math.ceil(h / config.patch), math.ceil(w / config.patch)
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """The state as it is where both sizes have the same grid of tokens, else CheckpointError."""
-    before, after = (grid(c, *c.image) for c in (old, new))
-    if before != after:
-        (h, w), (rows, columns) = new.image, before
-        raise CheckpointError(
-            f"image is {h}x{w}; this mixer's weights are for {rows}x{columns} tokens: resize to "
-            f"{old.image[0]}x{old.image[1]}, or go to a multiple of it by `enlarged`"
-        )
-    return state
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["blocks.0.mixer.fc1.weight"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 def enlarged(

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -34,6 +35,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.models.names import nat as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Down = Callable[[int], nn.Module]
 
@@ -107,16 +109,8 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another kernel, bicubic as in the released 11x11 models; images change nothing."""
-    sides = [(2 * c.kernel - 1, 2 * c.kernel - 1) for c in (old, new)]
-
-    def moved(table: Tensor) -> Tensor:
-        return bicubic_grid(table.flatten(1).mT[None], *sides)[0].mT.unflatten(1, sides[1])
-
-    return {k: moved(v) if k.endswith("bias.table") else v for k, v in state.items()}
+# Tables of another kernel move as the released 11x11 models' did; images change nothing.
+POSITIONS = (Table(".bias.table", lambda c: (2 * c.kernel - 1,) * 2, bicubic_grid, axes=(1, 2)),)
 
 
 class Stem(nn.Module):
@@ -149,8 +143,7 @@ class NeighborhoodAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, local: Neighborhood) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.local = local
         self.qkv = Linear(dim, 3 * dim)
         self.bias = NeighborhoodBias(heads, local)

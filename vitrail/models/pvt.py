@@ -15,8 +15,8 @@ put theirs into the trunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -31,19 +31,25 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, by_stage
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a PVT, one entry a stage: `ratios` of the MLPs' hidden width, `reductions` of the
-    keys' map. The first stage's patches are `patch` wide, the others' 2."""
+    keys' map. The first stage's patches are `patch` wide, the others' 2. Entries of `heads`,
+    `inner` (channels of all heads, without entries `dims`) and `hidden` (without entries as
+    `ratios` say) are one number or one a block."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (2, 2, 2, 2)
-    heads: tuple[int, ...] = (1, 2, 5, 8)
+    heads: tuple[PerBlock, ...] = (1, 2, 5, 8)
     ratios: tuple[int, ...] = (8, 8, 4, 4)
     reductions: tuple[int, ...] = (8, 4, 2, 1)
     patch: int = 4
+    inner: tuple[PerBlock, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -80,6 +86,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+POSITIONS = (Table("stages.{i}.position", lambda c, i: grids(c, *c.image)[i], bilinear_grid),)
 
 
 def grids(config: Config, h: int, w: int) -> list[Grid]:
@@ -91,21 +98,6 @@ def grids(config: Config, h: int, w: int) -> list[Grid]:
             "stages, a smaller patch or a larger image"
         )
     return [(h // stride, w // stride) for stride in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move every stage's positions to another image size: half-pixel bilinear."""
-    moved = dict(state)
-    for stage, pair in enumerate(zip(grids(old, *old.image), grids(new, *new.image), strict=True)):
-        name = f"stages.{stage}.position"
-        moved[name] = bilinear_grid(state[name], *pair)
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["stages.0.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 class Patches(nn.Module):
@@ -179,16 +171,18 @@ class PVT(Backbone):
             )
         if block is None:
             block = lambda i, *parts: PVTBlock(c.dims[i], *parts)  # noqa: E731
+        usual = [(dim, ratio * dim) for dim, ratio in zip(c.dims, c.ratios, strict=True)]
+        sizes = by_stage((c.heads, c.inner, c.hidden), c.depths, usual)
         rates, before, stages = iter(rising(c.drop_path, sum(c.depths))), c.channels, []
         for i, (dim, grid) in enumerate(zip(c.dims, grids(c, *c.image), strict=True)):
             blocks = [
                 block(
                     i,
-                    ReducedAttention(dim, c.heads[i], c.reductions[i]),
-                    c.ratios[i] * dim,
+                    ReducedAttention(dim, size.heads, c.reductions[i], size.inner),
+                    size.hidden,
                     next(rates),
                 )
-                for _ in range(c.depths[i])
+                for size in sizes[i]
             ]
             down = Patches(before, dim, 2 if i else c.patch)
             stages.append(PositionStage(down, blocks, dim, grid, token=i == len(c.dims) - 1))

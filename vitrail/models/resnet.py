@@ -29,6 +29,7 @@ from vitrail.layers.conv import (
     folded,
 )
 from vitrail.layers.init import kaiming_conv
+from vitrail.layers.protocols import AbsorbsNorm
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import resnet as names
@@ -184,8 +185,8 @@ class Basic(nn.Module):
         if isinstance(self.norm, nn.BatchNorm2d):
             if isinstance(self.mixer, nn.Conv2d):
                 self.mixer, self.norm = folded(self.mixer, self.norm), nn.Identity()
-            elif hasattr(self.mixer, "absorb_norm"):
-                self.mixer.absorb_norm(*affine(self.norm))  # pyright: ignore
+            elif isinstance(self.mixer, AbsorbsNorm):
+                self.mixer.absorb_norm(*affine(self.norm))
                 self.norm = nn.Identity()
             else:
                 self.norm = Affine(self.norm)

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import affine, channels_first, channels_last
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.neighborhood import Neighborhood
@@ -145,8 +146,7 @@ class AttentionStem(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         c, dim, heads = config, config.dims[0], config.stem_heads
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if c.stem_stride < 2:
             raise ValueError(
                 f"stem_stride is {c.stem_stride}; blocks of a stem of attention need 2 or more: "

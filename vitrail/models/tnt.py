@@ -13,14 +13,15 @@ another paper put its own feed-forward in place of the outer MLP and its norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -30,6 +31,7 @@ from vitrail.layers.residual import Blocks, DropPath, rising
 from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 Grid = tuple[int, int]
 
@@ -71,6 +73,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+POSITIONS = (Table("position", patches, bicubic_grid),)
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
@@ -83,26 +86,13 @@ def grid(config: Config, h: int, w: int) -> Grid:
     return h // config.patch, w // config.patch
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move the patches' positions to another image size: half-pixel bicubic."""
-    grids = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "position": bicubic_grid(state["position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
-
-
 class SplitAttention(nn.Module):
     """Attention with one linear layer for q and k and one for v, without biases: (B, N, C) to
     the same."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads = heads
         self.qk, self.v = Linear(dim, 2 * dim, bias=False), Linear(dim, dim, bias=False)
         self.proj = Linear(dim, dim)

@@ -15,7 +15,6 @@ ViT_P-18GF, and its `conv_stem_configs` make ViT_C.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -33,6 +32,7 @@ from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.models.names import vit_c as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,13 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: linear, corners coinciding, as ViT's authors do."""
-    grids = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "embed.position": zoom_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * stride(config)
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+POSITIONS = (
+    Table(
+        "embed.position",
+        lambda c: tuple(math.ceil(side / math.prod(c.strides)) // c.patch for side in c.image),
+        zoom_grid,
+    ),
+)
 
 
 def stride(config: Config) -> int:

@@ -89,7 +89,7 @@ SPACE = Small(
 
 TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
-resample, fitted = vit.resample, vit.fitted
+POSITIONS = vit.POSITIONS
 
 
 class SameConv2d(Conv2d):
@@ -124,7 +124,7 @@ class StandardConv2d(SameConv2d):
             return self._conv_forward(x, self._standard(), None)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        weight = self._weight_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
+        weight = self._kept_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(x, weight, None, *geometry, "none", [], "")
 

@@ -14,8 +14,7 @@ positions move to them as DeiT's do (bicubic).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import vitas as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 PATCHES = (14, 16, 32)  # what a stem and a block choose from; 0 heads are an identity
 HEADS = (3, 6, 12, 16, 0)
@@ -146,21 +146,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(rows := state["embed.position"].shape[1])
-    if side**2 != rows:
-        return None
-    image = (side * config.patch, side * config.patch)
-    return replace(config, classes=state["head.weight"].shape[0], image=image)
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(ClassPatches):

@@ -21,7 +21,7 @@ positions are resampled bicubically.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,7 @@ from vitrail.layers.windows import pad
 from vitrail.models.names import volo as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Mixer = Callable[[int], nn.Module]
 
@@ -130,17 +131,9 @@ def grid(config: Config, h: int, w: int) -> tuple[int, int]:
     return -(-h // stride), -(-w // stride)
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    table = state["stages.1.down.position"]
-    return {**state, "stages.1.down.position": _moved(table, grid(new, *new.image))}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the image that a state's shapes tell."""
-    h, w = (2 * config.patch * side for side in state["stages.1.down.position"].shape[1:3])
-    image = config.image if grid(config, *config.image) == grid(config, h, w) else (h, w)
-    return replace(config, classes=len(state["head.weight"]), image=image)
+POSITIONS = (
+    Table("stages.1.down.position", lambda c: grid(c, *c.image), bicubic_grid, axes=(1, 2)),
+)
 
 
 def _moved(table: Tensor, size: tuple[int, int]) -> Tensor:

@@ -29,7 +29,7 @@ def _tensorflow(config: Any) -> list:
 def _rows(config: Any, turned: Callable[[Tensor], Tensor]) -> list:
     """The rows of a table; `turned` gives a kernel the axes (out, in, height, width)."""
     rows = []
-    for layer, name in _layers(config):
+    for layer, name in layers(config):
         if "/r_" in layer:
             rows.append((layer, name))
         elif "batch_normalization" in layer:
@@ -44,7 +44,7 @@ def _rows(config: Any, turned: Callable[[Tensor], Tensor]) -> list:
     return rows
 
 
-def _layers(config: Any) -> Iterator[tuple[str, str]]:
+def layers(config: Any) -> Iterator[tuple[str, str]]:
     """Their names of all layers and ours, in the order of their making."""
     counts = {"conv2d": 0, "batch_normalization": 0}
 

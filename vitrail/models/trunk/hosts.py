@@ -13,10 +13,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
 from vitrail.config import hints, kind_of, members, parse, to_json
 from vitrail.errors import ConfigError
+from vitrail.models.trunk.positions import Table, borrowed
 
 SHARED = ("drop_path", "image", "channels", "classes")
 
@@ -136,16 +135,6 @@ def host_module(config: Any) -> Any:
     return sys.modules[next(kind.__module__ for kind in kinds if kind.__module__ != own)]
 
 
-def resample(state: dict[str, Tensor], old: Any, new: Any) -> dict[str, Tensor]:
-    """Move positions to another image size as the host does; what is the guest's own stays."""
-    move = getattr(host_module(old), "resample", None)
-    return state if move is None else move(state, old.host, new.host)
-
-
-def fitted(config: Any, state: Mapping[str, Tensor]) -> Any:
-    """Return the config with the classes and the image that a state's shapes tell the host."""
-    tell = getattr(host_module(config), "fitted", None)
-    if tell is None:
-        return replace(config, classes=len(state["head.weight"]))
-    found = tell(config.host, state)
-    return found and replace(config, image=found.image, classes=found.classes)
+def positions(config: Any) -> tuple[Table, ...]:
+    """Return the rows of the host's positions; what is the guest's own stays as it is."""
+    return borrowed(host_module(config), lambda guest: guest.host)

@@ -12,11 +12,12 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.checkpoint import Mismatch
 from vitrail.errors import CheckpointError
-from vitrail.models.trunk.adapt import laid_out, rechannelled, resampled
+from vitrail.models.trunk.adapt import laid_out, rechannelled
 from vitrail.models.trunk.backbone import Backbone
 from vitrail.models.trunk.catalog import bare, config_name, create, module_of, resolve, skeleton
 from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
+from vitrail.models.trunk.positions import resampled
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
 from vitrail.models.trunk.told import aspect, told
 

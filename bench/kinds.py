@@ -276,7 +276,8 @@ def _checkpoint(suffix: str) -> Callable[[Path], list[Path]]:
         else:
             from safetensors.torch import save_file
 
-            save_file(state, path, {"vitrail": json.dumps({"config": _recipe().model})})
+            whole = {name: value.contiguous() for name, value in state.items()}
+            save_file(whole, path, {"vitrail": json.dumps({"config": _recipe().model})})
         return [path]
 
     return make

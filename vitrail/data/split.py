@@ -126,12 +126,7 @@ def divide(
     that have different labels. Raises DataError for classes that would be missing from a part,
     all at once, and ConfigError for a wrong fraction, word or expression.
     """
-    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
-        raise ConfigError(
-            f"val is {val} and test is {test}: both are fractions above 0, together below 1"
-        )
-    if duplicates not in get_args(Duplicates):
-        raise ConfigError(f"duplicates is {duplicates!r}: expected keep, group or drop")
+    _check(val, test, duplicates)
     items = inspection.items
     names = np.array([item.part or "train" for item in items])
     given = {item.part for item in items} - {None}
@@ -169,6 +164,15 @@ def divide(
 
 
 _PARTS = ("train", "val", "test")
+
+
+def _check(val: float, test: float, duplicates: str) -> None:
+    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
+        raise ConfigError(
+            f"val is {val} and test is {test}: both are fractions above 0, together below 1"
+        )
+    if duplicates not in get_args(Duplicates):
+        raise ConfigError(f"duplicates is {duplicates!r}: expected keep, group or drop")
 
 
 def _dropped(inspection: Inspection, names: np.ndarray) -> tuple[np.ndarray, list[Finding]]:

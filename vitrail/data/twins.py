@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vitrail.data.scenes import stand_out
 from vitrail.data.signature import (
     BYTES,
     FINE,
@@ -42,8 +43,7 @@ _AXES = 6
 _SAMPLE = 20_000
 _NEAREST = 24
 _BLOCK = 256
-_OWN, _CLIP = 0.5, 3.0
-_FEW, _MANY, _SEEN = 4, 16, 11
+_FEW, _MANY = 4, 16
 
 
 def twins(
@@ -151,7 +151,7 @@ def _judged(
     share = np.clip(np.bincount(labels)[labels[mine]] // 3, _FEW, _MANY)
     scene = (counts >= share) | ((counts >= _FEW) & (others >= 2))
     for first, n in zip(starts[scene], counts[scene], strict=True):
-        good[first : first + n] = _stand_out(a[first], b[first : first + n])
+        good[first : first + n] = stand_out(a[first], b[first : first + n])
     one, other = short_side(signatures[here]), short_side(signatures[there])
     small = (one != other) & (np.minimum(one, other) < 2 * FINE)
     good[good] = _alike_everywhere(a[good], b[good], tints[good], small[good], threshold)
@@ -180,44 +180,6 @@ def _alike_everywhere(
         both = np.minimum(_contrast_around(one), _contrast_around(other))
         good[at] &= (np.abs(one - other) <= SPOT * scale + both / 2).all(1)
     return good
-
-
-def _stand_out(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of the others (M, 576), shots of one scene, share what `one` (576,) has of its own.
-
-    The scene is the median, which a spot in some of them does not move. Left out of account are
-    light that changes, evenly or from side to side, a camera or an object that shifts a little,
-    and what else varies most among the others.
-    """
-    scene = np.median(others[:_SEEN], axis=0)
-    axes = _variations(scene.reshape(FINE, FINE))
-    mine, theirs = (_clipped(_without(own - scene, axes)) for own in (one[None], others))
-    values, vectors = np.linalg.eigh(theirs @ theirs.T)
-    main = slice(-max(1, len(others) // 6), None)
-    axes = vectors[:, main].T @ theirs / np.sqrt(np.maximum(values[main], 1e-6))[:, None]
-    mine, theirs = _without(mine, axes), _without(theirs, axes)
-    sizes = np.sqrt((mine**2).sum() * (theirs**2).sum(1))
-    return (theirs @ mine.T)[:, 0] >= np.maximum(_OWN * sizes, 1e-6)
-
-
-def _variations(scene: np.ndarray) -> np.ndarray:
-    """Orthonormal axes (11, 576) along which light and small shifts change a scene (24, 24)."""
-    across = np.tile(np.linspace(-1, 1, FINE, dtype=np.float32), (FINE, 1))
-    ramps = [np.ones_like(scene), across, across.T]
-    down, right = np.gradient(scene)
-    bent = [*np.gradient(down), np.gradient(right)[1]]
-    varied = np.stack([*ramps, *(ramp * scene for ramp in ramps), down, right, *bent])
-    return np.linalg.qr(varied.reshape(len(varied), -1).T)[0].T
-
-
-def _without(pictures: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    return pictures - (pictures @ axes.T) @ axes
-
-
-def _clipped(own: np.ndarray) -> np.ndarray:
-    """(M, 576) without large values: noise is everywhere, a spot or an edge in a few places."""
-    usual = _CLIP * np.median(np.abs(own[:, ::4]), axis=1, keepdims=True)
-    return np.clip(own, -usual, usual)
 
 
 def _coarse(fine: np.ndarray) -> np.ndarray:

@@ -117,7 +117,8 @@ def test_usage_errors_exit_with_two():
 def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
     """Data, budget, place and the like have options; all that tunes a training goes by --set."""
     options = {p.name for p in typer.main.get_command(app).commands["fit"].params}
-    assert options - {"settings"} == {
+    assert options == {
+        "settings", "duplicates",
         "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
         "seed", "pretrained", "out", "resume", "storage", "group_by",
     }  # fmt: skip

@@ -113,7 +113,8 @@ def _explain_file(
 
     try:
         data = Path(path).read_bytes()
-        image, shown = decode(data, labels.image, labels.channels), photograph(data)
+        image = decode(data, labels.image, labels.channels, labels.ranges)
+        shown = photograph(data)
     except BrokenImage as error:
         raise DataError(f"image {path} {error.reason}: give another file") from error
     except OSError as error:

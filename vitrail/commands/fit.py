@@ -51,6 +51,13 @@ def fit(
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
     ] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of copies of one picture: group them on one side of the split "
+            "(default), keep them anywhere, or drop all but one."
+        ),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Database URL that several machines share for one race.")
     ] = None,
@@ -71,5 +78,7 @@ def fit(
     run(
         data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
         devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
+        duplicates=duplicates,
+        duplicates=duplicates,
         storage=storage, settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from vitrail.config import nearest
+from vitrail.data.split import Duplicates
 from vitrail.engines import rivals
 from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores
@@ -42,6 +43,7 @@ class Arguments:
     pretrained: str | None = None
     storage: str | None = None
     group_by: str | None = None
+    duplicates: Duplicates = "group"
     devices: int = 1
     engine: str = "onnxruntime"
     settings: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class Arguments:
     @property
     def wish(self) -> Recipe:
         """An empty recipe with the settings, as far as they do not need the data."""
-        base = Data(self.data, group_by=self.group_by, seed=self.seed)
+        base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
         return amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
 
     @property
@@ -98,6 +100,7 @@ class Words(TypedDict, total=False):
     seed: int | None
     pretrained: str | Path | None
     group_by: str | None
+    duplicates: str | None
     storage: str | None
     devices: int | None
     engine: str | None
@@ -145,7 +148,16 @@ def amended(asked: Arguments, words: Words) -> Arguments:
     """Return the arguments with the options that were given."""
     changes: dict[str, Any] = {
         name: words.get(name)
-        for name in ("device", "threads", "seed", "storage", "group_by", "devices", "engine")
+        for name in (
+            "device",
+            "threads",
+            "seed",
+            "storage",
+            "group_by",
+            "duplicates",
+            "devices",
+            "engine",
+        )
         if words.get(name) is not None
     }
     readers = {

@@ -126,7 +126,7 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "pretrained")
+    settled = ("seed", "group-by", "duplicates", "pretrained")
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,16 @@ def real_images(
             f"{source.origin} has a class {unknown[0]!r} that {run.path} does not know: give "
             f"images of {', '.join(labels.classes[:5])}{' ...' if len(labels.classes) > 5 else ''}"
         )
+    found = inspect(source, progress=progress, threshold=rules.threshold)
+    # Deep images are scaled as in the training, whatever these would ask for.
+    found = replace(found, source=replace(found.source, ranges=labels.ranges))
     split = divide(
-        inspect(source, progress=progress),
+        found,
         group_by=rules.group_by,
         val=rules.val,
         test=rules.test,
         seed=rules.seed,
+        duplicates=rules.duplicates,
     )
     train, held = (
         pixels(_spread(part, most), labels.image, labels.channels, progress=progress)

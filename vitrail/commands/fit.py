@@ -79,6 +79,5 @@ def fit(
         data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
         devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
         duplicates=duplicates,
-        duplicates=duplicates,
         storage=storage, settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -21,6 +21,10 @@ from vitrail.run.storage import redacted
 from vitrail.train.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
+# Options that need no reading.
+AS_THEY_ARE = (
+    "device", "threads", "seed", "storage", "group_by", "duplicates", "devices", "engine",
+)  # fmt: skip
 # What the race decides, and no setting may.
 DECIDED = ("model", "steps.total", "schedule.hold", "pretrained", "data.image", "data.channels")
 

@@ -18,7 +18,7 @@ from vitrail.models.acmix import (
     Config,
     PatchwiseACmix,
     ReducedACmix,
-    ResNet,
+    Resnet,
     WindowACmix,
 )
 from vitrail.models.parts import san
@@ -26,7 +26,7 @@ from vitrail.models.parts.acmix_paths import JoinedShift, Shift
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"image": (64, 48), "classes": 3}
-RESNET = Config(ResNet((1, 2), (8, 16), 2, heads=(2, 4), window=5), **SIZES)
+RESNET = Config(Resnet((1, 2), (8, 16), 2, heads=(2, 4), window=5), **SIZES)
 SWIN = Config(swin.Config(12, (2, 2), (3, 6), window=4), drop_path=0.0, **SIZES)
 PVT = Config(pvt.Config((8, 16), (1, 2), (1, 2), (2, 2), (2, 1)), drop_path=0.0, **SIZES)
 SAN = Config(san.Config((32, 64, 64), (1, 1, 2), window=5), **SIZES)

@@ -44,7 +44,7 @@ from vitrail.models.trunk.sizes import each
 
 
 @dataclass(frozen=True)
-class ResNet(resnet.Config):
+class Resnet(resnet.Config):
     """Sizes of a ResNet, of bottlenecks whatever its expansion, and of the local attention in it:
     heads of each stage, the side of the window."""
 
@@ -52,14 +52,14 @@ class ResNet(resnet.Config):
     window: int = 7
 
 
-_R26 = ResNet(depths=(1, 2, 4, 1))
+_R26 = Resnet(depths=(1, 2, 4, 1))
 
 
 @dataclass(frozen=True)
 class Config(Hosted):
     """A host's sizes, its attention's among them, and the side of ACmix's convolution."""
 
-    host: ResNet | swin.Config | pvt.Config | san.Config = _R26
+    host: Resnet | swin.Config | pvt.Config | san.Config = _R26
     kernel: int = 3
 
 
@@ -88,7 +88,7 @@ _ROWS = [
 def _variant(host: Any, params_m: float, flops_g: float, top1: float) -> Variant:
     if isinstance(host, san.Config):
         return Variant(Config(host), top1=top1, note=_UNSURE.format(params_m, flops_g))
-    note = _KEYS if isinstance(host, ResNet) else ""
+    note = _KEYS if isinstance(host, Resnet) else ""
     return Variant(Config(host), params_m=params_m, flops_g=flops_g, top1=top1, note=note)
 
 
@@ -98,9 +98,9 @@ SPACE = Small(
     Config(),
     {
         "host": (
-            ResNet((1, 1), (16, 32), 2, stem_stride=2, heads=(4, 4)),
-            ResNet((1, 1, 1), (32, 64, 128), 2, stem_stride=1, heads=(4, 4, 4)),
-            ResNet((1, 2, 1), (32, 64, 128), 2, stem_stride=4, heads=(4, 4, 4)),
+            Resnet((1, 1), (16, 32), 2, stem_stride=2, heads=(4, 4)),
+            Resnet((1, 1, 1), (32, 64, 128), 2, stem_stride=1, heads=(4, 4, 4)),
+            Resnet((1, 2, 1), (32, 64, 128), 2, stem_stride=4, heads=(4, 4, 4)),
             swin.Config(32, (2, 2), (2, 4), patch=2),
             swin.Config(48, (2, 4), (2, 4), patch=4),
         ),
@@ -182,7 +182,7 @@ class ACmix(nn.Module):
         return q, k - self.position((qkv.shape[1], qkv.shape[2])), v
 
 
-def in_resnet(config: Config, host: ResNet) -> Backbone:
+def in_resnet(config: Config, host: Resnet) -> Backbone:
     """ACmix in place of every 3x3 convolution of a ResNet. Raises ValueError."""
     if len(host.heads) != len(host.depths):
         raise ValueError(
@@ -230,7 +230,7 @@ def in_san(config: Config, host: san.Config) -> Backbone:
 
 
 HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
-    ResNet: in_resnet,
+    Resnet: in_resnet,
     swin.Config: in_swin,
     pvt.Config: in_pvt,
     san.Config: in_san,

@@ -63,6 +63,20 @@ def test_list(capsys):
     assert "resnet_50" in table and "25.557" in table and "76.13" in table
 
 
+def test_list_counts_without_building(capsys, monkeypatch):
+    """Figures that nobody published are shown as counted; no model is built for them."""
+    from vitrail.models import resnet
+
+    monkeypatch.setattr(resnet, "MODEL", None)
+    assert run("list", "--max-macs", "300M") == 0
+    table = capsys.readouterr().out
+    assert "cct_2_3x2_32" in table and "*" in table
+    assert run("list", "--max-macs", "300M", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found and all(v["counted"]["macs"] > 0 for v in found)
+    assert all((v["flops_g"] or v["counted"]["macs"] / 1e9) <= 0.3 for v in found)
+
+
 def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
     config = vitrail.models.resolve("resnet_18", classes=4)
     path = tmp_path / "unknown.pth"
@@ -82,6 +96,9 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
         (["list", "--family", "swim"], "did you mean 'swin'"),
         (["list", "--max-macs", "many"], "many"),
         (["load", "missing.pth"], "does not exist"),
+        (["load", "https://example.org/a.pth"], "https://example.org/a.pth is an address"),
+        (["load", "."], "is a folder without model.safetensors"),
+        (["compare", "swin_tiny", "swin"], "that is a family, whose variants are swin_tiny"),
         (["fit", "nowhere"], "nowhere"),
         (["fit", "fashion-sample", "--latency", "20"], "20ms"),
         (["fit", "fashion-sample", "--time", "soon"], "soon"),

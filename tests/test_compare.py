@@ -94,7 +94,7 @@ def test_command(tmp_path, capsys):
     assert run("compare", a, b, "--image", "32") == 2
     assert "expected height x width" in capsys.readouterr().err
     assert run("compare", a, "cvt_14") == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "did you mean cvt_21 or cvt_13" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_model(tmp_path):

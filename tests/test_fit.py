@@ -403,7 +403,7 @@ def test_a_shelf_gives_candidates_with_new_heads(a_shelf):
 
 
 def test_a_shelf_without_a_known_file_is_one_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         shelf(tmp_path / "nothing", image_size=(32, 32), classes=3)
     with pytest.raises(CheckpointError, match="has no checkpoint that can be used"):
         shelf(tmp_path, image_size=(32, 32), classes=3)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.checkpoint import FOLDER
+from vitrail.checkpoint import holds_weights
 from vitrail.errors import ConfigError
 
 Trace = list[tuple[str, Tensor]]
@@ -130,7 +130,7 @@ def opened(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return create(text).to(dtype).eval()
-    if Path(text).is_dir() and not _library_folder(Path(text)):
+    if Path(text).is_dir() and not holds_weights(Path(text)):
         return RunFolder.open(text).load_model()[0].to(dtype).eval()
     name, _, file = text.partition("=")
     if file and name in catalog():
@@ -139,12 +139,6 @@ def opened(
         resolve(text)  # says which variant was meant
     found = identify(text)
     return load(found.config, text, source=found.source, dtype=dtype)
-
-
-def _library_folder(folder: Path) -> bool:
-    """Whether a folder has weights as libraries save them, and is not a run."""
-    names = (name for name in FOLDER if name.startswith(("model.", "pytorch_model.")))
-    return any((folder / name).is_file() for name in names)
 
 
 def compare(

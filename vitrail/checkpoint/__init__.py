@@ -7,7 +7,15 @@ safetensors with a digest.
 
 from vitrail.checkpoint.fitting import Mismatch, assign, compare, require_values
 from vitrail.checkpoint.names import Origins, Row, State, aliases, rename, traced
-from vitrail.checkpoint.reading import FOLDER, Contents, contents, located, metadata, read
+from vitrail.checkpoint.reading import (
+    FOLDER,
+    Contents,
+    contents,
+    holds_weights,
+    located,
+    metadata,
+    read,
+)
 from vitrail.checkpoint.saving import save
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "assign",
     "compare",
     "contents",
+    "holds_weights",
     "located",
     "metadata",
     "read",

@@ -30,7 +30,8 @@ class Archive:
         """An entry's content, its checksum compared."""
         data, have = bytearray(self.sizes[name]), 0
         with self._file.open(name) as stream, memoryview(data) as view:
-            while have < len(data) and (count := stream.readinto(view[have:])):
+            read = stream.readinto  # pyright: ignore[reportAttributeAccessIssue]
+            while have < len(data) and (count := read(view[have:])):
                 have += count
             more = stream.read(1)
         if have != len(data) or more:

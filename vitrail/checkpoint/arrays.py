@@ -24,7 +24,7 @@ def tensor(value: np.ndarray) -> Tensor:
     if value.dtype.kind not in "biufc":
         raise ValueError(f"it holds an array of {value.dtype}: expected numbers")
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.ascontiguousarray(native).reshape(value.shape))
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]).reshape(value.shape))
 
 
 def npz(path: Path) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ def _dtype(kind: Any) -> np.dtype:
     dtype = np.dtype(kind.code)
     if dtype.kind not in "biufcV":
         raise ValueError(f"it holds an array of {dtype}: expected numbers")
-    return dtype if kind.order in "|=" else dtype.newbyteorder(kind.order)
+    return dtype.newbyteorder(">") if kind.order == ">" else dtype
 
 
 def _scalar(kind: Any = None, data: Any = b"", *_: Any) -> Any:

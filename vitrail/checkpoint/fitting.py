@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,11 +27,14 @@ class Mismatch(NamedTuple):
 
     def describe(self) -> str:
         """One line: counts and the first names of each kind."""
-        return "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
-            if names
-        )
+        told = zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
+        return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in told if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three, none of them endless."""
+    shown = (name if len(name) <= 120 else f"{name[:117]}..." for name in names[:3])
+    return f"{', '.join(shown)}{', ...' if len(names) > 3 else ''}"
 
 
 def compare(state: Mapping[str, Tensor], model: nn.Module) -> Mismatch:
@@ -73,22 +76,28 @@ def assign(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype)
         parameter.requires_grad_(trainable[name])
 
 
-def require_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_values(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    origins: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """CheckpointError unless the entries that `expected` has as real numbers are such, and finite.
 
-    Whole numbers in place of real ones are codes of quantised weights.
+    Whole numbers in place of real ones are codes of quantised weights. `origins` are the names
+    of the file for ours.
     """
     for name, value in state.items():
         if name not in expected or not expected[name].is_floating_point():
             continue
+        said = (origins or {}).get(name, [name])[0][:120]
         if not value.is_floating_point() or value.is_meta:
             kind = "without values" if value.is_meta else str(value.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"{name} is {kind}: expected real numbers; a quantised checkpoint does not fit"
+                f"{said} is {kind}: expected real numbers; a quantised checkpoint does not fit"
             )
         if not _finite(value):
             raise CheckpointError(
-                f"{name} holds values that are not finite (NaN or infinity): the training that "
+                f"{said} holds values that are not finite (NaN or infinity): the training that "
                 "wrote the checkpoint has diverged; take an earlier one"
             )
 

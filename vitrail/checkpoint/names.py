@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def _copied(target: Any) -> Callable[[Any], Any]:
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:
     if terms[0].is_meta:  # a sum on the meta device makes PyTorch import its compiler: seconds
-        return terms[0].new_empty(torch.broadcast_shapes(*(term.shape for term in terms)))
+        return terms[0].new_empty(np.broadcast_shapes(*(tuple(term.shape) for term in terms)))
     total = terms[0]
     for term in terms[1:]:
         total = total + term

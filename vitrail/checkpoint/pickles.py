@@ -34,7 +34,7 @@ class Name(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Made:
     """An object of a class that is not weights: what it was made from, inert."""
 
@@ -217,6 +217,10 @@ def _stack_global(machine: _Machine, _: Any) -> None:
     machine.name(module, name)
 
 
+def _pop_mark(machine: _Machine, _: Any) -> None:
+    machine.above()
+
+
 def _setitem(machine: _Machine, _: Any) -> None:
     value, key = machine.stack.pop(), machine.stack.pop()
     machine.update([key, value])
@@ -227,7 +231,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "FRAME": lambda m, a: None,
     "MARK": lambda m, a: m.marks.append(len(m.stack)),
     "POP": lambda m, a: m.discard(),
-    "POP_MARK": lambda m, a: m.above() and None,
+    "POP_MARK": _pop_mark,
     "DUP": lambda m, a: m.stack.append(m.stack[-1]),
     "GET": lambda m, a: m.get(a),
     "BINGET": lambda m, a: m.get(a),

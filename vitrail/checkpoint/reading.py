@@ -29,6 +29,9 @@ FOLDER = (
 )  # fmt: skip
 
 
+_MAPPING = "the given mapping"
+
+
 @dataclass(frozen=True)
 class Contents:
     """The named tensors of a source, and what was written beside them.
@@ -57,7 +60,7 @@ def read(source: str | os.PathLike | Mapping[str, Any]) -> State:
 def contents(source: str | os.PathLike | Mapping[str, Any]) -> Contents:
     """Return what `read` does, with what is written beside the tensors."""
     if isinstance(source, Mapping):
-        with _door("the given mapping"):
+        with _door(_MAPPING):
             unwrapped = unwrap(source)
             return Contents(_values(unwrapped.state), unwrapped.about)
     name = os.fspath(source)
@@ -95,6 +98,12 @@ def located(source: str | os.PathLike) -> Path:
     return path
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is a model as libraries save it, and not a run of vitrail's."""
+    names = (name for name in FOLDER if name != "weights.safetensors")
+    return any((folder / name).is_file() for name in names)
+
+
 @contextmanager
 def _door(name: str) -> Iterator[None]:
     """Turn whatever a parser raises into CheckpointError with the file's name and the reason."""
@@ -103,12 +112,12 @@ def _door(name: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Unsafe as e:
-        raise CheckpointError(f"checkpoint {_short(name)} was refused: {e}") from e
+        raise CheckpointError(f"{_said(name)} was refused: {e}") from e
     except Unfit as e:
-        raise CheckpointError(f"checkpoint {_short(name)} {e}") from e
+        raise CheckpointError(f"{_said(name)} {e}") from e
     except Exception as e:
         raise CheckpointError(
-            f"checkpoint {_short(name)} cannot be read ({first_line(e)}): it is damaged, or of an "
+            f"{_said(name)} cannot be read ({first_line(e)}): it is damaged, or of an "
             f"unknown format; {KNOWN} are known"
         ) from e
 
@@ -118,8 +127,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 300 else f"...{name[-297:]}"
+def _said(name: str) -> str:
+    if name == _MAPPING:
+        return name
+    return f"checkpoint {name if len(name) <= 300 else f'...{name[-297:]}'}"
 
 
 def _opened(path: Path, name: str) -> tuple[Any, Mapping[str, Any]]:

@@ -23,6 +23,7 @@ _STORAGES = {
     "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
     "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
     "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128, "Untyped": torch.uint8,
+    "QInt8": torch.int8, "QUInt8": torch.uint8, "QInt32": torch.int32,
 }  # fmt: skip
 
 
@@ -108,14 +109,14 @@ def _rebuilt_typed(
 
 
 def _placed(storage: Storage, offset: Any, shape: Any, strides: Any, dtype: torch.dtype) -> Stored:
-    sides, steps = _whole(shape), _whole(strides)
+    sides, steps, (start,) = _whole(shape), _whole(strides), _whole([offset])
     if len(sides) != len(steps):
         raise ValueError("a tensor has more sides than strides")
-    return Stored(storage, *_whole([offset]), sides, steps, dtype)
+    return Stored(storage, start, sides, steps, dtype)
 
 
 def _subclass(function: Any, _kind: Any, arguments: Any, *_: Any) -> Any:
-    build = TENSORS.get(function)
+    build = TENSORS.get(function) if isinstance(function, Name) else None
     return build(*arguments) if build else Strange(str(function))
 
 
@@ -169,11 +170,11 @@ MODULES = 100_000  # more than any network has
 
 
 def flattened(made: Made) -> dict[str, Any] | None:
-    """The tensors of a pickled network by their names, or None where it is another object.
+    """The tensors of a pickled or scripted network by their names; None of another object.
 
     Raises ValueError where its modules are nested without end.
     """
-    if _state(made, "_modules") is None or _state(made, "_parameters") is None:
+    if _parts(made) is None:
         return None
     found: dict[str, Any] = {}
     waiting = [("", made)]
@@ -181,20 +182,26 @@ def flattened(made: Made) -> dict[str, Any] | None:
         if not waiting:
             return found
         prefix, module = waiting.pop()
-        left_out = module.state.get("_non_persistent_buffers_set") or []
-        for part in ("_parameters", "_buffers"):
-            for name, value in (_state(module, part) or {}).items():
-                if value is not None and name not in left_out:
-                    found[f"{prefix}{name}"] = value
-        inner = _state(module, "_modules") or {}
-        waiting += [
-            (f"{prefix}{name}.", m)
-            for name, m in reversed(inner.items())
-            if isinstance(m, Made) and isinstance(m.state, dict) and len(prefix) < 1000
-        ]
+        values, inner = _parts(module) or ({}, {})
+        found |= {f"{prefix}{name}": value for name, value in values.items() if value is not None}
+        if len(prefix) < 1000:
+            waiting += [(f"{prefix}{n}.", m) for n, m in reversed(inner.items())]
     raise ValueError("its modules are nested without end")
 
 
-def _state(made: Made, part: str) -> dict[Any, Any] | None:
-    value = made.state.get(part) if isinstance(made.state, dict) else None
-    return value if isinstance(value, dict) else None
+def _parts(made: Made) -> tuple[dict[Any, Any], dict[Any, Made]] | None:
+    """The tensors and the modules that a module has, where the object is one."""
+    state = made.state
+    if not isinstance(state, dict):
+        return None
+    if isinstance(made.kind, Name) and made.kind.module.startswith("__torch__"):
+        values = {n: v for n, v in state.items() if isinstance(v, Stored)}
+        return values, {n: v for n, v in state.items() if isinstance(v, Made)}
+    parameters, buffers, modules = (state.get(n) for n in ("_parameters", "_buffers", "_modules"))
+    if not (isinstance(parameters, dict) and isinstance(buffers, dict)):
+        return None
+    if not isinstance(modules, dict):
+        return None
+    left_out = state.get("_non_persistent_buffers_set") or []
+    kept = {n: v for n, v in buffers.items() if n not in left_out}
+    return {**parameters, **kept}, {n: m for n, m in modules.items() if isinstance(m, Made)}

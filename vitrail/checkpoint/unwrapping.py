@@ -47,7 +47,7 @@ def unwrap(value: Any) -> Unwrapped:
 def _lack(value: Any) -> str:
     value = plain(value)
     if isinstance(value, Mapping):
-        some = ", ".join(map(str, list(value)[:3]))
+        some = ", ".join([name[:40] for name in value if isinstance(name, str)][:3])
         return f"holds no tensors: expected a state dict, it has {some or 'nothing'}"
     kind = value.kind if isinstance(value, Made) else type(value).__name__
     return f"holds a {kind}: expected named tensors"

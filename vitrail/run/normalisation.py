@@ -17,7 +17,14 @@ from vitrail.models.trunk.backbone import IMAGENET
 from vitrail.models.trunk.figures import inputs
 
 # Pillow's numbers of ways to resize, as transformers writes them.
-_WAYS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_WAYS: dict[Any, str] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
 _BESIDE = ("labels.json", "preprocessor_config.json", "config.json")
 
 
@@ -139,7 +146,9 @@ def _read(record: Mapping[str, Any], way: str) -> Said | None:
     if mean is None or std is None:
         return None
     told = record.get("interpolation", record.get("resample"))
-    return mean, std, told if isinstance(told, str) else _WAYS.get(told, way)  # pyright: ignore[reportArgumentType]
+    if isinstance(told, str):
+        return mean, std, told
+    return mean, std, _WAYS.get(told, way) if isinstance(told, int) else way
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:

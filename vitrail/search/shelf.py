@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vitrail.checkpoint import holds_weights
 from vitrail.errors import CheckpointError
 from vitrail.models import catalog, identify
 from vitrail.models.trunk.backbone import input_shape
@@ -19,21 +20,25 @@ from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.space import image_sizes
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+SUFFIXES = (
+    ".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".msgpack", ".pkl", ".pth.tar",
+    ".pt.tar",
+)  # fmt: skip
 
 
 def shelf(
     folder: Path, *, image_size: tuple[int, int], classes: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates of the checkpoint files in a folder, and a sentence for each file left out.
+    """Return candidates of the checkpoint files in a folder, and a sentence for each left out.
 
-    Raises CheckpointError when the folder is missing or holds no file that is known.
+    Folders in it, as libraries save a model, are checkpoints too; so is `folder` itself, and a
+    single file is a shelf of one. Raises CheckpointError where it is missing or nothing is known.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"shelf {folder} is no folder: give one with checkpoint files")
-    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
     found, left_out = [], []
-    for file in files:
+    for file in _files(folder):
+        if file.is_file() and not file.name.endswith(SUFFIXES):
+            left_out.append(f"{file} does not end in {', '.join(SUFFIXES)}")
+            continue
         try:
             known = identify(file)
         except CheckpointError as error:
@@ -45,9 +50,22 @@ def shelf(
         sizes = [*image_sizes(image_size), tuple(known.config.image)]
         found += _at_sizes(known.config, str(file), sizes, classes)
     if not found:
-        reason = left_out[0] if left_out else f"files end in {', '.join(SUFFIXES)}"
+        reason = left_out[0] if left_out else "it is empty"
         raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
     return _distinct(found), left_out
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints on a shelf: files and folders, hidden ones passed over."""
+    if folder.is_file() or holds_weights(folder):
+        return [folder]
+    if (folder / "recipe.json").is_file():  # a run: its weights
+        return [folder / "weights.safetensors"]
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"shelf {folder} does not exist: give a file of weights, or a folder with some"
+        )
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def published(*, image_size: tuple[int, int], classes: int) -> list[Candidate]:

@@ -187,16 +187,15 @@ def config_json(config: Any) -> dict[str, Any]:
     return {"family": family_of(config), **asdict(config), **nested(config)}
 
 
-def config_from_json(data: Mapping[str, Any]) -> Any:
+def config_from_json(data: Any) -> Any:
     """Return the config that `config_json` wrote. Raises ConfigError."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"a config is {type(data).__name__}: expected a mapping of fields")
     values = {str(name): value for name, value in data.items()}
     family = values.pop("family", None)
     if not isinstance(family, str) or family not in networks():
-        raise ConfigError(
-            f"family {str(family)[:80]!r} is unknown: {nearest(str(family), [*networks()])}"
-        )
+        said = family[:80] if isinstance(family, str) else type(family).__name__
+        raise ConfigError(f"family {said!r} is unknown: {nearest(said, [*networks()])}")
     module = networks()[family]
     values = unflattened(module.Config, values, getattr(module, "FLAT", {}))
     return resolve(module.Config(), **values)

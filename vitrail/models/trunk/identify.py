@@ -25,6 +25,7 @@ CLOSE = 0.08  # by how much tables of positions and kernels of channels change a
 TRIES = 24  # models that are compared
 # Fields that change nothing of what a model with given weights computes for an image.
 SILENT = {"image", "drop_path", "dropout", "attention_dropout"}
+KEPT = {"cct": {"position"}}  # the table is in the state, whatever made it
 
 
 class Identity(NamedTuple):
@@ -77,8 +78,8 @@ def identify(
         raise CheckpointError(_unknown(held.state))
     found, reading = _chosen(fits, words, model)
     rows = tables(found.config, found.source)[found.source]
-    ours = read(held.state, reading.names, found.source, rows).state
-    checkpoint.require_values(ours, skeleton(found.config).state_dict())
+    whole = read(held.state, reading.names, found.source, rows)
+    checkpoint.require_values(whole.state, skeleton(found.config).state_dict(), whole.origins)
     return found
 
 
@@ -95,8 +96,11 @@ def _own(held: checkpoint.Contents, source: Any) -> Identity:
         if blocks(config) > len(held.state):
             raise ConfigError(f"it has {blocks(config)} blocks for {len(held.state)} tensors")
         mismatch = checkpoint.compare(held.state, skeleton(config))
-    except ConfigError as e:
-        raise CheckpointError(f"the config in {_said(source)} is not of its weights: {e}") from e
+    except (ConfigError, RecursionError) as e:
+        reason = str(e) if len(str(e)) <= 300 else f"{str(e)[:297]}..."
+        raise CheckpointError(
+            f"the config in {_said(source)} is not of its weights: {reason}"
+        ) from e
     if mismatch:
         raise CheckpointError(
             f"the config in {_said(source)} is not of its weights: {mismatch.describe()}"
@@ -167,16 +171,18 @@ def _candidates(
 
 def _distinct(fits: Sequence[Fit]) -> list[Fit]:
     """One fit for each config; of equal ones that whose variant has it published."""
+    order = list(catalog())
+    ranked = sorted(
+        fits,
+        key=lambda fit: (
+            fit.variant.config.image != fit.config.image,
+            order.index(fit.variant.name),
+        ),
+    )
     found: dict[Any, Fit] = {}
-    for fit in fits:
-        published = fit.variant.config.image == fit.config.image
-        if fit.config not in found or (published and not _published(found[fit.config])):
-            found[fit.config] = fit
-    return list(found.values())
-
-
-def _published(fit: Fit) -> bool:
-    return fit.variant.config.image == fit.config.image
+    for fit in ranked:
+        found.setdefault(fit.config, fit)
+    return [fit for fit in fits if found[fit.config] is fit]
 
 
 # ---- which of them it is -----------------------------------------------------------------
@@ -208,7 +214,7 @@ def _alike(one: Fit, other: Fit) -> bool:
     """Whether both compute the same of the same weights."""
     if type(one.config) is not type(other.config):
         return False
-    names = {f.name for f in fields(one.config)} - SILENT
+    names = {f.name for f in fields(one.config)} - SILENT - KEPT.get(one.variant.family, set())
     return all(getattr(one.config, n) == getattr(other.config, n) for n in names)
 
 
@@ -224,8 +230,10 @@ def split(text: str) -> list[str]:
 
 def _score(variant: Variant, words: Sequence[str]) -> int:
     """How much more of a name of the variant is among the words than is not."""
-    names = [variant.name, variant.family, *(r.partition(":")[2] for r in variant.hub.values())]
-    return max(_common(split(name.rpartition("/")[2]), words) for name in names)
+    published = [reference.rpartition("/")[2] for reference in variant.hub.values()]
+    without_tags = [name.partition(".")[0] for name in published]
+    names = [variant.name, variant.family, *published, *without_tags]
+    return max(_common(split(name), words) for name in names)
 
 
 def _common(name: Sequence[str], words: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
 from vitrail.models.trunk.positions import resampled
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
-from vitrail.models.trunk.told import aspect, told
+from vitrail.models.trunk.told import aspect, headed, told
 
 Moved = tuple[dict[str, Tensor], Any]
 
@@ -52,10 +52,10 @@ def load(
     """
     config, by_name = resolve(name_or_config), isinstance(name_or_config, str)
     state = checkpoint.read(path_or_state_dict)
-    wanted = None if image is None else tuple(image)
+    wanted = None if image is None else (image[0], image[1])
     reading, config = _fitting(state, config, source, by_name, wanted)
     ours: dict[str, Tensor] = dict(reading.state)
-    checkpoint.require_values(ours, skeleton(config).state_dict())
+    checkpoint.require_values(ours, skeleton(config).state_dict(), reading.origins)
     if wanted is not None and wanted != tuple(config.image):
         moved = resolve(config, image=wanted)
         ours, config = resampled(ours, config, moved, module_of(config)), moved
@@ -97,9 +97,10 @@ def _fitting(
             # A table of other names may meet shapes that its functions cannot take.
             nearest = min(nearest, Nearest(10**8, None, Mismatch([str(e)], [], [])), key=_size)
             continue
-        mismatch = checkpoint.compare(reading.state, skeleton(config))
+        near = (headed(config, reading.shapes) if by_name else None) or config
+        mismatch = checkpoint.compare(reading.state, skeleton(near))
         nearest = min(nearest, Nearest(mismatch.size, reading, mismatch), key=_size)
-        found = None if mismatch else config
+        found = None if mismatch else near
         if mismatch and by_name and not _strange(mismatch):
             found = told(config, reading.shapes, image)
         if found is not None and (best is None or aspect(found.image) < aspect(best[0].image)):

@@ -15,14 +15,15 @@ from vitrail.models.trunk.backbone import Variant
 from vitrail.models.trunk.catalog import catalog, families, shapes, skeleton
 from vitrail.models.trunk.figures import counted, fingerprint, unnumbered, vocabulary
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
+from vitrail.models.trunk.told import headed
 
 KNOWN = 0.5  # part of the names that a family must know under a table
-TRIES = 6  # models that are built to be compared
+TRIES = 4  # models that are built to be compared
 
 
 def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Families, and the tables under which they know most kinds of the names."""
-    few = list({unnumbered(name): name for name in reversed(names)}.values())
+    few = list({unnumbered(name): name for name in reversed(list(names))}.values())
     for family, module in families().items():
         for table in ("vitrail", *module.NAMES):
             if _share(few, family, table) >= KNOWN:
@@ -65,7 +66,8 @@ def nearest(state: Mapping[str, Tensor]) -> str:
                 reading = read(known, names, table, rows)
             except CheckpointError:
                 continue
-            mismatch = checkpoint.compare(reading.state, skeleton(variant.config))
+            config = headed(variant.config, reading.shapes) or variant.config
+            mismatch = checkpoint.compare(reading.state, skeleton(config))
             if best is None or mismatch.size < best[0]:
                 best = mismatch.size, variant.name, reading, mismatch
     if best is None:
@@ -89,14 +91,20 @@ def in_file_names(mismatch: Mismatch, reading: Reading) -> Mismatch:
 
 
 def _as_written(ours: str, reading: Reading) -> str:
-    """A missing name as the file would write it, after one that differs in numbers alone."""
-    numbers = _numbers(ours)
-    for other, raws in reading.origins.items():
-        theirs = _numbers(raws[0])
-        if unnumbered(other) == unnumbered(ours) and len(theirs) == len(numbers):
-            moved = [t + n - o for t, n, o in zip(theirs, numbers, _numbers(other), strict=True)]
-            return _renumbered(raws[0], moved)
+    """A missing name as the file would write it, after those that differ in numbers alone."""
+    like = {n: raws[0] for n, raws in reading.origins.items() if unnumbered(n) == unnumbered(ours)}
+    for name, raw in like.items():
+        if all(_moved(raw, name, other) == known for other, known in like.items()):
+            return _moved(raw, name, ours)
     return ours
+
+
+def _moved(raw: str, name: str, other: str) -> str:
+    """The file's name `raw` for our `name`, its first numbers changed as ours are in `other`."""
+    steps = [b - a for a, b in zip(_numbers(name), _numbers(other), strict=True)]
+    numbers = _numbers(raw)
+    steps += [0] * (len(numbers) - len(steps))
+    return _renumbered(raw, [n + step for n, step in zip(numbers, steps, strict=False)])
 
 
 def _renumbered(name: str, numbers: list[int]) -> str:

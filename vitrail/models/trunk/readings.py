@@ -67,13 +67,24 @@ def unwrapped(names: Sequence[str]) -> Iterator[dict[str, str]]:
         current = {**inner, **beside}
 
 
+# What a linear head is called in the names that tables know.
+_HEADS = ("fc", "head", "classifier", "head.fc", "heads.head")
+
+
 def _shortened(beside: Mapping[str, str]) -> list[dict[str, str]]:
-    """Names of a head as they are, and without one or two of the modules around it."""
+    """Names of a head as they are, without one or two of the modules around it, and, where it is
+    one linear layer, by the names that heads have."""
     ways = [dict(beside)]
     for parts in (1, 2):
         cut = {".".join(name.split(".")[parts:]): raw for name, raw in beside.items()}
         if beside and len(cut) == len(beside) and all("." in name for name in cut):
             ways.append(cut)
+    modules = {name.rpartition(".")[0] for name in beside}
+    if len(modules) == 1 and {name.rpartition(".")[2] for name in beside} <= {"weight", "bias"}:
+        ways += [
+            {f"{head}.{name.rpartition('.')[2]}": raw for name, raw in beside.items()}
+            for head in _HEADS
+        ]
     return ways
 
 

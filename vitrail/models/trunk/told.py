@@ -53,7 +53,7 @@ def _shapes(config: Any) -> Shapes:
 
 
 def _guesses(config: Any, state: Shapes, image: tuple[int, int] | None) -> Iterator[Any]:
-    config = _classes(config, state)
+    config = headed(config, state)
     if config is None:
         return
     if image is not None:
@@ -72,8 +72,8 @@ def _moved(config: Any, image: tuple[int, int]) -> Any:
     return replace(config, image=image)
 
 
-def _classes(config: Any, state: Shapes) -> Any:
-    """The config with the head that the state has, by the rows of its linear layers."""
+def headed(config: Any, state: Shapes) -> Any:
+    """Return the config with the head that the state has, by the rows of its linear layers."""
     heads = {n: s for n, s in state.items() if n.startswith("head.")}
     if not heads:
         return replace(config, classes=0)

@@ -74,7 +74,7 @@ def line_logits(
 
 def resized(table: Float[Tensor, "n d"], size: int) -> Float[Tensor, "m d"]:
     """A table of `size` entries, interpolated linearly between the middles of the old ones."""
-    return linear_line(table[None], (len(table),), (size,))[0]
+    return table if len(table) == size else linear_line(table[None], (len(table),), (size,))[0]
 
 
 class RelativePosition(nn.Module):

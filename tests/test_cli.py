@@ -119,7 +119,7 @@ def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
     options = {p.name for p in typer.main.get_command(app).commands["fit"].params}
     assert options - {"settings"} == {
         "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
-        "seed", "pretrained", "out", "resume", "storage", "group_by",
+        "seed", "pretrained", "out", "resume", "storage", "group_by", "task",
     }  # fmt: skip
 
 

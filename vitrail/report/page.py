@@ -25,10 +25,12 @@ def render(facts: Facts) -> str:
     facts = replace(facts, candidates=ordered(facts.candidates))
     limit_s = facts.budget.latency_s
     drawn = {
-        "front": race.front(facts.candidates, limit_s),
-        "narrow": race.front(facts.candidates, limit_s, size=NARROW, name="narrow"),
+        "front": race.front(facts.candidates, limit_s, measure=facts.measure),
+        "narrow": race.front(
+            facts.candidates, limit_s, size=NARROW, name="narrow", measure=facts.measure
+        ),
         "losses": plots.losses(facts.curves),
-        "rise": plots.rise(facts.curves),
+        "rise": plots.rise(facts.curves, facts.measure),
     }
     found, stands = limits(facts), standing(facts)
     return filled(
@@ -40,7 +42,7 @@ def render(facts: Facts) -> str:
         verdict=verdict(facts),
         limits={limit.name: limit for limit in found},
         kept=all(limit.kept for limit in found),
-        legend=race.caption(facts.candidates),
+        legend=race.caption(facts.candidates, facts.measure),
         clocks=len({c.timed for c in facts.candidates if c.latency_s}) > 1,
         chapters=[*classification.chapters(facts), *facts.chapters],
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
@@ -88,7 +90,7 @@ def engines(facts: Facts) -> str:
         return (
             f"The latency is that of {first.title}; no other engine was installed or could run it."
         )
-    said = []
+    said, same = [], "labels" if facts.data.several else "classes"
     for e in others:
         if e.gain is None or e.max_logit_difference is None:
             continue
@@ -96,7 +98,7 @@ def engines(facts: Facts) -> str:
         said.append(
             f"{_compared(e, first)} {first.title} here: ratio {middle:.2f}, 95 % interval "
             f"{low:.2f} to {high:.2f}, runs in turns. The file of {e.title} was compared as well: "
-            f"the same classes, logits differ by at most {e.max_logit_difference:.1e}."
+            f"the same {same}, logits differ by at most {e.max_logit_difference:.1e}."
         )
         if e.counts:
             said.append(f"`vitrail predict RUN --engine {e.name}` answers with it.")

@@ -29,9 +29,12 @@ def steps(facts: Facts) -> list[Step]:
     if not facts.data.several:
         faster += " --int8"
         purpose += ", in 8-bit integers where that loses little accuracy"
+    tests = [
+        Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
+    ]
     found = [
         Step("Classify images, or folders of them", predict),
-        Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
+        *([] if facts.data.several else tests),
         Step("See what it looks at in an image", f"vitrail explain {run} image.jpg"),
         Step(purpose, faster),
     ]

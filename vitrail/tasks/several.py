@@ -54,17 +54,14 @@ def cross_entropy(logits: Tensor, marks: Tensor, temperature: float = 1.0) -> fl
 
 def average_precisions(logits: Tensor, marks: Tensor) -> list[float | None]:
     """Return the average precision of each label, None for one that no image has."""
-    from torchmetrics.functional.classification import multilabel_average_precision
+    from torchmetrics.functional.classification import binary_average_precision
 
-    having = marks.sum(0) > 0
-    if not having.any():
-        return [None] * marks.shape[1]
-    some = multilabel_average_precision(
-        logits[:, having].sigmoid().double(), marks[:, having].long(),
-        num_labels=int(having.sum()), average="none",
-    )  # fmt: skip
-    values = iter(np.atleast_1d(some.numpy()).tolist())
-    return [next(values) if has else None for has in having.tolist()]
+    # In float64, where no two logits of a network become one probability.
+    columns = zip(logits.double().sigmoid().T, marks.long().T, strict=True)
+    return [
+        float(binary_average_precision(shares, truth)) if truth.any() else None
+        for shares, truth in columns
+    ]
 
 
 def mean_average_precision(logits: Tensor, marks: Tensor) -> float:

@@ -38,7 +38,9 @@ def label_by_label(rows: Sequence[LabelRow], test: Score) -> Chapter:
         Paragraph(
             "Average precision asks how well a label's images are ranked above all others, "
             "whatever the threshold; a ranking by chance reaches the share of images that have the "
-            "label. Thresholds were chosen on the validation images, each where F1 was largest.",
+            "label. Thresholds were chosen on the validation images, each where F1 was largest. "
+            "The interval of the mean is that of resampled test images (bootstrap), too narrow "
+            "where a label has only a few.",
             soft=True,
         ),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from vitrail.report import classification, plots, race
 from vitrail.report.canvas import NARROW
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
 from vitrail.report.steps import folder, steps
 from vitrail.report.text import plain
@@ -44,12 +45,18 @@ def render(facts: Facts) -> str:
         kept=all(limit.kept for limit in found),
         legend=race.caption(facts.candidates, facts.measure),
         clocks=len({c.timed for c in facts.candidates if c.latency_s}) > 1,
-        chapters=[*classification.chapters(facts), *facts.chapters],
+        chapters=_chapters(facts),
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),
         steps=steps(facts),
         here=folder(facts) == ".",
     )
+
+
+def _chapters(facts: Facts) -> list[Chapter]:
+    """All chapters in order; figures of labels stand before the mistakes."""
+    own, common = facts.chapters, classification.chapters(facts)
+    return [*own, *common] if facts.data.several else [*common, *own]
 
 
 def filled(template: Path, **values: Any) -> str:

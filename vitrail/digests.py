@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitrail.config import to_json
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,7 +31,7 @@ def of_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def of_model(weights: Mapping[str, Tensor], labels: Labels) -> str:
     """Return the sha256 that ties a model's state dict and its labels to what is made of them."""
-    return of_tensors(weights, json.dumps(to_json(labels), sort_keys=True))
+    return of_tensors(weights, json.dumps(labels.to_json(), sort_keys=True))
 
 
 def of_file(path: Path) -> str:

@@ -121,7 +121,7 @@ def _explain_file(
         raise DataError(f"image {path} cannot be read ({error.strerror}): give another") from error
     x = labels.normalised(image[None])[0]
     with torch.no_grad():
-        shares = (model(x[None])[0] / labels.temperature).softmax(0)
+        shares = labels.probabilities(model(x[None])[0])
     guess = int(shares.argmax())
     asked = guess if about is None else labels.classes.index(about)
     heat, used = explain(model, x, asked, method)

@@ -27,6 +27,7 @@ __all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect"
 
 BATCH = 32
 NONE = "none of these"
+NO_LABEL = "none"
 
 Answer = Callable[[np.ndarray], np.ndarray]
 # A file, the bytes of one, an image of Pillow's, or uint8 (H, W) or (H, W, 1, 3 or 4).
@@ -38,33 +39,43 @@ class Prediction:
     """The classes of an image with their probabilities, most likely first; or why there are none.
 
     `path` is the file's, or says which image it was. Below the `threshold`, where there is one,
-    the likeliest class is not taken for an answer.
+    the likeliest class is not taken for an answer. In a run of several labels per image `chosen`
+    has all that reach their thresholds, most likely first, possibly none; else it is None.
     """
 
     path: str
     ranked: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     threshold: float | None = None
+    chosen: tuple[tuple[str, float], ...] | None = None
 
     @property
     def none_of_these(self) -> bool:
-        """Tell whether even the likeliest class is below the threshold."""
+        """Tell whether even the likeliest class is below the threshold, or no label is chosen."""
+        if self.chosen is not None:
+            return not self.chosen
         return bool(self.ranked) and self.ranked[0][1] < (self.threshold or 0)
 
     @property
     def answer(self) -> str | None:
-        """Return the likeliest class, "none of these" below the threshold, None after an error."""
+        """Return the likeliest class, "none of these" below the threshold, None after an error.
+
+        Of several labels it is their names, "cat; dog", or "none".
+        """
         if not self.ranked:
             return None
+        if self.chosen is not None:
+            return "; ".join(name for name, _ in self.chosen) or NO_LABEL
         return NONE if self.none_of_these else self.ranked[0][0]
 
 
 class Predictor:
     """A finished run that answers, in an `engine` that it was exported for where one is named.
 
-    `threshold` is the probability below which the answer is "none of these"; by default the
-    run's own, which may be none. Raises RunError when the folder is none, or has no file for the
-    engine, and ConfigError for a threshold that is no probability.
+    `threshold` is the probability below which the answer is "none of these", or that of every
+    label where a run has several; by default the run's own, which may be none. Raises RunError when
+    the folder is none, or has no file for the engine, and ConfigError for a threshold that is no
+    probability.
     """
 
     def __init__(
@@ -119,7 +130,7 @@ class Predictor:
         return [
             Prediction(name, error=errors[at])
             if at in errors
-            else Prediction(name, self._ranked(next(answers), top), threshold=self.threshold)
+            else self._prediction(name, next(answers), top)
             for at, (name, _) in enumerate(some)
         ]
 
@@ -132,6 +143,18 @@ class Predictor:
             return decode_image(picture, labels.image, labels.channels, labels.ranges)
         data = read_file(picture) if isinstance(picture, (str, os.PathLike)) else bytes(picture)
         return decode(data, labels.image, labels.channels, labels.ranges)
+
+    def _prediction(self, name: str, shares: np.ndarray, top: int) -> Prediction:
+        ranked = self._ranked(shares, len(shares))
+        chosen = None
+        if self.labels.several:
+            bounds = dict(zip(self.labels.classes, self.labels.thresholds, strict=True))
+            chosen = tuple(
+                (label, share)
+                for label, share in ranked
+                if share >= (bounds[label] if self.threshold is None else self.threshold)
+            )
+        return Prediction(name, ranked[:top], threshold=self.threshold, chosen=chosen)
 
     def _ranked(self, shares: np.ndarray, top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-shares, kind="stable")[:top]
@@ -220,7 +243,6 @@ def _torch(folder: RunFolder) -> Answer:
 
     def answer(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            logits = model(labels.normalised(images))
-            return (logits / labels.temperature).softmax(1).numpy()
+            return labels.probabilities(model(labels.normalised(images))).numpy()
 
     return answer

@@ -61,6 +61,13 @@ def fit(
     storage: Annotated[
         str | None, typer.Option(help="Database URL that several machines share for one race.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What to learn: classification, or multilabel for several labels per image. "
+            "Default: classification."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A field of every recipe, e.g. augment.flip=0 (repeatable)."),
@@ -78,6 +85,6 @@ def fit(
     run(
         data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
         devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
-        duplicates=duplicates,
-        storage=storage, settings=settings or (), out=out, resume=resume,
+        duplicates=duplicates, storage=storage, task=task, settings=settings or (),
+        out=out, resume=resume,
     )  # fmt: skip

@@ -18,7 +18,10 @@ def predict(
     top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
     threshold: Annotated[
         float | None,
-        typer.Option(help='Probability below which the answer is "none of these", e.g. 0.8.'),
+        typer.Option(
+            help='Probability below which the answer is "none of these", e.g. 0.8; in a run of '
+            "several labels that of every label."
+        ),
     ] = None,
     as_json: Json = False,
     csv: Annotated[

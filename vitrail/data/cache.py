@@ -40,7 +40,8 @@ class Pixels:
     """The images of a part at one size.
 
     `images` is uint8 (N, H, W, C), mapped from the cache and read-only, or None for a stream;
-    `labels` int64 (N,); `keys` the names of the images; `image` (H, W); `channels` C.
+    `labels` int64 (N,), or 0 and 1 in (N, K) where images have several; `keys` the names of the
+    images; `image` (H, W); `channels` C.
     """
 
     def __init__(

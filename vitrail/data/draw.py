@@ -26,12 +26,19 @@ def draw(
     """Return the rows of each part in `fractions`, drawn from N images without tearing groups.
 
     `labels` are the classes of each image, `digests` uint64 (N, 2), `groups` int64 (N,). A part
-    gets about its fraction of every class, at least one, and never a class's last group.
+    gets about its fraction of every class, at least one, and never a class's last group; images
+    without any label are divided as if they had one of their own. Where images have several, those
+    with a rare one are drawn first (Sechidis et al., ECML PKDD 2011), so that what is common does
+    not fill a part before.
     """
+    single = all(len(many) == 1 for many in labels)
+    labels, classes = [many or (classes,) for many in labels], classes + 1
     units = _units(labels, digests, groups, seed)
     total = [0] * classes
     for label, n in Counter(one for many in labels for one in many).items():
         total[label] = n
+    if not single:
+        units.sort(key=lambda unit: min(total[label] for label in unit.counts))
     left = Counter(label for unit in units for label in unit.counts)
     several = {label for label, n in left.items() if n > len(fractions)}
     drawn = {}

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.config import to_json
 from vitrail.data.depth import Range
 from vitrail.errors import ConfigError
 
@@ -25,8 +26,10 @@ class Labels:
     Images are decoded to `image` = (height, width) pixels and `channels`, divided by 255,
     normalised by `mean` and `std` per channel; probabilities are softmax(logits / temperature).
     `ranges` are the values that become 0 and 255 in images of more than 8 bits. An answer below
-    `threshold`, a probability, is "none of these". Raises ConfigError for figures with which there
-    is no answer.
+    `threshold`, a probability, is "none of these". With `several` an image has any number of
+    labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
+    its own one of `thresholds` belongs to the image; before they are chosen there are none.
+    Raises ConfigError for figures with which there is no answer.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +40,8 @@ class Labels:
     temperature: float = 1.0
     ranges: tuple[Range, ...] = ()
     threshold: float | None = None
+    several: bool = False
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -56,6 +61,36 @@ class Labels:
             raise ConfigError(f"std {self.std} is not above 0 everywhere")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature {self.temperature} is not above 0")
+        if len(self.thresholds) not in ((0, len(self.classes)) if self.several else (0,)):
+            raise ConfigError(
+                f"thresholds are {len(self.thresholds)} for {len(self.classes)} classes: images of "
+                "several labels have one for each, others none"
+            )
+        if not all(0 <= one <= 1 for one in self.thresholds):
+            raise ConfigError(f"thresholds {self.thresholds} are not all probabilities")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields in JSON; those of several labels only where images have several.
+
+        So the labels of one class an image, and every digest of them, are what they were before
+        there were others.
+        """
+        fields = to_json(self)
+        if not self.several:
+            del fields["several"], fields["thresholds"]
+        return fields
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits (..., classes) to probabilities: they add up to 1 unless `several`."""
+        scaled = logits / self.temperature
+        return scaled.sigmoid() if self.several else scaled.softmax(-1)
+
+    def chosen(self, probabilities: Tensor) -> Tensor:
+        """Return which labels reach their thresholds: bool (..., classes)."""
+        import torch
+
+        bounds = torch.tensor(self.thresholds, dtype=torch.float64)
+        return probabilities.double() >= bounds
 
     def normalised(self, images: Any) -> Tensor:
         """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them."""

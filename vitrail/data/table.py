@@ -47,7 +47,7 @@ def read_table(path: Path, *, several: bool = False) -> Source:
     ]
     if not rows:
         raise DataError(f"{path} has no rows: expected one row of path,label per image")
-    _require_filled(path, rows, several and bool(chosen.marks or many))
+    _require_filled(path, rows, many=bool(chosen.marks or many), several=several)
     keys = places.found(path, [(line, key) for line, key, _, _ in rows])
     meant, spellings = one_spelling((part, name) for *_, given, part in rows for name in given)
     seen: dict[str, _Image] = {}
@@ -84,15 +84,18 @@ class _Image:
         return tuple(dict.fromkeys(name for given in self.labels for name in given))
 
 
-def _require_filled(path: Path, rows: list[Row], none_allowed: bool) -> None:
-    empty = [row for row in rows if not row[1] or not (row[2] or none_allowed)]
+def _require_filled(path: Path, rows: list[Row], *, many: bool, several: bool) -> None:
+    """Raise DataError for rows without a path or a label; of `many` labels there may be none."""
+    empty = [row for row in rows if not row[1] or not (row[2] or (several and many))]
     if empty:
         line, key, given, _ = empty[0]
         lines = ", ".join(str(row[0]) for row in empty[1:6])
         also = f"; then row {lines}" + (" ..." if len(empty) > 6 else "") if lines else ""
+        other = ", or add --task multilabel, where an image may have no label" if many else ""
         raise DataError(
             f"{path}, row {line}{also}: path is {shortened(key)!r} and label is "
-            f"{', '.join(given)!r}, fill both or remove the row ({counted(len(empty), 'row')})"
+            f"{', '.join(given)!r}, fill both or remove the row{other} "
+            f"({counted(len(empty), 'row')})"
         )
 
 

@@ -26,12 +26,11 @@ import torch
 from torch import nn
 
 from vitrail import __version__, digests, files
-from vitrail.config import to_json
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
 from vitrail.engines import sealed
-from vitrail.engines.served import Agree, Served, same_class
+from vitrail.engines.served import Agree, Served, same_answers
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.session import session
 from vitrail.units import counted
@@ -67,7 +66,7 @@ def export_onnx(
     described: str = "held-back images",
     progress: bool = False,
     serve: Callable[[nn.Module, Labels], nn.Module] = Served,
-    agree: Agree = same_class,
+    agree: Agree = same_answers,
 ) -> Exported:
     """Write the model as ONNX and compare it with the original, in eval mode, on `images`.
 
@@ -75,7 +74,7 @@ def export_onnx(
     says what they are; `config` is the model's in JSON, which the file keeps. `serve` makes the
     module that is written, `agree` compares its last output with the model's. Raises ExportError,
     and leaves what was at `path`, when torch cannot export the model, when there are no images,
-    when top-1 differs for any, or a logit by 1e-4 or more.
+    when the answer differs for any, or a logit by 1e-4 or more.
     """
     path = Path(path)
     if not len(images):
@@ -124,7 +123,7 @@ def _write(
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
-    facts = to_json(labels) | {
+    facts = labels.to_json() | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",
         "vitrail": __version__,
@@ -240,19 +239,19 @@ def compare(
     logits: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
     advance: Callable[[int], None],
-    agree: Agree = same_class,
+    agree: Agree = same_answers,
 ) -> float:
     """Return the largest difference of a logit between the model and an exported file.
 
-    `logits` answers with the file. Raises ExportError when the difference is 1e-4 or more, or a
-    class differs.
+    `logits` answers with the file. Raises ExportError when the difference is 1e-4 or more, or an
+    answer differs.
     """
     differences, differing = [], 0
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         with torch.inference_mode():
             expected = model(labels.normalised(batch))
-        found = agree(expected, logits(batch))
+        found = agree(expected, logits(batch), labels)
         differences.append(found.largest)
         differing += found.changed
         advance(len(batch))

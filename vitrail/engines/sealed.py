@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail import files
-from vitrail.config import loads, to_json
+from vitrail.config import loads
 from vitrail.data.labels import Labels
 from vitrail.errors import RunError
 from vitrail.measure.session import session
@@ -71,7 +71,7 @@ def open_sealed(path: Path, labels: Labels, tie: str | None, again: str) -> Infe
         raise RunError(f"{path} is damaged or was changed: write it again by `{again}`")
     running = session(path)
     facts = running.get_modelmeta().custom_metadata_map
-    differ = [name for name, ours in to_json(labels).items() if _fact(facts.get(name)) != ours]
+    differ = [name for name, ours in labels.to_json().items() if _fact(facts.get(name)) != ours]
     if differ:
         raise RunError(f"{path} has other {differ[0]} than the run: write it again by `{again}`")
     if tie is not None and facts.get(TIE) != tie:

@@ -22,14 +22,25 @@ class Agreement:
     changed: int
 
 
-Agree = Callable[[Tensor, np.ndarray], Agreement]
+Agree = Callable[[Tensor, np.ndarray, Labels], Agreement]
 
 
-def same_class(ours: Tensor, theirs: np.ndarray) -> Agreement:
-    """Compare logits (B, K): the largest difference, and for how many images the class differs."""
+def same_answers(ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
+    """Compare logits (B, K): the largest difference, and for how many images the answer differs.
+
+    The answer is the likeliest class, or the set of labels that reach their thresholds.
+    """
     expected = ours.float().numpy()
-    changed = int((theirs.argmax(1) != expected.argmax(1)).sum())
-    return Agreement(float(np.abs(theirs - expected).max()), changed)
+    largest = float(np.abs(theirs - expected).max())
+    if not labels.several:
+        return Agreement(largest, int((theirs.argmax(1) != expected.argmax(1)).sum()))
+    if not labels.thresholds:  # nothing is decided yet, so there are no answers to differ
+        return Agreement(largest, 0)
+    mine, other = (
+        labels.chosen(labels.probabilities(torch.as_tensor(logits)))
+        for logits in (expected, theirs)
+    )
+    return Agreement(largest, int((mine != other).any(1).sum()))
 
 
 class Served(nn.Module):
@@ -44,11 +55,11 @@ class Served(nn.Module):
     def __init__(self, model: nn.Module, labels: Labels) -> None:
         super().__init__()
         self.model = deploy(model)
-        self.temperature = labels.temperature
+        self.labels = labels
         mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
         self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
         self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
-        return (logits / self.temperature).softmax(-1), logits
+        return self.labels.probabilities(logits), logits

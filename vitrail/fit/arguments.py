@@ -92,7 +92,8 @@ class Words(TypedDict, total=False):
     `latency` is the longest time for one image as exported ("20ms"), in `engine` ("onnxruntime",
     "openvino", or "auto" for the faster), on `threads` CPU threads; `macs` and `params` ("50M") are
     exact counts; `time` ("10m") is for everything. `pretrained` is a folder of checkpoint files,
-    or "hub" to download published ones; `storage` the URL of a database that machines share.
+    or "hub" to download published ones; `storage` the URL of a database that machines share. `task`
+    is "multilabel" where images have several labels; one class each is the default.
     """
 
     latency: str | float | None
@@ -108,6 +109,7 @@ class Words(TypedDict, total=False):
     storage: str | None
     devices: int | None
     engine: str | None
+    task: str | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -132,7 +134,11 @@ def ask(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
     asked = amended(Arguments(data=str(data), threads=cores()), words)
-    asked = replace(asked, settings=tuple(settings))
+    task = words.get("task")
+    own = [s for s in settings if s.partition("=")[0].strip() == "task"]
+    if task and own:
+        raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
+    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *settings))
     for setting in settings:
         path = setting.partition("=")[0].strip()
         if any(path == name or path.startswith(f"{name}.") for name in DECIDED):

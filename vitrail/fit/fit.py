@@ -86,11 +86,12 @@ def fit(
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)
     asked = ask(data, words, settings, out)
-    folder = Path(out) if out is not None else free_name(open_source(data).name)
+    task = asked.wish.task
+    folder = Path(out) if out else free_name(open_source(data, several=task.several).name)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
-    images = read(asked.wish.data, asked.hardware, view, asked.wish.task)
+    images = read(asked.wish.data, asked.hardware, view, task)
     found = _list(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
@@ -126,7 +127,7 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "duplicates", "pretrained")
+    settled = ("seed", "group-by", "duplicates", "pretrained", "task")
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(

@@ -3,6 +3,7 @@
 `Objectives` is the union of all; a recipe names one, `--set objective=...` chooses it.
 """
 
+from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.cross_entropy import CrossEntropy
 
-Objectives = CrossEntropy
+Objectives = CrossEntropy | BinaryCrossEntropy

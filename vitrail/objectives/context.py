@@ -14,7 +14,7 @@ def _no_models(reference: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class Context:
-    """The classes with their numbers of training images, and how to open another model.
+    """The classes with their numbers of training images, of all `images`; how to open a model.
 
     `open_model` maps a run folder or a file of weights to a model in eval mode on images as the
     training sees them; it raises VitrailError.
@@ -22,4 +22,5 @@ class Context:
 
     classes: Sequence[str] = ()
     counts: Sequence[int] = ()
+    images: int = 0
     open_model: Callable[[str], nn.Module] = _no_models

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import nearest, override, parse, to_json
+from vitrail.config import kind_of, nearest, override, parse, to_json
 from vitrail.data.augment import Augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
@@ -21,11 +21,14 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.objectives import CrossEntropy, Objectives
+from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
 from vitrail.tasks import Classification, Tasks
 from vitrail.train.optimizer import AdamW, Sgd
 from vitrail.train.schedule import Schedule
 from vitrail.train.steps import Steps
+
+# `parse` takes unions as well, which no type says yet.
+AnyTask: Any = Tasks
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,32 @@ def from_json(value: Mapping[str, Any]) -> Recipe:
         known["schedule"] = {k: v for k, v in schedule.items() if k != "total"}
     if isinstance(objective, Mapping) and "kind" not in objective:  # once there was one kind
         known["objective"] = {"kind": "cross_entropy", **objective}
+    if "task" in known:
+        known["task"] = task_of(known)
     return parse(Recipe, known)
+
+
+def task_of(value: Mapping[str, Any]) -> Tasks:
+    """Return the task of a recipe in JSON: classification where it names none, or no kind."""
+    task = value.get("task", {})
+    if isinstance(task, Mapping):  # once there was one kind
+        task = {"kind": "classification", **task}
+    return parse(AnyTask, task, "task")
+
+
+def suited(task: Tasks) -> Objectives:
+    """Return what is minimised for a task unless the recipe says otherwise."""
+    return BinaryCrossEntropy() if task.several else CrossEntropy()
 
 
 def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with settings of the command line, checked to the last field.
 
     `model=NAME` takes a published variant at the data's image size, channels and classes;
-    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`.
+    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`. Another task
+    brings the objective that suits it. Raises ConfigError, also for one that does not.
     """
-    for setting in settings:
+    for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
         if equals and path == "data" and not text.startswith("{"):
             recipe = override(recipe, [f"data.spec={text}"])
@@ -121,8 +140,21 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
         else:
-            recipe = override(recipe, [setting])
+            changed = override(recipe, [setting])
+            if type(changed.task) is not type(recipe.task):
+                changed = replace(changed, objective=suited(changed.task))
+            recipe = changed
+    if isinstance(recipe.objective, BinaryCrossEntropy) != recipe.task.several:
+        task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
+        raise ConfigError(
+            f"objective {objective} is not for task {task}: set objective="
+            f"{kind_of(type(suited(recipe.task)))}, or leave it out"
+        )
     return recipe
+
+
+def _names_task(setting: str) -> bool:
+    return setting.partition("=")[0].strip() == "task"
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:

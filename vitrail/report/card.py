@@ -28,9 +28,17 @@ if facts["resize"] != "inside":
 pixels = np.asarray(picture).reshape(1, picture.height, picture.width, -1)
 
 probabilities, logits = session.run(None, {"images": pixels})
-for place in probabilities[0].argsort()[::-1][:3]:
-    print(f"{probabilities[0, place]:.1%} {classes[place]}")
+%s
 ```"""
+_CLASSES = """\
+for place in probabilities[0].argsort()[::-1][:3]:
+    print(f"{probabilities[0, place]:.1%} {classes[place]}")"""
+_LABELS = """\
+for name, share, least in zip(classes, probabilities[0], json.loads(facts["thresholds"])):
+    if share >= least:
+        print(f"{share:.1%} {name}")"""
+_KNOWN = "It knows these classes only: it answers every image with one of them."
+_KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
 
 def render_card(facts: Facts) -> str:
@@ -42,14 +50,18 @@ def render_card(facts: Facts) -> str:
     lines = [f"# {_text(model.shown)}", ""]
     lines += [f"**{_text(top)}.**", ""] if facts.test else []
     lines += [_text(verdict(facts)), "", "| | |", "| --- | --- |"]
-    rows = [("classes", ", ".join(data.classes)), ("images", f"{height}x{width}, {colour}")]
+    rows = [
+        ("labels" if data.several else "classes", ", ".join(data.classes)),
+        ("images", f"{height}x{width}, {colour}"),
+    ]
     if facts.test:
         t = facts.test
         interval = f"95 % interval {percent(t.low)} to {percent(t.high)}"
         text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, 'image')})"
-        rows.append(("test accuracy", text))
+        rows.append((f"test {t.name}", text))
         if t.balanced is not None:
             rows.append(("balanced accuracy", percent(t.balanced)))
+        rows += [(name, percent(value)) for name, value in t.figures.items()]
         rows += [(one.name, _baseline(one)) for one in facts.baselines]
     if facts.latency:
         s = facts.latency
@@ -68,7 +80,7 @@ def render_card(facts: Facts) -> str:
         )
     if model.pretrained:
         rows.append(("started from", model.pretrained))
-    parts = ", ".join(f"{name} {sum(counts):,}" for name, counts in data.parts.items())
+    parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
     rows.append(("data", f"{data.name}: {parts} images"))
     if model.shown != model.name:
         rows.append(("exact name", model.name))
@@ -80,7 +92,7 @@ def render_card(facts: Facts) -> str:
         f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
         "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE,
+        _USE % (_LABELS if data.several else _CLASSES),
         "",
         "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
         "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
@@ -95,7 +107,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        "- It knows these classes only: it answers every image with one of them.",
+        f"- {_KNOWN_LABELS if data.several else _KNOWN}",
         "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
@@ -116,10 +128,12 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """What to do next, a command a line; those that name the run are for its own folder."""
+    int8 = "" if facts.data.several else " --int8"
+    tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
-        "vitrail evaluate . labelled/    # test it on other images with known classes",
+        *([] if facts.data.several else tests),
         "vitrail explain . image.jpg     # see what it looks at",
-        "vitrail export . --engine openvino --int8    # make files for another engine",
+        f"vitrail export . --engine openvino{int8}    # make files for another engine",
     ]
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vitrail.config import to_json
 from vitrail.report.ahead import Interval
 from vitrail.report.chapter import Chapter
+from vitrail.units import counted
 
 # What a latency was measured on: the exported file, or the model in torch.
 Clock = Literal["exported", "torch"]
@@ -61,7 +63,8 @@ class BrokenFile:
 class DataFacts:
     """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
-    `origin` is what the user named; `split` says in a sentence how the parts were made.
+    `origin` is what the user named; `split` says in a sentence how the parts were made. With
+    `several` an image has any number of labels, and `images` how many images each part has.
     """
 
     name: str
@@ -71,6 +74,22 @@ class DataFacts:
     findings: Sequence[FindingFacts] = ()
     broken: Sequence[BrokenFile] = ()
     split: str = ""
+    several: bool = False
+    images: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def noun(self) -> str:
+        """Return what an image has: a class, or labels."""
+        return "label" if self.several else "class"
+
+    @property
+    def kinds(self) -> str:
+        """Return how many classes or labels there are, with the noun."""
+        return counted(len(self.classes), self.noun, "labels" if self.several else "classes")
+
+    def size(self, part: str) -> int:
+        """Return how many images a part has."""
+        return self.images[part] if part in self.images else sum(self.parts[part])
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,8 @@ class Score:
     """Accuracy on the test split, in [0, 1], with its 95 % interval [low, high] over n images.
 
     `balanced` is the mean recall over classes, `top5` the share whose class is among the first
-    five answers, `loss` the cross entropy in nats.
+    five answers, `loss` the cross entropy in nats. Where another figure than accuracy says how good
+    a model is, `name` is that figure's, and `accuracy` holds it; `figures` are further shares.
     """
 
     accuracy: float
@@ -88,6 +108,17 @@ class Score:
     balanced: float | None = None
     top5: float | None = None
     loss: float | None = None
+    name: str = "accuracy"
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Return whether it is a share of right answers."""
+        return self.name == "accuracy"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for result.json, where the main figure stands under its own name."""
+        return under_its_name(self, self.name)
 
 
 @dataclass(frozen=True)
@@ -296,3 +327,16 @@ class Facts:
     seed: int = 0
     date: str = ""
     run: str = ""
+
+    @property
+    def measure(self) -> str:
+        """Return what says how good a model is: "accuracy", unless the test has another name."""
+        return self.test.name if self.test else "accuracy"
+
+
+def under_its_name(value: Score | Baseline, name: str) -> dict[str, Any]:
+    """Return a score's fields in JSON, with the main figure under the `name` that it has."""
+    fields = to_json(value)
+    if name != "accuracy":
+        return {name.replace(" ", "_"): fields.pop("accuracy"), **fields}
+    return {key: one for key, one in fields.items() if key not in ("name", "figures")}

@@ -10,6 +10,7 @@ from typing import Any
 
 from vitrail.report import classification, plots, race
 from vitrail.report.canvas import NARROW
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
 from vitrail.report.steps import folder, steps
 from vitrail.report.text import plain
@@ -25,10 +26,12 @@ def render(facts: Facts) -> str:
     facts = replace(facts, candidates=ordered(facts.candidates))
     limit_s = facts.budget.latency_s
     drawn = {
-        "front": race.front(facts.candidates, limit_s),
-        "narrow": race.front(facts.candidates, limit_s, size=NARROW, name="narrow"),
+        "front": race.front(facts.candidates, limit_s, measure=facts.measure),
+        "narrow": race.front(
+            facts.candidates, limit_s, size=NARROW, name="narrow", measure=facts.measure
+        ),
         "losses": plots.losses(facts.curves),
-        "rise": plots.rise(facts.curves),
+        "rise": plots.rise(facts.curves, facts.measure),
     }
     found, stands = limits(facts), standing(facts)
     return filled(
@@ -40,14 +43,20 @@ def render(facts: Facts) -> str:
         verdict=verdict(facts),
         limits={limit.name: limit for limit in found},
         kept=all(limit.kept for limit in found),
-        legend=race.caption(facts.candidates),
+        legend=race.caption(facts.candidates, facts.measure),
         clocks=len({c.timed for c in facts.candidates if c.latency_s}) > 1,
-        chapters=[*classification.chapters(facts), *facts.chapters],
+        chapters=_chapters(facts),
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),
         steps=steps(facts),
         here=folder(facts) == ".",
     )
+
+
+def _chapters(facts: Facts) -> list[Chapter]:
+    """All chapters in order; figures of labels stand before the mistakes."""
+    own, common = facts.chapters, classification.chapters(facts)
+    return [*own, *common] if facts.data.several else [*common, *own]
 
 
 def filled(template: Path, **values: Any) -> str:
@@ -88,7 +97,7 @@ def engines(facts: Facts) -> str:
         return (
             f"The latency is that of {first.title}; no other engine was installed or could run it."
         )
-    said = []
+    said, same = [], "labels" if facts.data.several else "classes"
     for e in others:
         if e.gain is None or e.max_logit_difference is None:
             continue
@@ -96,7 +105,7 @@ def engines(facts: Facts) -> str:
         said.append(
             f"{_compared(e, first)} {first.title} here: ratio {middle:.2f}, 95 % interval "
             f"{low:.2f} to {high:.2f}, runs in turns. The file of {e.title} was compared as well: "
-            f"the same classes, logits differ by at most {e.max_logit_difference:.1e}."
+            f"the same {same}, logits differ by at most {e.max_logit_difference:.1e}."
         )
         if e.counts:
             said.append(f"`vitrail predict RUN --engine {e.name}` answers with it.")

@@ -30,8 +30,8 @@ def losses(points: Sequence[CurvePoint]) -> str:
     return svg(draw, "losses", HALF)
 
 
-def rise(points: Sequence[CurvePoint]) -> str:
-    """Draw validation accuracy over epochs, with the last value beside it."""
+def rise(points: Sequence[CurvePoint], measure: str = "accuracy") -> str:
+    """Draw validation accuracy, or another `measure`, over epochs, the last value beside it."""
     right = [(p.epoch, 100 * p.val_accuracy) for p in points if p.val_accuracy is not None]
     if len(right) < 2:
         return ""
@@ -45,7 +45,7 @@ def rise(points: Sequence[CurvePoint]) -> str:
         axes.margins(y=0.12)
         within(axes)
         axes.set_xlabel("epochs")
-        axes.set_ylabel("validation accuracy, %")
+        axes.set_ylabel(f"validation {measure}, %")
 
     return svg(draw, "rise", HALF)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def as_json(predictions: Sequence[Prediction]) -> str:
     """Return a JSON list, one object a file: path, and classes with probabilities or an error.
 
-    Where a threshold is in force, "none_of_these" says whether the likeliest class misses it.
+    Where a threshold is in force, "none_of_these" says whether the likeliest class misses it. In a
+    run of several labels "labels" has those that reach their thresholds.
     """
     rows = [{"path": p.path} | _answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -32,7 +33,9 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 def _answered(prediction: Prediction) -> dict[str, Any]:
     if prediction.error:
         return {"error": prediction.error}
-    ranked = {"classes": [{"class": c, "p": round(p, 6)} for c, p in prediction.ranked]}
+    ranked = {"classes": _shares(prediction.ranked)}
+    if prediction.chosen is not None:
+        ranked = {"labels": _shares(prediction.chosen), **ranked}
     if prediction.threshold is None:
         return ranked
     return {
@@ -40,6 +43,10 @@ def _answered(prediction: Prediction) -> dict[str, Any]:
         "threshold": prediction.threshold,
         **ranked,
     }
+
+
+def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "p": round(share, 6)} for name, share in ranked]
 
 
 def _obeyed(sign: str) -> bool:
@@ -52,17 +59,19 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     """Return comma-separated values: path, error, then a class and its probability for each rank.
 
     Where a threshold is in force, the column "answer" is the likeliest class or "none of these".
-    Names are plain text, which a spreadsheet does not compute.
+    In a run of several labels it has all of an image, "cat; dog" or "none", and the ranks are those
+    of these labels alone. Names are plain text, which a spreadsheet does not compute.
     """
-    most = max((len(p.ranked) for p in predictions), default=0)
-    judged = any(p.threshold is not None for p in predictions)
+    shown = [p.ranked if p.chosen is None else p.chosen for p in predictions]
+    most = max(map(len, shown), default=0)
+    judged = any(p.threshold is not None or p.chosen is not None for p in predictions)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = [name for i in range(1, most + 1) for name in (f"class_{i}", f"p_{i}")]
     writer.writerow(["path", "error", *(["answer"] if judged else []), *ranks])
-    for p in predictions:
+    for p, ranked in zip(predictions, shown, strict=True):
         answer = [cell(p.answer or "")] if judged else []
-        cells = [value for name, share in p.ranked for value in (cell(name), f"{share:.6f}")]
+        cells = [value for name, share in ranked for value in (cell(name), f"{share:.6f}")]
         writer.writerow([cell(p.path), cell(p.error or ""), *answer, *cells])
     return text.getvalue()
 
@@ -73,7 +82,9 @@ def as_table(predictions: Sequence[Prediction]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("image", "class", "sure", "then"):
+    several = any(p.chosen is not None for p in predictions)
+    titles = ("image", "labels", "", "others") if several else ("image", "class", "sure", "then")
+    for title in titles:
         table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
     for p in predictions:
         first, *others = _parts(p)
@@ -101,6 +112,8 @@ def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
 
     if prediction.error:
         return Text(), Text(), Text(plain(prediction.error), style="red")
+    if prediction.chosen is not None:
+        return _labels(prediction, prediction.chosen)
     ranked = [(plain(name), f"{share:.1%}") for name, share in prediction.ranked]
     if prediction.none_of_these:
         rest = ", ".join(f"{name} {share}" for name, share in ranked)
@@ -108,3 +121,15 @@ def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
     (first, share), *others = ranked
     rest = ", ".join(f"{name} {share}" for name, share in others)
     return Text(first), Text(share), Text(rest, style="dim")
+
+
+def _labels(prediction: Prediction, chosen: Sequence[tuple[str, float]]) -> tuple[Text, Text, Text]:
+    """All labels of an image with their probabilities, and the likeliest of the others."""
+    from rich.text import Text
+
+    told = [", ".join(f"{plain(name)} {share:.1%}" for name, share in some) for some in (
+        chosen, [one for one in prediction.ranked if one not in chosen]
+    )]  # fmt: skip
+    if not chosen:
+        return Text(prediction.answer or "", style="yellow"), Text(), Text(told[1], style="dim")
+    return Text(told[0]), Text(), Text(told[1], style="dim")

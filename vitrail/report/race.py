@@ -29,8 +29,9 @@ def front(
     *,
     size: tuple[float, float] = WIDE,
     name: str = "front",
+    measure: str = "accuracy",
 ) -> str:
-    """Draw accuracy over latency of all candidates, and join the best at each latency.
+    """Draw accuracy, or another `measure`, over latency; join the best at each latency.
 
     Filled marks were timed as exported, hollow ones in torch: each kind has a line of its own,
     for the same model takes longer in torch. A number is the candidate's place in `candidates`,
@@ -94,14 +95,14 @@ def front(
                 textcoords="offset points", color=SECOND, ha=side, va="top", in_layout=False,
             )  # fmt: skip
         axes.set_xlabel("latency in ms, logarithmic")
-        axes.set_ylabel("validation accuracy, %")
+        axes.set_ylabel(f"validation {measure}, %")
         legend(axes, columns=4 if size[0] < 6 else 8)
         _number(axes, shown, limit_s)
 
     return svg(draw, name, size)
 
 
-def caption(candidates: Sequence[CandidatePoint]) -> str:
+def caption(candidates: Sequence[CandidatePoint], measure: str = "accuracy") -> str:
     """Explain the marks of the race's chart."""
     said = [
         "Up is better, left is faster; the ring is the model that was chosen. Numbers are those "
@@ -117,7 +118,7 @@ def caption(candidates: Sequence[CandidatePoint]) -> str:
         said.append(f"All were timed {'as exported' if 'exported' in clocks else 'in torch'}.")
     said.append("A line joins the models that no other of the same kind beats in both.")
     if stretched(candidates):
-        said.append("The scale of accuracy widens towards 100\u00a0%.")
+        said.append(f"The scale of {measure} widens towards 100\u00a0%.")
     if any(c.latency_s and c.accuracy is None for c in candidates):
         said.append("A tick at the foot is a model that did not race.")
     return " ".join(said)

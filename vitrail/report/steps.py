@@ -24,15 +24,19 @@ def steps(facts: Facts) -> list[Step]:
     run = shlex.quote(folder(facts))
     chosen = next((e.name for e in facts.engines if e.counts and e.gain is not None), None)
     predict = f"vitrail predict {run} image.jpg" + (f" --engine {chosen}" if chosen else "")
+    faster = f"vitrail export {run} --engine {chosen or 'openvino'}"
+    purpose = "Make it faster: a file for another engine"
+    if not facts.data.several:
+        faster += " --int8"
+        purpose += ", in 8-bit integers where that loses little accuracy"
+    tests = [
+        Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
+    ]
     found = [
         Step("Classify images, or folders of them", predict),
-        Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
+        *([] if facts.data.several else tests),
         Step("See what it looks at in an image", f"vitrail explain {run} image.jpg"),
-        Step(
-            "Make it faster: a file for another engine, in 8-bit integers where that loses "
-            "little accuracy",
-            f"vitrail export {run} --engine {chosen or 'openvino'} --int8",
-        ),
+        Step(purpose, faster),
     ]
     longer = longer_run(facts)
     return [*found, Step("Search and train for longer", longer)] if longer else found

@@ -64,7 +64,10 @@ def headline(facts: Facts) -> str:
     if found and not found.better:
         how = "Worse" if found.worse else "No better"
         return f"{how} than {_named(found.baseline)} ({_tied(percent(found.baseline.accuracy))})"
-    right = f"{_tied(percent(facts.test.accuracy))} of unseen images right"
+    share = _tied(percent(facts.test.accuracy))
+    right = f"{share} of unseen images right"
+    if not facts.test.counts:
+        right = f"{_raised(facts.test.name)} {share} on unseen images"
     if uneven(facts) and facts.test.balanced is not None:
         right = f"Balanced accuracy {_tied(percent(facts.test.balanced))}, {right}"
     return f"{right}, in {_tied(seconds(facts.latency.p50_s))} each" if facts.latency else right
@@ -74,8 +77,10 @@ def verdict(facts: Facts) -> str:
     """Return the run in a few sentences: what is right, what baselines reach, and the budget."""
     model, said = facts.model, []
     if facts.test:
-        right = round(facts.test.accuracy * facts.test.n)
-        text = f"classifies {right:,} of {counted(facts.test.n, 'test image')} correctly"
+        share, n = facts.test.accuracy, counted(facts.test.n, "test image")
+        text = f"classifies {round(share * facts.test.n):,} of {n} correctly"
+        if not facts.test.counts:
+            text = f"reaches a {facts.test.name} of {_tied(percent(share))} on {n}"
         if uneven(facts) and facts.test.balanced is not None:
             text += f" (balanced accuracy {_tied(percent(facts.test.balanced))})"
         said.append(text)
@@ -131,10 +136,9 @@ def sentence(facts: Facts) -> str:
         return f"{name}: not tested"
     t, found = facts.test, standing(facts)
     lead = f"{headline(facts)}. " if found and not found.better else ""
-    text = (
-        f"{lead}{name}: {percent(t.accuracy)} of {counted(t.n, 'test image')} right "
-        f"(95 % interval {percent(t.low)} to {percent(t.high)})"
-    )
+    share, n = percent(t.accuracy), counted(t.n, "test image")
+    said = f"{share} of {n} right" if t.counts else f"{t.name} {share} on {n}"
+    text = f"{lead}{name}: {said} (95 % interval {percent(t.low)} to {percent(t.high)})"
     if uneven(facts) and t.balanced is not None:
         text += f", balanced accuracy {percent(t.balanced)}"
     rest = " ".join(filter(None, (compared(facts), advice(facts))))
@@ -142,7 +146,12 @@ def sentence(facts: Facts) -> str:
 
 
 def uneven(facts: Facts) -> bool:
-    """Return whether the largest class has more than 1.5 times the mean number of images."""
+    """Return whether the largest class has more than 1.5 times the mean number of images.
+
+    Of several labels per image it is always False: their figures do not favour the frequent ones.
+    """
+    if facts.data.several:
+        return False
     counts = [sum(of_class) for of_class in zip(*_parts(facts), strict=True)]
     return bool(counts) and max(counts) * len(counts) > UNEVEN * sum(counts)
 
@@ -201,6 +210,10 @@ def _named(one: Baseline, article: str = "a") -> str:
     if one.constant:
         return f"always answering {name.removeprefix('always ')}"
     return f"{article} {name}"
+
+
+def _raised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _tied(text: str) -> str:

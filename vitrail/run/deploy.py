@@ -131,6 +131,11 @@ def export_engine(
     chosen = engine(name)
     with RunFolder.create(path, resume=True) as run:
         model, recipe, labels = run.load_model()
+        if int8 and labels.several:
+            raise ConfigError(
+                f"--int8 is not for {run.path}, whose images have several labels: its loss is "
+                "measured in images with the right class, so export without --int8"
+            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)

@@ -115,7 +115,7 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     data = recipe.data
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
-        ranges=workshop.split.train.source.ranges,
+        ranges=workshop.split.train.source.ranges, several=recipe.task.several,
     )  # fmt: skip
 
 
@@ -139,7 +139,10 @@ def exported_latency(
         path = Path(folder) / "model.onnx"
         model = workshop.model(recipe).eval()
         told, held = labels(recipe, workshop), held_back(recipe, workshop)
-        export_onnx(model, told, path, images=held, config=recipe.model)
+        export_onnx(
+            model, told, path, images=held, config=recipe.model,
+            serve=recipe.task.served, agree=recipe.task.agreement,
+        )  # fmt: skip
         return measured(model, path, told, held[:FEW], budget, Path(folder), apart)
 
 

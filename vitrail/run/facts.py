@@ -42,6 +42,8 @@ def data_facts(
         ]
         + list(notes),
         broken=[BrokenFile(b.key, b.reason) for b in inspection.broken],
+        several=inspection.source.several,
+        images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )
 

@@ -33,6 +33,7 @@ from vitrail.report.facts import (
     FindingFacts,
     Mistake,
     ModelFacts,
+    under_its_name,
 )
 from vitrail.report.page import render
 from vitrail.report.verdict import sentence
@@ -270,8 +271,6 @@ def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
     """Return result.json: the figures of the report for scripts."""
     names = (
         "model",
-        "test",
-        "baselines",
         "latency",
         "size_bytes",
         "budget",
@@ -280,6 +279,8 @@ def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
         "versions",
     )
     chosen = {name: to_json(getattr(facts, name)) for name in names}
+    chosen["test"] = facts.test.to_json() if facts.test else None
+    chosen["baselines"] = [under_its_name(one, facts.measure) for one in facts.baselines]
     if facts.engines:
         chosen["engines"] = [asdict(one) for one in facts.engines]
     validation = {scores.name: scores.main, **scores.figures, "loss": scores.loss, "n": scores.n}

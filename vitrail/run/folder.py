@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vitrail import files
-from vitrail.config import read_json, to_json
+from vitrail.config import read_json
 from vitrail.data.labels import Labels
 from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.run import lock, place
@@ -210,7 +210,7 @@ class RunFolder:
             checkpoint.save(self.weights, weights, metadata={"config": recipe["model"]})
         except (OSError, SafetensorError) as error:
             raise _unwritable(self.weights, error) from error
-        self.write_json(self.labels, to_json(labels) | {TIE: digests.of_model(weights, labels)})
+        self.write_json(self.labels, labels.to_json() | {TIE: digests.of_model(weights, labels)})
         self.write_json(self.recipe, recipe)
 
     # ---- reading -----------------------------------------------------------------------

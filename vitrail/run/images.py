@@ -43,7 +43,8 @@ def real_images(
         )
     rules = own or Data("")
     try:
-        source = open_source(os.fspath(data) if data is not None else rules.spec)
+        spec = os.fspath(data) if data is not None else rules.spec
+        source = open_source(spec, several=labels.several)
     except DataError as error:
         if data is not None:
             raise
@@ -73,9 +74,8 @@ def real_images(
         for part, most in ((split.train, CALIBRATION), (split.val, HELD))
     )
     order = np.array([labels.classes.index(name) for name in split.classes])
-    return Images(
-        train.take(np.arange(len(train))), held.take(np.arange(len(held))), order[held.labels]
-    )
+    held_labels = held.labels if source.several else order[held.labels]
+    return Images(train.take(np.arange(len(train))), held.take(np.arange(len(held))), held_labels)
 
 
 def _spread(part: Part, most: int) -> Part:

@@ -47,8 +47,9 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     began = time.monotonic()
     open_fabric(hardware.device)
     view.phase("reading the images")
-    source = open_source(data.spec)
-    (task or Classification()).check(source)
+    task = task or Classification()
+    source = open_source(data.spec, several=task.several)
+    task.check(source)
     shown = view.console.is_terminal
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(

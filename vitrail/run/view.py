@@ -118,7 +118,7 @@ class View:
         if not self._rows:
             return Group(head)
         table = Table(box=None, pad_edge=False)
-        for title in ("candidate", "MACs", "latency", "steps", "accuracy", ""):
+        for title in ("candidate", "MACs", "latency", "steps", "score", ""):
             table.add_column(title, justify="left" if title in ("candidate", "") else "right")
         order = {"won": 0, "training": 0, "racing": 1, "finalist": 1, "waiting": 2, "stopped": 3}
         rows = sorted(

@@ -37,7 +37,7 @@ class Workshop:
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
-        self.builder = Builder(Context(split.classes, split.train.counts))
+        self.builder = Builder(Context(split.classes, split.train.counts, len(split.train)))
         self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}

@@ -77,7 +77,7 @@ def decide(
         asked = [model, Mirrored(model)] if one is plain else [model]
         for network in asked:
             outputs = workshop.outputs(network, one, workshop.watched(one, LOOK_AT))
-            right.append((outputs.values.argmax(1) == outputs.targets).tolist())
+            right.append(one.task.right(outputs))
     flipped, straight, mirrored = right
     better = paired(straight, flipped)
     differs = paired(straight, mirrored).low > DROP

@@ -4,5 +4,6 @@
 """
 
 from vitrail.tasks.classification import Classification
+from vitrail.tasks.multilabel import MultiLabel
 
-Tasks = Classification
+Tasks = Classification | MultiLabel

@@ -79,3 +79,32 @@ def baselines(train: Pixels, classes: Sequence[str], *, most: int = MOST) -> Bas
 def _small(images: np.ndarray) -> np.ndarray:
     shrunk = resize(images, (SIDE, SIDE)) if images.shape[1:3] != (SIDE, SIDE) else images
     return shrunk.reshape(len(images), -1).astype(np.float32) / 255
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBaseline:
+    """A small model of several labels: its name in a sentence, and `scores` float32 (N, K)."""
+
+    name: str
+    scores: np.ndarray
+    constant: bool = False
+
+
+def label_baselines(train: Pixels, test: Pixels, *, most: int = MOST) -> Sequence[LabelBaseline]:
+    """Return what each label's frequency and a linear model, fitted on `train`, say of `test`."""
+    from sklearn.linear_model import Ridge
+
+    rows = np.arange(min(most, len(train)))
+    images, marks = _small(train.take(rows)), train.labels[rows].astype(np.float32)
+    mean, std = images.mean(0), images.std(0) + 1e-3
+    shares = np.tile(train.labels.mean(0, dtype=np.float32), (len(test), 1))
+    linear = Ridge(alpha=100.0).fit((images - mean) / std, marks)
+    asked = (_small(test.take(np.arange(len(test)))) - mean) / std
+    return [
+        LabelBaseline("always each label's frequency", shares, True),
+        LabelBaseline(f"linear model on {SIDE}x{SIDE} pixels", _columns(linear.predict(asked))),
+    ]
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).astype(np.float32)

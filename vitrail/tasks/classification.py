@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.source import Source
-from vitrail.engines.served import Agreement, Served, same_class
+from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
@@ -38,6 +38,8 @@ class Classification:
 
         vitrail train --set task.metric=balanced ...
     """
+
+    several: ClassVar[bool] = False
 
     metric: Literal["auto", "accuracy", "balanced"] = "auto"
 
@@ -93,9 +95,13 @@ class Classification:
         """Return the model between pixels and probabilities."""
         return Served(model, labels)
 
-    def agreement(self, ours: Tensor, theirs: np.ndarray) -> Agreement:
+    def agreement(self, ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
         """Compare logits (B, K): the largest difference, and how many classes differ."""
-        return same_class(ours, theirs)
+        return same_answers(ours, theirs, labels)
+
+    def right(self, outputs: Outputs) -> list[bool]:
+        """Tell for each image whether its class is the likeliest."""
+        return (outputs.values.argmax(1) == outputs.targets).tolist()
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return test accuracy, figures per class, confusion and calibration."""
@@ -117,7 +123,7 @@ class Classification:
     ) -> Sequence[Baseline]:
         """Return how a constant, a linear and a kernel model on small pixels do."""
         fitted, truth = baselines(train, labels.classes), outputs.targets.numpy()
-        ours = (outputs.values.argmax(1) == outputs.targets).tolist()
+        ours = self.right(outputs)
         return [
             _baseline(one, one.predict(features), truth, ours)
             for features in [fitted.features(test.take(np.arange(len(test))))]

@@ -8,6 +8,7 @@ temperature (Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -126,24 +127,28 @@ def cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> f
 
 
 def fit_temperature(
-    logits: Tensor, labels: Tensor, *, bounds: tuple[float, float] = (0.05, 20.0)
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    bounds: tuple[float, float] = (0.05, 20.0),
+    loss: Callable[[Tensor, Tensor, float], float] = cross_entropy,
 ) -> float:
-    """The temperature that makes softmax(logits / T) most likely, never worse than T = 1.
+    """The temperature T that makes the loss of logits / T least, never worse than T = 1.
 
     The likelihood has one peak along log T, which a golden-section search finds to 1e-7.
     """
     ratio = (math.sqrt(5) - 1) / 2
     low, high = math.log(bounds[0]), math.log(bounds[1])
     left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = (cross_entropy(logits, labels, math.exp(t)) for t in (left, right))
+    at_left, at_right = (loss(logits, labels, math.exp(t)) for t in (left, right))
     while high - low > 1e-7:
         if at_left < at_right:
             high, right, at_right = right, left, at_left
             left = high - ratio * (high - low)
-            at_left = cross_entropy(logits, labels, math.exp(left))
+            at_left = loss(logits, labels, math.exp(left))
         else:
             low, left, at_left = left, right, at_right
             right = low + ratio * (high - low)
-            at_right = cross_entropy(logits, labels, math.exp(right))
+            at_right = loss(logits, labels, math.exp(right))
     found = math.exp((low + high) / 2)
-    return found if cross_entropy(logits, labels, found) < cross_entropy(logits, labels) else 1.0
+    return found if loss(logits, labels, found) < loss(logits, labels, 1.0) else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -75,7 +75,9 @@ class Order:
 
 
 class Task(Protocol):
-    """What a model is for."""
+    """What a model is for; `several` says whether it learns any number of labels per image."""
+
+    several: ClassVar[bool]
 
     def check(self, source: Source) -> None:
         """Raise DataError, in one sentence, unless the source's labels are of this task."""
@@ -105,8 +107,12 @@ class Task(Protocol):
         """Return what is exported: float32 (B, C, H, W) of 0 to 255 in, answers out."""
         ...
 
-    def agreement(self, ours: Tensor, theirs: np.ndarray) -> Agreement:
+    def agreement(self, ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
         """Compare the model's outputs with those of an exported file."""
+        ...
+
+    def right(self, outputs: Outputs) -> list[bool]:
+        """Tell for each image whether its answer is right, to compare two models by."""
         ...
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:

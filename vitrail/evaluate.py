@@ -25,7 +25,7 @@ from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import DataError
 from vitrail.measure.machine import machine
-from vitrail.recipes.build import task_of
+from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
 from vitrail.report.page import render
 from vitrail.run.facts import today
@@ -75,7 +75,7 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
-    source = _known(open_source(os.fspath(data)), labels, folder)
+    source = _known(open_source(os.fspath(data), several=task.several), labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
@@ -112,7 +112,10 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
             f"give images of {some}"
         )
     at = [labels.classes.index(name) for name in source.classes]
-    items = tuple(replace(item, label=at[item.label]) for item in source.items)
+    items = tuple(
+        replace(item, label=at[item.label], labels=tuple(sorted(at[n] for n in item.labels)))
+        for item in source.items
+    )
     return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)
 
 

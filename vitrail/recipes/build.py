@@ -84,9 +84,3 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     model = changed(create(config), methods, task)
     checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)
     return model.eval()
-
-
-def task_of(recipe: Mapping[str, Any]) -> Tasks:
-    """Return the task that a recipe in JSON names; classification where it names none."""
-    union: Any = Tasks
-    return parse(union, recipe.get("task", {"kind": "classification"}), "task")

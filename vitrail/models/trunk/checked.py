@@ -35,7 +35,10 @@ def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
             f"{nearest(unknown[0], known)}; it has {', '.join(sorted(known))}"
         )
     kind = type(config)
-    given = {name: opened(kind, name, _plain(value)) for name, value in changes.items()}
+    try:
+        given = {name: opened(kind, name, _plain(value)) for name, value in changes.items()}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     values = {name: _plain(getattr(config, name)) for name in known} | given
     found = parse(kind, values)
     rules = _rules(module)

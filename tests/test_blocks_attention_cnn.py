@@ -133,7 +133,9 @@ def test_a_smaller_image_keeps_the_inner_offsets(encoding):
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x), atol=1e-12)
     if encoding != "general":
-        with pytest.raises(CheckpointError, match=r"image is 16x16, .* for 12x16: .* offsets of up to 5 places"):
+        with pytest.raises(
+            CheckpointError, match=r"image is 16x16, .* for 12x16: .* offsets of up to 5 places"
+        ):
             vitrail.load(config, model.state_dict(), image=(16, 16))
 
 

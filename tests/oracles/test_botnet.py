@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
-from timm.layers.bottleneck_attn import BottleneckAttn
+from support.peers import timm
 
 from vitrail.models import catalog
 
@@ -22,7 +21,7 @@ from vitrail.models import catalog
 def test_timm(peer, ours, image, scaled):
     model = timm.create_model(peer, img_size=image, num_classes=7)
     for module in model.modules():
-        if isinstance(module, BottleneckAttn):
+        if isinstance(module, timm.layers.bottleneck_attn.BottleneckAttn):
             module.scale_pos_embed = scaled
     config = replace(catalog()[ours].config, image=image, classes=7, scaled=scaled)
     assert difference(model, config, "timm", image) <= 1e-6

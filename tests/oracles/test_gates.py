@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from support.peers import timm
 
 from vitrail.models import cbam, eca, gcnet, resolve, senet
 
@@ -22,9 +21,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("attention", CASES)
-@pytest.mark.parametrize(("block", "expansion"), [(BasicBlock, 1), (Bottleneck, 4)])
+@pytest.mark.parametrize(("block", "expansion"), [("BasicBlock", 1), ("Bottleneck", 4)])
 def test_timm(attention, block, expansion):
-    peer = ResNet(block, (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": attention})
+    resnet = timm.models.resnet
+    peer = resnet.ResNet(
+        getattr(resnet, block), (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": attention}
+    )
     sizes = {"depths": (1, 2, 1, 1), "expansion": expansion, "classes": 7}
     assert difference(peer, replace(CASES[attention], **sizes), "timm", (65, 96)) <= 1e-6
 

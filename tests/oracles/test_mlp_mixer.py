@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-import timm
 import torch
 from agree import difference, scatter
+from support.peers import timm
 from torch import nn
 
 import vitrail

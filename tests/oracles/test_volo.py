@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
+from support.peers import timm
 
 from vitrail.models.volo import Config
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vitrail.data.augment import Augment
@@ -126,6 +125,8 @@ def train_together(rank: int, world: int, port: int, folder: Path, steps: Steps,
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    from lightning_fabric import Fabric
+
     fabric = Fabric(accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     losses: list[float] = []

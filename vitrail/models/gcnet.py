@@ -196,4 +196,10 @@ class GCNet(ResNet):
                 blocks.insert(depth - 1, Stream(context(level.channels, c)))  # pyright: ignore
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the mask's bias is added to
+    all logits of a softmax alike."""
+    return ("gate.pool.mask.bias",)
+
+
 MODEL = GCNet

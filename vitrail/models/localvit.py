@@ -353,4 +353,10 @@ def build(config: Config) -> Backbone:
     return made
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the last block
+    makes of the patches."""
+    return () if config.host == "pvt" else (f"blocks.{config.depths[0] - 1}.ffn.",)
+
+
 MODEL = build

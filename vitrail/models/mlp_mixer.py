@@ -216,4 +216,5 @@ class Mixer(Isotropic):
         nn.init.zeros_(self.head.weight)  # pyright: ignore[reportArgumentType]
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = Mixer

@@ -310,4 +310,5 @@ class ResNet(Pyramid):
         kaiming_conv(self)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = ResNet

@@ -13,7 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import elsa, volo
 from vitrail.models.elsa import ELSA, Config, MultipliedELSA
-from vitrail.models.trunk.positions import fitted
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SWIN = Config(

@@ -26,7 +26,8 @@ from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk.adapt import laid_out, rechannelled
 from vitrail.models.trunk.backbone import Backbone, Variant, changed
-from vitrail.models.trunk.positions import fitted, resampled
+from vitrail.models.trunk.fitting import fitted
+from vitrail.models.trunk.positions import resampled
 
 __all__ = ["catalog", "create", "identify", "load"]
 

@@ -411,8 +411,8 @@ def build(config: Config) -> Backbone:
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters without gradients but by rounding: the position's bias is added to
-    all logits of a softmax alike."""
+    """Parts of names of parameters without gradients but by rounding: the position's bias is added
+    to all logits of a softmax alike."""
     return ("position.bias",)
 
 

@@ -16,7 +16,7 @@ from vitrail.layers.windows import WindowAttention
 from vitrail.models import config_from_json, config_json, elsa, resolve, swin, volo
 from vitrail.models.elsa import ELSA, Config
 from vitrail.models.names import elsa as names
-from vitrail.models.trunk.positions import fitted
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SWIN = Config(

@@ -12,7 +12,7 @@ import vitrail
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.measure.counts import counts
 from vitrail.models import vit
-from vitrail.models.trunk.positions import fitted
+from vitrail.models.trunk.fitting import fitted
 from vitrail.models.vit import Config
 from vitrail.models.vit_hybrid import Config as Hybrid
 from vitrail.models.vit_hybrid import pooled

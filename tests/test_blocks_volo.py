@@ -13,7 +13,7 @@ import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models import volo
-from vitrail.models.trunk.positions import fitted
+from vitrail.models.trunk.fitting import fitted
 from vitrail.models.volo import Config, OutlookAttention
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"

@@ -13,6 +13,7 @@ import vitrail
 from vitrail import models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk import positions
+from vitrail.models.trunk.fitting import fitted
 
 SIZES = ((64, 64), (96, 64), (64, 128), (128, 96))
 
@@ -74,7 +75,7 @@ def test_shapes_tell_image_classes_and_channels(family):
         state = meta(made)
         if state.keys() != meta(config).keys():
             continue  # of other names is another network
-        found = positions.fitted(config, state, module)
+        found = fitted(config, state, module)
         if own:
             assert found is None or found.classes == 7
             continue
@@ -89,7 +90,7 @@ def test_shapes_tell_image_classes_and_channels(family):
 def test_grey_and_four_channel_stems_are_told(name, channels):
     config = vitrail.catalog()[name].config
     made = models.resolve(config, channels=channels, classes=12)
-    assert positions.fitted(config, meta(made), models.module_of(config)) == made
+    assert fitted(config, meta(made), models.module_of(config)) == made
 
 
 def test_a_table_is_of_the_image_closest_in_shape():
@@ -98,10 +99,10 @@ def test_a_table_is_of_the_image_closest_in_shape():
     wide = models.resolve(square, image=(112, 256))
     state = meta(models.resolve(square, image=(128, 288)))
     module = models.module_of(square)
-    assert positions.fitted(square, state, module).image == (192, 192)
-    assert positions.fitted(wide, state, module).image == (128, 288)
+    assert fitted(square, state, module).image == (192, 192)
+    assert fitted(wide, state, module).image == (128, 288)
     prime = {**state, "embed.position": torch.empty(1, 13, square.dim, device="meta")}
-    assert positions.fitted(square, prime, module) is None  # 1 x 13 places are no image
+    assert fitted(square, prime, module) is None  # 1 x 13 places are no image
 
 
 def test_offsets_tell_both_sides():
@@ -109,7 +110,7 @@ def test_offsets_tell_both_sides():
     config = models.resolve(tiny("evolving"), image=(64, 64))
     for size in ((96, 64), (64, 96), (128, 96)):
         state = meta(models.resolve(config, image=size))
-        assert positions.fitted(config, state, models.module_of(config)).image == size
+        assert fitted(config, state, models.module_of(config)).image == size
 
 
 @pytest.mark.parametrize(

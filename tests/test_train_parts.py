@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 from support import toy
 from torch import nn
 
@@ -184,6 +183,8 @@ def judged():
 
 
 def test_scores_are_those_of_scikit_learn(judged):
+    from sklearn import metrics as sk
+
     logits, labels = judged
     guesses, every = logits.argmax(1), range(5)
     scores = metrics.per_class(logits, labels)

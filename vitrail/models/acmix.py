@@ -247,4 +247,10 @@ def build(config: Config) -> Backbone:
     return made
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the position's bias is added
+    to all logits of a softmax alike."""
+    return ("position.bias",)
+
+
 MODEL = build

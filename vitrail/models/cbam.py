@@ -251,4 +251,5 @@ class AttentiveResNet(ResNet):
             kaiming_conv(self)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = AttentiveResNet

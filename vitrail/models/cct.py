@@ -237,4 +237,10 @@ class CCT(Isotropic):
         trunc_normal_linear(self)
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the score's bias is added to
+    all logits of a softmax alike."""
+    return ("score.bias",)
+
+
 MODEL = CCT

@@ -232,4 +232,11 @@ class CvT(Pyramid):
         return self.pool(self.norm(x))
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the patches ask in
+    the last block."""
+    last = len(config.depths) - 1, config.depths[-1] - 1
+    return ("stages.{}.blocks.{}.mixer.q_map.".format(*last),) if config.pool == "token" else ()
+
+
 MODEL = CvT

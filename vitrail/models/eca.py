@@ -92,4 +92,5 @@ class ECANet(ResNet):
         super().__init__(config, gate=gate)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = ECANet

@@ -181,4 +181,10 @@ class GCNet(ResNet):
                 blocks.insert(depth - 1, Stream(c.context.build(level.channels)))  # pyright: ignore
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the mask's bias is added to
+    all logits of a softmax alike."""
+    return ("gate.pool.mask.bias",)
+
+
 MODEL = GCNet

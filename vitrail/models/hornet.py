@@ -329,4 +329,5 @@ class HorNet(Pyramid):
                     nn.init.zeros_(m.bias)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = HorNet

@@ -351,4 +351,10 @@ class LESANet(resnet.ResNet):
                 block.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the norm's bias is added to
+    all logits of a softmax alike."""
+    return ("similarity.norm.bias",)
+
+
 MODEL = LESANet

@@ -261,4 +261,11 @@ def build(config: Config) -> Backbone:
     return made
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the last block
+    makes of the patches."""
+    host: Any = config.host
+    return () if hasattr(host, "depths") else (f"blocks.{host.depth - 1}.ffn.",)
+
+
 MODEL = build

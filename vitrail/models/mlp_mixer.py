@@ -218,4 +218,5 @@ class Mixer(Isotropic):
             nn.init.zeros_(p)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = Mixer

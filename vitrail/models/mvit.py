@@ -362,4 +362,11 @@ def _check(c: Config) -> None:
         )
 
 
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the patches of a
+    clip ask in the last block."""
+    last = f"stages.{len(config.depths) - 1}.blocks.{config.depths[-1] - 1}.mixer."
+    return tuple(last + n for n in ("pool_q.weight", "position.")) if config.frames > 1 else ()
+
+
 MODEL = MViT

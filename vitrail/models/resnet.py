@@ -314,4 +314,5 @@ class ResNet(Pyramid):
         kaiming_conv(self)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = ResNet

@@ -25,9 +25,9 @@ from vitrail.data.opening import open_source
 from vitrail.engines import engine, sealed
 from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import RunError
-from vitrail.fit.arguments import Arguments
+from vitrail.jobs.arguments import Arguments
+from vitrail.jobs.predict import Predictor
 from vitrail.measure import latency
-from vitrail.predict import Predictor
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.recipes.recipe import read as read_recipe
 from vitrail.run import facts, record
@@ -38,10 +38,10 @@ from vitrail.search.race import Race
 from vitrail.search.rungs import Runner
 from vitrail.search.shortlist import Shortlist
 from vitrail.study import run as study
-from vitrail.train import snapshot
-from vitrail.train.journal import Journal
-from vitrail.train.optimizer import Sgd
-from vitrail.train.steps import Steps
+from vitrail.training import snapshot
+from vitrail.training.journal import Journal
+from vitrail.training.optimizer import Sgd
+from vitrail.training.steps import Steps
 
 
 @dataclass(frozen=True)

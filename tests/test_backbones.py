@@ -25,7 +25,7 @@ from vitrail.layers.fold import deploy
 from vitrail.layers.protocols import Attends
 from vitrail.layers.residual import Blocks
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 
 # A family whose models may take clips is a subject twice.
 CLIPS = " of clips"
@@ -321,7 +321,7 @@ COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 found = {}
 for family, config in json.loads(sys.argv[1]).items():
     config = models.config_from_json(config)

@@ -26,7 +26,7 @@ from vitrail.models.trunk.backbone import input_shape
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.adopt import adopt
 from vitrail.search.shelf import shelf
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 
 SMALL = Config(dim=16, depths=(1, 2, 1), reduction=2, image=(64, 64), classes=5)
 CLIP = replace(SMALL, frames=4, pool="token")

@@ -25,8 +25,8 @@ from vitrail.engines import int8
 from vitrail.engines import onnx as export
 from vitrail.engines.engine import Quantiser
 from vitrail.errors import ConfigError, DataError, ExportError, RunError, extra
+from vitrail.jobs.predict import Predictor
 from vitrail.measure.latency import Latency
-from vitrail.predict import Predictor
 from vitrail.run import deploy, images
 from vitrail.run.folder import RunFolder
 

@@ -12,7 +12,7 @@ from test_run_folder import small
 
 from vitrail import models
 from vitrail.errors import DataError
-from vitrail.evaluate import evaluate
+from vitrail.jobs.evaluate import evaluate
 from vitrail.run.folder import RunFolder
 
 

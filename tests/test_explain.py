@@ -16,7 +16,7 @@ from test_backbones import CLIPS, FAMILIES, build, image, tiny
 import vitrail
 from vitrail import cli
 from vitrail.attribution import METHODS, explain, gradient, overlay, photograph, rollout
-from vitrail.explain import picture_names
+from vitrail.jobs.explain import picture_names
 from vitrail.models.vit import Config
 from vitrail.run.adopt import adopt
 

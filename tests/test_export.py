@@ -22,7 +22,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines import onnx as export
 from vitrail.engines.onnx import Exported
 from vitrail.errors import ExportError
-from vitrail.export import export_run
+from vitrail.jobs.export import export_run
 from vitrail.run.folder import RunFolder
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.3,), (0.4,), 2.5)
@@ -183,7 +183,7 @@ def test_the_card_s_snippet_reads_a_picture_as_predict_does(run, mode, tmp_path)
     """With PIL, NumPy and ONNX Runtime alone, whatever the picture's size and turn."""
     from PIL import Image
 
-    from vitrail.predict import Predictor
+    from vitrail.jobs.predict import Predictor
     from vitrail.report.card import _USE
 
     code = re.search(r"```python\n(.*)```", _USE, re.S)[1]

@@ -445,7 +445,7 @@ def content(folder):
 
 
 def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypatch):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
     from vitrail.run import judge
 
     opened = []
@@ -485,9 +485,9 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
 
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, call):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
     from vitrail.run import workshop
-    from vitrail.train.loop import Interrupted
+    from vitrail.training.loop import Interrupted
 
     calls = []
     train = workshop.train
@@ -514,7 +514,7 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
 
 
 def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
     from vitrail.run import exported
 
     measure, measured = exported.onnx_latency, []
@@ -531,7 +531,7 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
 
 
 def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
 
     run = fit(photos, time="7s", threads=1, out=tmp_path / "run", pretrained=a_shelf, console=quick)
     state = json.loads((run / "fit.json").read_text())
@@ -554,7 +554,7 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
     photos, quick, tmp_path, arguments, error, said
 ):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
 
     with pytest.raises(error, match=said) as caught:
         fit(photos, **({"time": "8s"} | arguments), out=tmp_path / "run", console=quick)
@@ -563,7 +563,7 @@ def test_wrong_arguments_are_one_sentence_and_leave_nothing(
 
 
 def test_runs_do_not_write_over_each_other(photos, quick, tmp_path):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
 
     out = tmp_path / "run"
     with pytest.raises(RunError, match="add --out"):
@@ -581,7 +581,7 @@ def test_runs_do_not_write_over_each_other(photos, quick, tmp_path):
 
 
 def test_a_folder_of_one_class_is_one_sentence(photos, quick, tmp_path):
-    from vitrail.fit import fit
+    from vitrail.jobs.fit import fit
 
     (tmp_path / "single" / "a").mkdir(parents=True)
     for number in range(4):
@@ -592,7 +592,7 @@ def test_a_folder_of_one_class_is_one_sentence(photos, quick, tmp_path):
 
 
 def test_one_recipe_is_trained_without_a_race(photos, quick, tmp_path):
-    from vitrail.run.single import train_recipe
+    from vitrail.jobs.train import train_recipe
 
     settings = [
         "model=cct_2_3x2_32", f"data={photos}", "model.image=16,16", "model.dim=32",
@@ -623,7 +623,7 @@ def test_one_recipe_is_trained_without_a_race(photos, quick, tmp_path):
     ],
 )
 def test_wrong_settings_of_a_training_are_one_sentence(quick, tmp_path, settings, said):
-    from vitrail.run.single import train_recipe
+    from vitrail.jobs.train import train_recipe
 
     with pytest.raises(VitrailError) as caught:
         train_recipe(settings, out=tmp_path / "run", console=quick)

@@ -23,8 +23,8 @@ from vitrail.config import parse
 from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, ExportError, RunError
-from vitrail.fit import fit
-from vitrail.fit.arguments import Arguments, ask
+from vitrail.jobs.arguments import Arguments, ask
+from vitrail.jobs.fit import fit
 from vitrail.measure.latency import Latency
 from vitrail.models import config_json
 from vitrail.report.card import render_card
@@ -35,7 +35,7 @@ from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder
 from vitrail.search import rescue
 from vitrail.search.candidate import candidate
-from vitrail.train.interrupt import Interrupted
+from vitrail.training.interrupt import Interrupted
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.5,), (0.25,), 2.0)
 
@@ -262,7 +262,7 @@ def test_the_report_names_the_engine():
 
 def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path, monkeypatch):
     """The signal comes when OpenVINO has computed."""
-    whole, out = sys.modules["vitrail.fit.fit"], tmp_path / "run"
+    whole, out = sys.modules["vitrail.jobs.fit"], tmp_path / "run"
     monkeypatch.setattr(exported, "SECONDS", 0.1)
     wanted = {"latency": "80ms", "params": "200k", "time": "8s", "threads": 1}
     with monkeypatch.context() as m:

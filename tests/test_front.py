@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import doctest
+import pkgutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ PROMISED = [
     "train",
 ]  # fmt: skip
 READ_A_RUN = {"explain", "export", "predict"}
-FRONT = SimpleNamespace(**{name: vitrail.__getattr__(name) for name in PROMISED})
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,8 @@ def run_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int
     """
     monkeypatch.chdir(folder)
     monkeypatch.setenv("VITRAIL_CACHE", str(folder / "cache"))
-    names = {"vitrail": FRONT, "torch": torch}
-    examples = doctest.DocTestParser().get_examples(getattr(FRONT, name).__doc__)
+    names = {"vitrail": vitrail, "torch": torch}
+    examples = doctest.DocTestParser().get_examples(getattr(vitrail, name).__doc__)
     for example in examples:
         if example.want:
             value = eval(compile(example.source.strip(), name, "eval"), names)
@@ -66,6 +65,12 @@ def test_what_is_promised():
         vitrail.nothing  # noqa: B018
 
 
+def test_no_module_has_the_name_of_a_function():
+    """Python makes a module that was imported an attribute of its package, over what was there."""
+    modules = {module.name for module in pkgutil.iter_modules(vitrail.__path__)}
+    assert modules.isdisjoint(PROMISED)
+
+
 def test_a_type_checker_sees_the_same_functions():
     """The imports for type checking name what is loaded at run time, one for one."""
     tree = ast.parse(Path(vitrail.__file__).read_text())
@@ -81,7 +86,7 @@ def test_a_type_checker_sees_the_same_functions():
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_every_function_has_an_example_and_a_sentence(name):
-    text = getattr(FRONT, name).__doc__
+    text = getattr(vitrail, name).__doc__
     assert text.split("\n\n")[0].rstrip().endswith("."), text
     assert f"vitrail.{name}(" in text.partition("Examples:")[2]
 

@@ -14,7 +14,7 @@ from vitrail.errors import ConfigError
 from vitrail.models import elsa, swin, volo
 from vitrail.models.trunk.hosts import SHARED, Hosted
 from vitrail.recipes.recipe import Data, Recipe, amend
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 
 FAMILIES = sorted(n for n, m in models.families().items() if issubclass(m.Config, Hosted))
 

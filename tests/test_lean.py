@@ -17,8 +17,8 @@ from torch import nn
 import vitrail
 from vitrail import heap
 from vitrail.measure.memory import peak_bytes
-from vitrail.train import activations, lean
-from vitrail.train.lean import Lean
+from vitrail.training import activations, lean
+from vitrail.training.lean import Lean
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.folder import RunFolder
-from vitrail.train.learner import Learner
-from vitrail.train.steps import Steps
+from vitrail.training.learner import Learner
+from vitrail.training.steps import Steps
 
 
 def tiny(family, image=(32, 32)):
@@ -160,7 +160,7 @@ def test_a_builder_makes_the_same_learner_every_time():
 
 
 def test_a_run_with_a_method_loads_by_itself(photos, quick, tmp_path):  # noqa: F811
-    from vitrail.run.single import train_recipe
+    from vitrail.jobs.train import train_recipe
 
     settings = [
         "model=cct_2_3x2_32", f"data={photos}", "model.image=16,16", "model.dim=32",

@@ -23,19 +23,19 @@ from vitrail.data.opening import open_source
 from vitrail.data.split import divide, unseal
 from vitrail.engines.served import same_answers
 from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.fit.arguments import ask
-from vitrail.fit.fit import fit
+from vitrail.jobs.arguments import ask
+from vitrail.jobs.fit import fit
+from vitrail.jobs.predict import Predictor, as_csv, as_json, show
+from vitrail.jobs.train import train_recipe
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy
 from vitrail.objectives.context import Context
-from vitrail.predict import Predictor, as_csv, as_json, show
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json, task_of
 from vitrail.run.folder import RunFolder
-from vitrail.run.single import train_recipe
 from vitrail.runs import Run
 from vitrail.tasks import Classification, MultiLabel, several
 from vitrail.tasks.task import Outputs
-from vitrail.train.objective import Step
-from vitrail.train.steps import Steps
+from vitrail.training.objective import Step
+from vitrail.training.steps import Steps
 
 NAMES = ("red", "dot", "bar")
 

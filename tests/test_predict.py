@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ from test_export import LABELS, finished, images
 
 from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.jobs import predict
 from vitrail.run.folder import RunFolder
-
-# The module: `vitrail.predict` is the function.
-predict = import_module("vitrail.predict")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_python_calls_are_understood():
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("vitrail.")
     ]
     for call in calls:
-        function = vitrail.__getattr__(ast.unparse(call.func).partition(".")[2])
+        function = getattr(vitrail, ast.unparse(call.func).partition(".")[2])
         keywords = {str(keyword.arg): None for keyword in call.keywords}
         inspect.signature(function).bind(*call.args, **keywords)
     assert len(calls) == 5

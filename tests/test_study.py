@@ -15,7 +15,7 @@ from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.models import families
 from vitrail.study import plans, study
 from vitrail.study.effect import effects, student
-from vitrail.train.interrupt import Interrupted
+from vitrail.training.interrupt import Interrupted
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from vitrail.data.labels import Labels
 from vitrail.engines import engine
 from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import CheckpointError, ConfigError, RunError, VitrailError
+from vitrail.jobs.predict import Predictor
 from vitrail.measure.latency import Latency, remembered
-from vitrail.predict import Predictor
 from vitrail.run import record, storage
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
 from vitrail.study import run as study
-from vitrail.train import snapshot
-from vitrail.train.journal import Journal
+from vitrail.training import snapshot
+from vitrail.training.journal import Journal
 
 LABELS = Labels(("a", "b", "c"), (28, 28), 1, (0.3,), (0.4,), 1.5)
 
@@ -515,7 +515,7 @@ def test_an_engine_s_process_dies_with_the_one_that_asks():
 
 TOGETHER = """
 import os, sys, time
-from vitrail.train.device import open_together
+from vitrail.training.device import open_together
 def share(fabric, folder):
     while True:
         open(f"{folder}/{fabric.global_rank}-{os.getpid()}", "a").close()

@@ -23,14 +23,14 @@ from vitrail.data.batches import Batches
 from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
 from vitrail.tasks.metrics import accuracy
-from vitrail.train import snapshot
-from vitrail.train.evaluate import predict
-from vitrail.train.journal import Journal
-from vitrail.train.learner import Learner
-from vitrail.train.loop import Interrupted, Place, Plan, Steps, train
-from vitrail.train.objective import Frozen, Objective, Second
-from vitrail.train.optimizer import AdamW, Sgd
-from vitrail.train.schedule import Schedule
+from vitrail.training import snapshot
+from vitrail.training.evaluate import predict
+from vitrail.training.journal import Journal
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Interrupted, Place, Plan, Steps, train
+from vitrail.training.objective import Frozen, Objective, Second
+from vitrail.training.optimizer import AdamW, Sgd
+from vitrail.training.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.objectives.context import Context
 from vitrail.objectives.cross_entropy import CrossEntropy, CrossEntropyLoss
 from vitrail.tasks import metrics
-from vitrail.train.objective import Step
-from vitrail.train.optimizer import AdamW, Sgd, adjust, build
-from vitrail.train.schedule import Schedule
+from vitrail.training.objective import Step
+from vitrail.training.optimizer import AdamW, Sgd, adjust, build
+from vitrail.training.schedule import Schedule
 
 NOW = Step(0, 10, 0.0)
 

@@ -47,13 +47,13 @@ from vitrail import models
 from vitrail.data.labels import Labels
 from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import RunError
-from vitrail.predict import Predictor
+from vitrail.jobs.predict import Predictor
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
-from vitrail.train import snapshot
-from vitrail.train.interrupt import Stopping
-from vitrail.train.journal import Journal
+from vitrail.training import snapshot
+from vitrail.training.interrupt import Stopping
+from vitrail.training.journal import Journal
 
 out = Path(sys.argv[1])
 RunFolder.check_free(out)

@@ -14,19 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.compare import compare
-    from vitrail.explain import explain_files as explain
-    from vitrail.export import export
-    from vitrail.fit.fit import fit
+    from vitrail.jobs.compare import compare
+    from vitrail.jobs.evaluate import evaluate
+    from vitrail.jobs.explain import explain_files as explain
+    from vitrail.jobs.export import export
+    from vitrail.jobs.fit import fit
+    from vitrail.jobs.predict import predict
+    from vitrail.jobs.train import train_recipe as train
     from vitrail.models import catalog, create, identify, load
-    from vitrail.predict import predict
-    from vitrail.run.single import train_recipe as train
 
 __version__ = "0.1.0"
 __all__ = [
     "catalog",
     "compare",
     "create",
+    "evaluate",
     "explain",
     "export",
     "fit",
@@ -38,15 +40,16 @@ __all__ = [
 
 _HOMES = {
     "catalog": ("vitrail.models", "catalog"),
-    "compare": ("vitrail.compare", "compare"),
+    "compare": ("vitrail.jobs.compare", "compare"),
     "create": ("vitrail.models", "create"),
-    "explain": ("vitrail.explain", "explain_files"),
-    "export": ("vitrail.export", "export"),
-    "fit": ("vitrail.fit.fit", "fit"),
+    "evaluate": ("vitrail.jobs.evaluate", "evaluate"),
+    "explain": ("vitrail.jobs.explain", "explain_files"),
+    "export": ("vitrail.jobs.export", "export"),
+    "fit": ("vitrail.jobs.fit", "fit"),
     "identify": ("vitrail.models", "identify"),
     "load": ("vitrail.models", "load"),
-    "predict": ("vitrail.predict", "predict"),
-    "train": ("vitrail.run.single", "train_recipe"),
+    "predict": ("vitrail.jobs.predict", "predict"),
+    "train": ("vitrail.jobs.train", "train_recipe"),
 }
 
 
@@ -56,10 +59,7 @@ def __getattr__(name: str) -> Any:
             f"module 'vitrail' has no attribute {name!r}; it has {', '.join(__all__)}"
         )
     home, function = _HOMES[name]
-    found = getattr(import_module(home), function)
-    # Python names a package's modules among its attributes when it imports them.
-    globals()[name] = found
-    return found
+    return getattr(import_module(home), function)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import RunError
-from vitrail.predict import Prediction, Predictor
+from vitrail.jobs.predict import Prediction, Predictor
 from vitrail.run.folder import RunFolder
 
 

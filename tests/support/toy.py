@@ -21,12 +21,12 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.errors import RunError
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
-from vitrail.train.evaluate import predict
-from vitrail.train.journal import Journal
-from vitrail.train.learner import Learner
-from vitrail.train.loop import Interrupted, Place, Plan, Steps, train
-from vitrail.train.optimizer import AdamW
-from vitrail.train.schedule import Schedule
+from vitrail.training.evaluate import predict
+from vitrail.training.journal import Journal
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Interrupted, Place, Plan, Steps, train
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
 
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
 STEPS = Steps(24, 32, accumulate=2, ema=0.99, save_s=1e9)

@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import vitrail
-
 BLOCK = re.compile(r'^```python(?: title="([^"]+)")?\n(.*?)^```$', re.S | re.M)
 
 
@@ -32,6 +30,4 @@ def run(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in vitrail.__all__:
-        setattr(vitrail, name, vitrail.__getattr__(name))
     run(Path(sys.argv[1]))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.bench.peers import logits
-from vitrail.train.average import Average
-from vitrail.train.lean import Lean
-from vitrail.train.optimizer import AdamW, build
+from vitrail.training.average import Average
+from vitrail.training.lean import Lean
+from vitrail.training.optimizer import AdamW, build
 
 DECAY = 0.9999
 Call = Callable[[], Any]

@@ -28,7 +28,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Find the first layer at which two models deviate; exits with 1 if there is one."""
-    from vitrail.compare import compare as run
+    from vitrail.jobs.compare import compare as run
 
     found = run(a, b, image=size(image), tolerance=tolerance)
     layers = [*found.layers, found.logits]

@@ -27,7 +27,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a finished run by other labelled images, with the same page."""
-    from vitrail.evaluate import evaluate as judge
+    from vitrail.jobs.evaluate import evaluate as judge
 
     work()
     found = judge(run, data, engine=engine, name=name, progress=sys.stderr.isatty())

@@ -32,7 +32,7 @@ def explain(
 ) -> None:
     """Draw what a finished run looked at in an image, beside the image."""
     from vitrail.attribution import ASKED
-    from vitrail.explain import explain_files
+    from vitrail.jobs.explain import explain_files
 
     found = explain_files(run, images, method=method, about=about, out=out)
     if as_json:

@@ -48,7 +48,7 @@ def export(
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}: give at least 1")
     if onnx:
-        from vitrail.export import export_run
+        from vitrail.jobs.export import export_run
 
         made = export_run(run)
         told = f"{made.path}: {made.size_bytes / 1e6:.2f} MB; the same class on all {made.n} "

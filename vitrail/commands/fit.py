@@ -79,7 +79,7 @@ def fit(
     ] = False,
 ) -> None:
     """Find, train, test and export the best model for your images within a budget."""
-    from vitrail.fit import fit as run
+    from vitrail.jobs.fit import fit as run
 
     work()
     run(

@@ -33,8 +33,8 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images with a finished run."""
-    from vitrail.predict import Predictor, as_csv, collect, show
-    from vitrail.predict import as_json as in_json
+    from vitrail.jobs.predict import Predictor, as_csv, collect, show
+    from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:

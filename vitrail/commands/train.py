@@ -25,7 +25,7 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train one recipe without a race, with the same test, export and report."""
-    from vitrail.run.single import train_recipe
+    from vitrail.jobs.train import train_recipe
 
     work()
     train_recipe(settings or [], out=out, resume=resume, device=device, threads=threads)

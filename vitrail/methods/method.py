@@ -17,7 +17,7 @@ from torch import nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train.objective import Step
+from vitrail.training.objective import Step
 
 # Places that the trunks promise; a family that has its own trunk may lack some.
 PLACES = (

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.objectives.context import Context
-from vitrail.train.batch import Batch
-from vitrail.train.objective import Model, Objective, Step
+from vitrail.training.batch import Batch
+from vitrail.training.objective import Model, Objective, Step
 
 
 @dataclass(frozen=True)

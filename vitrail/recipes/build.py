@@ -24,7 +24,7 @@ from vitrail.objectives.context import Context
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Recipe, task_of
 from vitrail.tasks import Classification, MultiLabel, Tasks
-from vitrail.train.learner import Learner
+from vitrail.training.learner import Learner
 
 ApplyInOrder: Any = tuple[Methods, ...]
 

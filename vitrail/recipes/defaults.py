@@ -10,10 +10,10 @@ from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
 from vitrail.objectives import CrossEntropy
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.train.device import Precision
-from vitrail.train.optimizer import AdamW
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.training.device import Precision
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 # Learning rates of AdamW at batch 128; networks of convolutions and BatchNorm bear more.
 RATES = {"resnet": 3e-3, "levit": 2e-3, "cct": 1.5e-3}

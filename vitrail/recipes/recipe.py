@@ -23,9 +23,9 @@ from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
 from vitrail.tasks import Classification, Tasks
-from vitrail.train.optimizer import AdamW, Sgd
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.training.optimizer import AdamW, Sgd
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 # `parse` takes unions as well, which no type says yet.
 AnyTask: Any = Tasks

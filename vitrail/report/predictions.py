@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from vitrail.predict import Prediction
+    from vitrail.jobs.predict import Prediction
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:

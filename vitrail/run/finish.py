@@ -48,7 +48,7 @@ from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores, at_rest
-from vitrail.train.journal import Journal
+from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
 MISTAKES = 24

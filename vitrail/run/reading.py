@@ -13,7 +13,7 @@ from vitrail.recipes.recipe import Data
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.tasks import Classification, Tasks
-from vitrail.train.device import open_fabric
+from vitrail.training.device import open_fabric
 
 
 @dataclass(frozen=True)

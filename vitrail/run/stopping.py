@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vitrail.train.interrupt import Interrupted, stopping_signals
+from vitrail.training.interrupt import Interrupted, stopping_signals
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from vitrail.recipes.recipe import Recipe
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores
-from vitrail.train.journal import Journal
-from vitrail.train.loop import Outcome
+from vitrail.training.journal import Journal
+from vitrail.training.loop import Outcome
 
 LOOKS = 10
 

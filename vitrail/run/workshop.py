@@ -18,12 +18,12 @@ from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
-from vitrail.train.device import Precision, open_fabric, open_together
-from vitrail.train.evaluate import predict
-from vitrail.train.journal import Journal
-from vitrail.train.learner import Learner
-from vitrail.train.loop import Outcome, Place, Plan, train
-from vitrail.train.plan import OnStep
+from vitrail.training.device import Precision, open_fabric, open_together
+from vitrail.training.evaluate import predict
+from vitrail.training.journal import Journal
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Outcome, Place, Plan, train
+from vitrail.training.plan import OnStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

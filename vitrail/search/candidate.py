@@ -8,7 +8,7 @@ from typing import Any
 from vitrail.config import to_json
 from vitrail.models import config_json, family_of
 from vitrail.run.subject import Subject, called
-from vitrail.train.device import Precision
+from vitrail.training.device import Precision
 from vitrail.units import seconds
 
 

@@ -32,7 +32,7 @@ from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate
 from vitrail.search.rungs import Runner, keep, rung_sizes
-from vitrail.train.loop import Outcome
+from vitrail.training.loop import Outcome
 
 # Images of the validation part on which candidates are compared: enough to tell 2 % apart.
 LOOK_AT = 2000

@@ -14,8 +14,8 @@ from vitrail.models import create
 from vitrail.recipes.defaults import precision_on
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
-from vitrail.train.device import Precision
-from vitrail.train.lean import Lean
+from vitrail.training.device import Precision
+from vitrail.training.lean import Lean
 
 # So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
 WORTH = 1.1

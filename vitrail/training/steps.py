@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from vitrail.errors import ConfigError
-from vitrail.train.device import Precision
+from vitrail.training.device import Precision
 
 
 @dataclass(frozen=True)

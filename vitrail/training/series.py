@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from vitrail.data.uea import Series
 from vitrail.errors import DataError
-from vitrail.train.learner import Learner
-from vitrail.train.loop import Outcome, Place, Plan, train
-from vitrail.train.objective import Objective, Step
-from vitrail.train.optimizer import AdamW
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Outcome, Place, Plan, train
+from vitrail.training.objective import Objective, Step
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vitrail.errors import CheckpointError, RunError
-from vitrail.train import snapshot
+from vitrail.training import snapshot
 from vitrail.units import shortened
 
 if TYPE_CHECKING:

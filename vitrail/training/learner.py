@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vitrail.train.batch import Batch
-from vitrail.train.objective import Objective, Step
+from vitrail.training.batch import Batch
+from vitrail.training.objective import Objective, Step
 
 Turn = Literal["first", "second"]
 

@@ -49,7 +49,7 @@ def open_together(device: str, devices: int, precision: Precision) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    from vitrail.train.together import Tied
+    from vitrail.training.together import Tied
 
     kind = device.partition(":")[0]
     try:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import RunError
-from vitrail.train.batch import Batches
-from vitrail.train.device import open_fabric, reduced
+from vitrail.training.batch import Batches
+from vitrail.training.device import open_fabric, reduced
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

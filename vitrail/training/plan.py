@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from vitrail.config import to_json
-from vitrail.train.batch import Batches
-from vitrail.train.journal import Journal
-from vitrail.train.objective import Step
-from vitrail.train.optimizer import Optimizer
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.training.batch import Batches
+from vitrail.training.journal import Journal
+from vitrail.training.objective import Step
+from vitrail.training.optimizer import Optimizer
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

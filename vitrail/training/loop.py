@@ -21,18 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.train import optimizer as optimizers
-from vitrail.train.average import Average
-from vitrail.train.batch import Batch, Batches
-from vitrail.train.device import open_fabric, reduced
-from vitrail.train.interrupt import Interrupted, Stopping
-from vitrail.train.journal import Recorder
-from vitrail.train.lean import Lean
-from vitrail.train.learner import Handed, Learner, Turn
-from vitrail.train.objective import Step, detached
-from vitrail.train.plan import Place, Plan
-from vitrail.train.state import State
-from vitrail.train.steps import Steps
+from vitrail.training import optimizer as optimizers
+from vitrail.training.average import Average
+from vitrail.training.batch import Batch, Batches
+from vitrail.training.device import open_fabric, reduced
+from vitrail.training.interrupt import Interrupted, Stopping
+from vitrail.training.journal import Recorder
+from vitrail.training.lean import Lean
+from vitrail.training.learner import Handed, Learner, Turn
+from vitrail.training.objective import Step, detached
+from vitrail.training.plan import Place, Plan
+from vitrail.training.state import State
+from vitrail.training.steps import Steps
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

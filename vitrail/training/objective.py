@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitrail.train.batch import Batch
+from vitrail.training.batch import Batch
 
 if TYPE_CHECKING:
-    from vitrail.train.optimizer import Optimizer
+    from vitrail.training.optimizer import Optimizer
 
 Model = Callable[[Tensor], Any]
 

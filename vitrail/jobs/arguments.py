@@ -18,7 +18,7 @@ from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
 from vitrail.run.reading import Hardware
 from vitrail.run.storage import redacted
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
 # Options that need no reading.

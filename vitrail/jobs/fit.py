@@ -22,8 +22,8 @@ from vitrail.data.split import Split
 from vitrail.engines import rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
-from vitrail.fit.arguments import Arguments, Words, amended, ask, given
-from vitrail.fit.training import train_in_full
+from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
+from vitrail.jobs.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
 from vitrail.report.facts import FindingFacts

@@ -13,7 +13,7 @@ from typing import Any
 from vitrail import files
 from vitrail.config import loads
 from vitrail.errors import RunError
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 
 
 class Journal:

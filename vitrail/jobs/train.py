@@ -28,7 +28,7 @@ from vitrail.run.subject import subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched
 from vitrail.run.workshop import Workshop
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 
 EPOCHS = 30
 

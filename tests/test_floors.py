@@ -110,6 +110,7 @@ LINES = {
     "coatnet": 390,
     "hornet": 335,
     "lesa": 366,
+    "localvit": 275,
     "levit": 320,
     "maxvit": 345,
     "mvit": 375,

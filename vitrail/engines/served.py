@@ -16,7 +16,7 @@ from vitrail.layers.fold import deploy
 
 @dataclass(frozen=True)
 class Agreement:
-    """An exported file beside its model: the largest difference, and changed answers."""
+    """Says how an exported file compares: the largest difference, and how many answers changed."""
 
     largest: float
     changed: int

@@ -8,7 +8,7 @@ from vitrail.report.text import sentence
 from vitrail.report.verdict import headline, verdict
 from vitrail.units import count, counted, percent, seconds, size
 
-_USE = """\
+_READ = """\
 ```python
 import json
 import sys
@@ -28,15 +28,22 @@ if facts["resize"] != "inside":
 pixels = np.asarray(picture).reshape(1, picture.height, picture.width, -1)
 
 probabilities, logits = session.run(None, {"images": pixels})
-%s
-```"""
-_CLASSES = """\
+"""
+_USE = (
+    _READ
+    + """\
 for place in probabilities[0].argsort()[::-1][:3]:
-    print(f"{probabilities[0, place]:.1%} {classes[place]}")"""
-_LABELS = """\
+    print(f"{probabilities[0, place]:.1%} {classes[place]}")
+```"""
+)
+_USE_LABELS = (
+    _READ
+    + """\
 for name, share, least in zip(classes, probabilities[0], json.loads(facts["thresholds"])):
     if share >= least:
-        print(f"{share:.1%} {name}")"""
+        print(f"{share:.1%} {name}")
+```"""
+)
 _KNOWN = "It knows these classes only: it answers every image with one of them."
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
@@ -92,7 +99,7 @@ def render_card(facts: Facts) -> str:
         f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
         "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE % (_LABELS if data.several else _CLASSES),
+        _USE_LABELS if data.several else _USE,
         "",
         "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
         "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",

@@ -13,6 +13,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from vitrail.layers.fold import deploy
 from vitrail.layers.protocols import Attends
 from vitrail.layers.residual import Blocks
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 
 # A family whose models may take clips is a subject twice.
 CLIPS = " of clips"
@@ -68,8 +69,12 @@ def tiny(family: str, **changes):
 def coarse(config):
     """The config with a stride of 4 in its stem, where it has one: attention to all of a large map
     takes long."""
+    host = getattr(config, "host", None)
+    changes = {"stem_stride": 4}
+    if hasattr(host, "stem_stride"):
+        changes = {"host": replace(host, stem_stride=4)}
     with contextlib.suppress(vitrail.errors.ConfigError), torch.device("meta"):
-        return vitrail.create(config, stem_stride=4).config
+        return vitrail.create(config, **changes).config
     return config
 
 
@@ -316,7 +321,7 @@ COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 found = {}
 for family, config in json.loads(sys.argv[1]).items():
     config = models.config_from_json(config)

@@ -196,7 +196,7 @@ def shuffle(x):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7"])
+@pytest.mark.parametrize("name", ["sep_conv_3x3", "sep_conv_7x7", "dil_conv_5x5", "conv_7x1_1x7"])
 def test_operation(name, stride):
     op = scattered(OPERATIONS[name](12, stride, 3, convolution("sign")))
     x = picture(2, 12, 9, 14)
@@ -207,7 +207,9 @@ def test_operation(name, stride):
         expected = x + shuffle(y) if stride == 1 else shuffle(y)
         assert torch.equal(op(x), expected)
         assert expected.shape[2:] == (-(-9 // stride), -(-14 // stride))
-    assert [layer.conv.groups for layer in op.layers] == [1, 1] if "7x" in name else [3]
+    assert [layer.conv.groups for layer in op.layers] == ([1, 1] if "1x7" in name else [3])
+    side = max(op.layers[0].conv.kernel_size)
+    assert name.endswith((f"_{side}x{side}", f"_1x{side}"))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 
@@ -226,6 +227,85 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
         checkpoint.save(path, {"a": torch.zeros(1)}, metadata={})
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     assert checkpoint.read(path)["a"].item() == 1
+
+
+def test_files_have_the_permissions_of_the_umask_and_a_digest(tmp_path):
+    path = tmp_path / "w.safetensors"
+    before = os.umask(0o022)
+    try:
+        checkpoint.save(path, state(), metadata={"config": models.config_json(SMALL)})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    whole = path.read_bytes()
+    assert vitrail.identify(path).config == SMALL
+    changed_name = whole.replace(b"blocks.1.norm1.bias", b"blocks.1.norm1.bios")
+    changed_config = whole.replace(b'\\"depth\\": 2', b'\\"depth\\": 3')
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    for damaged in (changed_name, changed_config, bytes(flipped)):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="not those that vitrail wrote, by their digest"):
+            vitrail.load(SMALL, path)
+
+
+def test_files_without_a_digest_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    expected = {k: v.contiguous() for k, v in state().items()}
+    config = json.dumps({"config": models.config_json(SMALL)})
+    save_file(expected, tmp_path / "old.safetensors", metadata={"vitrail": config})
+    assert vitrail.identify(tmp_path / "old.safetensors").config == SMALL
+
+
+def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(state(), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="Bad CRC-32"):
+        vitrail.load(SMALL, path)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"config": {"family": "cct", "depth": 10**7}}, "depth is 10000000: expected at most"),
+        ({"config": {"family": "cct", "depth": 900}}, "blocks for"),
+        ({"config": {"family": "cct", "depth": "many"}}, "depth: 'many' is not a whole number"),
+        ({"config": {"family": "vit", "image": [10**9, 1]}}, "image is 1000000000"),
+        ({"config": {"family": ["cct"]}}, "family 'list' is unknown"),
+        ({"config": {"family": "vit", "heads": 0}}, "heads is 0: expected at least 1"),
+        ({"config": 5}, "a config is int"),
+        ({"config": {"family": "resnet"}}, "missing"),
+    ],
+)
+def test_a_config_in_a_file_is_checked_before_it_is_built(tmp_path, written, said):
+    path = tmp_path / "w.safetensors"
+    checkpoint.save(path, state(), metadata=written)
+    with pytest.raises(CheckpointError, match="is not of its weights") as error:
+        vitrail.identify(path)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("written", [5, None, "a", [1], {"other": 1}])
+def test_metadata_of_another_form_is_passed_over(tmp_path, written):
+    config = models.resolve("cct_2_3x2_32")
+    path = tmp_path / "w.safetensors"
+    checkpoint.save(path, vitrail.create(config).state_dict(), metadata=written)
+    assert vitrail.identify(path).name == "cct_2_3x2_32"
+    assert not checkpoint.metadata(path).get("config")
+
+
+def test_metadata_without_end(tmp_path):
+    from safetensors.torch import save_file
+
+    deep = {"vitrail": "[" * 100_000}
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata=deep)
+    with pytest.raises(CheckpointError, match="no model of the catalog"):
+        vitrail.identify(tmp_path / "w.safetensors")
 
 
 def test_names_and_fields():

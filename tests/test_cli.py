@@ -8,10 +8,12 @@ import sys
 
 import pytest
 import torch
+import typer
 
 import vitrail
 import vitrail.models
-from vitrail.cli import main
+from vitrail.cli import app, main
+from vitrail.commands.options import say, show
 
 
 def run(*arguments: str) -> int:
@@ -61,6 +63,20 @@ def test_list(capsys):
     assert "resnet_50" in table and "25.557" in table and "76.13" in table
 
 
+def test_list_counts_without_building(capsys, monkeypatch):
+    """Figures that nobody published are shown as counted; no model is built for them."""
+    from vitrail.models import resnet
+
+    monkeypatch.setattr(resnet, "MODEL", None)
+    assert run("list", "--max-macs", "300M") == 0
+    table = capsys.readouterr().out
+    assert "cct_2_3x2_32" in table and "*" in table
+    assert run("list", "--max-macs", "300M", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found and all(v["counted"]["macs"] > 0 for v in found)
+    assert all((v["flops_g"] or v["counted"]["macs"] / 1e9) <= 0.3 for v in found)
+
+
 def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
     config = vitrail.models.resolve("resnet_18", classes=4)
     path = tmp_path / "unknown.pth"
@@ -77,9 +93,12 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["list", "--family", "swim"], "known are"),
+        (["list", "--family", "swim"], "did you mean 'swin'"),
         (["list", "--max-macs", "many"], "many"),
         (["load", "missing.pth"], "does not exist"),
+        (["load", "https://example.org/a.pth"], "https://example.org/a.pth is an address"),
+        (["load", "."], "is a folder without model.safetensors"),
+        (["compare", "swin_tiny", "swin"], "that is a family, whose variants are swin_tiny"),
         (["fit", "nowhere"], "nowhere"),
         (["fit", "fashion-sample", "--latency", "20"], "20ms"),
         (["fit", "fashion-sample", "--time", "soon"], "soon"),
@@ -87,6 +106,8 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
         (["predict", "nowhere", "a.png"], "does not exist"),
         (["export", "nowhere", "--onnx"], "does not exist"),
         (["export", "nowhere"], "--onnx"),
+        (["export", "nowhere", "--int8"], "--onnx"),
+        (["explain", "nowhere", "a.png"], "does not exist"),
         (["train", "--set", "model=cvt_31", "--set", "data=fashion-sample"], "did you mean"),
         (
             ["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.rl=1"],
@@ -108,3 +129,24 @@ def test_mistakes_are_one_sentence(capsys, arguments, words):
 def test_usage_errors_exit_with_two():
     assert run("fly") == 2
     assert run("fit") == 2
+
+
+def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
+    """Data, budget, place and the like have options; all that tunes a training goes by --set."""
+    options = {p.name for p in typer.main.get_command(app).commands["fit"].params}
+    assert options == {
+        "settings", "duplicates",
+        "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
+        "seed", "pretrained", "out", "resume", "storage", "group_by", "task",
+    }  # fmt: skip
+
+
+def test_names_reach_the_terminal_without_control_characters(tmp_path, capsys):
+    """Neither in a sentence nor in an answer: a file's name sets no title and turns no line."""
+    evil = tmp_path / "a\x1b]0;pwn\x07\u202eb\n.png"
+    told = refused(capsys, "explain", str(evil), "x.png")
+    assert r"a\x1b]0;pwn\x07\u202eb" in told
+    say("first\nb\x1b[2J")
+    assert capsys.readouterr().out == "first\nb\\x1b[2J\n"
+    show(("name", "n"), [("[red]\x1b[2Jx", "1")], left=("name",))
+    assert r"[red]\x1b[2Jx" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from torch import nn
 
 import vitrail
 from vitrail import cli
-from vitrail.compare import compare
 from vitrail.errors import CheckpointError, ConfigError
+from vitrail.jobs.compare import compare
 from vitrail.models.vit import Config
 
 SMALL = Config(dim=24, depth=3, heads=2, hidden=48, patch=8, image=(32, 48), classes=5)
@@ -94,7 +94,7 @@ def test_command(tmp_path, capsys):
     assert run("compare", a, b, "--image", "32") == 2
     assert "expected height x width" in capsys.readouterr().err
     assert run("compare", a, "cvt_14") == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "did you mean cvt_21 or cvt_13" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_model(tmp_path):

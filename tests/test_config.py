@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.config import override, parse, to_json
@@ -49,6 +50,7 @@ class Plan:
     ema: float | None = 0.99
 
 
+@settings(deadline=None)  # the first example imports pydantic
 @given(
     st.text(max_size=5),
     st.one_of(
@@ -109,7 +111,7 @@ def test_a_setting_reaches_its_field(setting, read):
         ("steps.more=1", "steps.more: steps is 10, which has no fields"),
         ("crop.image=0,3", "crop: image is (0, 3); it must be positive"),
         ("crop.image=1,2,3", "crop.image:"),
-        ("steps", "'steps' is no setting: write it as field=value"),
+        ("steps", "'steps' is not a setting: write it as field=value"),
     ],
 )
 def test_a_wrong_setting_says_where_what_and_the_remedy(setting, said):
@@ -135,3 +137,94 @@ def test_wrong_json_is_refused_with_its_path(value, said):
     with pytest.raises(ConfigError) as caught:
         parse(Plan, value)
     assert str(caught.value).startswith(said)
+
+
+# ---- configs of models -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("swin_tiny", {"window": "a"}, "window: 'a' is not a whole number"),
+        ("swin_tiny", {"depths": 2}, "depths: 2 is not a list: give a list of whole numbers"),
+        ("swin_tiny", {"depths": (2, 2)}, "depths is (2, 2) and heads is (3, 6, 12, 24)"),
+        ("swin_tiny", {"classes": -1}, "classes is -1: expected at least 0"),
+        ("vit_ti16", {"classes": None}, "classes: None is not a whole number"),
+        ("vit_ti16", {"heads": 0}, "heads is 0: expected at least 1"),
+        ("vit_ti16", {"image": 224}, "image: 224 is not a list: give 2 whole numbers"),
+        ("vit_ti16", {"image": (0, 0)}, "image is 0: expected at least 1"),
+        ("vit_ti16", {"channels": 0}, "channels is 0: expected at least 1"),
+        ("vit_ti16", {"depth": 10**7}, "depth is 10000000: expected at most 1000"),
+        ("vit_ti16", {"dim": 10**400}, "expected at most 1000000"),
+        ("vit_ti16", {"drop_path": 2}, "drop_path is 2.0: expected a share"),
+        ("vit_ti16", {"drop_path": float("nan")}, "drop_path is nan"),
+        ("vit_ti16", {"dim": 999_999, "hidden": 999_999}, "there is not enough memory"),
+        ("maxvit_tiny", {"window": 0}, "window is 0: expected at least 1"),
+        ("levit_128s", {"key_dim": 3.5}, "key_dim: 3.5 is not a whole number"),
+        ("pnasnet5_large", {"genotype": ((1,),)}, "genotype"),
+        ("hornet_tiny_gf", {"orders": ()}, "orders is ()"),
+        ("vit_ti16", {"imagee": 3}, "imagee: no such field of vitrail.models.vit.Config; did you"),
+        ("swin", {}, "that is a family, whose variants are swin_tiny, swin_small, swin_base"),
+        ("swim_tiny", {}, "did you mean swin_tiny"),
+        (3, {}, "int is not the Config of a model"),
+    ],
+)
+def test_a_config_says_what_it_cannot_build(name, changes, said):
+    import vitrail
+
+    with pytest.raises(ConfigError) as caught:
+        vitrail.create(name, **changes)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_and_lists_are_taken():
+    import numpy as np
+
+    from vitrail.models import resolve
+
+    config = resolve("vit_ti16", dim=np.int64(96), heads=np.int32(2), image=[32, np.int64(64)])
+    assert (config.dim, config.heads, config.image) == (96, 2, (32, 64))
+    assert type(config.dim) is int
+
+
+def test_without_classes_every_family_gives_its_embedding():
+    import torch
+
+    import vitrail
+    from vitrail.models import families
+
+    x = torch.randn(2, 3, 56, 56)
+    for family, module in families().items():
+        for config in module.SPACE.configs(image=(56, 56), channels=3, classes=0):
+            with suppress(ConfigError):  # not every size suits such images
+                model = vitrail.create(config).eval()
+                break
+        else:
+            pytest.fail(f"{family} has no small model")
+        with torch.no_grad():
+            assert torch.equal(model(x), model.embedding(x)), family
+            assert model(x).shape == (2, model.width), family
+        assert not any(name.startswith("head.") for name in model.state_dict()), family
+
+
+def wrong_values():
+    """Every field of every family, with values of the wrong type and out of range."""
+    from dataclasses import fields
+
+    from vitrail.models import networks
+
+    for family, module in networks().items():
+        for place, one in enumerate(fields(module.Config)):
+            wrong = ("a", None, -1, (), (-1,), float("nan"), object(), {"a": 1}, 10**30)
+            # One wrong value a field and day; together they are all kinds.
+            yield family, module.Config, one.name, wrong[(place + len(family)) % len(wrong)]
+
+
+def test_no_field_of_any_family_leaks_a_bare_error():
+    import vitrail
+
+    for family, config, name, value in wrong_values():
+        try:
+            vitrail.create(config(), **{name: value})
+        except ConfigError as error:
+            assert str(error), (family, name, value)

@@ -16,6 +16,7 @@ from vitrail.models import catalog
         ("botnet26t_256", "botnet_26t", (256, 256)),
         ("botnet26t_256", "botnet_26t", (64, 96)),
         ("botnet50ts_256", "botnet_50ts", (128, 64)),
+        ("sebotnet33ts_256", "sebotnet_33ts", (128, 96)),
     ],
 )
 def test_timm(peer, ours, image, scaled):

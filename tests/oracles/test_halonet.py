@@ -16,6 +16,7 @@ from vitrail.models import catalog
         ("halonet_h1", "halonet_h1", (256, 256)),
         ("halonet26t", "halonet_26t", (256, 512)),
         ("halonet50ts", "halonet_50ts", (256, 256)),
+        ("sehalonet33ts", "sehalonet_33ts", (256, 256)),
     ],
 )
 def test_timm(peer, ours, image, scaled):

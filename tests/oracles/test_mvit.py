@@ -5,11 +5,11 @@ is asked without a class token.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from agree import difference
 from support.peers import timm, torchvision
+from torch import nn
 
 import vitrail
 from vitrail.models.mvit import VARIANTS, Config
@@ -41,7 +41,7 @@ def test_timm_names_and_sizes():
         vitrail.load(ours, state, source="timm")
 
 
-def clips_of(second: bool) -> Any:
+def clips_of(second: bool) -> nn.Module:
     """torchvision's network of stages 1, 2 and 1 deep, as its mvit_v2_s or mvit_v1_b is made."""
     rows = []
     for i, (width, first) in enumerate([(16, False), (32, True), (32, False), (64, True)]):

@@ -1,5 +1,4 @@
-"""timm, torchvision and transformers, imported where a test first asks for something of theirs:
-to collect the tests takes a second, and them a dozen."""
+"""Other libraries as oracles, imported when a test first asks them: collecting takes less time."""
 
 from __future__ import annotations
 
@@ -8,15 +7,18 @@ from typing import Any
 
 
 class Peer:
-    """A package by its name."""
+    """A library by its name, whose public parts are those of the module."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):  # pytest asks everything whether it is a fixture
-            raise AttributeError(attribute)
-        return getattr(import_module(self._name), attribute)
+    def __getattr__(self, part: str) -> Any:
+        # pytest asks every object of a test file whether it is a test or a mark.
+        if part.startswith(("_", "pytest")):
+            raise AttributeError(part)
+        return getattr(import_module(self.name), part)
 
 
-timm, torchvision, transformers = map(Peer, ("timm", "torchvision", "transformers"))
+timm = Peer("timm")
+torchvision = Peer("torchvision")
+transformers = Peer("transformers")

@@ -12,26 +12,34 @@ from vitrail.errors import ConfigError
 
 
 def list_variants(
-    family: Annotated[str | None, typer.Option(help="Only this family, such as swin.")] = None,
-    max_macs: Annotated[str | None, typer.Option(help="At most so many, such as 5G.")] = None,
-    max_params: Annotated[str | None, typer.Option(help="At most so many, such as 30M.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only variants of this family, e.g. swin.")
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(help="Only variants with at most this many multiply-adds, e.g. 5G."),
+    ] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Only variants with at most this many parameters, e.g. 30M.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The catalog: every published variant with its figures."""
+    """List every published variant with its figures."""
+    from vitrail.config import nearest
     from vitrail.models import catalog, families
     from vitrail.models.trunk.backbone import input_shape
     from vitrail.units import parse_count
 
     if family is not None and family not in families():
-        raise ConfigError(f"--family is {family!r}: known are {', '.join(families())}")
+        raise ConfigError(f"--family is {family!r}: {nearest(family, [*families()])}")
     macs = parse_count(max_macs) / 1e9 if max_macs else float("inf")
     params = parse_count(max_params) / 1e6 if max_params else float("inf")
     chosen = [
         v
         for v in catalog().values()
         if (family is None or v.family == family)
-        and (max_params is None or _known(v, "params_m") <= params)
-        and (max_macs is None or _known(v, "flops_g") <= macs)
+        and _figures(v)[0][0] <= params
+        and _figures(v)[1][0] <= macs
     ]
     if as_json:
         print(json.dumps([_variant_json(v) for v in chosen], indent=1))
@@ -44,35 +52,34 @@ def list_variants(
     for name in ("params M", "MACs G", "top-1 %", "image"):
         table.add_column(name, justify="right")
     for v in chosen:
-        figures = [_figure(v.params_m), _figure(v.flops_g), _figure(v.top1)]
-        table.add_row(v.family, v.name, *figures, "x".join(map(str, input_shape(v.config)[1:])))
+        figures = [f"{value:.3g}*" if ours else f"{value:g}" for value, ours in _figures(v)]
+        top1 = "-" if v.top1 is None else f"{v.top1:g}"
+        sides = "x".join(map(str, input_shape(v.config)[1:]))
+        table.add_row(v.family, v.name, *figures, top1, sides)
     console().print(table)
-    print(f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k")
+    print(
+        f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k; "
+        "* counted here, not published"
+    )
 
 
-def _known(v: Any, figure: str) -> float:
-    """A published figure, or our own count where there is none."""
-    if getattr(v, figure) is not None:
-        return getattr(v, figure)
-    import torch
+def _figures(v: Any) -> tuple[tuple[float, bool], tuple[float, bool]]:
+    """Parameters in 10^6 and multiply-adds in 10^9, each with whether it is our own count."""
+    from vitrail.models.trunk.figures import counted
 
-    from vitrail.measure.counts import counts
-    from vitrail.models import create
-    from vitrail.models.trunk.backbone import input_shape
-
-    with torch.device("meta"):
-        model = create(v.config)
-    if figure == "params_m":
-        return sum(p.numel() for p in model.parameters()) / 1e6
-    return counts(model, input_shape(v.config)[1:], v.config.channels).macs / 1e9
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
+    ours = counted()[v.name]
+    params, macs = (ours.params / 1e6, True), (ours.macs / 1e9, True)
+    return (
+        params if v.params_m is None else (v.params_m, False),
+        macs if v.flops_g is None else (v.flops_g, False),
+    )
 
 
 def _variant_json(v: Any) -> dict[str, Any]:
     from vitrail.models import config_json
+    from vitrail.models.trunk.figures import counted
 
+    ours = counted()[v.name]
     figures = {"params_m": v.params_m, "flops_g": v.flops_g, "top1": v.top1}
+    figures |= {"counted": {"params": ours.params, "macs": ours.macs}}
     return {"name": v.name, **figures, "config": config_json(v.config), "hub": dict(v.hub)}

@@ -47,7 +47,7 @@ def attention_weights(
 class Attention(nn.Module):
     """Global self-attention over (B, *S, C), heads of inner / heads channels.
 
-    `qkv` is one linear layer, packed [q | k | v], each [head][channel]. `inner` is C and
+    `qkv` is one linear layer, packed `[q | k | v]`, each `[head][channel]`. `inner` is C and
     `scale` (inner / heads)**-0.5 unless given; searched networks choose their own. `dropout`
     acts on the attention weights in training.
     """
@@ -95,7 +95,7 @@ class ClassAttention(nn.Module):
     """The first token asks all tokens: (B, N, C) to its new value (B, 1, C).
 
     CaiT, Touvron et al., ICCV 2021, arXiv 2103.17239. Linear in N. `kv` is one linear layer,
-    packed [k | v], each [head][channel]. `inner`, the channels of all heads, is C unless given.
+    packed `[k | v]`, each `[head][channel]`. `inner`, the channels of all heads, is C unless given.
     """
 
     def __init__(

@@ -35,6 +35,7 @@ from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
@@ -45,13 +46,15 @@ ENCODINGS = ("quadratic", "general", "learned", "content")
 @dataclass(frozen=True)
 class Config:
     """Sizes of a fully attentional network; `encoding` is one of `ENCODINGS`, `patch` the side
-    of the cells whose pixels become one token, `dropout` acts on maps and branches."""
+    of the cells whose pixels become one token, `dropout` acts on maps and branches. Embeddings
+    of offsets are `offset_dim` wide, 0 for as wide as tokens."""
 
     dim: int = 400
     depth: int = 6
     heads: int = 9
     hidden: int = 512
     encoding: str = "quadratic"
+    offset_dim: int = 0
     patch: int = 2
     dropout: float = 0.1
     drop_path: float = 0.0
@@ -220,7 +223,7 @@ class AttentionCNN(Isotropic):
             blocks=blocks,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
 
@@ -228,7 +231,9 @@ class AttentionCNN(Isotropic):
 def _position(config: Config) -> Offsets:
     c = config
     if c.encoding in ("learned", "content"):
-        return Learned(c.dim, c.heads, grid(c, *c.image))
+        if c.offset_dim < 0:
+            raise ValueError(f"offset_dim is {c.offset_dim}: expected a width, or 0 for dim's")
+        return Learned(c.offset_dim or c.dim, c.heads, grid(c, *c.image))
     centers = 2 * torch.randn(c.heads, 2)
     if c.encoding == "quadratic":
         return Quadratic(centers, 1 + 0.01 * torch.randn(c.heads))

@@ -41,11 +41,11 @@ from torch import Tensor, nn
 from vitrail.layers.binary import BINARISERS, BinaryConv2d, convolution, pack, unpack
 from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last
 from vitrail.layers.genotype import Genotype, check
-from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
 from vitrail.models.parts.bats_cells import OPERATIONS, SHUFFLED, Cell, Operation
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 NORMAL: Genotype = (
     ("sep_conv_3x3", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_5x5", 2),
@@ -240,7 +240,7 @@ class Auxiliary(nn.Module):
         self.norm1, self.norm2 = nn.BatchNorm2d(dim), nn.BatchNorm2d(128)
         self.conv1, self.conv2 = Conv2d(dim, 128, 1, bias=False), Conv2d(128, 768, 2, bias=False)
         self.act1, self.act2 = nn.PReLU(128), nn.PReLU(768)
-        self.linear = Linear(768, classes)
+        self.linear = linear_head(768, classes)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b k"]:
         x, least = channels_first(x), 5 + self.stride
@@ -290,7 +290,7 @@ class BATS(Backbone):
             cells.append(cell)
             widths = (widths[1], dim * len(cell.concat))
         self.blocks = Blocks(cells)
-        self.pool, self.head = Mean(), Linear(widths[1], c.classes)
+        self.pool, self.head = Mean(), linear_head(widths[1], c.classes)
         self.levels, self.width = (*levels, Level(stride, widths[1])), widths[1]
         self.auxiliary: Auxiliary | None = None
         if c.auxiliary:

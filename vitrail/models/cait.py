@@ -26,12 +26,12 @@ from vitrail.layers.attention import Attention, ClassAttention
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
 from vitrail.models.names import cait as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 from vitrail.models.trunk.sizes import PerBlock, Widths, widths
 
@@ -226,7 +226,7 @@ class CaiT(Isotropic):
             blocks=blocks,
             norm=nn.Identity(),
             pool=ClassReader(c.dim, reading),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         trunc_normal_linear(self)

@@ -26,12 +26,12 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, SequencePool
 from vitrail.models.names import cct as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 
@@ -231,7 +231,7 @@ class CCT(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(c.dim),
             pool=FirstToken() if c.pool == "token" else SequencePool(c.dim),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(stride(c), c.dim)],
         )
         trunc_normal_linear(self)

@@ -42,6 +42,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import coatnet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 
@@ -347,7 +348,7 @@ class CoAtNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=nn.Sequential(Mean(), _norm(before), Linear(before, before), nn.Tanh()),
-            head=Linear(before, c.classes),
+            head=linear_head(before, c.classes),
             levels=levels,
         )
         for name, value in self.named_parameters():

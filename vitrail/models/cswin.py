@@ -34,6 +34,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad
 from vitrail.models.names import cswin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class CSWin(Pyramid):
             stages=stages,
             norm=nn.LayerNorm(dims[-1]),
             pool=Mean(),
-            head=Linear(dims[-1], c.classes),
+            head=linear_head(dims[-1], c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         trunc_normal_linear(self)

@@ -26,6 +26,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.models.names import cvt as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.sizes import PerBlock, by_stage
 
 
@@ -217,7 +218,7 @@ class CvT(Pyramid):
             parts.append(TokenStage(downs[-1] if parts else nn.Identity(), blocks, token))
             stride, dim_in = stride * step, dim
             levels.append(Level(stride, dim))
-        stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), Linear(dim_in, c.classes)
+        stem, norm, head = Stem(c, downs[0]), nn.LayerNorm(dim_in), linear_head(dim_in, c.classes)
         pool = FirstToken() if c.pool == "token" else Mean()
         super().__init__(c, stem=stem, stages=parts, norm=norm, pool=pool, head=head, levels=levels)
         trunc_normal_linear(self)

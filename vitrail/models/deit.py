@@ -29,6 +29,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import deit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 from vitrail.models.trunk.sizes import PerBlock, widths
 
@@ -174,7 +175,7 @@ class DeiT(Isotropic):
             blocks=blocks,
             norm=norm(c.dim),
             pool=FirstTokens() if c.distilled else FirstToken(),
-            head=(TwoHeads if c.distilled else Linear)(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes, TwoHeads if c.distilled else Linear),
             levels=[Level(c.patch, c.dim)],
         )
         self.width = 2 * c.dim if c.distilled else c.dim

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.evolving import Evolution
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import linear_line
 from vitrail.layers.relative import TABLES, Grid
 from vitrail.layers.residual import rising
@@ -40,6 +39,7 @@ from vitrail.models import resnet
 from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import EvolvingConv, Pool
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 
@@ -201,7 +201,7 @@ class EvolvingResNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(dim_in, c.classes),
+            head=linear_head(dim_in, c.classes),
             levels=levels,
         )
         _initialised(self)

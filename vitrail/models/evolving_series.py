@@ -36,6 +36,7 @@ from vitrail.layers.residual import Blocks
 from vitrail.models.names import evolving_series as names
 from vitrail.models.parts.evolving_series_conv import AugmentedConv
 from vitrail.models.trunk.backbone import Backbone
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class EvolvingSeries(Backbone):
         )
         self.dropout, self.act = nn.Dropout(c.dropout), nn.GELU()
         self.width = c.length * c.dim
-        self.head = Linear(self.width, c.classes)
+        self.head = linear_head(self.width, c.classes)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, series: Float[Tensor, "b t f"], mask: Tensor | None = None

@@ -34,6 +34,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import glit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 
 # The second level of the search: what a block chooses from, by how many thirds of its heads
@@ -216,7 +217,7 @@ class GLiT(Isotropic):
             blocks=blocks,
             norm=norm(c.dim),
             pool=FirstToken(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         for part in self.modules():  # local heads keep a convolution's initialisation

@@ -39,6 +39,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import hornet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 Grid = tuple[int, int]
@@ -317,7 +318,7 @@ class HorNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=nn.Sequential(Mean(), Norm(dims[-1])),
-            head=Linear(dims[-1], c.classes),
+            head=linear_head(dims[-1], c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         trunc_normal_linear(self)

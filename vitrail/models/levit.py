@@ -27,6 +27,7 @@ from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 from vitrail.models.trunk.sizes import PerBlock, each
 
@@ -308,7 +309,7 @@ class LeViT(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=head(config.dims[-1], config.classes),
+            head=linear_head(config.dims[-1], config.classes, head),
             levels=[Level(config.patch * 2**i, dim) for i, dim in enumerate(config.dims)],
         )
 

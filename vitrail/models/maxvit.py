@@ -38,6 +38,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad, partition, reverse
 from vitrail.models.names import maxvit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ class MaxViT(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=nn.Sequential(Mean(), nn.LayerNorm(before), Linear(before, before), nn.Tanh()),
-            head=Linear(before, c.classes),
+            head=linear_head(before, c.classes),
             levels=levels,
         )
         for module in self.modules():

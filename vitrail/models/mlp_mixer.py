@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import mlp_mixer as names
-from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 
@@ -88,6 +88,7 @@ SPACE = Small(
 )
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
 
 
@@ -205,7 +206,7 @@ class Mixer(Isotropic):
             blocks=blocks,
             norm=norm(c.dim),
             pool=Mean(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         for part in self.modules():
@@ -213,7 +214,8 @@ class Mixer(Isotropic):
                 fan_in = part.weight[0].numel()
                 nn.init.trunc_normal_(part.weight, std=fan_in**-0.5)
                 nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.head.weight)  # pyright: ignore[reportArgumentType]
+        for p in self.head.parameters():
+            nn.init.zeros_(p)
 
 
 ATTENDS = False  # no part of it has weights that sum to one

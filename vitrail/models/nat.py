@@ -34,6 +34,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import nat as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 Down = Callable[[int], nn.Module]
@@ -214,7 +215,7 @@ class NAT(Pyramid):
             stages=stages,
             norm=nn.LayerNorm(dims[-1]),
             pool=Mean(),
-            head=Linear(dims[-1], c.classes),
+            head=linear_head(dims[-1], c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         trunc_normal_linear(self)

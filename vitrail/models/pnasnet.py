@@ -38,13 +38,13 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import ConvNorm, channels_last
 from vitrail.layers.genotype import Genotype, check
-from vitrail.layers.linear import Linear
 from vitrail.layers.mbconv import same, symmetric
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import pnasnet as names
 from vitrail.models.parts.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
-from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 PNASNET_5: Genotype = (
     ("sep_5x5", 0), ("max_3x3", 0),
@@ -108,6 +108,7 @@ SPACE = Small(
 )
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
 
 
@@ -196,7 +197,7 @@ class PNASNet(Backbone):
                 levels.append(last)
                 ends.append(i)
         self.levels, self._ends, self.width = tuple(levels), tuple(ends), last.channels
-        self.pool, self.head = Mean(), Linear(self.width, c.classes)
+        self.pool, self.head = Mean(), linear_head(self.width, c.classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 # Nodes are sums of two: with He's gain each cell would double its map.

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
 from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 from vitrail.models.trunk.sizes import PerBlock, by_stage
 
@@ -188,7 +188,7 @@ class PVT(Backbone):
             stages.append(PositionStage(down, blocks, dim, grid, token=i == len(c.dims) - 1))
             before = dim
         self.stages = nn.ModuleList(stages)
-        self.norm, self.head = nn.LayerNorm(before, eps=1e-6), Linear(before, c.classes)
+        self.norm, self.head = nn.LayerNorm(before, eps=1e-6), linear_head(before, c.classes)
         self.levels = tuple(Level(c.patch * 2**i, dim) for i, dim in enumerate(c.dims))
         self.width = before
         trunc_normal_linear(self)

@@ -29,12 +29,12 @@ from vitrail.layers.conv import (
     folded,
 )
 from vitrail.layers.init import kaiming_conv
-from vitrail.layers.linear import Linear
 from vitrail.layers.protocols import AbsorbsNorm
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import resnet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 
 Mixer = Callable[[int, int, int, int], nn.Module]
 Gate = Callable[[int, int, int], nn.Module]
@@ -280,14 +280,18 @@ class ResNet(Pyramid):
                 f"depths {c.depths}, dims {c.dims} and strides {c.strides} differ in length: one "
                 "each a stage, and strides of all but the first"
             )
-        if c.expansion <= 0:
-            raise ValueError(f"expansion is {c.expansion}: expected a positive number")
-        wide = c.expansion != 1 if bottleneck is None else bottleneck
+        each = c.expansion if isinstance(c.expansion, tuple) else (c.expansion,) * len(c.depths)
+        if len(each) != len(c.depths) or min(each) <= 0:
+            raise ValueError(
+                f"expansion is {c.expansion}: expected a positive number, or one for each of "
+                f"{len(c.depths)} stages"
+            )
+        wide = any(e != 1 for e in each) if bottleneck is None else bottleneck
         block = Bottleneck if wide else Basic
         rates = iter(rising(c.drop_path, sum(c.depths)))
         stride, dim_in = c.stem_stride, (c.stem_dims or c.dims)[-1 if c.stem_dims else 0]
         for i, (depth, inner) in enumerate(zip(c.depths, c.dims, strict=True)):
-            blocks, dim = [], int(inner * c.expansion)
+            blocks, dim = [], int(inner * each[i])
             for j in range(depth):
                 step = strides[i] if j == 0 else 1
                 # In a basic block the first convolution has the stride.
@@ -304,7 +308,7 @@ class ResNet(Pyramid):
             stages=stages,
             norm=nn.Identity(),
             pool=Mean(),
-            head=Linear(dim_in, c.classes),
+            head=linear_head(dim_in, c.classes),
             levels=levels,
         )
         kaiming_conv(self)

@@ -31,6 +31,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import WindowAttention, pad
 from vitrail.models.names import swin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 from vitrail.models.trunk.sizes import PerBlock, Widths, by_stage
 
@@ -237,7 +238,7 @@ class Swin(Pyramid):
             stages=stages,
             norm=nn.LayerNorm(dims[-1]),
             pool=Mean(),
-            head=Linear(dims[-1], config.classes),
+            head=linear_head(dims[-1], config.classes),
             levels=[Level(config.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
         trunc_normal_linear(self)

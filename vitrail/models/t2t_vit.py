@@ -32,6 +32,7 @@ from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import t2t_vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 Grid = tuple[int, int]
@@ -187,7 +188,7 @@ class T2TViT(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(c.dim),
             pool=FirstToken(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(stride(c), c.dim)],
         )
         trunc_normal_linear(self)

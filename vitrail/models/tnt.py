@@ -30,6 +30,7 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
 from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 
 Grid = tuple[int, int]
@@ -198,7 +199,7 @@ class TNT(Backbone):
         self.blocks = Blocks(
             TNTBlock(c, rate, outer() if outer else None) for rate in rising(c.drop_path, c.depth)
         )
-        self.norm, self.head = nn.LayerNorm(c.dim), Linear(c.dim, c.classes)
+        self.norm, self.head = nn.LayerNorm(c.dim), linear_head(c.dim, c.classes)
         self.levels, self.width = (Level(c.patch, c.dim),), c.dim
         trunc_normal_linear(self)
 

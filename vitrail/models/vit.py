@@ -31,7 +31,8 @@ from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
 from vitrail.models.names import vit as names
-from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 from vitrail.models.trunk.sizes import PerBlock, widths
 
@@ -143,6 +144,7 @@ SPACE = Small(
     },
 )
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
 POSITIONS = (
     Table("embed.position", lambda c: tuple(-(-side // c.stride) for side in c.image), zoom_grid),
@@ -237,7 +239,7 @@ class ViT(Isotropic):
             blocks=blocks,
             norm=norm(config.dim),
             pool=pools[config.pool](),
-            head=Linear(config.pre_logits or config.dim, config.classes),
+            head=linear_head(config.pre_logits or config.dim, config.classes),
             levels=[Level(config.stride, config.dim)],
         )
         if config.pre_logits:
@@ -259,8 +261,8 @@ class ViT(Isotropic):
                         nn.init.xavier_uniform_(part)
                 elif name.endswith("bias"):
                     nn.init.normal_(p, std=1e-6) if ".fc" in name else nn.init.zeros_(p)
-        nn.init.zeros_(self.head.weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.head.bias)  # pyright: ignore[reportArgumentType]
+        for p in self.head.parameters():
+            nn.init.zeros_(p)
 
 
 MODEL = ViT

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d, ConvNorm
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.linear import Linear
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.models.names import vit_c as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table
 
 
@@ -189,7 +189,7 @@ class ViTC(Isotropic):
             blocks=blocks,
             norm=norm(c.dim),
             pool=FirstToken() if c.pool == "token" else Mean(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(stride(c), c.dim)],
         )
         self._init()

@@ -26,7 +26,7 @@ from vitrail.layers.conv import Conv2d
 from vitrail.layers.linear import frozen
 from vitrail.models import vit
 from vitrail.models.names import vit_hybrid as names
-from vitrail.models.trunk.backbone import Small, Variant, check_image
+from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
 from vitrail.models.vit import PatchEmbed, ViT
 
 
@@ -87,6 +87,7 @@ SPACE = Small(
 )
 
 
+TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
 POSITIONS = vit.POSITIONS
 

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.linear import Linear
 from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import vitas as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.positions import Table, patches
 
 PATCHES = (14, 16, 32)  # what a stem and a block choose from; 0 heads are an identity
@@ -198,7 +198,7 @@ class ViTAS(Isotropic):
             blocks=blocks,
             norm=nn.LayerNorm(c.dim),
             pool=FirstToken(),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],
         )
         init(self)

@@ -35,6 +35,7 @@ from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
 from vitrail.models.names import xcit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.trunk.heads import linear_head
 from vitrail.models.trunk.sizes import PerBlock, Widths, widths
 
 
@@ -264,7 +265,7 @@ class XCiT(Isotropic):
             blocks=[XCABlock(c, size) for size in sizes[: c.depth]],
             norm=nn.Identity(),
             pool=ClassReader(c.dim, [ClassBlock(c, size) for size in sizes[c.depth :]]),
-            head=Linear(c.dim, c.classes),
+            head=linear_head(c.dim, c.classes),
             levels=[Level(math.prod(c.strides), c.dim)],
         )
         trunc_normal_linear(self)

@@ -8,28 +8,27 @@ from pathlib import Path
 from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import RunError
-from vitrail.models import Backbone, config_json, config_name, family_of
+from vitrail.models import Backbone, Identity, config_json, config_name
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.run.folder import RunFolder
+from vitrail.run.normalisation import Normalisation, normalisation
 
 
-def adopt(path: str | os.PathLike, model: Backbone, *, source: str) -> RunFolder:
+def adopt(
+    path: str | os.PathLike, model: Backbone, *, source: str, takes: Normalisation | None = None
+) -> RunFolder:
     """Make a run folder of a model that was trained elsewhere; `source` says where it is from.
 
-    Class names are ImageNet's where there are 1,000 classes, else numbers. Normalisation is
-    that of the family's published weights. Raises RunError when the folder exists, and for a
-    model without classes or of clips.
+    Class names are ImageNet's where there are 1,000 classes, else numbers. Images are normalised
+    as `takes` says, by default as is known of weights from `source`. Raises RunError when the
+    folder exists, and for a model without classes or of clips.
     """
     config = model.config
     if not config.classes or len(input_shape(config)) == 4:
         kind = "takes clips" if config.classes else "has no classes"
         raise RunError(f"{source} {kind}: a run folder is of a model that tells images' classes")
-    # AugReg's and big_vision's ViTs were trained on values of -1 to 1, the others as torchvision's.
-    half = family_of(config) in ("vit", "vit_hybrid", "mlp_mixer")
-    mean = (0.5, 0.5, 0.5) if half else (0.485, 0.456, 0.406)
-    std = (0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225)
-    if config.channels != 3:
-        mean, std = (0.5,) * config.channels, (0.5,) * config.channels
+    takes = takes or normalisation(source, Identity(config_name(config), "vitrail", config))
+    mean, std = takes.mean, takes.std
     labels = Labels(_class_names(config.classes), tuple(config.image), config.channels, mean, std)
     recipe = {"model": to_json(config_json(config)), "pretrained": str(source)}
     with RunFolder.create(path) as run:

@@ -12,29 +12,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from vitrail.checkpoint import holds_weights
 from vitrail.errors import CheckpointError
-from vitrail.models import Backbone, catalog, create, identify, load
+from vitrail.models import catalog, identify
 from vitrail.models.trunk.backbone import input_shape
+from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
-from vitrail.search.space import counted, image_sizes
+from vitrail.search.space import image_sizes
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+SUFFIXES = (
+    ".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".msgpack", ".pkl", ".pth.tar",
+    ".pt.tar",
+)  # fmt: skip
 
 
 def shelf(
     folder: Path, *, image_size: tuple[int, int], classes: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates of the checkpoint files in a folder, and a sentence for each file left out.
+    """Return candidates of the checkpoint files in a folder, and a sentence for each left out.
 
-    Raises CheckpointError when the folder is missing or holds no file that is known.
+    Folders in it, as libraries save a model, are checkpoints too; so is `folder` itself, and a
+    single file is a shelf of one. Raises CheckpointError where it is missing or nothing is known.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"shelf {folder} is no folder: give one with checkpoint files")
-    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
     found, left_out = [], []
-    for file in files:
+    for file in _files(folder):
+        if file.is_file() and not file.name.endswith(SUFFIXES):
+            left_out.append(f"{file} does not end in {', '.join(SUFFIXES)}")
+            continue
         try:
             known = identify(file)
         except CheckpointError as error:
@@ -46,9 +50,22 @@ def shelf(
         sizes = [*image_sizes(image_size), tuple(known.config.image)]
         found += _at_sizes(known.config, str(file), sizes, classes)
     if not found:
-        reason = left_out[0] if left_out else f"files end in {', '.join(SUFFIXES)}"
+        reason = left_out[0] if left_out else "it is empty"
         raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
     return _distinct(found), left_out
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints on a shelf: files and folders, hidden ones passed over."""
+    if folder.is_file() or holds_weights(folder):
+        return [folder]
+    if (folder / "recipe.json").is_file():  # a run: its weights
+        return [folder / "weights.safetensors"]
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"shelf {folder} does not exist: give a file of weights, or a folder with some"
+        )
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def published(*, image_size: tuple[int, int], classes: int) -> list[Candidate]:
@@ -86,41 +103,3 @@ def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
         number = f"-{seen[one.name]}" if seen[one.name] > 1 else ""
         distinct.append(replace(one, name=one.name + number))
     return distinct
-
-
-def start(config: Any, reference: str | None) -> Backbone:
-    """A model of `config` with random weights, or with those behind `reference` but its head.
-
-    Raises CheckpointError when the file does not hold this model, or cannot be fetched.
-    """
-    model = create(config)
-    if reference is None:
-        return model
-    known = identify(reference)
-    source = None if known.source == "vitrail" else known.source
-    donor = load(known.config, reference, source=source, image=config.image).state_dict()
-    ours = model.state_dict()
-    strange = [
-        name
-        for name, value in ours.items()
-        if (name not in donor or donor[name].shape != value.shape) and not _in_head(name)
-    ]
-    if strange:
-        raise CheckpointError(
-            f"{reference} does not fill {_some(strange)} of the model at "
-            f"{config.image[0]}x{config.image[1]}: take it at its own image size"
-        )
-    with torch.no_grad():
-        for name, value in ours.items():
-            if not _in_head(name):
-                value.copy_(donor[name])
-    return model
-
-
-def _in_head(name: str) -> bool:
-    return name.startswith("head")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return names[0] + more

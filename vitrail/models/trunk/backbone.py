@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -35,13 +35,28 @@ class Level(NamedTuple):
     time: int = 1
 
 
+class Inputs(NamedTuple):
+    """What published weights take: mean and deviation for each channel of values from 0 to 1, the
+    share of the side that a crop keeps, and how images are resized."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str
+
+
+IMAGENET = Inputs((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bicubic")
+HALF = Inputs((0.5,) * 3, (0.5,) * 3, 0.875, "bicubic")
+
+
 @dataclass(frozen=True)
 class Variant:
     """A published model: its config and what its authors report of it.
 
     `params_m` in 10^6 parameters, `flops_g` in 10^9 multiply-adds at the config's image
     size, `top1` in per cent of ImageNet-1k, `hub` from a name table's key to a Hugging Face
-    Hub reference of published weights. `note` says why a figure of ours differs.
+    Hub reference of published weights, which take images as `takes` says. `note` says why a
+    figure of ours differs.
     """
 
     config: Any
@@ -49,9 +64,30 @@ class Variant:
     flops_g: float | None = field(default=None, kw_only=True)
     top1: float | None = field(default=None, kw_only=True)
     hub: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    takes: Inputs | None = field(default=None, kw_only=True)
     note: str = field(default="", kw_only=True)
     name: str = field(default="", kw_only=True)
     family: str = field(default="", kw_only=True)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean that is taken from each channel of the image, of values from 0 to 1."""
+        return (self.takes or IMAGENET).mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The deviation by which each channel is divided then."""
+        return (self.takes or IMAGENET).std
+
+    @property
+    def crop_pct(self) -> float:
+        """The share of the shorter side that the published evaluation's crop keeps."""
+        return (self.takes or IMAGENET).crop_pct
+
+    @property
+    def interpolation(self) -> str:
+        """How the published evaluation resizes images."""
+        return (self.takes or IMAGENET).interpolation
 
 
 @dataclass(frozen=True)
@@ -263,19 +299,3 @@ def check_image(image: Tensor, config: Any, family: str) -> None:
         f"input is {tuple(image.shape)}; this {family} takes "
         f"(B, {config.channels}, {', '.join(axes)}): {remedy}"
     )
-
-
-def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """`config` with some fields replaced; lists become tuples, as JSON has no tuples."""
-    known = {f.name for f in fields(config)}
-    unknown = sorted(set(changes) - known)
-    if unknown:
-        raise ValueError(
-            f"{', '.join(unknown)}: no such field of {type(config).__module__}.Config; "
-            f"it has {', '.join(sorted(known))}"
-        )
-    return replace(config, **{k: _frozen(v) for k, v in changes.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value

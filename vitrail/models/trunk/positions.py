@@ -96,7 +96,8 @@ def borrowed(module: Any, own: Callable[[Any], Any]) -> tuple[Table, ...]:
     def of_host(table: Table) -> Table:
         return replace(table, grid=lambda config, *numbers: table.grid(own(config), *numbers))
 
-    return tuple(of_host(table) for table in module.POSITIONS)
+    declared = getattr(module, "POSITIONS", ())
+    return tuple(of_host(table) for table in declared)
 
 
 def resampled(state: dict[str, Tensor], old: Any, new: Any, module: Any) -> dict[str, Tensor]:

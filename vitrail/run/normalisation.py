@@ -1,0 +1,157 @@
+"""How images were normalised for published weights: what their publisher says, then the catalog."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitrail import checkpoint
+from vitrail.checkpoint import FOLDER
+from vitrail.errors import CheckpointError
+from vitrail.models import Identity, catalog
+from vitrail.models.trunk.backbone import IMAGENET
+from vitrail.models.trunk.figures import inputs
+
+# Pillow's numbers of ways to resize, as transformers writes them.
+_WAYS: dict[Any, str] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+_BESIDE = ("labels.json", "preprocessor_config.json", "config.json")
+
+
+class Normalisation(NamedTuple):
+    """Mean and deviation for each channel of values from 0 to 1, and how images are resized."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+def normalisation(
+    reference: str | os.PathLike | Mapping[str, Any], identity: Identity
+) -> Normalisation:
+    """Return what weights from `reference`, which are `identity`, take.
+
+    First comes what is written beside the weights (timm's config.json, transformers'
+    preprocessor_config.json, a run's labels.json), then what a training script kept in the file,
+    what is known of weights of this name, and what the variant's published weights take. Weights
+    of other than three channels, of which nobody says anything, take mean and deviation 0.5.
+    """
+    channels = identity.config.channels
+    for mean, std, way in _said(reference, identity):
+        if len(mean) == len(std) == channels and all(value > 0 for value in std):
+            return Normalisation(mean, std, way)
+    half = (0.5,) * channels
+    return Normalisation(half, half, "bicubic")
+
+
+Said = tuple[tuple[float, ...], tuple[float, ...], str]
+
+
+def _said(reference: Any, identity: Identity) -> Iterator[Said]:
+    """What is said of the weights, the most trustworthy first."""
+    variant = catalog().get(identity.name)
+    own = (variant.takes if variant else None) or IMAGENET
+    if not isinstance(reference, Mapping):
+        for record in _beside(os.fspath(reference)):
+            if found := _read(record, own.interpolation):
+                yield found
+    about = _inside(reference)
+    if "mean" in about and "std" in about:
+        yield about["mean"], about["std"], str(about.get("interpolation", own.interpolation))
+    if not isinstance(reference, Mapping) and (known := named(os.fspath(reference))):
+        yield known.mean, known.std, known.interpolation
+    yield own.mean, own.std, own.interpolation
+
+
+def named(reference: str) -> Any:
+    """What weights of this name take, as far as timm publishes some: of the longest name with
+    which the file's begins; None where its tags disagree or there is none."""
+    words = _letters(reference.rstrip("/").rpartition("/")[2])
+    found = [key for key in inputs() if words.startswith(_letters(key))]
+    if found:
+        return inputs()[max(found, key=len)]
+    kinds = {
+        (kind.mean, kind.std): kind
+        for key, kind in inputs().items()
+        if words.startswith(_letters(key.partition(".")[0]))
+    }
+    return next(iter(kinds.values())) if len(kinds) == 1 else None
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _inside(reference: Any) -> Mapping[str, Any]:
+    if not isinstance(reference, Mapping) and not _is_file(os.fspath(reference)):
+        return {}
+    return checkpoint.contents(reference).about
+
+
+def _is_file(reference: str) -> bool:
+    return reference.startswith("hf-hub:") or Path(reference).exists()
+
+
+def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
+    """The records that libraries ship beside their weights."""
+    if not _is_file(reference):
+        return
+    file = checkpoint.located(reference)
+    if file.name not in FOLDER and not Path(reference).is_dir():
+        return  # a file among others: what lies there may be of another
+    for name in _BESIDE:
+        path = file.with_name(name)
+        if not path.is_file() and reference.startswith("hf-hub:"):
+            path = _fetched(reference, name) or path
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as e:
+            raise CheckpointError(f"{path} cannot be read ({e}): fetch it again") from e
+        if isinstance(record, dict):
+            yield record
+
+
+def _fetched(reference: str, name: str) -> Path | None:
+    """A file of the same Hub repository, or None where it has none of this name."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo = "/".join(reference.removeprefix("hf-hub:").split("/")[:2])
+    try:
+        return Path(hf_hub_download(repo, name))
+    except (HfHubHTTPError, LocalEntryNotFoundError):
+        return None
+
+
+def _read(record: Mapping[str, Any], way: str) -> Said | None:
+    """Mean, deviation and interpolation of a record of vitrail's, timm's or transformers'."""
+    inner = record.get("pretrained_cfg")
+    record = inner if isinstance(inner, dict) else record
+    mean = _numbers(record.get("mean", record.get("image_mean")))
+    std = _numbers(record.get("std", record.get("image_std")))
+    if record.get("do_normalize") is False:  # values from 0 to 1 as they are
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    if mean is None or std is None:
+        return None
+    told = record.get("interpolation", record.get("resample"))
+    if isinstance(told, str):
+        return mean, std, told
+    return mean, std, _WAYS.get(told, way) if isinstance(told, int) else way
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    if isinstance(value, list | tuple) and value and all(type(v) in (int, float) for v in value):
+        return tuple(map(float, value))
+    return None

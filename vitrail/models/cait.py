@@ -149,7 +149,7 @@ class Embed(nn.Module):
 class TalkingHeads(Attention):
     """Attention whose logits, and whose maps, are mixed over the heads: (B, N, C) to the same."""
 
-    def __init__(self, dim: int, heads: int, inner: int) -> None:
+    def __init__(self, dim: int, heads: int, inner: int | None = None) -> None:
         super().__init__(dim, heads, inner=inner)
         self.before = nn.Parameter(torch.empty(heads, heads))
         self.after = nn.Linear(heads, heads)

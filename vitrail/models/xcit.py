@@ -148,8 +148,9 @@ class Embed(nn.Module):
 class CrossCovariance(nn.Module):
     """Channels of a head attend to each other over all positions: (B, *S, C) to the same."""
 
-    def __init__(self, dim: int, heads: int, inner: int) -> None:
+    def __init__(self, dim: int, heads: int, inner: int | None = None) -> None:
         super().__init__()
+        inner = dim if inner is None else inner
         self.width = head_width(inner, heads)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv, self.proj = Linear(dim, 3 * inner), Linear(inner, dim)

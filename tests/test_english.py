@@ -31,7 +31,7 @@ READ = [
     "report", "commands/options.py", "commands/bench.py", "commands/compare.py",
     "commands/explain.py", "commands/export.py", "commands/fit.py", "commands/growth.py",
     "commands/predict.py", "commands/study.py", "commands/train.py",
-    "cli.py", "errors.py", "explain.py", "attribution.py", "run/deploy.py",
+    "cli.py", "errors.py", "jobs/explain.py", "attribution.py", "run/deploy.py",
     "bench", "engines", "measure", "study", "config.py", "models/trunk/title.py",
 ]  # fmt: skip
 

@@ -548,7 +548,7 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
         ({"time": "soon"}, BudgetError, "not a duration"),
         ({"device": "tpu"}, VitrailError, "tpu"),
         ({"threads": 0}, VitrailError, "threads is 0"),
-        ({"pretrained": "nowhere"}, CheckpointError, "is no folder"),
+        ({"pretrained": "nowhere"}, CheckpointError, "does not exist"),
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
@@ -576,7 +576,7 @@ def test_runs_do_not_write_over_each_other(photos, quick, tmp_path):
         run.write_json(run.result, {})
     with pytest.raises(RunError, match="exists and is not empty"):
         fit(photos, out=out, console=quick)
-    with pytest.raises(RunError, match="no fit that can be resumed"):
+    with pytest.raises(RunError, match="has no fit.json"):
         fit(photos, out=out, resume=True, console=quick)
 
 

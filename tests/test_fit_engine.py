@@ -298,6 +298,6 @@ def test_the_default_says_and_leaves_what_it_did(photos, quick, tmp_path):
               out=tmp_path / "run", console=quick)  # fmt: skip
     result = json.loads((run / "result.json").read_text())
     assert result["latency"]["engine"] == "ONNX Runtime" and "engines" not in result
-    assert " as exported, batch 1, 1 threads" in quick.file.getvalue()
+    assert " as exported, batch 1, 1 thread" in quick.file.getvalue()
     assert not (run / "engine.json").exists() and not (run / "model.xml").exists()
     assert "OpenVINO" not in (run / "report.html").read_text()

@@ -33,7 +33,7 @@ def test_timm(attention, block, expansion):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_another_kernel_of_cbam(kernel):
-    layer = partial(CbamModule, spatial_kernel_size=kernel)
+    layer = partial(timm.layers.CbamModule, spatial_kernel_size=kernel)
     peer = ResNet(BasicBlock, (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": layer})
     sizes = {"depths": (1, 2, 1, 1), "expansion": 1, "classes": 7}
     config = cbam.Config(bias=False, kernel=kernel, **sizes)

@@ -114,7 +114,11 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
         )
     at = [labels.classes.index(name) for name in source.classes]
     items = tuple(
-        replace(item, label=at[item.label], labels=tuple(sorted(at[n] for n in item.labels)))
+        replace(
+            item,
+            label=at[item.label] if item.label >= 0 else item.label,
+            several=item.several and tuple(sorted(at[n] for n in item.several)),
+        )
         for item in source.items
     )
     return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)

@@ -269,7 +269,7 @@ class _Fit:
             whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
             recipe = default(
                 one.config,
-                workshop.data(asked.wish.data, one.image, one.model["channels"]),
+                workshop.data(asked.wish.data, one.image, one.model["channels"], one.pretrained),
                 images=images,
                 total=max(steps[-1] + 1, whole),
                 seed=asked.seed,

@@ -119,7 +119,7 @@ def _complete(wish: Recipe, settings: Sequence[str], workshop: Workshop) -> Reci
     channels = wish.config.channels if wish.pretrained else split.channels
     config = replace(wish.config, classes=len(split.classes), channels=channels)
     create(config)
-    data = workshop.data(wish.data, tuple(config.image), channels)
+    data = workshop.data(wish.data, tuple(config.image), channels, wish.pretrained)
     images = len(split.train)
     total = EPOCHS * max(1, images // batch_size(images, workshop.device))
     recipe = default(

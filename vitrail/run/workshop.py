@@ -14,9 +14,11 @@ from vitrail import heap
 from vitrail.config import to_json
 from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.split import Part, Split
+from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
+from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict
@@ -41,9 +43,21 @@ class Workshop:
         self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        self._published: dict[str, Normalisation] = {}
 
-    def data(self, base: Data, image: tuple[int, int], channels: int) -> Data:
-        """Return `base` at an image size, with the channel statistics of the training part."""
+    def data(
+        self, base: Data, image: tuple[int, int], channels: int, pretrained: str | None = None
+    ) -> Data:
+        """Return `base` at an image size, with the channel statistics of the training part.
+
+        With pretrained weights those that they were trained with, as their publisher says.
+        """
+        if pretrained is not None:
+            if pretrained not in self._published:
+                self._published[pretrained] = normalisation(pretrained, identify(pretrained))
+            known = self._published[pretrained]
+            if len(known.mean) == channels:
+                return replace(base, image=image, channels=channels, mean=known.mean, std=known.std)
         if channels not in self._statistics:
             self._statistics[channels] = statistics(self.pixels("train", image, channels))
         mean, std = self._statistics[channels]

@@ -115,7 +115,7 @@ LINES = {
     "maxvit": 345,
     "mvit": 375,
     "qna": 325,
-    "resnet": 315,
+    "resnet": 320,
     "volo": 385,
     "xcit": 275,
 }

@@ -18,10 +18,10 @@ import vitrail
 
 ROOT = Path(__file__).parent.parent
 PROMISED = [
-    "catalog", "compare", "create", "explain", "export", "fit", "identify", "load", "predict",
-    "train",
+    "catalog", "compare", "create", "evaluate", "explain", "export", "fit", "identify", "load",
+    "predict", "train",
 ]  # fmt: skip
-READ_A_RUN = {"explain", "export", "predict"}
+READ_A_RUN = {"evaluate", "explain", "export", "predict"}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from vitrail.data.source import Item, PartName, Source
-from vitrail.errors import DataError, extra
+from vitrail.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 SAMPLES = Path(__file__).parent / "samples"
@@ -105,10 +105,8 @@ def _fashion(name: str, origin: str, train: tuple, test: tuple) -> Source:
 
 
 def _digits(download: bool | None) -> Source:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError(f"digits needs scikit-learn: {extra('digits')}") from None
+    from sklearn.datasets import load_digits
+
     values, labels = load_digits(return_X_y=True)
     pixels = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     items = tuple(Item(f"{row:04d}.png", int(label)) for row, label in enumerate(labels))

@@ -69,8 +69,9 @@ def evaluate(
     the name of the data). Raises VitrailError.
 
     Examples:
-        >>> vitrail.evaluate("run", "photos").sentence  # doctest: +SKIP
-        '97.5 % of 120 images right'
+        >>> found = vitrail.evaluate("run", "photos")
+        >>> found.n, found.report.name
+        (80, 'report.html')
     """
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()

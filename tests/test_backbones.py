@@ -371,3 +371,47 @@ def test_onnx_parity(family, tmp_path):
             expected = model(x).numpy()
         (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         assert np.abs(got - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+SEAMS = ("embed", "stem", "norm", "pool", "blocks.0.mixer", "stages.0.blocks.0.mixer")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_seams_are_read(family):
+    """What stands at a named place can be replaced: a model reads what is there, at every call."""
+    model = build(tiny(family))
+    x = image(model.config)
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.inner, name)
+
+        def forward(self, *inputs):
+            seen.append(self)
+            return self.inner(*inputs)
+
+    with torch.no_grad():
+        expected = model(x)
+        own = dict(model.named_modules())
+        placed = [name for name in SEAMS if name in own and not placed_in_pairs(own[name])]
+        assert "pool" in placed
+        for name in placed:
+            owner, _, key = name.rpartition(".")
+            setattr(model.get_submodule(owner), key, Watched(own[name]))
+        assert torch.equal(model(x), expected)
+        assert len({id(module) for module in seen}) == len(placed)
+        model.head = torch.nn.Identity()
+        assert torch.equal(model(x), model.embedding(x))
+
+
+def placed_in_pairs(module):
+    """Several norms of one name, of which a model takes the one that it needs."""
+    return isinstance(module, torch.nn.ModuleList)

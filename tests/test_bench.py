@@ -201,7 +201,7 @@ def test_resumed_and_kept(tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="other settings"):
         benching.bench([], benching.Settings(batches=(2,)), out=tmp_path, resume=True)
     (tmp_path / "bench.json").write_text("[]")
-    with pytest.raises(BenchError, match="does not hold figures of vitrail"):
+    with pytest.raises(BenchError, match="is damaged"):
         benching.read(tmp_path)
 
 

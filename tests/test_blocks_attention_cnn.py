@@ -175,5 +175,5 @@ def test_bad_sizes():
         vitrail.create(replace(SMALL, image=(13, 16)))
     with pytest.raises(ConfigError, match="encoding is 'cubic'"):
         vitrail.create(replace(SMALL, encoding="cubic"))
-    with pytest.raises(ConfigError, match="offset_dim is -1: expected a width, or 0"):
+    with pytest.raises(ConfigError, match="offset_dim is -1: expected at least 0"):
         vitrail.create(replace(SMALL, encoding="learned", offset_dim=-1))

@@ -438,7 +438,7 @@ def test_imagenet_stem_rectifies_its_first_map():
     [
         ({"dim": 10}, "dim is 10; the channel shuffle has 4 groups"),
         ({"groups": 5}, "groups are 5; they should divide the dim, 12"),
-        ({"groups": 0}, "groups are 0"),
+        ({"groups": 0}, "groups is 0: expected at least 1"),
         ({"cells": 2}, "cells are 2"),
         ({"stem": "large"}, "stem is 'large'"),
         ({"stem": "imagenet", "dim": 64}, "dim is 64; the imagenet stem has dim // 20 groups, 3"),

@@ -234,7 +234,7 @@ def test_tensorflow_checkpoints():
 
 def test_network_refuses():
     for changes, message in (
-        ({"depths": (1, 1)}, "differ in length"),
+        ({"depths": (1, 1)}, "expected as many values"),
         ({"heads": 5}, "multiples of 5 heads"),
         ({"alpha": 2.0}, "alpha is 2.0"),
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
+from support.peers import torchvision
 from torch import nn
 
 import vitrail

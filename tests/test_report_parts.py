@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import typer
-from matplotlib.figure import Figure as Canvas
 from test_report import EVIL, candidate, read, some_facts
 
 from vitrail import attribution
@@ -43,6 +42,8 @@ def test_the_chart_keeps_the_two_clocks_apart():
 @pytest.mark.parametrize("accuracies", [(1.0, 1.0), (0.5, 1.0), (0.99, 0.995)])
 def test_no_accuracy_axis_passes_100(accuracies):
     """So no tick does, either."""
+    from matplotlib.figure import Figure as Canvas
+
     ends = []
 
     def caught(draw, name, size):

@@ -123,7 +123,7 @@ def test_heads_that_nothing_hears_can_be_cut():
     ("name", "changes", "said"),
     [
         ("vit", {"heads": (4, 4, 4)}, r"heads is \(4, 4, 4\): expected one number .* or 2 of them"),
-        ("vit", {"hidden": (24, 0)}, r"hidden is \(24, 0\)"),
+        ("vit", {"hidden": (24, 0)}, "hidden is 0: expected at least 1"),
         ("vit", {"inner": 18}, "dim 18 does not divide into 4 heads"),
         ("swin", {"inner": (16,)}, "an entry for each of the 2 stages"),
         ("pvt", {"heads": (2, (4,))}, r"heads is \(4,\): expected one number .* or 2 of them"),

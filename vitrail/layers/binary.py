@@ -251,5 +251,6 @@ def unpack(bits: UInt8[Tensor, "n"], shape: tuple[int, ...]) -> Float[Tensor, "*
             f"{bits.numel()} values of {bits.dtype} are given for {shape}; "
             f"its {count} signs take {-(-count // 8)} bytes"
         )
-    found = np.unpackbits(bits.cpu().numpy(), count=count).reshape(shape)
-    return torch.from_numpy(found.astype(np.float32) * 2 - 1)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)  # the first is highest
+    signs = (bits[:, None] >> places & 1).flatten()[:count].reshape(shape)
+    return signs.float() * 2 - 1

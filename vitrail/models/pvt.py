@@ -28,6 +28,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
+from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
@@ -188,7 +189,8 @@ class PVT(Backbone):
             stages.append(PositionStage(down, blocks, dim, grid, token=i == len(c.dims) - 1))
             before = dim
         self.stages = nn.ModuleList(stages)
-        self.norm, self.head = nn.LayerNorm(before, eps=1e-6), linear_head(before, c.classes)
+        self.norm, self.pool = nn.LayerNorm(before, eps=1e-6), FirstToken()
+        self.head = linear_head(before, c.classes)
         self.levels = tuple(Level(c.patch * 2**i, dim) for i, dim in enumerate(c.dims))
         self.width = before
         trunc_normal_linear(self)
@@ -203,7 +205,7 @@ class PVT(Backbone):
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         x, _ = self._stages(image)[-1]
-        return self.norm(x[:, 0])
+        return self.norm(self.pool(x))
 
     def depth_of(self, name: str) -> int:
         """As Backbone's; the first stage's patches and positions are the stem."""

@@ -28,6 +28,7 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
+from vitrail.layers.tokens import FirstToken
 from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
@@ -199,7 +200,8 @@ class TNT(Backbone):
         self.blocks = Blocks(
             TNTBlock(c, rate, outer() if outer else None) for rate in rising(c.drop_path, c.depth)
         )
-        self.norm, self.head = nn.LayerNorm(c.dim), linear_head(c.dim, c.classes)
+        self.norm, self.pool = nn.LayerNorm(c.dim), FirstToken()
+        self.head = linear_head(c.dim, c.classes)
         self.levels, self.width = (Level(c.patch, c.dim),), c.dim
         trunc_normal_linear(self)
 
@@ -212,7 +214,7 @@ class TNT(Backbone):
         return [x[:, 1:].unflatten(1, size) for x in chosen]
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        return self.norm(self._tokens(image)[0][-1][:, 0])
+        return self.norm(self.pool(self._tokens(image)[0][-1]))
 
     def _tokens(self, image: Tensor) -> tuple[list[Tensor], Grid]:
         """Tokens (B, 1 + h w, C) after every block, and their grid."""

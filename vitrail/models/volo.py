@@ -350,7 +350,7 @@ class VOLO(Pyramid):
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
         """All tokens at the end, normed, the class token first."""
-        return self.pool(self.features(image)[-1])
+        return self.pool(self.norm(self.features(image)[-1]))
 
     def dense(self, image: Float[Tensor, "b channels h w"]) -> tuple[Tensor, Tensor]:
         """Logits of the image (B, classes) and of its patches, row by row, (B, h w, classes)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -32,7 +33,15 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _share(few: list[str], family: str, table: str) -> float:
     """The part of some names that a family knows under a table, at any of its configs."""
-    config = next(iter(families()[family].VARIANTS.values())).config
+    # A guest is called as its host is: one config of each will do.
+    configs = {
+        type(getattr(variant.config, "host", None)): variant.config
+        for variant in families()[family].VARIANTS.values()
+    }
+    return max(_known(few, family, table, config) for config in configs.values())
+
+
+def _known(few: list[str], family: str, table: str, config: Any) -> float:
     ours = checkpoint.aliases(few, tables(config, table)[table])
     known = vocabulary().get(family)
     if known is None:  # a new family, which is not counted yet

@@ -186,7 +186,7 @@ def test_what_cannot_be_built():
         ({"fusion": ((2, 2, 1),)}, "fusion has kernel 2, width 16 of 32"),
         ({"fusion": ((2, 1, 3),)}, "groups 3: expected an odd kernel, and groups that divide"),
         ({"groups": 3}, "dim 16 does not divide into 3 groups"),
-        ({"groups": 0}, "does not divide into 0 groups"),
+        ({"groups": 0}, "groups is 0: expected at least 1"),
         ({"position": "sine"}, "position is 'sine': expected flat or axes"),
         ({"strides": (2,)}, "differ in length"),
     ):

@@ -48,8 +48,8 @@ def test_a_table_moves_to_another_kernel_and_back():
         ({"kernel": 4}, "kernel"),
         ({"patch": 3}, "patch is 3, dim 16"),
         ({"heads": (3, 4)}, "dim 16 does not divide into 3 heads"),
-        ({"dilations": (1,)}, "differ in length"),
-        ({"dilations": (0, 1)}, "expected 1 or more"),
+        ({"dilations": (1,)}, "expected as many values"),
+        ({"dilations": (0, 1)}, "expected at least 1"),
     ],
 )
 def test_what_cannot_be_built(changes, said):

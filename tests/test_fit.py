@@ -576,7 +576,7 @@ def test_runs_do_not_write_over_each_other(photos, quick, tmp_path):
         run.write_json(run.result, {})
     with pytest.raises(RunError, match="exists and is not empty"):
         fit(photos, out=out, console=quick)
-    with pytest.raises(RunError, match="has no fit.json"):
+    with pytest.raises(RunError, match=r"has no fit\.json"):
         fit(photos, out=out, resume=True, console=quick)
 
 

@@ -361,8 +361,8 @@ def test_a_gate_must_say_its_factor():
     ("name", "changes", "words"),
     [
         ("seresnet_18", {"reduction": 100, "divisor": 1}, "64 channels over a reduction of 100"),
-        ("seresnet_18", {"reduction": 0}, "reduction of 0 leave none: choose one from 1 to 64"),
-        ("seresnet_18", {"divisor": 0}, "divisor is 0: expected 1"),
+        ("seresnet_18", {"reduction": 0}, "reduction is 0: expected at least 1"),
+        ("seresnet_18", {"divisor": 0}, "divisor is 0: expected at least 1"),
         ("seresnet_18", {"gate": "sea"}, "gate is 'sea': expected se or ese"),
         ("eca_resnet_18", {"kernels": (3, 4, 3, 3)}, "over channels is 4: expected an odd"),
         ("eca_resnet_18", {"kernels": (3, 5)}, r"kernels \(3, 5\) for 4 stages"),

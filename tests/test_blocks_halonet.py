@@ -175,8 +175,8 @@ def test_tables_have_no_decay():
 
 def test_what_cannot_be_built():
     for changes, said in (
-        ({"block": 0}, "block is 0, halo 1: expected 1 or more, and 0 or more"),
-        ({"halo": -1}, "block is 4, halo -1"),
+        ({"block": 0}, "block is 0: expected at least 1"),
+        ({"halo": -1}, "halo is -1: expected at least 0"),
         ({"heads": (2,)}, r"heads \(2,\) and depths \(1, 2\) differ"),
         ({"heads": (3, 4)}, "8 channels of queries do not divide into 3 heads"),
         ({"value_ratio": 1.1, "dims": (16, 32)}, "17 channels of values do not divide"),

@@ -381,7 +381,7 @@ def test_beginning():
     [
         ({"kernel": 4}, "kernel is 4: expected an odd number"),
         ({"kernel": 0}, "kernel is 0"),
-        ({"queries": 0}, "queries is 0: expected 1 or more"),
+        ({"queries": 0}, "queries is 0: expected at least 1"),
         ({"image": (64, 15)}, "image is 64x15; this qna has a stride of 16"),
         ({"qna_heads": (3, 4, 8)}, "dim 16 does not divide into 3 heads"),
         ({"lsa_heads": (1, 3, 4)}, "dim 32 does not divide into 3 heads"),

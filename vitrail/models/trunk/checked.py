@@ -73,8 +73,10 @@ def _rules(module: ModuleType) -> Rules:
     space = getattr(module, "SPACE", None)
     examples = [module.Config(), *(v.config for v in getattr(module, "VARIANTS", {}).values())]
     examples += [space.base] if space else []
-    # No heads mixed again, and a network of series without a block, are small but whole.
-    zero = {"classes", "reattention"} | (set() if hasattr(module, "VARIANTS") else {"depth"})
+    # Blocks without a halo, no heads mixed again, a series without a block: small, but whole.
+    zero = {"classes", "reattention", "halo"} | (
+        set() if hasattr(module, "VARIANTS") else {"depth"}
+    )
     for key, choices in (space.choices if space else {}).items():
         if any(0 in (*_numbers(value),) for value in choices):
             zero |= {key} if isinstance(key, str) else set(key)

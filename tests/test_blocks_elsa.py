@@ -189,7 +189,7 @@ def test_what_cannot_be_built():
         (SWIN, {"host": swin.Config(8, (1, 1), (2,))}, "one each a stage"),
         (SWIN, {"kernel": 4}, "kernel is 4, group 4, dilation 1: expected an odd kernel"),
         (SWIN, {"group": 0}, "group is 0: expected at least 1"),
-        (SWIN, {"dilation": 0}, "dilation 0: expected"),
+        (SWIN, {"dilation": 0}, "dilation is 0: expected at least 1"),
         (SWIN, {"ghost": ("sub",)}, r"ghost is \('sub',\): expected mul, add"),
         (SWIN, {"host": replace(SWIN.host, heads=(3, 2, 4))}, "does not divide into 3 heads"),
         (SWIN, {"image": (16, 16)}, "image is 16x16"),

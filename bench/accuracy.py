@@ -23,7 +23,7 @@ import timm
 import torch
 
 from vitrail.data.builtin import DEBIAN, fashion_pair
-from vitrail.fit import fit
+from vitrail.jobs.fit import fit
 from vitrail.measure.machine import machine
 from vitrail.units import parse_duration
 

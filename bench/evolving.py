@@ -25,7 +25,7 @@ import vitrail
 from vitrail.data import builtin
 from vitrail.data.uea import Series, Standard
 from vitrail.models.evolving_series import Config
-from vitrail.train.series import fit, predict
+from vitrail.training.series import fit, predict
 
 ALPHA, BETA = 0.5, 0.5
 KINDS = {

@@ -24,10 +24,10 @@ from vitrail.measure.machine import machine
 from vitrail.models import families, small_configs
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import Data
-from vitrail.run.workshop import Trainer
+from vitrail.run.subject import counted
+from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate, candidate
-from vitrail.search.shortlist import fitness
-from vitrail.search.space import counted
+from vitrail.search.fitness import fitness
 from vitrail.search.timing import training_rate
 
 
@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("families", nargs="*")
     options = parser.parse_args()
     source = open_source("fashion-sample")
-    trainer = Trainer(divide(inspect(source, progress=False)), device="cpu")
-    images = len(trainer.split.train)
+    workshop = Workshop(divide(inspect(source, progress=False)), device="cpu")
+    images = len(workshop.split.train)
     file = vitrail.search.prior.MEASURED
     accuracy = json.loads(file.read_text())["accuracy"] if file.is_file() else {}
     for family in options.families or list(families()):
@@ -60,15 +60,15 @@ def main() -> None:
         steps = max(1, int((one.rate or 1.0) * options.seconds / batch_size(images)))
         recipe = default(
             one.config,
-            trainer.data(Data("fashion-sample"), one.image, 1),
+            workshop.data(Data("fashion-sample"), one.image, 1),
             images=images,
             total=steps,
         )
         with tempfile.TemporaryDirectory() as folder:
-            outcome = trainer.train(recipe, Path(folder), steps)
-            _, score = trainer.better(outcome, recipe)
-        accuracy[family] = round(score.accuracy, 4)
-        print(f"{family:18} {100 * score.accuracy:5.1f} %  {steps:5} steps  {one.name}", flush=True)
+            outcome = workshop.train(recipe, Path(folder), steps)
+            _, scores = workshop.better(outcome, recipe)
+        accuracy[family] = round(scores.main, 4)
+        print(f"{family:18} {100 * scores.main:5.1f} %  {steps:5} steps  {one.name}", flush=True)
     facts = {
         "data": f"fashion-sample, {images} images of {options.images} pixels",
         "seconds": options.seconds,

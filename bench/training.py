@@ -49,9 +49,9 @@ from vitrail.data.split import Split, divide
 from vitrail.measure.latency import ratio
 from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
-from vitrail.train.average import Average
-from vitrail.train.lean import Lean
-from vitrail.train.optimizer import AdamW, build
+from vitrail.training.average import Average
+from vitrail.training.lean import Lean
+from vitrail.training.optimizer import AdamW, build
 
 BATCH, SCALE, DECAY, RATE, CLASSES = 64, (0.5, 1.0), 0.9999, 1e-3, 10
 # timm's name, and whether it wants to know the side of the image

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +22,10 @@ import torch
 import vitrail
 from vitrail import models
 from vitrail.layers.fold import deploy
+from vitrail.layers.protocols import Attends
 from vitrail.layers.residual import Blocks
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 
 # A family whose models may take clips is a subject twice.
 CLIPS = " of clips"
@@ -31,20 +34,6 @@ FAMILIES = [
     for family, module in sorted(models.families().items())
     for kind in ("", CLIPS)[: 1 + hasattr(module.Config, "frames")]
 ]
-WITHOUT_ATTENTION = {"bats", "cbam", "eca", "hornet", "mlp_mixer", "pnasnet", "resnet", "senet"}
-
-# What no gradient reaches by the papers' design. A constant added to all logits of a softmax has
-# none: its rounding errors do not count, whether they are zero or not. Nothing reads what the
-# patches ask in the last block of CvT or MViT, nor what the last block of LocalViT makes of them.
-IDLE = {
-    "acmix": ("position.bias",),
-    "cct": ("score.bias",),
-    "cvt": ("stages.2.blocks.9.mixer.q_map.",),
-    "gcnet": ("gate.pool.mask.bias",),
-    "lesa": ("similarity.norm.bias",),
-    "localvit": ("blocks.{last}.ffn.",),
-    "mvit of clips": tuple(f"stages.3.blocks.1.mixer.{n}" for n in ("pool_q.weight", "position.")),
-}
 
 
 def smallest(family: str):
@@ -59,11 +48,34 @@ def smallest(family: str):
     return models.resolve(config, frames=4, image=(64, 64)) if clips else config
 
 
+@functools.cache
+def first(family: str):
+    """The first config of the family's search space that can be built for 56x56 images."""
+    space = models.families()[family].SPACE
+    for config in space.configs(image=(56, 56), channels=3, classes=5):
+        with contextlib.suppress(vitrail.errors.ConfigError), torch.device("meta"):
+            vitrail.create(config)
+            return config
+    raise AssertionError(f"no small {family} takes 56x56 images")
+
+
 def tiny(family: str, **changes):
-    """The first config of the family's search space that fits 56x56 images."""
+    """A small config of the family for 56x56 images."""
     name = family.removesuffix(CLIPS)
-    config = models.small_configs(name, image=(56, 56), channels=3, classes=5)[0]
+    config = first(name)
     return models.resolve(config, **({"frames": 4} if name != family else {}) | changes)
+
+
+def coarse(config):
+    """The config with a stride of 4 in its stem, where it has one: attention to all of a large map
+    takes long."""
+    host = getattr(config, "host", None)
+    changes = {"stem_stride": 4}
+    if hasattr(host, "stem_stride"):
+        changes = {"host": replace(host, stem_stride=4)}
+    with contextlib.suppress(vitrail.errors.ConfigError), torch.device("meta"):
+        return vitrail.create(config, **changes).config
+    return config
 
 
 def build(config, dtype=torch.float32):
@@ -124,19 +136,20 @@ def test_other_sizes(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pyramids_take_any_image(family):
-    """Maps of a 200x333 image are as large as the levels say, rounded down or up; LeViT's tables
-    are for one size."""
-    config = tiny(family)
-    if family in ("aa_resnet", "botnet", "lesa"):
-        config = models.resolve(config, stem_stride=4)  # global attention is for small maps
-    model = build(config)
-    if len(model.levels) == 1 or family == "levit":
+    """Maps of a 200x333 image are as large as the levels say, rounded down or up, unless the
+    network says that it is for one size."""
+    config = coarse(tiny(family))
+    model, module = build(config), models.module_of(config)
+    if len(model.levels) == 1:
         return
     with torch.no_grad():
-        maps = model.features(image(config, size=(200, 333)))
+        try:
+            maps = model.features(image(config, size=(200, 333)))
+        except ValueError as refused:
+            assert "image is 200x333" in str(refused) and "56x56" in str(refused)
+            return
     for found, level in zip(maps, model.levels, strict=True):
-        # The first convolution of PNASNet has no padding: an even side loses a position.
-        lost = family == "pnasnet" and level.stride == 2
+        lost = level.stride in getattr(module, "UNPADDED", ())
         for side, size in zip(found.shape[-3:-1], (200, 333), strict=True):
             assert side in (size // level.stride, math.ceil(size / level.stride) - lost)
 
@@ -181,8 +194,7 @@ def test_gradients_reach_every_parameter(family, size):
         for n, p in model.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)
     ]
-    last = len(getattr(model, "blocks", ())) - 1
-    idle = [name.format(last=last) for name in IDLE.get(family, ())]
+    idle = getattr(models.module_of(model.config), "idle", lambda config: ())(model.config)
     assert all(any(i in n for i in idle) for n in without), without
 
 
@@ -217,6 +229,7 @@ def test_gradient_checkpointing_is_equal(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lean_training_is_equal(family, monkeypatch):
     """Making cheap activations again changes no bit of a gradient, and is done."""
+    assert lean.trouble() is None  # tried once a process, before what is made is counted
     made, recipe = [], lean._Keeper._makes
 
     def counted(*args):
@@ -296,11 +309,11 @@ def test_attention_weights(family):
     config = tiny(family)
     model, seen = build(config), []
     for module in model.modules():
-        if hasattr(module, "weights"):
+        if isinstance(module, Attends):
             module.register_forward_pre_hook(lambda m, args: seen.append(m.weights(*args)))
     with torch.no_grad():
         model(image(config, 2))
-    assert bool(seen) != (family in WITHOUT_ATTENTION)
+    assert bool(seen) == getattr(models.module_of(config), "ATTENDS", True)
     for weights in seen:
         assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
 
@@ -309,7 +322,7 @@ COMPILE = """
 import json, sys, torch, vitrail
 from vitrail import models
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train import lean
+from vitrail.training import lean
 found = {}
 for family, config in json.loads(sys.argv[1]).items():
     config = models.config_from_json(config)
@@ -358,3 +371,47 @@ def test_onnx_parity(family, tmp_path):
             expected = model(x).numpy()
         (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         assert np.abs(got - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+SEAMS = ("embed", "stem", "norm", "pool", "blocks.0.mixer", "stages.0.blocks.0.mixer")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_seams_are_read(family):
+    """What stands at a named place can be replaced: a model reads what is there, at every call."""
+    model = build(tiny(family))
+    x = image(model.config)
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.inner, name)
+
+        def forward(self, *inputs):
+            seen.append(self)
+            return self.inner(*inputs)
+
+    with torch.no_grad():
+        expected = model(x)
+        own = dict(model.named_modules())
+        placed = [name for name in SEAMS if name in own and not placed_in_pairs(own[name])]
+        assert "pool" in placed
+        for name in placed:
+            owner, _, key = name.rpartition(".")
+            setattr(model.get_submodule(owner), key, Watched(own[name]))
+        assert torch.equal(model(x), expected)
+        assert len({id(module) for module in seen}) == len(placed)
+        model.head = torch.nn.Identity()
+        assert torch.equal(model(x), model.embedding(x))
+
+
+def placed_in_pairs(module):
+    """Several norms of one name, of which a model takes the one that it needs."""
+    return isinstance(module, torch.nn.ModuleList)

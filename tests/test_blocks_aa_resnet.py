@@ -1,5 +1,6 @@
 """Attention-augmented convolutions: a repaired port, plain lines, hosts, folding, bad input."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,25 @@ from support.scatter import scattered
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.models import aa_resnet
+from vitrail.models import aa_resnet, config_from_json, config_json, resnet, resolve
 from vitrail.models.aa_resnet import AAConv, Config
-from vitrail.models.parts.aa_hosts import MnasNet, WideResNet
+from vitrail.models.parts import mnasnet, wide_resnet
+from vitrail.models.parts.mnasnet import MnasNet
+from vitrail.models.parts.wide_resnet import WideResNet
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"heads": 2, "image": (32, 32), "classes": 3}
-RESNET = Config(depths=(1, 1, 2), dims=(8, 16, 32), expansion=2, stem_stride=1, **SIZES)
-WIDE = Config("wide", (1, 1, 1), (8, 16, 32), **SIZES)
+RESNET = Config(resnet.Config((1, 1, 2), (8, 16, 32), 2, stem_stride=1), **SIZES)
+WIDE = Config(wide_resnet.Config((1, 1, 1), (8, 16, 32)), **SIZES)
 MNAS = Config(
-    "mnasnet", (1, 1, 1, 1, 1, 1), (8, 8, 8, 16, 16, 16, 24), heads=2, image=(64, 64), classes=3
+    mnasnet.Config((1, 1, 1, 1, 1, 1), (8, 8, 8, 16, 16, 16, 24)),
+    heads=2,
+    image=(64, 64),
+    classes=3,
 )
-HOSTS = pytest.mark.parametrize("config", [RESNET, WIDE, MNAS], ids=lambda c: c.host)
+HOSTS = pytest.mark.parametrize(
+    "config", [RESNET, WIDE, MNAS], ids=["resnet", "wide_resnet", "mnasnet"]
+)
 
 
 @pytest.mark.parametrize(("name", "projection"), [("1x1_qkv", 1), ("relative", 3)])
@@ -87,6 +95,39 @@ def test_in_plain_lines(stride, halved):
         assert torch.allclose(folded(x), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("projection", [1, 3])
+@pytest.mark.parametrize("halved", [False, True])
+def test_a_strided_projection_is_every_second_of_a_dense_one(halved, projection):
+    """Where means are left out, as in ports: queries, keys and values of every second position."""
+    grid = (3, 4) if halved else (5, 7)
+    sizes = {"keys": 8, "values": 4, "heads": 2, "grid": grid, "projection": projection}
+    m = scattered(AAConv(6, 10, **sizes, stride=2, halved=halved, pooled=False))
+    x = torch.randn(2, 6, 9, 14, dtype=torch.float64)
+    with torch.no_grad():
+        seen = F.avg_pool2d(x, 3, 2, 1) if halved else x
+        dense = F.conv2d(seen, m.qkv.weight, m.qkv.bias, padding=projection // 2)
+        q, k, v, found = m._heads(x)
+        assert found == grid
+        parts = [t.transpose(1, 2).flatten(2) for t in (q / m.scale, k, v)]
+        expected = dense[:, :, ::2, ::2].flatten(2).mT
+        assert torch.allclose(torch.cat(parts, 2), expected, atol=1e-12)
+        out = m(x)
+        assert torch.allclose(out[:, :6], F.conv2d(x, m.conv.weight, None, 2, 1), atol=1e-12)
+        assert torch.allclose(deploy(m)(x), out, atol=1e-12)
+
+
+@HOSTS
+def test_networks_without_means(config):
+    """Other numbers where an augmented convolution has a stride, and none where it has not."""
+    pooled, strided = (scattered(vitrail.create(config, pooled=pooled)) for pooled in (True, False))
+    strided.load_state_dict(pooled.state_dict())
+    x = torch.randn(1, 3, *config.image, dtype=torch.float64)
+    strides = {m.conv.stride for m in pooled.modules() if isinstance(m, AAConv)}
+    with torch.no_grad():
+        same = torch.allclose(pooled(x), strided(x), atol=1e-9)
+    assert same == (strides == {(1, 1)})
+
+
 @HOSTS
 def test_hosts_deployed_at_other_sizes(config):
     model = scattered(vitrail.create(config))
@@ -139,7 +180,7 @@ def test_hosts_without_attention():
     import torchvision
 
     theirs = torchvision.models.mnasnet1_0(weights=None).double().eval()
-    config = aa_resnet.VARIANTS["aa_mnasnet"].config
+    config = aa_resnet.VARIANTS["aa_mnasnet"].config.host
     ours = MnasNet(config, lambda i, j, a, b: torch.nn.Conv2d(a, b, 1, bias=False)).double().eval()
     with torch.no_grad():
         pairs = list(zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True))
@@ -150,7 +191,7 @@ def test_hosts_without_attention():
                 own.copy_(value)
         x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
         assert torch.allclose(theirs(x), ours(x), rtol=1e-9)
-    config = aa_resnet.VARIANTS["aa_wide_resnet_28_10"].config
+    config = aa_resnet.VARIANTS["aa_wide_resnet_28_10"].config.host
     with torch.device("meta"):
         wide = WideResNet(config, lambda i, j, a, b, s: torch.nn.Conv2d(a, b, 3, s, 1, bias=False))
     assert sum(p.numel() for p in wide.parameters()) == 36_536_884
@@ -158,12 +199,27 @@ def test_hosts_without_attention():
 
 def test_what_cannot_be_built():
     for config, changes, said in (
-        (RESNET, {"host": "vgg"}, "host is 'vgg': expected resnet, wide or mnasnet"),
+        (RESNET, {"host": "vgg"}, "expected one of the kinds resnet, wide_resnet, mnasnet"),
         (RESNET, {"upsilon": 1.0}, "channels left to the convolution"),
-        (RESNET, {"dims": (8, 16)}, "differ in length"),
-        (MNAS, {"dims": (8,), "depths": ()}, "a mnasnet has widths"),
+        (RESNET, {"host": replace(RESNET.host, dims=(8, 16))}, "differ in length"),
+        (WIDE, {"host": replace(WIDE.host, dims=(8, 16))}, "differ in length"),
+        (MNAS, {"host": mnasnet.Config((), (8,))}, "a mnasnet has widths"),
     ):
         with pytest.raises(ConfigError, match=said):
             vitrail.create(config, **changes)
     with pytest.raises(ValueError, match="expected multiples of 3 heads"):
         AAConv(8, 16, keys=8, values=4, heads=3, grid=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("word", "config"), [("resnet", RESNET), ("wide", WIDE), ("mnasnet", MNAS)], ids=str
+)
+def test_configs_of_older_files(word, config):
+    """`host` was a word, and the host's sizes stood beside it."""
+    sizes = {"depths": config.host.depths, "dims": config.host.dims}
+    more = {"expansion": 2, "stem_stride": 1}  # written for every host
+    whole = {"heads": 2, "kappa": 0.3, "upsilon": 0.2, "drop_path": 0.1, "channels": 1}
+    old = {**sizes, **more, **whole, "image": [32, 64], "classes": 7}
+    read = config_from_json({"family": "aa_resnet", "host": word, **old})
+    assert read == resolve(config, **whole, image=(32, 64), classes=7)
+    assert config_from_json(config_json(read)) == read

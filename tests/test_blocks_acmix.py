@@ -12,18 +12,26 @@ from support.scatter import scattered
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.models import acmix
-from vitrail.models.acmix import ACmix, Config, PatchwiseACmix, ReducedACmix, WindowACmix
+from vitrail.models import acmix, config_from_json, config_json, pvt, resolve, swin
+from vitrail.models.acmix import (
+    ACmix,
+    Config,
+    PatchwiseACmix,
+    ReducedACmix,
+    Resnet,
+    WindowACmix,
+)
 from vitrail.models.parts import san
 from vitrail.models.parts.acmix_paths import JoinedShift, Shift
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"image": (64, 48), "classes": 3}
-RESNET = Config(dims=(8, 16), depths=(1, 2), heads=(2, 4), window=5, expansion=2, **SIZES)
-SWIN = Config("swin", (12, 24), (2, 2), (3, 6), window=4, patch=4, **SIZES)
-PVT = Config("pvt", (8, 16), (1, 2), (1, 2), ratios=(2, 2), reductions=(2, 1), **SIZES)
-SAN = Config("san", (32, 64, 64), (1, 1, 2), (1, 1, 1), window=5, patch=2, **SIZES)
-HOSTS = pytest.mark.parametrize("config", [RESNET, SWIN, PVT, SAN], ids=lambda c: c.host)
+RESNET = Config(Resnet((1, 2), (8, 16), 2, heads=(2, 4), window=5), **SIZES)
+SWIN = Config(swin.Config(12, (2, 2), (3, 6), window=4), drop_path=0.0, **SIZES)
+PVT = Config(pvt.Config((8, 16), (1, 2), (1, 2), (2, 2), (2, 1)), drop_path=0.0, **SIZES)
+SAN = Config(san.Config((32, 64, 64), (1, 1, 2), window=5), **SIZES)
+ALL = [RESNET, SWIN, PVT, SAN]
+HOSTS = pytest.mark.parametrize("config", ALL, ids=["resnet", "swin", "pvt", "san"])
 
 
 def test_module_golden():
@@ -130,7 +138,7 @@ def test_hosts_deployed_at_other_sizes(config):
             x = torch.randn(1, 3, h, w, dtype=torch.float64)
             expected = model(x)
             assert torch.allclose(folded(x), expected, rtol=1e-9, atol=1e-9)
-            if config.host != "pvt":  # its patches leave out what does not fill one
+            if config is not PVT:  # its patches leave out what does not fill one
                 maps = zip(model.features(x), model.levels, strict=True)
                 assert all(m.shape[1] == -(-h // level.stride) for m, level in maps)
 
@@ -141,8 +149,9 @@ def test_hosts_learn_everywhere(config):
     model(torch.randn(3, 3, 64, 48, dtype=torch.float64)).square().sum().backward()
     # A position's own part moves all logits of a query alike; nobody reads the map that PVT's last
     # block makes, since its class token has attention only.
-    last = f"stages.{len(config.depths) - 1}.blocks.{config.depths[-1] - 1}.mixer."
-    idle = (f"{last}path.", f"{last}rates.convolution") if config.host == "pvt" else ()
+    depths = config.host.depths
+    last = f"stages.{len(depths) - 1}.blocks.{depths[-1] - 1}.mixer."
+    idle = (f"{last}path.", f"{last}rates.convolution") if config is PVT else ()
     for name, p in model.named_parameters():
         if not name.endswith("position.bias") and not name.startswith(idle):
             assert p.grad is not None and p.grad.abs().max() > 0, name
@@ -218,15 +227,50 @@ def test_published_names_are_read_back():
 
 def test_what_cannot_be_built():
     for config, changes, said in (
-        (RESNET, {"host": "vgg"}, "host is 'vgg': expected resnet, swin, pvt or san"),
-        (RESNET, {"heads": (3, 4)}, "dim 8 does not divide into 3 heads"),
-        (RESNET, {"heads": (4,)}, "differ in length"),
-        (RESNET, {"window": 4}, "window is 4: expected an odd number"),
+        (RESNET, {"host": "vgg"}, "expected one of the kinds resnet, swin, pvt, san"),
+        (RESNET, {"host": replace(RESNET.host, heads=(3, 4))}, "8 does not divide into 3 heads"),
+        (RESNET, {"host": replace(RESNET.host, heads=(4,))}, "differ in length"),
+        (RESNET, {"host": replace(RESNET.host, window=4)}, "window is 4: expected an odd number"),
         (RESNET, {"kernel": 2}, "kernel is 2: expected an odd number"),
-        (SWIN, {"dims": (12, 36)}, "a swin doubles its width"),
-        (SAN, {"dims": (32, 48, 64)}, "dim is 48: a san needs multiples of 32"),
-        (SAN, {"patch": 4}, "patch is 4"),
+        (SWIN, {"host": swin.Config(12, (2, 2), (3,))}, "differ in length"),
+        (SAN, {"host": san.Config((32, 48, 64), (1, 1, 1))}, "dim is 48: a san needs multiples"),
+        (SAN, {"host": replace(SAN.host, dims=(32, 64))}, "differ in length"),
+        (SAN, {"host": replace(SAN.host, patch=4)}, "patch is 4"),
     ):
         with pytest.raises(ConfigError, match=said):
             vitrail.create(config, **changes)
     assert acmix.MODEL is acmix.build
+
+
+@pytest.mark.parametrize(
+    ("old", "config"),
+    [
+        (
+            {"host": "resnet", "dims": [8, 16], "depths": [1, 2], "heads": [2, 4], "expansion": 2,
+             "window": 5, "patch": 4},
+            RESNET,
+        ),
+        (
+            {"host": "swin", "dims": [12, 24], "depths": [2, 2], "heads": [3, 6], "window": 4,
+             "expansion": 4, "patch": 4},
+            SWIN,
+        ),
+        (
+            {"host": "pvt", "dims": [8, 16], "depths": [1, 2], "heads": [1, 2], "ratios": [2, 2],
+             "reductions": [2, 1], "window": 7, "patch": 4},
+            PVT,
+        ),
+        (
+            {"host": "san", "dims": [32, 64, 64], "depths": [1, 1, 2], "heads": [1, 1, 1],
+             "window": 5, "patch": 2},
+            SAN,
+        ),
+    ],
+    ids=["resnet", "swin", "pvt", "san"],
+)  # fmt: skip
+def test_configs_of_older_files(old, config):
+    """`host` was a word, and the host's sizes stood beside it."""
+    whole = {"kernel": 5, "drop_path": 0.2, "channels": 1, "classes": 7}
+    read = config_from_json({"family": "acmix", **old, **whole, "image": [32, 48]})
+    assert read == resolve(config, **whole, image=(32, 48))
+    assert config_from_json(config_json(read)) == read

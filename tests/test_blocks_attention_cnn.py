@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vitrail
+from vitrail.checkpoint import rename
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, between
-from vitrail.models.attention_cnn import Config, convolution_as_attention
+from vitrail.models.attention_cnn import NAMES, Config, convolution_as_attention
 
 SMALL = Config(dim=12, depth=2, heads=4, hidden=16, image=(12, 16), classes=3)
 
@@ -93,6 +94,36 @@ def test_learned_scores_are_those_of_the_offsets():
         assert torch.allclose(got[:, y, x, ky, kx], expected)
 
 
+@pytest.mark.parametrize("encoding", ["learned", "content"])
+def test_embeddings_of_their_own_width(encoding):
+    """Narrow offsets, under the authors' names, give the logits that their product gives."""
+    model = vitrail.create(replace(SMALL, encoding=encoding, offset_dim=5)).double().eval()
+    position = model.blocks[0].mixer.position
+    assert position.rows.shape == (11, 5) and position.columns.shape == (15, 5)
+    assert position.row_keys.shape == position.column_keys.shape == (4, 5)
+    x = torch.randn(1, 3, 12, 16, dtype=torch.float64)
+    wide = vitrail.create(replace(SMALL, encoding=encoding)).double().eval()
+    with torch.no_grad():  # padded by zeros to the tokens' width they are the usual ones
+        state = {
+            name: nn.functional.pad(value, (0, 7)) if ".position." in name else value
+            for name, value in model.state_dict().items()
+        }
+        wide.load_state_dict(state)
+        assert torch.allclose(model(x), wide(x), atol=1e-12)
+    prefix = "encoder.layer.0.attention.self."
+    theirs = {
+        f"{prefix}row_embeddings.weight": "columns",
+        f"{prefix}col_embeddings.weight": "rows",
+        f"{prefix}head_keys_row.weight": "column_keys",
+        f"{prefix}head_keys_col.weight": "row_keys",
+    }
+    named = rename(
+        {name: position.get_parameter(ours) for name, ours in theirs.items()},
+        NAMES["epfml/attention-cnn"](model.config),
+    )
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in named.items())
+
+
 @pytest.mark.parametrize("kind", ["quadratic", "general", "learned"])
 def test_passes_are_what_the_weights_say(kind):
     """Two passes, a kept table and a plain average by all weights are the same."""
@@ -133,7 +164,9 @@ def test_a_smaller_image_keeps_the_inner_offsets(encoding):
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x), atol=1e-12)
     if encoding != "general":
-        with pytest.raises(CheckpointError, match=r"image is 16x16; .* offsets of up to 5 tokens"):
+        with pytest.raises(
+            CheckpointError, match=r"image is 16x16, .* for 12x16: .* offsets of up to 5 places"
+        ):
             vitrail.load(config, model.state_dict(), image=(16, 16))
 
 
@@ -142,3 +175,5 @@ def test_bad_sizes():
         vitrail.create(replace(SMALL, image=(13, 16)))
     with pytest.raises(ConfigError, match="encoding is 'cubic'"):
         vitrail.create(replace(SMALL, encoding="cubic"))
+    with pytest.raises(ConfigError, match="offset_dim is -1: expected at least 0"):
+        vitrail.create(replace(SMALL, encoding="learned", offset_dim=-1))

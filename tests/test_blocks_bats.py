@@ -196,7 +196,7 @@ def shuffle(x):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7"])
+@pytest.mark.parametrize("name", ["sep_conv_3x3", "sep_conv_7x7", "dil_conv_5x5", "conv_7x1_1x7"])
 def test_operation(name, stride):
     op = scattered(OPERATIONS[name](12, stride, 3, convolution("sign")))
     x = picture(2, 12, 9, 14)
@@ -207,7 +207,9 @@ def test_operation(name, stride):
         expected = x + shuffle(y) if stride == 1 else shuffle(y)
         assert torch.equal(op(x), expected)
         assert expected.shape[2:] == (-(-9 // stride), -(-14 // stride))
-    assert [layer.conv.groups for layer in op.layers] == [1, 1] if "7x" in name else [3]
+    assert [layer.conv.groups for layer in op.layers] == ([1, 1] if "1x7" in name else [3])
+    side = max(op.layers[0].conv.kernel_size)
+    assert name.endswith((f"_{side}x{side}", f"_1x{side}"))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -436,7 +438,7 @@ def test_imagenet_stem_rectifies_its_first_map():
     [
         ({"dim": 10}, "dim is 10; the channel shuffle has 4 groups"),
         ({"groups": 5}, "groups are 5; they should divide the dim, 12"),
-        ({"groups": 0}, "groups are 0"),
+        ({"groups": 0}, "groups is 0: expected at least 1"),
         ({"cells": 2}, "cells are 2"),
         ({"stem": "large"}, "stem is 'large'"),
         ({"stem": "imagenet", "dim": 64}, "dim is 64; the imagenet stem has dim // 20 groups, 3"),

@@ -169,7 +169,7 @@ def test_tables_have_no_decay():
 def test_what_cannot_be_built():
     for changes, said in (
         ({"attending": ((), (2,))}, r"attending has blocks \(2,\) of stage 1, which has 2"),
-        ({"attending": ((),)}, "differ in length: one each a stage"),
+        ({"attending": ((),)}, "expected as many values, one for each stage"),
         ({"heads": 3}, "dim 16 does not divide into 3 heads"),
         ({"position": "polar"}, "position is 'polar': expected relative or absolute"),
         ({"act": "tanh"}, "act is 'tanh': expected relu or silu"),

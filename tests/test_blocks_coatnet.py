@@ -275,10 +275,10 @@ def test_drop_rates_rise_and_tables_do_not_decay():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"depths": (1, 2, 2)}, r"depths \(1, 2, 2\).* for every run"),
-        ({"depths": (1, 0, 2, 1)}, "blocks from 1"),
+        ({"depths": (1, 2, 2)}, r"depths is \(1, 2, 2\).*expected as many values"),
+        ({"depths": (1, 0, 2, 1)}, "depths is 0: expected at least 1"),
         ({"dims": (2, 24, 32, 64)}, "a width from 4"),
-        ({"channels_per_head": 0}, "dim 32 does not divide into heads of 0 channels"),
+        ({"channels_per_head": 0}, "channels_per_head is 0: expected at least 1"),
         ({"layout": "CCTX"}, "layout 'CCTX'.*a letter C or T"),
         ({"layout": "", "dims": (), "depths": (), "strides": ()}, "a letter C or T"),
         ({"strides": (2, 3, 2, 2)}, r"strides \(2, 3, 2, 2\).*expected strides of 1 or 2"),

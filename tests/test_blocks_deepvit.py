@@ -129,12 +129,102 @@ def test_layer_norm_network():
         assert (model(x)[:1] - model(x[:1])).abs().max() <= 1e-12
 
 
+def port(state, x, heads, patch, norms):
+    """The port's network in functions of its own state; `norms` says whether patches are normed."""
+
+    def layer(y, name):
+        return F.layer_norm(y, y.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def linear(y, name):
+        return F.linear(y, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    tiles = x.unfold(2, patch, patch).unfold(3, patch, patch)
+    y = tiles.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+    if norms:
+        y = layer(
+            linear(layer(y, "to_patch_embedding.1"), "to_patch_embedding.2"),
+            ("to_patch_embedding.3"),
+        )
+    else:
+        y = linear(y, "to_patch_embedding.1")
+    y = torch.cat([state["cls_token"].expand(len(y), -1, -1), y], 1) + state["pos_embedding"]
+    for i in range(2):
+        name = f"transformer.layers.{i}"
+        z = layer(y, f"{name}.0.norm")
+        q, k, v = (
+            t.unflatten(2, (heads, -1)).transpose(1, 2)
+            for t in linear(z, f"{name}.0.to_qkv").chunk(3, -1)
+        )
+        maps = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+        maps = torch.einsum("bhij,hg->bijg", maps, state[f"{name}.0.reattn_weights"])
+        maps = layer(maps, f"{name}.0.reattn_norm.1").permute(0, 3, 1, 2)
+        y = y + linear((maps @ v).transpose(1, 2).flatten(2), f"{name}.0.to_out.0")
+        z = layer(y, f"{name}.1.net.0")
+        y = y + linear(F.gelu(linear(z, f"{name}.1.net.1")), f"{name}.1.net.4")
+    return linear(layer(y[:, 0], "mlp_head.0"), "mlp_head.1")
+
+
+def port_state(dim, heads, hidden, patch, norms):
+    """Random weights under the port's names."""
+    pixels = 3 * patch**2
+    shapes = {"cls_token": (1, 1, dim), "pos_embedding": (1, 7, dim)}
+    stem = {"1": (pixels,), "2": (dim, pixels), "3": (dim,)} if norms else {"1": (dim, pixels)}
+    linears = {f"to_patch_embedding.{n}": shape for n, shape in stem.items()}
+    for i in range(2):
+        name = f"transformer.layers.{i}"
+        shapes |= {
+            f"{name}.0.reattn_weights": (heads, heads),
+            f"{name}.0.to_qkv.weight": (3 * dim, dim),
+        }
+        linears |= {
+            f"{name}.0.norm": (dim,),
+            f"{name}.0.reattn_norm.1": (heads,),
+            f"{name}.0.to_out.0": (dim, dim),
+            f"{name}.1.net.0": (dim,),
+            f"{name}.1.net.1": (hidden, dim),
+            f"{name}.1.net.4": (dim, hidden),
+        }
+    linears |= {"mlp_head.0": (dim,), "mlp_head.1": (5, dim)}
+    for name, shape in linears.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
+
+
+@pytest.mark.parametrize("first_releases", [False, True])
+def test_the_ports_network(first_releases):
+    """Under the names of either form, with the norms that it has and without."""
+    config = Config(
+        dim=12, depth=2, heads=3, hidden=20, reattention=2, norm="layer", patch=4,
+        qkv_bias=False, patch_norm=not first_releases, eps=1e-5, image=(8, 12), classes=5,
+    )  # fmt: skip
+    state = port_state(12, 3, 20, 4, not first_releases)
+    x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    expected = port(state, x, 3, 4, not first_releases)
+    if first_releases:
+        moved = {
+            "1.net.0.": "1.fn.norm.",
+            "1.net.1.": "1.fn.fn.net.0.",
+            "1.net.4.": ("1.fn.fn.net.3."),
+            "0.norm.": "0.fn.norm.",
+            "0.to_": "0.fn.fn.to_",
+            "0.reattn": "0.fn.fn.reattn",
+        }
+        for new, old in moved.items():
+            state = {n.replace(f"{new}", old) if "layers" in n else n: v for n, v in state.items()}
+    model = vitrail.load(config, state, source="lucidrains/vit-pytorch", dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(x), expected, atol=1e-10)
+        assert torch.allclose(deploy(model)(x), expected, atol=1e-10)
+
+
 def test_refusals():
     for changes, match in (
         ({"norm": "group"}, "expected batch, shrunk, layer"),
         ({"reattention": 17}, "expected 0 to 16"),
         ({"heads": 7}, "384 does not divide into 7 heads"),
         ({"patch": 7, "inner": 8}, "patch is 7: a stem of convolutions"),
+        ({"inner": 8, "patch_norm": True}, "inner is 8 and patch_norm is set: .* take inner=0"),
         ({"image": (224, 200)}, "224x200"),
     ):
         with pytest.raises(vitrail.errors.ConfigError, match=match):

@@ -1,5 +1,6 @@
 """ELSA in plain lines, ghost heads that multiply, and what its hosts ask for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,82 +10,75 @@ from support import golden
 from support.scatter import scattered
 
 import vitrail
+from vitrail.checkpoint import rename
 from vitrail.errors import ConfigError
 from vitrail.layers.windows import WindowAttention
-from vitrail.models import elsa, volo
-from vitrail.models.elsa import ELSA, Config, MultipliedELSA
+from vitrail.models import config_from_json, config_json, elsa, resolve, swin, volo
+from vitrail.models.elsa import ELSA, Config
+from vitrail.models.names import elsa as names
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SWIN = Config(
-    dims=(8, 16, 32), depths=(1, 1, 2), heads=(2, 2, 4), kernel=3, image=(56, 40), classes=3
+    swin.Config(8, depths=(1, 1, 2), heads=(2, 2, 4)), kernel=3, image=(56, 40), classes=3
 )
 VOLO = Config(
-    host="volo",
-    dims=(8, 16),
-    depths=(2, 1, 1),
-    heads=(2, 2),
+    volo.Config((8, 16), (2, 2), (2, 1, 1), mlp_ratio=2.0, stem=4, patch=4),
     kernel=3,
-    multiplied=True,
-    mlp_ratio=2.0,
-    stem=4,
+    ghost=("mul", "add"),
     image=(48, 40),
     classes=3,
 )
+GHOSTS = pytest.mark.parametrize("ghost", [(), ("add",), ("mul",), ("mul", "add")], ids=str)
 
 
 def test_multiplied_golden():
     """The authors' bare layer, with its scale; the file's tensors are channels first."""
     expected = golden.read(BLOCKS / "elsa_module_lam1.json")
-    state = golden.state(expected)
-    factor, ghost = state["ghost_head"].transpose(1, 2)
-    ours = {"factor": factor, "ghost.weight": ghost}
-    for leaf in ("weight", "bias"):
-        packed = (
-            state[f"pre_proj.{leaf}"].flatten(1) if leaf == "weight" else state["pre_proj.bias"]
-        )
-        ours[f"qk.{leaf}"], ours[f"v.{leaf}"] = packed[:32], packed[32:]
-        ours[f"mix.{leaf}"] = state[f"attn.0.{leaf}"]
-        ours[f"proj.{leaf}"] = state[f"post_proj.{leaf}"]
-        ours[f"logits.{leaf}"] = state[f"attn.2.{leaf}"].reshape(ours_logits(leaf))
-    layer = MultipliedELSA(24, 3, kernel=5, group=8, scale=8**-0.5).double()
-    layer.load_state_dict(ours)
+    rows = names.layer("theirs.", "ours.", 24, VOLO)
+    named = rename({f"theirs.{n}": v for n, v in golden.state(expected).items()}, rows)
+    sizes = {"kernel": 5, "group": 8, "scale": 8**-0.5, "ghost": ("mul", "add")}
+    layer = ELSA(24, 3, **sizes).double()
+    layer.load_state_dict({name.removeprefix("ours."): value for name, value in named.items()})
     with torch.no_grad():
         found = layer(golden.image(expected["input_shape"]).permute(0, 2, 3, 1))
     assert golden.deviation(found.permute(0, 3, 1, 2), expected["outputs"]["logits"]) <= 1e-6
 
 
-def ours_logits(leaf):
-    return (75, 16) if leaf == "weight" else (75,)
-
-
 def plain(m, x):
     """One map (h, w, C): a filter for each channel of each position, spelled out."""
     h, w, c = x.shape
-    k, heads = m.kernel, m.heads
+    k, r, heads = m.kernel, m.dilation, m.heads
     q, key = m.qk(x).chunk(2, -1)
     product = (q * key * m.scale).permute(2, 0, 1)[None]
-    mixed = F.conv2d(product, m.mix.weight, m.mix.bias, padding=k // 2, groups=m.mix.groups)
+    near = {"padding": k // 2 * r, "dilation": r, "groups": m.mix.groups}
+    mixed = F.conv2d(product, m.mix.weight, m.mix.bias, **near)
     logits = m.logits(F.gelu(mixed[0].permute(1, 2, 0))).view(h, w, heads, k * k)
     v, out = m.v(x), torch.zeros_like(x)
     for y in range(h):
         for z in range(w):
             for channel in range(c):
                 own = logits[y, z, channel // (c // heads)].softmax(0).view(k, k)
-                if isinstance(m, MultipliedELSA):
+                if m.factor is not None:
                     own = own * m.factor[channel, 0]
-                own = own + m.ghost.weight[channel, 0]
+                if m.ghost is not None:
+                    own = own + m.ghost.weight[channel, 0]
                 for i in range(k):
                     for j in range(k):
-                        at = y + i - k // 2, z + j - k // 2
+                        at = y + r * (i - k // 2), z + r * (j - k // 2)
                         if 0 <= at[0] < h and 0 <= at[1] < w:
                             out[y, z, channel] += own[i, j] * v[at[0], at[1], channel]
     return m.proj(out)
 
 
-@pytest.mark.parametrize("kind", [ELSA, MultipliedELSA])
-@pytest.mark.parametrize(("kernel", "size"), [(3, (4, 3)), (5, (2, 4)), (3, (1, 1))])
-def test_elsa_in_plain_lines(kernel, size, kind):
-    m = scattered(kind(8, 2, kernel=kernel, group=2, scale=0.5))
+@GHOSTS
+@pytest.mark.parametrize(
+    ("kernel", "size", "dilation"),
+    [(3, (4, 3), 1), (5, (2, 4), 1), (3, (1, 1), 1), (3, (5, 4), 2), (5, (4, 3), 3)],
+)
+def test_elsa_in_plain_lines(kernel, size, dilation, ghost):
+    sizes = {"kernel": kernel, "group": 2, "dilation": dilation, "scale": 0.5}
+    m = scattered(ELSA(8, 2, **sizes, ghost=ghost))
     x = torch.randn(2, *size, 8, dtype=torch.float64)
     with torch.no_grad():
         expected = torch.stack([plain(m, one) for one in x])
@@ -94,9 +88,9 @@ def test_elsa_in_plain_lines(kernel, size, kind):
     assert torch.allclose(rows.sum(-1), torch.ones(()).double())
 
 
-@pytest.mark.parametrize("kind", [ELSA, MultipliedELSA])
-def test_elsa_is_differentiable(kind):
-    m = scattered(kind(4, 2, kernel=3, group=2))
+@GHOSTS
+def test_elsa_is_differentiable(ghost):
+    m = scattered(ELSA(4, 2, kernel=3, group=2, dilation=2, ghost=ghost))
     x = torch.randn(1, 3, 2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(m, x)
 
@@ -112,8 +106,47 @@ def test_where_it_stands():
     kinds = [type(block.mixer) for stage in swin.stages for block in stage.blocks]
     assert kinds == [ELSA, ELSA, WindowAttention, WindowAttention]
     model = vitrail.create(VOLO)
-    assert [type(b.mixer) for b in model.stages[0].blocks] == [MultipliedELSA] * 2
+    assert all(b.mixer.factor is not None for b in model.stages[0].blocks)
     assert isinstance(model, volo.VOLO) and model.config == VOLO
+
+
+def packed(own):
+    """A layer's tensors, as the authors' code packs and calls them."""
+    found = {"ghost_head": [own[n].transpose(0, 1) for n in ("factor", "ghost.weight") if n in own]}
+    found["ghost_head"] = torch.stack(found["ghost_head"]) if found["ghost_head"] else None
+    if found["ghost_head"] is not None and len(found["ghost_head"]) == 1:
+        found["ghost_head"] = found["ghost_head"][0]
+    for leaf in ("weight", "bias"):
+        if f"qk.{leaf}" in own:
+            found[f"pre_proj.{leaf}"] = torch.cat([own[f"qk.{leaf}"], own[f"v.{leaf}"]])
+        found[f"attn.0.{leaf}"] = own[f"mix.{leaf}"]
+        found[f"attn.2.{leaf}"] = own[f"logits.{leaf}"]
+        found[f"post_proj.{leaf}"] = own[f"proj.{leaf}"]
+    kernels = ("pre_proj.weight", "attn.2.weight")
+    found = {n: v[:, :, None, None] if n in kernels else v for n, v in found.items()}
+    return {n: v for n, v in found.items() if v is not None}
+
+
+@GHOSTS
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("config", "stages"), [(SWIN, "layers.{}.blocks."), (VOLO, "network.{}.")], ids=["swin", "volo"]
+)
+def test_names_of_every_ghost_head(config, stages, bias, ghost):
+    """Layers packed by the authors' code in either host give our weights back."""
+    config = replace(config, ghost=ghost, qkv_bias=bias)
+    state = scattered(vitrail.create(config)).state_dict()
+    places = sorted({n.partition("mixer.")[0] for n in state if ".mixer.mix." in n})
+    theirs, wanted = {}, {}
+    for place in places:
+        _, i, _, j, _ = place.split(".")
+        own = {n: v for n, v in state.items() if n.startswith(f"{place}mixer.")}
+        wanted |= own
+        layer = packed({n.removeprefix(f"{place}mixer."): v for n, v in own.items()})
+        theirs |= {f"{stages.format(i)}{j}.attn.{n}": v for n, v in layer.items()}
+    ours = rename(theirs, elsa.NAMES["damo-cv/ELSA"](config))
+    assert len(places) == 2 and ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[name], value) for name, value in wanted.items())
 
 
 def test_what_is_not_a_transformers_initialisation():
@@ -127,7 +160,7 @@ def test_what_is_not_a_transformers_initialisation():
     assert mixer.proj.weight.std() == pytest.approx(0.02, rel=0.1)
 
 
-@pytest.mark.parametrize("config", [SWIN, VOLO], ids=lambda c: c.host)
+@pytest.mark.parametrize("config", [SWIN, VOLO], ids=["swin", "volo"])
 def test_other_sizes(config):
     model = scattered(vitrail.create(config)).float()
     with torch.no_grad():
@@ -148,19 +181,19 @@ def test_moved_to_another_image():
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x))
-    assert elsa.fitted(VOLO, moved.state_dict()).image == (64, 96)
+    assert fitted(VOLO, moved.state_dict(), elsa).image == (64, 96)
 
 
 def test_what_cannot_be_built():
     for config, changes, said in (
-        (SWIN, {"host": "vit"}, "host is 'vit': expected swin or volo"),
-        (SWIN, {"dims": (8, 16, 24)}, "a swin doubles its width"),
-        (SWIN, {"dims": (8, 16)}, "one entry each"),
-        (SWIN, {"kernel": 4}, "kernel is 4, group 4: expected an odd kernel"),
-        (SWIN, {"group": 0}, "kernel is 3, group 0"),
-        (SWIN, {"heads": (3, 2, 4)}, "does not divide into 3 heads"),
+        (SWIN, {"host": swin.Config(8, (1, 1), (2,))}, "one each a stage"),
+        (SWIN, {"kernel": 4}, "kernel is 4, group 4, dilation 1: expected an odd kernel"),
+        (SWIN, {"group": 0}, "group is 0: expected at least 1"),
+        (SWIN, {"dilation": 0}, "dilation is 0: expected at least 1"),
+        (SWIN, {"ghost": ("sub",)}, r"ghost is \('sub',\): expected mul, add"),
+        (SWIN, {"host": replace(SWIN.host, heads=(3, 2, 4))}, "does not divide into 3 heads"),
         (SWIN, {"image": (16, 16)}, "image is 16x16"),
-        (VOLO, {"dims": (8,)}, "two entries are expected"),
+        (VOLO, {"host": replace(VOLO.host, dims=(8,))}, "two entries are expected"),
         (VOLO, {"image": (7, 40)}, "needs 8 pixels on each side"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -172,3 +205,31 @@ def test_images_that_do_not_fit():
         vitrail.create(VOLO)(torch.zeros(1, 3, 7, 40))
     with pytest.raises(ValueError, match=r"takes \(B, 3, H, W\)"):
         vitrail.create(SWIN)(torch.zeros(1, 2, 56, 40))
+
+
+@pytest.mark.parametrize(
+    ("old", "config"),
+    [
+        (
+            {"host": "swin", "dims": [8, 16], "depths": [1, 2], "heads": [2, 4], "window": 4,
+             "multiplied": False, "mlp_ratio": 4.0, "stem": 64, "reading": 2, "patch": 2},
+            Config(swin.Config(8, (1, 2), (2, 4), 4, 2), 3, 2),
+        ),
+        (
+            {"host": "volo", "dims": [8, 16], "depths": [2, 1], "heads": [2, 2], "window": 7,
+             "multiplied": True, "mlp_ratio": 2.0, "stem": 4, "reading": 1, "patch": 4},
+            Config(
+                volo.Config((8, 16), (2, 2), (2, 1), 2.0, 4, 4, reading=1), 3, 2,
+                ghost=("mul", "add"),
+            ),
+        ),
+    ],
+    ids=["swin", "volo"],
+)  # fmt: skip
+def test_configs_of_older_files(old, config):
+    """`host` was a word, and the host's sizes stood beside it."""
+    whole = {"kernel": 3, "group": 2, "drop_path": 0.2, "image": [32, 48], "channels": 1}
+    read = config_from_json({"family": "elsa", **old, **whole, "classes": 7})
+    changes = {"drop_path": 0.2, "image": (32, 48), "channels": 1, "classes": 7}
+    assert read == resolve(config, **changes)
+    assert config_from_json(config_json(read)) == read

@@ -15,8 +15,9 @@ from vitrail import models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.evolving import Evolution
 from vitrail.layers.fold import deploy
-from vitrail.models import evolving, evolving_series
+from vitrail.models import evolving_series
 from vitrail.models.evolving import Config
+from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import (
     EvolvingConv,
     max_pool_same,
@@ -233,7 +234,7 @@ def test_tensorflow_checkpoints():
 
 def test_network_refuses():
     for changes, message in (
-        ({"depths": (1, 1)}, "differ in length"),
+        ({"depths": (1, 1)}, "expected as many values"),
         ({"heads": 5}, "multiples of 5 heads"),
         ({"alpha": 2.0}, "alpha is 2.0"),
     ):
@@ -393,6 +394,6 @@ def test_evolving_names_fit_any_depth():
         if variant.family == "evolving":
             with torch.device("meta"):
                 state = vitrail.create(name).state_dict()
-            named = {ours for _, ours in evolving._layers(variant.config)}
+            named = {ours for _, ours in names.layers(variant.config)}
             owners = {key.rpartition(".")[0] for key in state if "position" not in key}
             assert owners == {n for n in named if "position" not in n}, name

@@ -7,6 +7,7 @@ import torch
 from support import golden
 
 import vitrail
+from vitrail import models
 from vitrail.checkpoint import rename
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
@@ -48,6 +49,10 @@ ALONE = {
         ".nonlocal_block.",
     ),
 }
+
+
+def kind(value):
+    return type(value).__name__
 
 
 def random(module):
@@ -105,6 +110,7 @@ GATES = {
     "ese": lambda: senet.EffectiveSqueezeExcite(12),
     "eca": lambda: eca.ChannelAttention(5),
     "cbam": lambda: cbam.CBAM(12, 3, ("avg", "max", "lp", "lse")),
+    "cbam_3x3": lambda: cbam.CBAM(12, 3, ("avg", "max"), kernel=3),
     "gc": lambda: gcnet_context.GlobalContext(12, 3, fusion=("mul", "add")),
     "gc_mul": lambda: gcnet_context.GlobalContext(12, 3, fusion=("mul",)),
     "gc_add": lambda: gcnet_context.GlobalContext(12, 3, pooling="avg"),
@@ -258,8 +264,7 @@ def test_non_local_by_hand(form, size):
 
 def test_scales_of_non_local():
     def scale(**changes):
-        config = gcnet.Config(context="nl", ratio=1 / 4, **changes)
-        return gcnet.context(64, config).scale
+        return gcnet.NL(ratio=1 / 4, **changes).build(64).scale
 
     assert scale() == 1
     assert (scale(scale="repository"), scale(scale="inverse"), scale(scale="timm")) == (
@@ -270,7 +275,7 @@ def test_scales_of_non_local():
     assert scale(scale="inverse", form="gaussian") == 1 / 8
 
 
-@pytest.mark.parametrize("context", ["gc", "snl", "nl"])
+@pytest.mark.parametrize("context", [gcnet.GC(), gcnet.SNL(), gcnet.NL()], ids=kind)
 def test_blocks_begin_as_the_identity(context):
     """In the branch and in the stream: a ResNet of the same weights computes the same."""
     x = torch.randn(1, 3, 64, 64)
@@ -291,6 +296,27 @@ def test_blocks_begin_as_the_identity(context):
         with torch.no_grad():
             expected = plain(x)
             assert (model(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("word", "context"),
+    [
+        ("gc", gcnet.GC(0.25, "avg", ("mul", "add"), 1e-6)),
+        ("snl", gcnet.SNL()),
+        ("nl", gcnet.NL(0.25, "gaussian", "timm", True)),
+    ],
+)
+def test_contexts_of_older_files(word, context):
+    """`context` was a word, and what belongs to it stood beside it."""
+    old = {
+        "context": word, "ratio": 0.25, "pooling": "avg", "fusion": ["mul", "add"], "eps": 1e-6,
+        "form": "gaussian", "scale": "timm", "normed": True, "depths": [1, 2, 2], "dims": [8, 8, 8],
+        "stages": [False, True, False], "place": "stream",
+    }  # fmt: skip
+    read = models.config_from_json({"family": "gcnet", **old})
+    sizes = {"depths": (1, 2, 2), "dims": (8, 8, 8), "stages": (False, True, False)}
+    assert read == gcnet.Config(context=context, place="stream", **sizes)
+    assert models.config_from_json(models.config_json(read)) == read
 
 
 def test_squeeze_in_float32():
@@ -335,25 +361,27 @@ def test_a_gate_must_say_its_factor():
     ("name", "changes", "words"),
     [
         ("seresnet_18", {"reduction": 100, "divisor": 1}, "64 channels over a reduction of 100"),
-        ("seresnet_18", {"reduction": 0}, "reduction of 0 leave none: choose one from 1 to 64"),
-        ("seresnet_18", {"divisor": 0}, "divisor is 0: expected 1"),
+        ("seresnet_18", {"reduction": 0}, "reduction is 0: expected at least 1"),
+        ("seresnet_18", {"divisor": 0}, "divisor is 0: expected at least 1"),
         ("seresnet_18", {"gate": "sea"}, "gate is 'sea': expected se or ese"),
         ("eca_resnet_18", {"kernels": (3, 4, 3, 3)}, "over channels is 4: expected an odd"),
         ("eca_resnet_18", {"kernels": (3, 5)}, r"kernels \(3, 5\) for 4 stages"),
         ("cbam_resnet_18", {"reduction": 65}, "over a reduction of 65 leave none"),
         ("cbam_resnet_18", {"pools": ("avg", "min")}, "expected one or more of avg, max, lp, lse"),
         ("cbam_resnet_18", {"pools": ()}, r"pools are \(\): expected one or more"),
+        ("cbam_resnet_18", {"kernel": 4}, "kernel is 4: expected an odd number"),
         ("cbam_resnet_18", {"attention": "cba"}, "attention is 'cba': expected cbam or bam"),
         ("bam_resnet_18", {"reduction": 65}, "over a reduction of 65 leave none"),
-        ("gcnet_r50_r16", {"ratio": 0.001}, "ratio of 0.001 leaves none of 512 channels"),
-        ("gcnet_r50_r16", {"fusion": ("div",)}, r"fusion is \('div',\): expected mul, add"),
-        ("gcnet_r50_r16", {"fusion": ()}, r"fusion is \(\): expected"),
-        ("gcnet_r50_r16", {"pooling": "max"}, "pooling is 'max': expected att or avg"),
-        ("gcnet_r50_r16", {"context": "gca"}, "context is 'gca': expected gc, snl or nl"),
+        ("gcnet_r50_r16", {"context": gcnet.GC(0.001)}, "0.001 leaves none of 512 channels"),
+        ("gcnet_r50_r16", {"context": gcnet.GC(fusion=("div",))}, "expected mul, add"),
+        ("gcnet_r50_r16", {"context": gcnet.GC(fusion=())}, r"fusion is \(\): expected"),
+        ("gcnet_r50_r16", {"context": gcnet.GC(pooling="max")}, "expected att or avg"),
+        ("gcnet_r50_r16", {"context": "gca"}, "'gca': expected one of the kinds gc, snl, nl"),
+        ("gcnet_r50_r16", {"context": {"kind": "gca"}}, "'gca' does not exist: did you mean 'gc'"),
         ("gcnet_r50_r16", {"place": "end"}, "place is 'end': expected branch or stream"),
         ("gcnet_r50_r16", {"stages": (True,)}, "expected one word each"),
-        ("nlnet_r50_one", {"form": "cosine"}, "form is 'cosine': expected gaussian"),
-        ("nlnet_r50_one", {"scale": "half"}, "scale is 'half': expected none"),
+        ("nlnet_r50_one", {"context": gcnet.NL(form="cosine")}, "form is 'cosine': expected"),
+        ("nlnet_r50_one", {"context": gcnet.NL(scale="half")}, "scale is 'half': expected none"),
         ("nlnet_r50_one", {"depths": (1, 1, 1, 1)}, "stage 2 has 1 block"),
     ],
 )

@@ -10,9 +10,11 @@ from support.scatter import scattered
 import vitrail
 from vitrail.checkpoint import assign, rename
 from vitrail.errors import ConfigError
+from vitrail.layers.fold import deploy
 from vitrail.layers.neighborhood import neighborhood
-from vitrail.models import halonet
+from vitrail.models import botnet, halonet
 from vitrail.models.halonet import Config, HaloAttention
+from vitrail.models.parts.attention_resnet import ExcitedConvNorm
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SMALL = Config(
@@ -139,19 +141,50 @@ def test_a_final_convolution():
     assert model.levels[-1].channels == 16
 
 
+SQUEEZED = {
+    "excite": 4, "final": 24, "stem_strides": (2, 1), "stem_dims": (6, 8), "expansion": (2, 3),
+    "attending": ((), (1,)), "stem_kernel": 3, "act": "silu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("small", [SMALL, botnet.Config(
+    depths=(1, 2), dims=(8, 16), stem_stride=2, image=(32, 32), classes=3
+)], ids=["halo", "bot"])  # fmt: skip
+def test_excited_blocks_deployed(small):
+    """Blocks without attention excite before their last convolution; folding changes nothing."""
+    model = scattered(vitrail.create(small, **SQUEEZED))
+    excited = [
+        isinstance(block.conv3, ExcitedConvNorm) for stage in model.stages for block in stage.blocks
+    ]
+    assert excited == [True, True, False]
+    assert [level.channels for level in model.levels] == [16, 48] and model.width == 24
+    x, folded = torch.randn(2, 3, 32, 24, dtype=torch.float64), deploy(model)
+    with torch.no_grad():
+        assert torch.allclose(folded(x), model(x), atol=1e-10)
+        block, y = model.stages[0].blocks[0], torch.randn(2, 8, 5, 6, dtype=torch.float64)
+        gate = block.conv3.excite
+        told = gate.fc2(gate.fc1(y.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+        expected = block.conv3.norm(block.conv3.conv(y * told))
+        assert torch.allclose(block.conv3(y), expected, atol=1e-12)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+
+
 def test_tables_have_no_decay():
     assert "stages.1.blocks.0.mixer.position.rows" in vitrail.create(SMALL).no_decay()
 
 
 def test_what_cannot_be_built():
     for changes, said in (
-        ({"block": 0}, "block is 0, halo 1: expected 1 or more, and 0 or more"),
-        ({"halo": -1}, "block is 4, halo -1"),
-        ({"heads": (2,)}, r"heads \(2,\) and depths \(1, 2\) differ"),
+        ({"block": 0}, "block is 0: expected at least 1"),
+        ({"halo": -1}, "halo is -1: expected at least 0"),
+        ({"heads": (2,)}, "expected as many values"),
         ({"heads": (3, 4)}, "8 channels of queries do not divide into 3 heads"),
         ({"value_ratio": 1.1, "dims": (16, 32)}, "17 channels of values do not divide"),
         ({"attending": ((0, 1), ())}, r"attending has blocks \(0, 1\) of stage 0, which has 1"),
         ({"act": "gelu"}, "act is 'gelu'"),
+        ({"excite": -1}, "excite is -1: expected at least 0"),
+        ({"stem_strides": (2, 2)}, r"stem_strides are \(2, 2\): expected one for each of 0"),
+        ({"expansion": (2, 0)}, r"expansion is 0: expected at least 1"),
     ):
         with pytest.raises(ConfigError, match=said):
             vitrail.create(SMALL, **changes)

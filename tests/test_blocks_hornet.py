@@ -64,7 +64,7 @@ def test_slices_fill_twice_the_width():
         ({"image": (7, 48)}, "image is 7x48; a hornet of 2 stages needs 8 pixels"),
         ({"kernels": (6, 0)}, "kernel is 6: expected an odd one"),
         ({"dim": 6, "orders": (2, 5)}, "expected a multiple of 16"),
-        ({"orders": (2,)}, "differ in length"),
+        ({"orders": (2,)}, "expected as many values"),
         ({"dim": 2, "kernels": (0, 0)}, "has no two halves"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import golden
 from support.scatter import scattered
 
@@ -13,6 +14,8 @@ from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models import lesa
 from vitrail.models.lesa import LESA, Config, FlatPosition
+from vitrail.models.names import lesa as names
+from vitrail.models.parts.lesa_fusion import HiddenConvs
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SMALL = Config(
@@ -32,7 +35,7 @@ def test_detection_golden():
     expected = golden.read(BLOCKS / "lesa_block_detection_qr.json")
     rows = [(".mixer.", "")]
     named = {f".{k}": v for k, v in golden.state(expected).items()}
-    state = {k.removeprefix("."): v for k, v in rename(named, [*lesa.LAYER, *rows]).items()}
+    state = {k.removeprefix("."): v for k, v in rename(named, [*names.layer(), *rows]).items()}
     m = LESA(64, 8, grid=(12, 12), position="axes").double().eval()
     missing = m.load_state_dict(state, strict=False)
     assert not missing.unexpected_keys
@@ -47,6 +50,7 @@ def plain(m, x):
     """One map (C, h, w): the binary term pair by pair, then the gate."""
     c, h, w = x.shape
     n, g, d = h * w, m.groups, m.key_width
+    c = 2 * g * d
     tokens = x.flatten(1).T
     q, k, v = m.qkv(tokens).view(n, g, -1).split((d, d, 2 * d), 2)
     table = m.position.table
@@ -71,7 +75,17 @@ def plain(m, x):
                 out[i, channels, 1] += a[i, j] * table[2 * d :, i - j + n - 1]
     binary = m.output.norm(out.flatten(1)).view(n, c, 2).sum(2)
     unary = m.unary(x[None])[0].flatten(1).T
-    hidden = m.hidden(torch.cat([unary, binary], 1).relu()).relu()
+    hidden = torch.cat([unary, binary], 1).relu()
+    if isinstance(m.hidden, HiddenConvs):
+        hidden = hidden.T.view(1, -1, h, w)
+        for layer in m.hidden.convs:
+            kernel = layer.conv.weight
+            groups, side = layer.conv.groups, kernel.shape[2]
+            hidden = F.conv2d(hidden, kernel, None, 1, side // 2, 1, groups)
+            hidden = layer.norm(hidden).relu()
+        hidden = hidden[0].flatten(1).T
+    else:
+        hidden = m.hidden(hidden).relu()
     return (unary + m.gate(hidden).sigmoid() * binary).T.view(c, h, w)
 
 
@@ -83,6 +97,37 @@ def test_flat_positions_in_plain_lines(grid):
         expected = torch.stack([plain(m, one) for one in x])
         assert torch.allclose(m(x), expected, atol=1e-12)
         assert torch.allclose(deploy(m)(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim_in", [4, 8, 12])
+@pytest.mark.parametrize(
+    "fusion", [((2, 1, 1),), ((2, 3, 2),), ((1, 1, 1), (4, 5, 2)), ()], ids=str
+)
+def test_other_widths_and_fusions_in_plain_lines(fusion, dim_in):
+    m = scattered(LESA(8, 2, grid=(3, 4), dim_in=dim_in, fusion=fusion))
+    x = torch.randn(2, dim_in, 3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        expected = torch.stack([plain(m, one) for one in x])
+        assert expected.shape == (2, 8, 3, 4)
+        assert torch.allclose(m(x), expected, atol=1e-12)
+        assert torch.allclose(deploy(m)(x), expected, atol=1e-12)
+
+
+def test_names_of_other_fusions():
+    """Hidden layers are counted with their activations, as the authors' modules are."""
+    config = Config(**{**vars(SMALL), "fusion": ((2, 3, 2), (2, 1, 1))})
+    state = scattered(vitrail.create(config)).state_dict()
+    ours = "stages.1.blocks.1.mixer."
+    theirs = {
+        "reasoning.1.weight": "hidden.convs.0.conv.weight",
+        "reasoning.2.weight": "hidden.convs.0.norm.weight",
+        "reasoning.4.weight": "hidden.convs.1.conv.weight",
+        "reasoning.5.running_var": "hidden.convs.1.norm.running_var",
+    }
+    given = {f"layer2.1.conv2.{n}": state[f"{ours}{own}"] for n, own in theirs.items()}
+    named = rename(given, lesa.NAMES["Chenglin-Yang/LESA_classification"](config))
+    assert named.keys() == {f"{ours}{own}" for own in theirs.values()}
+    assert all(torch.equal(value, state[name]) for name, value in named.items())
 
 
 def test_flat_positions_wrap_rows():
@@ -138,8 +183,10 @@ def test_other_images(position):
 
 def test_what_cannot_be_built():
     for changes, said in (
+        ({"fusion": ((2, 2, 1),)}, "fusion has kernel 2, width 16 of 32"),
+        ({"fusion": ((2, 1, 3),)}, "groups 3: expected an odd kernel, and groups that divide"),
         ({"groups": 3}, "dim 16 does not divide into 3 groups"),
-        ({"groups": 0}, "does not divide into 0 groups"),
+        ({"groups": 0}, "groups is 0: expected at least 1"),
         ({"position": "sine"}, "position is 'sine': expected flat or axes"),
         ({"strides": (2,)}, "differ in length"),
     ):

@@ -148,5 +148,5 @@ def test_another_size():
 def test_refusals():
     with pytest.raises(vitrail.errors.ConfigError, match="16x16; the last of 3 paths"):
         vitrail.create(SMALL, image=(16, 16))
-    with pytest.raises(vitrail.errors.ConfigError, match="one entry a stage"):
+    with pytest.raises(vitrail.errors.ConfigError, match="expected as many values"):
         vitrail.create(resolve(SMALL, paths=(2, 1, 1)))

@@ -54,7 +54,7 @@ def test_biases_belong_to_key_minus_query():
         ({"image": (4, 32)}, "image is 4x32, window 4; expected sides from 8"),
         ({"window": 1}, "window from 2"),
         ({"channels_per_head": 5}, "dim 16 does not divide into heads of 5"),
-        ({"depths": (1,)}, "differ in length"),
+        ({"depths": (1,)}, "expected as many values"),
         ({"dialect": "jax"}, "expected tensorflow or torchvision"),
     ],
 )

@@ -52,5 +52,5 @@ def test_other_images_are_refused_with_a_remedy():
     model = scattered(SMALL)
     with pytest.raises(ValueError, match=r"image is 12x8; .* 2x3 patches .* image=\(12, 8\)"):
         model(torch.zeros(1, 3, 12, 8, dtype=torch.float64))
-    with pytest.raises(CheckpointError, match=r"16x24; .* for 2x3 tokens"):
+    with pytest.raises(CheckpointError, match=r"16x24, .* of 2x3 tokens"):
         vitrail.load(SMALL, model.state_dict(), image=(16, 24))

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from support.scatter import scattered
 
 import vitrail
-from vitrail.checkpoint import save
+from vitrail.checkpoint import rename, save
 from vitrail.errors import ConfigError, RunError
 from vitrail.measure.counts import counts
 from vitrail.models import config_json
-from vitrail.models.mvit import VARIANTS, Config
+from vitrail.models.mvit import NAMES, VARIANTS, Config
 from vitrail.models.parts.mvit_pooling import (
     ClipPosition,
     Pool,
@@ -26,7 +26,7 @@ from vitrail.models.trunk.backbone import input_shape
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.adopt import adopt
 from vitrail.search.shelf import shelf
-from vitrail.train.steps import Steps
+from vitrail.training.steps import Steps
 
 SMALL = Config(dim=16, depths=(1, 2, 1), reduction=2, image=(64, 64), classes=5)
 CLIP = replace(SMALL, frames=4, pool="token")
@@ -182,6 +182,36 @@ def test_nothing_that_fits_images_takes_clips(tmp_path):
         adopt(tmp_path / "run", vitrail.create(SMALL, classes=0), source="maps.safetensors")
     with pytest.raises(ConfigError, match="takes clips of 4 frames, a recipe trains on images"):
         Recipe(config_json(CLIP), Data("photos/"), Steps(1, 1)).config  # noqa: B018
+
+
+def test_both_positions_under_the_detectors_names():
+    """Absolute positions behind the stem, whose first row nothing reads, and relative ones; at
+    another size the former move bicubically."""
+    config = replace(SMALL, window=8, position="both", classes=0)
+    model = scattered(vitrail.create(config))
+    relative = vitrail.create(replace(config, position="relative")).double().eval()
+    state = model.state_dict()
+    relative.load_state_dict({n: v for n, v in state.items() if n != "stem.space"})
+    table = state["stem.space"].view(1, 16, 16, 16)
+    rows = NAMES["facebookresearch/detectron2"](config)
+    theirs = {"pos_embed": torch.cat([torch.zeros(1, 1, 16).double(), state["stem.space"]], 1)}
+    assert torch.equal(rename(theirs, rows)["stem.space"], state["stem.space"])
+
+    def added(module, args, found):
+        grid = found.shape[2:]
+        moved = F.interpolate(table.permute(0, 3, 1, 2), grid, mode="bicubic")
+        return found + (moved if grid != (16, 16) else table.permute(0, 3, 1, 2))
+
+    relative.stem.proj.register_forward_hook(added)
+    for size in ((64, 64), (96, 80)):
+        x = torch.randn(1, 3, *size, dtype=torch.float64)
+        moved = vitrail.load(config, state, image=size, dtype=torch.float64)
+        same = [n for n, v in moved.state_dict().items() if v.shape != state[n].shape]
+        assert ("stem.space" in same) == (size != (64, 64))
+        with torch.no_grad():
+            for one, two in zip(model.features(x), relative.features(x), strict=True):
+                assert torch.allclose(one, two, atol=1e-10)
+            assert torch.allclose(model.stem(x)[0], moved.stem(x)[0], atol=1e-12)
 
 
 @pytest.mark.parametrize("position", ["relative", "absolute"])

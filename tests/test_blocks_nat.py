@@ -9,8 +9,9 @@ import torch.nn.functional as F
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.neighborhood import Neighborhood
-from vitrail.models import dinat
-from vitrail.models.nat import Config, NeighborhoodAttention, resample
+from vitrail.models import dinat, nat
+from vitrail.models.nat import Config, NeighborhoodAttention
+from vitrail.models.trunk.positions import resampled
 
 SMALL = Config(
     dim=16, depths=(1, 2), heads=(2, 4), kernel=3, dilations=(1, 2), image=(32, 32), classes=3
@@ -31,11 +32,11 @@ def test_padding_of_small_maps_is_attended_to():
 def test_a_table_moves_to_another_kernel_and_back():
     state = vitrail.create(SMALL).state_dict()
     state = {k: v.double() for k, v in state.items()}
-    wide = resample(state, SMALL, replace(SMALL, kernel=5))
+    wide = resampled(state, SMALL, replace(SMALL, kernel=5), nat)
     for name, table in wide.items():
         if name.endswith("bias.table"):
             assert table.shape[1:] == (9, 9)
-            same = resample({name: table}, replace(SMALL, kernel=5), SMALL)[name]
+            same = resampled({name: table}, replace(SMALL, kernel=5), SMALL, nat)[name]
             assert same.shape == state[name].shape
         else:
             assert table is state[name]
@@ -47,8 +48,8 @@ def test_a_table_moves_to_another_kernel_and_back():
         ({"kernel": 4}, "kernel"),
         ({"patch": 3}, "patch is 3, dim 16"),
         ({"heads": (3, 4)}, "dim 16 does not divide into 3 heads"),
-        ({"dilations": (1,)}, "differ in length"),
-        ({"dilations": (0, 1)}, "expected 1 or more"),
+        ({"dilations": (1,)}, "expected as many values"),
+        ({"dilations": (0, 1)}, "expected at least 1"),
     ],
 )
 def test_what_cannot_be_built(changes, said):

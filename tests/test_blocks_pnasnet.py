@@ -331,9 +331,9 @@ def test_the_ports_auxiliary_head_is_dropped():
     ("changes", "words"),
     [
         ({"padding": "valid"}, "padding is 'valid'; there are same, symmetric"),
-        ({"depth": 0}, "depth 0 .* at least one cell a stage"),
+        ({"depth": 0}, "depth is 0: expected at least 1"),
         ({"dim": 7}, "dim 7, depth 1 and stem_cells 2 make no net"),
-        ({"stem_cells": -1}, "stem_cells -1 make no net"),
+        ({"stem_cells": -1}, "stem_cells is -1: expected at least 0"),
         ({"concat": (1, 2)}, "concat is .*; the nodes of this genotype are states 2 to 6"),
         ({"concat": (2, 2, 3, 5, 6)}, "each at most once"),
         ({"concat": (2, 3, 6)}, "state 5 is neither read nor concatenated"),

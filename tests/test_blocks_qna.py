@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from support import golden
 
 import vitrail
+from vitrail.checkpoint import rename
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.models.qna import FLOOR, Config, EqualWindows, LocalAttention, QnA
+from vitrail.models.parts.learned_queries import FLOOR, PooledConv, QnA, Reader
+from vitrail.models.qna import NAMES, Config, EqualWindows, LocalAttention
 
 SMALL = Config(
     dim=16, qna=(1, 2, 0), lsa=(0, 1, 2), qna_heads=(2, 4, 8), lsa_heads=(1, 2, 4),
@@ -160,6 +162,78 @@ def test_floor_is_below_what_float32_sees():
     assert np.exp(FLOOR) < 0.01 * np.finfo(np.float32).eps
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
+def test_pooled_skip_in_plain_lines(size, kernel):
+    """Flax's SAME: of an odd number of zeros the larger half is behind; all are counted."""
+    m = random(PooledConv(4, 6, kernel))
+    x = torch.randn(2, *size, 4, dtype=torch.float64)
+    with torch.no_grad():
+        found = m(x)
+    grid = [-(-n // 2) for n in size]
+    before = [max((g - 1) * 2 + kernel - n, 0) // 2 for g, n in zip(grid, size, strict=True)]
+    assert list(found.shape[1:3]) == grid
+    for y in range(grid[0]):
+        for z in range(grid[1]):
+            top, left = 2 * y - before[0], 2 * z - before[1]
+            inside = x[:, max(top, 0) : top + kernel, max(left, 0) : left + kernel]
+            mean = inside.sum((1, 2)) / kernel**2
+            assert torch.allclose(found[:, y, z], mean @ m.weight.flatten(1).mT, atol=1e-12)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_reading_a_whole_map_is_the_layer_at_its_centre(added):
+    """The authors' head is their layer with a kernel of the map, without padding."""
+    layer = random(QnA(8, 8, 2, kernel=5, queries=2))
+    m = Reader(8, 2, 5, added=added).double()
+    m.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 5, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        expected = gathered(layer, x)[:, 2, 2] + (x.mean((1, 2)) if added else 0)
+        assert torch.allclose(m(x), expected, atol=1e-12)
+        assert torch.allclose(m.weights(x).sum(-1), torch.ones(()).double())
+
+
+@pytest.mark.parametrize("pool", ["qna", "both"])
+def test_a_network_that_reads_its_last_map(pool):
+    """Other skips and heads under Flax's names; tables move and tell the image."""
+    model = random(vitrail.create(SMALL, skip="pool", pool=pool))
+    state, config = model.state_dict(), model.config
+    theirs = {
+        "params/QnAStage_0/QnA_Block_2_stride_2/AvgPool1x1Conv_0/Conv_0/kernel": (
+            "stages.1.down.skip.weight"
+        ),
+        "params/ClassificationHead_0/FusedKQnA_0/query": "pool.query",
+        "params/ClassificationHead_0/FusedKQnA_0/Wk": "pool.key",
+        "params/ClassificationHead_0/FusedKQnA_0/rpe_bias": "pool.position",
+        "params/ClassificationHead_0/FusedKQnA_0/attn_scale_weights": "pool.share",
+        "params/ClassificationHead_0/FusedKQnA_0/to_v/kernel": "pool.value.weight",
+        "params/ClassificationHead_0/FusedKQnA_0/to_out/kernel": "pool.proj.weight",
+    }
+
+    def flax(ours):
+        value = state[ours]
+        if ours == "pool.share":
+            return value[None, None]
+        if ours == "pool.key":
+            return value.mT
+        return value.movedim((0, 1), (-1, -2)) if ours.endswith("weight") else value
+
+    named = rename(
+        {name: flax(ours) for name, ours in theirs.items()}, NAMES["moabarar/qna"](config)
+    )
+    assert named.keys() == set(theirs.values())
+    assert all(torch.equal(value, state[name]) for name, value in named.items())
+    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    moved = vitrail.load(config, state, image=(96, 96), dtype=torch.float64)
+    assert moved.state_dict()["pool.position"].shape[0] == 36
+    with torch.no_grad():
+        assert torch.allclose(model(x), moved(x), atol=1e-10)
+        assert torch.allclose(deploy(model)(x), model(x), atol=1e-10)
+    assert vitrail.models.qna.fitted(config, moved.state_dict()).image == (96, 96)
+    assert {"pool.position", "pool.share"} <= model.no_decay()
+
+
 def kept_bytes(kernel):
     """Bytes that a forward pass keeps for the backward pass, each storage once."""
     m, found = QnA(16, 16, 4, kernel=kernel), {}
@@ -307,7 +381,7 @@ def test_beginning():
     [
         ({"kernel": 4}, "kernel is 4: expected an odd number"),
         ({"kernel": 0}, "kernel is 0"),
-        ({"queries": 0}, "queries is 0: expected 1 or more"),
+        ({"queries": 0}, "queries is 0: expected at least 1"),
         ({"image": (64, 15)}, "image is 64x15; this qna has a stride of 16"),
         ({"qna_heads": (3, 4, 8)}, "dim 16 does not divide into 3 heads"),
         ({"lsa_heads": (1, 3, 4)}, "dim 32 does not divide into 3 heads"),

@@ -12,6 +12,7 @@ import vitrail
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.measure.counts import counts
 from vitrail.models import vit
+from vitrail.models.trunk.fitting import fitted
 from vitrail.models.vit import Config
 from vitrail.models.vit_hybrid import Config as Hybrid
 from vitrail.models.vit_hybrid import pooled
@@ -228,7 +229,7 @@ def test_weights_move_to_another_image_size(config):
 def test_positions_without_parameters_tell_no_size():
     config = replace(SMALL, position="sincos", pool="mean")
     state = vitrail.create(config, classes=5).state_dict()
-    assert vit.fitted(config, state) == replace(config, classes=5)
+    assert fitted(config, state, vit) == replace(config, classes=5)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7), (1, 2)])

@@ -9,7 +9,7 @@ from support import golden
 
 import vitrail
 from vitrail import checkpoint
-from vitrail.models.vitas import HEADS, Config, ViTAS, filled
+from vitrail.models.vitas import HEADS, Config, ViTAS
 from vitrail.search.supernets.vitas import NAMES, Super
 
 # heads/attention/hidden of every slot, as published beside the code words
@@ -113,4 +113,4 @@ def test_refusals():
 
 def test_heads_and_slots():
     config = vitrail.catalog()["vitas_858m"].config
-    assert filled(config) == [0, 2, 5, 6, 8, 13, 14] and set(config.heads) <= set(HEADS)
+    assert config.filled == [0, 2, 5, 6, 8, 13, 14] and set(config.heads) <= set(HEADS)

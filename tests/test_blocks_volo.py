@@ -13,6 +13,7 @@ import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models import volo
+from vitrail.models.trunk.fitting import fitted
 from vitrail.models.volo import Config, OutlookAttention
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
@@ -104,6 +105,16 @@ def test_two_heads_answer_and_another_may_take_their_place():
         assert torch.allclose(model(x), model.head(model.embedding(x)))
 
 
+def test_the_mean_is_of_all_tokens():
+    model = scattered(vitrail.create(SMALL, answer="mean"), 0.3)
+    x = torch.randn(2, 3, 48, 40, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.tokens(x).sum(1) / 31
+        assert torch.allclose(model.embedding(x), expected)
+        assert torch.allclose(model(x), model.head(expected))
+    assert not any("patches" in name for name in model.state_dict())
+
+
 def test_outlookers_are_never_dropped():
     model = vitrail.create(SMALL)
     rates = [[b.drop_path.rate for b in stage.blocks] for stage in model.stages]
@@ -124,8 +135,8 @@ def test_positions_move_and_tell_the_image():
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(moved(x), model(x))
-    assert volo.fitted(SMALL, moved.state_dict()).image == (64, 96)
-    assert volo.fitted(SMALL, model.state_dict()).image == SMALL.image
+    assert fitted(SMALL, moved.state_dict(), volo).image == (64, 96)
+    assert fitted(SMALL, model.state_dict(), volo).image == SMALL.image
 
 
 def test_odd_maps_are_exported(tmp_path):
@@ -143,6 +154,7 @@ def test_odd_maps_are_exported(tmp_path):
 
 def test_what_cannot_be_built():
     for changes, said in (
+        ({"answer": "max"}, "answer is 'max': expected dense, token or mean"),
         ({"kernel": 4}, "kernel is 4, stride 2: expected an odd kernel"),
         ({"stride": 3}, "kernel is 3, stride 3"),
         ({"patch": 3}, "patch is 3"),

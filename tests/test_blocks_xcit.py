@@ -11,6 +11,7 @@ import vitrail
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.layers.position import FourierPosition
+from vitrail.models.trunk.sizes import Widths
 from vitrail.models.xcit import ClassBlock, Config, CrossCovariance, LocalPatches
 
 SMALL = Config(dim=24, depth=2, heads=3, strides=(2, 2), image=(20, 28), classes=5)
@@ -85,7 +86,7 @@ def test_local_patches_deploy_exactly_at_the_borders(shape):
 
 @pytest.mark.parametrize("tokens_norm", [True, False])
 def test_class_block_has_the_authors_quirks(tokens_norm):
-    block = scattered(ClassBlock(Config(dim=24, heads=3, tokens_norm=tokens_norm)))
+    block = scattered(ClassBlock(Config(dim=24, tokens_norm=tokens_norm), Widths(3, 24, 96)))
     x = tokens(2, 1 + 12, 24)
     normed = block.norm1(x)
     y = x + block.scale1.gamma * torch.cat([block.mixer(normed), normed[:, 1:]], 1)

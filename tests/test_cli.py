@@ -8,10 +8,12 @@ import sys
 
 import pytest
 import torch
+import typer
 
 import vitrail
 import vitrail.models
-from vitrail.cli import main
+from vitrail.cli import app, main
+from vitrail.commands.options import say, show
 
 
 def run(*arguments: str) -> int:
@@ -104,6 +106,8 @@ def test_load_says_what_a_checkpoint_is(tmp_path, capsys):
         (["predict", "nowhere", "a.png"], "does not exist"),
         (["export", "nowhere", "--onnx"], "does not exist"),
         (["export", "nowhere"], "--onnx"),
+        (["export", "nowhere", "--int8"], "--onnx"),
+        (["explain", "nowhere", "a.png"], "does not exist"),
         (["train", "--set", "model=cvt_31", "--set", "data=fashion-sample"], "did you mean"),
         (
             ["train", "--set", "model=cvt_13", "--set", "data=x", "--set", "optimizer.rl=1"],
@@ -125,3 +129,24 @@ def test_mistakes_are_one_sentence(capsys, arguments, words):
 def test_usage_errors_exit_with_two():
     assert run("fly") == 2
     assert run("fit") == 2
+
+
+def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
+    """Data, budget, place and the like have options; all that tunes a training goes by --set."""
+    options = {p.name for p in typer.main.get_command(app).commands["fit"].params}
+    assert options == {
+        "settings", "duplicates",
+        "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
+        "seed", "pretrained", "out", "resume", "storage", "group_by", "task",
+    }  # fmt: skip
+
+
+def test_names_reach_the_terminal_without_control_characters(tmp_path, capsys):
+    """Neither in a sentence nor in an answer: a file's name sets no title and turns no line."""
+    evil = tmp_path / "a\x1b]0;pwn\x07\u202eb\n.png"
+    told = refused(capsys, "explain", str(evil), "x.png")
+    assert r"a\x1b]0;pwn\x07\u202eb" in told
+    say("first\nb\x1b[2J")
+    assert capsys.readouterr().out == "first\nb\\x1b[2J\n"
+    show(("name", "n"), [("[red]\x1b[2Jx", "1")], left=("name",))
+    assert r"[red]\x1b[2Jx" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from torch import nn
 
 import vitrail
 from vitrail import cli
-from vitrail.compare import compare
 from vitrail.errors import CheckpointError, ConfigError
+from vitrail.jobs.compare import compare
 from vitrail.models.vit import Config
 
 SMALL = Config(dim=24, depth=3, heads=2, hidden=48, patch=8, image=(32, 48), classes=5)

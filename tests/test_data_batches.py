@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from support.peers import torchvision
 from support.pictures import photo, write_classes
-from torchvision.transforms.v2 import functional
 
 from vitrail.data import augment as augmentation
 from vitrail.data.augment import Augment, draw
@@ -180,7 +180,9 @@ def test_crops_are_resized_back(colour):
     for i in range(10):
         top, left, height, width = draws.crop[i].tolist()
         crop = torch.from_numpy(images[i]).permute(2, 0, 1)
-        back = functional.resized_crop(crop, top, left, height, width, [20, 24], antialias=False)
+        back = torchvision.transforms.v2.functional.resized_crop(
+            crop, top, left, height, width, [20, 24], antialias=False
+        )
         assert abs(out[i].astype(int) - back.permute(1, 2, 0).numpy()).max() <= 1
     rows, draws = rows_and_draws(Augment(flip=0, scale=(1, 1)), 10)
     assert (draws.crop[:, 2:] > 15).all()

@@ -120,17 +120,17 @@ def _text(name, content):
     ("make", "words"),
     [
         (lambda path: path, "does not exist: give a folder with one subfolder per class"),
-        (_empty, "is empty: expected one subfolder of images per class"),
-        (_loose, "holds 1 files but no subfolders: expected one subfolder"),
+        (_empty, "is empty: give one subfolder of images per class"),
+        (_loose, "holds 1 file but no subfolders: give one subfolder"),
         (lambda path: write_classes(path, {"a": 0, "b": 0}), "has no files in its subfolders"),
         (lambda path: write_classes(path, {"a": 3}), "has only the class 'a': .* two classes"),
         (_text("x.txt", b"hello"), "is a file of another kind: give a folder"),
         (_text("x.csv", b""), "has the columns none: expected path and label"),
         (_text("x.csv", b"path,label\n"), "has no rows: expected one row"),
-        (_text("x.csv", b"file,class\na,b\n"), "has the columns file, class: expected path"),
+        (_text("x.csv", b"file,x,z\na,b,1\n"), "has the columns file, x, z: expected path"),
         (_text("x.csv", b"path,label\n\xff\xfe,b\n"), "is not UTF-8 text: save"),
         (_text("x.csv", b"path,label\nf/000.png,\n"), "row 2: .* label is '', fill both"),
-        (_text("x.csv", b"path,label,split\nf/000.png,a,hold\n"), "split is 'hold', exp"),
+        (_text("x.csv", b"path,label,split\nf/000.png,a,hold\n"), "split is 'hold' in 1 row "),
         (_text("x.csv", b"path,label\nf/000.png,a\nf/9.png,b\n"), "1 of 2 .* 'f/9.png' .row 3"),
         (_text("x.csv", b"path,label\nf/000.png,a\nf/001.png,a\n"), "has only the class 'a'"),
         (_text("x.parquet", b"PAR1 nothing"), "is not a readable Parquet file"),
@@ -255,5 +255,5 @@ def test_digits_and_what_it_needs(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
-    with pytest.raises(DataError, match=r"pip install 'vitrail\[digits\]'"):
+    with pytest.raises(DataError, match="pip install 'scikit-learn>="):
         open_source("digits")

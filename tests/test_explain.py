@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from test_backbones import CLIPS, FAMILIES, build, image, tiny
 
 import vitrail
 from vitrail import cli
-from vitrail.attribution import METHODS, explain, gradient, rollout
+from vitrail.attribution import METHODS, explain, gradient, overlay, photograph, rollout
+from vitrail.jobs.explain import picture_names
 from vitrail.models.vit import Config
 from vitrail.run.adopt import adopt
 
@@ -104,6 +107,55 @@ def test_command(run_folder, picture, capsys):
     assert f"for {name}, bright where hiding" in capsys.readouterr().out
 
 
+def test_files_of_the_same_name_get_pictures_of_their_own(run_folder, picture, capsys):
+    wide = Image.fromarray(np.zeros((30, 120, 3), np.uint8))
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        wide.save(f"{folder}/0.png")
+    assert run("explain", str(run_folder), "a/0.png", "b/0.png") == 0
+    assert sorted(p.name for p in Path().glob("*-explained.png")) == [
+        "a-0-explained.png", "b-0-explained.png",
+    ]  # fmt: skip
+    told = capsys.readouterr().out
+    assert "a-0-explained.png shows" in told and "b-0-explained.png shows" in told
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/cat.jpg"], ["cat"]),
+        (["x/a/0.png", "y/a/0.jpg", "y/b.png"], ["x-a-0", "y-a-0", "b"]),
+        (["a.png", "a.jpg", "a.png"], ["a", "a-2", "a-3"]),
+        (["/0.png", "/q/0.png"], ["0", "q-0"]),
+        (["a/0.png", "a/0.jpg", "b/0.png"], ["a-0", "a-0-2", "b-0"]),
+    ],
+)
+def test_names_of_pictures(paths, names):
+    assert picture_names(paths) == [f"{name}-explained.png" for name in names]
+
+
+def test_a_map_lies_on_the_photograph_in_its_own_shape(tmp_path):
+    """The map of a square input is stretched back over a wide and a turned photograph."""
+    heat = np.zeros((28, 28), np.float32)
+    heat[:14, 14:] = 1  # the upper right quarter of what the model saw
+    file, exif = tmp_path / "wide.png", Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for turned, shape in ((False, (60, 200)), (True, (200, 60))):
+        noise = np.full((60, 200, 3), 60, np.uint8)
+        Image.fromarray(noise).save(file, exif=exif if turned else Image.Exif())
+        shown = photograph(file.read_bytes())
+        assert shown.shape == (*shape, 3)
+        glow = np.asarray(Image.open(io.BytesIO(overlay(shown, heat)))).astype(int).sum(2)
+        h, w = glow.shape
+        assert h * shape[1] == w * shape[0]
+        bright = glow > (glow.min() + glow.max()) / 2
+        assert bright[: h // 2, w // 2 :].mean() > 0.9 and bright[h // 2 :].mean() < 0.1
+        assert bright[: h // 2, : w // 2].mean() < 0.1
+    large = np.zeros((900, 3000, 3), np.uint8)
+    Image.fromarray(large).save(file)
+    assert photograph(file.read_bytes(), 300).shape == (90, 300, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -121,7 +173,12 @@ def test_wrong_files(run_folder, picture, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     assert run("explain", str(run_folder), str(broken)) == 2
-    assert "broken.png is no image that can be read" in capsys.readouterr().err
+    assert "broken.png is not an image that can be identified" in capsys.readouterr().err
+    assert run("explain", str(run_folder), str(picture), "nothing.png") == 2
+    assert "image nothing.png does not exist: give image files" in capsys.readouterr().err
+    assert run("explain", str(run_folder), str(tmp_path)) == 2
+    assert "is not a file: give image files" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*-explained.png"))
     assert run("explain", str(run_folder), str(picture), str(broken), "--out", "x.png") == 2
     assert "one picture for 2 images" in capsys.readouterr().err
     shutil.copytree(run_folder, tmp_path / "empty", ignore=shutil.ignore_patterns("weights*"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines import onnx as export
 from vitrail.engines.onnx import Exported
 from vitrail.errors import ExportError
-from vitrail.export import export_run
+from vitrail.jobs.export import export_run
 from vitrail.run.folder import RunFolder
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.3,), (0.4,), 2.5)
@@ -135,7 +137,7 @@ class Differs(nn.Module):
 @pytest.mark.parametrize("by", [0.001, 50.0])
 def test_a_file_that_differs_is_refused_and_removed(tmp_path, by):
     path = tmp_path / "model.onnx"
-    with pytest.raises(ExportError, match="is not the model: of 256 images"):
+    with pytest.raises(ExportError, match="does not compute what the model does: of 256 images"):
         export.export_onnx(Differs(small(), by), LABELS, path, images=images(256))
     assert not list(tmp_path.iterdir())
 
@@ -157,7 +159,7 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_nothing_to_compare_on_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="no held-back images to be compared on"):
+    with pytest.raises(ExportError, match="there are no held-back images to be compared on"):
         export.export_onnx(small(), LABELS, tmp_path / "x.onnx", images=images(0))
 
 
@@ -176,9 +178,25 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_card_s_snippet_runs(run, monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_card_s_snippet_reads_a_picture_as_predict_does(run, mode, tmp_path):
+    """With PIL, NumPy and ONNX Runtime alone, whatever the picture's size and turn."""
+    from PIL import Image
+
+    from vitrail.jobs.predict import Predictor
     from vitrail.report.card import _USE
 
-    monkeypatch.chdir(run.path)
-    exec(re.search(r"```python\n(.*)```", _USE, re.S)[1], {})
-    assert capsys.readouterr().out.split()[0] in LABELS.classes
+    code = re.search(r"```python\n(.*)```", _USE, re.S)[1]
+    assert set(re.findall(r"^(?:import|from) (\w+)", code, re.M)) == {
+        "json", "sys", "numpy", "onnxruntime", "PIL",
+    }  # fmt: skip
+    shape = (60, 44) if mode == "L" else (60, 44, 3)
+    picture, exif = tmp_path / "a.png", Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    Image.fromarray(noise).save(picture, exif=exif)
+    (tmp_path / "use.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "use.py"), str(picture)]
+    told = subprocess.run(command, cwd=run.path, capture_output=True, text=True, check=True).stdout
+    (found,) = Predictor(run.path).predict([picture], top=3)
+    assert told.split() == [word for name, p in found.ranked for word in (f"{p:.1%}", name)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
+from support.peers import torchvision
 from torch import nn
 
 import vitrail
@@ -178,7 +178,7 @@ def test_a_name_takes_the_classes_of_the_file_and_a_new_head_on_request(state):
 
 
 def test_compare_takes_five_classes_by_name(tmp_path, state):
-    from vitrail.compare import compare
+    from vitrail.jobs.compare import compare
 
     torch.save(state, tmp_path / "a.pth")
     named = f"resnet_18={tmp_path / 'a.pth'}"

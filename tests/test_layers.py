@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -10,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vitrail.layers import conv, position
+import vitrail
+from vitrail.layers import conv, position, protocols
 from vitrail.layers.attention import Attention, attend, attention_weights
 from vitrail.layers.ffn import Mlp, QuickGELU, QuickMlp
 from vitrail.layers.fold import deploy
-from vitrail.layers.kept import ROOM
+from vitrail.layers.gates import Gate
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, DropPath, LayerScale, rising
 from vitrail.layers.tokens import SequencePool
@@ -83,7 +87,7 @@ def test_kept_weight_is_the_same_linear_layer(act, bias):
             x = torch.randn(shape)
             assert torch.allclose(fast(x), slow(x), atol=1e-5)
             assert torch.allclose(fast.then(x, act), act(slow(x)), atol=1e-5)
-        assert len(fast._kept) <= ROOM
+        assert len(fast._kept[1]) <= fast.room
         for change in (lambda w: w.mul_(2), lambda w: w.add_(1)):
             change(fast.weight), change(slow.weight)
             assert torch.allclose(fast(x), slow(x), atol=1e-5)
@@ -112,6 +116,40 @@ def test_layer_scale_is_folded_into_both_branches(quick, start):
         folded = deploy(block)
         assert torch.allclose(folded(x), expected, atol=1e-12)
     assert not any(isinstance(m, LayerScale) for m in folded.modules())
+
+
+@pytest.mark.parametrize(
+    ("kind", "has", "lacks"),
+    [
+        (protocols.Deployable, conv.ConvNorm(2, 2, 1), nn.Conv2d(2, 2, 1)),
+        (protocols.Absorbs, Mlp(2, 4), nn.Linear(2, 2)),
+        (protocols.Attends, Attention(2, 1), nn.MultiheadAttention(2, 1)),
+        (protocols.Fuses, Linear(2, 2), nn.Linear(2, 2)),
+        (protocols.Joins, conv.Conv2d(2, 2, 1), Linear(2, 2)),
+        (protocols.Adds, Gate(), Linear(2, 2)),
+        (protocols.Scales, Linear(2, 2), conv.Conv2d(2, 2, 1)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_module_offers_is_asked_by_its_protocol(kind, has, lacks):
+    assert isinstance(has, kind) and not isinstance(lacks, kind)
+
+
+def test_every_protocol_is_spoken_somewhere():
+    """A method that no module has, or that none asks for, is not a language."""
+    package = Path(vitrail.__file__).parent
+    written = "\n".join(
+        path.read_text()
+        for room in ("layers", "models")
+        for path in (package / room).rglob("*.py")
+        if path.name != "protocols.py"
+    )
+    for kind in vars(protocols).values():
+        if isinstance(kind, type) and getattr(kind, "_is_protocol", False) and kind is not Protocol:
+            assert len(inspect.getdoc(kind).splitlines()) >= 3, kind
+            for method in (n for n, v in vars(kind).items() if inspect.isfunction(v)):
+                if not method.startswith("_"):
+                    assert f"def {method}(self" in written or f"def {method}(\n" in written, method
 
 
 def test_quick_gelu_is_its_formula_by_every_way():

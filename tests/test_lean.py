@@ -17,12 +17,13 @@ from torch import nn
 import vitrail
 from vitrail import heap
 from vitrail.measure.memory import peak_bytes
-from vitrail.train import lean
-from vitrail.train.lean import Lean
+from vitrail.training import activations, lean
+from vitrail.training.lean import Lean
 
 
 @pytest.fixture(autouse=True)
 def everything_counts(monkeypatch):
+    lean.trouble()  # its own nets are not to be counted
     monkeypatch.setattr(lean, "LEAST_BYTES", 0)
 
 
@@ -274,3 +275,59 @@ def test_freed_memory_stays():
     assert after < anew / 20
     # Whoever has set the allocator knows what for.
     assert run("keep", MALLOC_ARENA_MAX="4")[0] is False
+
+
+# ---- a torch that calls things otherwise -----------------------------------------------
+
+
+@pytest.fixture
+def untried():
+    """The trial is made anew, and again for whoever comes after."""
+    lean.trouble.cache_clear()
+    yield
+    lean.trouble.cache_clear()
+
+
+def test_nothing_is_wrong_with_this_torch(untried):
+    before = torch.random.get_rng_state()
+    assert lean.trouble() is None
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ({"GeluBackward0": lambda node: node._saved_of_another_name}, "GELU.*AttributeError"),
+        ({"SiluBackward0": lambda node: node._saved_self.sigmoid()}, "SiLU.*gradients differ"),
+        ({"HardswishBackward0": None}, "Hardswish.*nothing is left out"),
+    ],
+)
+def test_what_torch_renamed_switches_it_off_with_a_word(untried, kept, monkeypatch, kinds, said):
+    for name, make in kinds.items():
+        if make is None:
+            monkeypatch.delitem(lean._ACTIVATIONS, name)
+        else:
+            monkeypatch.setitem(lean._ACTIVATIONS, name, make)
+    with pytest.warns(UserWarning, match=f"takes more memory .*{said}"):
+        assert lean.trouble() is not None
+    kept.saved.clear()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    plain = gradients(NETS["gelu"], x, leanly=False)
+    assert same(gradients(NETS["gelu"], x, leanly=True), plain)
+    assert kept.counts == (0, 0)  # autograd keeps all by itself
+
+
+def test_a_norm_whose_node_changed_switches_it_off(untried, monkeypatch):
+    monkeypatch.setattr(lean._Keeper, "_layer_norm", lambda keeper, node: node._saved_eps)
+    with pytest.warns(UserWarning, match="LayerNorm.*AttributeError"):
+        assert lean.trouble() is not None
+
+
+def test_what_is_kept_is_counted_without_computing():
+    net = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 8))
+    # The input, what goes into the activation and what comes out of it, in float32.
+    expected = 4 * 32 * (256 + 128 + 128)
+    assert activations.kept_bytes(net, (32, 256)) == expected
+    assert activations.worth(net, (32, 256), 2 * expected - 2)
+    assert not activations.worth(net, (32, 256), 2 * expected)
+    assert all(parameter.grad is None for parameter in net.parameters())

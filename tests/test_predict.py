@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from test_export import LABELS, finished, images
 
-from vitrail import predict
+from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.jobs import predict
 from vitrail.run.folder import RunFolder
 
 
@@ -110,7 +113,7 @@ def copied(run, folder):
 def test_a_damaged_or_foreign_exported_file_is_one_sentence(run, tmp_path):
     broken = copied(run, tmp_path / "broken")
     broken.onnx.write_bytes(broken.onnx.read_bytes()[:500])
-    with pytest.raises(RunError, match=r"cannot be run by ONNX Runtime.*`vitrail export"):
+    with pytest.raises(RunError, match=r"is damaged or was changed.*`vitrail export"):
         predict.Predictor(broken.path)
     foreign = copied(run, tmp_path / "foreign")
     facts = json.loads(foreign.labels.read_text())
@@ -129,3 +132,199 @@ def test_wrong_questions(run, photos, tmp_path):
         predict.Predictor(tmp_path / "none")
     with pytest.raises(DataError, match=r"cannot be read|does not exist"):
         predict.collect(["x" * 300])
+
+
+def ranked(found) -> list:
+    return [p.ranked for p in found]
+
+
+def test_one_picture_in_every_form(run, photos):
+    predictor = predict.Predictor(run.path)
+    path = photos / "a.png"
+    image = Image.open(path)
+    grey = np.asarray(image)
+    wanted = predictor.predict([path])[0]
+    assert predictor.predict(path)[0] == wanted
+    assert predictor.predict(str(path))[0] == wanted
+    colour = np.repeat(grey[..., None], 3, 2)
+    forms = {
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "Pillow": image,
+        "HW": grey,
+        "HW1": grey[..., None],
+        "HWC": colour,
+        "RGBA": np.concatenate([colour, np.full_like(colour[..., :1], 255)], 2),
+        "16 bits": grey.astype(np.uint16) * 257,
+        "columns first": np.asfortranarray(grey),
+    }
+    for name, form in forms.items():
+        (found,) = predictor.predict(form)
+        assert (found.path, found.error) == ("image 1", None), name
+        assert [c for c, _ in found.ranked] == [c for c, _ in wanted.ranked], name
+        assert [p for _, p in found.ranked] == pytest.approx([p for _, p in wanted.ranked]), name
+    several = predictor.predict([*forms.values(), path])
+    assert [p.path for p in several] == [*(f"image {n + 1}" for n in range(len(forms))), str(path)]
+    stacked = predictor.predict(np.stack([colour, colour]))
+    assert len(stacked) == 2 and not any(p.error for p in stacked)
+    assert [p.path for p in predictor.predict(iter([path, path]))] == [str(path)] * 2
+    assert predictor.predict([]) == []
+
+
+def test_what_is_no_picture(run, photos):
+    predictor = predict.Predictor(run.path)
+    for wrong, words in (
+        (7, "what is asked about is of type int"),
+        ([photos / "a.png", None], "image 2 is of type NoneType"),
+        ([[1, 2]], "image 1 is of type list"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            predictor.predict(wrong)
+    good = np.zeros((5, 5), np.uint8)
+    found = predictor.predict(
+        [good, np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8), np.zeros((0, 5), np.uint8),
+         np.zeros((5, 5, 3)), b"", "nul\0byte", photos, good]
+    )  # fmt: skip
+    assert [p.error is None for p in found] == [True, *[False] * 7, True]
+    assert "array of uint8 (5, 5, 2)" in found[1].error
+    assert (found[5].error, found[7].error) == ("is empty", "cannot be read (Is a directory)")
+
+
+def test_a_pipe_is_answered_at_once(run, photos):
+    os.mkfifo(photos / "pipe")
+    os.mkfifo(photos / "pipe.png")
+    (found,) = predict.Predictor(run.path).predict(photos / "pipe.png")
+    assert found.error == "is not a regular file"
+    assert len(predict.collect([photos])) == 4
+
+
+def test_folders_are_searched_as_fit_reads_them(run, tmp_path):
+    folder = tmp_path / "inbox"
+    (folder / "below").mkdir(parents=True)
+    picture = Image.fromarray(images(1, seed=1)[0, ..., 0])
+    for name, form in {
+        "a.jfif": "JPEG", "b.JPE": "JPEG", "c.dib": "DIB", "d.pnm": "PPM", "e.j2k": "JPEG2000",
+        "none": "PNG", "wrong.txt": "PNG", "below/f.tif": "TIFF",
+    }.items():  # fmt: skip
+        picture.save(folder / name, form)
+    (folder / "g.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    (folder / "raw").write_bytes(b"FUJIFILMCCD-RAW " + bytes(99))
+    for n in range(5):
+        (folder / f"notes{n}.md").write_text("not looked at")
+    (folder / "loop").symlink_to(folder)
+    told = []
+    paths = predict.collect(folder, told.append)
+    assert [os.path.relpath(path, folder) for path in paths] == [
+        "a.jfif", "b.JPE", "below/f.tif", "c.dib", "d.pnm", "e.j2k", "g.heic", "none", "raw",
+        "wrong.txt",
+    ]  # fmt: skip
+    assert told == [
+        f"{folder}: 5 files passed over as not images (notes0.md, notes1.md, notes2.md and 2 more)"
+    ]
+    found = predict.Predictor(run.path).predict(paths)
+    assert [p.error is None for p in found] == [True] * 6 + [False, True, False, True]
+    assert "is HEIC, which" in found[6].error and "convert" in found[8].error
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "x.md").write_text("words")
+    with pytest.raises(DataError, match="has no image files among 1 file: name files"):
+        predict.collect(tmp_path / "only")
+
+
+def test_none_of_these(run, photos, tmp_path):
+    path = photos / "a.png"
+    (plain,) = predict.Predictor(run.path).predict(path)
+    sure = plain.ranked[0][1]
+    assert (plain.threshold, plain.none_of_these, plain.answer) == (None, False, plain.ranked[0][0])
+    assert "none_of_these" not in json.loads(predict.as_json([plain]))[0]
+    above, below = (
+        predict.Predictor(run.path, threshold=sure + by).predict(path)[0] for by in (0.01, -0.01)
+    )
+    assert (above.answer, above.none_of_these) == ("none of these", True)
+    assert (below.answer, below.none_of_these) == (plain.ranked[0][0], False)
+    (row,) = json.loads(predict.as_json([above]))
+    assert row["none_of_these"] is True and row["threshold"] == sure + 0.01
+    assert row["classes"][0]["class"] == plain.ranked[0][0]
+    (line,) = csv.DictReader(io.StringIO(predict.as_csv([above])))
+    assert (line["answer"], line["class_1"]) == ("none of these", plain.ranked[0][0])
+    own = copied(run, tmp_path / "own")
+    facts = json.loads(own.labels.read_text())
+    own.write_json(own.labels, {**facts, "threshold": min(1.0, sure + 0.01)})
+    assert predict.Predictor(own.path).predict(path)[0].none_of_these
+    assert not predict.Predictor(own.path, threshold=0).predict(path)[0].none_of_these
+    with pytest.raises(ConfigError, match=r"threshold is 1\.5: give a probability from 0 to 1"):
+        predict.Predictor(run.path, threshold=1.5)
+
+
+def test_a_run_scales_deep_values_as_it_was_trained(run, photos, tmp_path):
+    own = copied(run, tmp_path / "own")
+    facts = json.loads(own.labels.read_text())
+    own.write_json(own.labels, {**facts, "ranges": [{"kind": "16-bit", "low": 0, "high": 4095}]})
+    grey = np.asarray(Image.open(photos / "a.png"))
+    deep = np.rint(grey / 4 * (4095 / 255)).astype(np.uint16)  # at most a quarter of the range
+    Image.fromarray(deep).save(photos / "deep.png")
+    wanted = np.rint(deep * (255 / 4095)).astype(np.uint8)
+    predictor = predict.Predictor(own.path)
+    as_eight = ranked(predictor.predict(wanted))
+    assert ranked(predictor.predict(photos / "deep.png")) == as_eight
+    assert ranked(predictor.predict(deep)) == as_eight
+    assert ranked(predict.Predictor(run.path).predict(deep)) != as_eight
+
+
+HOSTILE = "\x1b]0;pwn\x07 \x9b2J \u202egnp.exe\n.png"
+
+
+def test_names_are_not_obeyed(capsys):
+    found = [
+        predict.Prediction(HOSTILE, (("=cmd|calc!A1", 0.6), ("@SUM(A1)", 0.4))),
+        predict.Prediction("-rf", error="+1+cmd"),
+    ]
+    for text in (predict.as_json(found), predict.as_csv(found)):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    assert json.loads(predict.as_json(found))[0]["path"] == HOSTILE
+    lines = list(csv.reader(io.StringIO(predict.as_csv(found))))
+    assert len(lines) == 3
+    assert lines[1][2:] == ["'=cmd|calc!A1", "0.600000", "'@SUM(A1)", "0.400000"]
+    assert lines[2][:2] == ["'-rf", "'+1+cmd"]
+    for width in (40, 200):
+        shown = io.StringIO()
+        predict.show(found, Console(file=shown, width=width))
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown.getvalue())
+        assert "\\x1b]0;pwn" in shown.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 80, 300])
+def test_no_path_is_cut(width):
+    path = "/a/folder/" + "x" * 120 + "/and another one/picture.png"
+    found = [predict.Prediction(path, (("cat", 0.9), ("dog", 0.1))), predict.Prediction("b.png",
+             error="is truncated (of the lower 50% pixels are missing)")]  # fmt: skip
+    shown = io.StringIO()
+    predict.show(found, Console(file=shown, width=width))
+    lines = shown.getvalue().splitlines()
+    assert any(line.startswith(path) for line in lines)
+    assert "is truncated (of the lower 50% pixels are missing)" in shown.getvalue()
+    assert "…" not in shown.getvalue()
+    assert all(len(line) <= width for line in lines) or width < 300
+
+
+def command(*arguments: object) -> int:
+    try:
+        main(["predict", *map(str, arguments)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_command(run, photos, capsys):
+    assert command(run.path, photos / "a.png", "--json", "--csv") == 2
+    assert "vitrail: --json and --csv are two forms of one answer" in capsys.readouterr().err
+    assert command(run.path, photos / "broken.png") == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.count("\n") == 1 and "broken.png is not an image" in streams.err
+    assert command(run.path, photos, "--threshold", "1", "--json") == 0
+    streams = capsys.readouterr()
+    rows = json.loads(streams.out)
+    assert [row.get("none_of_these") for row in rows] == [True, True, None, True]
+    assert "1 file passed over as not images (notes.txt)" in streams.err
+    assert command(run.path, photos) == 0
+    assert str(photos / "deep" / "c.png") in capsys.readouterr().out

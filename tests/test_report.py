@@ -14,10 +14,11 @@ from PIL import Image
 from torch import nn
 
 from vitrail import attribution
+from vitrail.report import canvas, plots, race
 from vitrail.report import facts as f
-from vitrail.report import plots
 from vitrail.report.card import render_card
-from vitrail.report.page import headline, ordered, render, verdict
+from vitrail.report.page import ordered, render
+from vitrail.report.verdict import headline, verdict
 from vitrail.units import count, percent, seconds, size
 
 EVIL = '<script>alert("x")</script> & Söhne'
@@ -109,7 +110,7 @@ def test_whole_page():
     for words in (
         "90.0 % of unseen images right, in 1.2 ms each", "95 % interval 85.0 % to 94.0 %",
         "misses the budget (latency 1.2 ms of 5 ms, parameters 70 k of 50 k allowed)",
-        "✗ over the budget", "names 180 of 200 test images rightly", "b/x.jpg",
+        "✗ over the budget", "classifies 180 of 200 test images correctly", "b/x.jpg",
         "is truncated", "cat", EVIL,
         "vitrail fit photos --latency 5ms", "512 held-back images",
     ):  # fmt: skip
@@ -164,7 +165,7 @@ def candidate(latency_s, accuracy, status="stopped", name="m"):
 
 def test_front_joins_those_that_nothing_beats():
     points = [(3e-3, 0.9), (1e-3, 0.8), (2e-3, 0.7), (1e-3, 0.6), (4e-3, 0.9), (5e-3, 0.95)]
-    best = plots.joined([candidate(*point) for point in points])
+    best = race.joined([candidate(*point) for point in points])
     assert [(c.latency_s, c.accuracy) for c in best] == [(1e-3, 0.8), (3e-3, 0.9), (5e-3, 0.95)]
 
 
@@ -176,21 +177,21 @@ def test_front_numbers_agree_with_the_table():
     places = ordered(raced)
     assert [c.status for c in places] == ["won", "finished", "stopped", "stopped", "over budget"]
     assert places[2].accuracy == 0.8
-    written = set(re.findall(r">(\d+)</text>", plots.front(places, None)))
+    written = set(re.findall(r">(\d+)</text>", race.front(places, None)))
     assert {"1", "3", "4"} <= written  # 2 has no latency, 5 no accuracy
-    assert plots.front(places[:2], None) == ""
+    assert race.front(places[:2], None) == ""
 
 
 @pytest.mark.parametrize("accuracies", [(0.1, 0.99), (1.0, 1.0), (0.0, 1.0), (0.5, 0.5)])
 def test_front_of_any_accuracies(accuracies):
     points = [candidate(1e-3, a) for a in accuracies]
-    assert plots.front(points, 1e-6).startswith("<svg") and plots.front(points, 10.0)
+    assert race.front(points, 1e-6).startswith("<svg") and race.front(points, 10.0)
 
 
 @pytest.mark.parametrize(("limit_s", "anchor"), [(2e-3, "start"), (5e-3, "end")])
 def test_the_limit_is_named_inside_the_plot(limit_s, anchor):
     points = [candidate(0.2e-3, 0.9, "won"), candidate(3e-3, 0.7)]
-    drawn = plots.front(points, limit_s, size=plots.NARROW)
+    drawn = race.front(points, limit_s, size=canvas.NARROW)
     (style,) = re.findall(r'<text style="([^"]*)"[^>]*>budget</text>', drawn)
     assert f"text-anchor: {anchor}" in style or (anchor == "start" and "anchor" not in style)
 

@@ -83,7 +83,7 @@ def test_taken_missing_and_damaged(tmp_path, run):
         RunFolder.open(tmp_path / "empty")
     whole = run.weights.read_bytes()
     run.weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="truncated"):
+    with pytest.raises(CheckpointError, match="truncated, damaged"):
         run.load_model()
     run.recipe.write_text("{")
     with pytest.raises(RunError, match="damaged"):

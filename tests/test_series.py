@@ -10,8 +10,8 @@ import vitrail
 from vitrail.data import uea
 from vitrail.errors import DataError
 from vitrail.models.evolving_series import Config
-from vitrail.train.objective import Step
-from vitrail.train.series import Batches, SeriesLoss, fit, predict
+from vitrail.training.objective import Step
+from vitrail.training.series import Batches, SeriesLoss, fit, predict
 
 FOLDER = Path(__file__).parent / "series"
 VOWELS = [FOLDER / f"JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST")]

@@ -6,6 +6,7 @@ import json
 import statistics
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.models import families
 from vitrail.study import plans, study
 from vitrail.study.effect import effects, student
-from vitrail.train.interrupt import Interrupted
+from vitrail.training.interrupt import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,19 @@ def test_what_seeds_share_is_no_noise():
     assert effects({"none": [0.8], "a": [0.9]}, "none")["a"].low is None
     with pytest.raises(ValueError, match="different numbers of seeds"):
         effects({"none": [0.8], "a": [0.9, 0.8]}, "none")
+
+
+def test_intervals_of_many_arms_hold_together():
+    """The interval that is drawn is the one that decides: wide enough for all comparisons."""
+    rng = np.random.default_rng(0)
+    values = {name: list(rng.normal(0.8, 0.01, 3)) for name in ("none", "a", "b", "c", "d")}
+    found, table = effects(values, "none"), np.array(list(values.values()))
+    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    error = (2 * (rest**2).sum() / 8 / 3) ** 0.5
+    reach = error * 3.2060  # Student's t of 8 degrees of freedom at 1 - 0.025 / 4
+    for one in found.values():
+        assert one.high - one.mean == pytest.approx(reach, rel=1e-4)
+        assert one.clear == (abs(one.mean) > reach)
 
 
 def test_every_plan_builds_its_arms():
@@ -103,8 +117,8 @@ def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
 
 def test_wrong_questions(small, tmp_path):
     for changes, said in (
-        ({"name": "dept"}, "no study 'dept': .*depth"),
-        ({"only": ["three"]}, "no arm 'three' in depth"),
+        ({"name": "dept"}, "study 'dept' is unknown: .*depth"),
+        ({"only": ["three"]}, "arm 'three' of depth is unknown"),
         ({"seeds": 0}, "seeds is 0"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -116,5 +130,5 @@ def test_wrong_questions(small, tmp_path):
     (tmp_path / "other" / "x").write_text("")
     with pytest.raises(RunError, match="is not empty"):
         study("depth", out=tmp_path / "other")
-    with pytest.raises(RunError, match="is no study that can be resumed"):
+    with pytest.raises(RunError, match=r"asked\.json is missing: start a new study"):
         study("depth", out=tmp_path / "other", resume=True)

@@ -21,14 +21,16 @@ from torch import nn
 
 from vitrail.data.batches import Batches
 from vitrail.errors import CheckpointError, ConfigError, RunError
-from vitrail.train import snapshot
-from vitrail.train.evaluate import predict_logits
-from vitrail.train.journal import Journal
-from vitrail.train.loop import Interrupted, Steps, train
-from vitrail.train.metrics import accuracy
-from vitrail.train.objective import CrossEntropy
-from vitrail.train.optimizer import AdamW, Sgd
-from vitrail.train.schedule import Schedule
+from vitrail.objectives.cross_entropy import CrossEntropyLoss
+from vitrail.tasks.metrics import accuracy
+from vitrail.training import snapshot
+from vitrail.training.evaluate import predict
+from vitrail.training.journal import Journal
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Interrupted, Place, Plan, Steps, train
+from vitrail.training.objective import Frozen, Objective, Second
+from vitrail.training.optimizer import AdamW, Sgd
+from vitrail.training.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -59,17 +61,13 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.mps.i
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_learns(tmp_path, device, optimizer, precision):
     outcome = train(
-        toy.net(),
-        CrossEntropy(),
+        Learner(toy.net(), CrossEntropyLoss()),
         toy.batches(64),
-        optimizer,
-        Schedule(5, 5, 120),
-        steps=Steps(120, 64, ema=0.9, precision=precision),
-        folder=tmp_path,
-        device=device,
+        Plan(optimizer, Schedule(5, 5), Steps(120, 64, ema=0.9, precision=precision)),
+        Place(tmp_path, device=device),
     )
     data = toy.batches(50, shuffle=False, drop_last=False)
-    logits, labels = predict_logits(outcome.best, data, device=device)
+    logits, labels = predict(outcome.best, data, device=device)
     assert outcome.step == 120
     assert next(outcome.model.parameters()).device.type == device
     assert outcome.samples_per_s > 0
@@ -92,14 +90,10 @@ def test_accumulation_is_the_same_step(tmp_path):
 
     outcomes = [
         train(
-            toy.net(plain=True),
-            CrossEntropy(),
+            Learner(toy.net(plain=True), CrossEntropyLoss()),
             data,
-            Sgd(lr=0.1),
-            Schedule(0, 8, 8),
-            steps=Steps(8, 32, accumulate=parts, clip=0.5),
-            folder=tmp_path / str(parts),
-            device="cpu",
+            Plan(Sgd(lr=0.1), Schedule(0, 8), Steps(8, 32, accumulate=parts, clip=0.5)),
+            Place(tmp_path / str(parts), device="cpu"),
         )
         for data, parts in ((whole, 1), (Halves(), 2))
     ]
@@ -110,20 +104,16 @@ def test_accumulation_is_the_same_step(tmp_path):
 def test_average_follows_the_weights(tmp_path):
     seen = []
 
-    class Watch(CrossEntropy):
+    class Watch(CrossEntropyLoss):
         def after_step(self, model, step):
             seen.append(model.head.weight.detach().clone())
 
     start = toy.net().head.weight.detach().clone()
     outcome = train(
-        toy.net(),
-        Watch(),
+        Learner(toy.net(), Watch()),
         toy.batches(32),
-        AdamW(),
-        Schedule(0, 0, 5),
-        steps=Steps(5, 32, ema=0.3),
-        folder=tmp_path,
-        device="cpu",
+        Plan(AdamW(), Schedule(0, 0), Steps(5, 32, ema=0.3)),
+        Place(tmp_path, device="cpu"),
     )
     expected = start
     for step, weight in enumerate(seen):
@@ -140,7 +130,7 @@ def test_methods_and_callback_hear_every_step(tmp_path):
         def before_step(self, model, step):
             heard.append((step.number, step.total, step.epoch))
 
-    toy.run(tmp_path, methods=[Method(), object()], on_step=lambda *now: told.append(now))
+    toy.run(tmp_path, methods=[Method()], on_step=lambda *now: told.append(now))
     assert [number for number, _, _ in heard] == list(range(24))
     assert heard[16] == (16, 24, 1.0)
     assert [step for step, *_ in told] == list(range(1, 25))
@@ -161,6 +151,153 @@ def test_journal_tells_the_curve_once(tmp_path):
     assert all(line["loss"] < 9 for line in lines if "loss" in line)
     assert journal.read()[10]["val_accuracy"] == 0.5 and "loss" in journal.read()[10]
     assert lines[-1].keys() == {"step", "epoch", "loss", "lr", "samples_per_s"}
+
+
+# ---- the objective's own weights -------------------------------------------------------
+
+
+class Projected(Objective):
+    """A loss through a projection head of its own, with a teacher that never moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 4)
+        self.teacher = Frozen(toy.net(seed=5))
+        self.register_buffer("centre", torch.zeros(4))
+
+    def forward(self, model, batch, step):
+        outputs = self.project(model(batch.images))
+        wish = self.teacher(batch.images).softmax(1)
+        self.centre.lerp_(outputs.detach().mean(0), 0.1)
+        loss = nn.functional.cross_entropy(outputs, wish)
+        return {"loss": loss, "spread": outputs.std(), "agreement": (outputs * wish).sum(1).mean()}
+
+
+def projected(folder, *, until=None, resume=False, objective=None):
+    torch.manual_seed(1)
+    learner = Learner(toy.net(), objective or Projected())
+    outcome = train(
+        learner,
+        toy.batches(32, augment=toy.AUGMENT),
+        Plan(AdamW(lr=1e-2, layer_decay=0.9), Schedule(), Steps(12, 32)),
+        Place(
+            folder,
+            journal=Journal(folder / "metrics.jsonl"),
+            device="cpu",
+            until=until,
+            resume=resume,
+        ),
+    )
+    return learner, outcome
+
+
+def test_an_objective_s_own_weights_learn_and_its_teacher_stays(tmp_path):
+    torch.manual_seed(1)
+    toy.net()
+    before = Projected()
+    learner, _ = projected(tmp_path)
+    after = learner.objective
+    assert not torch.equal(before.project.weight, after.project.weight)
+    assert same(before.teacher.inner, after.teacher.inner)
+    assert not after.teacher.inner.training
+    tensors = last(tmp_path)
+    assert {"objective.project.weight", "objective.centre"} <= tensors.keys()
+    assert "optimizer.exp_avg.objective/project.weight" in tensors
+    assert not [name for name in tensors if "teacher" in name]
+
+
+def test_the_journal_keeps_every_term(tmp_path):
+    projected(tmp_path)
+    for line in Journal(tmp_path / "metrics.jsonl").read():
+        assert {"loss", "lr", "spread", "agreement"} <= line.keys()
+        assert math.isfinite(line["spread"])
+
+
+def test_an_objective_s_weights_resume_bit_by_bit(tmp_path):
+    whole, _ = projected(tmp_path / "whole")
+    projected(tmp_path / "parts", until=7)
+    parts, _ = projected(tmp_path / "parts", resume=True)
+    assert same(whole.objective, parts.objective)
+    assert same(whole.model, parts.model)
+
+
+def test_what_is_frozen_stays_in_eval_mode():
+    net = toy.net()
+    net.norm.requires_grad_(False)
+    Learner(net, Projected()).train()
+    assert not net.norm.training and net.dropout.training and net.training
+
+
+class Adversary(Objective):
+    """A second optimizer moves a shift of the logits against the model."""
+
+    two = Second(Sgd(lr=0.5, momentum=0.0, nesterov=False), ("objective.shift",), every=2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4))
+        self.seen = []
+
+    def forward(self, model, batch, step):
+        logits = model(batch.images) + self.shift.detach()
+        return {"loss": nn.functional.cross_entropy(logits, batch.targets)}
+
+    def second(self, model, batch, step):
+        self.seen.append((step.number, batch.indices.tolist()))
+        logits = model(batch.images).detach() + self.shift
+        return {"loss": -nn.functional.cross_entropy(logits, batch.targets)}
+
+
+def adversarial(folder, **more):
+    learner = Learner(toy.net(plain=True), Adversary())
+    data = toy.batches(32)
+    other = Batches(toy.pixels(), batch=32, seed=11, mean=(0.3,), std=(0.2,))
+    plan = Plan(AdamW(), Schedule(), Steps(6, 32))
+    train(learner, data, plan, Place(folder, device="cpu", **more), other)
+    return learner, other
+
+
+def test_a_second_optimizer_has_its_own_weights_and_images(tmp_path):
+    learner, other = adversarial(tmp_path)
+    assert learner.objective.shift.abs().max() > 0
+    assert [number for number, _ in learner.objective.seen] == [0, 2, 4]
+    expected = [other.get(0, number).indices.tolist() for number in range(3)]
+    assert [indices for _, indices in learner.objective.seen] == expected
+    assert not [
+        name for name in last(tmp_path) if name.startswith("optimizer.") and "shift" in name
+    ]
+    adversarial(tmp_path / "parts", until=3)
+    parts, _ = adversarial(tmp_path / "parts", resume=True)
+    assert torch.equal(parts.objective.shift, learner.objective.shift)
+    assert same(parts.model, learner.model)
+
+
+def test_a_second_optimizer_needs_a_second_stream(tmp_path):
+    with pytest.raises(ConfigError, match="give a second stream of batches"):
+        train(
+            Learner(toy.net(), Adversary()),
+            toy.batches(32),
+            Plan(AdamW(), Schedule(), Steps(6, 32)),
+            Place(tmp_path, device="cpu"),
+        )
+
+
+def test_a_batch_norm_of_one_value_is_one_sentence(tmp_path):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.BatchNorm1d(4))
+
+        def forward(self, image):
+            return self.body(image)
+
+    with pytest.raises(ConfigError, match=r"a BatchNorm .* give a larger steps.batch"):
+        train(
+            Learner(Flat(), CrossEntropyLoss()),
+            toy.batches(1),
+            Plan(AdamW(), Schedule(), Steps(2, 1)),
+            Place(tmp_path, device="cpu"),
+        )
 
 
 # ---- going on --------------------------------------------------------------------------
@@ -244,15 +381,10 @@ def test_shorter_plan_goes_on_as_a_longer_one(tmp_path):
     for name, rungs in (("race", (12, 24)), ("full", (24,))):
         for total in rungs:
             outcome = train(
-                toy.net(),
-                CrossEntropy(),
+                Learner(toy.net(), CrossEntropyLoss()),
                 toy.batches(32, augment=toy.AUGMENT),
-                AdamW(),
-                Schedule(3, 12, total),
-                steps=Steps(total, 32),
-                folder=tmp_path / name,
-                device="cpu",
-                resume=True,
+                Plan(AdamW(), Schedule(3, 12), Steps(total, 32)),
+                Place(tmp_path / name, device="cpu", resume=True),
             )
         outcomes.append(outcome)
     assert same(outcomes[0].model, outcomes[1].model)
@@ -268,6 +400,18 @@ def test_other_settings_are_refused(tmp_path):
     toy.run(tmp_path, until=2)
     with pytest.raises(CheckpointError, match=r"batch=32, now 64"):
         toy.run(tmp_path, steps=toy.changed(batch=64), resume=True)
+
+
+def test_whatever_identifies_a_training_is_compared_field_by_field(tmp_path):
+    def go(identity, **more):
+        plan = Plan(AdamW(), Schedule(), Steps(4, 32), identity=identity)
+        place = Place(tmp_path, device="cpu", **more)
+        return train(Learner(toy.net(), CrossEntropyLoss()), toy.batches(32), plan, place)
+
+    go({"data": {"digest": "abc", "mean": (0.3, 0.2)}}, until=2)
+    go({"data": {"digest": "abc", "mean": (0.3, 0.2)}}, until=3, resume=True)
+    with pytest.raises(CheckpointError, match=r"data.digest='abc', now 'abd'; data.mean="):
+        go({"data": {"digest": "abd", "mean": (0.3, 0.4)}}, resume=True)
 
 
 # ---- snapshots -------------------------------------------------------------------------
@@ -364,7 +508,7 @@ def test_snapshot_holds_tied_and_strided_tensors(tmp_path):
         "none": torch.zeros(0, 2),
     }
     found = snapshot.read(snapshot.write(tmp_path, tensors, {"step": 1}))
-    assert found.state == {"step": 1}
+    assert found.state["step"] == 1
     assert found.tensors.keys() == tensors.keys()
     for name, value in tensors.items():
         assert found.tensors[name].dtype == value.dtype
@@ -374,7 +518,7 @@ def test_snapshot_holds_tied_and_strided_tensors(tmp_path):
 # ---- a loss that is not finite ---------------------------------------------------------
 
 
-class Poisoned(CrossEntropy):
+class Poisoned(CrossEntropyLoss):
     """A loss that is infinite in one step, for the first `times` times, or while rates are full."""
 
     def __init__(self, at: int, times: int) -> None:
@@ -391,17 +535,16 @@ class Poisoned(CrossEntropy):
 
 def poisoned(folder, objective, rates, **more):
     return train(
-        toy.net(),
-        objective,
+        Learner(toy.net(), objective),
         toy.batches(16),
-        AdamW(),
-        Schedule(0, 20, 20),
-        steps=Steps(20, 16),
-        folder=folder,
-        journal=Journal(folder / "metrics.jsonl"),
-        device="cpu",
-        on_step=lambda step, loss, lr, speed: rates.append((step, lr)),
-        **more,
+        Plan(AdamW(), Schedule(0, 20), Steps(20, 16)),
+        Place(
+            folder,
+            journal=Journal(folder / "metrics.jsonl"),
+            device="cpu",
+            on_step=lambda step, loss, lr, speed: rates.append((step, lr)),
+            **more,
+        ),
     )
 
 
@@ -444,7 +587,7 @@ def test_not_finite_twice_gives_up(tmp_path):
 
 
 def test_gradient_that_is_not_finite(tmp_path):
-    class Steep(CrossEntropy):
+    class Steep(CrossEntropyLoss):
         def forward(self, model, batch, step):
             loss = super().forward(model, batch, step)["loss"]
             at_zero = (model.head.weight - model.head.weight).sum()
@@ -495,14 +638,14 @@ def test_two_processes_are_one(tmp_path):
 def test_evaluation_is_of_each_sample_once_in_order():
     model = toy.net().train()
     data = toy.batches(7, n=30, shuffle=False, drop_last=False)
-    logits, labels = predict_logits(model, data, device="cpu", workers=1)
+    logits, labels = predict(model, data, device="cpu", workers=1)
     assert model.training
     model.eval()
     images = torch.cat([data.get(0, n).images for n in range(5)])
     torch.testing.assert_close(logits, model(images).detach())
     assert torch.equal(labels, torch.from_numpy(toy.pixels(30).labels))
     shuffled = toy.batches(7, n=30, drop_last=False)
-    assert torch.allclose(predict_logits(model, shuffled, device="cpu")[0], logits, atol=1e-6)
+    assert torch.allclose(predict(model, shuffled, device="cpu")[0], logits, atol=1e-6)
 
     class Twice(Batches):
         def iterate(self, step=0, *, stop, workers=0, rank=0, world=1):
@@ -511,7 +654,7 @@ def test_evaluation_is_of_each_sample_once_in_order():
     parts = {"batch": 10, "mean": (0.3,), "std": (0.2,)}
     for wrong in (toy.batches(7, n=30), Twice(toy.pixels(30), **parts, shuffle=False)):
         with pytest.raises(RunError, match="did not see each of them once"):
-            predict_logits(model, wrong, device="cpu")
+            predict(model, wrong, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -536,12 +679,8 @@ def test_impossible_trainings(tmp_path):
         toy.run(tmp_path, device="cuda:99")
     with pytest.raises(ConfigError, match="make batches of 32"):
         train(
-            toy.net(),
-            CrossEntropy(),
+            Learner(toy.net(), CrossEntropyLoss()),
             toy.batches(16),
-            AdamW(),
-            Schedule(0, 0, 4),
-            steps=Steps(4, 64, accumulate=2),
-            folder=tmp_path,
-            device="cpu",
+            Plan(AdamW(), Schedule(0, 0), Steps(4, 64, accumulate=2)),
+            Place(tmp_path, device="cpu"),
         )

@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 from support import toy
 from torch import nn
 
 from vitrail.config import parse, to_json
 from vitrail.errors import ConfigError, DataError
-from vitrail.train import metrics
-from vitrail.train.objective import CrossEntropy, Step
-from vitrail.train.optimizer import AdamW, Sgd, adjust, build
-from vitrail.train.schedule import Schedule
+from vitrail.objectives.context import Context
+from vitrail.objectives.cross_entropy import CrossEntropy, CrossEntropyLoss
+from vitrail.tasks import metrics
+from vitrail.training.objective import Step
+from vitrail.training.optimizer import AdamW, Sgd, adjust, build
+from vitrail.training.schedule import Schedule
 
 NOW = Step(0, 10, 0.0)
 
@@ -89,7 +90,7 @@ def test_impossible_optimizers(kind, values, said):
 
 
 def test_values_go_through_json():
-    for value in (AdamW(lr=0.3, betas=(0.8, 0.9)), Sgd(nesterov=False), Schedule(1, 2, 3)):
+    for value in (AdamW(lr=0.3, betas=(0.8, 0.9)), Sgd(nesterov=False), Schedule(1, 2)):
         assert parse(type(value), to_json(value)) == value
 
 
@@ -97,8 +98,8 @@ def test_values_go_through_json():
 
 
 def test_schedule_warms_holds_and_falls():
-    schedule = Schedule(warmup=4, hold=10, total=30, floor=0.1)
-    factors = [schedule.factor(step) for step in range(40)]
+    schedule = Schedule(warmup=4, hold=10, floor=0.1)
+    factors = [schedule.factor(step, 30) for step in range(40)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4:11] == [1.0] * 7
     assert factors[20] == pytest.approx(0.55)
@@ -108,17 +109,17 @@ def test_schedule_warms_holds_and_falls():
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 200), st.integers(1, 200))
 def test_the_prefix_does_not_depend_on_the_total(warmup, hold, total, other):
-    one, two = Schedule(warmup, hold, total), Schedule(warmup, hold, other)
+    schedule = Schedule(warmup, hold)
     for step in range(max(warmup, hold)):
-        assert one.factor(step) == two.factor(step)
-    assert all(0 <= one.factor(step) <= 1 for step in range(250))
+        assert schedule.factor(step, total) == schedule.factor(step, other)
+    assert all(0 <= schedule.factor(step, total) <= 1 for step in range(250))
 
 
 def test_impossible_schedules():
-    with pytest.raises(ConfigError, match="total 0"):
-        Schedule(0, 0, 0)
+    with pytest.raises(ConfigError, match="hold -1"):
+        Schedule(0, -1)
     with pytest.raises(ConfigError, match="floor 2"):
-        Schedule(0, 0, 1, floor=2)
+        Schedule(0, 0, floor=2)
 
 
 # ---- objective -------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def test_soft_and_hard_targets_are_one_loss():
     hard = toy.batches(8).get(0, 0)
     soft = type(hard)(hard.images, F.one_hot(hard.targets, 4).float(), hard.indices)
     for smoothing in (0.0, 0.2):
-        objective = CrossEntropy(smoothing)
+        objective = CrossEntropyLoss(smoothing)
         losses = [objective(model, batch, NOW)["loss"] for batch in (hard, soft)]
         torch.testing.assert_close(losses[0], losses[1])
         shares = (1 - smoothing) * soft.targets + smoothing / 4
@@ -139,14 +140,34 @@ def test_soft_and_hard_targets_are_one_loss():
 
 def test_two_heads_share_the_loss():
     model, batch = toy.net().eval(), toy.batches(8).get(0, 0)
-    one = CrossEntropy()(model, batch, NOW)["loss"]
-    two = CrossEntropy()(lambda x: (model(x), 0 * model(x)), batch, NOW)["loss"]
+    one = CrossEntropyLoss()(model, batch, NOW)["loss"]
+    two = CrossEntropyLoss()(lambda x: (model(x), 0 * model(x)), batch, NOW)["loss"]
     torch.testing.assert_close(two, (one + math.log(4)) / 2)
 
 
 def test_impossible_smoothing():
     with pytest.raises(ConfigError, match=r"smoothing 1\.0"):
         CrossEntropy(1.0)
+    with pytest.raises(ConfigError, match=r"balance 2\.0"):
+        CrossEntropy(balance=2.0)
+
+
+def test_balanced_classes_count_alike():
+    """Doubling the images of a class leaves what balance=1 minimises as it was."""
+    model = toy.net().eval()
+    batch = toy.batches(64).get(0, 0)
+    rare = batch.targets == 0
+    several = torch.cat([torch.arange(64), rare.nonzero().flatten()])
+    twice = type(batch)(batch.images[several], batch.targets[several], batch.indices[several])
+    losses = []
+    for one in (batch, twice):
+        counts = one.targets.bincount(minlength=4).tolist()
+        built = CrossEntropy(0.0, balance=1.0).build(model, Context("abcd", counts))
+        losses.append(built(model, one, NOW)["loss"])
+    torch.testing.assert_close(*losses)
+    plain = CrossEntropy(0.0).build(model, Context("abcd", (1, 1, 1, 9)))
+    even = CrossEntropy(0.0, balance=1.0).build(model, Context("abcd", (5, 5, 5, 5)))
+    torch.testing.assert_close(plain(model, batch, NOW)["loss"], even(model, batch, NOW)["loss"])
 
 
 # ---- metrics ---------------------------------------------------------------------------
@@ -162,6 +183,8 @@ def judged():
 
 
 def test_scores_are_those_of_scikit_learn(judged):
+    from sklearn import metrics as sk
+
     logits, labels = judged
     guesses, every = logits.argmax(1), range(5)
     scores = metrics.per_class(logits, labels)

@@ -1,4 +1,4 @@
-"""What a model looked at, as a map over the image; four ways to ask.
+"""Maps of what a model looked at in an image, by four methods.
 
 - `occlusion` (Zeiler and Fergus, ECCV 2014, arXiv 1311.2901) hides the image piece by piece and
   draws the loss of confidence: true of every backbone, some hundred forward passes.
@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.layers.protocols import Attends
 
 # Occlusion's patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
 # coarse enough that hiding one patch matters.
 PLACES = 9
 SHOWN = 112  # pixels at which a small image is shown, at least
-
+PHOTOGRAPH = 640  # pixels of a photograph's longer side, at most
 
 METHODS = ("occlusion", "rollout", "class-attention", "gradient")
 ASKED = {
@@ -42,10 +43,10 @@ ASKED = {
 def explain(
     model: nn.Module, image: Tensor, target: int, method: str = "auto"
 ) -> tuple[np.ndarray, str]:
-    """A map float32 (H, W) in [0, 1] of an image (C, H, W), normalised as the model takes it,
-    for class `target`, and the method: one of `METHODS`, or "auto" for what suits the model.
+    """Return a map float32 (H, W) in [0, 1] of what speaks for class `target`, and its method.
 
-    Raises ConfigError for a method that the model does not have.
+    `image` is (C, H, W), normalised as the model takes it; `method` is one of `METHODS`, or "auto"
+    for the one that suits the model. Raises ConfigError for a method that the model does not have.
     """
     model = model.eval()
     if method == "occlusion":
@@ -72,7 +73,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
             lambda m, args: seen.append(m.weights(*args)[0].float().mean(0))  # pyright: ignore[reportCallIssue]
         )
         for module in model.modules()
-        if hasattr(module, "weights")
+        if isinstance(module, Attends)
     ]
     try:
         maps = model.features(image[None])  # pyright: ignore[reportCallIssue]
@@ -95,7 +96,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def rollout(weights: list[Tensor], prefix: int) -> Tensor:
-    """How much each patch enters the answer: (N - prefix,), summing to at most 1.
+    """Return how much each patch enters the answer: (N - prefix,), summing to at most 1.
 
     `weights` are the attention (N, N) of all blocks, heads averaged, the first block's first;
     the skip counts as much as the attention. Read from the first token if there is a prefix,
@@ -109,11 +110,11 @@ def rollout(weights: list[Tensor], prefix: int) -> Tensor:
 
 
 def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
-    """Where the last stage's input speaks for a class: float32 (H, W) in [0, 1].
+    """Return where the last stage's input speaks for a class: float32 (H, W) in [0, 1].
 
-    Channels are weighed by the mean gradient of the class's logit; what speaks against it
-    counts as 0. Of transformers it is the input of the last block, since a class token reads
-    nothing after it.
+    Channels are weighted by the mean gradient of the class's logit; what speaks against it counts
+    as 0. In transformers the input of the last block is taken, since a class token reads nothing
+    after it.
     """
     taken: list[Tensor] = []
     own: list[tuple[int, ...]] = []
@@ -159,7 +160,7 @@ def _enlarged_heat(heat: Tensor, image: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def saliency(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
-    """How much each part of an image speaks for a class: float32 (H, W) in [0, 1].
+    """Return how much each part of an image speaks for a class: float32 (H, W) in [0, 1].
 
     `image` is (C, H, W), normalised as the model takes it; a hidden piece becomes the image's
     mean colour. The map is the fall of the log-probability of class `target`, averaged over
@@ -193,13 +194,32 @@ def _spans(side: int) -> list[slice]:
     return [slice(int(s), int(s) + size) for s in starts]
 
 
+def photograph(data: bytes, most: int = PHOTOGRAPH) -> np.ndarray:
+    """Decode an image file in its own shape: uint8 (h, w, 3), upright, at most `most` a side.
+
+    This is what `overlay` draws on; a model itself sees the image squeezed to its own size.
+    Raises BrokenImage.
+    """
+    from vitrail.data.decode import decode_full, resize
+
+    image = decode_full(data, 3)
+    height, width = image.shape[:2]
+    shrunk = min(1.0, most / max(height, width))
+    size = max(1, round(height * shrunk)), max(1, round(width * shrunk))
+    return resize(image[None], size)[0]
+
+
 def png(image: np.ndarray) -> bytes:
-    """A PNG of an image uint8 (H, W, C); small ones enlarged, their pixels kept square."""
+    """Encode an image uint8 (H, W, C) as PNG; small ones are enlarged, their pixels kept square."""
     return _encoded(_enlarged(_colour(image)))
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> bytes:
-    """A PNG of the image, darkened, with `heat` (H, W) in [0, 1] glowing on it."""
+    """Encode an image uint8 (H, W, C) as PNG, darkened, with a map glowing on it.
+
+    `heat` is float32 in [0, 1] of any size (h, w): it is stretched to the image, so that a map of
+    the squeezed input of a model lies where it belongs on the photograph.
+    """
     from matplotlib import colormaps
 
     shown = _enlarged(_colour(image)).astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""The command line: `vitrail fit photos/ --latency 20ms`, and what belongs to it.
+"""The command line: `vitrail fit photos/ --latency 20ms` and its companions.
 
 Every mistake of the user ends in one sentence and exit code 2. Torch and all that is heavy
 are imported inside the commands, so that `--help` is instant.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vitrail import __version__
 from vitrail.commands.bench import bench
+from vitrail.commands.cache import cache
 from vitrail.commands.compare import compare
+from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
 from vitrail.commands.fit import fit
@@ -25,10 +28,30 @@ from vitrail.commands.predict import predict
 from vitrail.commands.study import study
 from vitrail.commands.train import train
 from vitrail.errors import VitrailError
+from vitrail.report.text import sentence
+from vitrail.run.stopping import terminable
+from vitrail.units import shortened
+
+# A name or a value out of a damaged file may have any length.
+MOST_SAID = 4000
+
+
+class Commands(TyperGroup):
+    """Commands that say so when a signal ends them, which typer lets pass without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("vitrail: stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="vitrail",
-    help="Vision backbones under one roof, and the best of them for your images and budget.",
+    help="A workshop for vision backbones: find, train and export the best one for your images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -40,12 +63,14 @@ app.command("fit")(fit)
 app.command("train")(train)
 app.command("study")(study)
 app.command("predict")(predict)
+app.command("evaluate")(evaluate)
 app.command("explain")(explain)
 app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("growth")(growth)
+app.command("cache")(cache)
 
 
 def _version(asked: bool) -> None:
@@ -57,14 +82,17 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="And leave.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Options before a command."""
+    """Read the options before a command."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: runs a command and turns a VitrailError into one sentence and exit 2."""
+    """Run a command, and turn a VitrailError into one sentence and exit code 2."""
     # Threads that spin while they wait make a training on a busy machine several times slower,
     # and one on a quiet machine no faster; read when torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -73,11 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="vitrail")
     except VitrailError as error:
-        print(f"vitrail: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"vitrail: {shortened(sentence(str(error)), MOST_SAID)}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("vitrail: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _complete(arguments: list[str]) -> None:

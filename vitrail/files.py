@@ -1,11 +1,13 @@
 """Files written whole or not at all: under a name of their own first, synced, then renamed.
 
 Whoever reads a file of vitrail's sees the old one or the new one, also after a power cut. What a
-killed process leaves behind has a name that `sweep` knows.
+killed process leaves behind has a name that `sweep` knows. A file of a fixed name that is written
+in place (a lock, a journal) is opened by `opened`, which follows no link out of the folder.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -15,6 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"
+MOST_BYTES = 64 << 20
+
+# Windows has none of the first three, and needs the last.
+_PLAIN = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -46,6 +52,57 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def move(made: Path, path: Path) -> None:
+    """Put a file that is complete in the place of `path`, synced. Raises OSError.
+
+    Both are on one file system.
+    """
+    sync(made)
+    os.replace(made, path)
+    sync(path.parent)
+
+
+def read(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the bytes of a regular file. Raises OSError, also for a pipe, a device or a folder,
+    which might never end, and for more than `most` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | _PLAIN)
+    try:
+        seen = os.fstat(handle)
+        if not stat.S_ISREG(seen.st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        if seen.st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(handle)
+
+
+def opened(path: Path, flags: int) -> int:
+    """Open a file of a fixed name in place, by the flags of `os.open`, and return its descriptor.
+
+    Raises OSError for a symbolic link, for a file with a second name elsewhere and for what is
+    not a file: to write there would change something outside of the folder.
+    """
+    follow = getattr(os, "O_NOFOLLOW", None)
+    if follow is None and path.is_symlink():
+        raise _linked(path)
+    try:
+        handle = os.open(path, flags | _PLAIN | (follow or 0), 0o666)
+    except OSError as error:
+        raise (_linked(path) if path.is_symlink() else error) from error
+    seen = os.fstat(handle)
+    if stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1:
+        return handle
+    os.close(handle)
+    raise _linked(path)
+
+
+def _linked(path: Path) -> OSError:
+    return OSError(errno.ELOOP, "it is a link or a device, not a file of its own", str(path))
 
 
 def sync(path: Path) -> None:

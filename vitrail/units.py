@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import re
 
-from vitrail.errors import BudgetError
+from vitrail.errors import BudgetError, ConfigError
 
 _LATENCY_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_SIZE_UNITS = {
+    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
 _DURATION_UNITS = {"h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 
 
@@ -39,6 +44,18 @@ def parse_count(text: str | int) -> int:
     if read is None or value is None:
         raise BudgetError(f"count {text!r} is not a number: write it like 30M, 1.3G or 2500000")
     return int(_positive(round(value * _COUNT_UNITS[read[2]]), text, "count"))
+
+
+def parse_size(text: str, what: str) -> int:
+    """Read `10GB`, `500 MB`, `1.5GiB` or `2000000` as bytes.
+
+    Raises ConfigError, which names `what`.
+    """
+    read = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?b?)\s*", text.lower())
+    value = _number(read[1]) if read else None
+    if read is None or value is None or read[2] not in _SIZE_UNITS:
+        raise ConfigError(f"{what} is {text!r}, which is not a size: write it like 10GB or 500MB")
+    return int(value * _SIZE_UNITS[read[2]])
 
 
 def parse_duration(text: str | float) -> float:

@@ -6,9 +6,8 @@ timm's maps are those of its image, of multiples of 32 pixels.
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
-from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitConvCfg, MaxxVitTransformerCfg
+from support.peers import timm
 
 from vitrail.models.coatnet import VARIANTS, Config
 
@@ -21,16 +20,16 @@ KINDS = {"max": ("max2", "1x1"), "average": ("avg2", "dw")}
 @pytest.mark.parametrize("image", [(64, 64), (96, 160)])
 def test_timm(down, layout, image):
     (pool, stride), config = KINDS[down], replace(SMALL, down=down, layout=layout, image=image)
-    theirs = MaxxVitCfg(
+    theirs = timm.models.maxxvit.MaxxVitCfg(
         embed_dim=config.dims,
         depths=config.depths,
         block_type=tuple(layout),
         stem_width=config.stem,
         head_hidden_size=config.dims[-1],
-        conv_cfg=MaxxVitConvCfg(pool_type=pool, stride_mode=stride),
-        transformer_cfg=MaxxVitTransformerCfg(dim_head=16, pool_type=pool),
+        conv_cfg=timm.models.maxxvit.MaxxVitConvCfg(pool_type=pool, stride_mode=stride),
+        transformer_cfg=timm.models.maxxvit.MaxxVitTransformerCfg(dim_head=16, pool_type=pool),
     )
-    peer = MaxxVit(theirs, img_size=image, num_classes=7)
+    peer = timm.models.maxxvit.MaxxVit(theirs, img_size=image, num_classes=7)
     assert difference(peer, config, "timm", image) <= 1e-6
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import transformers
 from agree import difference
+from support.peers import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

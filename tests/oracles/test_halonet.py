@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
-from timm.layers.halo_attn import HaloAttn
+from support.peers import timm
 
 from vitrail.models import catalog
 
@@ -17,12 +16,13 @@ from vitrail.models import catalog
         ("halonet_h1", "halonet_h1", (256, 256)),
         ("halonet26t", "halonet_26t", (256, 512)),
         ("halonet50ts", "halonet_50ts", (256, 256)),
+        ("sehalonet33ts", "sehalonet_33ts", (256, 256)),
     ],
 )
 def test_timm(peer, ours, image, scaled):
     model = timm.create_model(peer, num_classes=7)
     for module in model.modules():
-        if isinstance(module, HaloAttn):
+        if isinstance(module, timm.layers.halo_attn.HaloAttn):
             module.scale_pos_embed = scaled
     config = replace(catalog()[ours].config, classes=7, scaled=scaled)
     if ours == "halonet_h1":

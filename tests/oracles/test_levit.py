@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import transformers
 from agree import difference
-from timm.models.levit import Levit, LevitDistilled
+from support.peers import timm, transformers
 
 import vitrail
 from vitrail.models.levit import Config
@@ -23,12 +22,12 @@ SIZES = {
 
 @pytest.mark.parametrize("convolutional", [False, True])
 def test_timm(convolutional):
-    peer = LevitDistilled(**SIZES, img_size=(80, 112), use_conv=convolutional)
+    peer = timm.models.levit.LevitDistilled(**SIZES, img_size=(80, 112), use_conv=convolutional)
     assert difference(peer, SMALL, "timm", (80, 112)) <= 1e-6
 
 
 def test_timm_undistilled():
-    peer = Levit(**SIZES, img_size=(80, 112))
+    peer = timm.models.levit.Levit(**SIZES, img_size=(80, 112))
     assert difference(peer, replace(SMALL, distilled=False), "timm", (80, 112)) <= 1e-6
 
 
@@ -48,7 +47,7 @@ def test_transformers():
 
 
 def test_two_logits_in_training():
-    peer = LevitDistilled(**SIZES, img_size=(80, 112))
+    peer = timm.models.levit.LevitDistilled(**SIZES, img_size=(80, 112))
     peer.set_distilled_training(True)
     model = vitrail.load(SMALL, peer.state_dict(), source="timm")
     x = torch.randn(3, 3, 80, 112)

@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
-import torchvision
 from agree import difference
+from support.peers import timm, torchvision
 
 from vitrail.models.maxvit import Config
 

@@ -7,10 +7,9 @@ is asked without a class token.
 from dataclasses import replace
 
 import pytest
-import timm
-import torchvision
 from agree import difference
-from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+from support.peers import timm, torchvision
+from torch import nn
 
 import vitrail
 from vitrail.models.mvit import VARIANTS, Config
@@ -20,14 +19,14 @@ SMALL = Config(dim=16, heads=1, depths=(1, 2, 1), reduction=2, image=(64, 64), c
 
 @pytest.mark.parametrize("widen", ["attention", "mlp"])
 def test_timm(widen):
-    cfg = MultiScaleVitCfg(
+    cfg = timm.models.mvitv2.MultiScaleVitCfg(
         depths=(1, 2, 1),
         embed_dim=16,
         stride_q=((1, 1), (2, 2), (2, 2)),
         stride_kv_adaptive=(2, 2),
         expand_attn=widen == "attention",
     )
-    peer = MultiScaleVit(cfg, img_size=(64, 64), num_classes=7)
+    peer = timm.models.mvitv2.MultiScaleVit(cfg, img_size=(64, 64), num_classes=7)
     ours = replace(SMALL, widen=widen)
     assert difference(peer, ours, "timm") <= 1e-6
 
@@ -42,7 +41,7 @@ def test_timm_names_and_sizes():
         vitrail.load(ours, state, source="timm")
 
 
-def clips_of(second: bool) -> torchvision.models.video.MViT:
+def clips_of(second: bool) -> nn.Module:
     """torchvision's network of stages 1, 2 and 1 deep, as its mvit_v2_s or mvit_v1_b is made."""
     rows = []
     for i, (width, first) in enumerate([(16, False), (32, True), (32, False), (64, True)]):

@@ -5,9 +5,8 @@ its parameters go through the table, and ours back by hand.
 """
 
 import torch
-import transformers
 from agree import scatter
-from transformers.models.dinat import modeling_dinat
+from support.peers import transformers
 
 import vitrail
 from vitrail.models.nat import Config
@@ -18,7 +17,9 @@ SMALL = Config(
 
 
 def test_transformers(monkeypatch):
-    monkeypatch.setattr(modeling_dinat, "requires_backends", lambda *_: None)
+    monkeypatch.setattr(
+        transformers.models.dinat.modeling_dinat, "requires_backends", lambda *_: None
+    )
     sizes = {"embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "kernel_size": 3}
     config = transformers.DinatConfig(**sizes, layer_scale_init_value=1e-5, num_labels=7)
     peer = scatter(transformers.DinatForImageClassification(config)).state_dict()

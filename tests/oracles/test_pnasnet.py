@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from agree import difference, scatter
+from support.peers import timm
 
 import vitrail
 from vitrail.models import catalog

@@ -1,8 +1,8 @@
 """PVT against transformers with the same random weights."""
 
 import torch
-import transformers
 from agree import difference
+from support.peers import transformers
 
 from vitrail.models.pvt import Config
 

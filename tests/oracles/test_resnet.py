@@ -1,10 +1,8 @@
 """ResNet against torchvision, timm and transformers with the same random weights."""
 
 import pytest
-import timm
-import torchvision
-import transformers
 from agree import difference
+from support.peers import timm, torchvision, transformers
 
 from vitrail.models import resolve
 

@@ -8,10 +8,8 @@ never shifts a map that is as short as a window on one side, so where both sides
 from dataclasses import replace
 
 import pytest
-import timm
-import torchvision
-import transformers
 from agree import difference
+from support.peers import timm, torchvision, transformers
 
 from vitrail.models.swin import Config
 

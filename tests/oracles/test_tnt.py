@@ -1,7 +1,7 @@
 """TNT against timm with the same random weights."""
 
-import timm
 from agree import difference
+from support.peers import timm
 
 from vitrail.models.tnt import Config
 

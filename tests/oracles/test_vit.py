@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import timm
-import transformers
 from agree import difference
+from support.peers import timm, transformers
 from torch import nn
 
 import vitrail

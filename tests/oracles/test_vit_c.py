@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torchvision
 from agree import difference
-from torchvision.models.vision_transformer import ConvStemConfig
+from support.peers import torchvision
 
 import vitrail
 from vitrail.models.vit_c import Config, stride
@@ -30,7 +29,10 @@ PATCH = replace(SMALL, stem=(), strides=(), patch=8)
 
 @pytest.mark.parametrize("config", [SMALL, PATCH], ids=["convolutions", "patches"])
 def test_torchvision(config):
-    stem = [ConvStemConfig(c, 3, s) for c, s in zip(config.stem, config.strides, strict=True)]
+    stem = [
+        torchvision.models.vision_transformer.ConvStemConfig(c, 3, s)
+        for c, s in zip(config.stem, config.strides, strict=True)
+    ]
     peer = torchvision.models.VisionTransformer(
         48, stride(config), 2, 3, 48, 96, num_classes=7, conv_stem_configs=stem or None
     )

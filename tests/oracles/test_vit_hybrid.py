@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from agree import difference
-from timm.layers import StdConv2dSame, pad_same
+from support.peers import timm
 from torch import nn
 
 import vitrail
@@ -22,7 +21,7 @@ CASES = [
 def authors(conv, x):
     """Weight standardisation as in the authors' code: the epsilon stands outside of the root."""
     if conv.same_pad:
-        x = pad_same(x, conv.kernel_size, conv.stride)
+        x = timm.layers.pad_same(x, conv.kernel_size, conv.stride)
     deviation, mean = torch.std_mean(conv.weight, (1, 2, 3), correction=0, keepdim=True)
     weight = (conv.weight - mean) / (deviation + 1e-5)
     return F.conv2d(x, weight, None, conv.stride, conv.padding)
@@ -36,7 +35,7 @@ def pair(name, peer, size):
 
 @pytest.mark.parametrize(("name", "peer", "size"), CASES)
 def test_timm(name, peer, size, monkeypatch):
-    monkeypatch.setattr(StdConv2dSame, "forward", authors)
+    monkeypatch.setattr(timm.layers.StdConv2dSame, "forward", authors)
     model, config = pair(name, peer, size)
     for module in model.modules():
         if isinstance(module, nn.GroupNorm):

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import timm
 from agree import difference
+from support.peers import timm
 
 from vitrail.models.volo import Config
 
@@ -25,6 +25,21 @@ def test_timm(patch, side):
     )
     config = replace(SMALL, patch=patch, image=(side, side))
     assert difference(peer, config, "timm", (side, side)) <= 1e-6
+
+
+@pytest.mark.parametrize(("pool", "answer"), [("avg", "mean"), ("token", "token")])
+def test_one_head(pool, answer):
+    peer = timm.models.VOLO(
+        layers=[2, 1, 2, 1],
+        img_size=64,
+        stem_hidden_dim=8,
+        embed_dims=[24, 48, 48, 48],
+        num_heads=[3, 4, 4, 4],
+        num_classes=7,
+        global_pool=pool,
+        use_aux_head=False,
+    )
+    assert difference(peer, replace(SMALL, answer=answer), "timm", (64, 64)) <= 1e-6
 
 
 def test_the_authors_table_reads_the_same():

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from agree import difference
 from support import golden
+from support.peers import timm
 
 import vitrail
 from vitrail.models.xcit import Config

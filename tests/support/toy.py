@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vitrail.data.augment import Augment
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.errors import RunError
-from vitrail.train.evaluate import predict_logits
-from vitrail.train.journal import Journal
-from vitrail.train.loop import Interrupted, Steps, train
-from vitrail.train.objective import CrossEntropy
-from vitrail.train.optimizer import AdamW
-from vitrail.train.schedule import Schedule
+from vitrail.objectives.cross_entropy import CrossEntropyLoss
+from vitrail.training.evaluate import predict
+from vitrail.training.journal import Journal
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Interrupted, Place, Plan, Steps, train
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
 
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
 STEPS = Steps(24, 32, accumulate=2, ema=0.99, save_s=1e9)
@@ -80,19 +80,16 @@ def net(*, plain: bool = False, seed: int = 0) -> Net:
     return Net(plain=plain)
 
 
-def run(folder: Path, *, steps: Steps = STEPS, plain: bool = False, **more: Any) -> Any:
+def run(
+    folder: Path, *, steps: Steps = STEPS, plain: bool = False, methods: Any = (), **more: Any
+) -> Any:
     """Train a `Net` in `folder`, with all that is random switched on, less if `plain`."""
     augment = replace(AUGMENT, mixup=0, cutmix=0) if plain else AUGMENT
     return train(
-        net(plain=plain),
-        CrossEntropy(0.1),
+        Learner(net(plain=plain), CrossEntropyLoss(0.1)),
         batches(steps.batch // steps.accumulate, augment=augment),
-        AdamW(lr=2e-2 if plain else 3e-3),
-        Schedule(4, 4, steps.total),
-        steps=steps,
-        folder=folder,
-        journal=Journal(folder / "metrics.jsonl"),
-        **{"device": "cpu"} | more,
+        Plan(AdamW(lr=2e-2 if plain else 3e-3), Schedule(4, 4), steps, methods),
+        Place(folder, journal=Journal(folder / "metrics.jsonl"), **{"device": "cpu"} | more),
     )
 
 
@@ -100,7 +97,7 @@ def child(task: Any, *arguments: Any) -> multiprocessing.Process:
     """Start a process from one that has imported this module already, which takes seconds."""
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.toy"])
+    context.set_forkserver_preload(["support.toy", "lightning_fabric"])
     process = context.Process(target=task, args=arguments)
     process.start()
     return process
@@ -126,6 +123,8 @@ def train_together(rank: int, world: int, port: int, folder: Path, steps: Steps,
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    from lightning_fabric import Fabric  # takes seconds, and only this needs it
+
     fabric = Fabric(accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     losses: list[float] = []
@@ -142,7 +141,7 @@ def train_together(rank: int, world: int, port: int, folder: Path, steps: Steps,
         said = str(stopped)
     whole = run(folder, resume=True, **settings)
     data = batches(16, n=101, shuffle=False, drop_last=False)
-    logits, labels = predict_logits(whole.best, data, device=fabric)
+    logits, labels = predict(whole.best, data, device=fabric)
     told.send((said, losses, logits.numpy(), labels.numpy()))
 
 

@@ -1,7 +1,7 @@
 """Speed, side by side: variants against every peer that has the same model.
 
-bench(names, settings)     measures, and keeps what is measured in a folder
-read(folder)               the figures of an earlier comparison
+bench(names, settings)     measure, and keep the figures in a folder
+read(folder)               read the figures of an earlier comparison
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE = "bench.json"
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The variants that are meant: a family's name is its smallest one, none is all families."""
+    """Resolve names to variants: a family means its smallest one, no name that of every family."""
     each = smallest()
     return list(dict.fromkeys(each.get(name, name) for name in names or each))
 
@@ -40,10 +40,10 @@ def bench(
     resume: bool = False,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> SpeedFacts:
-    """Compare each variant with its peers, one after the other; `on_row` hears of each row.
+    """Compare each variant with its peers, one after the other, and call `on_row` with each row.
 
-    With `out` the figures and a page are kept there after every variant, and with `resume`
-    what is there is not measured again. Raises BenchError and ConfigError.
+    With `out` the figures and a page are written there after every variant; with `resume`
+    variants that are there are not measured again. Raises BenchError and ConfigError.
     """
     facts = SpeedFacts(said(settings), described(), [])
     if out is not None and resume and (out / FILE).is_file():
@@ -52,7 +52,9 @@ def bench(
             raise BenchError(f"{out} holds a comparison with other settings: choose another --out")
         facts = replace(facts, rows=before.rows)
     elif out is not None and (out / FILE).exists():
-        raise BenchError(f"{out} holds a comparison: go on with --resume, or choose another --out")
+        raise BenchError(
+            f"{out} holds a comparison: continue it with --resume, or choose another --out"
+        )
     done = {row.variant for row in facts.rows}
     for name in chosen(names):
         if name in done:
@@ -67,7 +69,7 @@ def bench(
 
 
 def said(settings: Settings) -> dict[str, Any]:
-    """The settings as a table shows them."""
+    """Return the settings as a table shows them."""
     return {
         "mode": settings.mode,
         "device": settings.device,
@@ -81,7 +83,7 @@ def said(settings: Settings) -> dict[str, Any]:
 
 
 def described() -> dict[str, Any]:
-    """The machine with the versions of the peers."""
+    """Describe the machine, with the versions of the peers."""
     found = machine()
     versions = dict(found["versions"])
     for library in LIBRARIES:
@@ -98,12 +100,12 @@ def keep(facts: SpeedFacts, out: Path) -> None:
 
 
 def dumped(facts: SpeedFacts) -> str:
-    """The facts as JSON."""
+    """Return the facts as JSON."""
     return json.dumps(asdict(facts), indent=1) + "\n"
 
 
 def read(out: Path) -> SpeedFacts:
-    """The figures that a comparison left in its folder. Raises BenchError."""
+    """Read the figures that a comparison left in its folder. Raises BenchError."""
 
     def made(told: Any) -> SpeedFacts:
         rows = [parse(Row, row) for row in told["rows"]]

@@ -1,4 +1,4 @@
-"""`python -m vitrail.bench docs/speed.md FOLDER ...` writes the page of what folders hold.
+"""`python -m vitrail.bench docs/speed.md FOLDER ...` writes a page from folders of figures.
 
 Folders are those of `vitrail bench` (inference and training) and `vitrail growth`. Beside the page
 lies its picture. With `--baseline FILE` the ratios are kept there as well, for `make bench-check`.
@@ -11,15 +11,15 @@ import json
 from pathlib import Path
 
 from vitrail.bench import FILE, growth, read
+from vitrail.report import canvas
 from vitrail.report import growth as growth_page
-from vitrail.report import plots
 from vitrail.report.speed import SpeedFacts, compiled_markdown, markdown, ratio_bars
 
 _TITLES = {"inference": "Inference", "training": "A training step"}
 
 
 def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], picture: str) -> str:
-    """The Markdown of all comparisons, and of growth where it was measured."""
+    """Return the Markdown of all comparisons, and of growth where it was measured."""
     lines = [
         "# Speed",
         "",
@@ -54,7 +54,7 @@ def page(comparisons: list[SpeedFacts], grown: list[growth_page.GrowthFacts], pi
 
 
 def ratios(facts: SpeedFacts) -> dict[str, dict[str, float]]:
-    """The ratio of every variant and batch that has a peer."""
+    """Return the ratio of every variant and batch that has a peer."""
     found: dict[str, dict[str, float]] = {}
     for row in facts.rows:
         if row.best:
@@ -71,8 +71,8 @@ def main() -> None:
     comparisons = [read(folder) for folder in options.folders if (folder / FILE).is_file()]
     grown = [growth.read(f) for f in options.folders if (f / growth.FILE).is_file()]
     picture = options.page.with_suffix(".svg")
-    drawn = ratio_bars(comparisons[0], plots.WIDE, "ratios")
-    picture.write_text(plots.alone(drawn))
+    drawn = ratio_bars(comparisons[0], canvas.WIDE, "ratios")
+    picture.write_text(canvas.alone(drawn))
     options.page.write_text(page(comparisons, grown, picture.name))
     if options.baseline:
         first = comparisons[0]

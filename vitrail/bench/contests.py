@@ -21,6 +21,7 @@ from vitrail.measure.peak import product
 from vitrail.models import catalog, resolve
 from vitrail.models.trunk.backbone import Backbone, input_shape
 from vitrail.report.speed import Entry, Ratio, Row
+from vitrail.units import counted
 
 Mode = Literal["inference", "training"]
 # Logits of the same weights may differ by so much of what two images' differ by.
@@ -30,8 +31,11 @@ PRODUCT = "matrix product"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a contest is held. `against` no library at all: ours alone; `threads` None: all cores;
-    `seconds` of measurement for each contestant and batch; `image` None: the published size."""
+    """Settings of a contest.
+
+    `against` names libraries, none to measure ours alone; `threads` None means all cores;
+    `seconds` are measured for each contestant and batch; `image` None means the published size.
+    """
 
     mode: Mode = "inference"
     batches: tuple[int, ...] = (1, 8)
@@ -45,28 +49,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
-            raise BenchError(f"batches {self.batches}: give sizes of 1 or more, such as 1,8")
+            raise BenchError(f"batches {self.batches}: give sizes of 1 or more, e.g. 1,8")
         if unknown := [who for who in self.against if who not in peers.LIBRARIES]:
             raise BenchError(
-                f"no peer is called {unknown[0]!r}: there are {', '.join(peers.LIBRARIES)}"
+                f"peer {unknown[0]!r} is unknown: known are {', '.join(peers.LIBRARIES)}"
             )
         if self.threads is not None and not 1 <= self.threads <= cores():
             raise BenchError(
-                f"{self.threads} threads are asked and this process may use {cores()} cores: "
-                f"give --threads 1 to {cores()}"
+                f"--threads is {self.threads}, but this process may use "
+                f"{counted(cores(), 'core')}: give 1 to {cores()}"
             )
         _check_device(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Of weights and images in inference; training keeps fp32 weights under autocast."""
+        """Return the dtype of weights and images in inference; training has fp32 and autocast."""
         bf16 = self.dtype == "bf16" and self.mode == "inference"
         return torch.bfloat16 if bf16 else torch.float32
 
 
 def contest(name: str, settings: Settings) -> list[Row]:
-    """One row for each batch size. Raises ConfigError for an unknown name, BenchError for
-    another thing that cannot be measured; a peer that cannot take part is a note."""
+    """Measure one variant: a row for each batch size, with a note for each peer that is missing.
+
+    Raises ConfigError for an unknown name, BenchError for anything else that cannot be measured.
+    """
     resolve(name)  # says which name was meant
     torch.manual_seed(0)
     with threads_set(settings.threads):
@@ -75,7 +81,7 @@ def contest(name: str, settings: Settings) -> list[Row]:
 
 
 def contestants(name: str, settings: Settings) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """All models, ours first and each proved equal to ours, and notes on peers that are missing."""
+    """Return all models, ours first, each proved equal to it, and notes on missing peers."""
     config = catalog()[name].config
     if settings.image is not None:
         config = resolve(config, image=settings.image)
@@ -96,7 +102,7 @@ def contestants(name: str, settings: Settings) -> tuple[dict[str, nn.Module], tu
 def _all_compiled(
     models: Mapping[str, nn.Module], shape: tuple[int, ...], settings: Settings
 ) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """Each model compiled, and notes on those that cannot be."""
+    """Compile each model; returns them, and notes on those that cannot be compiled."""
     found, failed = {}, []
     x = torch.randn(1, *shape, device=settings.device, dtype=settings.torch_dtype)
     for who, model in models.items():
@@ -118,7 +124,7 @@ def _all_compiled(
 def _matched(
     name: str, settings: Settings
 ) -> tuple[nn.Module | None, dict[str, nn.Module], tuple[str, ...]]:
-    """Our model with a peer's weights, the peers with the same, and what is to be noted.
+    """Return our model with a peer's weights, the peers with the same weights, and notes.
 
     Every peer has weights of its own; time does not depend on them.
     """
@@ -150,7 +156,7 @@ def _matched(
 
 @torch.inference_mode()
 def _gap(ours: Backbone, peer: nn.Module) -> float:
-    """The largest difference of logits, in terms of what two images differ by in ours."""
+    """Return the largest difference of logits, relative to that of our own between two images."""
     x = torch.randn(2, *input_shape(ours.config))
     mine, theirs = ours(x), peers.logits(peer(x))
     return float((mine - theirs).abs().max() / (mine[0] - mine[1]).abs().max())
@@ -205,7 +211,7 @@ def _call(who: str, model: nn.Module, images: torch.Tensor, settings: Settings) 
 
 
 def _ratios(spent: Mapping[str, Sequence[float]]) -> list[Ratio]:
-    """Ours against the fastest peer: compiled forms against compiled ones, where there are any."""
+    """Compare ours with the fastest peer: compiled forms with compiled ones, if there are any."""
     rivals = [who for who in spent if who.partition(" ")[0] in peers.LIBRARIES]
     if not rivals:
         return []
@@ -220,7 +226,7 @@ def _ratios(spent: Mapping[str, Sequence[float]]) -> list[Ratio]:
 
 
 def _compiled(spent: Mapping[str, Sequence[float]]) -> Ratio | None:
-    """What torch.compile makes of our deployed form, against that form."""
+    """Compare our compiled form with the deployed form that it was made of."""
     for who in ("folded", "vitrail"):
         after = f"{who} compiled"
         if after in spent:
@@ -250,4 +256,4 @@ def _check_device(device: str) -> None:
     if kind not in there:
         raise BenchError(f"device {device!r} is unknown: give cpu, cuda or mps")
     if not there[kind]:
-        raise BenchError(f"device {device!r} is not here: torch sees none; give --device cpu")
+        raise BenchError(f"device {device!r} is not available: torch finds none; give --device cpu")

@@ -1,4 +1,4 @@
-"""How time and memory grow with the side of the image, the batch and the depth."""
+"""Growth of time and memory with the side of the image, the batch and the depth."""
 
 from __future__ import annotations
 
@@ -43,15 +43,17 @@ def growth(
 ) -> GrowthFacts:
     """Measure each variant, one after the other, folded and in eval mode.
 
-    With `out` figures and page are kept there, and with `resume` what is there is not measured
-    again. Raises BenchError and ConfigError.
+    With `out` figures and page are written there; with `resume` variants that are there are not
+    measured again. Raises BenchError and ConfigError.
     """
     if len(sides) < 2 or min(sides) < 1:
-        raise BenchError(f"sides {tuple(sides)}: give two or more, such as 64,128,256")
+        raise BenchError(f"sides {tuple(sides)}: give two or more, e.g. 64,128,256")
     facts = GrowthFacts(machine(), threads or cores(), [])
     if out is not None and (out / FILE).exists():
         if not resume:
-            raise BenchError(f"{out} holds figures: go on with --resume, or choose another --out")
+            raise BenchError(
+                f"{out} holds figures: continue with --resume, or choose another --out"
+            )
         facts = replace(facts, rows=read(out).rows)
     done = {row.variant for row in facts.rows}
     with threads_set(threads):
@@ -67,11 +69,11 @@ def growth(
 
 
 def grown(name: str, sides: Sequence[int] = SIDES) -> Growth:
-    """One variant's points. Sides that it refuses or that would take too long are noted."""
+    """Measure one variant; sides that it refuses or that would take too long are noted."""
     resolve(name)  # says which name was meant
     variant = catalog()[name]
     if getattr(variant.config, "frames", 1) > 1:
-        raise BenchError(f"{name} takes clips: growth is of models for images")
+        raise BenchError(f"{name} takes clips: give a model that takes images")
     notes: list[str] = []
     by_side = [p for _, p in _walk([(s, {"image": (s, s)}, 1) for s in sides], name, notes)]
     native = variant.config.image
@@ -85,7 +87,7 @@ def grown(name: str, sides: Sequence[int] = SIDES) -> Growth:
 def _walk(
     asked: Sequence[tuple[int, dict[str, Any], int]], name: str, notes: list[str]
 ) -> Iterator[tuple[int, Point]]:
-    """Points in their order, until one is foreseen to take too long or too much memory."""
+    """Measure points in their order, until one is expected to take too long or too much memory."""
     last: Point | None = None
     for x, changes, batch in asked:
         try:
@@ -125,7 +127,7 @@ def _measured(config: Any, batch: int) -> tuple[float, int]:
 
 
 def _depth(config: Any) -> str:
-    """The field that says how many blocks there are, or nothing."""
+    """Return the field that holds the number of blocks, None where there is none."""
     names = {f.name for f in fields(config)}
     return next((name for name in ("depths", "depth") if name in names), "")
 
@@ -146,7 +148,7 @@ def keep(facts: GrowthFacts, out: Path) -> None:
 
 
 def read(out: Path) -> GrowthFacts:
-    """The figures that a measurement left in its folder. Raises BenchError."""
+    """Read the figures that a measurement left in its folder. Raises BenchError."""
 
     def made(told: Any) -> GrowthFacts:
         rows = [parse(Growth, row) for row in told["rows"]]

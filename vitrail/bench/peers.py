@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrail.errors import BenchError
+from vitrail.errors import BenchError, extra
 from vitrail.models import catalog, families
 from vitrail.models.trunk.backbone import Variant
 
@@ -58,7 +58,7 @@ TORCHVISION: Mapping[str, str] = {
 
 
 def known(name: str) -> dict[str, Callable[[], nn.Module]]:
-    """What builds the variant in each library that has it, whether or not it is installed."""
+    """Return the builders of a variant by library, whether or not the library is installed."""
     variant = catalog()[name]
     tables = families()[variant.family].NAMES
     found = {"timm": _timm(variant), "transformers": _transformers(variant)}
@@ -67,19 +67,19 @@ def known(name: str) -> dict[str, Callable[[], nn.Module]]:
 
 
 def installed(library: str) -> bool:
-    """Whether the library can be imported."""
+    """Return whether the library can be imported."""
     return find_spec(library) is not None
 
 
 def build(
     library: str, make: Callable[[], nn.Module], image: tuple[int, ...] | None = None
 ) -> nn.Module:
-    """The peer in eval mode with random weights; no zeros and tiny scales in which faults hide.
+    """Build a peer in eval mode with random weights, without zeros or tiny scales that hide faults.
 
     Raises BenchError where the library is not installed or does not build it.
     """
     if not installed(library):
-        raise BenchError(f"{library} is not installed: pip install 'vitrail[bench]'")
+        raise BenchError(f"{library} is not installed: {extra('bench')}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return scattered(make(), image)
@@ -90,16 +90,16 @@ def build(
 
 
 def logits(output: Any) -> torch.Tensor:
-    """The logits in what a peer's forward returns."""
+    """Return the logits among what a peer's forward returns."""
     return output if isinstance(output, torch.Tensor) else output.logits
 
 
 @torch.no_grad()
 def scattered(model: nn.Module, image: tuple[int, ...] | None = None) -> nn.Module:
-    """The model in eval mode, where scales are of the order of one and nothing is zero.
+    """Return the model in eval mode with scales of the order of one and nothing zero.
 
     Given the shape (C, H, W) of its `image`, BatchNorms take the statistics of their own maps:
-    with those that they begin with, a deep network leaves little of the image in its logits,
+    with the initial ones a deep network leaves little of the image in its logits,
     and a comparison of them would see biases alone.
     """
     for name, value in model.named_parameters():
@@ -250,7 +250,7 @@ _CONFIGURATIONS: Mapping[str, Callable[[Any, Any], nn.Module]] = {
 
 
 def smallest() -> dict[str, str]:
-    """The cheapest variant for images of every family: one that a peer has, where one has any."""
+    """Return the cheapest image variant of every family, one that a peer has where there is one."""
     chosen: dict[str, tuple[bool, float, str]] = {}
     for name, variant in catalog().items():
         if getattr(variant.config, "frames", 1) > 1:

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.bench.peers import logits
-from vitrail.train.average import Average
-from vitrail.train.lean import Lean
-from vitrail.train.optimizer import AdamW, build
+from vitrail.training.average import Average
+from vitrail.training.lean import Lean
+from vitrail.training.optimizer import AdamW, build
 
 DECAY = 0.9999
 Call = Callable[[], Any]
 
 
 def forward(model: nn.Module, images: Tensor) -> Call:
-    """Inference of one batch."""
+    """Return a call that does inference of one batch."""
     model.eval()
 
     def call() -> None:
@@ -37,7 +37,7 @@ def forward(model: nn.Module, images: Tensor) -> Call:
 
 
 def training(model: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool = False) -> Call:
-    """A step of vitrail's loop."""
+    """Return a call that does a training step of vitrail's loop."""
     optimizer, average = build(AdamW(), model), Average(model, DECAY)
     parameters, less = list(model.parameters()), Lean(model)
 
@@ -56,7 +56,7 @@ def training(model: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool = F
 
 
 def peer_training(model: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool = False) -> Call:
-    """A step of timm's script, on any library's model."""
+    """Return a call that does a training step of timm's script on any library's model."""
     from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
     from timm.utils import ModelEmaV3  # pyright: ignore[reportPrivateImportUsage]
 
@@ -77,7 +77,7 @@ def peer_training(model: nn.Module, images: Tensor, labels: Tensor, *, bf16: boo
 
 
 def wait(device: torch.device) -> None:
-    """Until an accelerator has done what was asked of it."""
+    """Wait until an accelerator has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -85,7 +85,7 @@ def wait(device: torch.device) -> None:
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross entropy; of the mean of the heads, where a distilled model gives two in training."""
+    """Return the cross entropy, of the mean of both heads where a distilled model has two."""
     if isinstance(output, tuple):
         output = sum(output) / len(output)
     elif not isinstance(output, Tensor):

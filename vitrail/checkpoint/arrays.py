@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitrail.checkpoint.archive import Archive
 from vitrail.checkpoint.pickles import Build, Name
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, extra
 
 
 def tensor(value: np.ndarray) -> Tensor:
@@ -70,7 +70,7 @@ def msgpack(path: Path, name: str) -> dict[str, Tensor]:
         import msgpack as library
     except ImportError as e:
         raise CheckpointError(
-            f"checkpoint {name} is Flax's msgpack: install vitrail[flax] to read it"
+            f"checkpoint {name} is Flax's msgpack, which needs a package: {extra('flax')}"
         ) from e
 
     def extension(code: int, packed: bytes) -> Any:

@@ -1,1 +1,1 @@
-"""One file a command; `vitrail.cli` registers them."""
+"""The commands, one file each; `vitrail.cli` registers them."""

@@ -8,37 +8,44 @@ from typing import Annotated
 
 import typer
 
-from vitrail.commands.options import Json, console, size, whole
+from vitrail.commands.options import Json, Names, say, show, size, whole
 from vitrail.errors import ConfigError
 
 
 def bench(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Variants, or families for their smallest; none for all families."),
-    ] = None,
+    names: Names = None,
     training: Annotated[
-        bool, typer.Option("--training", help="Time a training step, not inference.")
+        bool, typer.Option("--training", help="Time a training step instead of inference.")
     ] = False,
-    batch: Annotated[str, typer.Option(help="Batch sizes, as 1,8.")] = "1,8",
+    batch: Annotated[str, typer.Option(help="Batch sizes to measure, e.g. 1,8.")] = "1,8",
     against: Annotated[
-        str, typer.Option(help="Peers to compare with, or none.")
+        str, typer.Option(help="Libraries to compare with, or none to measure alone.")
     ] = "timm,transformers,torchvision",
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    dtype: Annotated[
+        str, typer.Option(help="Precision of weights and images: fp32 or bf16.")
+    ] = "fp32",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Also time what torch.compile makes of each.")
+        bool, typer.Option("--compile", help="Also time each model compiled by torch.compile.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
-    image: Annotated[str | None, typer.Option(help="Another image size, as 256x256.")] = None,
-    seconds: Annotated[float, typer.Option(help="Of measurement for each contestant.")] = 2.0,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for figures and page.")] = None,
+    device: Annotated[str, typer.Option(help="Device to measure on: cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to compute with; all cores by default.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Image size instead of the published one, e.g. 256x256.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds of measurement for each contestant.")
+    ] = 2.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write the figures and the page to.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the comparison in --out.")
+        bool, typer.Option("--resume", help="Continue the comparison in --out.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Time models side by side with timm, transformers and torchvision, same weights."""
+    """Time models side by side with timm, transformers and torchvision on the same weights."""
     from vitrail import bench as benching
     from vitrail.report.speed import (
         COMPILED_HEAD,
@@ -74,25 +81,13 @@ def bench(
     if as_json:
         print(benching.dumped(facts), end="")
         return
-    from rich.table import Table
-
-    print(answer(facts))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in HEAD:
-        table.add_column(title, justify="left" if title == "variant" else "right")
-    for row in facts.rows:
-        table.add_row(*cells(row))
-    console().print(table)
+    say(answer(facts))
+    show(HEAD, map(cells, facts.rows), left=HEAD[:1])
     if compiled:
-        print(compiled_answer(facts))
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in COMPILED_HEAD:
-            table.add_column(title, justify="left" if title == "variant" else "right")
-        for row in facts.rows:
-            if row.compiled:
-                table.add_row(*compiled_cells(row))
-        console().print(table)
+        say(compiled_answer(facts))
+        rows = [compiled_cells(row) for row in facts.rows if row.compiled]
+        show(COMPILED_HEAD, rows, left=COMPILED_HEAD[:1])
     for variant, note in remarks(facts):
-        print(f"{variant}: {note}")
+        say(f"{variant}: {note}")
     if out is not None:
-        print(f"{out}/bench.html shows it")
+        say(f"page: {out}/bench.html")

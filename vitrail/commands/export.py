@@ -9,45 +9,52 @@ from typing import Annotated
 
 import typer
 
-from vitrail.commands.options import Json
+from vitrail.commands.options import Json, Threads, say
 from vitrail.errors import ConfigError
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write the ONNX file again.")] = False,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write and check the ONNX file again.")
+    ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Make and time files for onnxruntime or openvino.")
+        str | None,
+        typer.Option(help="Runtime to make and time files for: onnxruntime or openvino."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Also in integers of 8 bits.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also make a file in 8-bit integers.")
+    ] = False,
     max_drop: Annotated[
-        float | None, typer.Option(help="Points of top-1 that int8 may lose; 0.5 if not given.")
+        float | None,
+        typer.Option(help="Percentage points of accuracy that --int8 may lose; 0.5 by default."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images for --int8, where the run's own are gone.")
+        str | None,
+        typer.Option(help="Images to calibrate --int8 with, where the run's own are gone."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's file for deployment, and check it against the weights."""
+    """Write files of a run for deployment, and check them against its weights."""
     if not (onnx or engine):
         raise ConfigError(
-            "no format is named: `vitrail export RUN --onnx`, or --engine onnxruntime or openvino"
+            "nothing to export is named: add --onnx, or --engine onnxruntime or openvino"
         )
     if not engine and int8:
         raise ConfigError("--int8 needs an engine: add --engine onnxruntime or openvino")
     if max_drop is not None and not int8:
-        raise ConfigError("--max-drop is about int8: add --int8")
+        raise ConfigError("--max-drop limits what --int8 may lose: add --int8")
     if threads is not None and threads < 1:
-        raise ConfigError(f"--threads is {threads}: give one at least")
+        raise ConfigError(f"--threads is {threads}: give at least 1")
     if onnx:
-        from vitrail.export import export_run
+        from vitrail.jobs.export import export_run
 
         made = export_run(run)
-        told = f"{made.path}: {made.size_bytes / 1e6:.2f} MB; top-1 agrees on all {made.n} "
+        told = f"{made.path}: {made.size_bytes / 1e6:.2f} MB; the same class on all {made.n} "
         told += f"{made.images}, logits differ by at most {made.max_logit_difference:.1e}"
         if not as_json:
-            print(told)
+            say(told)
         elif not engine:
             print(json.dumps(vars(made) | {"path": str(made.path)}))
     if engine:
@@ -60,4 +67,7 @@ def export(
             run, engine, int8=int8, max_drop=allowed, data=data, threads=threads,
             progress=sys.stderr.isatty(),
         )  # fmt: skip
-        print(json.dumps(asdict(deployed), indent=1) if as_json else deployed.said(run))
+        if as_json:
+            print(json.dumps(asdict(deployed), indent=1))
+        else:
+            say(deployed.said(run))

@@ -10,49 +10,81 @@ from vitrail.commands.options import Out, work
 
 
 def fit(
-    data: Annotated[str, typer.Argument(help="Folder, CSV or Parquet table, or built-in name.")],
-    latency: Annotated[str | None, typer.Option(help="Of the exported model, as 20ms.")] = None,
+    data: Annotated[
+        str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
+    ],
+    latency: Annotated[
+        str | None, typer.Option(help="Longest time for one image as exported, e.g. 20ms.")
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="Of the latency: onnxruntime, openvino, or auto for the faster.")
-    ] = "onnxruntime",
-    macs: Annotated[str | None, typer.Option(help="Multiply-adds an image, as 50M.")] = None,
-    params: Annotated[str | None, typer.Option(help="Parameters, as 2M.")] = None,
-    time: Annotated[str, typer.Option(help="For everything, as 10m or 1h30m.")] = "10m",
-    device: Annotated[str, typer.Option(help="Trains on auto, cpu, cuda or mps.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 0,
+        str | None,
+        typer.Option(
+            help="Runtime whose latency must meet the limit: onnxruntime, openvino, or auto for "
+            "whichever is faster here. Default: onnxruntime."
+        ),
+    ] = None,
+    macs: Annotated[
+        str | None, typer.Option(help="Most multiply-adds for one image, e.g. 50M.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="Most parameters, e.g. 2M.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time for everything, e.g. 10m or 1h30m. Default: 10m.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to train on: auto, cpu, cuda or mps. Default: auto.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of processes that train together. Default: 1.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to use when measuring latency. Default: all.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the split, the initial weights and the batch order."),
+    ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option(help="Also fine-tune published weights: of this folder, or downloaded."),
-    ] = None,
-    out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    storage: Annotated[
-        str | None, typer.Option(help="Database URL, to race on several machines.")
+        typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
     ] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="Regular expression: one subject stays on one side.")
+        str | None,
+        typer.Option(help="Regular expression on paths: images of one group stay on one side."),
     ] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of copies of one picture: group them on one side of the split "
+            "(default), keep them anywhere, or drop all but one."
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL that several machines share for one race.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What to learn: classification, or multilabel for several labels per image. "
+            "Default: classification."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of every recipe, e.g. augment.flip=0 (repeatable)."),
+    ] = None,
+    out: Out = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out; --time and limits may change."),
+    ] = False,
 ) -> None:
-    """Find, train, judge and export the best model for your images within a budget."""
-    from vitrail.fit import fit as run
+    """Find, train, test and export the best model for your images within a budget."""
+    from vitrail.jobs.fit import fit as run
 
     work()
     run(
-        data,
-        latency=latency,
-        engine=engine,
-        macs=macs,
-        params=params,
-        time=time,
-        device=device,
-        devices=devices,
-        threads=threads,
-        seed=seed,
-        pretrained=pretrained,
-        out=out,
-        resume=resume,
-        storage=storage,
-        group_by=group_by,
-    )
+        data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
+        devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
+        duplicates=duplicates, storage=storage, task=task, settings=settings or (),
+        out=out, resume=resume,
+    )  # fmt: skip

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vitrail.commands.options import Json, console, work
+from vitrail.errors import ConfigError, DataError
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
-    top: Annotated[int, typer.Option(help="So many classes an image.")] = 3,
+    top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help='Probability below which the answer is "none of these", e.g. 0.8; in a run of '
+            "several labels that of every label."
+        ),
+    ] = None,
     as_json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values, for spreadsheets.")
+    ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Answer by what `vitrail export --engine` made.")
+        str | None,
+        typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
 ) -> None:
     """Classify images with a finished run."""
-    from vitrail import predict as predicting
+    from vitrail.jobs.predict import Predictor, as_csv, collect, show
+    from vitrail.jobs.predict import as_json as in_json
+    from vitrail.report.text import plain
 
+    if as_json and csv:
+        raise ConfigError("--json and --csv are two forms of one answer: ask for one of them")
     work()
-    found = predicting.Predictor(run, engine=engine).predict(predicting.collect(images), top=top)
+    predictor = Predictor(run, engine=engine, threshold=threshold)
+    paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
+    found = predictor.predict(paths, top=top)
     if as_json:
-        print(predicting.as_json(found))
+        print(in_json(found))
     elif csv:
-        print(predicting.as_csv(found), end="")
+        print(as_csv(found), end="")
+    elif len(found) == 1 and found[0].error:
+        remedy = "" if ":" in found[0].error else ": give another image"
+        raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        console().print(predicting.as_table(found))
+        show(found, console())
     if all(p.error for p in found):
         raise typer.Exit(2)

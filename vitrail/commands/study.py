@@ -6,29 +6,29 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrail.commands.options import Json, Out, console, work
+from vitrail.commands.options import Device, GroupBy, Json, Out, Threads, say, show, work
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="What to compare: attention-modules.")],
+    name: Annotated[str, typer.Argument(help="Name of the study: attention-modules.")],
     data: Annotated[
-        str, typer.Option(help="Folder, CSV or Parquet table, or built-in name.")
+        str, typer.Option(help="Folder of class folders, CSV or Parquet table, or built-in name.")
     ] = "fashion-sample",
-    seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of trainings of each arm.")] = 3,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 8,
-    only: Annotated[str | None, typer.Option(help="These arms alone, as SE,CBAM.")] = None,
-    device: Annotated[str, typer.Option(help="Trains on auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the latency.")] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Regular expression: one subject stays on one side.")
+    only: Annotated[
+        str | None, typer.Option(help="Arms to train instead of all, e.g. SE,CBAM.")
     ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    group_by: GroupBy = None,
     out: Out = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study in --out.")
+        bool, typer.Option("--resume", help="Continue the interrupted study in --out.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train one host with every arm of a study, and tell what differs beyond noise."""
+    """Train one host with every arm of a study, and say which differ beyond noise."""
     from vitrail.study import study as run
 
     work()
@@ -49,23 +49,21 @@ def study(
         return
     from vitrail.report.study import answer
 
-    print(answer(facts))
-    console().print(_arm_table(facts))
-    print(f"{folder}/study.html shows it")
+    say(answer(facts))
+    _show_arms(facts)
+    say(f"page: {folder}/study.html")
 
 
-def _arm_table(facts: Any) -> Any:
-    """The arms of a study, the baseline first, then the best."""
-    from rich.table import Table
-
+def _show_arms(facts: Any) -> None:
+    """Print the arms of a study, the baseline first, then the best."""
     from vitrail.units import count, points, seconds
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("arm", "accuracy", "difference", "95 % interval", "MACs", "latency"):
-        table.add_column(title, justify="left" if title == "arm" else "right")
-    for arm in [facts.base, *facts.compared]:
+    arms = [facts.base, *facts.compared]
+    rows = []
+    for arm in arms:
         interval = "" if arm.low is None else f"{points(arm.low)} to {points(arm.high)}"
         gap = "" if arm.difference is None else points(arm.difference)
         figures = f"{arm.accuracy:.2%}", gap, interval, count(arm.macs), seconds(arm.latency_s)
-        table.add_row(arm.name, *figures, style="bold" if arm.clear else "")
-    return table
+        rows.append((arm.name, *figures))
+    head = ("arm", "accuracy", "difference", "95 % interval", "MACs", "latency")
+    show(head, rows, left=("arm",), bold=lambda number: arms[number].clear)

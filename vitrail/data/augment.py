@@ -196,8 +196,14 @@ def blend(images: np.ndarray, others: np.ndarray, draws: Draws, rows: np.ndarray
 
 
 def soften(labels: np.ndarray, draws: Draws, rows: np.ndarray, classes: int) -> np.ndarray:
-    """The targets after `blend`, float32 (b, classes), from the whole batch's `labels`."""
+    """Return the targets after `blend`, float32 (b, classes).
+
+    `labels` of the whole batch are class indices (B,), or marks of several labels (B, classes).
+    """
     weight = draws.weight[rows].astype(np.float32)
+    if labels.ndim == 2:
+        own, other = labels[rows], labels[draws.partner[rows]]
+        return weight[:, None] * own + (1 - weight)[:, None] * other
     at = np.arange(len(rows))
     targets = np.zeros((len(rows), classes), np.float32)
     targets[at, labels[rows]] = weight

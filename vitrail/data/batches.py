@@ -23,8 +23,8 @@ _AHEAD = 2  # batches under way or waiting, for each worker
 @dataclass(frozen=True, eq=False)
 class Batch:
     """`images` float32 (b, C, H, W), normalised, channels last in memory; `targets` int64 (b,)
-    class indices, or float32 (b, classes) where images are mixed; `indices` int64 (b,) into the
-    pixels."""
+    class indices, or float32 (b, classes) where images are mixed or have several labels; `indices`
+    int64 (b,) into the pixels."""
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -76,6 +76,8 @@ class Batches:
         self.pixels, self.batch, self.seed, self.augment = pixels, batch, seed, augment
         self.mean, self.std, self.shuffle = tuple(mean), tuple(std), shuffle
         self.classes = len(pixels.classes) if classes is None else classes
+        labels = pixels.labels
+        self._labels = labels if labels.ndim == 1 else labels.astype(np.float32)
         n = len(pixels)
         self.steps_per_epoch = max(1, n // batch) if drop_last else -(-n // batch)
         # One row of pixels, so that the broadcast runs along memory even with one channel.
@@ -101,7 +103,7 @@ class Batches:
         n = len(indices)
         rows = np.arange(rank * n // world, (rank + 1) * n // world)
         mine = indices[rows]
-        labels = self.pixels.labels
+        labels = self._labels
         augment = self.augment
         if augment is None:
             images, targets = self._normalised(self.pixels.take(mine)), labels[mine]

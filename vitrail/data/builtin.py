@@ -105,10 +105,8 @@ def _fashion(name: str, origin: str, train: tuple, test: tuple) -> Source:
 
 
 def _digits(download: bool | None) -> Source:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("digits needs scikit-learn: pip install 'vitrail[digits]'") from None
+    from sklearn.datasets import load_digits
+
     values, labels = load_digits(return_X_y=True)
     pixels = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     items = tuple(Item(f"{row:04d}.png", int(label)) for row, label in enumerate(labels))

@@ -7,14 +7,15 @@ half-way leaves no half file behind that anyone would read, and two runs at once
 import hashlib
 import math
 import os
-import secrets
 import shutil
-import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vitrail import units
+from vitrail.data import store
 from vitrail.data.builtin import cache_folder
 from vitrail.data.decode import DECODER, BrokenImage, decode, decode_full, resize
 from vitrail.data.parallel import in_order
@@ -28,15 +29,19 @@ __all__ = ["Pixels", "decode", "decode_full", "pixels", "statistics"]
 # More than this is streamed, and so is what would take nine tenths of the free disk.
 LIMIT_BYTES = 64 << 30
 
+# What the cache may take while nobody uses it, unless VITRAIL_CACHE_LIMIT says otherwise.
+CACHE_BYTES = 10 * 10**9
+ROOMS = ("pixels", "latency")
+
 _ROWS_AT_ONCE = 64
-_STALE_S = 24 * 3600
 
 
 class Pixels:
     """The images of a part at one size.
 
     `images` is uint8 (N, H, W, C), mapped from the cache and read-only, or None for a stream;
-    `labels` int64 (N,); `keys` the names of the images; `image` (H, W); `channels` C.
+    `labels` int64 (N,), or 0 and 1 in (N, K) where images have several; `keys` the names of the
+    images; `image` (H, W); `channels` C.
     """
 
     def __init__(
@@ -82,33 +87,42 @@ def pixels(
     workers: int | None = None,
     limit_bytes: int = LIMIT_BYTES,
 ) -> Pixels:
-    """The images of `part` at `image` = (H, W) with 1 or 3 channels.
+    """Give the images of `part` at `image` = (H, W) with 1 or 3 channels.
 
     Decodes them once to a file in `folder` (default: $VITRAIL_CACHE, or ~/.cache/vitrail),
-    which is found again by the digest of the part; where the file would have more than
-    `limit_bytes` or fill the disk, the images are decoded each time they are taken. Raises
-    DataError for a file that is gone or has changed since it was inspected.
+    which is found again by the digest of the part, checked, and made again where it is damaged;
+    where the file would have more than `limit_bytes` or $VITRAIL_CACHE_LIMIT or fill the disk,
+    the images are decoded each time they are taken. Files that were not used for longest make
+    room for it. Raises DataError for a file that is gone or has changed since it was inspected.
     """
     height, width = image
     shape = (len(part), height, width, channels)
     folder = cache_folder() if folder is None else Path(folder)
-    name = hashlib.blake2b(f"{part.digest} {shape} {DECODER}".encode(), digest_size=16).hexdigest()
-    path = folder / "pixels" / f"{name}.npy"
+    path = folder / "pixels" / f"{_name(part, shape)}.npy"
     try:
-        images = _open(path, shape)
+        images = _found(path, shape)
         if images is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path.parent)
-            if math.prod(shape) > min(limit_bytes, 0.9 * shutil.disk_usage(path.parent).free):
+            store.sweep(path.parent)
+            if not _room(folder, math.prod(shape), limit_bytes):
                 return Pixels(part, image, channels, None, workers)
             _write(path, part, shape, workers, progress)
-            images = _open(path, shape)
-    except OSError as error:
+            images = store.open_array(path, shape)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"the cache {path.parent} cannot be written ({error.strerror or error}): free some "
-            "space, or name another folder in VITRAIL_CACHE"
+            f"the cache {path.parent} cannot be written ({getattr(error, 'strerror', 0) or error}):"
+            " free some space, or name another folder in VITRAIL_CACHE"
         ) from error
     return Pixels(part, image, channels, images, workers)
+
+
+def cache_limit() -> tuple[int, bool]:
+    """Return what the cache may take, in bytes, and whether VITRAIL_CACHE_LIMIT says so.
+
+    Raises ConfigError for a limit that cannot be read.
+    """
+    text = os.environ.get("VITRAIL_CACHE_LIMIT", "").strip()
+    return (units.parse_size(text, "VITRAIL_CACHE_LIMIT"), True) if text else (CACHE_BYTES, False)
 
 
 def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -135,14 +149,32 @@ def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached images, or None where there is no whole file of this shape."""
+def _name(part: Part, shape: tuple[int, ...]) -> str:
+    """By which the images of a part are found again: contents, size, decoder and scales."""
+    text = f"{part.digest} {shape} {DECODER} {part.source.ranges}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _found(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cached images, or None where there are none, or none that can be trusted."""
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+        return store.open_array(path, shape)
+    except ValueError as error:
+        warnings.warn(f"the cache file {path} {error}: its images are decoded again", stacklevel=3)
         return None
-    whole = images.shape == shape and images.dtype == np.uint8 and images.flags.c_contiguous
-    return np.asarray(images) if whole else None
+
+
+def _room(folder: Path, need: int, limit_bytes: int) -> bool:
+    """Remove what was not used for longest for `need` bytes; whether these may be written."""
+    limit, told = cache_limit()
+    if need > (min(limit, limit_bytes) if told else limit_bytes):
+        return False
+    found = [entry for entry in store.entries(folder) if entry.room in ROOMS]
+    full = sum(entry.size for entry in found) + need - limit
+    short = int(need - 0.9 * shutil.disk_usage(folder).free)
+    for _ in store.trim(found, max(full, short)):
+        pass
+    return need <= 0.9 * shutil.disk_usage(folder).free
 
 
 def _write(
@@ -151,32 +183,10 @@ def _write(
     def work(rows: range) -> np.ndarray:
         return _decoded(part, np.arange(rows.start, rows.stop), shape[1:3], shape[3], 1)
 
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.part")
     size = _ROWS_AT_ONCE if part.source.pixels is None else 4096
     title = f"decoding to {shape[1]}x{shape[2]}"
     blocks = in_order(work, shape[0], size=size, workers=workers, title=title, progress=progress)
-    try:
-        # Written, not mapped: a full disk is then an error and not a fault of memory.
-        with temporary.open("wb") as file:
-            head = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, head)
-            for block in blocks:
-                file.write(block.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed run left a day ago."""
-    for left in folder.glob("*.part"):
-        try:
-            if time.time() - left.stat().st_mtime > _STALE_S:
-                left.unlink()
-        except FileNotFoundError:
-            continue
+    store.write_array(path, shape, blocks)
 
 
 def _decoded(
@@ -205,6 +215,6 @@ def _read(part: Part, at: int, image: tuple[int, int], channels: int) -> np.ndar
         data = part.source.read(item)
         if digest(data) != part.digests[at].astype(">u8").tobytes():
             raise DataError(changed)
-        return decode(data, image, channels)
+        return decode(data, image, channels, part.source.ranges)
     except (OSError, BrokenImage) as error:
         raise DataError(f"{changed} ({error})") from error

@@ -5,33 +5,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitrail.data.formats import remedy
+from vitrail.data.magic import UNREAD
 from vitrail.data.scan import KEYS_SHOWN, Broken, Scan
 from vitrail.data.source import Finding, Severity, Source
+from vitrail.units import counted, shortened
 
 _TRAITS = {
     "alpha": "{} transparency, laid over white",
     "palette": "{} a palette, converted to colour",
-    "16-bit": "{} 16 bits per value, scaled by 255/65535",
-    "32-bit": "{} 32-bit values, each scaled from its own minimum and maximum",
+    "16-bit": "{} 16 bits per value",
+    "32-bit": "{} 32 bits per value",
     "float": "{} floating-point values",
-    "stretched": "{} values of unknown range, each scaled from its own minimum and maximum",
-    "dim": "{} 16 bits per value but less than 1/8 of the range, and become very dark",
+    "stretched": "{} values without a usual range: the least and the greatest of all were taken",
+    "dim": "{} values in less than 1/8 of the range, and are nearly flat",
+    "no data": "{} values that are not finite or mark missing data, and become black or white",
+    "bands": "{} more bands than colours and alpha, which are dropped",
     "CMYK": "{} the four inks CMYK, converted to RGB",
     "animated": "{} several frames, of which the first is taken",
     "rotated": "{} an EXIF rotation, which is applied",
     "extension": "{} an extension of another format, decoded by content",
 }
-_WARN = ("stretched", "32-bit", "dim", "extension")
+_WARN = ("stretched", "dim", "no data", "bands", "extension")
 
 
 def findings(
-    source: Source, scan: Scan, labels: np.ndarray, groups: np.ndarray
+    source: Source, scan: Scan, counts: np.ndarray, groups: np.ndarray
 ) -> tuple[Finding, ...]:
-    """All there is to say of a scan; `labels` and `groups` (of twins) are int64 (N,)."""
+    """Say all there is to say of a scan.
+
+    `counts` int64 (C,) are the images of each class, `groups` int64 (N,) those of twins.
+    """
     return (
         *_of_broken(scan.broken),
-        *_of_traits(scan.traits),
-        *_of_classes(source, labels),
+        *_of_traits(scan),
+        *_of_classes(source, counts),
         *_of_shapes(source, scan),
         *_of_twins(source, scan, groups),
     )
@@ -42,7 +50,8 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "empty": "empty", "not an image": "no image", "truncated": "truncated",
         "bomb": "too large to be decoded safely", "broken": "damaged",
         "unreadable": "unreadable", "oversized": "too large a file",
-    }  # fmt: skip
+        "unread": "of a kind that is not read", "no values": "without any value",
+    } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}
     for entry in broken:
         groups.setdefault(entry.kind, []).append(entry.key)
@@ -52,26 +61,30 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
     ]
 
 
-def _of_traits(traits: dict[str, tuple[int, list[str]]]) -> list[Finding]:
+def _of_traits(scan: Scan) -> list[Finding]:
+    scaled = {
+        one.kind: f", of which {one.low:g} to {one.high:g} become 0 to 255 in all of them"
+        for one in scan.ranges
+    }
     return [
         Finding(
             trait,
             "warning" if trait in _WARN else "info",
-            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have")),
+            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have"))
+            + scaled.get(trait, ""),
             tuple(keys),
         )
-        for trait, (n, keys) in traits.items()
+        for trait, (n, keys) in scan.traits.items()
     ]
 
 
-def _of_classes(source: Source, labels: np.ndarray) -> list[Finding]:
+def _of_classes(source: Source, counts: np.ndarray) -> list[Finding]:
     findings = []
-    counts = np.bincount(labels, minlength=len(source.classes))
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] >= 3 * counts[least]:
         text = (
-            f"class {source.classes[most]!r} has {counts[most]:,} images, "
-            f"{source.classes[least]!r} only {counts[least]:,}"
+            f"class {shortened(source.classes[most], 60)!r} has {counts[most]:,} images, "
+            f"{shortened(source.classes[least], 60)!r} only {counts[least]:,}"
         )
         findings.append(Finding("imbalance", "warning", text))
     few = [name for name, n in zip(source.classes, counts, strict=True) if n < 20]
@@ -100,9 +113,20 @@ def _keys(source: Source, scan: Scan, at: np.ndarray) -> tuple[str, ...]:
     return tuple(source.items[scan.rows[i]].key for i in at[:KEYS_SHOWN])
 
 
+# What copies mean, by where they are.
+_COPIES: dict[str, tuple[Severity, str]] = {
+    "inside a class": ("info", "kept on one side of the split"),
+    "across classes": ("warning", "one of the labels is wrong"),
+    "across the split": ("warning", "a leak, the test looks better than it is"),
+}
+
+# How many groups of copies can be drawn, and how many pictures of each.
+GROUPS_DRAWN, MEMBERS_DRAWN = 6, 8
+
+
 def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
     """Exact and near duplicates: inside a class, across classes, across the given parts."""
-    sets: dict[tuple[str, str], list[str]] = {}
+    sets: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     totals: Counter[tuple[str, str]] = Counter()
     order = np.argsort(groups, kind="stable")
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
@@ -113,25 +137,22 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
         where = "inside a class"
         if len({item.part or "train" for item in items}) > 1:
             where = "across the split"
-        elif len({item.label for item in items}) > 1:
+        elif len({item.labels for item in items}) > 1:
             where = "across classes"
         kind = ("exact" if exact else "near", where)
         totals[kind] += 1
         shown = sets.setdefault(kind, [])
         if len(shown) < KEYS_SHOWN:
-            shown.append(" = ".join(item.key for item in items[:10]))
-    meaning: dict[str, tuple[Severity, str]] = {
-        "inside a class": ("info", "kept on one side of the split"),
-        "across classes": ("warning", "one of the labels is wrong"),
-        "across the split": ("warning", "a leak, the test looks better than it is"),
-    }
+            shown.append(tuple(item.key for item in items[:10]))
     findings = []
     for (sort, where), n in sorted(totals.items()):
-        severity, consequence = meaning[where]
+        severity, consequence = _COPIES[where]
         what = "identical files" if sort == "exact" else "nearly identical images"
-        groups_of = "group" if n == 1 else "groups"
-        text = f"{n:,} {groups_of} of {what} {where}: {consequence}"
-        findings.append(Finding(f"{sort} duplicates", severity, text, tuple(sets[sort, where])))
+        text = f"{counted(n, 'group')} of {what} {where}: {consequence}"
+        shown = sets[sort, where]
+        drawn = tuple(keys[:MEMBERS_DRAWN] for keys in shown[:GROUPS_DRAWN])
+        joined = tuple(map(" = ".join, shown))
+        findings.append(Finding(f"{sort} duplicates", severity, text, joined, drawn))
     return findings
 
 

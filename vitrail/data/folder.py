@@ -1,126 +1,201 @@
 """A folder of classes as a source, with or without train/ val/ test/ above the classes."""
 
 import os
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from vitrail.data.names import few, normal, one_spelling
 from vitrail.data.source import (
-    PARTS,
     Finding,
     Item,
+    PartName,
     Source,
+    part_of,
     require_classes,
     sorted_classes,
-)  # fmt: skip
+)
+from vitrail.data.table import TABLES, read_table
+from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
-from vitrail.units import counted
+from vitrail.units import counted, shortened
 
-_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
+_DEEP = 8
+
+# Folders that are not classes where they stand alone.
+_CONTAINERS = (
+    "images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "annotations", "labels",
+    "masks", "data",
+)  # fmt: skip
 
 
-def read_folder(root: Path) -> Source:
-    """List the files of each class folder. Raises DataError, and OSError of the folders."""
-    below, loose, ignored = _listing(root)
-    if not below:
-        what = f"holds {len(loose)} files but no subfolders" if loose else "is empty"
-        raise DataError(f"{root} {what}: expected one subfolder of images per class")
-    parts = {name: PARTS[name.lower()] for name in below if name.lower() in PARTS}
-    given = "train" in parts.values() and all(_listing(root / name)[0] for name in parts)
-    strays = list(loose)
-    if not given:
-        listed = [(None, name, name) for name in below]
+def read_folder(root: Path, *, several: bool = False) -> Source:
+    """List the files of each class folder.
+
+    A folder that holds nothing but one folder of classes is entered; one whose images are
+    listed in a table beside them is read by that table, where `several` allows several labels
+    per image. Raises DataError, and OSError of the root.
+    """
+    tree = Tree(root)
+    base, below, loose = _entered(tree)
+    parts = _parts(tree, base, below)
+    if not parts and not _are_classes(below):
+        return _without_classes(tree, base, below, loose, several)
+    strays = [_joined(base, name) for name in loose]
+    listed: list[tuple[PartName | None, str, str]] = []
+    unlabelled: list[str] = []
+    if not parts:
+        listed = [(None, name, _joined(base, name)) for name in below]
     else:
-        if len(set(parts.values())) < len(parts):
-            raise DataError(f"{root} has {', '.join(parts)}: keep one folder per part")
-        strays += [f"{name}/" for name in below if name not in parts]
-        listed = []
-        for folder, part in parts.items():
-            names, loose, hidden = _listing(root / folder)
-            strays += [f"{folder}/{name}" for name in loose]
-            ignored += hidden
-            listed += [(part, name, f"{folder}/{name}") for name in names]
-    files, empty, unnamed = [], [], []
+        strays += [_joined(base, name) + "/" for name in below if name not in parts]
+        listed, unlabelled, more = _in_parts(tree, base, parts)
+        strays += more
+    files, empty = [], []
     for part, name, folder in listed:
-        found = []
-        for key in _walk(root, folder, {os.path.realpath(root)}):
-            if key is None:
-                ignored += 1
-            elif not _is_text(key):
-                unnamed.append(key)
-            else:
-                found.append(key)
+        found = list(tree.walk(folder))
         files += [(key, name, part) for key in found]
         if not found:
             empty.append(folder)
-    classes = sorted_classes({name for _, name, _ in files})
-    index = {name: label for label, name in enumerate(classes)}
-    items = tuple(
-        Item(key, index[name], part) for key, name, part in sorted(files, key=lambda f: f[0])
-    )
-    if not items:
+    if not files:
         raise DataError(
             f"{root} has no files in its subfolders: put each class's images in its own"
         )
-    require_classes(classes, str(root))
+    meant, spellings = one_spelling((part, name) for _, name, part in files)
+    classes = sorted_classes(set(meant.values()))
+    index = {name: label for label, name in enumerate(classes)}
+    items = tuple(
+        Item(key, index[meant[name]], part) for key, name, part in sorted(files, key=_key)
+    )
+    require_classes(classes, str(root), _lost(tree))
+    findings = [*_left_out(strays, unlabelled, empty), *spellings, *tree.findings()]
+    if base:
+        text = f"the classes are in {base}/, which is all that the folder holds"
+        findings.append(Finding("one level down", "info", text))
+    return Source(root.resolve().name, classes, items, str(root), tuple(findings), root)
+
+
+def _key(file: tuple[str, str, PartName | None]) -> str:
+    return file[0]
+
+
+def _joined(base: str, name: str) -> str:
+    return f"{base}/{name}" if base else name
+
+
+def _entered(tree: Tree) -> tuple[str, list[str], list[str]]:
+    """The folder whose subfolders are classes or parts, and its subfolders and files.
+
+    It is the root, or further down where each folder above holds one folder and no pictures.
+    """
+    base = ""
+    below, loose = tree.listing()
+    for _ in range(_DEEP):
+        if len(below) != 1 or part_of(below[0]) == "train":
+            break
+        if any(is_picture(name) or _is_table(name) for name in loose):
+            break
+        inner = _joined(base, below[0])
+        folders, files = Tree(tree.root).listing(inner)
+        if not folders or any(map(is_picture, files)):
+            break
+        base, (below, loose) = inner, tree.listing(inner)
+    return base, below, loose
+
+
+def _parts(tree: Tree, base: str, below: list[str]) -> dict[str, PartName]:
+    """The part of each folder that is one, where the one for training has classes."""
+    parts: dict[str, PartName] = {name: part for name in below if (part := part_of(name))}
+    training = [name for name, part in parts.items() if part == "train"]
+    if not any(Tree(tree.root).listing(_joined(base, name))[0] for name in training):
+        return {}
+    if len(set(parts.values())) < len(parts):
+        raise DataError(f"{tree.root} has {', '.join(parts)}: keep one folder per part")
+    return parts
+
+
+def _in_parts(
+    tree: Tree, base: str, parts: dict[str, PartName]
+) -> tuple[list[tuple[PartName | None, str, str]], list[str], list[str]]:
+    """Class folders with their parts, parts without any class of the training part, strays."""
+    listed, unlabelled, strays = [], [], []
+    known: set[str] = set()
+    for folder, part in sorted(parts.items(), key=lambda entry: entry[1] != "train"):
+        where = _joined(base, folder)
+        names, loose = tree.listing(where)
+        if part == "train":
+            known = {normal(name).casefold() for name in names}
+        if part != "train" and not known & {normal(name).casefold() for name in names}:
+            unlabelled.append(where + "/")
+            continue
+        strays += [f"{where}/{name}" for name in loose]
+        listed += [(part, name, f"{where}/{name}") for name in names]
+    return listed, unlabelled, strays
+
+
+def _are_classes(below: list[str]) -> bool:
+    """Whether subfolders are classes by their number and their names."""
+    named = [name for name in below if not part_of(name) and name.lower() not in _CONTAINERS]
+    return len(below) > 1 and bool(named)
+
+
+def _without_classes(
+    tree: Tree, base: str, below: list[str], loose: list[str], several: bool
+) -> Source:
+    """The source of the one table beside the images; else what is missing, as a DataError."""
+    root, where = tree.root, tree.root / base
+    tables = [name for name in loose if _is_table(name)]
+    inner = bool(tables) and len(below) == 1 and bool(Tree(where).listing(below[0])[0])
+    if len(tables) == 1:
+        try:
+            source = read_table(where / tables[0], several=several)
+        except DataError:
+            if not inner:
+                raise
+        else:
+            text = f"read by the table {tables[0]}, since the folders are not classes"
+            found = (*source.findings, Finding("table", "info", text))
+            return replace(source, name=root.resolve().name, findings=found)
+    if inner:
+        return read_folder(where / below[0], several=several)
+    hint = _lost(tree)
+    if tables:
+        hint = f", or one of its tables ({few(sorted(str(where / t) for t in tables))}){hint}"
+    expected = f"give one subfolder of images per class{hint}"
+    if not below:
+        what = f"holds {counted(len(loose), 'file')} but no subfolders" if loose else "is empty"
+        raise DataError(f"{root} {what}: {expected}")
+    if not any(True for name in below for _ in tree.walk(_joined(base, name))):
+        raise DataError(f"{root} has no files in its subfolders: {expected}")
+    if len(below) > 1:
+        flat = " and ".join(f"{name}/" for name in below)
+        raise DataError(f"{root} has {flat} without class folders in them: {expected}")
+    raise DataError(
+        f"{root} has only the class {shortened(below[0])!r}: learning to tell apart needs at least "
+        f"two classes, {expected}"
+    )
+
+
+def _left_out(strays: list[str], unlabelled: list[str], empty: list[str]) -> list[Finding]:
     findings = []
+    if unlabelled:
+        text = f"{few(unlabelled)} left out: without the class folders of the training part, its "
+        text += "images have no labels"
+        findings.append(Finding("unlabelled", "warning", text, tuple(unlabelled)))
     if strays:
         text = f"{counted(len(strays), 'file')} outside of the class folders left out"
         findings.append(Finding("outside", "warning", text, tuple(strays)))
     if empty:
         text = f"{counted(len(empty), 'class folder')} without files left out"
         findings.append(Finding("empty class", "warning", text, tuple(empty)))
-    if unnamed:
-        shown = tuple(os.fsencode(key).decode("utf-8", "replace") for key in unnamed)
-        text = f"{counted(len(unnamed), 'file')} with a name that is not UTF-8 left out: rename"
-        findings.append(Finding("file name", "error", text, shown))
-    if ignored:
-        text = f"{ignored} hidden or system entries passed over (.*, Thumbs.db, desktop.ini)"
-        findings.append(Finding("hidden", "info", text))
-    return Source(root.resolve().name, classes, items, str(root), tuple(findings), root)
+    return findings
 
 
-def _listing(folder: Path) -> tuple[list[str], list[str], int]:
-    """Subfolders and files by name, and how many hidden entries were passed over."""
-    folders, files, ignored = [], [], 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_clutter(entry.name):
-                ignored += 1
-            elif entry.is_dir():
-                folders.append(entry.name)
-            else:
-                files.append(entry.name)
-    return sorted(folders), sorted(files), ignored
+def _lost(tree: Tree) -> str:
+    """What could not be read, for an error about what is missing."""
+    if not tree.unreadable:
+        return ""
+    key, why = tree.unreadable[0]
+    return f" ({tree.root}/{shortened(key)} cannot be read: {why})"
 
 
-def _walk(root: Path, folder: str, above: set[str]) -> Iterator[str | None]:
-    """Keys of the files at any depth below a folder; None for an entry passed over.
-
-    Symbolic links are followed, except to a folder that the way down already passed.
-    """
-    here = os.path.realpath(root / folder)
-    if here in above:
-        return
-    with os.scandir(root / folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    for entry in entries:
-        if _is_clutter(entry.name):
-            yield None
-        elif entry.is_dir():
-            yield from _walk(root, f"{folder}/{entry.name}", above | {here})
-        elif entry.is_file() or entry.is_symlink():
-            yield f"{folder}/{entry.name}"
-        else:
-            yield None
-
-
-def _is_clutter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_table(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in TABLES

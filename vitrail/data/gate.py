@@ -3,7 +3,7 @@
 Broken files are left out, each with its reason; nothing is replaced, moved or written.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from vitrail.data import scan, twins
 from vitrail.data.findings import findings
 from vitrail.data.scan import Broken, Scan
-from vitrail.data.source import Finding, Item, Source
-from vitrail.errors import DataError
+from vitrail.data.source import Finding, Item, Source, label_array, label_counts
+from vitrail.errors import ConfigError, DataError
+from vitrail.units import shortened
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ class Inspection:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices of the kept images, int64 (N,)."""
-        return _labels(self.source, self.rows)
+        """Class indices of the kept images, int64 (N,); of several labels 0 or 1 in (N, C)."""
+        return label_array(self.source, self.rows)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +63,7 @@ class Inspection:
     @property
     def counts(self) -> tuple[int, ...]:
         """Kept images of each class."""
-        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+        return label_counts(self.source, self.labels)
 
     def to_json(self) -> dict[str, Any]:
         """The whole finding as plain data, without the list of kept images."""
@@ -84,53 +85,77 @@ class Inspection:
             },
             "broken": [entry._asdict() for entry in self.broken],
             "findings": [
-                {"kind": f.kind, "severity": f.severity, "message": f.message, "keys": list(f.keys)}
+                {
+                    "kind": f.kind,
+                    "severity": f.severity,
+                    "message": f.message,
+                    "keys": list(f.keys),
+                    "groups": [list(keys) for keys in f.groups],
+                }
                 for f in self.findings
             ],
         }
 
 
-def inspect(source: Source, *, workers: int | None = None, progress: bool = True) -> Inspection:
+def inspect(
+    source: Source,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    threshold: float = twins.LEVELS,
+    least: int = 2,
+) -> Inspection:
     """Decode every image of `source` once, on `workers` threads (default: all cores).
 
-    Raises DataError when no image is readable, or a class has none or only one.
+    `threshold` says how far two copies of a picture may differ, in levels of 255 (see `twins`);
+    at 0 only equal pixels are copies. Raises DataError when no image is readable, or a class has
+    fewer than `least`, with all such classes; ConfigError for a negative threshold.
     """
+    if not 0 <= threshold <= 255:
+        raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
     if source.pixels is None:
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
-    labels = _labels(source, found.rows)
-    _require(source, found, labels)
-    groups = twins.twins(found.digests, found.signatures)
+    source = replace(source, ranges=found.ranges)
+    counts = np.array(label_counts(source, label_array(source, found.rows)))
+    _require(source, found, counts, least)
+    first = np.fromiter((source.items[row].label for row in found.rows), np.int64)
+    groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
     return Inspection(
         source, found.rows, found.digests, found.sizes, found.modes, found.mode_names, groups,
-        tuple(found.broken), source.findings + findings(source, found, labels, groups), found.grey,
+        tuple(found.broken), source.findings + findings(source, found, counts, groups), found.grey,
     )  # fmt: skip
 
 
-def _require(source: Source, found: Scan, labels: np.ndarray) -> None:
+def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> None:
     if not len(found.rows):
         key, _, reason = found.broken[0]
         raise DataError(
             f"none of the {len(source):,} files of {source.origin} can be read as an image (first: "
-            f"{key} {reason}): give whole JPEG, PNG, WebP, GIF, BMP or TIFF files"
+            f"{shortened(key)} {reason}): give whole JPEG, PNG, WebP, GIF, BMP or TIFF files"
         )
-    for name, n in zip(
-        source.classes, np.bincount(labels, minlength=len(source.classes)), strict=True
-    ):
-        if n < 2:
-            has = "only one readable image" if n else "no readable image"
-            left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
-            raise DataError(
-                f"class {name!r} of {source.origin} has {has}{left}: give it at least two, one "
-                "to learn from and one to be judged by, or remove the class"
-            )
+    if least < 2 or counts.min() >= least:
+        return
+    left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
+    remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"
+    scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
+    if len(scarce) == 1:
+        name, n = scarce[0]
+        has = "only one readable image" if n else "no readable image"
+        raise DataError(
+            f"class {shortened(name)!r} of {source.origin} has {has}{left}: {remedy}, or remove "
+            "the class"
+        )
+    shown = ", ".join(f"{shortened(name, 60)!r} {n}" for name, n in scarce[:10])
+    more = f" and {len(scarce) - 10:,} more" if len(scarce) > 10 else ""
+    raise DataError(
+        f"{len(scarce):,} of {len(counts):,} classes of {source.origin} have fewer than three "
+        f"readable images ({shown}{more}){left}: {remedy.replace('give it', 'give each')}, or "
+        "remove the class"
+    )
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
     low, middle, high = np.percentile(values, [0, 50, 100])
     return {"min": float(low), "median": float(middle), "max": float(high)}
-
-
-def _labels(source: Source, rows: np.ndarray) -> np.ndarray:
-    return np.fromiter((source.items[row].label for row in rows), np.int64, len(rows))

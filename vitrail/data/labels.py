@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.config import to_json
+from vitrail.data.depth import Range
+from vitrail.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# No camera and no model has more, and a side of a million would fill any memory.
+MOST_SIDE = 1 << 14
+MOST_CHANNELS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -15,6 +25,11 @@ class Labels:
 
     Images are decoded to `image` = (height, width) pixels and `channels`, divided by 255,
     normalised by `mean` and `std` per channel; probabilities are softmax(logits / temperature).
+    `ranges` are the values that become 0 and 255 in images of more than 8 bits. An answer below
+    `threshold`, a probability, is "none of these". With `several` an image has any number of
+    labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
+    its own one of `thresholds` belongs to the image; before they are chosen there are none.
+    Raises ConfigError for figures with which there is no answer.
     """
 
     classes: tuple[str, ...]
@@ -23,6 +38,59 @@ class Labels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     temperature: float = 1.0
+    ranges: tuple[Range, ...] = ()
+    threshold: float | None = None
+    several: bool = False
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ConfigError("classes are none: give a name for each")
+        if not all(1 <= side <= MOST_SIDE for side in self.image):
+            raise ConfigError(f"image {self.image} is not of sides of 1 to {MOST_SIDE} pixels")
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise ConfigError(f"channels {self.channels} is not 1 to {MOST_CHANNELS}")
+        if not {len(self.mean), len(self.std)} <= {1, self.channels}:
+            raise ConfigError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values, neither one for all "
+                f"nor one for each of {self.channels} channels"
+            )
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"mean {self.mean} is not of finite numbers")
+        if not all(0 < one < math.inf for one in self.std):
+            raise ConfigError(f"std {self.std} is not above 0 everywhere")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature {self.temperature} is not above 0")
+        if len(self.thresholds) not in ((0, len(self.classes)) if self.several else (0,)):
+            raise ConfigError(
+                f"thresholds are {len(self.thresholds)} for {len(self.classes)} classes: images of "
+                "several labels have one for each, others none"
+            )
+        if not all(0 <= one <= 1 for one in self.thresholds):
+            raise ConfigError(f"thresholds {self.thresholds} are not all probabilities")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields in JSON; those of several labels only where images have several.
+
+        So the labels of one class an image, and every digest of them, are what they were before
+        there were others.
+        """
+        fields = to_json(self)
+        if not self.several:
+            del fields["several"], fields["thresholds"]
+        return fields
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits (..., classes) to probabilities: they add up to 1 unless `several`."""
+        scaled = logits / self.temperature
+        return scaled.sigmoid() if self.several else scaled.softmax(-1)
+
+    def chosen(self, probabilities: Tensor) -> Tensor:
+        """Return which labels reach their thresholds: bool (..., classes)."""
+        import torch
+
+        bounds = torch.tensor(self.thresholds, dtype=torch.float64)
+        return probabilities.double() >= bounds
 
     def normalised(self, images: Any) -> Tensor:
         """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them."""

@@ -12,23 +12,24 @@ from vitrail.data.table import read_table
 from vitrail.errors import DataError
 
 
-def open_source(spec: str | Path, *, download: bool | None = None) -> Source:
+def open_source(spec: str | Path, *, download: bool | None = None, several: bool = False) -> Source:
     """List the images behind `spec`.
 
     `spec` is a folder with one subfolder per class, with or without train/ val/ test/ above
     them; a .csv or .parquet file with the columns path,label and, if wanted, split; or one of
     "fashion-sample", "fashion-mnist", "digits" (a folder of such a name is "./digits").
-    `download` allows fashion-mnist to be fetched; by default VITRAIL_DOWNLOAD=1 does.
-    Raises DataError.
+    `download` allows fashion-mnist to be fetched; by default VITRAIL_DOWNLOAD=1 does. `several`
+    allows tables that give an image several labels; a table's source then says `several` and
+    its items hold them all. Raises DataError.
     """
     if isinstance(spec, str) and spec in BUILTIN:
         return BUILTIN[spec](download)
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
-            return read_folder(path)
+            return read_folder(path, several=several)
         if path.is_file():
-            return read_table(path)
+            return read_table(path, several=several)
         path.lstat()
     except PermissionError as error:
         where = error.filename or path

@@ -4,6 +4,7 @@ Threads are enough: Pillow's decoders, torch and the hash functions release the 
 interpreter while they work.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,31 @@ def _windowed(pool, work, ranges: Sequence[range], window: int, advance) -> Iter
     for done, future in waiting:
         yield future.result()
         advance(len(done))
+
+
+class Room:
+    """A number of bytes that the threads of a process share; who wants more than is left waits.
+
+    Who wants more than there is gets it when nobody else has any.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = self._left = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, n: int) -> Iterator[None]:
+        """Take so many bytes while the context lasts; a thread may not ask again inside."""
+        n = min(n, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: n <= self._left)
+            self._left -= n
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += n
+                self._changed.notify_all()
 
 
 @contextmanager

@@ -1,62 +1,31 @@
-"""The pass over all images that the gate makes: each is decoded once, little of it is kept."""
+"""The pass over all images that the gate makes: each is decoded once, little of it is kept.
+
+Images of more than 8 bits per value are looked at for the range that all of them share, and those
+that it shows otherwise than their own are decoded once more.
+"""
 
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from vitrail.data import twins
-from vitrail.data.decode import BrokenImage, Picture, read_picture
+from vitrail.data.decode import BrokenImage, Picture, reading
+from vitrail.data.depth import Range, Values, range_of, together
+from vitrail.data.formats import check_file
 from vitrail.data.parallel import bar, in_order
 from vitrail.data.source import Item, Source
+from vitrail.data.tally import KEYS_SHOWN, Broken, Scan, Seen, Tally, words
 
-# A file that is larger is no photograph; it would only fill the memory.
-OVERSIZED_BYTES = 1 << 30
-
-# Keys that are kept of each trait: a broken file is always named, a grey one need not be.
-KEYS_SHOWN = 1000
+__all__ = ["KEYS_SHOWN", "Broken", "Scan", "digest", "scan_array", "scan_files"]
 
 # Modes that are worth telling, besides being counted.
 MODES = ("palette", "16-bit", "32-bit", "float", "CMYK")
 
 _ROWS_AT_ONCE = 16
-
-
-class Broken(NamedTuple):
-    """A file left out: its key, kind and the reason, which follows on "key ..."."""
-
-    key: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Of the images that were read, row by row, what `gate.Inspection` says and the signatures
-    of `twins`; of the broken ones, the reasons; of each trait, how many have it and some keys."""
-
-    rows: np.ndarray
-    digests: np.ndarray
-    sizes: np.ndarray
-    modes: np.ndarray
-    mode_names: tuple[str, ...]
-    signatures: np.ndarray
-    grey: bool
-    broken: list[Broken]
-    traits: dict[str, tuple[int, list[str]]]
-
-
-class _Seen(NamedTuple):
-    digest: bytes
-    size: tuple[int, int]
-    mode: str
-    signature: bytes
-    grey: bool
-    traits: tuple[str, ...]
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -66,63 +35,84 @@ def digest(data: bytes | memoryview) -> bytes:
 
 def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
     """Decode every file of `source` on `workers` threads (default: all cores)."""
-    items = source.items
-
-    def examine(part: range) -> list[_Seen | Broken]:
-        return [_examine(source, items[row]) for row in part]
-
-    rows, digests, sizes, modes, marks = [], bytearray(), [], [], bytearray()
-    broken, names, traits, grey = [], {}, {}, True
+    tally = Tally(source.items)
+    deep: dict[int, Seen] = {}
     with warnings.catch_warnings():
         # Pillow warns of damage without consequence, such as odd EXIF blocks, and of sizes that
         # the decoder refuses anyway.
         warnings.filterwarnings("ignore", module="PIL")
-        size = _ROWS_AT_ONCE
-        title = "reading images"
-        done = in_order(
-            examine, len(items), size=size, workers=workers, title=title, progress=progress
-        )
-        for row, seen in enumerate(seen for batch in done for seen in batch):
-            if isinstance(seen, Broken):
-                broken.append(seen)
-                continue
-            rows.append(row)
-            digests += seen.digest
-            sizes.append(seen.size)
-            modes.append(names.setdefault(seen.mode, len(names)))
-            marks += seen.signature
-            grey = grey and seen.grey
-            for trait in seen.traits:
-                n, keys = traits.get(trait, (0, []))
-                if n < KEYS_SHOWN:
-                    keys.append(items[row].key)
-                traits[trait] = (n + 1, keys)
-    return Scan(
-        np.array(rows, np.int64), _words(digests), np.array(sizes, np.int32).reshape(-1, 2),
-        np.array(modes, np.int8), tuple(names),
-        np.frombuffer(bytes(marks), np.uint8).reshape(-1, twins.BYTES), grey, broken, traits,
-    )  # fmt: skip
+        rows = range(len(source))
+        for row, seen in _pass(source, rows, (), workers, "reading images" if progress else ""):
+            if isinstance(seen, Seen) and seen.values is not None:
+                deep[row] = seen
+            else:
+                tally.add(row, seen)
+        ranges, empty = _shared(deep)
+        for row in empty:
+            del deep[row]
+            text = "holds nothing but a value that marks missing data"
+            tally.add(row, Broken(source.items[row].key, "no values", text))
+        other = [row for row, seen in deep.items() if seen.limits not in ranges]
+        title = "reading images again" if progress else ""
+        again = dict(_pass(source, other, ranges, workers, title))
+    for row, seen in deep.items():
+        tally.add(row, again.get(row, seen))
+    return tally.scan(ranges)
 
 
-def _examine(source: Source, item: Item) -> _Seen | Broken:
+def _pass(
+    source: Source, rows: Sequence[int], ranges: Sequence[Range], workers: int | None, title: str
+) -> Iterator[tuple[int, Seen | Broken]]:
+    """What is seen in each of some rows, in their order."""
+
+    def examine(part: range) -> list[Seen | Broken]:
+        return [_examine(source, source.items[rows[at]], ranges) for at in part]
+
+    size, shown = _ROWS_AT_ONCE, bool(title)
+    done = in_order(examine, len(rows), size=size, workers=workers, title=title, progress=shown)
+    yield from zip(rows, (seen for batch in done for seen in batch), strict=True)
+
+
+def _shared(deep: dict[int, Seen]) -> tuple[tuple[Range, ...], list[int]]:
+    """One range for each kind of values, and the rows that hold marks of missing data only."""
+    kinds: dict[str, dict[int, Values]] = {}
+    for row, seen in deep.items():
+        if seen.values is not None:
+            kinds.setdefault(seen.values.kind, {})[row] = seen.values
+    ranges, empty = [], []
+    for _, values in sorted(kinds.items()):
+        all_of_them = together([*values.values()])
+        marks = {mark for mark, _ in all_of_them.markers}
+        ranges.append(range_of(all_of_them))
+        empty += [
+            row for row, own in values.items() if not own.n and marks >= {m for m, _ in own.markers}
+        ]
+    return tuple(ranges), empty
+
+
+def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> Seen | Broken:
     try:
-        n = os.path.getsize(source.path(item))
-        if n > OVERSIZED_BYTES:
-            return Broken(item.key, "oversized", f"has {n:,} bytes, at most {OVERSIZED_BYTES:,}")
+        check_file(os.stat(source.path(item)))
         data = source.read(item)
-        picture = read_picture(data)
+        with reading(data, ranges) as picture:
+            return _seen(data, picture, item.key)
     except BrokenImage as error:
         return Broken(item.key, error.kind, error.reason)
     except OSError as error:
         return Broken(item.key, "unreadable", f"cannot be read ({error.strerror or error})")
+
+
+def _seen(data: bytes, picture: Picture, key: str) -> Seen:
     image = picture.image
-    return _Seen(
+    return Seen(
         digest(data),
         (image.height, image.width),
         picture.mode + (" with alpha" if picture.alpha else ""),
         twins.signature(image).tobytes(),
         _is_grey(image),
-        _traits(picture, item.key),
+        _traits(picture, key),
+        picture.values,
+        picture.limits,
     )
 
 
@@ -136,13 +126,19 @@ def _traits(picture: Picture, key: str) -> tuple[str, ...]:
             "alpha": picture.alpha,
             "animated": picture.animated,
             "rotated": picture.orientation != 1,
-            "stretched": picture.stretched and picture.mode == "float",
+            "stretched": picture.stretched,
             "dim": picture.dim,
+            "bands": picture.spare,
+            "no data": picture.values is not None and _marked(picture.values),
             "extension": form != picture.format.replace("MPO", "JPEG"),
             picture.mode: picture.mode in MODES,
         }.items()
         if holds
     )
+
+
+def _marked(values: Values) -> bool:
+    return bool(values.missing or together([values]).markers)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -174,9 +170,5 @@ def scan_array(pixels: np.ndarray, *, progress: bool) -> Scan:
     sizes = np.broadcast_to(np.array([height, width], np.int32), (n, 2))
     modes = np.zeros(n, np.int8)
     return Scan(
-        np.arange(n), _words(digests), sizes, modes, ("grey",), np.concatenate(marks), True, [], {}
+        np.arange(n), words(digests), sizes, modes, ("grey",), np.concatenate(marks), True, [], {}
     )
-
-
-def _words(digests: bytearray) -> np.ndarray:
-    return np.frombuffer(bytes(digests), ">u8").reshape(-1, 2).astype(np.uint64)

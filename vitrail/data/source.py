@@ -8,39 +8,64 @@ from typing import Literal
 
 import numpy as np
 
+from vitrail.data.depth import Range
 from vitrail.errors import DataError
+from vitrail.units import shortened
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
 
-# Spellings of the three parts, as folder names and in the `split` column of a table.
-PARTS: dict[str, PartName] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
+_PARTS: dict[str, PartName] = {
+    "train": "train", "training": "train", "trn": "train", "tr": "train", "learn": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
+    "development": "val",
+    "test": "test", "testing": "test", "tst": "test", "eval": "test", "evaluation": "test",
+    "holdout": "test", "privatetest": "test",
+    "publictest": "val",
 }  # fmt: skip
+
+
+def part_of(name: str) -> PartName | None:
+    """Return the part that a folder or a cell of a table names: "Test set" is "test"."""
+    letters = "".join(c for c in name.casefold() if c.isalpha())
+    for ending in ("", "ing", "images", "imgs", "image", "img", "data", "set", "split", "part"):
+        if letters.endswith(ending) and letters.removesuffix(ending) in _PARTS:
+            return _PARTS[letters.removesuffix(ending)]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its `key` (path relative to the source), class index, and part where given."""
+    """One image: its `key` (path relative to the source), class index, and part where given.
+
+    In a source of several labels per image `several` holds all of them in order, possibly none,
+    and `label` is the first, or -1.
+    """
 
     key: str
     label: int
     part: PartName | None = None
+    several: tuple[int, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All class indices of the image."""
+        return (self.label,) if self.several is None else self.several
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something to know about the data, in one sentence.
 
-    `keys` names the images concerned; the members of a group are joined by " = ".
+    `keys` names the images concerned; the members of a group are joined by " = ". `groups` has
+    the keys of a few groups of duplicates, to be drawn (`pictures.thumbnails`).
     """
 
     kind: str
     severity: Severity
     message: str
     keys: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +73,9 @@ class Source:
     """A list of labelled images and how to read them.
 
     `pixels`, for sources that are arrays in memory, is uint8 (N, h, w), row i being items[i];
-    else the images are files below `root`.
+    else the images are files below `root`. `several` says that an image has any number of
+    labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
+    255 in images of more than 8 bits.
     """
 
     name: str
@@ -58,6 +85,8 @@ class Source:
     findings: tuple[Finding, ...] = ()
     root: Path | None = None
     pixels: np.ndarray | None = field(default=None, repr=False)
+    several: bool = False
+    ranges: tuple[Range, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -83,15 +112,34 @@ class Source:
         return {item.key: row for row, item in enumerate(self.items)}
 
 
+def label_array(source: Source, rows: np.ndarray) -> np.ndarray:
+    """Return the labels of some items: int64 (N,), or 0 and 1 in (N, C) where they are several."""
+    if not source.several:
+        return np.fromiter((source.items[row].label for row in rows), np.int64, len(rows))
+    marks = np.zeros((len(rows), len(source.classes)), np.int64)
+    for at, row in enumerate(rows):
+        marks[at, list(source.items[row].labels)] = 1
+    return marks
+
+
+def label_counts(source: Source, labels: np.ndarray) -> tuple[int, ...]:
+    """Return how many images each class has, of what `label_array` gave."""
+    if source.several:
+        return tuple(labels.sum(0).tolist())
+    return tuple(np.bincount(labels, minlength=len(source.classes)).tolist())
+
+
 def sorted_classes(names: set[str]) -> tuple[str, ...]:
-    """Class names in order: as numbers where all are whole numbers, else as text."""
+    """Return class names in order: as numbers where all are whole numbers, else as text."""
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def require_classes(classes: tuple[str, ...], origin: str) -> None:
-    """Raises DataError for fewer than two."""
+def require_classes(classes: tuple[str, ...], origin: str, why: str = "") -> None:
+    """Raise DataError for fewer than two; `why` says what may be the reason."""
     if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no class"
-        raise DataError(f"{origin} has {found}: learning to tell apart needs at least two classes")
+        found = f"only the class {shortened(classes[0])!r}" if classes else "no class"
+        raise DataError(
+            f"{origin} has {found}: learning to tell apart needs at least two classes{why}"
+        )

@@ -2,21 +2,26 @@
 
 Neither file names nor their order decide, only the digests of the files. Images that show the
 same picture, and those of one group, stay on one side. The test part comes sealed: whoever
-searches or trains can count it, not read it.
+searches or trains can count it, not read it. How whole groups are drawn is in `draw.py`.
 """
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 
+from vitrail.data.draw import draw, require_parts
 from vitrail.data.gate import Inspection
-from vitrail.data.source import Finding, Item, Source
+from vitrail.data.scan import KEYS_SHOWN
+from vitrail.data.source import Finding, Item, Source, label_array, label_counts
 from vitrail.data.twins import unite
 from vitrail.errors import ConfigError, DataError
+from vitrail.units import counted, shortened
+
+Duplicates = Literal["keep", "group", "drop"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +52,13 @@ class Part:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices, int64 (N,)."""
-        return np.fromiter((item.label for item in self.items), np.int64, len(self))
+        """Class indices, int64 (N,); where images have several labels, 0 or 1 in int64 (N, C)."""
+        return label_array(self.source, self.rows)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Images of each class."""
-        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+        return label_counts(self.source, self.labels)
 
     @cached_property
     def digest(self) -> str:
@@ -70,16 +75,16 @@ class HeldBack:
     Only the judge of a finished model opens it (`unseal`).
     """
 
-    __slots__ = ("_sealed", "classes", "counts", "digest")
+    __slots__ = ("_n", "_sealed", "classes", "counts", "digest")
 
     def __init__(self, part: Part) -> None:
-        self._sealed = part
+        self._sealed, self._n = part, len(part)
         self.classes = part.classes
         self.counts = part.counts
         self.digest = part.digest
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        return self._n
 
     def __repr__(self) -> str:
         return f"HeldBack({len(self)} images)"
@@ -109,35 +114,49 @@ def divide(
     val: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
+    duplicates: Duplicates = "group",
 ) -> Split:
     """Split the inspected images, class by class, into training, validation and test.
 
     Parts that the source gives are kept; a missing one is drawn from the training images, `val`
     and `test` being fractions of those. `group_by` is a regular expression searched in each
     key: images with an equal first group (or whole match, where it has no group) stay together.
-    Every class keeps an image to train on; with two it has one to test on, with three one of
-    each, as far as duplicates and groups allow. Raises DataError, and ConfigError for a wrong
-    fraction or expression.
+    `duplicates` says what becomes of images that are copies of each other: "group" keeps them on
+    one side, "keep" lets them fall anywhere, "drop" leaves out all but one, and all of those
+    that have different labels. Raises DataError for classes that would be missing from a part,
+    all at once, and ConfigError for a wrong fraction, word or expression.
     """
-    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
-        raise ConfigError(
-            f"val is {val} and test is {test}: both are fractions above 0, together below 1"
-        )
+    _check(val, test, duplicates)
     items = inspection.items
     names = np.array([item.part or "train" for item in items])
-    groups = inspection.twins
+    given = {item.part for item in items} - {None}
     findings: list[Finding] = []
+    groups = inspection.twins
+    if duplicates == "drop":
+        left_out, findings = _dropped(inspection, names)
+        names[left_out] = ""
+    elif duplicates == "keep":
+        groups = np.arange(len(groups))
+        findings = _kept(inspection)
+    subjects = None
     if group_by is not None:
         subjects = _subjects(items, group_by)
         findings += _crossing(items, names, subjects, group_by)
         groups = unite(groups, subjects)
     pool = np.flatnonzero(names == "train")
-    fractions = {part: f for part, f in (("test", test), ("val", val)) if part not in names}
-    for part, rows in _draw(inspection, pool, groups, fractions, seed).items():
-        names[rows] = part
+    fractions = {part: f for part, f in (("test", test), ("val", val)) if part not in given}
+    labels = [items[row].labels for row in pool]
+    drawn = draw(
+        labels, inspection.digests[pool], groups[pool], fractions,
+        classes=len(inspection.classes), seed=seed,
+    )  # fmt: skip
+    for part, at in drawn.items():
+        names[pool[at]] = part
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
-    _require(parts)
-    findings += _gaps(parts)
+    require_parts(
+        {part: found.counts for part, found in parts.items()}, inspection, groups,
+        given=given, grouped=subjects is not None, copies=duplicates == "group",
+    )  # fmt: skip
     return Split(
         parts["train"], parts["val"], HeldBack(parts["test"]), inspection.classes,
         1 if inspection.grey else 3, tuple(findings),
@@ -147,10 +166,52 @@ def divide(
 _PARTS = ("train", "val", "test")
 
 
+def _check(val: float, test: float, duplicates: str) -> None:
+    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
+        raise ConfigError(
+            f"val is {val} and test is {test}: both are fractions above 0, together below 1"
+        )
+    if duplicates not in get_args(Duplicates):
+        raise ConfigError(f"duplicates is {duplicates!r}: expected keep, group or drop")
+
+
+def _dropped(inspection: Inspection, names: np.ndarray) -> tuple[np.ndarray, list[Finding]]:
+    """Images left out as copies, bool (N,): the one that stays is held back where one is."""
+    groups, items = inspection.twins, inspection.items
+    high, low = inspection.digests.T
+    held = np.select([names == "test", names == "val"], [0, 1], 2)
+    order = np.lexsort((low, high, held, groups))
+    first = np.ones(len(order), bool)
+    first[1:] = groups[order][1:] != groups[order][:-1]
+    out = np.ones(len(order), bool)
+    out[order[first]] = False
+    stays = order[first][np.searchsorted(groups[order[first]], groups)]
+    torn = np.array(
+        [items[i].labels != items[j].labels for i, j in enumerate(stays.tolist())], dtype=bool
+    )
+    torn = np.isin(groups, groups[torn])
+    findings = []
+    for which, why in ((out & ~torn, "one of each stays"), (torn, "their labels differ")):
+        if which.any():
+            text = f"{counted(int(which.sum()), 'copy', 'copies')} left out: {why}"
+            keys = tuple(items[i].key for i in np.flatnonzero(which)[:KEYS_SHOWN])
+            findings.append(Finding("dropped", "warning", text, keys))
+    return out | torn, findings
+
+
+def _kept(inspection: Inspection) -> list[Finding]:
+    n = len(inspection) - len(np.unique(inspection.twins))
+    if not n:
+        return []
+    text = f"{counted(n, 'copy', 'copies')} kept, on whichever side of the split they fall: "
+    return [Finding("kept", "warning", text + "the test may look better than it is")]
+
+
 def _part(inspection: Inspection, at: np.ndarray) -> Part:
     high, low = inspection.digests[at].T
     # Equal digests are equal pictures, but their labels may differ: these come last.
-    order = at[np.lexsort((inspection.labels[at], low, high))]
+    first = np.fromiter((inspection.items[row].label for row in at), np.int64, len(at))
+    order = at[np.lexsort((first, low, high))]
     return Part(inspection.source, inspection.rows[order], inspection.digests[order])
 
 
@@ -159,15 +220,15 @@ def _subjects(items: tuple[Item, ...], group_by: str) -> np.ndarray:
         pattern = re.compile(group_by)
     except re.error as error:
         raise ConfigError(
-            f"group-by is {group_by!r}, no regular expression ({error}): correct it, for "
-            r"example '(subject\d+)'"
+            f"group-by is {group_by!r}, which is not a regular expression ({error}): correct it, "
+            r"for example '(subject\d+)'"
         ) from None
     found = [pattern.search(item.key) for item in items]
     missed = [item.key for item, match in zip(items, found, strict=True) if match is None]
     if missed:
         raise DataError(
             f"group-by {group_by!r} is not found in {len(missed):,} of {len(items):,} paths, "
-            f"first {missed[0]!r}: every image needs a group, widen the expression"
+            f"first {shortened(missed[0])!r}: every image needs a group, widen the expression"
         )
     at = 1 if pattern.groups else 0
     return np.array([match.group(at) or "" for match in found if match])
@@ -189,111 +250,3 @@ def _crossing(
         "given parts: a leak, the test looks better than it is"
     )
     return [Finding("group leak", "warning", text, crossing)]
-
-
-def _draw(
-    inspection: Inspection,
-    pool: np.ndarray,
-    groups: np.ndarray,
-    fractions: dict[str, float],
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Rows of each part drawn from `pool`; whole groups, which never take a class's last one."""
-    units = _units(inspection, pool, groups[pool], seed)
-    total = np.bincount(inspection.labels[pool], minlength=len(inspection.classes)).tolist()
-    left = Counter(label for unit in units for label in unit.counts)
-    several = {label for label, n in left.items() if n > len(fractions)}
-    drawn = {}
-    for done, (part, fraction) in enumerate(fractions.items(), start=1):
-        later = len(fractions) - done
-        wanted = [max(1, int(n * fraction + 0.5)) for n in total]
-        # One unit of each class stays for training, and one for a part that is drawn later.
-        kept = [1 + later * (label in several) for label in range(len(total))]
-        chosen = _choose(units, left, kept, wanted)
-        drawn[part] = np.concatenate([unit.rows for unit in chosen] or [np.empty(0, np.int64)])
-    return drawn
-
-
-def _choose(
-    units: list["_Unit"], left: Counter[int], kept: list[int], wanted: list[int]
-) -> list["_Unit"]:
-    """Units with about `wanted` images of each class, taken from `left` down to `kept`."""
-    taken = [0] * len(wanted)
-    chosen = []
-
-    def take(unit: _Unit) -> None:
-        unit.free = False
-        chosen.append(unit)
-        for label, n in unit.counts.items():
-            left[label] -= 1
-            taken[label] += n
-
-    def spare(unit: _Unit) -> bool:
-        return unit.free and all(left[label] > kept[label] for label in unit.counts)
-
-    for unit in units:
-        if spare(unit) and all(taken[k] + n <= wanted[k] for k, n in unit.counts.items()):
-            take(unit)
-    # A class whose units are all larger than its share gives its smallest one.
-    for label in range(len(wanted)):
-        if not taken[label]:
-            able = [unit for unit in units if label in unit.counts and spare(unit)]
-            if able:
-                take(min(able, key=lambda unit: len(unit.rows)))
-    return chosen
-
-
-class _Unit:
-    """Images that stay together: their rows and how many each class has among them."""
-
-    __slots__ = ("counts", "free", "rows")
-
-    def __init__(self, rows: np.ndarray, labels: list[int]) -> None:
-        self.rows = rows
-        self.counts = Counter(labels)
-        self.free = True
-
-
-def _units(inspection: Inspection, pool: np.ndarray, groups: np.ndarray, seed: int) -> list[_Unit]:
-    """The groups of the pool, in an order drawn from the seed and their smallest digests."""
-    high, low = inspection.digests[pool].T
-    order = np.lexsort((low, high, groups))
-    _, starts = np.unique(groups[order], return_index=True)
-    members = np.split(order, starts[1:]) if len(order) else []
-    salt = str(seed).encode()
-    words = inspection.digests[pool].astype(">u8")
-    ranks = [
-        hashlib.blake2b(words[unit[0]].tobytes(), digest_size=16, key=salt[:64]).digest()
-        for unit in members
-    ]
-    labels = inspection.labels[pool]
-    return [
-        _Unit(pool[members[i]], labels[members[i]].tolist())
-        for i in sorted(range(len(members)), key=ranks.__getitem__)
-    ]
-
-
-def _require(parts: dict[str, Part]) -> None:
-    train = parts["train"]
-    for name, n in zip(train.classes, train.counts, strict=True):
-        if not n:
-            raise DataError(
-                f"class {name!r} has no image in the training part: add some, or remove the class"
-            )
-    for part, what in (("val", "validation"), ("test", "test")):
-        if not len(parts[part]):
-            raise DataError(
-                f"no image is left for the {what} part: give at least three images of a class "
-                "that are no duplicates and not all of one group"
-            )
-
-
-def _gaps(parts: dict[str, Part]) -> list[Finding]:
-    findings = []
-    for part, what in (("val", "validation"), ("test", "test")):
-        counts = zip(parts[part].classes, parts[part].counts, strict=True)
-        empty = tuple(name for name, n in counts if not n)
-        if empty:
-            text = f"{len(empty)} of {len(parts[part].classes)} classes have no {what} image"
-            findings.append(Finding(f"no {what}", "warning", text, empty))
-    return findings

@@ -1,163 +1,238 @@
-"""Which images show the same picture: a small signature of each, and all close pairs of them.
+"""Which images show the same picture: a signature of each, and groups of those that are copies.
 
-A signature is 288 bytes: the picture's luma on a 16x16 grid and its two chroma on 4x4. Two
-pictures are twins when their lumas differ by at most 2.5 levels (root mean square) and 8 % of
-their own contrast, and their chroma by at most 4 levels: the same photograph saved again,
-smaller or in another format, but not two photographs of one object. The search is exact: it
-projects the lumas onto their four principal axes, which brings no two further apart, and
-compares only what falls into the same or neighbouring cells of a grid as wide as the limit.
+A copy is the same photograph saved again, smaller or in another format. Two photographs of one
+object are not copies, however alike they look: a part under a fixed camera with and without a
+scratch, or twice without one. So two pictures are twins when
+
+- they look alike from afar: lumas on an 8x8 grid differ by at most 2.5 levels (root mean
+  square) and 8 % of their own contrast, chroma on 8x8 by at most 4 levels;
+- nothing differs in one place: on a 24x24 grid (12x12 where one is smaller and below 48 pixels),
+  no more than 8 levels and half of the contrast that both have around that place;
+- and, where many look alike (a scene seen again and again), they agree in what sets them apart
+  from the others: what is left without the scene's mean and main variations, light and position,
+  is correlated by at least 0.5. Shots of one scene have noise of their own; a copy has the noise
+  of its original.
+
+Pictures with the same pixels are always twins. Groups are stars: every member is a twin of the
+one in the middle, so that a long row of slightly different pictures does not become one group.
 """
 
-from itertools import product
+import math
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
-LUMA, CHROMA = 16, 4
-BYTES = LUMA * LUMA + 2 * CHROMA * CHROMA
-LEVELS, CONTRAST, TINT = 2.5, 0.08, 4.0
+from vitrail.data.scenes import stand_out
+from vitrail.data.signature import (
+    BYTES,
+    FINE,
+    chroma,
+    grey_signatures,
+    luma,
+    short_side,
+    signature,
+)
+from vitrail.measure.machine import cores
 
-_AXES = 4
+__all__ = ["BYTES", "LEVELS", "grey_signatures", "signature", "twins", "unite"]
+
+MIDDLE, COARSE = 12, 8
+LEVELS, CONTRAST, TINT, SPOT, STAIN = 2.5, 0.08, 4.0, 8.0, 16.0
+
+_AXES = 6
 _SAMPLE = 20_000
-_BLOCK = 1 << 18
+_NEAREST = 24
+_BLOCK = 256
+_FEW, _MANY = 4, 16
 
 
-def signature(image: Image.Image) -> np.ndarray:
-    """uint8 (288,) of an upright image in mode L or RGB."""
-    if image.mode == "L":
-        luma = np.asarray(image.resize((LUMA, LUMA), Image.Resampling.BOX))
-        return np.concatenate([luma.ravel(), np.full(2 * CHROMA * CHROMA, 128, np.uint8)])
-    small = image.resize((LUMA, LUMA), Image.Resampling.BOX).convert("YCbCr")
-    bands = small.split()
-    coarse = [band.resize((CHROMA, CHROMA), Image.Resampling.BOX) for band in bands[1:]]
-    return np.concatenate([np.asarray(band).ravel() for band in (bands[0], *coarse)])
+def twins(
+    digests: np.ndarray,
+    signatures: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    threshold: float = LEVELS,
+) -> np.ndarray:
+    """Return the group of each image, int64 (N,): equal for images that are copies.
 
-
-def grey_signatures(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (N, 288) of uint8 (N, h, w).
-
-    To one level what `signature` gives where the sides are multiples of 16; else pixels on an
-    edge of the grid count in parts here and whole there.
-    """
-    rows, columns = (_averaging(side) for side in pixels.shape[1:])
-    luma = np.rint(rows @ pixels.astype(np.float32) @ columns.T).astype(np.uint8)
-    out = np.full((len(pixels), BYTES), 128, np.uint8)
-    out[:, : LUMA * LUMA] = luma.reshape(len(pixels), -1)
-    return out
-
-
-def _averaging(side: int) -> np.ndarray:
-    """(16, side): each row averages its sixteenth of the pixels, in parts where they are cut."""
-    edges = np.arange(LUMA + 1) * side / LUMA
-    starts = np.arange(side)
-    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    weights = np.clip(overlap, 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
-def twins(digests: np.ndarray, signatures: np.ndarray) -> np.ndarray:
-    """Group of each image, int64 (N,): equal for images that show the same picture.
-
-    `digests` is (N, 2) uint64 of the files, `signatures` (N, 288) uint8. Groups are numbered
-    by their first image. Twins of twins are in one group.
+    `digests` is (N, 2) uint64 of the files, `signatures` (N, BYTES) uint8, `labels` int64 (N,)
+    class indices (default: all of one class), which tell scenes from copies. `threshold` is the
+    first limit in levels, and scales those of chroma and of single places; 0 finds equal pixels
+    alone. Groups are numbered by their first image. The time is nearly linear in N.
     """
     n = len(digests)
-    parent = np.arange(n)
-    first = {}
-    for key in (digests, signatures):
-        rows = np.ascontiguousarray(key).view(
-            np.dtype((np.void, key.dtype.itemsize * key.shape[1]))
-        )
-        _, index, inverse = np.unique(rows.ravel(), return_index=True, return_inverse=True)
-        first[key.shape[1]] = index
-        _unite(parent, np.arange(n), index[inverse])
-    distinct = np.sort(first[BYTES])
-    for left, right in close_pairs(signatures[distinct]):
-        _unite(parent, distinct[left], distinct[right])
-    return _flatten(parent)
+    same = unite(np.arange(n), _as_keys(digests), _as_keys(signatures))
+    distinct = np.flatnonzero(same == np.arange(n))
+    if threshold <= 0 or len(distinct) < 2:
+        return same
+    labels = np.zeros(n, np.int64) if labels is None else labels
+    rank = np.argsort(np.lexsort((digests[distinct, 1], digests[distinct, 0])))
+    pairs = close_pairs(signatures[distinct], labels[distinct], rank, threshold=threshold)
+    centre = distinct[_stars(len(distinct), *pairs, rank)]
+    groups: np.ndarray = np.arange(n)
+    groups[distinct] = centre
+    return _numbered(groups[same])
 
 
-def close_pairs(signatures: np.ndarray):
-    """Yields index arrays (left, right) of all pairs of twins among (N, 288) signatures."""
+def close_pairs(
+    signatures: np.ndarray, labels: np.ndarray, rank: np.ndarray, *, threshold: float = LEVELS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs of twins among (N, BYTES) signatures as indices left < right.
+
+    A picture that looks like 4 others of more than one class, or like a third of its class (at
+    least 4, at most 16), is a shot of a scene: its twins must stand out of those.
+    """
     n = len(signatures)
-    if n < 2:
-        return
-    luma = signatures[:, : LUMA * LUMA]
-    reach = LEVELS * LUMA  # the limit as a Euclidean distance over 16 x 16 values
-    low = _project(luma)
-    # A thousandth more than the reach makes up for rounding in the projection.
-    cells = np.floor(low / (reach * 1.001)).astype(np.int64)
-    cells -= cells.min(0) - 1
-    spans = cells.max(0) + 2
-    strides = np.cumprod(np.concatenate([[1], spans[:-1]]))
-    codes = cells @ strides
-    order = np.argsort(codes, kind="stable")
-    names, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
-    for offset in product((-1, 0, 1), repeat=_AXES):
-        step = int(np.dot(offset, strides))
-        if offset < (0,) * _AXES:
-            continue
-        at = np.minimum(np.searchsorted(names, names + step), len(names) - 1)
-        here = np.flatnonzero(names[at] == names + step)
-        there = at[here]
-        for left, right in _crossings(starts[here], counts[here], starts[there], counts[there]):
-            if step == 0:
-                left, right = left[left < right], right[left < right]
-            left, right = order[left], order[right]
-            near = ((low[left] - low[right]) ** 2).sum(1) <= (reach * 1.001) ** 2
-            left, right = left[near], right[near]
-            same = _alike(signatures[left], signatures[right])
-            if same.any():
-                yield left[same], right[same]
+    near = _nearest(_project(signatures), rank, threshold * COARSE)
+    codes, kept = [np.empty(0, np.int64)], [np.empty(0, bool)]
+    for start in range(0, n, _BLOCK):
+        rows, slots = np.nonzero(near[start : start + _BLOCK] < n)
+        for here, there, good in _judged(
+            signatures, rows + start, near[start + rows, slots], labels, threshold
+        ):
+            codes.append(np.minimum(here, there) * n + np.maximum(here, there))
+            kept.append(good)
+    code, inverse = np.unique(np.concatenate(codes), return_inverse=True)
+    refused = np.bincount(inverse, ~np.concatenate(kept), minlength=len(code))
+    code = code[refused == 0]
+    return code // n, code % n
 
 
-def _project(luma: np.ndarray) -> np.ndarray:
-    """(N, 256) to float32 (N, 4) on the axes along which the pictures differ most."""
-    step = max(1, len(luma) // _SAMPLE)
-    some = luma[::step].astype(np.float32)
+def _project(signatures: np.ndarray) -> np.ndarray:
+    """Coarse lumas on the axes along which they differ most, float32 (N, 6)."""
+    step = max(1, len(signatures) // _SAMPLE)
+    some = _coarse(luma(signatures[::step]))
     mean = some.mean(0)
     _, axes = np.linalg.eigh((some - mean).T @ (some - mean))
     axes = axes[:, -_AXES:].astype(np.float32)
-    blocks = range(0, len(luma), _BLOCK)
-    return np.concatenate([(luma[at : at + _BLOCK] - mean) @ axes for at in blocks])
+    blocks = range(0, len(signatures), _BLOCK)
+    return np.concatenate(
+        [(_coarse(luma(signatures[at : at + _BLOCK])) - mean) @ axes for at in blocks]
+    )
 
 
-def _crossings(starts_a, counts_a, starts_b, counts_b):
-    """All pairs of positions between runs a[i] and b[i], in blocks of bounded size."""
-    sizes = counts_a * counts_b
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    for begin in range(0, total, _BLOCK):
-        flat = np.arange(begin, min(begin + _BLOCK, total))
-        run = np.searchsorted(ends, flat, side="right")
-        within = flat - (ends[run] - sizes[run])
-        yield starts_a[run] + within // counts_b[run], starts_b[run] + within % counts_b[run]
+def _nearest(low: np.ndarray, rank: np.ndarray, reach: float) -> np.ndarray:
+    """Indices (N, 25) of the nearest within reach; N stands for none, or for oneself."""
+    from scipy.spatial import KDTree
+
+    # A thousandth more makes up for rounding. Where pictures coincide, a trifle of their rank
+    # keeps them apart, else the tree could not divide them.
+    n = len(low)
+    points = np.column_stack([low, rank * (1e-4 * reach / n)])
+    tree = KDTree(points, balanced_tree=False, compact_nodes=False)
+    _, found = tree.query(
+        points, k=min(_NEAREST + 1, n), distance_upper_bound=reach * 1.001, workers=cores()
+    )
+    near: np.ndarray = np.asarray(found)
+    near[near == np.arange(n)[:, None]] = n
+    return near
 
 
-def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    cut = LUMA * LUMA
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    luma = np.sqrt(((a[:, :cut] - b[:, :cut]) ** 2).mean(1))
-    tint = np.sqrt(((a[:, cut:] - b[:, cut:]) ** 2).mean(1))
-    contrast = np.minimum(a[:, :cut].std(1), b[:, :cut].std(1))
-    return (luma <= np.minimum(LEVELS, CONTRAST * contrast)) & (tint <= TINT)
+def _judged(
+    signatures: np.ndarray,
+    here: np.ndarray,
+    there: np.ndarray,
+    labels: np.ndarray,
+    threshold: float,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs that look alike from afar, and whether they are twins; sorted by `here`."""
+    if not len(here):
+        return
+    mine, mine_at = np.unique(here, return_inverse=True)
+    a, b = luma(signatures[mine])[mine_at], luma(signatures[there])
+    tints = np.abs(chroma(signatures[here]) - chroma(signatures[there]))
+    alike = _alike_from_afar(a, b, tints, threshold)
+    if not alike.any():
+        return
+    here, there, a, b, tints = (of[alike] for of in (here, there, a, b, tints))
+    mine, starts, counts = np.unique(here, return_index=True, return_counts=True)
+    good = np.ones(len(here), bool)
+    others = np.add.reduceat((labels[here] != labels[there]).astype(int), starts)
+    share = np.clip(np.bincount(labels)[labels[mine]] // 3, _FEW, _MANY)
+    scene = (counts >= share) | ((counts >= _FEW) & (others >= 2))
+    for first, n in zip(starts[scene], counts[scene], strict=True):
+        good[first : first + n] = stand_out(a[first], b[first : first + n])
+    one, other = short_side(signatures[here]), short_side(signatures[there])
+    small = (one != other) & (np.minimum(one, other) < 2 * FINE)
+    good[good] = _alike_everywhere(a[good], b[good], tints[good], small[good], threshold)
+    yield here, there, good
+
+
+def _alike_from_afar(
+    a: np.ndarray, b: np.ndarray, tints: np.ndarray, threshold: float
+) -> np.ndarray:
+    tint = np.sqrt((tints**2).mean(1))
+    a, b = _coarse(a), _coarse(b)
+    apart = np.sqrt(((a - b) ** 2).mean(1))
+    contrast = np.minimum(a.std(1), b.std(1))
+    scale = threshold / LEVELS
+    return (apart <= np.minimum(threshold, CONTRAST * contrast)) & (tint <= TINT * scale)
+
+
+def _alike_everywhere(
+    a: np.ndarray, b: np.ndarray, tints: np.ndarray, small: np.ndarray, threshold: float
+) -> np.ndarray:
+    """`small` bool (N,): one of the two has too few pixels for the fine grid."""
+    scale = threshold / LEVELS
+    good: np.ndarray = np.all(tints <= STAIN * scale, axis=1)
+    for side, at in ((FINE, np.flatnonzero(~small)), (MIDDLE, np.flatnonzero(small))):
+        one, other = _shrunk(a[at], side), _shrunk(b[at], side)
+        both = np.minimum(_contrast_around(one), _contrast_around(other))
+        good[at] &= (np.abs(one - other) <= SPOT * scale + both / 2).all(1)
+    return good
+
+
+def _coarse(fine: np.ndarray) -> np.ndarray:
+    return _shrunk(fine, COARSE)
+
+
+def _shrunk(fine: np.ndarray, side: int) -> np.ndarray:
+    step = FINE // side
+    return fine.reshape(-1, side, step, side, step).mean((2, 4)).reshape(-1, side * side)
+
+
+def _contrast_around(grid: np.ndarray) -> np.ndarray:
+    """(N, side * side): the range of the values in the 3x3 places around each."""
+    side = math.isqrt(grid.shape[1])
+    maps = np.pad(grid.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = [maps[:, i : i + side] for i in range(3)]
+    high, low = np.maximum.reduce(rows), np.minimum.reduce(rows)
+    high = np.maximum.reduce([high[:, :, i : i + side] for i in range(3)])
+    low = np.minimum.reduce([low[:, :, i : i + side] for i in range(3)])
+    return (high - low).reshape(-1, side * side)
+
+
+def _stars(n: int, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """The middle of each one's group: those with most twins first, each takes what is free."""
+    a, b = np.concatenate([left, right]), np.concatenate([right, left])
+    order = np.argsort(a, kind="stable")
+    b = b[order]
+    degree: np.ndarray = np.bincount(a, minlength=n)
+    ends = np.cumsum(degree)
+    centre: np.ndarray = np.arange(n)
+    free = degree > 0
+    for at in np.lexsort((rank, -degree))[: int(free.sum())].tolist():
+        if free[at]:
+            mine = b[ends[at] - degree[at] : ends[at]]
+            mine = mine[free[mine]]
+            centre[mine] = at
+            free[mine] = free[at] = False
+    return centre
 
 
 def unite(groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """The groups that arise when images with an equal value in any of `keys` are joined too."""
-    parent = np.arange(len(groups))
+    """Return the groups that arise when images with an equal value in any key are joined too."""
+    n = len(groups)
+    parent: np.ndarray = np.arange(n)
     for key in (groups, *keys):
         _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
-        _unite(parent, np.arange(len(groups)), index[inverse])
-    return _flatten(parent)
-
-
-def _unite(parent: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        if a != b:
-            a, b = _root(parent, a), _root(parent, b)
-            if a != b:
-                parent[max(a, b)] = min(a, b)
+        first = index[inverse]
+        for a in np.flatnonzero(first != np.arange(n)).tolist():
+            one, other = _root(parent, a), _root(parent, int(first[a]))
+            parent[max(one, other)] = min(one, other)
+    while not np.array_equal(parent, parent[parent]):
+        parent = parent[parent]
+    return parent
 
 
 def _root(parent: np.ndarray, at: int) -> int:
@@ -167,9 +242,13 @@ def _root(parent: np.ndarray, at: int) -> int:
     return at
 
 
-def _flatten(parent: np.ndarray) -> np.ndarray:
-    while True:
-        above = parent[parent]
-        if np.array_equal(above, parent):
-            return parent
-        parent = above
+def _as_keys(rows: np.ndarray) -> np.ndarray:
+    """Rows as single values that can be compared."""
+    rows = np.ascontiguousarray(rows)
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """The same groups, named by their first members."""
+    _, index, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return index[inverse]

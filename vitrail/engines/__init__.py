@@ -12,7 +12,7 @@ ENGINES = ("onnxruntime", "openvino")
 
 
 def engine(name: str) -> Engine:
-    """The engine of that name. Raises ConfigError when it is unknown or not installed."""
+    """Return the engine of that name. Raises ConfigError when it is unknown or not installed."""
     if name not in ENGINES:
         raise ConfigError(f"--engine is {name!r}: {nearest(name, ENGINES)}")
     if name == "openvino":
@@ -25,9 +25,9 @@ def engine(name: str) -> Engine:
 
 
 def rivals(name: str) -> tuple[str, ...]:
-    """The engines that take turns where `name` is asked for, ONNX Runtime first.
+    """Return the engines that take turns where `name` is asked for, ONNX Runtime first.
 
-    With "auto" all that are installed. Raises ConfigError like `engine`.
+    With "auto" these are all that are installed. Raises ConfigError like `engine`.
     """
     if name not in (*ENGINES, "auto"):
         raise ConfigError(f"--engine is {name!r}: {nearest(name, (*ENGINES, 'auto'))}")

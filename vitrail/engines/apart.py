@@ -6,14 +6,21 @@ survive Ctrl-C. The other process also measures in peace from what training left
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
+from vitrail import children
 from vitrail.errors import RunError
+
+# It must not hear Ctrl-C, which is for this process: there is a session of its own for that, and
+# on Windows a group.
+_ALONE: dict[str, Any] = {"start_new_session": True}
+if os.name == "nt":
+    _ALONE = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
 
 
 class Apart:
@@ -25,7 +32,6 @@ class Apart:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
-        self._line: Connection | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -33,32 +39,28 @@ class Apart:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> Connection:
-        """Begin to start the process, which takes seconds, without waiting for it."""
-        if self._line is None:
-            mine, theirs = Pipe()
-            # In a session of its own it hears no Ctrl-C; it ends when this end of the pipe closes.
+    def start(self) -> subprocess.Popen:
+        """Start the process, which takes seconds, without waiting for it."""
+        if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                [sys.executable, "-m", __name__, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                **_ALONE,
             )
-            theirs.close()
-            self._line = mine
-        return self._line
+        return self._process
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function gives, or raises. Raises RunError when the process dies of it."""
-        line = self.start()
+        """Call a function there; returns or raises what it does, RunError when the process dies."""
+        process = self.start()
         try:
-            line.send((function, arguments))
-            right, found = line.recv()
-        except (EOFError, OSError) as error:
-            status = self._process.wait() if self._process else None
+            _send(cast(IO[bytes], process.stdin), (function, arguments))
+            right, found = pickle.load(cast(IO[bytes], process.stdout))
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            status = process.wait()
             self.close()
             raise RunError(
-                f"the process that asks the engine ended with status {status}: use another --engine"
+                f"the engine's process ended with status {status}: use another --engine"
             ) from error
         except BaseException:
             # Its answer would be taken for that to the next question.
@@ -70,26 +72,45 @@ class Apart:
 
     def close(self) -> None:
         """End the process, whatever it is doing; a later call starts another."""
-        if self._line is not None and self._process is not None:
-            self._line.close()
-            self._process.kill()
-            self._process.wait()
-        self._line = self._process = None
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for line in (process.stdin, process.stdout):
+            try:
+                if line is not None:
+                    line.close()
+            except OSError:  # a question that it no longer took
+                continue
 
 
-def serve(line: Connection) -> None:
+def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
     """Answer calls until the other end is closed."""
     while True:
         try:
-            function, arguments = line.recv()
+            function, arguments = pickle.load(questions)
         except EOFError:
             return
         try:
             answer = True, function(*arguments)
         except Exception as error:
             answer = False, error
-        line.send(answer)
+        _send(answers, answer)
+
+
+def _send(line: IO[bytes], message: Any) -> None:
+    line.write(pickle.dumps(message))
+    line.flush()
+
+
+def _own_line() -> IO[bytes]:
+    """The standard output for answers alone: what libraries print goes to standard error."""
+    line = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return line
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    children.tie_to(int(sys.argv[1]))
+    serve(sys.stdin.buffer, _own_line())

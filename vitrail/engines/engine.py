@@ -1,4 +1,4 @@
-"""What an engine can do: run a file, make its own from the ONNX file, and quantise to int8."""
+"""The interface of an engine: run a file, make its own from the ONNX file, quantise to int8."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Quantiser(ABC):
-    """Makes int8 files of one float model; calibration happened before.
+    """A maker of int8 files of one float model that was calibrated before.
 
     `units` are the nodes with weights or products in the order of the graph, each with the names
-    of what goes to float with it.
+    of the nodes that go to float with it.
     """
 
     units: tuple[tuple[str, ...], ...]
 
     @abstractmethod
     def write(self, path: Path, keep: Collection[str]) -> None:
-        """The model in int8 but for the nodes named in `keep`."""
+        """Write the model in int8, but for the nodes named in `keep`."""
 
 
 class Engine(ABC):
-    """An engine by name, and how its files in a run folder are called."""
+    """An engine: its name, and the names of its files in a run folder."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Engine(ABC):
     def open(
         self, path: Path, labels: Labels, *, threads: int | None = None, single: bool = False
     ) -> Answer:
-        """The file, ready to answer; `single` promises one image at a time, which may be faster.
+        """Open a file to answer with; `single` promises one image at a time, which may be faster.
 
         Raises RunError when it is damaged.
         """
@@ -52,10 +52,13 @@ class Engine(ABC):
 
     @abstractmethod
     def quantiser(self, path: Path, images: np.ndarray, scratch: Path) -> Quantiser:
-        """Of the float file at `path`, calibrated on `images`; `scratch` is a folder to use."""
+        """Return a quantiser of the float file at `path`, calibrated on `images`.
+
+        `scratch` is a folder that it may use.
+        """
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """All files that one at `path` consists of, what others refer to first."""
+        """Return all files that the one at `path` consists of, those that others refer to first."""
         return (path,)
 
     @property

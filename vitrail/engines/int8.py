@@ -39,8 +39,8 @@ class Images:
 class Int8:
     """An int8 file within its budget.
 
-    Shares are of `n` held-back images, by which the nodes in float were chosen as well; `whole`
-    is that of all nodes in int8. Of `nodes` with weights or products, `kept` are in float.
+    Accuracies are shares of `n` held-back images, by which the nodes in float were chosen as well;
+    `whole` is that of all nodes in int8. Of `nodes` with weights or products, `kept` are in float.
     """
 
     accuracy: float
@@ -54,7 +54,7 @@ class Int8:
 
     @property
     def drop(self) -> float:
-        """What is lost, in percentage points."""
+        """Return the loss of accuracy in percentage points."""
         return 100 * (self.float_accuracy - self.accuracy)
 
 
@@ -104,8 +104,8 @@ def quantise(
         )
         if enough == len(ranked):
             raise ExportError(
-                f"int8 keeps nothing within {max_drop:g} points of {expected:.1%} (all of it gives "
-                f"{whole:.1%}): allow more by --max-drop, or use the file in float"
+                f"no file in int8 is within {max_drop:g} points of {expected:.1%} (with all nodes "
+                f"in int8 it is {whole:.1%}): allow more by --max-drop, or use the file in float"
             )
         keep = first(enough)
         # The file of the last attempt may be the one.
@@ -118,7 +118,7 @@ def quantise(
 
 
 def _fewest(passes: Callable[[int], bool], most: int) -> int:
-    """The least n of 1 to `most` that passes; `most` does, untried. Begins with few."""
+    """Return the least n of 1 to `most` that passes, trying few first; `most` passes untried."""
     below, enough = 0, 1
     while enough < most and not passes(enough):
         below, enough = enough, min(2 * enough, most)
@@ -137,7 +137,7 @@ def _ranked(
     *,
     progress: bool,
 ) -> list[list[int]]:
-    """Groups of neighbouring units, the one whose int8 moves the logits most first."""
+    """Return groups of neighbouring units, the one whose int8 moves the logits most first."""
     every = range(len(quantiser.units))
     groups = [part.tolist() for part in np.array_split(every, min(GROUPS, len(every)))]
     sample = images.calibration[:SCANNED]
@@ -155,7 +155,7 @@ def _ranked(
 
 
 def accuracy(answer: Answer, images: Images, title: str, *, progress: bool = False) -> float:
-    """The share of held-back images whose class the answer gets right."""
+    """Return the share of held-back images whose class the answer gets right."""
     right = 0
     with bar(title, len(images.held), shown=progress) as advance:
         for start in range(0, len(images.held), BATCH):

@@ -23,15 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vitrail import __version__
+from vitrail import __version__, digests, files
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
+from vitrail.engines import sealed
+from vitrail.engines.served import Agree, Served, same_answers
 from vitrail.errors import ExportError, RunError
-from vitrail.layers.fold import deploy
 from vitrail.measure.session import session
+from vitrail.units import counted
 
 TOLERANCE = 1e-4
 # So many images are compared, or all where there are fewer.
@@ -54,25 +56,6 @@ class Exported:
     images: str
 
 
-class Served(nn.Module):
-    """The deployed model between pixels and probabilities.
-
-    float32 (B, C, H, W) with values of 0 to 255 to probabilities and logits, each (B, classes).
-    """
-
-    def __init__(self, model: nn.Module, labels: Labels) -> None:
-        super().__init__()
-        self.model = deploy(model)
-        self.temperature = labels.temperature
-        mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
-        self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
-        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
-        return (logits / self.temperature).softmax(-1), logits
-
-
 def export_onnx(
     model: nn.Module,
     labels: Labels,
@@ -82,32 +65,42 @@ def export_onnx(
     config: Mapping[str, Any] | None = None,
     described: str = "held-back images",
     progress: bool = False,
+    serve: Callable[[nn.Module, Labels], nn.Module] = Served,
+    agree: Agree = same_answers,
 ) -> Exported:
     """Write the model as ONNX and compare it with the original, in eval mode, on `images`.
 
     `images` are uint8 (N, H, W, C), held back from training, at the model's size; `described`
-    says what they are; `config` is the model's in JSON, which the file keeps. Raises ExportError,
+    says what they are; `config` is the model's in JSON, which the file keeps. `serve` makes the
+    module that is written, `agree` compares its last output with the model's. Raises ExportError,
     and leaves what was at `path`, when torch cannot export the model, when there are no images,
-    when top-1 differs for any, or a logit by 1e-4 or more.
+    when the answer differs for any, or a logit by 1e-4 or more.
     """
     path = Path(path)
     if not len(images):
-        raise ExportError(f"{path} has no {described} to be compared on: give at least one")
-    part = path.with_name(f".{path.name}.{os.getpid()}.onnx")
+        raise ExportError(
+            f"{path} cannot be checked, for there are no {described} to be compared on: "
+            "give at least one"
+        )
+    tie = digests.of_model(model.state_dict(), labels)
     try:
-        with bar("exporting", len(images), shown=progress) as advance:
-            inside = _write(Served(model.eval(), labels).eval(), labels, config, part)
-            largest = compare(model, labels, _logits(part), images, advance)
-        os.replace(part, path)
+        with (
+            bar("exporting", len(images), shown=progress) as advance,
+            files.replacing(path) as part,
+        ):
+            inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
+            largest = compare(model, labels, _logits(part), images, advance, agree)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}): free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} cannot be written ({files.reason(error)}): free some space, then do it again"
+        ) from error
     return Exported(path, path.stat().st_size, len(images), largest, inside, described)
 
 
-def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, path: Path) -> bool:
-    """Write the file; whether it resizes images itself."""
+def _write(
+    served: nn.Module, labels: Labels, config: Mapping[str, Any] | None, tie: str, path: Path
+) -> bool:
+    """Write the file, tied to its weights and labels; returns whether it resizes images itself."""
     import onnx
 
     # Two images: with one, torch would take the batch for a constant.
@@ -119,7 +112,7 @@ def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, pat
                 (example,),
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=["probabilities", "logits"],
+                output_names=list(served.outputs),  # pyright: ignore
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 verbose=False,
             )
@@ -130,26 +123,22 @@ def _write(served: Served, labels: Labels, config: Mapping[str, Any] | None, pat
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
-    facts = {
-        "classes": list(labels.classes),
-        "image": list(labels.image),
-        "channels": labels.channels,
-        "mean": list(labels.mean),
-        "std": list(labels.std),
-        "temperature": labels.temperature,
+    facts = labels.to_json() | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",
         "vitrail": __version__,
+        sealed.TIE: tie,
     }
+    sealed.strip(proto)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     )
-    onnx.save(proto, path)
+    sealed.write(path, proto.SerializeToString())
     return inside
 
 
 def _front(labels: Labels, *, inside: bool) -> Any:
-    """The graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
+    """Make the graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
     from onnx import TensorProto, helper
 
     shape = [labels.channels, *labels.image]
@@ -183,7 +172,7 @@ def _front(labels: Labels, *, inside: bool) -> Any:
 
 
 def fixed_size(path: Path, labels: Labels) -> Any:
-    """The exported file without its Resize: for images of the model's size only."""
+    """Return the exported file without its Resize, for images of the model's size only."""
     import onnx
 
     proto = onnx.load(path)
@@ -196,7 +185,7 @@ def fixed_size(path: Path, labels: Labels) -> Any:
 
 
 def _of_front(entry: Any) -> bool:
-    """Whether a node makes, or another entry names, what `_front` brought in."""
+    """Return whether a node makes, or another entry names, a part of `_front`."""
     name = entry.output[0] if hasattr(entry, "output") else entry.name
     return name == "pixels" or name.startswith("front.")
 
@@ -212,8 +201,10 @@ def _prepend(front: Any, graph: Any) -> None:
 
 
 def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
-    """Whether the graph's Resize gives `data.decode.resize` to 1 of 255, and at the model's own
-    size the image itself; on noise and smooth images, smaller and larger. `path` is overwritten.
+    """Return whether the graph's Resize agrees with `data.decode.resize` to 1 of 255.
+
+    At the model's own size it must return the image itself. Tried on noise and smooth images,
+    smaller and larger; `path` is overwritten.
     """
     import onnx
 
@@ -234,7 +225,7 @@ def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
 
 
 def _logits(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What ONNX Runtime answers with the file. Raises ExportError."""
+    """Return a function that answers with the file in ONNX Runtime. Raises ExportError."""
     try:
         running = session(path)
     except RunError as error:
@@ -248,37 +239,41 @@ def compare(
     logits: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
     advance: Callable[[int], None],
+    agree: Agree = same_answers,
 ) -> float:
-    """The largest difference of a logit over all images between the model and an exported file,
-    whose `logits` are given. Raises ExportError when it is 1e-4 or more, or top-1 differs.
+    """Return the largest difference of a logit between the model and an exported file.
+
+    `logits` answers with the file. Raises ExportError when the difference is 1e-4 or more, or an
+    answer differs.
     """
     differences, differing = [], 0
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         with torch.inference_mode():
-            expected = model(labels.normalised(batch)).float().numpy()
-        found = logits(batch)
-        differences.append(np.abs(found - expected).max())
-        differing += int((found.argmax(1) != expected.argmax(1)).sum())
+            expected = model(labels.normalised(batch))
+        found = agree(expected, logits(batch), labels)
+        differences.append(found.largest)
+        differing += found.changed
         advance(len(batch))
     # Not Python's max, which passes over a NaN.
     largest = float(np.max(differences))
     if differing or not largest < TOLERANCE:
         raise ExportError(
-            f"the exported file is not the model: of {len(images)} images {differing} get another "
-            f"class, and logits differ by up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
+            f"the exported file does not compute what the model does: of "
+            f"{counted(len(images), 'image')} {differing} get another answer, and logits differ by "
+            f"up to {largest:.1e} (allowed: 0, and {TOLERANCE:.0e})"
         )
     return largest
 
 
 def synthetic(labels: Labels) -> np.ndarray:
-    """Images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
+    """Make images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
     random = np.random.default_rng(0)
     return np.stack([_scene(random, labels) for _ in range(ENOUGH)])
 
 
 def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
-    """Soft patches of light under a little noise."""
+    """Make soft patches of light under a little noise."""
     coarse = random.integers(0, 256, (1, 7, 7, labels.channels), dtype=np.uint8)
     smooth = resize(coarse, labels.image)[0].astype(np.float32)
     noise = random.standard_normal(smooth.shape, dtype=np.float32)
@@ -287,7 +282,7 @@ def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet():
-    """Exporters and quantisers write about their own affairs to standard output and to the log."""
+    """Silence exporters and quantisers, which write to standard output and to the log."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.data.labels import Labels
+from vitrail.engines import sealed
 from vitrail.engines.engine import Answer, Engine, Quantiser
 from vitrail.engines.onnx import quiet
 from vitrail.measure.session import session
@@ -34,7 +35,7 @@ class OnnxRuntime(Engine):
         return answer
 
     def convert(self, onnx: Path, labels: Labels, path: Path) -> None:
-        """Nothing: the ONNX file is what it runs."""
+        """Do nothing: the ONNX file is the one that it runs."""
 
     def quantiser(self, path: Path, images: np.ndarray, scratch: Path) -> Quantiser:
         return _Static(path, images, scratch)
@@ -49,7 +50,9 @@ class _Static(Quantiser):
 
         self._images, self._ranges = images, scratch / "ranges.json"
         self._float = scratch / "float.onnx"
-        self._facts = {p.key: p.value for p in onnx.load(path).metadata_props}
+        self._facts = {
+            p.key: p.value for p in onnx.load(path).metadata_props if p.key != sealed.DIGEST
+        }
         with quiet():
             quant_pre_process(path, self._float, skip_symbolic_shape=True)
         proto = onnx.load(self._float)

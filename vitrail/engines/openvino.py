@@ -18,7 +18,7 @@ import numpy as np
 from vitrail.data.labels import Labels
 from vitrail.engines.engine import Answer, Engine, Quantiser
 from vitrail.engines.onnx import fixed_size, quiet
-from vitrail.errors import ConfigError, ExportError, RunError
+from vitrail.errors import ConfigError, ExportError, RunError, extra
 from vitrail.measure.machine import cores
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
@@ -27,7 +27,7 @@ PASSIVE = {"Constant", "Parameter", "Result", "Convert"}
 
 
 def package(name: str) -> Any:
-    """The module `name`, imported now. Raises ConfigError when it is not installed."""
+    """Import the module `name`. Raises ConfigError when it is not installed."""
     # OpenVINO and NNCF report their use to their makers, from the import on; without this package,
     # which they can do without, they do not.
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
@@ -36,8 +36,7 @@ def package(name: str) -> Any:
             return import_module(name)
     except ImportError as error:
         raise ConfigError(
-            "the engine openvino needs a package that is not installed: "
-            "pip install 'vitrail[openvino]'"
+            f"the engine openvino needs a package that is not installed: {extra('openvino')}"
         ) from error
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.linear import Linear
 
 
@@ -46,7 +47,7 @@ def attention_weights(
 class Attention(nn.Module):
     """Global self-attention over (B, *S, C), heads of inner / heads channels.
 
-    `qkv` is one linear layer, packed [q | k | v], each [head][channel]. `inner` is C and
+    `qkv` is one linear layer, packed `[q | k | v]`, each `[head][channel]`. `inner` is C and
     `scale` (inner / heads)**-0.5 unless given; searched networks choose their own. `dropout`
     acts on the attention weights in training.
     """
@@ -63,8 +64,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         inner = dim if inner is None else inner
-        if inner % heads:
-            raise ValueError(f"dim {inner} does not divide into {heads} heads: choose a divisor")
+        head_width(inner, heads)
         self.heads, self.scale = heads, scale
         self.qkv = Linear(dim, 3 * inner, bias=qkv_bias)
         self.proj = Linear(inner, dim)
@@ -95,17 +95,18 @@ class ClassAttention(nn.Module):
     """The first token asks all tokens: (B, N, C) to its new value (B, 1, C).
 
     CaiT, Touvron et al., ICCV 2021, arXiv 2103.17239. Linear in N. `kv` is one linear layer,
-    packed [k | v], each [head][channel].
+    packed `[k | v]`, each `[head][channel]`. `inner`, the channels of all heads, is C unless given.
     """
 
-    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, heads: int, *, inner: int | None = None, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
-        self.heads = heads
-        self.q = Linear(dim, dim, bias=qkv_bias)
-        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        inner = dim if inner is None else inner
+        self.heads, self.width = heads, head_width(inner, heads)
+        self.q = Linear(dim, inner, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * inner, bias=qkv_bias)
+        self.proj = Linear(inner, dim)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
         q, k, v = self._heads(x)
@@ -121,8 +122,8 @@ class ClassAttention(nn.Module):
         self.proj = self.proj.scaled(scale)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, n, c = x.shape
-        shape = (self.heads, c // self.heads)
+        b, n, _ = x.shape
+        shape = (self.heads, self.width)
         q = self.q(x[:, :1]).view(b, 1, *shape).transpose(1, 2)
         k, v = self.kv(x).view(b, n, 2, *shape).permute(2, 0, 3, 1, 4)
         return q, k, v

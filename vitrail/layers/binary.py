@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor, nn
 
+from vitrail.layers.cache import Derived
 from vitrail.layers.conv import Conv2d, channels_first, rescaled
-from vitrail.layers.kept import ROOM
 
 
 class _Sign(torch.autograd.Function):
@@ -118,7 +118,7 @@ class Sign(nn.Module):
         return sign(x)
 
 
-class ByteConv2d(nn.Module):
+class ByteConv2d(Derived):
     """What a BinaryConv2d computes, without gradients, its weights kept as bytes.
 
     In float32 on a CPU that multiplies bytes, inputs are bytes too: a 1x1 layer is a product of
@@ -129,7 +129,7 @@ class ByteConv2d(nn.Module):
 
     signs: Int8[Tensor, "o i k l"]
     scale: Float[Tensor, "o"]
-    _kept: dict[tuple[int, ...], Tensor] | None = None
+    room = 4
 
     def __init__(self, whole: BinaryConv2d) -> None:
         super().__init__()
@@ -151,6 +151,9 @@ class ByteConv2d(nn.Module):
         y = F.conv2d(x, self.signs.to(x.dtype), None, stride, padding, dilation, self.groups)
         return y * self.scale[:, None, None]
 
+    def _sources(self) -> tuple[Tensor, Tensor]:
+        return self.signs, self.scale
+
     def _in_bytes(self, x: Tensor) -> bool:
         return (
             BYTES
@@ -158,6 +161,7 @@ class ByteConv2d(nn.Module):
             and type(x) is Tensor
             and x.device.type == self.signs.device.type == "cpu"
             and x.dtype == self.scale.dtype == torch.float32
+            and not self.signs.is_inference()
             and not torch.is_autocast_enabled("cpu")
         )
 
@@ -168,20 +172,15 @@ class ByteConv2d(nn.Module):
 
     def _convolved(self, x: Tensor) -> Tensor:
         onednn, geometry = torch.ops.onednn, (*self.geometry, self.groups)
-        key, kept = (self.signs.data_ptr(), self.signs._version, *x.shape), self._kept
-        if kept is None or key not in kept:
-            if kept is None or len(kept) >= ROOM or next(iter(kept))[:2] != key[:2]:
-                kept = self._kept = {}
-            pack = onednn.qconv_prepack
-            kept[key] = pack(self.signs, self.scale, 1.0, 1, *geometry, list(x.shape))
+        pack, shape = onednn.qconv_prepack, list(x.shape)
+        packed = self._kept_for(
+            x.shape, lambda: pack(self.signs, self.scale, 1.0, 1, *geometry, shape)
+        )
         zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         return onednn.qconv2d_pointwise(
-            x.add_(1).view(torch.uint8), 1.0, 1, kept[key], self.scale, zeros, None,
+            x.add_(1).view(torch.uint8), 1.0, 1, packed, self.scale, zeros, None,
             *geometry, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in super().__getstate__().items() if k != "_kept"}
 
 
 class Straight(nn.Module):
@@ -252,5 +251,6 @@ def unpack(bits: UInt8[Tensor, "n"], shape: tuple[int, ...]) -> Float[Tensor, "*
             f"{bits.numel()} values of {bits.dtype} are given for {shape}; "
             f"its {count} signs take {-(-count // 8)} bytes"
         )
-    found = np.unpackbits(bits.cpu().numpy(), count=count).reshape(shape)
-    return torch.from_numpy(found.astype(np.float32) * 2 - 1)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)  # the first is highest
+    signs = (bits[:, None] >> places & 1).flatten()[:count].reshape(shape)
+    return signs.float() * 2 - 1

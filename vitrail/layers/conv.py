@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.kept import Kept
+from vitrail.layers.cache import Packed
 from vitrail.layers.linear import Linear, frozen, fused, linear
 
 
@@ -27,7 +27,7 @@ def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w c"]:
     return x.permute(0, 2, 3, 1)
 
 
-class Conv2d(Kept, nn.Conv2d):
+class Conv2d(Packed, nn.Conv2d):
     """nn.Conv2d (same parameters, same names) that keeps its kernel in oneDNN's own format.
 
     Reordering the kernel at every call costs up to a third of a ResNet-50 at batch 1. Without
@@ -67,7 +67,7 @@ class Conv2d(Kept, nn.Conv2d):
         kernel, padding = self._even(x)
         geometry = (padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        return self._weight_for(x.shape, lambda: reorder(kernel, *geometry, x.shape)), geometry
+        return self._kept_for(x.shape, lambda: reorder(kernel, *geometry, x.shape)), geometry
 
     def _even(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
         """The kernel and the padding of either side."""

@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import nn
 
+from vitrail.layers.protocols import Deployable
+
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
@@ -26,5 +28,4 @@ def deploy(model: nn.Module) -> nn.Module:
 def _fold(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, _fold(child))
-    deployed = getattr(module, "deployed", None)
-    return module if deployed is None else deployed().eval()
+    return module.deployed().eval() if isinstance(module, Deployable) else module

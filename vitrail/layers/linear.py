@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.kept import Kept
+from vitrail.layers.cache import Packed
 
 
-class Linear(Kept, nn.Linear):
+class Linear(Packed, nn.Linear):
     """nn.Linear (same parameters, same names) that keeps its weight in oneDNN's own format.
 
     Without gradients, in float32 on a CPU; otherwise nn.Linear to the letter.
@@ -33,7 +33,7 @@ class Linear(Kept, nn.Linear):
     def _pointwise(self, x: Tensor, act: str, form: str) -> Tensor:
         rows = x.numel() // x.shape[-1]
         reorder = torch.ops.mkldnn._reorder_linear_weight
-        weight = self._weight_for((rows,), lambda: reorder(self.weight, rows))
+        weight = self._kept_for((rows,), lambda: reorder(self.weight, rows))
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, act, [], form)
 
 

@@ -7,16 +7,14 @@ another image size by the wrong one loses accuracy silently.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitrail.layers.kept import Kept
+from vitrail.layers.cache import Derived, Packed
 
 
 def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
@@ -68,6 +66,24 @@ def bicubic_grid(
     return _resize(table, old, new, mode="bicubic", align_corners=False)
 
 
+def linear_line(
+    table: Float[Tensor, "1 n c"], old: tuple[int, ...], new: tuple[int, ...]
+) -> Float[Tensor, "1 m c"]:
+    """Half-pixel linear interpolation along one axis: tables of offsets between rows or columns."""
+    return table if old == new else F.interpolate(table.mT, math.prod(new), mode="linear").mT
+
+
+def cropped_line(
+    table: Float[Tensor, "1 n c"], old: tuple[int, ...], new: tuple[int, ...]
+) -> Float[Tensor, "1 m c"]:
+    """The middle of a table of offsets: attention as convolution. ValueError if it must grow."""
+    before, after = math.prod(old), math.prod(new)
+    if after > before:
+        raise ValueError(f"they know offsets of up to {before // 2} places, not {after // 2}")
+    start = (before - after) // 2
+    return table[:, start : start + after]
+
+
 def _resize(
     table: Tensor, old: tuple[int, int], new: tuple[int, int], *, mode: str, align_corners: bool
 ) -> Tensor:
@@ -78,7 +94,7 @@ def _resize(
     return x.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
 
 
-class FourierPosition(Kept):
+class FourierPosition(Packed):
     """Positions of a map, projected: (h, w) to (1, h, w, C), of XCiT (arXiv 2106.09681).
 
     Sines and cosines of each coordinate as a share of the side, at 16 rates, 64 features in
@@ -93,7 +109,7 @@ class FourierPosition(Kept):
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 h w c"]:
         if self._keeps(self.weight):
-            return self._weight_for(grid, lambda: self._projected(grid)) + self.bias
+            return self._kept_for(grid, lambda: self._projected(grid)) + self.bias
         return self._projected(grid) + self.bias
 
     def _projected(self, grid: tuple[int, int]) -> Tensor:
@@ -109,36 +125,6 @@ class FourierPosition(Kept):
         y, x = axes  # the projection of both is the sum of theirs
         rows, columns = y @ self.weight[:, :half].mT, x @ self.weight[:, half:].mT
         return (rows[:, None] + columns)[None]
-
-
-class Derived(nn.Module):
-    """Something computed from a module's own parameters alone, kept while no gradients flow.
-
-    A model pays for it once; changes are noticed as in `kept.Kept`.
-    """
-
-    _kept: tuple[tuple, Any] | None = None
-
-    def _kept_or(self, make: Callable[[], Any], place: tuple = ()) -> Any:
-        """What `make` gives, kept while neither the parameters nor `place` change."""
-        if torch.compiler.is_compiling():
-            return make()
-        own = list(self.parameters(recurse=False))
-        if torch.is_grad_enabled() or any(p.is_inference() for p in own):
-            self._kept = None
-            return make()
-        key = (*((p._version, p.data_ptr()) for p in own), *place)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, make())
-        return self._kept[1]
-
-    def train(self, mode: bool = True) -> Derived:
-        """As nn.Module's; forgets what is kept."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_kept": None}  # a copy starts without the cache
 
 
 class KeptTable(Derived):

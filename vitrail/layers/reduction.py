@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv
 from vitrail.layers.linear import Linear
 
@@ -34,14 +35,16 @@ class Reduce(nn.Module):
 
 class ReducedAttention(nn.Module):
     """Attention to a map `ratio` times smaller: tokens (B, prefix + h w, C) of a grid (h, w) to
-    the same; with a ratio of 1 to all tokens themselves."""
+    the same; with a ratio of 1 to all tokens themselves. `inner`, the channels of all heads, is C
+    unless given."""
 
-    def __init__(self, dim: int, heads: int, ratio: int) -> None:
+    def __init__(self, dim: int, heads: int, ratio: int, inner: int | None = None) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        inner = dim if inner is None else inner
+        head_width(inner, heads)
         self.heads = heads
-        self.q, self.kv, self.proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
+        self.q, self.kv = Linear(dim, inner), Linear(dim, 2 * inner)
+        self.proj = Linear(inner, dim)
         self.reduce = Reduce(dim, ratio) if ratio > 1 else None
 
     def forward(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend
+from vitrail.layers.position import linear_line
 
 Grid = tuple[int, int]
 TABLES = ("position.rows", "position.columns")  # take no weight decay, and are resampled
@@ -74,9 +74,7 @@ def line_logits(
 
 def resized(table: Float[Tensor, "n d"], size: int) -> Float[Tensor, "m d"]:
     """A table of `size` entries, interpolated linearly between the middles of the old ones."""
-    if len(table) == size:
-        return table
-    return F.interpolate(table.mT[None], size, mode="linear")[0].mT
+    return table if len(table) == size else linear_line(table[None], (len(table),), (size,))[0]
 
 
 class RelativePosition(nn.Module):

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitrail.layers.protocols import Absorbs
+
 
 class DropPath(nn.Module):
     """Zeroes whole samples with probability `rate` in training and divides by the rest."""
@@ -86,10 +88,9 @@ class Block(nn.Module):
 
 def absorbed(scale: nn.Module, branch: nn.Module) -> nn.Module:
     """What stays of a scale after `branch`: nothing where the branch can `absorb(gamma)` it."""
-    absorb = getattr(branch, "absorb", None)
-    if absorb is None or not isinstance(scale, LayerScale):
+    if not isinstance(scale, LayerScale) or not isinstance(branch, Absorbs):
         return scale
-    absorb(scale.gamma)
+    branch.absorb(scale.gamma)
     return nn.Identity()
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Blocks
@@ -69,12 +70,14 @@ class ProbePool(nn.Module):
     Transformers", CVPR 2022, arXiv 2106.04560. GELU is the tanh form, LayerNorm's eps 1e-6.
     """
 
-    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, inner: int | None = None) -> None:
         super().__init__()
-        self.heads = heads
+        inner = dim if inner is None else inner
+        self.heads, self.width = heads, head_width(inner, heads)
         self.probe = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.xavier_uniform_(self.probe[0])
-        self.q, self.kv, self.proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
+        self.q, self.kv = Linear(dim, inner), Linear(dim, 2 * inner)
+        self.proj = Linear(inner, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.ffn = Mlp(dim, hidden, act=nn.GELU(approximate="tanh"))
 
@@ -88,8 +91,8 @@ class ProbePool(nn.Module):
         return attention_weights(q, k)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, n, c = x.shape
-        shape = (self.heads, c // self.heads)
+        b, n, _ = x.shape
+        shape = (self.heads, self.width)
         q = self.q(self.probe).view(1, 1, *shape).transpose(1, 2).expand(b, -1, -1, -1)
         k, v = self.kv(x).view(b, n, 2, *shape).permute(2, 0, 3, 1, 4)
         return q, k, v

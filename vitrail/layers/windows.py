@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import BiasTable, offset_index
 
@@ -84,7 +85,8 @@ class WindowBias(BiasTable):
 class WindowAttention(nn.Module):
     """Attention within windows of a map (B, h, w, C), shifted or not, with a relative bias.
 
-    `grid` is the map at the config's image, which decides on window and shift.
+    `grid` is the map at the config's image, which decides on window and shift; `inner`, the
+    channels of all heads, is C unless given.
     """
 
     def __init__(
@@ -95,24 +97,25 @@ class WindowAttention(nn.Module):
         window: int,
         shifted: bool,
         grid: tuple[int, int],
+        inner: int | None = None,
         qkv_bias: bool = True,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        inner = dim if inner is None else inner
+        self.width = head_width(inner, heads)
         self.heads, self.window = heads, min(window, *grid)
         self.shift = self.window // 2 if shifted else 0
         self.unshifted = grid if self.window == min(grid) else None
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * inner, bias=qkv_bias)
         self.bias = WindowBias(self.window, heads)
-        self.proj = Linear(dim, dim)
+        self.proj = Linear(inner, dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        _, h, w, c = x.shape
+        _, h, w, _ = x.shape
         x, shift = self._shifted(x)
         grid = (x.shape[1], x.shape[2])
         q, k, v, bias = self._heads(x, shift)
-        out = attend(q, k, v, bias=bias).transpose(1, 2).reshape(-1, self.window**2, c)
+        out = attend(q, k, v, bias=bias).transpose(1, 2).flatten(2)
         out = reverse(self.proj(out), self.window, grid)
         if any(shift):
             out = out.roll(shift, (1, 2))
@@ -131,9 +134,9 @@ class WindowAttention(nn.Module):
         return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift  # pyright: ignore[reportReturnType]
 
     def _heads(self, x: Tensor, shift: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        b, h, w, c = x.shape
+        b, h, w, _ = x.shape
         qkv = self.qkv(partition(x, self.window))
-        qkv = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads)
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, self.width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = self.bias((h, w), shift)
         return q, k, v, bias if len(bias) == 1 else bias.repeat(b, 1, 1, 1)

@@ -1,1 +1,1 @@
-"""What a model costs: parameters and multiply-adds by count, latency by the clock."""
+"""The costs of a model: parameters and multiply-adds by count, latency by the clock."""

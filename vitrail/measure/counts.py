@@ -18,8 +18,10 @@ class Counts:
 
 
 def counts(model: nn.Module, image: tuple[int, ...], channels: int) -> Counts:
-    """Counts of a model built on `meta`, for one image of (height, width), or clip of
-    (frames, height, width), and channels.
+    """Count the parameters and multiply-adds of a model built on `meta`.
+
+    They are those of one image of (height, width), or clip of (frames, height, width), and
+    channels.
 
     Counted are convolutions and matrix products, those inside attention included, as every
     paper's tables do; elementwise work, norms, softmax, pooling and resizing are not. Shared

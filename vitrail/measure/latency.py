@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,23 +18,42 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrail import files
+from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores, processor, versions
 from vitrail.measure.session import session
+
+# A latency that was measured in a busy moment should not be believed for ever.
+KEPT_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median, 90th and 95th percentile of n runs, in seconds; p95 is None where it was not kept."""
+    """Median, 90th and 95th percentile of n runs, and the quickest, in seconds.
+
+    The last two are None where they were not kept.
+    """
 
     p50_s: float
     p90_s: float
     n: int
     p95_s: float | None = None
+    least_s: float | None = None
+
+    @property
+    def quickest_s(self) -> float:
+        """Return the quickest run, which says most where other programs disturb the median."""
+        return self.p50_s if self.least_s is None else self.least_s
+
+    def __post_init__(self) -> None:
+        known = (self.p50_s, self.p90_s, *(() if self.p95_s is None else (self.p95_s,)))
+        if self.n < 1 or not all(0 <= one < math.inf for one in known):
+            raise ConfigError(f"{known} of {self.n} runs are not times")
 
 
 @contextmanager
 def threads_set(threads: int | None) -> Iterator[None]:
-    """torch computes with that many threads inside (None: as it is), as before afterwards."""
+    """Let torch compute with that many threads inside (None: unchanged), and as before after."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -49,12 +69,11 @@ def turns(
     least: int = 5,
     advance: Callable[[float], None] = lambda spent: None,
 ) -> list[list[float]]:
-    """Seconds of each run of each call, the calls taking turns so that a busy moment hits them
-    all; run n of every call belongs to round n.
+    """Measure the seconds of each run of each call, the calls taking turns.
 
-    Each call gets a tenth of its share as warm-up, two runs at least, and then about
-    `seconds` of measurement, `least` runs at least. After each round `advance` is told the
-    seconds that it took.
+    So a busy moment hits them all; run n of every call belongs to round n. Each call gets a tenth
+    of its share as warm-up, two runs at least, and then about `seconds` of measurement, `least`
+    runs at least. After each round `advance` is told the seconds that it took.
     """
     for call in calls:
         _repeat(call, seconds / 10, 2)
@@ -76,20 +95,20 @@ def alternate(
     seconds: float,
     advance: Callable[[float], None] = lambda spent: None,
 ) -> list[Latency]:
-    """The latency of each call, measured in turns."""
+    """Measure the latency of each call, in turns."""
     return [summary(spent) for spent in turns(calls, seconds=seconds, advance=advance)]
 
 
 def summary(times: Sequence[float]) -> Latency:
-    """Median, 90th and 95th percentile of runs."""
+    """Return the median, 90th and 95th percentile of runs."""
     ordered = sorted(times)
     n = len(ordered)
-    return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20])
+    return Latency(ordered[n // 2], ordered[n * 9 // 10], n, ordered[n * 19 // 20], ordered[0])
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as long `slow` takes as `fast`: the median over rounds, and the ends of
-    its 95 % interval.
+    """Return how many times as long `slow` takes as `fast`: the median over rounds, and the ends
+    of its 95 % interval.
 
     The interval is that of the sign test, which asks nothing of the distribution: the ranks
     between which the median of so many independent rounds lies. Few rounds reach from the
@@ -111,10 +130,10 @@ def eager_latency(
     seconds: float = 0.5,
     batch: int = 1,
 ) -> Latency:
-    """Latency of the model in torch for `batch` images of (height, width), or clips of (frames,
-    height, width), in eval mode.
+    """Measure the latency of a model in torch, in eval mode.
 
-    On an accelerator each run is waited for.
+    It is that of `batch` images of (height, width), or clips of (frames, height, width). On an
+    accelerator each run is waited for.
     """
     images = torch.randn(batch, channels, *image, device=device)
     model = model.to(device)
@@ -142,7 +161,7 @@ def onnx_latency(
     seconds: float = 1.0,
     image: tuple[int, int] | None = None,
 ) -> Latency:
-    """Latency of an exported file in ONNX Runtime on the CPU, for one random uint8 image.
+    """Measure an exported file in ONNX Runtime on the CPU, for one random uint8 image.
 
     The input is (1, H, W, C); `image` gives (H, W) where the file leaves them open.
     """
@@ -161,24 +180,47 @@ def onnx_latency(
 
 
 def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
-    """A latency measured before on this machine with this torch, or measured now and kept.
+    """Return a latency measured on this machine with this torch in the last week, or measure it.
 
     `key` says what is measured (configuration, image, threads, device); the processor, its
     cores and the versions are added. One small file per key in $VITRAIL_CACHE/latency (by
-    default ~/.cache/vitrail/latency), written whole or not at all.
+    default ~/.cache/vitrail/latency), with a digest, written whole or not at all. A damaged one is
+    measured again; where none can be kept, a warning says so.
     """
     full = {**key, "cpu": processor(), "cores": cores(), "versions": versions()}
     text = json.dumps(full, sort_keys=True)
-    root = Path(os.environ.get("VITRAIL_CACHE") or Path.home() / ".cache" / "vitrail")
+    root = Path(os.environ.get("VITRAIL_CACHE") or "~/.cache/vitrail").expanduser()
     file = root / "latency" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    if file.is_file():
-        return Latency(**json.loads(file.read_text()))
+    known = _kept(file)
+    if known is not None:
+        return known
     found = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(found)))
-    part.replace(file)
+    figures = json.dumps(asdict(found))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, f"{figures}\n{_digest(file, figures)}\n")
+    except OSError as error:
+        warnings.warn(
+            f"{file.parent} cannot be written ({files.reason(error)}): set VITRAIL_CACHE to "
+            "another folder, and what was measured is kept",
+            stacklevel=2,
+        )
     return found
+
+
+def _kept(file: Path) -> Latency | None:
+    """The latency in a file, None where there is none, an old one, or one that was changed."""
+    try:
+        if time.time() - file.stat().st_mtime > KEPT_S:
+            return None
+        figures, told = file.read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    return Latency(**json.loads(figures)) if told == _digest(file, figures) else None
+
+
+def _digest(file: Path, figures: str) -> str:
+    return hashlib.sha256(f"{file.name} {figures}".encode()).hexdigest()
 
 
 def _repeat(call: Callable[[], Any], seconds: float, least: int) -> None:

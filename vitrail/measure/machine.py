@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, memory and versions, and no name of a host."""
+"""The machine of a figure: processor, memory and versions, without the name of the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("vitrail", "torch", "torchvision", "onnxruntime", "onnx", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory in GiB, accelerator if any, platform, and versions."""
+    """Describe processor, usable cores, memory in GiB, accelerator if any, platform, versions."""
     import torch
 
     found: dict[str, Any] = {
@@ -29,7 +29,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide over figures."""
+    """Return Python's version and those of the packages that figures depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's model name, or its architecture where the system does not say."""
+    """Return the processor's model name, or its architecture where the system does not say."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
@@ -50,14 +50,14 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def fast_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers by itself, twice as many as float32."""
+    """Return whether the processor itself multiplies bfloat16, twice as fast as float32."""
     import torch
 
     able = torch.cpu.get_capabilities()
@@ -65,7 +65,7 @@ def fast_bf16() -> bool:
 
 
 def memory_gib() -> float:
-    """Physical memory in GiB, 0.0 where the system does not say."""
+    """Return the physical memory in GiB, 0.0 where the system does not say."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return 0.0
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)

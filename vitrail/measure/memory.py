@@ -10,7 +10,7 @@ import torch
 
 
 def peak_bytes(call: Callable[[], Any], device: str = "cpu") -> int:
-    """The most bytes of tensors that were alive at once in the call, beyond those before it.
+    """Return the most bytes of tensors alive at once in a call, beyond those before it.
 
     On CUDA that is the allocator's own count. On the CPU torch's profiler reports every
     allocation; what a library takes without torch (oneDNN's scratch pads in part) is not seen.

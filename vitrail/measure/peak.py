@@ -11,7 +11,7 @@ SIDE = {"cpu": 1536, "cuda": 8192, "mps": 4096}
 
 
 def product(dtype: torch.dtype, device: str = "cpu") -> tuple[Callable[[], object], float]:
-    """A call that multiplies two square matrices, and its floating-point operations."""
+    """Return a call that multiplies two square matrices, and its floating-point operations."""
     side = SIDE.get(device.partition(":")[0], SIDE["cpu"])
     a, b, c = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
     return lambda: torch.mm(a, b, out=c), 2.0 * side**3

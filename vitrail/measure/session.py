@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, opened in one way: what is timed is what serves."""
+"""ONNX Runtime on the CPU, opened in one way, so that what is timed is what serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def session(path: Path, *, threads: int | None = None) -> InferenceSession:
-    """An ONNX file in ONNX Runtime on the CPU. Raises RunError when it is damaged."""
+    """Open an ONNX file in ONNX Runtime on the CPU. Raises RunError when it is damaged."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -6,9 +6,11 @@ and writes the figures beside the catalog (`trunk/figures.py`): minutes for all.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from vitrail.measure.counts import counts
@@ -18,19 +20,37 @@ from vitrail.models.trunk.backbone import input_shape
 from vitrail.models.trunk.catalog import shapes, skeleton
 
 
+def heading(module: ModuleType) -> tuple[str, str]:
+    """Return what a family's docstring says is new, and where it was published."""
+    title, *rest = (module.__doc__ or "").strip().split("\n\n")
+    return " ".join(title.split()), " ".join(rest[0].split()) if rest else ""
+
+
+def summary() -> list[str]:
+    """Return the rows of a table with a line for every family."""
+    lines = ["| family | what is new | year | variants |", "| --- | --- | --: | --: |"]
+    for family, module in families().items():
+        title, paper = heading(module)
+        year = re.search(r"\b20[0-2]\d\b(?!\.)", paper)
+        row = (f"[{family}](#{family})", title, year[0] if year else "-", len(module.VARIANTS))
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    return lines
+
+
 def page() -> str:
-    """The Markdown of docs/models.md, made from every family's docstring and VARIANTS."""
+    """Return the Markdown of docs/models.md, from every family's docstring and VARIANTS."""
     lines = [
         "# Models",
         "",
         "Made by `make docs` from the `VARIANTS` of each model file; a test keeps it so.",
         "Parameters in millions, multiply-adds (MACs) in 10^9 at the image size given, top-1 in",
         "per cent of ImageNet-1k as published; a dash where nothing is published.",
+        "",
+        *summary(),
     ]
     for family, module in families().items():
-        title, *rest = (module.__doc__ or "").strip().split("\n\n")
-        paper = " ".join(rest[0].split()) if rest else ""
-        lines += ["", f"## {family}", "", " ".join(title.split()), "", paper, ""]
+        title, paper = heading(module)
+        lines += ["", f"## {family}", "", title, "", paper, ""]
         lines += [
             "| variant | params M | MACs G | top-1 % | image |",
             "| --- | --: | --: | --: | --: |",

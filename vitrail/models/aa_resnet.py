@@ -20,10 +20,11 @@ they are halved. At another size of map the tables of positions are interpolated
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,84 +36,78 @@ from vitrail.layers.conv import Conv2d, channels_first, channels_last, rescaled
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.relative import TABLES, Grid, RelativePosition, attend_by_parts, resized
 from vitrail.models import resnet
-from vitrail.models.parts.aa_hosts import STACKS, MnasNet, WideResNet
+from vitrail.models.parts import mnasnet, wide_resnet
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.hosts import Flat, Hosted, moved
 
 LEAST = 20  # channels of a key
 LAST = 2  # augmented bottlenecks of a MnasNet
 
 
+_RESNET, _WIDE, _MNAS = resnet.Config(), wide_resnet.Config(), mnasnet.Config()
+
+
 @dataclass(frozen=True)
-class Config:
-    """Sizes of an attention-augmented `host`, "resnet", "wide" or "mnasnet".
+class Config(Hosted):
+    """A host's sizes, and those of the attention in it: `kappa` and `upsilon` are the shares of a
+    convolution's channels that keys and values have; `pooled` says that attention reads means
+    where there is a stride, else every second position."""
 
-    `kappa` and `upsilon` are the shares of a convolution's channels that keys and values have.
-    `expansion` and `stem_stride` are the ResNet's; a MnasNet has a first width for its stem.
-    """
-
-    host: str = "resnet"
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    dims: tuple[int, ...] = (64, 128, 256, 512)
+    host: resnet.Config | wide_resnet.Config | mnasnet.Config = _RESNET
     heads: int = 8
     kappa: float = 0.2
     upsilon: float = 0.1
-    expansion: int = 4
-    stem_stride: int = 4
-    drop_path: float = 0.0
-    image: tuple[int, int] = (224, 224)
-    channels: int = 3
-    classes: int = 1000
+    pooled: bool = True
 
 
-_SMALLER = (
-    "no setting of the paper makes ResNet-34 as small as the published 20.7 million parameters"
-)
+_SMALLER = "no setting of the paper makes ResNet-34 as small as the published 20.7 M parameters"
 _CIFAR = "81.6 % on CIFAR-100; the published count seems to leave out what attention multiplies"
-_WIDE = Config("wide", (4, 4, 4), (160, 320, 640), image=(32, 32), classes=100)
-_MNAS = Config("mnasnet", (3, 3, 3, 2, 4, 1), (16, 24, 40, 80, 96, 192, 320), heads=4, kappa=0.1)
+_34 = Config(replace(_RESNET, expansion=1))
+_101, _152 = (Config(replace(_RESNET, depths=d)) for d in ((3, 4, 23, 3), (3, 8, 36, 3)))
 VARIANTS = {
-    "aa_resnet_34": Variant(Config(expansion=1), top1=74.7, note=_SMALLER),
+    "aa_resnet_34": Variant(_34, top1=74.7, note=_SMALLER),
     "aa_resnet_50": Variant(Config(), params_m=25.8, flops_g=4.15, top1=77.7),
-    "aa_resnet_101": Variant(Config(depths=(3, 4, 23, 3)), params_m=45.4, flops_g=8.05, top1=78.7),
-    "aa_resnet_152": Variant(Config(depths=(3, 8, 36, 3)), params_m=61.6, flops_g=11.9, top1=79.1),
-    "aa_wide_resnet_28_10": Variant(
-        _WIDE,
-        params_m=36.2,
-        flops_g=5.45,
-        note=_CIFAR,
-    ),
-    "aa_mnasnet": Variant(_MNAS, params_m=4.52, top1=75.7),
+    "aa_resnet_101": Variant(_101, params_m=45.4, flops_g=8.05, top1=78.7),
+    "aa_resnet_152": Variant(_152, params_m=61.6, flops_g=11.9, top1=79.1),
+    "aa_wide_resnet_28_10": Variant(Config(_WIDE), params_m=36.2, flops_g=5.45, note=_CIFAR),
+    "aa_mnasnet": Variant(Config(_MNAS, heads=4, kappa=0.1), params_m=4.52, top1=75.7),
 }
 
 SPACE = Small(
     Config(heads=2),
     {
-        ("host", "dims", "depths", "expansion", "stem_stride"): (
-            ("resnet", (16, 32, 64), (1, 1, 1), 1, 2),
-            ("resnet", (32, 64, 128), (1, 1, 1), 1, 2),
-            ("resnet", (32, 64, 128), (1, 1, 1), 1, 4),
-            ("resnet", (32, 64, 128), (2, 2, 2), 2, 4),
-            ("wide", (16, 32, 64), (1, 1, 1), 1, 1),
+        "host": (
+            resnet.Config((1, 1, 1), (16, 32, 64), 1, stem_stride=2),
+            resnet.Config((1, 1, 1), (32, 64, 128), 1, stem_stride=2),
+            resnet.Config((1, 1, 1), (32, 64, 128), 1, stem_stride=4),
+            resnet.Config((2, 2, 2), (32, 64, 128), 2, stem_stride=4),
+            wide_resnet.Config((1, 1, 1), (16, 32, 64)),
         ),
         "upsilon": (0.1, 0.25),
     },
 )
+
+FLAT: Flat = {
+    "host": {
+        "resnet": moved("resnet", "depths", "dims", "expansion", "stem_stride"),
+        "wide": moved("wide_resnet", "depths", "dims"),
+        "mnasnet": moved("mnasnet", "depths", "dims"),
+    }
+}
 
 NAMES: dict[str, list] = {}
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
     """Move to another image size: tables are interpolated linearly."""
-    moved = dict(state)
-    for name, entries in _tables(new).items():
-        moved[name] = resized(state[name], entries)
-    return moved
+    tables = {n: resized(state[n], entries) for n, entries in _tables(new).items()}
+    return {**state, **tables}
 
 
 def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """The config with the classes and the (square) image that a state's shapes tell."""
     name, entries = next(iter(_tables(config).items()))
-    size = config.image[0] // ((entries + 1) // 2) * ((len(state[name]) + 1) // 2)
+    size = config.host.image[0] // ((entries + 1) // 2) * ((len(state[name]) + 1) // 2)
     return replace(config, classes=len(state["head.weight"]), image=(size, size))
 
 
@@ -129,7 +124,9 @@ class AAConv(nn.Module):
 
     `keys` and `values` are channels of all heads; `grid` is the map at which attention runs and
     its tables are made for: as large as the convolution's, or half that where `halved`.
-    `projection` is the side of the kernel that makes queries, keys and values, 1 in the paper.
+    `projection` is the side of the kernel that makes queries, keys and values, 1 in the paper,
+    which reads means of the map where there is a stride; without `pooled`, as in ports, it is the
+    projection that has the stride.
     """
 
     def __init__(
@@ -145,6 +142,7 @@ class AAConv(nn.Module):
         stride: int = 1,
         halved: bool = False,
         projection: int = 1,
+        pooled: bool = True,
         bias: bool = False,
     ) -> None:
         super().__init__()
@@ -156,11 +154,10 @@ class AAConv(nn.Module):
         self.heads, self.parts, self.halved = heads, (keys, keys, values), halved
         self.scale = (keys // heads) ** -0.5
         self.conv = Conv2d(dim_in, dim - values, kernel, stride, kernel // 2, bias=bias)
-        self.pool = nn.Sequential(
-            *(nn.AvgPool2d(3, step, 1) for step in (stride, 1 + halved) if step > 1)
-        )
-        side = projection
-        self.qkv = Conv2d(dim_in, sum(self.parts), side, padding=side // 2, bias=bias)
+        steps = (stride if pooled else 1, 1 + halved)
+        self.pool = nn.Sequential(*(nn.AvgPool2d(3, step, 1) for step in steps if step > 1))
+        sizes = (sum(self.parts), projection, 1 if pooled else stride, projection // 2)
+        self.qkv = Conv2d(dim_in, *sizes, bias=bias)
         self.position = RelativePosition(grid, keys // heads)
         self.proj = Linear(values, values, bias=bias)
 
@@ -205,60 +202,66 @@ class AAConv(nn.Module):
         return (q if self.scale == 1 else q * self.scale), k, v, grid
 
 
-def build(config: Config) -> Backbone:
-    """The network of a config, on its host. Raises ValueError."""
-    c = config
-    if len(c.dims) != len(c.depths) + (c.host == "mnasnet"):
-        raise ValueError(f"depths {c.depths} and dims {c.dims} differ in length: one each a stage")
+def augmented(
+    config: Config, dim_in: int, dim: int, size: int, *, kernel: int = 3, **how: Any
+) -> nn.Module:
+    """Return a convolution with attention on a map `size` times smaller than the image, whose
+    `stride` and whether it is `halved` are those of `AAConv`."""
+    c, (height, width) = config, config.host.image
 
-    def share(ratio: float, dim: int) -> int:
+    def share(ratio: float) -> int:
         return max(round(ratio * dim / c.heads), 1) * c.heads
 
-    def augmented(
-        dim_in: int, dim: int, kernel: int, size: int, *, stride: int = 1, halved: bool = False
-    ) -> nn.Module:
-        """A convolution with attention on a map `size` times smaller than the image."""
-        keys = max(share(c.kappa, dim), LEAST * c.heads)
-        sizes = {"keys": keys, "values": share(c.upsilon, dim), "heads": c.heads}
-        grid = (-(-c.image[0] // size), -(-c.image[1] // size))
-        same = {"kernel": kernel, "stride": stride, "halved": halved}
-        return AAConv(dim_in, dim, **sizes, **same, grid=grid)
+    keys = max(share(c.kappa), LEAST * c.heads)
+    parts = {"keys": keys, "values": share(c.upsilon), "heads": c.heads}
+    grid = (-(-height // size), -(-width // size))
+    return AAConv(dim_in, dim, **parts, grid=grid, kernel=kernel, pooled=c.pooled, **how)
 
-    if c.host == "resnet":
 
-        def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
-            if i == 0:
-                return resnet.convolution(i, j, dim, stride)
-            size = c.stem_stride * 2**i * (2 if i == 1 else 1)
-            return augmented(dim, dim, 3, size, stride=stride, halved=i == 1)
+def in_resnet(config: Config, host: resnet.Config) -> Backbone:
+    """Augment the last 3x3 convolution of each block in all stages but the first."""
 
-        sizes = {"image": c.image, "channels": c.channels, "classes": c.classes}
-        inside = resnet.Config(
-            c.depths,
-            c.dims,
-            c.expansion,
-            stem_stride=c.stem_stride,
-            drop_path=c.drop_path,
-            **sizes,
-        )
-        made: Backbone = resnet.ResNet(inside, mixer)
-    elif c.host == "wide":
+    def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
+        if i == 0:
+            return resnet.convolution(i, j, dim, stride)
+        size = host.stem_stride * 2**i * (2 if i == 1 else 1)
+        return augmented(config, dim, dim, size, stride=stride, halved=i == 1)
 
-        def first(i: int, j: int, dim_in: int, dim: int, stride: int) -> nn.Module:
-            return augmented(dim_in, dim, 3, 2**i, stride=stride)
+    return resnet.ResNet(host, mixer)
 
-        made = WideResNet(c, first)
-    elif c.host == "mnasnet":
 
-        def expand(i: int, j: int, dim_in: int, dim: int) -> nn.Module:
-            if sum(c.depths[:i]) + j < sum(c.depths) - LAST:
-                return Conv2d(dim_in, dim, 1, bias=False)
-            before = STACKS[: i + (j > 0)]
-            return augmented(dim_in, dim, 1, 2 * prod(stack.stride for stack in before))
+def in_wide_resnet(config: Config, host: wide_resnet.Config) -> Backbone:
+    """Augment the first convolution of each block."""
 
-        made = MnasNet(c, expand)
-    else:
-        raise ValueError(f"host is {c.host!r}: expected resnet, wide or mnasnet")
+    def first(i: int, j: int, dim_in: int, dim: int, stride: int) -> nn.Module:
+        return augmented(config, dim_in, dim, 2**i, stride=stride)
+
+    return wide_resnet.WideResNet(host, first)
+
+
+def in_mnasnet(config: Config, host: mnasnet.Config) -> Backbone:
+    """Augment the convolution that widens the map of the last blocks."""
+
+    def expand(i: int, j: int, dim_in: int, dim: int) -> nn.Module:
+        if sum(host.depths[:i]) + j < sum(host.depths) - LAST:
+            return Conv2d(dim_in, dim, 1, bias=False)
+        before = mnasnet.STACKS[: i + (j > 0)]
+        size = 2 * prod(stack.stride for stack in before)
+        return augmented(config, dim_in, dim, size, kernel=1)
+
+    return mnasnet.MnasNet(host, expand)
+
+
+HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
+    resnet.Config: in_resnet,
+    wide_resnet.Config: in_wide_resnet,
+    mnasnet.Config: in_mnasnet,
+}
+
+
+def build(config: Config) -> Backbone:
+    """The network of a config, in its host. Raises ValueError."""
+    made = HOSTS[type(config.host)](config, config.host)
     made.config = config
     made.undecayed = TABLES  # pyright: ignore[reportAttributeAccessIssue]
     return made

@@ -24,181 +24,101 @@ here are those of the authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.attention import attend
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear
-from vitrail.layers.reduction import Grid, ReducedAttention
-from vitrail.layers.windows import WindowAttention, reverse
 from vitrail.models import pvt, resnet, swin
+from vitrail.models.names import acmix as names
 from vitrail.models.parts import san
-from vitrail.models.parts.acmix_paths import Coordinates, Gain, Mirrored, Plain, Rates, Shift
+from vitrail.models.parts.acmix_mixers import PatchwiseACmix, ReducedACmix, WindowACmix
+from vitrail.models.parts.acmix_paths import Coordinates, Gain, Mirrored, Rates, Shift
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.hosts import Flat, Hosted, moved, positions
+from vitrail.models.trunk.sizes import each
 
 
 @dataclass(frozen=True)
-class Config:
-    """Sizes of an ACmix network on its `host`: "resnet", "swin", "pvt" or "san"; one entry a stage.
+class Resnet(resnet.Config):
+    """Sizes of a ResNet, of bottlenecks whatever its expansion, and of the local attention in it:
+    heads of each stage, the side of the window."""
 
-    `window` is the attention's side, `kernel` that of the convolution, `patch` the stride of the
-    first map. `expansion` is the ResNet's, `ratios` and `reductions` are PVT's.
-    """
-
-    host: str = "resnet"
-    dims: tuple[int, ...] = (64, 128, 256, 512)
-    depths: tuple[int, ...] = (1, 2, 4, 1)
     heads: tuple[int, ...] = (4, 4, 4, 4)
     window: int = 7
+
+
+_R26 = Resnet(depths=(1, 2, 4, 1))
+
+
+@dataclass(frozen=True)
+class Config(Hosted):
+    """A host's sizes, its attention's among them, and the side of ACmix's convolution."""
+
+    host: Resnet | swin.Config | pvt.Config | san.Config = _R26
     kernel: int = 3
-    expansion: int = 4
-    ratios: tuple[int, ...] = (8, 8, 4, 4)
-    reductions: tuple[int, ...] = (8, 4, 2, 1)
-    patch: int = 4
-    drop_path: float = 0.0
-    image: tuple[int, int] = (224, 224)
-    channels: int = 3
-    classes: int = 1000
 
 
-_SWIN = Config("swin", (96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24), drop_path=0.2)
-_PVT = Config("pvt", (64, 128, 320, 512), (2, 2, 2, 2), (1, 2, 5, 8), drop_path=0.1)
-_SAN = Config("san", (64, 256, 512, 1024, 2048), (2, 1, 2, 4, 1), (1,) * 5, patch=2)
+_SWIN_T, _PVT_T = swin.Config(), pvt.Config()
+_SWIN_S = replace(_SWIN_T, depths=(2, 2, 18, 2), drop_path=0.3)
+_PVT_S = replace(_PVT_T, depths=(3, 4, 6, 3))
 _KEYS = "counted are all keys of a tile of queries, masked ones too, published the window's alone"
-# name, sizes; parameters, multiply-adds, accuracy
-_ROWS = [
-    ("acmix_resnet26", Config(), 10.488, 2.3, 76.1),
-    ("acmix_resnet38", Config(depths=(2, 3, 5, 2)), 14.411, 2.9, 77.4),
-    ("acmix_resnet50", Config(depths=(3, 4, 6, 3)), 18.334, 3.6, 77.8),
-    ("acmix_swin_tiny", _SWIN, 28.650, 4.6, 81.9),
-    ("acmix_swin_small", replace(_SWIN, depths=(2, 2, 18, 2), drop_path=0.3), 50.345, 9.0, 83.5),
-    ("acmix_pvt_tiny", _PVT, 13.0, 2.0, 78.0),
-    ("acmix_pvt_small", replace(_PVT, depths=(3, 4, 6, 3)), 25.0, 3.9, 81.7),
-]
-VARIANTS = {
-    name: Variant(
-        config,
-        params_m=params_m,
-        flops_g=flops_g,
-        top1=top1,
-        note=_KEYS if config.host == "resnet" else "",
-    )
-    for name, config, params_m, flops_g, top1 in _ROWS
-}
 _UNSURE = (
     "no code was published, this is a reading; reported are {} M parameters and {} G operations"
 )
-for _layers, _depths, _params_m, _flops_g, _top1 in (
-    (10, (2, 1, 2, 4, 1), 12.1, 1.9, 77.6),
-    (15, (3, 2, 3, 5, 2), 16.6, 2.7, 78.4),
-    (19, (3, 3, 4, 6, 3), 21.2, 3.4, 78.7),
-):
-    VARIANTS[f"acmix_san{_layers}"] = Variant(
-        replace(_SAN, depths=_depths), top1=_top1, note=_UNSURE.format(_params_m, _flops_g)
-    )
+# name, host, blocks; parameters, multiply-adds, accuracy
+_ROWS = [
+    ("resnet26", _R26, 10.488, 2.3, 76.1),
+    ("resnet38", replace(_R26, depths=(2, 3, 5, 2)), 14.411, 2.9, 77.4),
+    ("resnet50", replace(_R26, depths=(3, 4, 6, 3)), 18.334, 3.6, 77.8),
+    ("swin_tiny", _SWIN_T, 28.650, 4.6, 81.9),
+    ("swin_small", _SWIN_S, 50.345, 9.0, 83.5),
+    ("pvt_tiny", _PVT_T, 13.0, 2.0, 78.0),
+    ("pvt_small", _PVT_S, 25.0, 3.9, 81.7),
+    ("san10", san.Config(), 12.1, 1.9, 77.6),
+    ("san15", san.Config(depths=(3, 2, 3, 5, 2)), 16.6, 2.7, 78.4),
+    ("san19", san.Config(depths=(3, 3, 4, 6, 3)), 21.2, 3.4, 78.7),
+]
+
+
+def _variant(host: Any, params_m: float, flops_g: float, top1: float) -> Variant:
+    if isinstance(host, san.Config):
+        return Variant(Config(host), top1=top1, note=_UNSURE.format(params_m, flops_g))
+    note = _KEYS if isinstance(host, Resnet) else ""
+    return Variant(Config(host), params_m=params_m, flops_g=flops_g, top1=top1, note=note)
+
+
+VARIANTS = {f"acmix_{name}": _variant(*row) for name, *row in _ROWS}
 
 SPACE = Small(
-    Config(expansion=2),
+    Config(),
     {
-        ("host", "dims", "depths", "heads", "patch"): (
-            ("resnet", (16, 32), (1, 1), (4, 4), 2),
-            ("resnet", (32, 64, 128), (1, 1, 1), (4, 4, 4), 1),
-            ("resnet", (32, 64, 128), (1, 2, 1), (4, 4, 4), 4),
-            ("swin", (32, 64), (2, 2), (2, 4), 2),
-            ("swin", (48, 96), (2, 4), (2, 4), 4),
+        "host": (
+            Resnet((1, 1), (16, 32), 2, stem_stride=2, heads=(4, 4)),
+            Resnet((1, 1, 1), (32, 64, 128), 2, stem_stride=1, heads=(4, 4, 4)),
+            Resnet((1, 2, 1), (32, 64, 128), 2, stem_stride=4, heads=(4, 4, 4)),
+            swin.Config(32, (2, 2), (2, 4), patch=2),
+            swin.Config(48, (2, 4), (2, 4), patch=4),
         ),
     },
 )
 
-
-def _authors(config: Config) -> list:
-    if config.host == "swin":
-        return [
-            (".attn.rate1", ".mixer.rates.attention"),
-            (".attn.rate2", ".mixer.rates.convolution"),
-            (".attn.fc.weight", ".mixer.path.fc.weight", lambda v: v.flatten(1)),
-            (".attn.fc.", ".mixer.path.fc."),
-            (".attn.dep_conv.", ".mixer.path.conv."),
-            *swin.NAMES["microsoft/Swin-Transformer"],  # pyright: ignore
-        ]
-    if config.host != "resnet":
-        return []
-    ours = ".mixer."
-    return [
-        *[
-            (f".conv2.conv{n + 1}.{leaf}", f"{ours}qkv.{leaf}[{n}/3]", _flat)
-            for n in range(3)
-            for leaf in ("weight", "bias")
-        ],
-        (".conv2.rate1", f"{ours}rates.attention"),
-        (".conv2.rate2", f"{ours}rates.convolution"),
-        (".conv2.conv_p.weight", f"{ours}position.weight", _flat),
-        (".conv2.conv_p.", f"{ours}position."),
-        (".conv2.fc.weight", f"{ours}path.fc.weight", _flat),
-        (".conv2.dep_conv.", f"{ours}path.conv."),
-        *resnet.NAMES["torchvision"](hosted(config)),
-    ]
-
-
-def _flat(kernel: Tensor) -> Tensor:
-    """A 1x1 kernel as the matrix it is; a bias stays one."""
-    return kernel.flatten(1) if kernel.ndim > 1 else kernel
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"LeapLabTHU/ACmix": _authors}
-
-
-def hosted(config: Config) -> Any:
-    """The host's own config of the same sizes; of SAN this one itself. Raises ValueError."""
-    c = config
-    if not len(c.dims) == len(c.depths) == len(c.heads):
-        raise ValueError(
-            f"dims {c.dims}, depths {c.depths} and heads {c.heads} differ in length: one each a "
-            "stage"
-        )
-    common = {
-        "drop_path": c.drop_path,
-        "image": c.image,
-        "channels": c.channels,
-        "classes": c.classes,
+POSITIONS = positions
+NAMES = names.TABLES
+_WIDTH, _STRIDE = {"dim": lambda v: v["dims"][0]}, {"stem_stride": lambda v: v["patch"]}
+_IN_RESNET = ("depths", "dims", "expansion", "heads", "window")
+FLAT: Flat = {
+    "host": {
+        "resnet": moved("resnet", *_IN_RESNET, made=_STRIDE),
+        "swin": moved("swin", "depths", "heads", "window", "patch", made=_WIDTH),
+        "pvt": moved("pvt", "dims", "depths", "heads", "ratios", "reductions", "patch"),
+        "san": moved("san", "dims", "depths", "window", "patch"),
     }
-    if c.host == "resnet":
-        return resnet.Config(c.depths, c.dims, c.expansion, stem_stride=c.patch, **common)
-    if c.host == "swin":
-        if c.dims != tuple(c.dims[0] * 2**i for i in range(len(c.depths))):
-            raise ValueError(f"dims are {c.dims}: a swin doubles its width from stage to stage")
-        sizes = {"depths": c.depths, "heads": c.heads, "window": c.window, "patch": c.patch}
-        return swin.Config(c.dims[0], **sizes, **common)
-    if c.host == "pvt":
-        sizes = (c.dims, c.depths, c.heads, c.ratios, c.reductions, c.patch)
-        return pvt.Config(*sizes, **common)
-    if c.host != "san":
-        raise ValueError(f"host is {c.host!r}: expected resnet, swin, pvt or san")
-    return c
-
-
-_MODULES = {"swin": swin, "pvt": pvt}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size as the host does; ACmix's own weights stay."""
-    if old.host not in _MODULES:
-        return state
-    return _MODULES[old.host].resample(state, hosted(old), hosted(new))
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and, on PVT, the image that a state's shapes tell."""
-    if config.host == "pvt":
-        found = pvt.fitted(hosted(config), state)
-        return replace(config, classes=found.classes, image=found.image)
-    return replace(config, classes=len(state["head.weight"]))
+}
 
 
 class ACmix(nn.Module):
@@ -262,158 +182,75 @@ class ACmix(nn.Module):
         return q, k - self.position((qkv.shape[1], qkv.shape[2])), v
 
 
-class WindowACmix(WindowAttention):
-    """ACmix in Swin's windows: a map (B, h, w, C) to the same. The convolution is added behind
-    the output projection."""
+def in_resnet(config: Config, host: Resnet) -> Backbone:
+    """ACmix in place of every 3x3 convolution of a ResNet. Raises ValueError."""
+    if len(host.heads) != len(host.depths):
+        raise ValueError(
+            f"heads {host.heads} and depths {host.depths} differ in length: one each a stage"
+        )
 
-    def __init__(self, dim: int, heads: int, *, kernel: int = 3, **sizes: Any) -> None:
-        super().__init__(dim, heads, **sizes)
-        self.path = Shift(3 * heads, dim // heads, heads, kernel=kernel, stride=1, bias=True)
-        self.rates: nn.Module = Rates()
+    def mixed(i: int, j: int, dim: int, stride: int) -> nn.Module:
+        sizes = {"window": host.window, "kernel": config.kernel, "stride": stride}
+        return ACmix(dim, dim, host.heads[i], **sizes)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        _, h, w, c = x.shape
-        x, shift = self._shifted(x)
-        grid, qkv = (x.shape[1], x.shape[2]), self.qkv(x)
-        q, k, v = self._windows(qkv)
-        bias = self.bias(grid, shift)
-        bias = bias if len(bias) == 1 else bias.repeat(len(x), 1, 1, 1)
-        attended = attend(q, k, v, bias=bias).transpose(1, 2).reshape(-1, self.window**2, c)
-        attended = reverse(self.proj(attended), self.window, grid)
-        out = self.rates(attended, channels_last(self.path(qkv)))
-        if any(shift):
-            out = out.roll(shift, (1, 2))
-        return out if grid == (h, w) else out[:, :h, :w]
-
-    def deployed(self) -> nn.Module:
-        """Both paths take their rates."""
-        return _rated(self)
-
-    def absorb(self, scale: Float[Tensor, "c"]) -> None:
-        """Of a deployed module: multiply the output's channels, for good."""
-        self.proj = self.proj.scaled(scale)
-        self.path.absorb(scale)
-
-    def _windows(self, qkv: Tensor) -> Float[Tensor, "3 bn heads t d"]:
-        size, (h, w) = self.window, qkv.shape[1:3]
-        cut = (h // size, size, w // size, size, 3, self.heads, -1)
-        cut = qkv.reshape(len(qkv), *cut).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        return cut.flatten(5, 6).flatten(1, 3)
+    return resnet.ResNet(host, mixed, bottleneck=True)
 
 
-class ReducedACmix(ReducedAttention):
-    """ACmix in PVT: tokens (B, prefix + h w, C) of a grid (h, w) to the same."""
+def in_swin(config: Config, host: swin.Config) -> Backbone:
+    """ACmix in every block of a Swin. Raises ValueError."""
+    grids = swin.grids(host)
 
-    def __init__(self, dim: int, heads: int, ratio: int, *, kernel: int = 3) -> None:
-        super().__init__(dim, heads, ratio)
-        self.path = Shift(3 * heads, dim // heads, heads, kernel=kernel, stride=1, bias=True)
-        self.rates: nn.Module = Rates()
+    def windowed(i: int, j: int) -> nn.Module:
+        sizes = {"window": host.window, "shifted": j % 2 == 1, "grid": grids[i]}
+        heads = each(host.heads[i], host.depths[i], "heads")[j]
+        return WindowACmix(host.dim * 2**i, heads, kernel=config.kernel, **sizes)
 
-    def forward(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:
-        q, k, v = self._heads(x, grid)
-        attended = self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-        convolved = channels_last(self.path(self._map(q, k, v, grid))).flatten(1, 2)
-        prefix = x.shape[1] - convolved.shape[1]
-        return self.rates(attended, nn.functional.pad(convolved, (0, 0, prefix, 0)))
-
-    def deployed(self) -> nn.Module:
-        """Both paths take their rates."""
-        return _rated(self)
-
-    def _map(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b h w c"]:
-        """q and what stands for k and v at every position, (B, h, w, 3 C)."""
-        ratio = 1 if self.reduce is None else self.reduce.ratio
-        reduced = tuple(max(1, side // ratio) for side in grid)
-        found = [q[:, :, q.shape[2] - grid[0] * grid[1] :].unflatten(2, grid)]
-        for part in (k, v):
-            part = part[:, :, part.shape[2] - reduced[0] * reduced[1] :].unflatten(2, reduced)
-            for axis in (2, 3) if ratio > 1 else ():
-                at = torch.arange(grid[axis - 2], device=part.device) // ratio
-                part = part.index_select(axis, at.clamp(max=reduced[axis - 2] - 1))
-            found.append(part)
-        return torch.stack(found, 1).permute(0, 3, 4, 1, 2, 5).flatten(3)
+    return swin.Swin(host, windowed)
 
 
-def _rated(mixer: Any) -> nn.Module:
-    """A mixer whose projection and convolution have their rates."""
-    width, rates = mixer.proj.out_features, mixer.rates
-    mixer.proj = mixer.proj.scaled(rates.attention.expand(width))
-    mixer.path.absorb(rates.convolution.expand(width))
-    mixer.rates = Plain()
-    return mixer
+def in_pvt(config: Config, host: pvt.Config) -> Backbone:
+    """ACmix in every block of a PVT. Raises ValueError."""
+
+    def block(i: int, mixer: Any, hidden: int, drop_path: float) -> nn.Module:
+        # In the place of the host's own mixer, with as many heads.
+        own = ReducedACmix(host.dims[i], mixer.heads, host.reductions[i], kernel=config.kernel)
+        return pvt.PVTBlock(host.dims[i], own, hidden, drop_path)
+
+    return pvt.PVT(host, block)
 
 
-class PatchwiseACmix(nn.Module):
-    """ACmix in SAN: (B, C, h, w) views to a quarter of the channels. One of a query's numbers,
-    one of a key's and four of a value's make four of the convolution's output."""
+def in_san(config: Config, host: san.Config) -> Backbone:
+    """ACmix beside the patchwise attention of a SAN. Raises ValueError."""
 
-    def __init__(self, dim: int, *, window: int, kernel: int = 3) -> None:
-        super().__init__()
-        if dim % (4 * san.SHARE):
-            raise ValueError(f"dim is {dim}: a san needs multiples of {4 * san.SHARE}")
-        self.rel, self.window = dim // 16, window
-        self.qkv = Linear(dim, 6 * self.rel)
-        self.draw = san.Patchwise(self.rel, dim // 4 // san.SHARE, window)
-        self.path = Shift(6, self.rel, 4, kernel=kernel, stride=1, bias=False)
-        self.rates: nn.Module = Rates()
+    def patchwise(i: int, j: int) -> nn.Module:
+        window = host.window if i else 3
+        return PatchwiseACmix(host.dims[i], window=window, kernel=config.kernel)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        qkv = self.qkv(channels_last(x))
-        q, k, v = qkv.split((self.rel, self.rel, 4 * self.rel), 3)
-        attended = san.gathered(self.draw(q, k), v, self.window)
-        return channels_first(self.rates(attended, channels_last(self.path(qkv))))
+    return san.SAN(host, patchwise)
 
-    def deployed(self) -> nn.Module:
-        """The convolution takes its rate."""
-        assert isinstance(self.rates, Rates)
-        self.path.absorb(self.rates.convolution.expand(4 * self.rel))
-        self.rates = Gain(self.rates.attention)
-        return self
 
-    def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
-        """As ACmix's."""
-        assert isinstance(self.rates, Gain)
-        self.path.absorb(scale, shift)
-        self.rates = Gain(self.rates.gain * scale)
+HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
+    Resnet: in_resnet,
+    swin.Config: in_swin,
+    pvt.Config: in_pvt,
+    san.Config: in_san,
+}
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, on its host. Raises ValueError."""
-    c, inside = config, hosted(config)
-    if c.host == "resnet":
-
-        def mixed(i: int, j: int, dim: int, stride: int) -> nn.Module:
-            sizes = {"window": c.window, "kernel": c.kernel, "stride": stride}
-            return ACmix(dim, dim, c.heads[i], **sizes)
-
-        made: Backbone = resnet.ResNet(inside, mixed, bottleneck=True)
-    elif c.host == "swin":
-        grids = swin.grids(inside)
-
-        def windowed(i: int, j: int) -> nn.Module:
-            sizes = {"window": c.window, "shifted": j % 2 == 1, "grid": grids[i]}
-            return WindowACmix(c.dims[i], c.heads[i], kernel=c.kernel, **sizes)
-
-        made = swin.Swin(inside, windowed)
-    elif c.host == "pvt":
-
-        def block(i: int, mixer: nn.Module, hidden: int, drop_path: float) -> nn.Module:
-            del mixer  # the host's own
-            own = ReducedACmix(c.dims[i], c.heads[i], c.reductions[i], kernel=c.kernel)
-            return pvt.PVTBlock(c.dims[i], own, hidden, drop_path)
-
-        made = pvt.PVT(inside, block)
-    else:
-
-        def patchwise(i: int, j: int) -> nn.Module:
-            return PatchwiseACmix(c.dims[i], window=c.window if i else 3, kernel=c.kernel)
-
-        made = san.SAN(inside, patchwise)
+    """The network of a config, in its host. Raises ValueError."""
+    made = HOSTS[type(config.host)](config, config.host)
     for module in made.modules():
         if isinstance(module, Shift | ACmix):  # hosts initialise all convolutions alike
             module.reset()
     made.config = config
     return made
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the position's bias is added
+    to all logits of a softmax alike."""
+    return ("position.bias",)
 
 
 MODEL = build

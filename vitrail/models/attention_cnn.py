@@ -18,24 +18,25 @@ count a multiply-add twice, and leave out what attention itself multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.errors import CheckpointError
 from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.offsets import General, Learned, Offsets, Quadratic, convolution_as_attention
+from vitrail.layers.position import cropped_line
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
 
@@ -45,13 +46,15 @@ ENCODINGS = ("quadratic", "general", "learned", "content")
 @dataclass(frozen=True)
 class Config:
     """Sizes of a fully attentional network; `encoding` is one of `ENCODINGS`, `patch` the side
-    of the cells whose pixels become one token, `dropout` acts on maps and branches."""
+    of the cells whose pixels become one token, `dropout` acts on maps and branches. Embeddings
+    of offsets are `offset_dim` wide, 0 for as wide as tokens."""
 
     dim: int = 400
     depth: int = 6
     heads: int = 9
     hidden: int = 512
     encoding: str = "quadratic"
+    offset_dim: int = 0
     patch: int = 2
     dropout: float = 0.1
     drop_path: float = 0.0
@@ -87,32 +90,12 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    c, ours = config, ".mixer.position."
-    return [
-        (
-            "features_upscale.weight",
-            "embed.proj.weight",
-            lambda v: v.unflatten(1, (c.patch, c.patch, -1)).permute(0, 3, 1, 2),
-        ),
-        ("features_upscale.", "embed.proj."),
-        ("encoder.layer.", "blocks."),
-        (".attention.self.attention_", ours),
-        (".attention.self.row_embeddings.weight", ours + "columns"),  # of the second axis
-        (".attention.self.col_embeddings.weight", ours + "rows"),
-        (".attention.self.head_keys_row.weight", ours + "column_keys"),
-        (".attention.self.head_keys_col.weight", ours + "row_keys"),
-        (".attention.self.", ".mixer."),
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.output.LayerNorm.", ".norm1."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".output.LayerNorm.", ".norm2."),
-        ("classifier.", "head."),
-    ]
-
-
-NAMES = {"epfml/attention-cnn": _names}
+NAMES = names.TABLES
+# Learned offsets are cut, and cannot grow.
+POSITIONS = (
+    Table(".position.rows", lambda c: (2 * patches(c)[0] - 1, 1), cropped_line, axes=(0,)),
+    Table(".position.columns", lambda c: (1, 2 * patches(c)[1] - 1), cropped_line, axes=(0,)),
+)
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
@@ -123,31 +106,6 @@ def grid(config: Config, h: int, w: int) -> tuple[int, int]:
             "choose another patch or resize"
         )
     return h // config.patch, w // config.patch
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """The state for another image size; CheckpointError for larger maps of learned offsets."""
-    moved = dict(state)
-    sizes = [grid(c, *c.image) for c in (old, new)]
-    for axis, kind in enumerate(("rows", "columns")):
-        before, after = (size[axis] for size in sizes)
-        for name in state:
-            if not name.endswith(f".position.{kind}"):
-                continue
-            if after > before:
-                raise CheckpointError(
-                    f"image is {new.image[0]}x{new.image[1]}; the weights know offsets of up to "
-                    f"{before - 1} tokens: resize to {old.image[0]}x{old.image[1]} or smaller"
-                )
-            moved[name] = state[name][before - after : before + after - 1]
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes, and the (square) image where learned offsets tell it."""
-    rows = state.get("blocks.0.mixer.position.rows")
-    image = config.image if rows is None else ((len(rows) + 1) // 2 * config.patch,) * 2
-    return replace(config, classes=len(state["head.weight"]), image=image)
 
 
 class PositionAttention(nn.Module):
@@ -273,7 +231,9 @@ class AttentionCNN(Isotropic):
 def _position(config: Config) -> Offsets:
     c = config
     if c.encoding in ("learned", "content"):
-        return Learned(c.dim, c.heads, grid(c, *c.image))
+        if c.offset_dim < 0:
+            raise ValueError(f"offset_dim is {c.offset_dim}: expected a width, or 0 for dim's")
+        return Learned(c.offset_dim or c.dim, c.heads, grid(c, *c.image))
     centers = 2 * torch.randn(c.heads, 2)
     if c.encoding == "quadratic":
         return Quadratic(centers, 1 + 0.01 * torch.randn(c.heads))

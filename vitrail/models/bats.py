@@ -369,4 +369,5 @@ def _check(config: Config, operations: Mapping[str, Operation]) -> None:
             )
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = BATS

@@ -29,9 +29,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import attention_weights
 from vitrail.layers.conv import channels_first, channels_last
-from vitrail.layers.gates import Gate
 from vitrail.layers.linear import Linear, linear
-from vitrail.layers.mbconv import Excitation
 from vitrail.layers.relative import (
     TABLES,
     AbsolutePosition,
@@ -41,24 +39,39 @@ from vitrail.layers.relative import (
     resized,
 )
 from vitrail.models import resnet
-from vitrail.models.parts.attention_resnet import ACTS, BYOB, check_act, check_attending, matrix
+from vitrail.models.names import botnet as names
+from vitrail.models.parts.attention_resnet import (
+    ACTS,
+    Excite,
+    check_act,
+    check_attending,
+    finish,
+    stem,
+)
 from vitrail.models.resnet import Bottleneck, ResNet, convolution, ungated
 from vitrail.models.trunk.backbone import Small, Variant
 
-POSITIONS = {"relative": RelativePosition, "absolute": AbsolutePosition}
+KINDS = {"relative": RelativePosition, "absolute": AbsolutePosition}
 
 
 @dataclass(frozen=True)
 class Config(resnet.Config):
     """Sizes of a BoTNet: a ResNet's, and per stage which of its blocks attend. `squeeze` is a
-    block's width over the inner one of its excitation, 0 for none."""
+    block's width over the inner one of its excitation, 0 for none. As in `halonet`, `excite`
+    divides the inner width of blocks without attention for an excitation before their last
+    convolution, `final` is the width of a 1x1 convolution before the head, 0 for none;
+    `stem_strides` are those of a stem without a pool; `expansion` may be one number a stage."""
 
+    expansion: int | float | tuple[int | float, ...] = 4  # pyright: ignore[reportIncompatibleVariableOverride]
     attending: tuple[tuple[int, ...], ...] = ((), (), (), (0, 1, 2))
     heads: int = 4
     position: str = "relative"
     scaled: bool = True
     active_shortcut: bool = True
     squeeze: int = 0
+    excite: int = 0
+    final: int = 0
+    stem_strides: tuple[int, ...] = ()
     act: str = "relu"
 
 
@@ -73,6 +86,15 @@ _26T = Config(
     image=(256, 256),
 )
 _50TS = replace(_26T, depths=(3, 4, 6, 3), attending=((), (3,), (1, 3, 5), (1,)), act="silu")
+_SE33TS = replace(
+    _50TS,
+    depths=(2, 3, 3, 2),
+    expansion=(4, 4, 4, 3),
+    attending=((), (2,), (2,), (0, 1)),
+    excite=16,
+    final=1280,
+    stem_strides=(2, 1, 2),
+)
 _WEIGHTS = "published are {} M, without norms, biases and tables"
 
 
@@ -98,6 +120,9 @@ VARIANTS = {
     "botnet_t7": Variant(_t(23, 12, 384), flops_g=45.8, top1=84.7, note=_WEIGHTS.format(75.1)),
     "botnet_26t": Variant(_26T, params_m=12.49, hub={"timm": "hf-hub:timm/botnet26t_256.c1_in1k"}),
     "botnet_50ts": Variant(_50TS, params_m=22.74),
+    "sebotnet_33ts": Variant(
+        _SE33TS, params_m=13.7, hub={"timm": "hf-hub:timm/sebotnet33ts_256.a1h_in1k"}
+    ),
 }
 
 SPACE = Small(
@@ -113,29 +138,7 @@ SPACE = Small(
     },
 )
 
-_PORT = [
-    ("stages.3.blocks.net.", "stages.3.blocks."),
-    (".shortcut.0.weight", ".shortcut.0.conv.weight"),
-    (".shortcut.1.", ".shortcut.0.norm."),
-    (".net.0.", ".conv1.conv."),
-    (".net.1.", ".conv1.norm."),
-    (".net.3.to_qkv.weight", ".mixer.qkv.weight", matrix),
-    (".net.3.pos_emb.rel_height", ".mixer.position.rows"),
-    (".net.3.pos_emb.rel_width", ".mixer.position.columns"),
-    (".net.3.pos_emb.height", ".mixer.position.rows"),
-    (".net.3.pos_emb.width", ".mixer.position.columns"),
-    (".net.5.", ".norm."),
-    (".net.7.", ".conv3.conv."),
-    (".net.8.", ".conv3.norm."),
-]
-NAMES = {
-    "timm": BYOB,
-    # Its blocks of attention behind the stages of torchvision's ResNet.
-    "lucidrains/bottleneck-transformer-pytorch": lambda config: [
-        *resnet.NAMES["torchvision"](config),
-        *_PORT,
-    ],
-}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[tuple[Grid, Grid]]:
@@ -222,17 +225,6 @@ class BottleneckAttention(nn.Module):
         return self.position(q, (x.shape[2], x.shape[3]))
 
 
-class Excite(Gate):
-    """Squeeze-and-excitation of (B, C, H, W) views (Hu et al., arXiv 1709.01507)."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.excite = Excitation(dim, hidden)
-
-    def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-        return channels_first(self.excite(channels_last(x)))
-
-
 class BoTNet(ResNet):
     """A ResNet of bottlenecks, some of which attend to the whole map."""
 
@@ -246,13 +238,15 @@ class BoTNet(ResNet):
         def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
             if j not in c.attending[i]:
                 return convolution(i, j, dim, stride)
-            position = POSITIONS[c.position](sizes[i][j > 0], dim // c.heads)
+            position = KINDS[c.position](sizes[i][j > 0], dim // c.heads)
             return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
 
         def gate(i: int, j: int, dim: int) -> nn.Module:
             return Excite(dim, max(1, dim // c.squeeze)) if c.squeeze else ungated(i, j, dim)
 
-        super().__init__(c, mixer, gate=gate, act=ACTS[c.act], bottleneck=True)
+        act = ACTS[c.act]
+        super().__init__(c, mixer, gate=gate, act=act, stem=stem(c), bottleneck=True)
+        finish(self, c)
         for block in self.modules():
             if isinstance(block, Bottleneck) and isinstance(block.mixer, BottleneckAttention):
                 nn.init.zeros_(block.conv3.norm.weight)
@@ -264,8 +258,8 @@ class BoTNet(ResNet):
 def _check(c: Config) -> None:
     check_attending(c.attending, c.depths)
     check_act(c.act)
-    if c.position not in POSITIONS:
-        raise ValueError(f"position is {c.position!r}: expected {' or '.join(POSITIONS)}")
+    if c.position not in KINDS:
+        raise ValueError(f"position is {c.position!r}: expected {' or '.join(KINDS)}")
     if c.squeeze < 0:
         raise ValueError(f"squeeze is {c.squeeze}: expected 0, or a width over another")
 

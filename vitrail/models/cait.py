@@ -15,7 +15,6 @@ other image sizes bicubically.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,22 +29,27 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
+from vitrail.models.names import cait as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
+from vitrail.models.trunk.sizes import PerBlock, Widths, widths
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a CaiT: `depth` blocks of patches, `reading` of the class token; `scale` is where
-    LayerScale starts."""
+    LayerScale starts. `heads`, `inner` (channels of all heads, 0 for `dim`) and `hidden` are one
+    number or one a block, those of the class token last."""
 
     dim: int = 192
     depth: int = 24
-    heads: int = 4
-    hidden: int = 768
+    heads: PerBlock = 4
+    hidden: PerBlock = 768
     reading: int = 2
     scale: float = 1e-5
     patch: int = 16
+    inner: PerBlock = 0
     drop_path: float = 0.05
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -112,38 +116,8 @@ SPACE = Small(
     },
 )
 
-_AUTHORS = [
-    ("cls_token", "pool.token"),
-    ("pos_embed", "embed.position"),
-    ("patch_embed.", "embed."),
-    ("blocks_token_only.", "pool.blocks."),
-    ("norm.", "pool.norm."),
-    (".attn.proj_l.bias", None),
-    (".attn.proj_l.weight", ".mixer.before"),
-    (".attn.proj_w.", ".mixer.after."),
-    *[
-        (f".attn.{name}.{leaf}", f".mixer.kv.{leaf}[{part}/2]")
-        for part, name in enumerate("kv")
-        for leaf in ("weight", "bias")
-    ],
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-    (".gamma_1", ".scale1.gamma"),
-    (".gamma_2", ".scale2.gamma"),
-]
-NAMES = {"facebookresearch/deit": _AUTHORS, "timm": _AUTHORS}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+NAMES = names.TABLES
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(nn.Module):
@@ -175,8 +149,8 @@ class Embed(nn.Module):
 class TalkingHeads(Attention):
     """Attention whose logits, and whose maps, are mixed over the heads: (B, N, C) to the same."""
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads)
+    def __init__(self, dim: int, heads: int, inner: int | None = None) -> None:
+        super().__init__(dim, heads, inner=inner)
         self.before = nn.Parameter(torch.empty(heads, heads))
         self.after = nn.Linear(heads, heads)
         nn.init.trunc_normal_(self.before, std=0.02)
@@ -186,7 +160,7 @@ class TalkingHeads(Attention):
         mixed = (self.after.weight @ maps.flatten(1)).view(maps.shape)
         # The mixture's bias, the same for all keys, is cheaper on the sum of the values.
         out = mixed @ v + self.after.bias[:, None, None, None] * v.sum(2, keepdim=True)
-        return self.proj(out.permute(1, 2, 0, 3).reshape(x.shape))
+        return self.proj(out.permute(1, 2, 0, 3).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
         """The softmax of mixed logits, before the maps are mixed; rows are queries."""
@@ -203,10 +177,11 @@ class TalkingHeads(Attention):
 class ClassBlock(nn.Module):
     """The first token reads, then its own MLP: (B, 1 + N, C) to the same, patches unchanged."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, scale: float) -> None:
+    def __init__(self, dim: int, size: Widths, scale: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.mixer, self.ffn = ClassAttention(dim, heads), Mlp(dim, hidden)
+        self.mixer = ClassAttention(dim, size.heads, inner=size.inner)
+        self.ffn = Mlp(dim, size.hidden)
         self.scale1, self.scale2 = LayerScale(dim, scale), LayerScale(dim, scale)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
@@ -231,18 +206,20 @@ class CaiT(Isotropic):
 
     def __init__(self, config: Config) -> None:
         c = config
+        usual = c.dim, 4 * c.dim
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth + c.reading, usual)
         blocks = [
             Block(
                 c.dim,
-                TalkingHeads(c.dim, c.heads),
-                Mlp(c.dim, c.hidden),
+                TalkingHeads(c.dim, size.heads, size.inner),
+                Mlp(c.dim, size.hidden),
                 norm=partial(nn.LayerNorm, eps=1e-6),
                 scale=c.scale,
                 drop_path=c.drop_path,
             )
-            for _ in range(c.depth)
+            for size in sizes[: c.depth]
         ]
-        reading = [ClassBlock(c.dim, c.heads, c.hidden, c.scale) for _ in range(c.reading)]
+        reading = [ClassBlock(c.dim, size, c.scale) for size in sizes[c.depth :]]
         super().__init__(
             config,
             embed=Embed(config),

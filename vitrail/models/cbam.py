@@ -33,13 +33,14 @@ from vitrail.models.trunk.backbone import Small, Variant
 @dataclass(frozen=True)
 class Config(resnet.Config):
     """Sizes of a ResNet with `attention` "cbam" or "bam". `reduction` divides the channels for
-    the hidden ones; CBAM's `pools` are some of "avg", "max", "lp" and "lse", and `bias` says
-    whether its MLP has biases."""
+    the hidden ones; CBAM's `pools` are some of "avg", "max", "lp" and "lse", `bias` says whether
+    its MLP has biases, and `kernel` is the odd side of its convolution over positions."""
 
     attention: str = "cbam"
     reduction: int = 16
     pools: tuple[str, ...] = ("avg", "max")
     bias: bool = True
+    kernel: int = 7
 
 
 _COUNT = (
@@ -132,12 +133,14 @@ class ChannelGate(Gate):
 
 
 class SpatialGate(Gate):
-    """Positions times sigmoid of a normed 7x7 convolution over the maximum and the mean of all
-    channels, in this order."""
+    """Positions times sigmoid of a normed convolution over the maximum and the mean of all
+    channels, in this order; 7x7 in the paper. Raises ValueError for an even kernel."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: int = 7) -> None:
         super().__init__()
-        self.gather = ConvNorm(2, 1, 7, scale=0.0)
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel is {kernel}: expected an odd number, it has a centre")
+        self.gather = ConvNorm(2, 1, kernel, scale=0.0)
         self.gather.norm.momentum = 0.01
 
     def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -148,9 +151,18 @@ class SpatialGate(Gate):
 class CBAM(Gate):
     """The channel gate, then the spatial gate: (B, C, H, W) to the same."""
 
-    def __init__(self, dim: int, hidden: int, pools: tuple[str, ...], *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        pools: tuple[str, ...],
+        *,
+        bias: bool = True,
+        kernel: int = 7,
+    ) -> None:
         super().__init__()
-        self.channel, self.spatial = ChannelGate(dim, hidden, pools, bias=bias), SpatialGate()
+        self.channel = ChannelGate(dim, hidden, pools, bias=bias)
+        self.spatial = SpatialGate(kernel)
 
     def parts(
         self, x: Float[Tensor, "b c h w"]
@@ -229,7 +241,8 @@ class AttentiveResNet(ResNet):
         def gate(i: int, j: int, dim: int) -> nn.Module:
             if c.attention == "bam":
                 return nn.Identity()
-            return CBAM(dim, channels(dim, c.reduction), c.pools, bias=c.bias)
+            hidden = channels(dim, c.reduction)
+            return CBAM(dim, hidden, c.pools, bias=c.bias, kernel=c.kernel)
 
         super().__init__(config, gate=gate)
         if c.attention == "bam":
@@ -238,4 +251,5 @@ class AttentiveResNet(ResNet):
             kaiming_conv(self)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = AttentiveResNet

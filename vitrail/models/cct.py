@@ -14,7 +14,6 @@ learned ones; ours are what the names say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -30,8 +29,10 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.position import bilinear_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, SequencePool
+from vitrail.models.names import cct as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -105,37 +106,25 @@ SPACE = Small(
     },
 )
 
-NAMES = {
-    "SHI-Labs/Compact-Transformers": [
-        ("tokenizer.conv_layers.{i}.0.", "embed.tokenizer.{i}."),
-        ("classifier.positional_emb", "embed.position"),
-        ("classifier.class_emb", "embed.token"),
-        ("classifier.attention_pool.", "pool.score."),
-        ("classifier.fc.", "head."),
-        ("classifier.", ""),
-        (".self_attn.", ".mixer."),
-        (".linear1.", ".ffn.fc1."),
-        (".linear2.", ".ffn.fc2."),
-        (".norm1.", ".norm2."),
-        (".pre_norm.", ".norm1."),
-    ]
-}
+NAMES = names.TABLES
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bilinear; a sinusoid is made anew."""
-    if "embed.position" not in state:
-        return state
-    grids = [(math.ceil(c.image[0] / stride(c)), math.ceil(c.image[1] / stride(c)))
-             for c in (old, new)]  # fmt: skip
-    return {**state, "embed.position": resized(state["embed.position"], old, *grids)}
+def _positions(config: Config) -> tuple[Table, ...]:
+    """A learned table moves half-pixel bilinearly, a sinusoid is made anew; neither moves the
+    class token's row."""
+    prefix = int(config.pool == "token")
+
+    def anew(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+        return sine_1d(prefix + math.prod(new), config.dim)[:, prefix:].to(table)
+
+    def places(c: Config) -> tuple[int, int]:
+        return math.ceil(c.image[0] / stride(c)), math.ceil(c.image[1] / stride(c))
+
+    zoom = anew if config.position == "sine" else bilinear_grid
+    return (Table("embed.position", places, zoom, prefix=prefix),)
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes, channels and (square) image that a state's shapes tell."""
-    classes, channels = len(state["head.weight"]), state["embed.tokenizer.0.weight"].shape[1]
-    side = math.isqrt(state["embed.position"].shape[1]) * stride(config)
-    return replace(config, image=(side, side), channels=channels, classes=classes)
+POSITIONS = _positions
 
 
 def stride(config: Config) -> int:
@@ -246,6 +235,12 @@ class CCT(Isotropic):
             levels=[Level(stride(c), c.dim)],
         )
         trunc_normal_linear(self)
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the score's bias is added to
+    all logits of a softmax alike."""
+    return ("score.bias",)
 
 
 MODEL = CCT

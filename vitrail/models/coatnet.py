@@ -22,7 +22,6 @@ The sign is query minus key.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -41,8 +40,10 @@ from vitrail.layers.mbconv import MBConv
 from vitrail.layers.position import KeptTable, bilinear_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import coatnet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -149,40 +150,23 @@ SPACE = Small(
 )
 
 
-def _timm(config: Config) -> list:
-    def flat(value: Tensor) -> Tensor:
-        """A 1x1 kernel as a linear layer's weight; a bias as it is."""
-        return value.flatten(1) if value.ndim > 1 else value
-
-    def packed(value: Tensor) -> Tensor:
-        """Rows [head][q | k | v] as [q | k | v][head]."""
-        value = flat(value).unflatten(0, (-1, 3, config.channels_per_head))
-        return value.transpose(0, 1).flatten(0, 2)
-
-    return [
-        ("stem.conv1.", "stem.conv1.conv."),
-        ("stem.norm1.", "stem.conv1.norm."),
-        ("head.norm.", "pool.1."),
-        ("head.pre_logits.fc.", "pool.2."),
-        ("head.fc.", "head."),
-        (".relative_position_index", None),
-        (".attn.rel_pos.relative_position_bias_table", ".mixer.bias.table"),
-        (".attn.qkv.", ".mixer.qkv.", packed),
-        (".attn.proj.", ".mixer.proj.", flat),
-        (".mlp.fc1.", ".ffn.fc1.", flat),
-        (".mlp.fc2.", ".ffn.fc2.", flat),
-        (".norm1.norm.", ".norm1."),
-        (".shortcut.expand.", ".shortcut.1.", flat),
-        (".pre_norm.", ".norm."),
-        (".conv1_1x1.", ".expand.", flat),
-        (".conv2_kxk.", ".depthwise."),
-        (".se.fc1.", ".excite.fc1.", flat),
-        (".se.fc2.", ".excite.fc2.", flat),
-        (".conv3_1x1.", ".project.", flat),
-    ]
+NAMES = names.TABLES
 
 
-NAMES: dict[str, Callable[[Config], list]] = {"timm": _timm}
+def _stage(config: Config, i: int) -> tuple[int, int]:
+    """Rows and columns of a stage's map: runs of stride 1 are in the stage before them."""
+    stride = list(dict.fromkeys(strides(config)))[i]
+    return -(-config.image[0] // stride), -(-config.image[1] // stride)
+
+
+POSITIONS = (
+    Table(
+        "stages.{i}.blocks.{j}.mixer.bias.table",
+        lambda c, i, j: _sides(_stage(c, i)),
+        bilinear_grid,
+        axes=(0,),
+    ),
+)
 
 
 def strides(config: Config) -> list[int]:
@@ -196,41 +180,9 @@ def grids(config: Config) -> list[tuple[int, int]]:
     return [(-(-h // s), -(-w // s)) for s in strides(config)]
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move the tables to another image size, half-pixel bilinear."""
-    moved = dict(state)
-    sizes = {math.prod(_sides(a)): (a, b) for a, b in zip(grids(old), grids(new), strict=True)}
-    for name, table in state.items():
-        if name.endswith("bias.table"):
-            moved[name] = bilinear_grid(table[None], *map(_sides, sizes[len(table)]))[0]
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the image that the tables tell: its own where that fits,
-    else multiples of the stride, the squarest ones and wide rather than tall."""
-    config = replace(config, classes=len(state["head.weight"]))
-    rows = {len(v) for k, v in state.items() if k.endswith("bias.table")}
-    if rows == _tables(config):
-        return config
-    stride, most = strides(config)[config.layout.index("T")], max(rows)
-    for side in range(math.isqrt(most), 0, -1):
-        image = ((side + 1) // 2 * stride, (most // side + 1) // 2 * stride)
-        moved = replace(config, image=image)
-        if most % side == 0 and image[0] >= strides(config)[-1] and rows == _tables(moved):
-            return moved
-    return None
-
-
 def _sides(grid: tuple[int, int]) -> tuple[int, int]:
     """How many offsets there are between the rows of a map, and between its columns."""
     return 2 * grid[0] - 1, 2 * grid[1] - 1
-
-
-def _tables(config: Config) -> set[int]:
-    """The rows of all bias tables."""
-    runs = zip(config.layout, grids(config), strict=True)
-    return {math.prod(_sides(grid)) for kind, grid in runs if kind == "T"}
 
 
 _norm = partial(nn.LayerNorm, eps=1e-6)

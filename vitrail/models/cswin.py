@@ -32,6 +32,7 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad
+from vitrail.models.names import cswin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -89,19 +90,7 @@ SPACE = Small(
     },
 )
 
-_OURS = "stages.{i-1}.blocks.{j}."
-NAMES = {
-    "microsoft/CSWin-Transformer": [
-        ("stage1_conv_embed.0.", "stem.proj."),
-        ("stage1_conv_embed.2.", "stem.norm."),
-        ("merge{i}.", "stages.{i}.down."),
-        ("stage{i}.{j}.attns.{k}.get_v.", _OURS + "mixer.branches.{k}.lepe."),
-        ("stage{i}.{j}.qkv.", _OURS + "mixer.qkv."),
-        ("stage{i}.{j}.proj.", _OURS + "mixer.proj."),
-        ("stage{i}.{j}.mlp.", _OURS + "ffn."),
-        ("stage{i}.{j}.", _OURS),
-    ]
-}
+NAMES = names.TABLES
 
 
 def branches(config: Config, stage: int) -> int:

@@ -17,31 +17,38 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, ConvNorm, channels_first, channels_last
 from vitrail.layers.ffn import QuickMlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
+from vitrail.models.names import cvt as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.sizes import PerBlock, by_stage
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a CvT by stage; `kernels`, `strides` and `paddings` are the token embeddings'.
     `projections` are "conv" (depthwise, keys and values with stride 2), "avg" (keys and values
-    averaged, queries left alone) or "linear" (no neighbours). `pool` is "token" or "mean"."""
+    averaged, queries left alone) or "linear" (no neighbours). `pool` is "token" or "mean". Entries
+    of `heads`, `inner` (channels of all heads, without entries `dims`) and `hidden` (without
+    entries `mlp_ratio` times as many) are one number or one a block."""
 
     dims: tuple[int, ...] = (64, 192, 384)
     depths: tuple[int, ...] = (1, 2, 10)
-    heads: tuple[int, ...] = (1, 3, 6)
+    heads: tuple[PerBlock, ...] = (1, 3, 6)
     kernels: tuple[int, ...] = (7, 3, 3)
     strides: tuple[int, ...] = (4, 2, 2)
     paddings: tuple[int, ...] = (2, 1, 1)
     projections: tuple[str, ...] = ("conv", "conv", "conv")
     mlp_ratio: int = 4
     pool: str = "token"
+    inner: tuple[PerBlock, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -79,54 +86,24 @@ SPACE = Small(
 )
 
 Grid = tuple[int, int]
-_LONG = {"q": "query", "k": "key", "v": "value"}
-NAMES = {
-    "microsoft/CvT": [
-        ("stage0.patch_embed.", "stem.patch_embed."),
-        ("stage{i}.", "stages.{i}."),
-        (".patch_embed.proj.", ".down.0."),
-        (".patch_embed.norm.", ".down.1."),
-        (".cls_token", ".token"),
-        *[(f".conv_proj_{n}.", f".{n}_map.") for n in "qkv"],
-        (".bn.", ".norm."),
-        *[(f".proj_{n}.", f".{n}.") for n in "qkv"],
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ],
-    "transformers": [
-        ("cvt.encoder.", ""),
-        ("stages.0.embedding.", "stem.embedding."),
-        (".layers.", ".blocks."),
-        (".embedding.convolution_embeddings.projection.", ".down.0."),
-        (".embedding.convolution_embeddings.normalization.", ".down.1."),
-        (".cls_token", ".token"),
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.attention.", ".mixer."),
-        *[(f".convolution_projection_{_LONG[n]}.", f".{n}_map.") for n in "qkv"],
-        (".convolution_projection.convolution.", ".conv."),
-        (".convolution_projection.normalization.", ".norm."),
-        *[(f".projection_{_LONG[n]}.", f".{n}.") for n in "qkv"],
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        *[(f".layernorm_{name}.", f".norm{i}.") for i, name in ((1, "before"), (2, "after"))],
-        ("layernorm.", "norm."),
-        ("classifier.", "head."),
-    ],
-}
+NAMES = names.TABLES
 
 
 class ConvAttention(nn.Module):
     """Attention whose q, k and v see their surroundings: (B, prefix + h w, C) to the same, or
-    with `prefix_only` to (B, prefix, C). Prefix tokens are projected as they are."""
+    with `prefix_only` to (B, prefix, C). Prefix tokens are projected as they are. `inner`, the
+    channels of all heads, is C unless given; the scale is C**-0.5 whatever they are."""
 
-    def __init__(self, dim: int, heads: int, projection: str = "conv") -> None:
+    def __init__(
+        self, dim: int, heads: int, projection: str = "conv", inner: int | None = None
+    ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        inner = dim if inner is None else inner
+        head_width(inner, heads)
         self.heads, self.scale = heads, dim**-0.5
         self.q_map, self.k_map, self.v_map = (_seen(projection, dim, s) for s in (1, 2, 2))
-        self.q, self.k, self.v = (Linear(dim, dim) for _ in range(3))
-        self.proj = Linear(dim, dim)
+        self.q, self.k, self.v = (Linear(dim, inner) for _ in range(3))
+        self.proj = Linear(inner, dim)
 
     def forward(self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False) -> Tensor:
         q, k, v = self._heads(x, grid, prefix_only)
@@ -219,17 +196,22 @@ class CvT(Pyramid):
             raise ValueError(f"sizes {sizes} of cvt: expected one entry a stage, depths from 1 up")
         if c.pool not in ("token", "mean"):
             raise ValueError(f"pool is {c.pool!r}: expected token or mean")
+        usual = [(dim, c.mlp_ratio * dim) for dim in c.dims]
+        widths = by_stage((c.heads, c.inner, c.hidden), c.depths, usual)
+        sizes = (c.dims, widths, c.kernels, c.strides, c.paddings, c.projections)
         downs, parts, levels, stride, dim_in = [], [], [], 1, c.channels
-        for dim, depth, heads, kernel, step, padding, projection in zip(*sizes, strict=True):
+        for dim, own, kernel, step, padding, projection in zip(*sizes, strict=True):
             last = len(parts) == len(c.dims) - 1
             blocks = [
                 GridBlock(
                     dim,
-                    ConvAttention(dim, heads, projection),
-                    QuickMlp(dim, c.mlp_ratio * dim),
+                    ConvAttention(dim, size.heads, projection, size.inner),
+                    QuickMlp(dim, size.hidden),
                     drop_path=rate,
                 )
-                for rate in rising(c.drop_path if last else 0.0, depth)
+                for rate, size in zip(
+                    rising(c.drop_path if last else 0.0, len(own)), own, strict=True
+                )
             ]
             downs.append(nn.Sequential(Conv(dim_in, dim, kernel, step, padding), nn.LayerNorm(dim)))
             token = dim if last and c.pool == "token" else 0
@@ -248,6 +230,13 @@ class CvT(Pyramid):
         # Nothing reads the last block's other rows; only DDP wants every parameter used.
         x, _ = self.stages[-1].tokens(x, not self.training)  # pyright: ignore[reportCallIssue]
         return self.pool(self.norm(x))
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the patches ask in
+    the last block."""
+    last = len(config.depths) - 1, config.depths[-1] - 1
+    return ("stages.{}.blocks.{}.mixer.q_map.".format(*last),) if config.pool == "token" else ()
 
 
 MODEL = CvT

@@ -10,6 +10,9 @@ needs no running statistics. Maps may then be negative and their rows do not sum
 values. The authors' mixture has a bias, which BatchNorm takes away in training and which is
 otherwise a part of its running mean: there it goes when a checkpoint is loaded.
 
+Such ports also norm patches before and after they are projected, have no bias where queries, keys
+and values are made, and an eps of 1e-5 in every LayerNorm: `patch_norm`, `qkv_bias`, `eps`.
+
 DeepViT-S and -L re-attend in their last blocks only, have a convolutional stem, and norm half
 the residual stream and double what is added to it; DeepViT-S alone multiplies its maps by
 d**-0.5. The authors move no positions; ours are resampled bicubically, as timm's.
@@ -18,7 +21,7 @@ d**-0.5. The authors move no positions; ours are resampled bicubically, as timm'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,15 +30,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention
-from vitrail.layers.conv import Conv2d, ConvNorm, affine
+from vitrail.layers.conv import affine
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import frozen
-from vitrail.layers.patches import ClassPatches, class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
-from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
+from vitrail.models.names import deepvit as names
+from vitrail.models.parts.deepvit_stem import Embed
+from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant
 from vitrail.models.trunk.heads import linear_head
 
 
@@ -44,7 +48,8 @@ class Config:
     """Sizes of a DeepViT. The last `reattention` blocks re-attend; `norm` of their maps is
     "batch", "shrunk" (batch, then times d**-0.5) or "layer". Branches read `adjust` times the
     residual stream and are divided by it. `inner` is the width of the stem's two convolutions,
-    0 for plain patches."""
+    0 for plain patches; these may have norms around their projection, `patch_norm`. `eps` is that
+    of the LayerNorms on tokens."""
 
     dim: int = 384
     depth: int = 16
@@ -55,6 +60,9 @@ class Config:
     adjust: float = 1.0
     patch: int = 16
     inner: int = 0
+    patch_norm: bool = False
+    qkv_bias: bool = True
+    eps: float = 1e-6
     drop_path: float = 0.2
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -89,25 +97,7 @@ SPACE = Small(
 )
 
 
-def _authors(config: Config) -> list:
-    return [
-        ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-        ("patch_embed.conv1.", "embed.proj.0.conv."),
-        ("patch_embed.bn1.", "embed.proj.0.norm."),
-        ("patch_embed.conv2.", "embed.proj.2.conv."),
-        ("patch_embed.bn2.", "embed.proj.2.norm."),
-        ("patch_embed.proj.", "embed.proj.4." if config.inner else "embed.proj."),
-        (".attn.reatten_matrix.weight", ".mixer.mix.theta", lambda v: v.flatten(1)),
-        (".attn.reatten_matrix.bias", ".mixer.mix.norm.running_mean[+]", torch.neg),
-        (".attn.var_norm.running_mean", ".mixer.mix.norm.running_mean[+]"),
-        (".attn.var_norm.", ".mixer.mix.norm."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"zhoudaquan/dvit_repo": _authors}
+NAMES = names.TABLES
 
 
 def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
@@ -120,29 +110,6 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """The config with the classes and the (square) image that a state's shapes tell."""
     side = math.isqrt(state["embed.position"].shape[1]) * config.patch
     return replace(config, classes=len(state["head.weight"]), image=(side, side))
-
-
-class Embed(ClassPatches):
-    """Image (B, channels, H, W) to the class token and patches (B, 1 + h w, C)."""
-
-    def __init__(self, config: Config) -> None:
-        c = config
-        super().__init__(c.channels, c.dim, c.patch, image=c.image, std=0.02)
-        self.config = config
-        if c.inner:
-            if c.patch % 2:
-                raise ValueError(f"patch is {c.patch}: a stem of convolutions needs an even one")
-            self.proj = nn.Sequential(
-                ConvNorm(c.channels, c.inner, 7, stride=2),
-                nn.ReLU(inplace=True),
-                ConvNorm(c.inner, c.inner, 3),
-                nn.ReLU(inplace=True),
-                Conv2d(c.inner, c.dim, c.patch // 2, c.patch // 2),
-            )
-
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
-        check_image(image, self.config, "deepvit")
-        return super().forward(image)
 
 
 class Mix(nn.Module):
@@ -247,12 +214,13 @@ class DeepViT(Isotropic):
             raise ValueError(f"norm is {c.norm!r}: expected {', '.join(mixes)}")
         if not 0 <= c.reattention <= c.depth:
             raise ValueError(f"reattention is {c.reattention}: expected 0 to {c.depth}, the depth")
-        norm = partial(nn.LayerNorm, eps=1e-6 / c.adjust**2)
+        norm = partial(nn.LayerNorm, eps=c.eps / c.adjust**2)
         blocks = []
         for i, rate in enumerate(rising(c.drop_path, c.depth)):
-            mixer = Attention(c.dim, c.heads)
+            mixer = Attention(c.dim, c.heads, qkv_bias=c.qkv_bias)
             if i >= c.depth - c.reattention:
-                mixer = ReAttention(c.dim, c.heads, mixes[c.norm](c.heads))
+                mix = mixes[c.norm](c.heads)
+                mixer = ReAttention(c.dim, c.heads, mix, qkv_bias=c.qkv_bias)
             block = AdjustedBlock(c.dim, mixer, Mlp(c.dim, c.hidden), norm=norm, drop_path=rate)
             block.gain = 1 / c.adjust
             blocks.append(block)
@@ -260,7 +228,7 @@ class DeepViT(Isotropic):
             config,
             embed=Embed(config),
             blocks=blocks,
-            norm=nn.LayerNorm(c.dim, eps=1e-6),
+            norm=nn.LayerNorm(c.dim, eps=c.eps),
             pool=FirstToken(),
             head=linear_head(c.dim, c.classes),
             levels=[Level(c.patch, c.dim)],

@@ -12,13 +12,10 @@ default is 1e-12. Positions move to other image sizes bicubically, which keeps t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,20 +27,25 @@ from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import deit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
+from vitrail.models.trunk.sizes import PerBlock, widths
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a DeiT; `distilled` ones have a second token and head."""
+    """Sizes of a DeiT; `distilled` ones have a second token and head. `heads`, `inner` (channels
+    of all heads, 0 for `dim`) and `hidden` are one number or one a block."""
 
     dim: int = 192
     depth: int = 12
-    heads: int = 3
-    hidden: int = 768
+    heads: PerBlock = 3
+    hidden: PerBlock = 768
     patch: int = 16
     distilled: bool = False
+    inner: PerBlock = 0
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -103,95 +105,8 @@ SPACE = Small(
 )
 
 
-def _first(token: Tensor) -> Tensor:
-    """The class token as a summand of both tokens."""
-    return F.pad(token, (0, 0, 0, 1))
-
-
-def _second(token: Tensor) -> Tensor:
-    return F.pad(token, (0, 0, 1, 0))
-
-
-def _prefix(config: Config) -> list:
-    """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
-    count = 2 if config.distilled else 1
-    token = f"embed.token[+{count + 1}]"
-
-    def split(table: Tensor) -> tuple[Tensor, Tensor]:
-        return table[:, :count], table[:, count:]
-
-    tokens = [
-        ("cls_token", token, *([_first] if config.distilled else [])),
-        ("pos_embed", (token, "embed.position"), split),
-    ]
-    if config.distilled:
-        tokens += [
-            ("dist_token", token, _second),
-            ("head_dist.", "head.distilled."),
-            ("head.weight", "head.main.weight"),
-            ("head.bias", "head.main.bias"),
-        ]
-    return tokens
-
-
-def _authors(config: Config) -> list:
-    return [
-        *_prefix(config),
-        ("patch_embed.", "embed."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-def _transformers(config: Config) -> list:
-    return [
-        ("deit.", ""),
-        ("vit.", ""),  # the published DeiT without distillation is of its ViT class
-        ("classifier.", "head."),
-        ("cls_classifier.", "head."),
-        ("distillation_classifier.", "head_dist."),
-        ("embeddings.cls_token", "cls_token"),
-        ("embeddings.distillation_token", "dist_token"),
-        ("embeddings.position_embeddings", "pos_embed"),
-        *_prefix(config),
-        ("embeddings.patch_embeddings.projection.", "embed.proj."),
-        ("encoder.layer.", "layers."),
-        ("layers.{i}.", "blocks.{i}."),
-        *[  # the second form of each name is that of release 5 and later
-            (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-            for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-            for old in (f"attention.{names[0]}", f"{names[1]}_proj")
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.output.dense.", ".mixer.proj."),
-        (".attention.o_proj.", ".mixer.proj."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        (".mlp.", ".ffn."),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
-        ("layernorm.", "norm."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {
-    "facebookresearch/deit": _authors,
-    "timm": _authors,
-    "transformers": _transformers,
-}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
-    head = "head.main.weight" if config.distilled else "head.weight"
-    return replace(config, classes=len(state[head]), image=(side, side))
+NAMES = names.TABLES
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(ClassPatches):
@@ -243,9 +158,16 @@ class DeiT(Isotropic):
 
     def __init__(self, config: Config) -> None:
         c, norm = config, partial(nn.LayerNorm, eps=1e-6)
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth, (c.dim, 4 * c.dim))
         blocks = [
-            Block(c.dim, Attention(c.dim, c.heads), Mlp(c.dim, c.hidden), norm=norm, drop_path=rate)
-            for rate in rising(c.drop_path, c.depth)
+            Block(
+                c.dim,
+                Attention(c.dim, size.heads, inner=size.inner),
+                Mlp(c.dim, size.hidden),
+                norm=norm,
+                drop_path=rate,
+            )
+            for rate, size in zip(rising(c.drop_path, c.depth), sizes, strict=True)
         ]
         super().__init__(
             config,

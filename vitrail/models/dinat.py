@@ -12,7 +12,6 @@ paper's ViT with a relative bias, a baseline, is not here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float
@@ -21,11 +20,12 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv
 from vitrail.layers.windows import pad
 from vitrail.models import nat
-from vitrail.models.nat import BLOCK, KEYS, NAT, resample
+from vitrail.models.names import dinat as names
+from vitrail.models.nat import KEYS, NAT
 from vitrail.models.swin import Merge
 from vitrail.models.trunk.backbone import Small, Variant, check_image
 
-__all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "DiNAT", "resample"]
+__all__ = ["MODEL", "NAMES", "POSITIONS", "SPACE", "VARIANTS", "Config", "DiNAT"]
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,8 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    """The isotropic network's blocks stand in no level."""
-    levels = [("layers.{i}.downsample.", "stages.{i+1}.down."), ("layers.", "stages.")]
-    flat = [("layers.", "stages.0.blocks.")]
-    return [("patch_embed.", "stem."), *(flat if len(config.depths) == 1 else levels), *BLOCK]
-
-
-NAMES: dict[str, list | Callable[[Config], list]] = {
-    "SHI-Labs/Neighborhood-Attention-Transformer": _names
-}
+NAMES = names.TABLES
+POSITIONS = nat.POSITIONS
 
 
 class Patches(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.gates import Gate, squeezed
 from vitrail.models import resnet
+from vitrail.models.names import eca as names
 from vitrail.models.resnet import ResNet
 from vitrail.models.trunk.backbone import Small, Variant
 
@@ -50,11 +51,7 @@ VARIANTS = {
 SPACE = Small(Config(expansion=1, stem_kernel=3), resnet.SPACE.choices)
 
 
-def _named(module: str):
-    return lambda config: [(f".{module}.conv.", ".gate.conv."), *resnet.NAMES["timm"](config)]
-
-
-NAMES = {"BangguWu/ECANet": _named("eca"), "timm": _named("se")}
+NAMES = names.TABLES
 
 
 def kernel_of(dim: int) -> int:
@@ -95,4 +92,5 @@ class ECANet(ResNet):
         super().__init__(config, gate=gate)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = ECANet

@@ -3,22 +3,23 @@
 Zhou et al., "ELSA: Enhanced Local Self-Attention for Vision Transformer", 2021, arXiv 2112.12786.
 Queries and keys of a position meet in a product channel by channel (Hadamard attention), from
 which a grouped k x k convolution and a 1x1 predict the attention of each head to the k^2 nearest
-positions. A ghost head then makes of each head's map one for each of its channels: a static
-kernel is added to it, in VOLO another one multiplies it before.
+positions, or to ones that are further apart if dilated. A ghost head then makes of each head's map
+one for each of its channels: a static kernel is added to it, in VOLO another one multiplies it
+before.
 
 In Swin it stands in all stages but the last, which has windows; in VOLO it takes the place of
 outlook attention. The filter of channel c is m_c h + s_c with the head's map h, so that what s_c
 contributes is a depthwise convolution of the values, and the rest shifted multiply-adds.
 Beyond the border are zeros. Weights were published for Swin alone: that ELSA in VOLO has kernels
-of 5 and groups of 8 channels is a reading. Its logits take q k as it is, without the d^-0.5 of
-the bare layer. Images of any size are treated as by the host.
+of 5, groups of 8 channels and biases is a reading. Its logits take q k as it is, without the d^-0.5
+of the bare layer. Images of any size are treated as by the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,191 +31,140 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.neighborhood import aggregate
 from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin, volo
+from vitrail.models.names import elsa as names
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
+from vitrail.models.trunk.hosts import Earlier, Flat, Hosted, moved, positions
+from vitrail.models.trunk.sizes import each
+
+_SWIN = swin.Config(drop_path=0.1)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Sizes of an ELSA network on its `host`: "swin", whose widths double, or "volo".
+class Config(Hosted):
+    """A host's sizes, and those of ELSA in it: a `kernel` x `kernel` convolution that sees `group`
+    channels at once and, as attention does, every `dilation`-th position. `ghost` heads may "mul",
+    "add", both or neither. Of a VOLO the kernel and stride of its own attention say nothing."""
 
-    `dims`, `depths` and `heads` have one entry a stage; the k x k convolution sees `group`
-    channels at once, and `multiplied` says that ghost heads multiply as well as add. `window` is
-    Swin's; `mlp_ratio`, `stem` and `reading` are VOLO's.
-    """
-
-    host: str = "swin"
-    dims: tuple[int, ...] = (96, 192, 384, 768)
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    heads: tuple[int, ...] = (3, 6, 12, 24)
+    host: swin.Config | volo.Config = _SWIN
     kernel: int = 7
     group: int = 4
-    multiplied: bool = False
-    window: int = 7
-    mlp_ratio: float = 4.0
-    stem: int = 64
-    reading: int = 2
-    patch: int = 4
-    drop_path: float = 0.1
-    image: tuple[int, int] = (224, 224)
-    channels: int = 3
-    classes: int = 1000
+    dilation: int = 1
+    ghost: tuple[str, ...] = ("add",)
+    qkv_bias: bool = True
 
 
-def _in_volo(config: volo.Config) -> Config:
-    same = {
-        name: getattr(config, name)
-        for name in ("dims", "depths", "heads", "mlp_ratio", "stem", "patch", "drop_path")
-    }
-    return Config(host="volo", kernel=5, group=8, multiplied=True, **same)
-
-
-_TINY = Config()
-_SMALL = Config(depths=(2, 2, 18, 2), group=8, drop_path=0.3)
-_BASE = replace(_SMALL, dims=(128, 256, 512, 1024), heads=(4, 8, 16, 32), drop_path=0.5)
+_SMALL = replace(_SWIN, depths=(2, 2, 18, 2), drop_path=0.3)
+_BASE = replace(_SMALL, dim=128, heads=(4, 8, 16, 32), drop_path=0.5)
+_BOTH = {"kernel": 5, "group": 8, "ghost": ("mul", "add")}
 _SUMS = "published are the weighted sums of neighbours, too, counted matrix products alone"
 _UNSURE = "no network was published: kernel and groups are readings, so no figure is compared"
 VARIANTS = {
-    "elsa_swin_tiny": Variant(_TINY, params_m=29.14, flops_g=4.8, top1=82.7, note=_SUMS),
-    "elsa_swin_small": Variant(_SMALL, params_m=52.87, flops_g=9.6, top1=83.5),
-    "elsa_swin_base": Variant(_BASE, params_m=92.68, flops_g=16.7, top1=84.0),
+    "elsa_swin_tiny": Variant(Config(), params_m=29.14, flops_g=4.8, top1=82.7, note=_SUMS),
+    "elsa_swin_small": Variant(Config(_SMALL, group=8), params_m=52.87, flops_g=9.6, top1=83.5),
+    "elsa_swin_base": Variant(Config(_BASE, group=8), params_m=92.68, flops_g=16.7, top1=84.0),
     **{
-        f"elsa_volo_d{n}": Variant(_in_volo(volo.VARIANTS[f"volo_d{n}_224"].config), note=_UNSURE)
+        f"elsa_volo_d{n}": Variant(
+            Config(volo.VARIANTS[f"volo_d{n}_224"].config, **_BOTH), note=_UNSURE
+        )
         for n in range(1, 6)
     },
 }
 
+_FEW = {"mlp_ratio": 2.0, "stem": 32, "reading": 1}
 SPACE = Small(
-    Config(kernel=5, stem=32, reading=1, drop_path=0.05),
+    Config(kernel=5, drop_path=0.05),
     {
-        ("host", "dims", "depths", "heads", "mlp_ratio", "multiplied"): (
-            ("swin", (32, 64), (2, 2), (2, 4), 4.0, False),
-            ("volo", (48, 96), (2, 3), (2, 3), 2.0, True),
-            ("swin", (48, 96, 192), (2, 2, 4), (2, 4, 8), 4.0, False),
+        ("host", "ghost"): tuple(
+            (replace(host, patch=patch), ghost)
+            for (host, ghost), patch in product(
+                (
+                    (swin.Config(32, (2, 2), (2, 4)), ("add",)),
+                    (volo.Config((48, 96), (2, 3), (2, 3), **_FEW), ("mul", "add")),
+                    (swin.Config(48, (2, 2, 4), (2, 4, 8)), ("add",)),
+                ),
+                (2, 4, 8),
+            )
         ),
-        "patch": (2, 4, 8),
     },
 )
 
-
-def _authors(config: Config) -> list:
-    """Swin's names; its last stage packs [v | q | k] and has biases by key minus query."""
-    if config.host != "swin":
-        return []
-    last, rows = len(config.dims) - 1, []
-    for i, dim in enumerate(config.dims[:-1]):
-        theirs, ours = f"layers.{i}.blocks.{{j}}.attn.", f"stages.{i}.blocks.{{j}}.mixer."
-        rows += [
-            (
-                f"{theirs}pre_proj.{leaf}",
-                (f"{ours}qk.{leaf}", f"{ours}v.{leaf}"),
-                partial(_split, channels=dim),
-            )
-            for leaf in ("weight", "bias")
-        ]
-    theirs, ours = f"layers.{last}.blocks.{{j}}.attn.", f"stages.{last}.blocks.{{j}}.mixer."
-    return [
-        *rows,
-        (f"{theirs}pre_proj.", f"{ours}qkv.", lambda v: v.roll(-(len(v) // 3), 0)),
-        (f"{theirs}rb", f"{ours}bias.table", lambda table: table.mT.flip(0)),
-        (".relative_id", None),
-        *LAYER,
-        *swin.NAMES["microsoft/Swin-Transformer"],  # pyright: ignore[reportGeneralTypeIssues]
-    ]
+POSITIONS = positions
+NAMES = names.TABLES
 
 
-def _split(packed: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """A 1x1 kernel, or its bias, as that of queries and keys and that of the values."""
-    flat = packed.flatten(1) if packed.ndim > 1 else packed
-    return flat[:-channels], flat[-channels:]
+def _flat(of: Earlier) -> Earlier:
+    return lambda v: {**of(v), "ghost": ("mul", "add") if v["multiplied"] else ("add",)}
 
 
-# names of a layer that only adds
-LAYER = [
-    (".attn.ghost_head", ".mixer.ghost.weight", lambda v: v.transpose(0, 1)),
-    (".attn.attn.0.", ".mixer.mix."),
-    (".attn.attn.2.weight", ".mixer.logits.weight", lambda v: v.flatten(1)),
-    (".attn.attn.2.bias", ".mixer.logits.bias"),
-    (".attn.post_proj.", ".mixer.proj."),
-]
-NAMES: dict[str, Callable[[Config], list]] = {"damo-cv/ELSA": _authors}
-
-
-def hosted(config: Config) -> Any:
-    """The host's own config of the same sizes. Raises ValueError."""
-    c = config
-    common = {
-        "depths": c.depths,
-        "heads": c.heads,
-        "patch": c.patch,
-        "drop_path": c.drop_path,
-        "image": c.image,
-        "channels": c.channels,
-        "classes": c.classes,
+_SAME = ("depths", "heads", "patch")
+FLAT: Flat = {
+    "host": {
+        "swin": _flat(moved("swin", *_SAME, "window", made={"dim": lambda v: v["dims"][0]})),
+        "volo": _flat(moved("volo", *_SAME, "dims", "mlp_ratio", "stem", "reading")),
     }
-    if c.host == "swin":
-        if c.dims != tuple(c.dims[0] * 2**i for i in range(len(c.depths))):
-            raise ValueError(
-                f"dims are {c.dims}, depths {c.depths}: a swin doubles its width from stage to "
-                "stage, one entry each"
-            )
-        return swin.Config(c.dims[0], window=c.window, **common)
-    if c.host != "volo":
-        raise ValueError(f"host is {c.host!r}: expected swin or volo")
-    own = {"mlp_ratio": c.mlp_ratio, "stem": c.stem, "reading": c.reading}
-    return volo.Config(c.dims, **own, **common)
-
-
-_MODULES = {"swin": swin, "volo": volo}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size as the host does; ELSA's own weights stay."""
-    return _MODULES[old.host].resample(state, hosted(old), hosted(new))
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and, on VOLO, the image that a state's shapes tell."""
-    if config.host == "volo":
-        found = volo.fitted(hosted(config), state)
-        return replace(config, classes=found.classes, image=found.image)
-    return replace(config, classes=len(state["head.weight"]))
+}
 
 
 class ELSA(nn.Module):
-    """Hadamard attention to the kernel x kernel positions around each, and a ghost head that adds
-    a static kernel to each channel's filter: a map (B, h, w, C) to the same."""
+    """Hadamard attention to the kernel x kernel positions around each, and a `ghost` head that
+    multiplies each channel's filter by a static kernel ("mul"), then adds one to it ("add"): a map
+    (B, h, w, C) to the same. Raises ValueError for sizes that do not fit."""
 
     def __init__(
-        self, dim: int, heads: int, *, kernel: int = 7, group: int = 8, scale: float = 1.0
+        self,
+        dim: int,
+        heads: int,
+        *,
+        kernel: int = 7,
+        group: int = 8,
+        dilation: int = 1,
+        scale: float = 1.0,
+        ghost: tuple[str, ...] = ("add",),
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
-        if kernel % 2 == 0 or kernel < 1 or group < 1:
+        if kernel % 2 == 0 or kernel < 1 or group < 1 or dilation < 1:
             raise ValueError(
-                f"kernel is {kernel}, group {group}: expected an odd kernel, which has a centre, "
-                "and a channel a group at least"
+                f"kernel is {kernel}, group {group}, dilation {dilation}: expected an odd kernel, "
+                "which has a centre, a channel a group and a dilation of 1 at least"
             )
+        if not set(ghost) <= {"mul", "add"}:
+            raise ValueError(f"ghost is {ghost}: expected mul, add, both or neither")
         inner = -(-(dim // 3 * 2) // group) * group  # of whole groups
-        self.heads, self.kernel, self.scale = heads, kernel, scale
-        self.qk, self.v = Linear(dim, 2 * inner), Linear(dim, dim)
-        self.mix = Conv(inner, inner, kernel, padding=kernel // 2, groups=inner // group)
+        self.heads, self.kernel, self.dilation, self.scale = heads, kernel, dilation, scale
+        self.qk, self.v = Linear(dim, 2 * inner, bias=qkv_bias), Linear(dim, dim, bias=qkv_bias)
+        near = (kernel, 1, kernel // 2 * dilation, dilation)
+        self.mix = Conv(inner, inner, *near, groups=inner // group)
         self.act = nn.GELU()
         self.logits = Linear(inner, heads * kernel**2)
-        self.ghost = Conv(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.ghost = self.factor = None
+        if "add" in ghost:
+            self.ghost = Conv(dim, dim, *near, groups=dim, bias=False)
+        if "mul" in ghost:
+            self.factor = nn.Parameter(torch.empty(dim, 1, kernel, kernel))
         self.proj = Linear(dim, dim)
         self.reset()
 
     def reset(self) -> None:
-        """The authors' initialisation, of which only the output is a transformer's."""
+        """The authors' initialisation, of which only the output is a transformer's; factors are
+        standard normal."""
         for layer in (self.qk, self.v, self.mix, self.logits):
             layer.reset_parameters()
-        nn.init.trunc_normal_(self.ghost.weight, std=0.02)
+        if self.ghost is not None:
+            nn.init.trunc_normal_(self.ghost.weight, std=0.02)
+        if self.factor is not None:
+            nn.init.normal_(self.factor)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         maps, v = self._maps(x), self.v(x)
-        y = self._gathered(maps, v.unflatten(3, (self.heads, -1))).flatten(3)
-        return self.proj(y + self.ghost(v))
+        each, factors = v.unflatten(3, (self.heads, -1)), None
+        if self.factor is not None:
+            factors = self.factor.flatten(1).mT.reshape(-1, *each.shape[3:])
+        sizes = {"kernel": self.kernel, "dilation": self.dilation}
+        y = aggregate(maps, each, factors=factors, **sizes).flatten(3)
+        return self.proj(y if self.ghost is None else y + self.ghost(v))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n k"]:
         """Attention of every head to the kernel^2 positions around each one, before the ghost
@@ -230,47 +180,44 @@ class ELSA(nn.Module):
         both = q * k if self.scale == 1 else q * k * self.scale
         return self.logits(self.act(self.mix(both))).unflatten(3, (self.heads, -1)).softmax(-1)
 
-    def _gathered(self, maps: Tensor, v: Tensor) -> Float[Tensor, "b h w n d"]:
-        return aggregate(maps, v, kernel=self.kernel)
+
+def in_swin(config: Config, host: swin.Config) -> Backbone:
+    """ELSA in all stages of a Swin but the last. Raises ValueError."""
+    sizes, last = swin.grids(host), len(host.depths) - 1
+
+    def mixer(i: int, j: int) -> nn.Module:
+        dim, heads = host.dim * 2**i, each(host.heads[i], host.depths[i], "heads")[j]
+        if i < last:
+            return layer(config, dim, heads)
+        shifted = j % 2 == 1
+        return WindowAttention(dim, heads, window=host.window, shifted=shifted, grid=sizes[i])
+
+    return swin.Swin(host, mixer)
 
 
-class MultipliedELSA(ELSA):
-    """ELSA whose ghost head also multiplies each channel's filter by a static kernel, first."""
+def in_volo(config: Config, host: volo.Config) -> Backbone:
+    """ELSA in place of a VOLO's outlook attention. Raises ValueError."""
+    return volo.VOLO(host, lambda _block: layer(config, host.dims[0], host.heads[0]))
 
-    def __init__(self, dim: int, heads: int, **sizes: Any) -> None:
-        super().__init__(dim, heads, **sizes)
-        self.factor = nn.Parameter(torch.randn(dim, 1, self.kernel, self.kernel))
 
-    def reset(self) -> None:
-        """The authors' initialisation: factors are standard normal."""
-        super().reset()
-        if hasattr(self, "factor"):
-            nn.init.normal_(self.factor)
+def layer(config: Config, dim: int, heads: int) -> ELSA:
+    """Return the layer of a config for a map of `dim` channels."""
+    c = config
+    sizes = {"kernel": c.kernel, "group": c.group, "dilation": c.dilation}
+    return ELSA(dim, heads, **sizes, ghost=c.ghost, qkv_bias=c.qkv_bias)
 
-    def _gathered(self, maps: Tensor, v: Tensor) -> Float[Tensor, "b h w n d"]:
-        factors = self.factor.flatten(1).mT.reshape(-1, *v.shape[3:])
-        return aggregate(maps, v, kernel=self.kernel, factors=factors)
+
+HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
+    swin.Config: in_swin,
+    volo.Config: in_volo,
+}
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, on its host. Raises ValueError."""
-    c, inside = config, hosted(config)
-    layer = partial(MultipliedELSA if c.multiplied else ELSA, kernel=c.kernel, group=c.group)
-    if c.host == "volo":
-        made: Backbone = volo.VOLO(inside, lambda _block: layer(c.dims[0], c.heads[0]))
-    else:
-        sizes = swin.grids(inside)
-
-        def mixer(i: int, j: int) -> nn.Module:
-            if i < len(c.dims) - 1:
-                return layer(c.dims[i], c.heads[i])
-            return WindowAttention(
-                c.dims[i], c.heads[i], window=c.window, shifted=j % 2 == 1, grid=sizes[i]
-            )
-
-        made = swin.Swin(inside, mixer)
+    """The network of a config, in its host. Raises ValueError."""
+    made = HOSTS[type(config.host)](config, config.host)
     for module in made.modules():
-        if isinstance(module, ELSA):
+        if isinstance(module, ELSA):  # hosts initialise all linear layers alike
             module.reset()
     made.config = config
     return made

@@ -22,23 +22,25 @@ Any height and width: at another size of map the tables of positions are interpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.evolving import Evolution
-from vitrail.layers.relative import TABLES, resized
+from vitrail.layers.position import linear_line
+from vitrail.layers.relative import TABLES, Grid
 from vitrail.layers.residual import rising
 from vitrail.layers.tokens import Mean
 from vitrail.models import resnet
+from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import EvolvingConv, Pool
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Config(resnet.Config):
     values: float = 0.125
     alpha: float = 0.5
     beta: float = 1.0
+
+    @property
+    def plan(self) -> list[list[Step]]:
+        """The blocks of all stages, as `planned` has them."""
+        return planned(self)
 
 
 _COUNTED = "no figures of the publication were at hand"
@@ -75,77 +82,29 @@ SPACE = Small(
 )
 
 
-def _listed(config: Config) -> list:
-    """Kernels as PyTorch has them, and a norm's variables with PyTorch's names behind their own."""
-    return _rows(config, lambda kernel: kernel)
+NAMES = names.TABLES
 
 
-def _tensorflow(config: Config) -> list:
-    """A checkpoint's variables: kernels are (height, width, in, out) or (in, out)."""
-    rows = _rows(config, lambda kernel: kernel.permute(-1, -2, *range(kernel.ndim - 2)))
-    return [("global_step", None), *rows]
+def _map(config: Config, stage: int, block: int) -> Grid:
+    """Rows and columns of the map that a block attends to."""
+    size = config.plan[stage][block].size
+    return -(-config.image[0] // size), -(-config.image[1] // size)
 
 
-NAMES = {"pkuyym/EvolvingAttention": _listed, "tensorflow": _tensorflow}
-
-_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
-
-def _rows(config: Config, turned: Callable[[Tensor], Tensor]) -> list:
-    """The rows of a table; `turned` gives a kernel the axes (out, in, height, width)."""
-    rows = []
-    for layer, name in _layers(config):
-        if "/r_" in layer:
-            rows.append((layer, name))
-        elif "batch_normalization" in layer:
-            for theirs, ours in _NORM.items():
-                rows.append((f"{layer}/{theirs}/{ours}", f"{name}.{ours}"))
-                rows.append((f"{layer}/{theirs}", f"{name}.{ours}"))
-        else:
-            flat = name.endswith("proj")  # a linear layer of ours, a 1x1 convolution of theirs
-            own = (lambda kernel: turned(kernel).flatten(1)) if flat else turned
-            rows.append((f"{layer}/kernel", f"{name}.weight", own))
-            rows.append((f"{layer}/bias", f"{name}.bias"))
-    return rows
-
-
-def _layers(config: Config) -> Iterator[tuple[str, str]]:
-    """Their names of all layers and ours, in the order of their making."""
-    counts = {"conv2d": 0, "batch_normalization": 0}
-
-    def made(kind: str, name: str) -> tuple[str, str]:
-        counts[kind] += 1
-        number = f"_{counts[kind] - 1}" if counts[kind] > 1 else ""
-        return f"resnet_model/{kind}{number}", name
-
-    def pair(conv: str, norm: str) -> Iterator[tuple[str, str]]:
-        yield made("conv2d", conv)
-        yield made("batch_normalization", norm)
-
-    yield from pair("stem.convs.0.conv", "stem.convs.0.norm")
-    for i, stage in enumerate(planned(config)):
-        for j, step in enumerate(stage):
-            block, inside = f"stages.{i}.blocks.{j}.", f"resnet_model/asconv_{i}_{j}_0/"
-            if step.shortcut:
-                yield from pair(block + "shortcut.conv", block + "shortcut.norm")
-            yield from pair(block + "conv1.conv", block + "conv1.norm")
-            if i == 0:
-                yield made("conv2d", block + "mixer")
-            else:
-                refined = ["evolution.conv"] if step.evolves and config.beta else []
-                for n, name in enumerate(["conv", "kqv", *refined, "proj"]):
-                    yield inside + (f"conv2d_{n}" if n else "conv2d"), f"{block}mixer.{name}"
-                yield inside + "r_width", block + "mixer.position.columns"
-                yield inside + "r_height", block + "mixer.position.rows"
-            yield made("batch_normalization", block + "norm")
-            if config.expansion != 1:
-                yield from pair(block + "conv3.conv", block + "conv3.norm")
-    yield "resnet_model/dense", "head"
+POSITIONS = (
+    Table(
+        "stages.{i}.blocks.{j}.mixer.position.rows",
+        lambda c, i, j: (2 * _map(c, i, j)[0] - 1, 1),
+        linear_line,
+        axes=(0,),
+    ),
+    Table(
+        "stages.{i}.blocks.{j}.mixer.position.columns",
+        lambda c, i, j: (1, 2 * _map(c, i, j)[1] - 1),
+        linear_line,
+        axes=(0,),
+    ),
+)
 
 
 class Step(NamedTuple):
@@ -182,30 +141,6 @@ def planned(config: Config) -> list[list[Step]]:
     return plan
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: tables are interpolated linearly."""
-    return state | {n: resized(state[n], entries) for n, entries in _tables(new).items()}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the image that a state's shapes tell."""
-    first = "stages.1.blocks.0.mixer."
-    size = planned(config)[1][0].size
-    sides = ((len(state[first + name]) + 1) // 2 * size for name in TABLES)
-    image = tuple(
-        old if -(-old // size) * size == new else new
-        for old, new in zip(config.image, sides, strict=True)
-    )
-    return replace(config, classes=len(state["head.weight"]), image=image)
-
-
-def _tables(config: Config) -> dict[str, int]:
-    """The entries of all tables of positions."""
-    with torch.device("meta"):
-        model = EvolvingResNet(config)
-    return {n: len(p) for n, p in model.named_parameters() if n.endswith(TABLES)}
-
-
 class EvolvingBasic(resnet.Basic):
     """A residual block whose mixer takes the logits of the block before and gives its own:
     ((B, h, w, C), logits) to ((B, h', w', C'), logits)."""
@@ -239,7 +174,7 @@ class EvolvingResNet(Pyramid):
 
     def __init__(self, config: Config) -> None:
         c, stages, levels = config, [], []
-        plan, dim_in, stride = planned(c), (c.stem_dims or c.dims[:1])[-1], c.stem_stride
+        plan, dim_in, stride = c.plan, (c.stem_dims or c.dims[:1])[-1], c.stem_stride
         kinds = [(resnet.Basic, EvolvingBasic), (resnet.Bottleneck, EvolvingBottleneck)]
         plain, evolving = kinds[c.expansion != 1]
         rates = iter(rising(c.drop_path, sum(c.depths)))

@@ -33,6 +33,7 @@ from vitrail.layers.conv import affine
 from vitrail.layers.evolving import Evolution
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.residual import Blocks
+from vitrail.models.names import evolving_series as names
 from vitrail.models.parts.evolving_series_conv import AugmentedConv
 from vitrail.models.trunk.backbone import Backbone
 from vitrail.models.trunk.heads import linear_head
@@ -66,35 +67,7 @@ class Config:
     dropout: float = 0.1
 
 
-def _names(config: Config) -> list:
-    learned = config.positions == "learned"
-    return [
-        ("project_inp.", "embed."),
-        ("pos_enc.pe", "position", lambda pe: pe.squeeze(1)) if learned else ("pos_enc.", None),
-        ("output_layer.", "head."),
-        ("TSEACausalCnn.ea_causal_cnn.network.{i}.", "blocks.{i}."),
-        *[(name, None) for name in UNREAD],
-        (".att_conv.0.", ".evolution.conv."),
-        (".conv.weight_g", ".conv.gain"),
-        (".conv.weight_v", ".conv.direction"),
-        (".qkv_conv.weight", ".qkv.weight", lambda kernel: kernel.squeeze(2)),
-        (".qkv_conv.", ".qkv."),
-        (".upordownsample.weight", ".skip.weight", lambda kernel: kernel.squeeze(2)),
-        (".upordownsample.", ".skip."),
-        (".conv1.", ".mixer1."),
-        (".conv2.", ".mixer2."),
-        (".norm1.", ".norm."),
-        (".norm2.", ".norm1."),
-        (".norm3.", ".norm2."),
-        (".linear1.", ".ffn1.linear1."),
-        (".linear2.", ".ffn1.linear2."),
-        (".linear3.", ".ffn2.linear1."),
-        (".linear4.", ".ffn2.linear2."),
-    ]
-
-
-UNREAD = (".pool_input.", ".pool_input_att.", ".att_conv2.")
-NAMES = {"pkuyym/EvolvingAttention": _names}
+NAMES = names.TABLES
 
 
 class Norm(nn.BatchNorm1d):

@@ -24,56 +24,102 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.models import resnet
+from vitrail.models.names import gcnet as names
 from vitrail.models.parts.gcnet_context import GlobalContext, NonLocal, Simplified
 from vitrail.models.resnet import ResNet
 from vitrail.models.trunk.backbone import Small, Variant
+from vitrail.models.trunk.hosts import Flat, moved
 
 SCALES = ("none", "repository", "inverse", "timm")
 
 
 @dataclass(frozen=True)
-class Config(resnet.Config):
-    """Sizes of a ResNet with context.
+class GC:
+    """Global context: `ratio` is the inner width over the channels, `pooling` "att" or "avg",
+    `fusion` "mul", "add" or both, `eps` that of its LayerNorm."""
 
-    `context` is "gc", "snl" or "nl", in the `stages` that say so, at the `place` "branch" or
-    "stream". `ratio` is the inner width of GC and NL over the channels. GC has a `pooling` "att"
-    or "avg", a `fusion` of "mul", "add" or both, and the `eps` of its LayerNorm; NL has a `form`
-    of `gcnet_context.FORMS`, a `scale` of `SCALES`, and a BatchNorm at its end if `normed`.
-    """
-
-    context: str = "gc"
-    stages: tuple[bool, ...] = (False, True, True, True)
-    place: str = "branch"
     ratio: float = 1 / 16
     pooling: str = "att"
     fusion: tuple[str, ...] = ("add",)
     eps: float = 1e-5
+
+    def build(self, dim: int) -> nn.Module:
+        """Return the block for a map of `dim` channels. Raises ValueError."""
+        inner = _inner(dim, self.ratio)
+        sizes = {"pooling": self.pooling, "fusion": self.fusion, "eps": self.eps}
+        return GlobalContext(dim, inner, **sizes)
+
+
+@dataclass(frozen=True)
+class SNL:
+    """Simplified non-local: one linear layer, of full width."""
+
+    def build(self, dim: int) -> nn.Module:
+        """Return the block for a map of `dim` channels."""
+        return Simplified(dim)
+
+
+@dataclass(frozen=True)
+class NL:
+    """Non-local: `ratio` as that of GC, a `form` of `gcnet_context.FORMS`, a `scale` of `SCALES`,
+    and a BatchNorm at the end if `normed`."""
+
+    ratio: float = 1 / 2
     form: str = "embedded_gaussian"
     scale: str = "none"
     normed: bool = False
 
+    def build(self, dim: int) -> nn.Module:
+        """Return the block for a map of `dim` channels. Raises ValueError."""
+        inner = _inner(dim, self.ratio)
+        compared = dim if self.form == "gaussian" else inner
+        scales = dict(zip(SCALES, (1.0, compared**0.5, compared**-0.5, dim**-0.5), strict=True))
+        if self.scale not in scales:
+            raise ValueError(f"scale is {self.scale!r}: expected {', '.join(scales)}")
+        scale = scales[self.scale]
+        return NonLocal(dim, inner, form=self.form, scale=scale, normed=self.normed)
+
+
+def _inner(dim: int, ratio: float) -> int:
+    inner = int(dim * ratio)
+    if inner < 1:
+        raise ValueError(
+            f"a ratio of {ratio:g} leaves none of {dim} channels: choose at least {1 / dim:g}"
+        )
+    return inner
+
+
+@dataclass(frozen=True)
+class Config(resnet.Config):
+    """Sizes of a ResNet with a `context` in the `stages` that say so, at the `place` "branch" or
+    "stream"."""
+
+    context: GC | SNL | NL = GC()
+    stages: tuple[bool, ...] = (False, True, True, True)
+    place: str = "branch"
+
 
 _ONE = Config(stages=(False, False, True, False), place="stream")
+_R4, _R101 = GC(ratio=1 / 4), (3, 4, 23, 3)
 _COUNT = "The paper's counts are of a ResNet-50 of 3.86 G, with the stride in a 1x1 convolution."
 _NL = "The paper adds 0.25 G for the block, whose four convolutions of 14x14 alone take 0.41 G."
+# name, sizes; parameters, multiply-adds, accuracy; why operations differ
+_ROWS = [
+    ("gcnet_r50_r16", Config(), 28.08, 3.87, 77.70, _COUNT),
+    ("gcnet_r50_r4", Config(context=_R4), 35.56, None, None, ""),
+    ("gcnet_r101_r16", Config(depths=_R101), None, None, None, ""),
+    ("gcnet_r101_r4", Config(depths=_R101, context=_R4), None, None, None, ""),
+    ("gcnet_r50_one", _ONE, 25.69, 3.86, 77.34, _COUNT),
+    ("snlnet_r50_one", replace(_ONE, context=SNL()), 26.61, None, 77.28, ""),
+    ("nlnet_r50_one", replace(_ONE, context=NL()), 27.66, 4.11, 77.20, _NL),
+]
 VARIANTS = {
-    "gcnet_r50_r16": Variant(Config(), params_m=28.08, flops_g=3.87, top1=77.70, note=_COUNT),
-    "gcnet_r50_r4": Variant(Config(ratio=1 / 4), params_m=35.56),
-    "gcnet_r101_r16": Variant(Config(depths=(3, 4, 23, 3))),
-    "gcnet_r101_r4": Variant(Config(depths=(3, 4, 23, 3), ratio=1 / 4)),
-    "gcnet_r50_one": Variant(_ONE, params_m=25.69, flops_g=3.86, top1=77.34, note=_COUNT),
-    "snlnet_r50_one": Variant(replace(_ONE, context="snl"), params_m=26.61, top1=77.28),
-    "nlnet_r50_one": Variant(
-        replace(_ONE, context="nl", ratio=1 / 2),
-        params_m=27.66,
-        flops_g=4.11,
-        top1=77.20,
-        note=_NL,
-    ),
+    name: Variant(config, params_m=params_m, flops_g=flops_g, top1=top1, note=note)
+    for name, config, params_m, flops_g, top1, note in _ROWS
 }
 
 SPACE = Small(
-    Config(expansion=1, stem_kernel=3, ratio=1 / 4, stages=(False, True, True)),
+    Config(expansion=1, stem_kernel=3, context=_R4, stages=(False, True, True)),
     {
         **{k: v for k, v in resnet.SPACE.choices.items() if k != "depths"},
         ("depths", "stages"): (
@@ -86,49 +132,14 @@ SPACE = Small(
 )
 
 
-def _flat(value: Tensor) -> Tensor:
-    """A 1x1 convolution's weight, or a norm's on (C, 1, 1), without the axes of length one."""
-    return value.flatten(1) if value.ndim == 4 else value.flatten()
-
-
-def _authors(config: Config) -> list:
-    inside: list = [(".context_block.conv_mask.", ".gate.pool.mask.", _flat)]
-    for fusion in ("add", "mul"):
-        for number, ours in ((0, "fc1"), (1, "norm"), (3, "fc2")):
-            theirs = f".context_block.channel_{fusion}_conv.{number}."
-            inside.append((theirs, f".gate.{fusion}.{ours}.", _flat))
-    inside += _packed(config, ".nonlocal_block.", ("theta.conv", "phi.conv", "g.conv"))
-    inside += [
-        (".nonlocal_block.conv_out.conv.", ".gate.leave.", _flat),
-        (".nonlocal_block.concat_project.0.", ".gate.pair.", _flat),
-    ]
-    return [*inside, *resnet.NAMES["torchvision"](config)]
-
-
-def _packed(config: Config, where: str, names: tuple[str, ...]) -> list:
-    """Rows of theta, phi and g, or of g alone."""
-    if config.form == "gaussian":
-        return [(f"{where}{names[-1]}.", ".gate.project.", _flat)]
-    return [
-        (f"{where}{name}.{leaf}", f".gate.project.{leaf}[{k}/3]", _flat)
-        for k, name in enumerate(names)
-        for leaf in ("weight", "bias")
-    ]
-
-
-def _timm(config: Config) -> list:
-    inside: list = [
-        (".se.conv_attn.", ".gate.pool.mask.", _flat),
-        (".se.mlp_scale.", ".gate.mul.", _flat),
-        (".se.mlp_add.", ".gate.add.", _flat),
-        *_packed(config, ".se.", ("t", "p", "g")),
-        (".se.z.", ".gate.leave.", _flat),
-        (".se.norm.", ".gate.norm."),
-    ]
-    return [*inside, *resnet.NAMES["timm"](config)]
-
-
-NAMES = {"xvjiarui/GCNet": _authors, "timm": _timm}
+NAMES = names.TABLES
+FLAT: Flat = {
+    "context": {
+        "gc": moved("gc", "ratio", "pooling", "fusion", "eps", field="context"),
+        "snl": moved("snl", field="context"),
+        "nl": moved("nl", "ratio", "form", "scale", "normed", field="context"),
+    }
+}
 
 
 class Stream(nn.Module):
@@ -140,32 +151,6 @@ class Stream(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         return channels_last(self.context(channels_first(x)))
-
-
-def context(dim: int, config: Config) -> nn.Module:
-    """The block that a config asks for. Raises ValueError."""
-    c = config
-    hidden = int(dim * c.ratio)
-    if hidden < 1:
-        raise ValueError(
-            f"a ratio of {c.ratio:g} leaves none of {dim} channels: choose at least {1 / dim:g}"
-        )
-    if c.context == "gc":
-        return GlobalContext(dim, hidden, pooling=c.pooling, fusion=c.fusion, eps=c.eps)
-    if c.context == "snl":
-        return Simplified(dim)
-    if c.context != "nl":
-        raise ValueError(f"context is {c.context!r}: expected gc, snl or nl")
-    compared = dim if c.form == "gaussian" else hidden
-    scales = {
-        "none": 1.0,
-        "repository": compared**0.5,
-        "inverse": compared**-0.5,
-        "timm": dim**-0.5,
-    }
-    if c.scale not in scales:
-        raise ValueError(f"scale is {c.scale!r}: expected {', '.join(scales)}")
-    return NonLocal(dim, hidden, form=c.form, scale=scales[c.scale], normed=c.normed)
 
 
 class GCNet(ResNet):
@@ -180,7 +165,7 @@ class GCNet(ResNet):
 
         def gate(i: int, j: int, dim: int) -> nn.Module:
             inside = c.stages[i] and c.place == "branch"
-            return context(dim, c) if inside else nn.Identity()
+            return c.context.build(dim) if inside else nn.Identity()
 
         super().__init__(config, gate=gate)
         if c.place == "branch":
@@ -193,7 +178,13 @@ class GCNet(ResNet):
                 )
             if c.stages[i]:
                 blocks = self.get_submodule(f"stages.{i}.blocks")
-                blocks.insert(depth - 1, Stream(context(level.channels, c)))  # pyright: ignore
+                blocks.insert(depth - 1, Stream(c.context.build(level.channels)))  # pyright: ignore
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the mask's bias is added to
+    all logits of a softmax alike."""
+    return ("gate.pool.mask.bias",)
 
 
 MODEL = GCNet

@@ -13,8 +13,7 @@ paper reads one size of images; positions move to another as DeiT's do (bicubic)
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,12 +28,14 @@ from vitrail.layers.conv import Conv, channels_first, channels_last, folded
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import ClassPatches, class_row
+from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import glit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 # The second level of the search: what a block chooses from, by how many thirds of its heads
 # attend. The first field of each is the outer loop of the authors' numbering.
@@ -113,45 +114,8 @@ SPACE = Small(
 )
 
 
-def _authors(config: Config) -> list:
-    """Each of their blocks is a list of one candidate; a mixed one keeps both parts as one."""
-    mixed = [i for i, local in enumerate(config.local) if 0 < local < config.heads]
-    return [
-        ("cls_token", "embed.token[+]"),
-        ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-        ("patch_embed.", "embed."),
-        ("blocks.{i}.0.", "blocks.{i}."),
-        (".net.1.weight", ".net.enter.weight", lambda v: v.squeeze(-1)),
-        (".net.1.", ".net.enter."),
-        (".net.3.conv.weight", ".net.conv.weight", lambda v: v.unsqueeze(2)),
-        (".net.3.", ".net."),
-        (".net.4.", ".net.norm."),
-        (".net.6.weight", ".net.leave.weight", lambda v: v.squeeze(-1)),
-        (".net.6.", ".net.leave."),
-        *[(f"blocks.{i}.attn.net.", f"blocks.{i}.mixer.local.") for i in mixed],
-        *[(f"blocks.{i}.attn.", f"blocks.{i}.mixer.attention.") for i in mixed],
-        (".attn.net.", ".mixer."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"bychen515/GLiT": _authors}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(rows := state["embed.position"].shape[1])
-    if side**2 != rows:
-        return None
-    image = (side * config.patch, side * config.patch)
-    return replace(config, classes=state["head.weight"].shape[0], image=image)
+NAMES = names.TABLES
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(ClassPatches):

@@ -9,9 +9,9 @@ of such blocks alone; their values may be wider than queries and keys.
 As in timm's implementation, whose author calls some of it guesses: keys beyond the border are
 zeros that take part in the softmax; q'k is scaled and q'r is not (`scaled` is False); keys and
 values are packed [head][k | v]; a stride that does not divide the block is a mean of cells behind
-attention at full size. The paper's stages have 4, 8, 8 and 8 heads, timm's halonet_h1 has 8. Not
-here is timm's sehalonet33ts, whose blocks excite before their last convolution and widen
-unequally.
+attention at full size. The paper's stages have 4, 8, 8 and 8 heads, timm's halonet_h1 has 8. In
+timm's sehalonet33ts blocks without attention excite before their last convolution, the last stage
+widens less, and the stem has a third stride in place of a max pool.
 
 Any image may be given: a map is padded to whole blocks by zeros at the bottom and right, like its
 border; the queries there are left out. The tables do not depend on the image.
@@ -26,16 +26,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attention_weights
-from vitrail.layers.conv import ConvNorm, channels_first, channels_last
+from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.neighborhood import halos
 from vitrail.layers.relative import TABLES, RelativePosition, attend_by_parts, relative_logits
 from vitrail.layers.windows import pad, partition, reverse
 from vitrail.models import resnet
-from vitrail.models.parts.attention_resnet import ACTS, BYOB, check_act, check_attending
+from vitrail.models.parts.attention_resnet import (
+    ACTS,
+    BYOB,
+    check_act,
+    check_attending,
+    finish,
+    stem,
+)
 from vitrail.models.resnet import ResNet, convolution
 from vitrail.models.trunk.backbone import Small, Variant
-from vitrail.models.trunk.heads import linear_head
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ class Config(resnet.Config):
     """Sizes of a HaloNet: a ResNet's, per stage which of its blocks attend (all if it is empty)
     and with how many heads, the sides of a block and of its halo. `value_ratio` is the width of
     values over that of queries, `final` the width of a 1x1 convolution before the head, 0 for
-    none."""
+    none. `excite` divides the inner width of blocks without attention for an excitation before
+    their last convolution, 0 for none; `stem_strides` are those of the stem's convolutions where
+    no max pool follows them. `expansion` may be one number a stage."""
 
     depths: tuple[int, ...] = (3, 3, 10, 3)
-    expansion: int | float = 1.0
+    expansion: int | float | tuple[int | float, ...] = 1.0  # pyright: ignore[reportIncompatibleVariableOverride]
     attending: tuple[tuple[int, ...], ...] = ()
     heads: tuple[int, ...] = (4, 8, 8, 8)
     block: int = 8
@@ -54,6 +62,8 @@ class Config(resnet.Config):
     value_ratio: float = 1.0
     scaled: bool = False
     final: int = 0
+    excite: int = 0
+    stem_strides: tuple[int, ...] = ()
     act: str = "relu"
     image: tuple[int, int] = (256, 256)
 
@@ -105,7 +115,20 @@ _50TS = replace(
     halo=3,
     act="silu",
 )
+_SE33TS = replace(
+    _50TS,
+    depths=(2, 3, 3, 2),
+    expansion=(4, 4, 4, 3),
+    attending=((), (2,), (2,), (0, 1)),
+    heads=(8, 8, 8, 8),
+    excite=16,
+    final=1280,
+    stem_strides=(2, 1, 2),
+)
 VARIANTS |= {
+    "sehalonet_33ts": Variant(
+        _SE33TS, params_m=13.69, hub={"timm": "hf-hub:timm/sehalonet33ts.ra2_in1k"}
+    ),
     "halonet_26t": Variant(_26T, params_m=12.48, hub={"timm": "hf-hub:timm/halonet26t.a1h_in1k"}),
     "halonet_50ts": Variant(
         _50TS, params_m=22.73, hub={"timm": "hf-hub:timm/halonet50ts.a1h_in1k"}
@@ -205,17 +228,6 @@ class HaloAttention(nn.Module):
         return relative_logits(q, self.position.rows, self.position.columns)
 
 
-class Final(nn.Module):
-    """1x1 convolution, BatchNorm and activation of a map: (B, h, w, C) to (B, h, w, C')."""
-
-    def __init__(self, dim_in: int, dim: int, act: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.act = ConvNorm(dim_in, dim, 1), act
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c2"]:
-        return channels_last(self.conv.then(channels_first(x), self.act))
-
-
 class HaloNet(ResNet):
     """A ResNet of bottlenecks, all or some of which attend to blocks with halos."""
 
@@ -242,10 +254,8 @@ class HaloNet(ResNet):
                 scaled=c.scaled,
             )
 
-        super().__init__(c, mixer, act=ACTS[c.act], bottleneck=True)
-        if c.final:
-            self.norm = Final(self.width, c.final, ACTS[c.act]())
-            self.width, self.head = c.final, linear_head(c.final, c.classes)
+        super().__init__(c, mixer, act=ACTS[c.act], stem=stem(c), bottleneck=True)
+        finish(self, c)
 
 
 MODEL = HaloNet

@@ -22,7 +22,6 @@ exported; at other sizes a deployed model still transforms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -38,8 +37,10 @@ from vitrail.layers.linear import Linear, frozen
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import hornet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Grid = tuple[int, int]
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -117,67 +118,24 @@ def widths(dim: int, order: int) -> list[int]:
     return [dim // 2**k for k in reversed(range(order))]
 
 
-def _names(config: Config) -> list:
-    def flat(value: Tensor) -> Tensor:
-        return value.reshape(value.shape[:2])  # 1x1 convolutions are linear layers here
-
-    def cut(first: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        return lambda v: (flat(v[:first]), flat(v[first:]))
-
-    return [
-        ("stages.{i}.", "stages.{i}.blocks."),
-        ("downsample_layers.0.", "stem."),
-        ("downsample_layers.{i}.", "stages.{i}.down."),
-        *[
-            (
-                f"stages.{i}.blocks.{{j}}.gnconv.proj_in.{leaf}",
-                tuple(f"stages.{i}.blocks.{{j}}.mixer.{part}.{leaf}" for part in ("gate", "rest")),
-                cut(widths(config.dim * 2**i, order)[0]),
-            )
-            for i, order in enumerate(config.orders)
-            for leaf in ("weight", "bias")
-        ],
-        (
-            ".dwconv.complex_weight",
-            ".dwconv.wide.table",
-            lambda v: v.permute(1, 2, 0, 3).flatten(2),
-        ),
-        (".gnconv.dwconv.dw.", ".mixer.filter.local."),
-        (".gnconv.dwconv.", ".mixer.filter."),
-        (".gnconv.pws.", ".mixer.gates.", flat),
-        (".gnconv.proj_out.", ".mixer.proj.", flat),
-        (".pwconv1.", ".ffn.fc1."),
-        (".pwconv2.", ".ffn.fc2."),
-        (".gamma1", ".scale1.gamma"),
-        (".gamma2", ".scale2.gamma"),
-        ("norm.", "pool.1."),
-    ]
+NAMES = names.TABLES
 
 
-NAMES = {"raoyongming/HorNet": _names}
+def _frequencies(config: Config, stage: int, _: int) -> Grid:
+    """Those of a stage's map, half of them across."""
+    h, w = grids(config)[stage]
+    return h, w // 2 + 1
+
+
+POSITIONS = (
+    Table("stages.{i}.blocks.{j}.mixer.filter.wide.table", _frequencies, zoom_grid, axes=(0, 1)),
+)
 
 
 def grids(config: Config) -> list[Grid]:
     """Rows and columns of each stage's map at the config's image, rounded down."""
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(config.image[0] // s, config.image[1] // s) for s in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move tables to another image size, as they are resized on the way."""
-    shapes = [(h, w // 2 + 1) for h, w in grids(new)]
-    tables = {k: int(k.split(".")[1]) for k in state if k.endswith(".table")}
-    return state | {k: resized(state[k], shapes[i]) for k, i in tables.items()}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    config = replace(config, classes=len(state["head.weight"]))
-    for i, kernel in enumerate(config.kernels):
-        if kernel == 0:
-            rows = len(state[f"stages.{i}.blocks.0.mixer.filter.wide.table"])
-            return replace(config, image=(rows * config.patch * 2**i,) * 2)
-    return config
 
 
 def resized(table: Float[Tensor, "h w c2"], shape: Grid) -> Float[Tensor, "h2 w2 c2"]:
@@ -371,4 +329,5 @@ class HorNet(Pyramid):
                     nn.init.zeros_(m.bias)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = HorNet

@@ -30,6 +30,8 @@ from vitrail.layers.conv import Conv2d, ConvNorm, LinearNorm, affine, channels_f
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.relative import Grid, RelativePosition, resized
 from vitrail.models import resnet
+from vitrail.models.names import lesa as names
+from vitrail.models.parts.lesa_fusion import PUBLISHED, Fusion, HiddenConvs
 from vitrail.models.trunk.backbone import Small, Variant
 
 TABLES = ("position.table", "position.rows", "position.columns")
@@ -38,11 +40,13 @@ TABLES = ("position.table", "position.rows", "position.columns")
 @dataclass(frozen=True)
 class Config(resnet.Config):
     """Sizes of a LESA network: a ResNet's, `groups` of channels that attend by themselves, and
-    `position`, "flat" or "axes"."""
+    `position`, "flat" or "axes". `fusion` are the hidden layers that draw the gate: what a width
+    is divided by, a kernel's side and its groups."""
 
     strides: tuple[int, ...] = (2, 2, 1)
     groups: int = 8
     position: str = "flat"
+    fusion: Fusion = PUBLISHED
 
 
 _WIDE = Config(dims=(128, 256, 512, 1024), expansion=2, stem_dims=(64,))
@@ -66,34 +70,7 @@ SPACE = Small(
 )
 
 
-def _flat(kernel: Tensor) -> Tensor:
-    """The kernel of a 1x1 convolution as a matrix."""
-    return kernel.flatten(1)
-
-
-LAYER = [
-    (".flatten_index", None),
-    (".relative", ".position.table"),
-    (".rel_height", ".position.rows"),
-    (".rel_width", ".position.columns"),
-    (".qkv_transform.weight", ".qkv.linear.weight", _flat),
-    (".bn_qkv.", ".qkv.norm."),
-    (".bn_similarity.", ".similarity.norm."),
-    (".bn_output.", ".output.norm."),
-    (".x_transform.0.", ".unary.0."),
-    (".x_transform.1.", ".unary.1.conv."),
-    (".bn_x.", ".unary.1.norm."),
-    (".reasoning.1.weight", ".hidden.linear.weight", _flat),
-    (".reasoning.2.", ".hidden.norm."),
-    (".projection.0.weight", ".gate.linear.weight", _flat),
-    (".projection.1.", ".gate.norm."),
-]
-NAMES = {
-    "Chenglin-Yang/LESA_classification": lambda config: [
-        *LAYER,
-        *resnet.NAMES["torchvision"](config),
-    ]
-}
+NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[Grid]:
@@ -213,47 +190,64 @@ class Output(nn.Module):
 
 
 class LESA(nn.Module):
-    """unary + gate * binary: (B, C, h, w) views to the same, a mean of `stride` squared of them.
+    """unary + gate * binary: (B, C, h, w) views to `dim` channels, a mean of `stride` squared of
+    them. C is `dim_in`, `dim` unless given.
 
     `grid` is the map for which the tables of positions are made.
     """
 
     def __init__(
-        self, dim: int, groups: int, *, grid: Grid, position: str = "flat", stride: int = 1
+        self,
+        dim: int,
+        groups: int,
+        *,
+        grid: Grid,
+        position: str = "flat",
+        stride: int = 1,
+        dim_in: int | None = None,
+        fusion: Fusion = PUBLISHED,
     ) -> None:
         super().__init__()
-        if groups < 1 or dim % (2 * groups):
+        dim_in = dim_in or dim
+        if groups < 1 or dim % (2 * groups) or dim_in % groups:
             raise ValueError(
-                f"dim {dim} does not divide into {groups} groups of an even width: choose another "
-                "number of groups"
+                f"dim {dim} does not divide into {groups} groups of an even width, or dim_in "
+                f"{dim_in} into any: choose another number of groups"
             )
         if position not in ("flat", "axes"):
             raise ValueError(f"position is {position!r}: expected flat or axes")
         self.groups, self.key_width = groups, dim // groups // 2
-        self.qkv = LinearNorm(dim, 2 * dim)
+        self.qkv = LinearNorm(dim_in, 2 * dim)
         sizes, parts = (grid, self.key_width), 2 if position == "flat" else 1
         self.position = FlatPosition(*sizes, dim // groups) if parts == 2 else AxesPosition(*sizes)
         self.similarity, self.output = Similarity(parts + 1, groups), Output(parts, dim)
-        local = Conv2d(dim, dim, 3, padding=1, groups=groups, bias=False)
+        local = Conv2d(dim_in, dim, 3, padding=1, groups=groups, bias=False)
         self.unary = (
-            nn.Sequential(local, ConvNorm(dim, dim, 1)) if groups > 1 else ConvNorm(dim, dim, 3)
+            nn.Sequential(local, ConvNorm(dim, dim, 1)) if groups > 1 else ConvNorm(dim_in, dim, 3)
         )
-        self.hidden, self.gate = LinearNorm(2 * dim, dim), LinearNorm(dim, dim)
+        plain = fusion == PUBLISHED
+        self.hidden = LinearNorm(2 * dim, dim) if plain else HiddenConvs(2 * dim, fusion)
+        self.gate = LinearNorm(dim if plain else self.hidden.width, dim)  # pyright: ignore
         self.act, self.pool = nn.ReLU(inplace=True), _pool(stride)
         self.reset()
 
     def reset(self) -> None:
         """Projections by fan-in, the fusion He-normal by fan-out as all convolutions."""
         nn.init.normal_(self.qkv.linear.weight, std=self.qkv.linear.in_features**-0.5)
-        for layer in (self.hidden.linear, self.gate.linear):
-            nn.init.normal_(layer.weight, std=(2 / layer.out_features) ** 0.5)
+        for layer in (self.hidden, self.gate):
+            if isinstance(layer, LinearNorm):
+                nn.init.normal_(layer.linear.weight, std=(2 / layer.linear.out_features) ** 0.5)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         grid = (x.shape[2], x.shape[3])
         unary = channels_last(self.unary(x)).flatten(1, 2)
         binary = self._binary(channels_last(x).flatten(1, 2), grid)
-        gate = self.gate(self.hidden.then(torch.cat([unary, binary], 2).relu(), self.act))
-        out = torch.addcmul(unary, gate.sigmoid(), binary)
+        both = torch.cat([unary, binary], 2).relu()
+        if isinstance(self.hidden, HiddenConvs):
+            told = self.hidden(both, grid)
+        else:
+            told = self.hidden.then(both, self.act)
+        out = torch.addcmul(unary, self.gate(told).sigmoid(), binary)
         return self.pool(channels_first(out.unflatten(1, grid)))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g n n"]:
@@ -273,7 +267,7 @@ class LESA(nn.Module):
     def _attention(self, q: Tensor, k: Tensor, grid: Grid) -> Float[Tensor, "b g n n"]:
         return self.similarity([q @ k.mT, *self.position.terms(q, k, grid)]).softmax(-1)
 
-    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:
+    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c2"]:
         q, k, v = self._heads(x)
         return self.output(self._parts(self._attention(q, k, grid), v))
 
@@ -329,7 +323,7 @@ class DeployedLESA(LESA):
             logits = logits.add_(term)
         return logits.softmax(-1)
 
-    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c"]:
+    def _binary(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n c2"]:
         q, k, v = self._heads(x)
         read, *positions = self._parts(self._attention(q, k, grid), v)
         return torch.addcmul(read, positions[0], self.factor) if positions else read
@@ -348,12 +342,19 @@ class LESANet(resnet.ResNet):
             if i < first or (i == first and j == 0):
                 return resnet.convolution(i, j, dim, stride)
             grid = sizes[i if j else i - 1]
-            return LESA(dim, c.groups, grid=grid, position=c.position, stride=stride)
+            how = {"position": c.position, "stride": stride, "fusion": c.fusion}
+            return LESA(dim, c.groups, grid=grid, **how)
 
         super().__init__(config, mixer, bottleneck=True)
         for block in self.modules():
             if isinstance(block, resnet.Bottleneck) and isinstance(block.mixer, LESA):
                 block.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters without gradients but by rounding: the norm's bias is added to
+    all logits of a softmax alike."""
+    return ("similarity.norm.bias",)
 
 
 MODEL = LESANet

@@ -12,8 +12,7 @@ another size; `load(..., image=...)` stretches the tables linearly, so that dist
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -26,28 +25,43 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.position import BiasTable, distance_index, zoom_grid
 from vitrail.layers.residual import Block, DropPath
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import levit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, each
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a LeViT: widths, heads and blocks per stage, width of keys in all of them.
+    """Sizes of a LeViT: widths, heads and blocks per stage, width of a head's keys in all of them.
+
+    An entry of `heads` is one number or one a block; `shrinking` are those of the attention that
+    leads into each stage but the first, without entries as many as its input's width holds keys.
+    An entry of `hidden`, without entries twice the width, is one number or one an MLP; the one
+    that follows the shrinking attention comes first.
 
     `patch` is the stem's stride, a power of two: one convolution for each factor. A distilled
     model has a second head, for the teacher's labels: two logits in training, else their mean.
     """
 
     dims: tuple[int, ...] = (128, 256, 384)
-    heads: tuple[int, ...] = (4, 8, 12)
+    heads: tuple[PerBlock, ...] = (4, 8, 12)
     depths: tuple[int, ...] = (4, 4, 4)
     key_dim: int = 16
     patch: int = 16
     distilled: bool = True
+    shrinking: tuple[int, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
+
+    @property
+    def convs(self) -> int:
+        """Convolutions of the stem, each of stride 2."""
+        return self.patch.bit_length() - 1
 
 
 # name, widths, heads, blocks, width of keys; parameters, multiply-adds, accuracy
@@ -86,80 +100,17 @@ SPACE = Small(
 )
 
 
-def _flat(kernel: Tensor) -> Tensor:
-    """A linear layer's weight, also of the authors' and timm's 1x1-convolutional twins."""
-    return kernel.flatten(1)
-
-
-def _table(config: Config, rows: list, main: str, distilled: str) -> list:
-    """Rows of one source, then what the sources have in common."""
-    both = [(main, "head.main."), (distilled, "head.distilled.")]
-    return [
-        *rows,
-        *(both if config.distilled else [(main, "head.")]),
-        (".attention_bias_idxs", None),
-        (".attention_biases", ".bias.table", lambda table: table.mT),
-        ("stem.convs.{i}.c.", "stem.convs.{i}.conv."),
-        ("stem.convs.{i}.linear.", "stem.convs.{i}.conv."),
-        (".c.weight", ".linear.weight", _flat),
-        (".linear.weight", ".linear.weight", _flat),
-        (".l.", ".linear."),
-        (".bn.", ".norm."),
-        (".batch_norm.", ".norm."),
-    ]
-
-
-def _facebook(config: Config) -> list:
-    """One flat list of blocks: attention and ffn in turn, a shrinking pair between stages."""
-    places = []
-    for i, depth in enumerate(config.depths):
-        places += [f"stages.{i}.down."] * (i > 0)
-        places += [f"stages.{i}.blocks.{j}." for j in range(depth)]
-    rows = [(f"patch_embed.{2 * n}.", f"stem.convs.{n}.") for n in range(_convs(config))]
-    for k, place in enumerate(places):
-        rows += [(f"blocks.{2 * k}.", f"{place}mixer."), (f"blocks.{2 * k + 1}.", f"{place}ffn.")]
-    rows += [(".m.", "."), (".proj.1.", ".proj."), (".q.1.", ".q.")]
-    rows += [(".ffn.0.", ".ffn.fc1."), (".ffn.2.", ".ffn.fc2.")]
-    return _table(config, rows, "head.", "head_dist.")
-
-
-def _timm(config: Config) -> list:
-    rows = [
-        ("stem.conv{i}.", "stem.convs.{i-1}."),
-        (".downsample.attn_downsample.", ".down.mixer."),
-        (".downsample.", ".down."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-        (".ffn.ln", ".ffn.fc"),
-        (".ln.", "."),
-    ]
-    return _table(config, rows, "head.", "head_dist.")
-
-
-def _transformers(config: Config) -> list:
-    rows = [
-        ("levit.", ""),
-        ("patch_embeddings.embedding_layer_{i}.convolution.", "stem.convs.{i-1}.conv."),
-        ("patch_embeddings.embedding_layer_{i}.", "stem.convs.{i-1}."),
-    ]
-    for i, depth in enumerate(config.depths):
-        places = [f"stages.{i}.blocks.{j}." for j in range(depth)] + [f"stages.{i + 1}.down."]
-        for j, place in enumerate(places):
-            old = f"encoder.stages.{i}.layers."
-            rows += [(f"{old}{2 * j}.", f"{place}mixer."), (f"{old}{2 * j + 1}.", f"{place}ffn.")]
-    rows += [
-        (".module.", "."),
-        (".queries_keys_values.", ".qkv."),
-        (".keys_values.", ".kv."),
-        (".queries.", ".q."),
-        (".projection.", ".proj."),
-        (".linear_up.", ".fc1."),
-        (".linear_down.", ".fc2."),
-    ]
-    return _table(config, rows, "classifier.", "classifier_distill.")
-
-
-NAMES = {"facebookresearch/LeViT": _facebook, "timm": _timm, "transformers": _transformers}
+NAMES = names.TABLES
+# A shrinking attention's keys are on the map of the stage before.
+POSITIONS = (
+    Table(
+        "stages.{i}.blocks.{j}.mixer.bias.table",
+        lambda c, i, j: grids(c)[i],
+        zoom_grid,
+        axes=(0,),
+    ),
+    Table("stages.{i}.down.mixer.bias.table", lambda c, i: grids(c)[i - 1], zoom_grid, axes=(0,)),
+)
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
@@ -169,35 +120,12 @@ def grids(config: Config) -> list[tuple[int, int]]:
     return [(math.ceil(h / s), math.ceil(w / s)) for s in strides]
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: bias tables stretched linearly, corners coinciding."""
-    moved = dict(state)
-    for name in state:
-        if name.endswith(".bias.table"):
-            # A shrinking attention's keys are on the map of the stage before.
-            i = int(name.split(".")[1]) - (".down." in name)
-            moved[name] = zoom_grid(state[name][None], grids(old)[i], grids(new)[i])[0]
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    head = "head.main.linear.weight" if config.distilled else "head.linear.weight"
-    side = math.isqrt(rows := state["stages.0.blocks.0.mixer.bias.table"].shape[0])
-    image = (side * config.patch, side * config.patch)
-    return replace(config, classes=len(state[head]), image=image) if side**2 == rows else None
-
-
-def _convs(config: Config) -> int:
-    return config.patch.bit_length() - 1
-
-
 class Stem(nn.Module):
     """3x3 convolutions of stride 2, Hardswish between: an image to (B, h, w, C)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        count = _convs(config)
+        count = config.convs
         if config.patch != 2**count or count < 1 or config.dims[0] % 2 ** (count - 1):
             raise ValueError(
                 f"patch is {config.patch}, the first width {config.dims[0]}: expected a power of "
@@ -306,10 +234,10 @@ class Shrink(nn.Module):
         return x + self.drop_path(self.ffn(x))
 
 
-def feed_forward(dim: int) -> nn.Module:
-    """An MLP of twice the width with Hardswish and a BatchNorm after each linear layer."""
-    mlp = Mlp(dim, 2 * dim, act=nn.Hardswish())
-    mlp.fc1, mlp.fc2 = LinearNorm(dim, 2 * dim), LinearNorm(2 * dim, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
+def feed_forward(dim: int, hidden: int) -> nn.Module:
+    """An MLP with Hardswish and a BatchNorm after each linear layer."""
+    mlp = Mlp(dim, hidden, act=nn.Hardswish())
+    mlp.fc1, mlp.fc2 = LinearNorm(dim, hidden), LinearNorm(hidden, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
     return mlp
 
 
@@ -354,20 +282,26 @@ class LeViT(Pyramid):
                 f"stages would have one position only: take a smaller patch than {config.patch}, "
                 "fewer stages or a larger image"
             )
-        stages, before = [], 0
-        for dim, heads, depth, grid in zip(
-            config.dims, config.heads, config.depths, sizes, strict=True
-        ):
+        shrinking = config.shrinking or tuple(dim // d for dim in config.dims[:-1])
+        hidden = config.hidden or tuple(2 * dim for dim in config.dims)
+        if len(shrinking) != len(config.dims) - 1 or len(hidden) != len(config.dims):
+            raise ValueError(
+                f"shrinking is {config.shrinking}, hidden {config.hidden}: expected no entries, or "
+                f"{len(config.dims) - 1} and {len(config.dims)}"
+            )
+        stages = []
+        for i, (dim, grid) in enumerate(zip(config.dims, sizes, strict=True)):
+            heads = each(config.heads[i], config.depths[i], "heads")
+            own = iter(each(hidden[i], config.depths[i] + bool(i), "hidden"))
             down: nn.Module = nn.Identity()
-            if stages:
+            if i:
                 attention = ShrinkingAttention(
-                    before, dim, heads=before // d, key_dim=d, grid=sizes[len(stages) - 1]
+                    config.dims[i - 1], dim, heads=shrinking[i - 1], key_dim=d, grid=sizes[i - 1]
                 )
-                down = Shrink(attention, feed_forward(dim), config.drop_path)
-            mixers = [Attention(dim, heads, d, grid) for _ in range(depth)]
+                down = Shrink(attention, feed_forward(dim, next(own)), config.drop_path)
             block = partial(Block, dim, norm=nn.Identity, drop_path=config.drop_path)
-            stages.append(Stage(down, [block(m, feed_forward(dim)) for m in mixers]))
-            before = dim
+            mixers = [Attention(dim, n, d, grid) for n in heads]
+            stages.append(Stage(down, [block(m, feed_forward(dim, next(own))) for m in mixers]))
         head = DistilledHead if config.distilled else NormLinear
         super().__init__(
             config,

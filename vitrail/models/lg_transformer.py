@@ -29,6 +29,7 @@ from vitrail.layers.windows import WindowAttention
 from vitrail.models import swin
 from vitrail.models.swin import Swin
 from vitrail.models.trunk.backbone import Small, Variant
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,22 @@ SPACE = Small(
 )
 
 NAMES: dict[str, list] = {}
+# Bias tables move only where an image is so small that a path's window changes.
+POSITIONS = (
+    Table("stem.position", lambda c: swin.grids(c)[0], bicubic_grid),
+    Table(
+        "stages.{i}.blocks.{j}.mixer.paths.{p}.bias.table",
+        lambda c, i, j, p: (2 * min(c.window, *grids(c, i)[p]) - 1,) * 2,
+        bicubic_grid,
+        axes=(0,),
+    ),
+)
 
 
 def grids(config: Config, stage: int) -> list[tuple[int, int]]:
     """Rows and columns of each path's map at the config's image, finest first."""
     h, w = swin.grids(config)[stage]
     return [(-(-h // 2**p), -(-w // 2**p)) for p in range(config.paths[stage])]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: bicubic, bias tables only where a path's window changes."""
-    moved = dict(state)
-    for name in state:
-        if not name.endswith(".bias.table"):
-            continue
-        _, stage, _, _, _, _, path, _, _ = name.split(".")
-        sides = [2 * min(c.window, *grids(c, int(stage))[int(path)]) - 1 for c in (old, new)]
-        moved[name] = bicubic_grid(state[name][None], *((side, side) for side in sides))[0]
-    if "stem.position" in state:
-        old_grid, new_grid = swin.grids(old)[0], swin.grids(new)[0]
-        moved["stem.position"] = bicubic_grid(state["stem.position"], old_grid, new_grid)
-    return moved
 
 
 class LocalToGlobal(nn.Module):
@@ -118,12 +114,15 @@ class LGTransformer(Swin):
                     f"patch than {c.patch} or a larger image"
                 )
 
+        own = swin.widths(c)
+
         def mixer(i: int, j: int) -> nn.Module:
             return LocalToGlobal(
                 [
                     WindowAttention(
                         c.dim * 2**i,
-                        c.heads[i],
+                        own[i][j].heads,
+                        inner=own[i][j].inner,
                         window=c.window,
                         shifted=j % 2 == 1,
                         grid=grid,

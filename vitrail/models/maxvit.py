@@ -36,7 +36,7 @@ from vitrail.layers.position import BiasTable, offset_index
 from vitrail.layers.residual import Block
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import pad, partition, reverse
-from vitrail.models.names.maxvit import TABLES
+from vitrail.models.names import maxvit as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -109,7 +109,7 @@ SPACE = Small(
 )
 
 
-NAMES = TABLES
+NAMES = names.TABLES
 
 
 class Dialect(NamedTuple):

@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.errors import CheckpointError
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import mlp_mixer as names
 from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -86,70 +87,24 @@ SPACE = Small(
     },
 )
 
-_TIMM = [
-    ("stem.", "embed."),
-    (".mlp_tokens.", ".mixer."),
-    (".mlp_channels.", ".ffn."),
-]
-
-
-def _npz(config: Config) -> list:
-    """Flax names of the released files, and of an older form with axes of size one."""
-    old = [
-        (f"Mixer/encoderblock_{{i}}/{theirs}_mixing_phase_0/{leaf}{n}", f"blocks.{{i}}.{ours}", fit)
-        for theirs, part in (("token", "mixer"), ("channel", "ffn"))
-        for n in (1, 2)
-        for leaf, ours, fit in (
-            ("kernel", f"{part}.fc{n}.weight", lambda v: v.squeeze().mT),
-            ("bias", f"{part}.fc{n}.bias", lambda v: v.flatten()),
-        )
-    ]
-    return [
-        *old,
-        ("Mixer/encoderblock_{i}/", "MixerBlock_{i}/"),
-        ("Mixer/encoder_norm/", "norm."),
-        ("embedding/", "stem/"),
-        ("stem/kernel", "embed.proj.weight", lambda v: v.permute(3, 2, 0, 1)),
-        ("stem/", "embed.proj."),
-        ("pre_head_layer_norm/", "norm."),
-        ("head/", "head."),
-        ("MixerBlock_{i}/", "blocks.{i}."),
-        (".LayerNorm_0/", ".norm1."),
-        (".LayerNorm_1/", ".norm2."),
-        (".token_mixing/", ".mixer."),
-        (".channel_mixing/", ".ffn."),
-        (".Dense_0/", ".fc1."),
-        (".Dense_1/", ".fc2."),
-        (".kernel", ".weight", lambda v: v.mT),
-        (".scale", ".weight"),
-    ]
-
 
 TAKES = HALF  # unless a variant's reference says otherwise
-NAMES = {"google-research/big_vision": _TIMM, "npz": _npz, "timm": _TIMM}
+NAMES = names.TABLES
+
+
+def _stay(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    raise ValueError(
+        f"its mixing is of {old[0]}x{old[1]} tokens, not {new[0]}x{new[1]}; `enlarged` goes to a "
+        "multiple of the size"
+    )
+
+
+POSITIONS = (Table("blocks.{i}.mixer.fc1.weight", lambda c, _: grid(c, *c.image), _stay),)
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
     """Patches down and across of an image of h x w pixels, begun ones included."""
     return math.ceil(h / config.patch), math.ceil(w / config.patch)
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """The state as it is where both sizes have the same grid of tokens, else CheckpointError."""
-    before, after = (grid(c, *c.image) for c in (old, new))
-    if before != after:
-        (h, w), (rows, columns) = new.image, before
-        raise CheckpointError(
-            f"image is {h}x{w}; this mixer's weights are for {rows}x{columns} tokens: resize to "
-            f"{old.image[0]}x{old.image[1]}, or go to a multiple of it by `enlarged`"
-        )
-    return state
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["blocks.0.mixer.fc1.weight"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 def enlarged(
@@ -263,4 +218,5 @@ class Mixer(Isotropic):
             nn.init.zeros_(p)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = Mixer

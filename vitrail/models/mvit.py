@@ -14,6 +14,8 @@ its width starts at the *normed* input. The class token's row of the position ta
 the token here. The authors' video code starts biases at 0.02, their image code, as this file,
 at 0. Left out are the sizes of MViT-S, which are unsure, and other pooling than by convolution.
 
+Where positions are "both", as detectors may have them, the absolute ones move bicubically.
+
 With `window`, blocks are those of the detection backbone: all but the last of each later stage
 attend within windows, cut after pooling and padded by zeros that are attended to; that last
 block of inner stages has its keys reduced twice as much, and every level has a norm.
@@ -31,10 +33,10 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.position import bilinear_grid
+from vitrail.layers.position import bicubic_grid, bilinear_grid
 from vitrail.layers.residual import Blocks, rising
 from vitrail.layers.tokens import FirstToken, Mean
-from vitrail.models.names.mvit import detectron, mvit, slowfast, timm, torchvision
+from vitrail.models.names import mvit as names
 from vitrail.models.parts.mvit_pooling import (
     ClipPosition,
     Grid,
@@ -56,9 +58,9 @@ class Config:
     (0: one more than the stride, and no pooling where that is 1). `queries` are pooled in
     "every" block or in the "first" of later stages; `residual` adds them to what they found.
     `widen` says where channels double: in the "attention" that begins a stage or in the "mlp"
-    before it. `position` is "relative" or "absolute", `pool` "mean" or "token". `window` is that
-    of the first stage's map, halved by each, or 0 for none. `frames` of 1 mean images. Without
-    `classes` there is no head."""
+    before it. `position` is "relative", "absolute" or "both", `pool` "mean" or "token". `window`
+    is that of the first stage's map, halved by each, or 0 for none. `frames` of 1 mean images.
+    Without `classes` there is no head."""
 
     dim: int = 96
     heads: int = 1
@@ -84,54 +86,60 @@ _L = Config(dim=144, heads=2, depths=(2, 6, 36, 4), drop_path=0.5)
 _H = Config(dim=192, heads=3, depths=(4, 8, 60, 8), drop_path=0.8)
 _V1 = {"queries": "first", "residual": False, "widen": "mlp", "position": "absolute"}
 _16, _24 = (replace(c, **_V1, pool="token") for c in (_S, _B))
-_CLIP = {"pool": "token", "reduction": 8, "classes": 400}
-_21K = {"pool": "token", "classes": 19168}
+_24_WIDE = replace(_24, dim=112, image=(320, 320))
+
+
+def _clip(base: Config, frames: int, drop_path: float) -> Config:
+    sizes = {"frames": frames, "drop_path": drop_path, "reduction": 8, "classes": 400}
+    return replace(base, pool="token", **sizes)
+
+
+def _21k(base: Config) -> Config:
+    return replace(base, pool="token", classes=19168)
+
+
+def _det(base: Config, drop_path: float) -> Config:
+    return replace(base, window=56, classes=0, drop_path=drop_path)
+
+
 MLP = "the published figure is that of the same sizes whose width doubles in attention"
 CHANNELS = "counted are also the channels that carry positions through the fused attention"
-
-# name, sizes, changes of them; parameters, multiply-adds, accuracy; what timm calls the weights
+# name, sizes; parameters, multiply-adds, accuracy; what timm calls the weights
 _ROWS = [
-    ("mvit_b_16_conv", _16, {}, 36.98, 7.81, 83.0, None),
-    ("mvit_b_24", _24, {}, 53.5, 10.9, 83.1, None),
-    ("mvit_b_24_wide_320", _24, {"dim": 112, "image": (320, 320)}, 72.9, 32.7, 84.8, None),
-    ("mvit_b_16x4", _16, _CLIP | {"frames": 16, "drop_path": 0.2}, 36.61, 70.6, None, None),
-    ("mvit_b_32x3", _16, _CLIP | {"frames": 32, "drop_path": 0.2}, 36.6, 170.0, None, None),
-    ("mvit_b_64x3", _16, _CLIP | {"frames": 64, "drop_path": 0.2}, 36.6, 455.0, None, None),
-    ("mvit_b_24_32x3", _24, _CLIP | {"frames": 32, "kernel": 0}, 53.1, 236.0, None, None),
-    ("mvitv2_t", _T, {}, 24.17, 4.7, 82.3, "tiny.fb_in1k"),
-    ("mvitv2_s", _S, {}, 34.87, 7.0, 83.6, "small.fb_in1k"),
-    ("mvitv2_b", _B, {}, 51.47, 10.2, 84.4, "base.fb_in1k"),
-    ("mvitv2_l", _L, {"widen": "mlp"}, 217.99, 42.1, 85.3, "large.fb_in1k"),
-    ("mvitv2_h", _H, {}, 666.9, 120.6, 88.0, None),
-    ("mvitv2_b_21k", _B, _21K, 65.44, 10.2, None, "base_cls.fb_inw21k"),
-    ("mvitv2_l_21k", _L, _21K, 234.58, 42.2, None, "large_cls.fb_inw21k"),
-    ("mvitv2_h_21k", _H, _21K, 694.8, 120.7, None, "huge_cls.fb_inw21k"),
-    ("mvitv2_s_16x4", _S, _CLIP | {"frames": 16, "drop_path": 0.2}, 34.54, 64.0, None, None),
-    ("mvitv2_b_32x3", _B, _CLIP | {"frames": 32}, 51.23, 225.0, None, None),
-    (
-        "mvitv2_l_40x3",
-        _L,
-        _CLIP | {"frames": 40, "image": (312, 312), "drop_path": 0.75},
-        *(213.4, 2828.0, None, None),
-    ),
-    *[
-        (f"mvitv2_{size}_det", c, {"window": 56, "classes": 0, "drop_path": rate}, *[None] * 4)
-        for size, c, rate in (
-            *(("t", _T, 0.2), ("s", _S, 0.2), ("b", _B, 0.4)),
-            *(("l", _L, 0.5), ("h", _H, 0.6)),
-        )
-    ],
+    ("mvit_b_16_conv", _16, 36.98, 7.81, 83.0, None),
+    ("mvit_b_24", _24, 53.5, 10.9, 83.1, None),
+    ("mvit_b_24_wide_320", _24_WIDE, 72.9, 32.7, 84.8, None),
+    ("mvit_b_16x4", _clip(_16, 16, 0.2), 36.61, 70.6, None, None),
+    ("mvit_b_32x3", _clip(_16, 32, 0.2), 36.6, 170.0, None, None),
+    ("mvit_b_64x3", _clip(_16, 64, 0.2), 36.6, 455.0, None, None),
+    ("mvit_b_24_32x3", replace(_clip(_24, 32, 0.3), kernel=0), 53.1, 236.0, None, None),
+    ("mvitv2_t", _T, 24.17, 4.7, 82.3, "tiny.fb_in1k"),
+    ("mvitv2_s", _S, 34.87, 7.0, 83.6, "small.fb_in1k"),
+    ("mvitv2_b", _B, 51.47, 10.2, 84.4, "base.fb_in1k"),
+    ("mvitv2_l", replace(_L, widen="mlp"), 217.99, 42.1, 85.3, "large.fb_in1k"),
+    ("mvitv2_h", _H, 666.9, 120.6, 88.0, None),
+    ("mvitv2_b_21k", _21k(_B), 65.44, 10.2, None, "base_cls.fb_inw21k"),
+    ("mvitv2_l_21k", _21k(_L), 234.58, 42.2, None, "large_cls.fb_inw21k"),
+    ("mvitv2_h_21k", _21k(_H), 694.8, 120.7, None, "huge_cls.fb_inw21k"),
+    ("mvitv2_s_16x4", _clip(_S, 16, 0.2), 34.54, 64.0, None, None),
+    ("mvitv2_b_32x3", _clip(_B, 32, 0.3), 51.23, 225.0, None, None),
+    ("mvitv2_l_40x3", replace(_clip(_L, 40, 0.75), image=(312, 312)), 213.4, 2828.0, None, None),
+    ("mvitv2_t_det", _det(_T, 0.2), None, None, None, None),
+    ("mvitv2_s_det", _det(_S, 0.2), None, None, None, None),
+    ("mvitv2_b_det", _det(_B, 0.4), None, None, None, None),
+    ("mvitv2_l_det", _det(_L, 0.5), None, None, None, None),
+    ("mvitv2_h_det", _det(_H, 0.6), None, None, None, None),
 ]
 VARIANTS = {
     name: Variant(
-        config := replace(base, **changes),
+        config,
         params_m=params_m,
         flops_g=flops_g,
         top1=top1,
         hub={"timm": f"hf-hub:timm/mvitv2_{hub}"} if hub else {},
         note=CHANNELS if config.frames > 1 and config.residual else MLP * (name == "mvitv2_l"),
     )
-    for name, base, changes, params_m, flops_g, top1, hub in _ROWS
+    for name, config, params_m, flops_g, top1, hub in _ROWS
 }
 
 SPACE = Small(
@@ -147,13 +155,7 @@ SPACE = Small(
     },
 )
 
-NAMES = {
-    "facebookresearch/SlowFast": slowfast,
-    "facebookresearch/mvit": mvit,
-    "facebookresearch/detectron2": detectron,
-    "timm": timm,
-    "torchvision": torchvision,
-}
+NAMES = names.TABLES
 
 
 def tokens_grid(config: Config) -> Grid:
@@ -174,14 +176,14 @@ def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Te
         elif name == "stem.time":
             moved[name] = stretched(value[0], goal[0])[None]
         elif name == "stem.space":
-            moved[name] = bilinear_grid(value, (h, w), (goal[-2], goal[-1]))
+            moved[name] = _across(old, value, (h, w), (goal[-2], goal[-1]))
     return moved
 
 
 def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
     """The config with the classes, the image and the frames that a state's shapes tell."""
     head = state.get("head.weight")
-    if config.position == "absolute":
+    if config.position != "relative":
         side = math.isqrt(state["stem.space"].shape[1])
         grid = (side, side)
         frames = state["stem.time"].shape[1] if config.frames > 1 else 1
@@ -192,6 +194,11 @@ def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
     image = tuple(side * config.patch for side in grid)
     frames = 2 * frames if config.frames > 1 else 1
     return replace(config, classes=0 if head is None else len(head), image=image, frames=frames)
+
+
+def _across(config: Config, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Absolute positions of a map of another size, as the code of their kind moves them."""
+    return (bicubic_grid if config.position == "both" else bilinear_grid)(table, old, new)
 
 
 class Stem(nn.Module):
@@ -209,7 +216,7 @@ class Stem(nn.Module):
             self.proj = Conv2d(c.channels, c.dim, side, c.patch, reach)
         self.grid = tokens_grid(c)
         sizes = {"token": 1} if c.pool == "token" else {}
-        if c.position == "absolute":
+        if c.position != "relative":
             sizes["space"] = math.prod(self.grid[-2:])
             if c.frames > 1:
                 sizes["time"] = self.grid[0]
@@ -226,7 +233,7 @@ class Stem(nn.Module):
         grid = tuple(x.shape[1:-1])
         if self.space is not None:
             ours, (h, w) = (self.grid[-2], self.grid[-1]), grid[-2:]
-            x = x + bilinear_grid(self.space, ours, (h, w)).unflatten(1, (h, w))
+            x = x + _across(self.config, self.space, ours, (h, w)).unflatten(1, (h, w))
         if self.time is not None:
             x = x + stretched(self.time[0], grid[0])[:, None, None]
         x = x.flatten(1, -2)
@@ -310,7 +317,7 @@ def _mixer(
         return Pool(d, heads, kernel, (*clip, step, step)) if max(kernel) > 1 else None
 
     position = None
-    if c.position == "relative":
+    if c.position != "absolute":
         lengths = [2 * max(s // stride, s // keys) - 1 for s in size[-2:]]
         kind = ClipPosition if clip else RelativePosition
         position = kind(d, [*(2 * t - 1 for t in size[:-2]), *lengths])
@@ -334,7 +341,7 @@ def _check(c: Config) -> None:
     known = {
         "queries": ("every", "first"),
         "widen": ("attention", "mlp"),
-        "position": ("relative", "absolute"),
+        "position": ("relative", "absolute", "both"),
         "pool": ("mean", "token"),
     }
     for field, values in known.items():
@@ -353,6 +360,13 @@ def _check(c: Config) -> None:
             f"window is {c.window}, pool {c.pool!r}, frames {c.frames}: windows are of images "
             "without a class token; take window=0, or pool='mean' and frames=1"
         )
+
+
+def idle(config: Config) -> tuple[str, ...]:
+    """Parts of names of parameters that no gradient reaches: nothing reads what the patches of a
+    clip ask in the last block."""
+    last = f"stages.{len(config.depths) - 1}.blocks.{config.depths[-1] - 1}.mixer."
+    return tuple(last + n for n in ("pool_q.weight", "position.")) if config.frames > 1 else ()
 
 
 MODEL = MViT

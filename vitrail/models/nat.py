@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -31,8 +32,10 @@ from vitrail.layers.neighborhood import Neighborhood, NeighborhoodBias
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import nat as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Down = Callable[[int], nn.Module]
 
@@ -105,58 +108,9 @@ SPACE = Small(
     },
 )
 
-_DOWN = [
-    ("stages.{i}.downsample.reduction.", "stages.{i+1}.down.0."),
-    ("stages.{i}.downsample.norm.", "stages.{i+1}.down.1."),
-]
-BLOCK = [
-    (".gamma1", ".scale1.gamma"),
-    (".gamma2", ".scale2.gamma"),
-    (".attn.rpb", ".mixer.bias.table"),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-]
-NAMES = {
-    "SHI-Labs/Neighborhood-Attention-Transformer": [
-        ("patch_embed.", "stem."),
-        ("levels.", "stages."),
-        *_DOWN,
-        *BLOCK,
-    ],
-    "transformers": [
-        ("dinat.", ""),
-        ("nat.", ""),
-        ("embeddings.patch_embeddings.projection.", "stem.proj."),
-        ("embeddings.", "stem."),
-        ("encoder.levels.", "stages."),
-        *_DOWN,
-        (".layers.", ".blocks."),
-        (".layer_scale_parameters", (".scale1.gamma", ".scale2.gamma"), lambda v: (v[0], v[1])),
-        (".layernorm_before.", ".norm1."),
-        (".layernorm_after.", ".norm2."),
-        (".attention.self.rpb", ".mixer.bias.table"),
-        *[
-            (f".attention.self.{name}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-            for part, name in enumerate(("query", "key", "value"))
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.output.dense.", ".mixer.proj."),
-        (".intermediate.dense.", ".ffn.fc1."),
-        (".output.dense.", ".ffn.fc2."),
-        ("layernorm.", "norm."),
-        ("classifier.", "head."),
-    ],
-}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another kernel, bicubic as in the released 11x11 models; images change nothing."""
-    sides = [(2 * c.kernel - 1, 2 * c.kernel - 1) for c in (old, new)]
-
-    def moved(table: Tensor) -> Tensor:
-        return bicubic_grid(table.flatten(1).mT[None], *sides)[0].mT.unflatten(1, sides[1])
-
-    return {k: moved(v) if k.endswith("bias.table") else v for k, v in state.items()}
+NAMES = names.TABLES
+# Tables of another kernel move as the released 11x11 models' did; images change nothing.
+POSITIONS = (Table(".bias.table", lambda c: (2 * c.kernel - 1,) * 2, bicubic_grid, axes=(1, 2)),)
 
 
 class Stem(nn.Module):
@@ -189,8 +143,7 @@ class NeighborhoodAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, local: Neighborhood) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.local = local
         self.qkv = Linear(dim, 3 * dim)
         self.bias = NeighborhoodBias(heads, local)

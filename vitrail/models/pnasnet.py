@@ -109,7 +109,7 @@ SPACE = Small(
 
 
 TAKES = HALF  # unless a variant's reference says otherwise
-NAMES = {"chenxi116/PNASNet.pytorch": names.port, "timm": names.timm}
+NAMES = names.TABLES
 
 
 class Stem(nn.Module):
@@ -222,4 +222,6 @@ class PNASNet(Backbone):
         return self.pool(self.features(image)[-1])
 
 
+ATTENDS = False  # no part of it has weights that sum to one
+UNPADDED = (2,)  # strides whose maps lack a position where the image's side is even
 MODEL = PNASNet

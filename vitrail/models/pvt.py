@@ -15,8 +15,8 @@ put theirs into the trunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -25,25 +25,32 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.reduction import Grid, ReducedAttention
 from vitrail.layers.residual import DropPath, rising
+from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import pvt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, by_stage
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a PVT, one entry a stage: `ratios` of the MLPs' hidden width, `reductions` of the
-    keys' map. The first stage's patches are `patch` wide, the others' 2."""
+    keys' map. The first stage's patches are `patch` wide, the others' 2. Entries of `heads`,
+    `inner` (channels of all heads, without entries `dims`) and `hidden` (without entries as
+    `ratios` say) are one number or one a block."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (2, 2, 2, 2)
-    heads: tuple[int, ...] = (1, 2, 5, 8)
+    heads: tuple[PerBlock, ...] = (1, 2, 5, 8)
     ratios: tuple[int, ...] = (8, 8, 4, 4)
     reductions: tuple[int, ...] = (8, 4, 2, 1)
     patch: int = 4
+    inner: tuple[PerBlock, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -79,56 +86,8 @@ SPACE = Small(
 )
 
 
-def _authors(config: Config) -> list:
-    last = len(config.dims)
-    return [
-        ("cls_token", f"stages.{last - 1}.token[+]"),
-        (
-            f"pos_embed{last}",
-            (f"stages.{last - 1}.token[+2]", f"stages.{last - 1}.position"),
-            class_row,
-        ),
-        ("pos_embed{i}", "stages.{i-1}.position"),
-        ("patch_embed{i}.", "stages.{i-1}.down."),
-        ("block{i}.", "stages.{i-1}.blocks."),
-        (".attn.sr.", ".mixer.reduce.conv."),
-        (".attn.norm.", ".mixer.reduce.norm."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-def _transformers(config: Config) -> list:
-    return [
-        ("pvt.encoder.", ""),
-        ("patch_embeddings.{i}.position_embeddings", "pos_embed{i+1}"),
-        ("patch_embeddings.{i}.cls_token", "cls_token"),
-        ("patch_embeddings.{i}.projection.", "patch_embed{i+1}.proj."),
-        ("patch_embeddings.{i}.layer_norm.", "patch_embed{i+1}.norm."),
-        ("block.{i}.{j}.", "block{i+1}.{j}."),
-        ("layer_norm.", "norm."),
-        ("classifier.", "head."),
-        (".layer_norm_1.", ".norm1."),
-        (".layer_norm_2.", ".norm2."),
-        (".attention.self.query.", ".attn.q."),
-        *[
-            (f".attention.self.{name}.{leaf}", f".attn.kv.{leaf}[{part}/2]")
-            for part, name in enumerate(("key", "value"))
-            for leaf in ("weight", "bias")
-        ],
-        (".attention.self.sequence_reduction.", ".attn.sr."),
-        (".attention.self.layer_norm.", ".attn.norm."),
-        (".attention.output.dense.", ".attn.proj."),
-        (".mlp.dense1.", ".mlp.fc1."),
-        (".mlp.dense2.", ".mlp.fc2."),
-        *_authors(config),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {
-    "whai362/PVT": _authors,
-    "transformers": _transformers,
-}
+NAMES = names.TABLES
+POSITIONS = (Table("stages.{i}.position", lambda c, i: grids(c, *c.image)[i], bilinear_grid),)
 
 
 def grids(config: Config, h: int, w: int) -> list[Grid]:
@@ -140,21 +99,6 @@ def grids(config: Config, h: int, w: int) -> list[Grid]:
             "stages, a smaller patch or a larger image"
         )
     return [(h // stride, w // stride) for stride in strides]
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move every stage's positions to another image size: half-pixel bilinear."""
-    moved = dict(state)
-    for stage, pair in enumerate(zip(grids(old, *old.image), grids(new, *new.image), strict=True)):
-        name = f"stages.{stage}.position"
-        moved[name] = bilinear_grid(state[name], *pair)
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["stages.0.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 class Patches(nn.Module):
@@ -228,22 +172,25 @@ class PVT(Backbone):
             )
         if block is None:
             block = lambda i, *parts: PVTBlock(c.dims[i], *parts)  # noqa: E731
+        usual = [(dim, ratio * dim) for dim, ratio in zip(c.dims, c.ratios, strict=True)]
+        sizes = by_stage((c.heads, c.inner, c.hidden), c.depths, usual)
         rates, before, stages = iter(rising(c.drop_path, sum(c.depths))), c.channels, []
         for i, (dim, grid) in enumerate(zip(c.dims, grids(c, *c.image), strict=True)):
             blocks = [
                 block(
                     i,
-                    ReducedAttention(dim, c.heads[i], c.reductions[i]),
-                    c.ratios[i] * dim,
+                    ReducedAttention(dim, size.heads, c.reductions[i], size.inner),
+                    size.hidden,
                     next(rates),
                 )
-                for _ in range(c.depths[i])
+                for size in sizes[i]
             ]
             down = Patches(before, dim, 2 if i else c.patch)
             stages.append(PositionStage(down, blocks, dim, grid, token=i == len(c.dims) - 1))
             before = dim
         self.stages = nn.ModuleList(stages)
-        self.norm, self.head = nn.LayerNorm(before, eps=1e-6), linear_head(before, c.classes)
+        self.norm, self.pool = nn.LayerNorm(before, eps=1e-6), FirstToken()
+        self.head = linear_head(before, c.classes)
         self.levels = tuple(Level(c.patch * 2**i, dim) for i, dim in enumerate(c.dims))
         self.width = before
         trunc_normal_linear(self)
@@ -258,7 +205,7 @@ class PVT(Backbone):
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         x, _ = self._stages(image)[-1]
-        return self.norm(x[:, 0])
+        return self.norm(self.pool(x))
 
     def depth_of(self, name: str) -> int:
         """As Backbone's; the first stage's patches and positions are the stem."""

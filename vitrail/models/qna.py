@@ -7,7 +7,7 @@ the ratio of two depthwise convolutions, of exp(score) * value and of exp(score)
 neighbour is gathered or copied. A position's bias multiplies both kernels; the weights that
 join several queries are in the first only, so that what is applied to the values neither sums
 to one nor has to be positive. Between the stages the same layer has stride 2. The later stages
-begin with ordinary attention within windows.
+begin with ordinary attention within windows. A head may read the whole last map in the same way.
 
 The authors exponentiate scores as they are. Here the map's maximum is subtracted, for each
 query and head, which changes nothing, and what lies more than 40 below it is raised to there:
@@ -21,7 +21,8 @@ strides round up, as "SAME" padding does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,25 +32,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
-from vitrail.layers.conv import Conv, channels_first, channels_last
+from vitrail.layers.conv import Conv, channels_last
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.linear import Linear, frozen, linear
-from vitrail.layers.position import BiasTable, Derived, offset_index
+from vitrail.layers.linear import Linear
+from vitrail.layers.position import BiasTable, offset_index
 from vitrail.layers.residual import Block, DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names.qna import TABLES
+from vitrail.models.parts.learned_queries import (
+    PooledConv,
+    QnA,
+    Reader,
+    lecun_normal,
+    moved,
+)
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
 NAMES = TABLES
-FLOOR = -40.0
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a QnA-ViT: `dim` of the first stage, doubled by each; per stage its blocks with
     learned queries (`qna`; that of stride 2, which follows, is not counted), those of attention
-    within `windows` (`lsa`, which come first), and the heads of both kinds."""
+    within `windows` (`lsa`, which come first), and the heads of both kinds. The `skip` around a
+    block of stride 2 is a "conv" of stride 2, or an average "pool" before one; `pool` is the "mean"
+    of the last map, what learned queries read of all of it, "qna", or the sum of "both"."""
 
     dim: int = 64
     qna: tuple[int, ...] = (2, 3, 2, 0)
@@ -59,6 +68,8 @@ class Config:
     kernel: int = 3
     queries: int = 2
     windows: tuple[int, ...] = (7, 7, 14, 7)
+    skip: str = "conv"
+    pool: str = "mean"
     patch: int = 4
     drop_path: float = 0.05
     image: tuple[int, int] = (224, 224)
@@ -94,135 +105,22 @@ SPACE = Small(
 )
 
 
-def read(
-    scores: Float[Tensor, "b h w m"],
-    values: Float[Tensor, "b h w c"],
-    queries: int,
-    total: Callable[[Tensor], Tensor],
-    shared: Callable[[Tensor], Tensor],
-) -> Float[Tensor, "b h2 w2 c"]:
-    """What learned queries read from each window, summed over them: the ratio of two sums.
-
-    Scores are by query and head; `total` and `shared` are the depthwise sums over a window of
-    maps (B, h, w, m) and (B, h, w, queries C).
-    """
-    below = scores - scores.detach().amax((1, 2), keepdim=True)
-    e = below.clamp(min=FLOOR).exp()
-    heads = e.shape[3] // queries
-    each = e.unflatten(3, (queries, heads, 1)) * values.unflatten(3, (1, heads, -1))
-    top = shared(each.flatten(3)).unflatten(3, (queries, heads, -1))
-    return (top / total(e).unflatten(3, (queries, heads, 1))).sum(3).flatten(3)
-
-
-class QnA(Derived):
-    """Attention of learned queries to the k x k positions around each `stride`-th one.
-
-    (B, h, w, dim_in) to (B, h / stride, w / stride, dim), rounded up. `position` is added to
-    the scores, `share` multiplies the attention; both are (k^2, queries * heads), the offset
-    inside of the window row by row. ValueError for an even kernel and sizes that do not divide.
-    """
-
-    def __init__(
-        self,
-        dim_in: int,
-        dim: int,
-        heads: int,
-        *,
-        kernel: int = 3,
-        queries: int = 2,
-        stride: int = 1,
-    ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel is {kernel}: expected an odd number, it has a centre")
-        if queries < 1:
-            raise ValueError(f"queries is {queries}: expected 1 or more, nothing else asks")
-        self.heads, self.kernel, self.queries, self.stride = heads, kernel, queries, stride
-        self.query = nn.Parameter(torch.empty(queries, dim))
-        self.key = nn.Parameter(torch.empty(dim, dim_in))
-        self.position = nn.Parameter(torch.zeros(kernel**2, queries * heads))
-        self.share = nn.Parameter(torch.empty(kernel**2, queries * heads))
-        self.value = Linear(dim_in, dim, bias=False)
-        self.proj = Linear(dim, dim, bias=False)
-        std = (heads / dim) ** 0.5
-        nn.init.trunc_normal_(self.query, std=std, a=-2 * std, b=2 * std)
-        nn.init.normal_(self.share, std=0.02)
-        lecun_normal(self.key)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
-        score, *kernels = self._kept_or(self._folded)
-        sums = [partial(self._sum, kernel) for kernel in kernels]
-        return self.proj(read(F.linear(x, score), self.value(x), self.queries, *sums))
-
-    def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b m t k2"]:
-        """Attention of every query and head to the k^2 positions around each, before `share`:
-        rows sum to one, and what is beyond the map has none."""
-        margin = self.kernel // 2
-        scores = F.pad(F.linear(x, self._scores()), (0, 0, *(margin,) * 4), value=float("-inf"))
-        for axis in (1, 2):
-            scores = scores.unfold(axis, self.kernel, self.stride)
-        logits = scores.flatten(4) + self.position.mT
-        return logits.softmax(-1).flatten(1, 2).transpose(1, 2)
-
-    def deployed(self) -> nn.Module:
-        """One linear layer for scores and values, and the kernels as convolutions."""
-        return FoldedQnA(self, *self._folded())
-
-    def _scores(self) -> Float[Tensor, "m c"]:
-        """What gives an input's score: normalised queries, through the keys' weights."""
-        q = self.query.unflatten(1, (self.heads, -1))
-        q = q / (q.norm(dim=2, keepdim=True) + 1e-6) * q.shape[2] ** -0.5
-        return (q.unsqueeze(3) * self.key.unflatten(0, (self.heads, -1))).sum(2).flatten(0, 1)
-
-    def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights of the scores, and the kernels of both sums, (channels, 1, k, k)."""
-        near = self.position - self.position.detach().amax(0)
-        near = near.clamp(min=FLOOR).exp()
-        each = (near * self.share).mT.repeat_interleave(self.query.shape[1] // self.heads, 0)
-        square = (1, self.kernel, self.kernel)
-        return self._scores(), near.mT.unflatten(1, square), each.unflatten(1, square)
-
-    def _sum(self, kernel: Tensor, x: Float[Tensor, "b h w m"]) -> Float[Tensor, "b h2 w2 m"]:
-        x = channels_first(x)
-        margin, groups = self.kernel // 2, x.shape[1]
-        return channels_last(F.conv2d(x, kernel, None, self.stride, margin, 1, groups))
-
-
-class FoldedQnA(nn.Module):
-    """A `QnA` whose parameters will not change: (B, h, w, C) to (B, h', w', C')."""
-
-    def __init__(self, qna: QnA, score: Tensor, total: Tensor, shared: Tensor) -> None:
-        super().__init__()
-        self.queries, self.dim = qna.queries, qna.value.out_features
-        self.both = linear(torch.cat([qna.value.weight, score]), None)
-        self.total, self.shared = (_depthwise(k, qna.stride) for k in (total, shared))
-        self.proj = qna.proj
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 c2"]:
-        both = self.both(x)
-        values, scores = both[..., : self.dim], both[..., self.dim :]
-        return self.proj(read(scores, values, self.queries, self.total, self.shared))
-
-
-def _depthwise(kernel: Tensor, stride: int) -> Conv:
-    dim, side = len(kernel), kernel.shape[2]
-    made = Conv(dim, dim, side, stride, side // 2, groups=dim, bias=False, device="meta")
-    made.weight = frozen(kernel.contiguous(memory_format=torch.channels_last))
-    return made
+POOLS = ("mean", "qna", "both")
+SKIPS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": lambda dim, kernel: Conv(dim, 2 * dim, 1, 2, bias=False),
+    "pool": lambda dim, kernel: PooledConv(dim, 2 * dim, kernel),
+}
 
 
 class Strided(nn.Module):
     """The block of stride 2: (B, h, w, C) to half the map, rounded up, and twice the width.
 
-    The skip projects the input as it is, not normed; only the ffn has stochastic depth.
+    The `skip` projects the input as it is, not normed; only the ffn has stochastic depth.
     """
 
-    def __init__(self, dim: int, mixer: QnA, *, drop_path: float) -> None:
+    def __init__(self, dim: int, mixer: QnA, skip: nn.Module, *, drop_path: float) -> None:
         super().__init__()
-        self.norm1, self.mixer = nn.LayerNorm(dim, eps=1e-6), mixer
-        self.skip = Conv(dim, 2 * dim, 1, 2, bias=False)
+        self.norm1, self.mixer, self.skip = nn.LayerNorm(dim, eps=1e-6), mixer, skip
         self.norm2, self.ffn = nn.LayerNorm(2 * dim, eps=1e-6), _mlp(2 * dim)
         self.drop_path = DropPath(drop_path)
 
@@ -335,6 +233,42 @@ def check_size(image: tuple[int, int], config: Config) -> None:
         )
 
 
+def side(config: Config) -> int:
+    """The side of the last map, which learned queries read whole. Raises ValueError unless it is
+    square."""
+    stride = config.patch * 2 ** (len(config.qna) - 1)
+    height, width = (-(-pixels // stride) for pixels in config.image)
+    if height != width:
+        raise ValueError(
+            f"image is {config.image[0]}x{config.image[1]}: queries that read a whole map have "
+            "positions of a square one; take a square image or pool='mean'"
+        )
+    return height
+
+
+def _pool(config: Config, dim: int) -> nn.Module:
+    if config.pool == "mean":
+        return Mean()
+    return Reader(dim, config.qna_heads[-1], side(config), added=config.pool == "both")
+
+
+def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
+    """Move what reads a whole map to another image size: half-pixel bicubic."""
+    if old.pool == "mean":
+        return state
+    tables = ("pool.position", "pool.share")
+    return {**state, **{n: moved(state[n], side(old), (side(new), side(new))) for n in tables}}
+
+
+def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config with the classes and, where a whole map is read, the image."""
+    found = replace(config, classes=len(state["head.weight"]))
+    if config.pool == "mean":
+        return found
+    pixels = math.isqrt(len(state["pool.position"])) * config.patch * 2 ** (len(config.qna) - 1)
+    return replace(found, image=(pixels, pixels))
+
+
 class QnAViT(Pyramid):
     """Patches, stages of local attention, norm, mean, linear."""
 
@@ -347,6 +281,11 @@ class QnAViT(Pyramid):
             raise ValueError(f"sizes {sizes} of qna: expected one entry a stage, each with blocks")
         if min(c.windows) < 1:
             raise ValueError(f"windows are {c.windows}: expected 1 or more positions a side")
+        if c.skip not in SKIPS or c.pool not in POOLS:
+            raise ValueError(
+                f"skip is {c.skip!r}, pool {c.pool!r}: expected {' or '.join(SKIPS)} for the one, "
+                f"{', '.join(POOLS)} for the other"
+            )
         check_size(c.image, c)
         rates = iter(rising(c.drop_path, sum(c.qna) + sum(c.lsa) + len(c.qna) - 1))
         dims, stages = [c.dim * 2**i for i in range(len(c.qna))], []
@@ -355,7 +294,8 @@ class QnAViT(Pyramid):
             down: nn.Module = nn.Identity()
             if i:
                 mixer = asked(dims[i - 1], dim, c.qna_heads[i], stride=2)
-                down = Strided(dims[i - 1], mixer, drop_path=next(rates))
+                skip = SKIPS[c.skip](dims[i - 1], c.kernel)
+                down = Strided(dims[i - 1], mixer, skip, drop_path=next(rates))
             mixers = [LocalAttention(dim, c.lsa_heads[i], c.windows[i]) for _ in range(c.lsa[i])]
             mixers += [asked(dim, dim, c.qna_heads[i]) for _ in range(c.qna[i])]
             blocks = [Block(dim, m, _mlp(dim), norm=norm, drop_path=next(rates)) for m in mixers]
@@ -365,7 +305,7 @@ class QnAViT(Pyramid):
             stem=Stem(config),
             stages=stages,
             norm=norm(dims[-1]),
-            pool=Mean(),
+            pool=_pool(c, dims[-1]),
             head=linear_head(dims[-1], c.classes),
             levels=[Level(c.patch * 2**i, dim) for i, dim in enumerate(dims)],
         )
@@ -374,12 +314,6 @@ class QnAViT(Pyramid):
                 lecun_normal(m.weight)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
-
-
-def lecun_normal(weight: Tensor) -> None:
-    """Flax's default: variance 1 / fan-in, cut at two standard deviations."""
-    std = weight[0].numel() ** -0.5 / 0.8796256610342398  # what the cut takes from a normal's
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 MODEL = QnAViT

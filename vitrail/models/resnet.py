@@ -29,8 +29,10 @@ from vitrail.layers.conv import (
     folded,
 )
 from vitrail.layers.init import kaiming_conv
+from vitrail.layers.protocols import AbsorbsNorm
 from vitrail.layers.residual import DropPath, rising
 from vitrail.layers.tokens import Mean
+from vitrail.models.names import resnet as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -105,56 +107,8 @@ SPACE = Small(
     },
 )
 
-_TRUNK = [
-    ("layer1.", "stages.0.blocks."),
-    ("layer2.", "stages.1.blocks."),
-    ("layer3.", "stages.2.blocks."),
-    ("layer4.", "stages.3.blocks."),
-    (".downsample.0.", ".shortcut.conv."),
-    (".downsample.1.", ".shortcut.norm."),
-    ("conv1.", "stem.convs.0.conv."),
-    ("bn1.", "stem.convs.0.norm."),
-    ("fc.", "head."),
-]
 
-
-def _torchvision(config: Config) -> list:
-    """conv1, bn1 ... of a block: the last 3x3 of the two or three is our mixer."""
-    names = ("conv1", "mixer") if config.expansion == 1 else ("conv1", "mixer", "conv3")
-    inside = [
-        row
-        for n, ours in enumerate(names, 1)
-        for row in [
-            (f".conv{n}.", f".{ours}.conv." if ours != "mixer" else ".mixer."),
-            (f".bn{n}.", f".{ours}.norm." if ours != "mixer" else ".norm."),
-        ]
-    ]
-    return [*_TRUNK, *inside]
-
-
-def _transformers(config: Config) -> list:
-    names = ("conv1", "mixer") if config.expansion == 1 else ("conv1", "mixer", "conv3")
-    inside = [
-        row
-        for n, ours in enumerate(names)
-        for row in [
-            (f".layer.{n}.convolution.", f".{ours}.conv." if ours != "mixer" else ".mixer."),
-            (f".layer.{n}.normalization.", f".{ours}.norm." if ours != "mixer" else ".norm."),
-        ]
-    ]
-    return [
-        ("resnet.", ""),
-        ("embedder.embedder.convolution.", "stem.convs.0.conv."),
-        ("embedder.embedder.normalization.", "stem.convs.0.norm."),
-        ("encoder.stages.{i}.layers.", "stages.{i}.blocks."),
-        (".shortcut.convolution.", ".shortcut.conv."),
-        (".shortcut.normalization.", ".shortcut.norm."),
-        *inside,
-        ("classifier.1.", "head."),
-    ]
-
-
-NAMES = {"torchvision": _torchvision, "timm": _torchvision, "transformers": _transformers}
+NAMES = names.TABLES
 
 
 def relu() -> nn.Module:
@@ -231,8 +185,8 @@ class Basic(nn.Module):
         if isinstance(self.norm, nn.BatchNorm2d):
             if isinstance(self.mixer, nn.Conv2d):
                 self.mixer, self.norm = folded(self.mixer, self.norm), nn.Identity()
-            elif hasattr(self.mixer, "absorb_norm"):
-                self.mixer.absorb_norm(*affine(self.norm))  # pyright: ignore
+            elif isinstance(self.mixer, AbsorbsNorm):
+                self.mixer.absorb_norm(*affine(self.norm))
                 self.norm = nn.Identity()
             else:
                 self.norm = Affine(self.norm)
@@ -326,14 +280,18 @@ class ResNet(Pyramid):
                 f"depths {c.depths}, dims {c.dims} and strides {c.strides} differ in length: one "
                 "each a stage, and strides of all but the first"
             )
-        if c.expansion <= 0:
-            raise ValueError(f"expansion is {c.expansion}: expected a positive number")
-        wide = c.expansion != 1 if bottleneck is None else bottleneck
+        each = c.expansion if isinstance(c.expansion, tuple) else (c.expansion,) * len(c.depths)
+        if len(each) != len(c.depths) or min(each) <= 0:
+            raise ValueError(
+                f"expansion is {c.expansion}: expected a positive number, or one for each of "
+                f"{len(c.depths)} stages"
+            )
+        wide = any(e != 1 for e in each) if bottleneck is None else bottleneck
         block = Bottleneck if wide else Basic
         rates = iter(rising(c.drop_path, sum(c.depths)))
         stride, dim_in = c.stem_stride, (c.stem_dims or c.dims)[-1 if c.stem_dims else 0]
         for i, (depth, inner) in enumerate(zip(c.depths, c.dims, strict=True)):
-            blocks, dim = [], int(inner * c.expansion)
+            blocks, dim = [], int(inner * each[i])
             for j in range(depth):
                 step = strides[i] if j == 0 else 1
                 # In a basic block the first convolution has the stride.
@@ -356,4 +314,5 @@ class ResNet(Pyramid):
         kaiming_conv(self)
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = ResNet

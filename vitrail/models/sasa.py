@@ -26,12 +26,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import affine, channels_first, channels_last
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.neighborhood import Neighborhood
 from vitrail.layers.windows import pad, partition
 from vitrail.models import resnet
-from vitrail.models.parts.attention_resnet import matrix
+from vitrail.models.names import sasa as names
 from vitrail.models.resnet import ResNet
 from vitrail.models.trunk.backbone import Small, Variant, check_image
 
@@ -80,30 +81,7 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    """Of the layers; the networks of public code do not follow the paper."""
-    return [
-        *resnet.NAMES["torchvision"](config),
-        ("stem.weight_query.weight", "stem.query", matrix),
-        ("stem.weight_key.weight", "stem.key", matrix),
-        (
-            "stem.weight_value.{m}.weight",
-            f"stem.values[{{m}}/{config.mixtures}]",
-            lambda v: v.flatten(1)[None],
-        ),
-        ("stem.emb_row", "stem.rows"),
-        ("stem.emb_col", "stem.columns"),
-        ("stem.emb_mix", "stem.mixes"),
-        *[
-            (f".weight_{name}.weight", f".qkv.weight[{n}/3]", matrix)
-            for n, name in enumerate(("query", "key", "value"))
-        ],
-        (".relative_x", ".columns", lambda v: v.flatten(1).mT),
-        (".relative_y", ".rows", lambda v: v.flatten(1).mT),
-    ]
-
-
-NAMES = {"MerHS/SASA-pytorch": _names}
+NAMES = names.TABLES
 
 
 class LocalAttention(nn.Module):
@@ -168,8 +146,7 @@ class AttentionStem(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         c, dim, heads = config, config.dims[0], config.stem_heads
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if c.stem_stride < 2:
             raise ValueError(
                 f"stem_stride is {c.stem_stride}; blocks of a stem of attention need 2 or more: "

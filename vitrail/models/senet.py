@@ -118,4 +118,5 @@ class SENet(ResNet):
         super().__init__(config, gate=lambda i, j, dim: gates[c.gate](dim))
 
 
+ATTENDS = False  # no part of it has weights that sum to one
 MODEL = SENet

@@ -29,8 +29,11 @@ from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import Mean
 from vitrail.layers.windows import WindowAttention, pad
+from vitrail.models.names import swin as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, Widths, by_stage
 
 Mixer = Callable[[int, int], nn.Module]
 
@@ -40,16 +43,20 @@ class Config:
     """Sizes of a Swin: `dim` of the first stage, doubled by each; blocks and heads per stage.
 
     `position` is "relative" (bias tables) or "both" (and absolute positions after the stem).
+    `heads`, `inner` (channels of all heads) and `hidden` have an entry a stage, one number or one
+    a block; `inner` is as wide as the stage and `hidden` four times, unless given.
     """
 
     dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
-    heads: tuple[int, ...] = (3, 6, 12, 24)
+    heads: tuple[PerBlock, ...] = (3, 6, 12, 24)
     window: int = 7
     patch: int = 4
     position: str = "relative"
     patch_norm: bool = True
     qkv_bias: bool = True
+    inner: tuple[PerBlock, ...] = ()
+    hidden: tuple[PerBlock, ...] = ()
     drop_path: float = 0.2
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -112,66 +119,18 @@ SPACE = Small(
     },
 )
 
-_BLOCK = [
-    (".attn_mask", None),
-    (".relative_position_index", None),
-    (".relative_position_bias_table", ".bias.table"),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-    (".ffn.0.", ".ffn.fc1."),
-    (".ffn.3.", ".ffn.fc2."),
-]
-_MICROSOFT = [
-    ("absolute_pos_embed", "stem.position"),
-    ("patch_embed.", "stem."),
-    ("layers.{i}.downsample.", "stages.{i+1}.down."),
-    ("layers.", "stages."),
-    ("head.fc.", "head."),
-    *_BLOCK,
-]
 
-
-def _torchvision(config: Config) -> list:
-    return [
-        ("features.0.0.", "stem.proj."),
-        ("features.0.2.", "stem.norm."),
-        *[(f"features.{2 * i + 1}.", f"stages.{i}.blocks.") for i in range(len(config.depths))],
-        *[(f"features.{2 * i}.", f"stages.{i}.down.") for i in range(1, len(config.depths))],
-        *_BLOCK,
-    ]
-
-
-_TRANSFORMERS = [
-    ("swin.", ""),
-    ("embeddings.position_embeddings", "stem.position"),
-    ("embeddings.patch_embeddings.projection.", "stem.proj."),
-    ("embeddings.", "stem."),
-    ("encoder.layers.{i}.downsample.", "stages.{i+1}.down."),
-    ("encoder.layers.", "stages."),
-    *[  # the second form of each name is that of release 5 and later
-        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-        for old in (f"self.{names[0]}", f"{names[1]}_proj")
-        for leaf in ("weight", "bias")
-    ],
-    (".attention.relative_position_bias.", ".mixer."),
-    (".attention.self.", ".mixer."),
-    (".attention.output.dense.", ".mixer.proj."),
-    (".attention.o_proj.", ".mixer.proj."),
-    (".intermediate.dense.", ".ffn.fc1."),
-    (".output.dense.", ".ffn.fc2."),
-    (".layernorm_before.", ".norm1."),
-    (".layernorm_after.", ".norm2."),
-    ("layernorm.", "norm."),
-    ("classifier.", "head."),
-    *_BLOCK,
-]
-NAMES: dict[str, list | Callable[[Config], list]] = {
-    "microsoft/Swin-Transformer": _MICROSOFT,
-    "timm": [("layers.{i}.downsample.", "stages.{i}.down."), *_MICROSOFT],
-    "torchvision": _torchvision,
-    "transformers": _TRANSFORMERS,
-}
+NAMES = names.TABLES
+# Bias tables move only where an image is so small that a stage's window changes.
+POSITIONS = (
+    Table("stem.position", lambda c: grids(c)[0], bicubic_grid),
+    Table(
+        "stages.{i}.blocks.{j}.mixer.bias.table",
+        lambda c, i, j: (2 * min(c.window, *grids(c)[i]) - 1,) * 2,
+        bicubic_grid,
+        axes=(0,),
+    ),
+)
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
@@ -180,19 +139,11 @@ def grids(config: Config) -> list[tuple[int, int]]:
     return [(-(-config.image[0] // s), -(-config.image[1] // s)) for s in strides]
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: bicubic, bias tables only where a stage's window changes."""
-    moved, before, after = dict(state), grids(old), grids(new)
-    if "stem.position" in state:
-        moved["stem.position"] = bicubic_grid(state["stem.position"], before[0], after[0])
-    for i, (a, b) in enumerate(zip(before, after, strict=True)):
-        sides = [2 * min(old.window, *grid) - 1 for grid in (a, b)]
-        for j in range(old.depths[i]):
-            name = f"stages.{i}.blocks.{j}.mixer.bias.table"
-            squares = [(side, side) for side in sides]
-            if name in state:  # hosted mixers may have no table
-                moved[name] = bicubic_grid(state[name][None], *squares)[0]
-    return moved
+def widths(config: Config) -> list[list[Widths]]:
+    """Heads, inner and hidden width of every stage's blocks."""
+    c = config
+    dims = [c.dim * 2**i for i in range(len(c.depths))]
+    return by_stage((c.heads, c.inner, c.hidden), c.depths, [(dim, 4 * dim) for dim in dims])
 
 
 class PatchEmbed(nn.Module):
@@ -260,10 +211,13 @@ class Swin(Pyramid):
                 "fewer stages or a larger image"
             )
 
+        dims, own = [config.dim * 2**i for i in range(len(config.depths))], widths(config)
+
         def windows(i: int, j: int) -> nn.Module:
             return WindowAttention(
-                config.dim * 2**i,
-                config.heads[i],
+                dims[i],
+                own[i][j].heads,
+                inner=own[i][j].inner,
                 window=config.window,
                 shifted=j % 2 == 1,
                 grid=sizes[i],
@@ -271,11 +225,12 @@ class Swin(Pyramid):
             )
 
         rates = iter(rising(config.drop_path, sum(config.depths)))
-        dims = [config.dim * 2**i for i in range(len(config.depths))]
         stages = []
-        for i, (dim, depth) in enumerate(zip(dims, config.depths, strict=True)):
-            mixers = [(mixer or windows)(i, j) for j in range(depth)]
-            blocks = [Block(dim, m, Mlp(dim, 4 * dim), drop_path=next(rates)) for m in mixers]
+        for i, dim in enumerate(dims):
+            blocks = [
+                Block(dim, (mixer or windows)(i, j), Mlp(dim, hidden), drop_path=next(rates))
+                for j, (_, _, hidden) in enumerate(own[i])
+            ]
             stages.append(Stage(Merge(dims[i - 1]) if i else nn.Identity(), blocks))
         super().__init__(
             config,

@@ -15,8 +15,8 @@ feed-forward in place of both MLPs and their norms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,13 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid, sine_1d
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import t2t_vit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Grid = tuple[int, int]
 Local = Callable[[int, int], nn.Module]  # dim, hidden to a feed-forward of (tokens, grid)
@@ -82,15 +83,8 @@ SPACE = Small(
     },
 )
 
-_AUTHORS = [
-    ("cls_token", "embed.token[+]"),
-    ("pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-    ("tokens_to_token.attention{i}.", "embed.mixers.{i-1}."),
-    ("tokens_to_token.project.", "embed.project."),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-]
-NAMES = {"yitu-opensource/T2T-ViT": _AUTHORS}
+NAMES = names.TABLES
+POSITIONS = (Table("embed.position", lambda c: grid(c, *c.image), bicubic_grid),)
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
@@ -100,18 +94,6 @@ def grid(config: Config, h: int, w: int) -> Grid:
         if min(h, w) < 1:
             raise ValueError(f"splits {config.splits} leave nothing of the image: enlarge it")
     return h, w
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    sizes = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *sizes)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * stride(config)
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
 
 
 def stride(config: Config) -> int:

@@ -13,23 +13,26 @@ another paper put its own feed-forward in place of the outer MLP and its norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Blocks, DropPath, rising
+from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import tnt as names
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 Grid = tuple[int, int]
 
@@ -70,29 +73,8 @@ SPACE = Small(
 )
 
 
-def _timm(config: Config) -> list:
-    return [
-        ("cls_token", "token[+]"),
-        ("patch_pos", ("token[+2]", "position"), class_row),
-        ("pixel_pos", "pixels.position"),
-        ("pixel_embed.", "pixels."),
-        ("norm1_proj.", "join.norm."),
-        ("proj.", "join.proj."),
-        ("norm2_proj.", "join_norm."),
-        (".norm_in.", ".inner.norm1."),
-        (".attn_in.", ".inner.mixer."),
-        (".norm_mlp_in.", ".inner.norm2."),
-        (".mlp_in.", ".inner.ffn."),
-        (".norm1_proj.", ".join.norm."),
-        ("blocks.{i}.proj.", "blocks.{i}.join.proj."),
-        (".norm_out.", ".norm1."),
-        (".attn_out.", ".mixer."),
-        (".norm_mlp.", ".norm2."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"timm": _timm}
+NAMES = names.TABLES
+POSITIONS = (Table("position", patches, bicubic_grid),)
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
@@ -105,26 +87,13 @@ def grid(config: Config, h: int, w: int) -> Grid:
     return h // config.patch, w // config.patch
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move the patches' positions to another image size: half-pixel bicubic."""
-    grids = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "position": bicubic_grid(state["position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
-
-
 class SplitAttention(nn.Module):
     """Attention with one linear layer for q and k and one for v, without biases: (B, N, C) to
     the same."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads = heads
         self.qk, self.v = Linear(dim, 2 * dim, bias=False), Linear(dim, dim, bias=False)
         self.proj = Linear(dim, dim)
@@ -231,7 +200,8 @@ class TNT(Backbone):
         self.blocks = Blocks(
             TNTBlock(c, rate, outer() if outer else None) for rate in rising(c.drop_path, c.depth)
         )
-        self.norm, self.head = nn.LayerNorm(c.dim), linear_head(c.dim, c.classes)
+        self.norm, self.pool = nn.LayerNorm(c.dim), FirstToken()
+        self.head = linear_head(c.dim, c.classes)
         self.levels, self.width = (Level(c.patch, c.dim),), c.dim
         trunc_normal_linear(self)
 
@@ -244,7 +214,7 @@ class TNT(Backbone):
         return [x[:, 1:].unflatten(1, size) for x in chosen]
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        return self.norm(self._tokens(image)[0][-1][:, 0])
+        return self.norm(self.pool(self._tokens(image)[0][-1]))
 
     def _tokens(self, image: Tensor) -> tuple[list[Tensor], Grid]:
         """Tokens (B, 1 + h w, C) after every block, and their grid."""

@@ -14,7 +14,7 @@ row in the position table: a row of a checkpoint that is added to it is folded i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,25 +30,29 @@ from vitrail.layers.linear import Linear
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
-from vitrail.models.names.vit import TABLES
+from vitrail.models.names import vit as names
 from vitrail.models.trunk.backbone import HALF, Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.sizes import PerBlock, widths
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a ViT. `pool` is "token" (class token), "mean" or "map" (attention pooling);
-    `position` is "learned" or "sincos"; `pre_logits` is the width of the tanh layer before the
-    head, 0 for none."""
+    """Sizes of a ViT. `heads`, `inner` (channels of all heads, 0 for `dim`) and `hidden` are one
+    number or one a block; of pool "map" one more, its own, comes last. `pool` is "token" (class
+    token), "mean" or "map" (attention pooling); `position` is "learned" or "sincos"; `pre_logits`
+    is the width of the tanh layer before the head, 0 for none."""
 
     dim: int = 192
     depth: int = 12
-    heads: int = 3
-    hidden: int = 768
+    heads: PerBlock = 3
+    hidden: PerBlock = 768
     patch: int = 16
     pool: str = "token"
     position: str = "learned"
     pre_logits: int = 0
+    inner: PerBlock = 0
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -140,30 +144,15 @@ SPACE = Small(
     },
 )
 
-NAMES, TAKES = TABLES, HALF  # unless a variant's reference says otherwise
+TAKES = HALF  # unless a variant's reference says otherwise
+NAMES = names.TABLES
+POSITIONS = (
+    Table("embed.position", lambda c: tuple(-(-side // c.stride) for side in c.image), zoom_grid),
+)
 
 
 def _ceil(side: int, stride: int) -> int:
     return -(-side // stride)
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: linear, corners coinciding, as the authors do."""
-    if "embed.position" not in state or new.position != "learned":
-        return state
-    grids = [(_ceil(c.image[0], c.stride), _ceil(c.image[1], c.stride)) for c in (old, new)]
-    return {**state, "embed.position": zoom_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    config = replace(config, classes=state["head.weight"].shape[0])
-    if "embed.position" not in state:
-        return config
-    side = math.isqrt(rows := state["embed.position"].shape[1])
-    if side**2 != rows:
-        return None
-    return replace(config, image=(side * config.stride, side * config.stride))
 
 
 class PatchEmbed(nn.Module):
@@ -222,23 +211,27 @@ class ViT(Isotropic):
     embedding_of: Callable[[Any], nn.Module] = PatchEmbed
 
     def __init__(self, config: Config) -> None:
+        c, pooling = config, config.pool == "map"
+        usual = c.dim, 4 * c.dim
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth + pooling, usual)
+        own = sizes[-1]
         pools = {
             "token": FirstToken,
             "mean": Mean,
-            "map": partial(ProbePool, config.dim, config.heads, config.hidden),
+            "map": partial(ProbePool, c.dim, own.heads, own.hidden, own.inner),
         }
-        if config.pool not in pools:
-            raise ValueError(f"pool is {config.pool!r}: expected {', '.join(pools)}")
+        if c.pool not in pools:
+            raise ValueError(f"pool is {c.pool!r}: expected {', '.join(pools)}")
         norm = partial(nn.LayerNorm, eps=1e-6)
         blocks = [
             Block(
-                config.dim,
-                Attention(config.dim, config.heads),
-                Mlp(config.dim, config.hidden, act=nn.GELU(approximate="tanh")),
+                c.dim,
+                Attention(c.dim, size.heads, inner=size.inner),
+                Mlp(c.dim, size.hidden, act=nn.GELU(approximate="tanh")),
                 norm=norm,
                 drop_path=rate,
             )
-            for rate in rising(config.drop_path, config.depth)
+            for rate, size in zip(rising(c.drop_path, c.depth), sizes, strict=False)
         ]
         super().__init__(
             config,

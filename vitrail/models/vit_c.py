@@ -15,7 +15,6 @@ ViT_P-18GF, and its `conv_stem_configs` make ViT_C.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -27,12 +26,13 @@ from torch import Tensor, nn
 from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d, ConvNorm
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.patches import class_row
 from vitrail.layers.position import zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean
+from vitrail.models.names import vit_c as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 
 @dataclass(frozen=True)
@@ -101,70 +101,14 @@ SPACE = Small(
 )
 
 
-def _tokens_first(table: Tensor) -> Tensor:
-    """A table (N, 1, C), as the authors' later code has it, or (1, N, C), as the earlier has it."""
-    return table.transpose(0, 1) if table.shape[1] == 1 else table
-
-
-def _positions(table: Tensor) -> tuple[Tensor, Tensor]:
-    return class_row(_tokens_first(table))
-
-
-def _pycls(config: Config) -> list:
-    token = config.pool == "token"
-    return [
-        ("class_token", "embed.token[+]"),
-        ("pos_embedding", ("embed.token[+2]", "embed.position"), _positions)
-        if token
-        else ("pos_embedding", "embed.position", _tokens_first),
-        ("stem.cstem{i}_conv.", "embed.convs.{i}.conv."),
-        ("stem.cstem{i}_bn.", "embed.convs.{i}.norm."),
-        ("stem.cstem_last_conv.", "embed.proj."),
-        ("stem.patchify.", "embed.proj."),
-        ("encoder.block_{i}.", "blocks.{i}."),
-        ("encoder.ln.", "norm."),
-        ("head.head_fc.", "head."),
-        (".self_attention.block.in_proj_", ".mixer.qkv."),
-        (".self_attention.block.out_proj.", ".mixer.proj."),
-        (".self_attention.attn_proj.", ".mixer.qkv."),  # names of the branch with the configs
-        (".self_attention.out_proj.", ".mixer.proj."),
-        (".mlp_block.linear_1.", ".ffn.fc1."),
-        (".mlp_block.linear_2.", ".ffn.fc2."),
-        (".ln_1.", ".norm1."),
-        (".ln_2.", ".norm2."),
-    ]
-
-
-_TORCHVISION = [
-    ("class_token", "embed.token[+]"),
-    ("encoder.pos_embedding", ("embed.token[+2]", "embed.position"), class_row),
-    ("conv_proj.conv_bn_relu_{i}.0.", "embed.convs.{i}.conv."),
-    ("conv_proj.conv_bn_relu_{i}.1.", "embed.convs.{i}.norm."),
-    ("conv_proj.conv_last.", "embed.proj."),
-    ("conv_proj.", "embed.proj."),
-    ("encoder.layers.encoder_layer_{i}.", "blocks.{i}."),
-    ("encoder.ln.", "norm."),
-    ("heads.head.", "head."),
-    (".self_attention.in_proj_", ".mixer.qkv."),
-    (".self_attention.out_proj.", ".mixer.proj."),
-    (".mlp.0.", ".ffn.fc1."),
-    (".mlp.3.", ".ffn.fc2."),
-    (".ln_1.", ".norm1."),
-    (".ln_2.", ".norm2."),
-]
-NAMES = {"facebookresearch/pycls": _pycls, "torchvision": _TORCHVISION}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: linear, corners coinciding, as ViT's authors do."""
-    grids = [grid(c, *c.image) for c in (old, new)]
-    return {**state, "embed.position": zoom_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * stride(config)
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+NAMES = names.TABLES
+POSITIONS = (
+    Table(
+        "embed.position",
+        lambda c: tuple(math.ceil(side / math.prod(c.strides)) // c.patch for side in c.image),
+        zoom_grid,
+    ),
+)
 
 
 def stride(config: Config) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.linear import frozen
 from vitrail.models import vit
+from vitrail.models.names import vit_hybrid as names
 from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
 from vitrail.models.vit import PatchEmbed, ViT
 
@@ -86,24 +87,9 @@ SPACE = Small(
 )
 
 
-def _timm(config: Config) -> list:
-    stem = "patch_embed.backbone." + ("stem." if config.units else "")
-    return [
-        (stem + "conv.", "embed.trunk.conv."),
-        (stem + "norm.", "embed.trunk.norm."),
-        ("patch_embed.backbone.stages.{s}.blocks.{u}.", "embed.trunk.stages.{s}.{u}."),
-        (".downsample.", ".shortcut."),
-        *vit.NAMES["timm"](config),  # pyright: ignore[reportCallIssue]
-    ]
-
-
 TAKES = HALF  # unless a variant's reference says otherwise
-NAMES = {
-    "google-research/vision_transformer": _timm,
-    "npz": vit.NAMES["npz"],
-    "timm": _timm,
-}
-resample, fitted = vit.resample, vit.fitted
+NAMES = names.TABLES
+POSITIONS = vit.POSITIONS
 
 
 class SameConv2d(Conv2d):
@@ -138,7 +124,7 @@ class StandardConv2d(SameConv2d):
             return self._conv_forward(x, self._standard(), None)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        weight = self._weight_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
+        weight = self._kept_for(x.shape, lambda: reorder(self._standard(), *geometry, x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(x, weight, None, *geometry, "none", [], "")
 

@@ -14,8 +14,7 @@ positions move to them as DeiT's do (bicubic).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,12 +24,14 @@ from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
-from vitrail.layers.patches import ClassPatches, class_row
+from vitrail.layers.patches import ClassPatches
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken
+from vitrail.models.names import vitas as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 PATCHES = (14, 16, 32)  # what a stem and a block choose from; 0 heads are an identity
 HEADS = (3, 6, 12, 16, 0)
@@ -50,6 +51,11 @@ class Config:
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
+
+    @property
+    def filled(self) -> list[int]:
+        """The slots that hold a block."""
+        return [slot for slot, heads in enumerate(self.heads) if heads]
 
 
 def decoded(
@@ -138,50 +144,9 @@ SPACE = Small(
     },
 )
 
-TENSORS = [
-    (".patch_embed.", "."),
-    (".attn.", ".mixer."),
-    (".mlp.", ".ffn."),
-    ("net.backbone_Norm_Norm_0.0.", "norm."),
-    ("net.backbone_FC_FC_0.0.module.0.", "head."),
-]
 
-
-def _authors(config: Config) -> list:
-    """Their blocks are numbered by slots."""
-    return [
-        ("net.backbone_init_stem_Patch_init_0.0.", "embed."),
-        ("embed.cls_token", "embed.token[+]"),
-        ("embed.pos_embed", ("embed.token[+2]", "embed.position"), class_row),
-        *[
-            (f"net.backbone_Block_Block_{slot}.0.", f"blocks.{n}.")
-            for n, slot in enumerate(filled(config))
-        ],
-        *TENSORS,
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"xiusu/ViTAS": _authors}
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(rows := state["embed.position"].shape[1])
-    if side**2 != rows:
-        return None
-    image = (side * config.patch, side * config.patch)
-    return replace(config, classes=state["head.weight"].shape[0], image=image)
-
-
-def filled(config: Config) -> list[int]:
-    """The slots that hold a block."""
-    return [slot for slot, heads in enumerate(config.heads) if heads]
+NAMES = names.TABLES
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Embed(ClassPatches):
@@ -202,7 +167,7 @@ class ViTAS(Isotropic):
     undecayed = ("embed.position", "embed.token")
 
     def __init__(self, config: Config) -> None:
-        c, slots = config, filled(config)
+        c, slots = config, config.filled
         if not slots or len({len(c.heads), len(c.attention), len(c.hidden)}) > 1:
             raise ValueError(
                 f"heads {c.heads}, attention {c.attention}, hidden {c.hidden}: expected one "

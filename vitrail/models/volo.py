@@ -11,7 +11,8 @@ them and the class blocks alone. LayerNorm's eps is 1e-5 everywhere, also for th
 The answer is the class token's logits and half of each class's largest logit among the patches:
 the second head is trained by labels for each patch, which are not here ("token labeling", Jiang et
 al., NeurIPS 2021, arXiv 2104.10858). Training minimises the loss of the sum, and `dense` gives
-both parts. The authors' network takes its config's image only; here any image may be given that
+both parts. A single head reads the class token, or the mean of all tokens, that one included. The
+authors' network takes its config's image only; here any image may be given that
 has a position of the coarse map: both maps round up, padded by zeros at the bottom and right, and
 positions are resampled bicubically.
 
@@ -20,7 +21,7 @@ positions are resampled bicubically.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,9 +36,12 @@ from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, Blocks, rising
+from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.layers.windows import pad
+from vitrail.models.names import volo as names
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 Mixer = Callable[[int], nn.Module]
 
@@ -49,6 +53,8 @@ class Config:
 
     `patch` is the stride of the outlookers' map, even, `stem` the width of the convolutions before
     it; outlook attention has a centre at every `stride`-th position. `reading` are class blocks.
+    `answer` is "dense" (of the class token and of the patches), or by one head of the "token" or
+    of the "mean".
     """
 
     dims: tuple[int, ...] = (192, 384)
@@ -60,6 +66,7 @@ class Config:
     kernel: int = 3
     stride: int = 2
     reading: int = 2
+    answer: str = "dense"
     drop_path: float = 0.1
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -109,32 +116,7 @@ SPACE = Small(
 )
 
 
-def _names(config: Config) -> list:
-    return [
-        *[
-            (f"network.{i + 1}.{{j}}.", f"stages.1.blocks.{{j+{sum(config.depths[1:i])}}}.")
-            for i in range(1, len(config.depths))
-        ],
-        ("network.0.", "stages.0.blocks."),
-        ("network.1.", "stages.1.down."),
-        ("pos_embed", "stages.1.down.position"),
-        ("cls_token", "pool.token"),
-        ("post_network.", "pool.blocks."),
-        ("norm.", "pool.norm."),
-        ("aux_head.", "head.patches."),
-        *[
-            (f"patch_embed.conv.{3 * n + k}.", f"stem.convs.{n}.{name}.")
-            for n in range(3)
-            for k, name in enumerate(("conv", "norm"))
-        ],
-        ("patch_embed.", "stem."),
-        (".attn.attn.", ".mixer.logits."),
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-    ]
-
-
-NAMES: dict[str, Callable[[Config], list]] = {"sail-sg/volo": _names, "timm": _names}
+NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
@@ -149,17 +131,9 @@ def grid(config: Config, h: int, w: int) -> tuple[int, int]:
     return -(-h // stride), -(-w // stride)
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    table = state["stages.1.down.position"]
-    return {**state, "stages.1.down.position": _moved(table, grid(new, *new.image))}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the image that a state's shapes tell."""
-    h, w = (2 * config.patch * side for side in state["stages.1.down.position"].shape[1:3])
-    image = config.image if grid(config, *config.image) == grid(config, h, w) else (h, w)
-    return replace(config, classes=len(state["head.weight"]), image=image)
+POSITIONS = (
+    Table("stages.1.down.position", lambda c: grid(c, *c.image), bicubic_grid, axes=(1, 2)),
+)
 
 
 def _moved(table: Tensor, size: tuple[int, int]) -> Tensor:
@@ -326,7 +300,7 @@ class DenseHead(Linear):
 
 
 class VOLO(Pyramid):
-    """Stem, outlookers, transformer blocks at half the resolution, a class token, two heads.
+    """Stem, outlookers, transformer blocks at half the resolution, a class token, one or two heads.
 
     A `head` that is replaced by another module takes the class token alone, (B, C).
     """
@@ -340,6 +314,8 @@ class VOLO(Pyramid):
                 f"dims {c.dims}, heads {c.heads}, depths {c.depths}: a volo has outlookers and "
                 "transformer blocks, so that two entries are expected, of depths two or more"
             )
+        if c.answer not in ("dense", "token", "mean"):
+            raise ValueError(f"answer is {c.answer!r}: expected dense, token or mean")
         (fine, coarse), (few, many) = c.dims, c.heads
         first, rest = c.depths[0], sum(c.depths[1:])
         rates = rising(c.drop_path, first + rest)[first:]
@@ -362,18 +338,19 @@ class VOLO(Pyramid):
             stages=[Stage(nn.Identity(), outlookers), Stage(Halve(config), blocks)],
             norm=nn.Identity(),
             pool=Reader(coarse, reading),
-            head=linear_head(coarse, c.classes, DenseHead),
+            head=linear_head(coarse, c.classes, DenseHead if c.answer == "dense" else Linear),
             levels=[Level(c.patch, fine), Level(2 * c.patch, coarse)],
         )
+        self.pick = Mean() if c.answer == "mean" else FirstToken()
         trunc_normal_linear(self)
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        """The class token, normed."""
-        return self.tokens(image)[:, 0]
+        """What the head reads, normed: the class token, or the mean of all tokens."""
+        return self.pick(self.tokens(image))
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
         """All tokens at the end, normed, the class token first."""
-        return self.pool(self.features(image)[-1])
+        return self.pool(self.norm(self.features(image)[-1]))
 
     def dense(self, image: Float[Tensor, "b channels h w"]) -> tuple[Tensor, Tensor]:
         """Logits of the image (B, classes) and of its patches, row by row, (B, h w, classes)."""

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import ClassAttention
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Affine, Conv, ConvNorm, channels_first, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -32,23 +33,29 @@ from vitrail.layers.linear import Linear, frozen
 from vitrail.layers.position import FourierPosition
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
+from vitrail.models.names import xcit as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.sizes import PerBlock, Widths, widths
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of an XCiT. `strides` are those of the stem's 3x3 convolutions, whose widths double
     up to `dim`; `reading` blocks are of the class token; `scale` is where LayerScale starts;
-    `tokens_norm` says that class blocks norm the patches, too."""
+    `tokens_norm` says that class blocks norm the patches, too. `heads`, `inner` (channels of all
+    heads, 0 for `dim`) and `hidden` (0 for 4 `dim`) are one number or one a block, those of the
+    class token last."""
 
     dim: int = 128
     depth: int = 12
-    heads: int = 4
+    heads: PerBlock = 4
     strides: tuple[int, ...] = (2, 2, 2, 2)
     reading: int = 2
     scale: float = 1.0
     tokens_norm: bool = True
+    inner: PerBlock = 0
+    hidden: PerBlock = 0
     drop_path: float = 0.0
     image: tuple[int, int] = (224, 224)
     channels: int = 3
@@ -103,44 +110,7 @@ SPACE = Small(
 )
 
 
-def _split(value: Tensor) -> tuple[Tensor, Tensor]:
-    """A packed projection as that of the query, and those of keys and values."""
-    c = value.shape[0] // 3
-    return value[:c], value[c:]
-
-
-def _names(position: str) -> list:
-    inside = "pool.blocks.{i}.mixer."
-    packed = "pool.blocks.{i}.attn.qkv."
-    return [
-        ("cls_token", "pool.token"),
-        ("patch_embed.proj.{i}.0.", "embed.convs.{i}.conv."),
-        ("patch_embed.proj.{i}.1.", "embed.convs.{i}.norm."),
-        (f"{position}.token_projection.weight", "embed.position.weight", lambda v: v.flatten(1)),
-        (f"{position}.token_projection.bias", "embed.position.bias"),
-        *[  # convolutions stand at every second place of the authors' stem
-            (f"embed.convs.{2 * i}.", f"embed.convs.{i}.") for i in range(1, 4)
-        ],
-        ("cls_attn_blocks.", "pool.blocks."),
-        ("norm.", "pool.norm."),
-        *[
-            (packed + leaf, (f"{inside}q.{leaf}", f"{inside}kv.{leaf}"), _split)
-            for leaf in ("weight", "bias")
-        ],
-        *[
-            (f"pool.blocks.{{i}}.attn.{name}.{leaf}", f"{inside}kv.{leaf}[{part}/2]")
-            for part, name in enumerate("kv")
-            for leaf in ("weight", "bias")
-        ],
-        (".attn.", ".mixer."),
-        (".mlp.", ".ffn."),
-        (".local_mp.bn.", ".local.norm."),
-        (".local_mp.", ".local."),
-        *[(f".gamma{n}", f".scale{n}.gamma") for n in (1, 2, 3)],
-    ]
-
-
-NAMES = {"facebookresearch/xcit": _names("pos_embeder"), "timm": _names("pos_embed")}
+NAMES = names.TABLES
 
 
 class Embed(nn.Module):
@@ -178,16 +148,16 @@ class Embed(nn.Module):
 class CrossCovariance(nn.Module):
     """Channels of a head attend to each other over all positions: (B, *S, C) to the same."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, inner: int | None = None) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        inner = dim if inner is None else inner
+        self.width = head_width(inner, heads)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv, self.proj = Linear(dim, 3 * dim), Linear(dim, dim)
+        self.qkv, self.proj = Linear(dim, 3 * inner), Linear(inner, dim)
 
     def forward(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b *s c"]:
         maps, v = self._maps(x)
-        return self.proj((v @ maps.mT).transpose(1, 2).reshape(x.shape))
+        return self.proj((v @ maps.mT).transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def weights(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b heads d d"]:
         """Which channel of a head looks at which."""
@@ -199,8 +169,7 @@ class CrossCovariance(nn.Module):
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Attention (B, heads, d, d) and values (B, heads, N, d)."""
-        heads, c = len(self.temperature), x.shape[-1]
-        qkv = self.qkv(x).view(x.shape[0], -1, 3, heads, c // heads)
+        qkv = self.qkv(x).view(x.shape[0], -1, 3, len(self.temperature), self.width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         # To norm the products takes d x d divisions instead of 2 N x d.
         lengths = torch.linalg.vector_norm(qkv[:, :, :2], dim=1).clamp(min=1e-12)
@@ -235,9 +204,9 @@ class LocalPatches(nn.Module):
 class XCABlock(Block):
     """x + mixer, + local, + ffn of their norms, each scaled: (B, h, w, C) to the same."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, size: Widths) -> None:
         c, norm = config, partial(nn.LayerNorm, eps=1e-6)
-        mixer, ffn = CrossCovariance(c.dim, c.heads), Mlp(c.dim, 4 * c.dim)
+        mixer, ffn = CrossCovariance(c.dim, size.heads, size.inner), Mlp(c.dim, size.hidden)
         super().__init__(c.dim, mixer, ffn, norm=norm, scale=c.scale, drop_path=c.drop_path)
         self.norm3, self.local = norm(c.dim), LocalPatches(c.dim)
         self.scale3 = LayerScale(c.dim, c.scale)
@@ -257,11 +226,12 @@ class XCABlock(Block):
 class ClassBlock(nn.Module):
     """The first token reads, then has its own MLP, as in CaiT but for the authors' quirks."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, size: Widths) -> None:
         super().__init__()
         c = config
         self.norm1, self.norm2 = (nn.LayerNorm(c.dim, eps=1e-6) for _ in range(2))
-        self.mixer, self.ffn = ClassAttention(c.dim, c.heads), Mlp(c.dim, 4 * c.dim)
+        self.mixer = ClassAttention(c.dim, size.heads, inner=size.inner)
+        self.ffn = Mlp(c.dim, size.hidden)
         self.scale1, self.scale2 = (LayerScale(c.dim, c.scale) for _ in range(2))
         self.tokens_norm = c.tokens_norm
 
@@ -286,14 +256,17 @@ class XCiT(Isotropic):
     undecayed = ("pool.token",)
 
     def __init__(self, config: Config) -> None:
+        c = config
+        usual = c.dim, 4 * c.dim
+        sizes = widths(c.heads, c.inner, c.hidden, c.depth + c.reading, usual)
         super().__init__(
             config,
-            embed=Embed(config),
-            blocks=[XCABlock(config) for _ in range(config.depth)],
+            embed=Embed(c),
+            blocks=[XCABlock(c, size) for size in sizes[: c.depth]],
             norm=nn.Identity(),
-            pool=ClassReader(config.dim, [ClassBlock(config) for _ in range(config.reading)]),
-            head=linear_head(config.dim, config.classes),
-            levels=[Level(math.prod(config.strides), config.dim)],
+            pool=ClassReader(c.dim, [ClassBlock(c, size) for size in sizes[c.depth :]]),
+            head=linear_head(c.dim, c.classes),
+            levels=[Level(math.prod(c.strides), c.dim)],
         )
         trunc_normal_linear(self)
 

@@ -8,11 +8,12 @@ from typing import Any
 from vitrail.config import to_json
 from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
-from vitrail.recipes.recipe import CrossEntropy, Data, Recipe
-from vitrail.train.device import Precision
-from vitrail.train.optimizer import AdamW
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.objectives import CrossEntropy
+from vitrail.recipes.recipe import Data, Recipe
+from vitrail.training.device import Precision
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 # Learning rates of AdamW at batch 128; networks of convolutions and BatchNorm bear more.
 RATES = {"resnet": 3e-3, "levit": 2e-3, "cct": 1.5e-3}
@@ -73,7 +74,7 @@ def default(
         data=data,
         steps=Steps(total, batch, ema=round(ema, 5), precision=precision or precision_on(device)),
         optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),
-        schedule=Schedule(warmup, 0, total),
+        schedule=Schedule(warmup),
         objective=CrossEntropy(0.1),
         augment=augment_for(config.image),
         seed=seed,

@@ -13,14 +13,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import nearest, override, parse, to_json
+from vitrail.config import kind_of, nearest, override, parse, to_json
 from vitrail.data.augment import Augment
+from vitrail.data.split import Duplicates
+from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError, RunError
+from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.train.optimizer import AdamW, Sgd
-from vitrail.train.schedule import Schedule
-from vitrail.train.steps import Steps
+from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
+from vitrail.tasks import Classification, Tasks
+from vitrail.training.optimizer import AdamW, Sgd
+from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
+
+# `parse` takes unions as well, which no type says yet.
+AnyTask: Any = Tasks
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,9 @@ class Data:
 
     `spec` is a folder, table or built-in name; `val` and `test` are the fractions held back
     where the source has no such parts; `mean` and `std` are per channel, in [0, 1] units.
+    `duplicates` says what becomes of copies of one picture: "group" keeps them on one side of the
+    split, "keep" lets them fall anywhere, "drop" leaves out all but one; `threshold` is how far
+    two copies may differ, in levels of 255.
     """
 
     spec: str
@@ -40,13 +51,8 @@ class Data:
     channels: int = 3
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """The objective: cross entropy with label smoothing."""
-
-    smoothing: float = 0.1
+    duplicates: Duplicates = "group"
+    threshold: float = LEVELS
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,21 @@ class Recipe:
     """A training, complete.
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
-    reference whose weights it starts from, None for random ones.
+    reference whose weights it starts from, None for random ones. `methods` change the model, in
+    their order; `task` says what it is for.
     """
 
     model: dict[str, Any]
     data: Data
     steps: Steps
     optimizer: AdamW | Sgd = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=lambda: Schedule(0, 0, 1))
-    objective: CrossEntropy = CrossEntropy()
+    schedule: Schedule = field(default_factory=Schedule)
+    objective: Objectives = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
     pretrained: str | None = None
+    task: Tasks = field(default_factory=Classification)
+    methods: tuple[Methods, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -91,16 +100,37 @@ def read(path: Path) -> Recipe:
 def from_json(value: Mapping[str, Any]) -> Recipe:
     """The recipe from its JSON; fields that only describe the run are left out."""
     known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
+    schedule, objective = known.get("schedule"), known.get("objective")
+    if isinstance(schedule, Mapping):  # once it repeated steps.total
+        known["schedule"] = {k: v for k, v in schedule.items() if k != "total"}
+    if isinstance(objective, Mapping) and "kind" not in objective:  # once there was one kind
+        known["objective"] = {"kind": "cross_entropy", **objective}
+    if "task" in known:
+        known["task"] = task_of(known)
     return parse(Recipe, known)
+
+
+def task_of(value: Mapping[str, Any]) -> Tasks:
+    """Return the task of a recipe in JSON: classification where it names none, or no kind."""
+    task = value.get("task", {})
+    if isinstance(task, Mapping):  # once there was one kind
+        task = {"kind": "classification", **task}
+    return parse(AnyTask, task, "task")
+
+
+def suited(task: Tasks) -> Objectives:
+    """Return what is minimised for a task unless the recipe says otherwise."""
+    return BinaryCrossEntropy() if task.several else CrossEntropy()
 
 
 def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with settings of the command line, checked to the last field.
 
     `model=NAME` takes a published variant at the data's image size, channels and classes;
-    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`.
+    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`. Another task
+    brings the objective that suits it. Raises ConfigError, also for one that does not.
     """
-    for setting in settings:
+    for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
         if equals and path == "data" and not text.startswith("{"):
             recipe = override(recipe, [f"data.spec={text}"])
@@ -110,8 +140,21 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
         else:
-            recipe = override(recipe, [setting])
+            changed = override(recipe, [setting])
+            if type(changed.task) is not type(recipe.task):
+                changed = replace(changed, objective=suited(changed.task))
+            recipe = changed
+    if isinstance(recipe.objective, BinaryCrossEntropy) != recipe.task.several:
+        task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
+        raise ConfigError(
+            f"objective {objective} is not for task {task}: set objective="
+            f"{kind_of(type(suited(recipe.task)))}, or leave it out"
+        )
     return recipe
+
+
+def _names_task(setting: str) -> bool:
+    return setting.partition("=")[0].strip() == "task"
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -2,39 +2,77 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import Facts
-from vitrail.report.page import verdict
-from vitrail.units import count, percent, seconds, size
+from vitrail.report.facts import Baseline, Facts
+from vitrail.report.steps import folder, longer_run
+from vitrail.report.text import sentence
+from vitrail.report.verdict import headline, verdict
+from vitrail.units import count, counted, percent, seconds, size
 
-_USE = """\
+_READ = """\
 ```python
 import json
+import sys
+
 import numpy as np
 import onnxruntime
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("model.onnx")
 facts = session.get_modelmeta().custom_metadata_map
-height, width = json.loads(facts["image"])
-images = np.zeros((1, height, width, int(facts["channels"])), np.uint8)  # yours
-probabilities, logits = session.run(None, {"images": images})
-print(json.loads(facts["classes"])[probabilities[0].argmax()], probabilities[0].max())
+classes, (height, width) = json.loads(facts["classes"]), json.loads(facts["image"])
+
+picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+picture = picture.convert("L" if facts["channels"] == "1" else "RGB")
+if facts["resize"] != "inside":
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+pixels = np.asarray(picture).reshape(1, picture.height, picture.width, -1)
+
+probabilities, logits = session.run(None, {"images": pixels})
+"""
+_USE = (
+    _READ
+    + """\
+for place in probabilities[0].argsort()[::-1][:3]:
+    print(f"{probabilities[0, place]:.1%} {classes[place]}")
 ```"""
+)
+_USE_LABELS = (
+    _READ
+    + """\
+for name, share, least in zip(classes, probabilities[0], json.loads(facts["thresholds"])):
+    if share >= least:
+        print(f"{share:.1%} {name}")
+```"""
+)
+_KNOWN = "It knows these classes only: it answers every image with one of them."
+_KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
 
 def render_card(facts: Facts) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     model, data = facts.model, facts.data
     height, width = model.image
     colour = "grey" if model.channels == 1 else "RGB"
-    lines = [f"# {_text(model.name)}", "", _text(verdict(facts)), "", "| | |", "| --- | --- |"]
-    rows = [("classes", ", ".join(data.classes)), ("images", f"{height}x{width}, {colour}")]
+    top = headline(facts)
+    lines = [f"# {_text(model.shown)}", ""]
+    lines += [f"**{_text(top)}.**", ""] if facts.test else []
+    lines += [_text(verdict(facts)), "", "| | |", "| --- | --- |"]
+    rows = [
+        ("labels" if data.several else "classes", ", ".join(data.classes)),
+        ("images", f"{height}x{width}, {colour}"),
+    ]
     if facts.test:
         t = facts.test
-        interval = f"95 % interval {percent(t.low)} to {percent(t.high)}, {t.n} images"
-        rows.append(("test accuracy", f"{percent(t.accuracy)} ({interval})"))
+        interval = f"95 % interval {percent(t.low)} to {percent(t.high)}"
+        text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, 'image')})"
+        rows.append((f"test {t.name}", text))
+        if t.balanced is not None:
+            rows.append(("balanced accuracy", percent(t.balanced)))
+        rows += [(name, percent(value)) for name, value in t.figures.items()]
+        rows += [(one.name, _baseline(one)) for one in facts.baselines]
     if facts.latency:
         s = facts.latency
-        where = f"{s.engine}, {s.device}, {s.threads} threads, batch 1"
+        where = f"{s.engine}, {s.device}, {counted(s.threads, 'thread')}, batch 1"
         rows.append(("latency", f"{seconds(s.p50_s)}, 90 % below {seconds(s.p90_s)} ({where})"))
         rows += [(f"in {e.title}", seconds(e.p50_s)) for e in facts.engines if not e.counts]
     rows += [
@@ -48,46 +86,78 @@ def render_card(facts: Facts) -> str:
             ("calibration", f"temperature {c.temperature:.2f}, error {percent(c.ece_after)}")
         )
     if model.pretrained:
-        rows.append(("began from", model.pretrained))
-    parts = ", ".join(f"{name} {sum(counts):,}" for name, counts in data.parts.items())
+        rows.append(("started from", model.pretrained))
+    parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
     rows.append(("data", f"{data.name}: {parts} images"))
-    lines += [f"| {name} | {_text(value)} |" for name, value in rows]
+    if model.shown != model.name:
+        rows.append(("exact name", model.name))
+    lines += [f"| {_text(name)} | {_text(value)} |" for name, value in rows]
     lines += [
         "",
         "## Use",
         "",
-        f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime alone:",
+        f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
+        "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE,
+        _USE_LABELS if data.several else _USE,
         "",
-        "The graph takes uint8 images, rows first, channels last, and does the rest itself; "
-        "where its metadata say `resize` is `inside`, images may have any size.",
+        "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
+        "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
+        "",
+        "Transparent pictures and those of 16 bits need what `vitrail predict` does for them.",
+        "",
+        "## Next",
+        "",
+        "```",
+        *_next(facts),
+        "```",
         "",
         "## Limits",
         "",
-        "- It knows its classes and nothing else: whatever it is shown, it answers with one of "
-        "them.",
-        "- The figures hold for images like those of the test part; another camera, light or "
+        f"- {_KNOWN_LABELS if data.several else _KNOWN}",
+        "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
-        "- Whether the model may be used as you wish is a question to the owners of the images.",
+        "- Whether you may use the model depends on the rights to the images it was trained on.",
         "",
-        "## Again",
+        "## Repeat",
         "",
-        f"```\n{facts.command}\n```",
+        f"```\n{sentence(facts.command)}\n```",
         "",
-        "report.html tells everything; recipe.json repeats the training.",
+        "report.html has all figures; recipe.json is the complete training recipe.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _baseline(one: Baseline) -> str:
+    balanced = "" if one.balanced is None else f" (balanced {percent(one.balanced)})"
+    return f"{percent(one.accuracy)}{balanced}"
+
+
+def _next(facts: Facts) -> list[str]:
+    """What to do next, a command a line; those that name the run are for its own folder."""
+    int8 = "" if facts.data.several else " --int8"
+    tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
+    lines = [
+        *([] if facts.data.several else tests),
+        "vitrail explain . image.jpg     # see what it looks at",
+        f"vitrail export . --engine openvino{int8}    # make files for another engine",
+    ]
+    longer = longer_run(facts)
+    where = "" if folder(facts) == "." else ", typed where this run was started"
+    return (
+        [*lines, f"{sentence(longer)}    # search and train for longer{where}"] if longer else lines
+    )
+
+
 def _engine(facts: Facts) -> str:
-    """The option that answers as it was timed, where that is not with the ONNX file."""
+    """The option that names the engine of the latency, where that is not ONNX Runtime."""
     chosen = [e.name for e in facts.engines if e.counts and e.gain is not None]
     return f" --engine {chosen[0]}" if chosen else ""
 
 
 def _text(value: str) -> str:
-    """Text in a table's cell: no bar ends it, no sign becomes markup."""
+    """Text in a table's cell: no bar ends it, no sign becomes markup, nothing is hidden."""
+    value = sentence(value)
     for sign in "\\|<>*_`[]":
         value = value.replace(sign, "\\" + sign)
-    return " ".join(value.split())
+    return value

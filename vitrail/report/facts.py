@@ -1,17 +1,29 @@
-"""What a report tells: plain values, filled by whoever did the work.
+"""The contents of a report as plain values, filled by whoever did the work.
 
-Nearly everything may be absent; the page leaves out what it knows nothing of.
+Nearly everything may be absent; the page leaves out whatever is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vitrail.config import to_json
+from vitrail.report.ahead import Interval
+from vitrail.report.chapter import Chapter
+from vitrail.units import counted
+
+# What a latency was measured on: the exported file, or the model in torch.
+Clock = Literal["exported", "torch"]
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that won: `macs` per image of size `image` = (height, width) in pixels."""
+    """The model that won: `macs` per image of size `image` = (height, width) in pixels.
+
+    `title` is what people read, the name where it is empty; `config` its Config in JSON.
+    """
 
     name: str
     family: str
@@ -20,11 +32,18 @@ class ModelFacts:
     image: tuple[int, int]
     channels: int
     pretrained: str | None = None
+    title: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """Return the title, or the name where there is none."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)
 class FindingFacts:
-    """One thing that the data gate noticed; `severity` is "error", "warning" or "info"."""
+    """A finding of the data gate; `severity` is "error", "warning" or "info"."""
 
     kind: str
     severity: str
@@ -42,9 +61,10 @@ class BrokenFile:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The images: `parts` maps "train", "validation" and "test" to the images of each class.
+    """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
-    `origin` is what the user named; `split` says in a sentence how the parts came about.
+    `origin` is what the user named; `split` says in a sentence how the parts were made. With
+    `several` an image has any number of labels, and `images` how many images each part has.
     """
 
     name: str
@@ -54,11 +74,32 @@ class DataFacts:
     findings: Sequence[FindingFacts] = ()
     broken: Sequence[BrokenFile] = ()
     split: str = ""
+    several: bool = False
+    images: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def noun(self) -> str:
+        """Return what an image has: a class, or labels."""
+        return "label" if self.several else "class"
+
+    @property
+    def kinds(self) -> str:
+        """Return how many classes or labels there are, with the noun."""
+        return counted(len(self.classes), self.noun, "labels" if self.several else "classes")
+
+    def size(self, part: str) -> int:
+        """Return how many images a part has."""
+        return self.images[part] if part in self.images else sum(self.parts[part])
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on the test part, in [0, 1], with its 95 % interval [low, high] over n images."""
+    """Accuracy on the test split, in [0, 1], with its 95 % interval [low, high] over n images.
+
+    `balanced` is the mean recall over classes, `top5` the share whose class is among the first
+    five answers, `loss` the cross entropy in nats. Where another figure than accuracy says how good
+    a model is, `name` is that figure's, and `accuracy` holds it; `figures` are further shares.
+    """
 
     accuracy: float
     low: float
@@ -67,6 +108,37 @@ class Score:
     balanced: float | None = None
     top5: float | None = None
     loss: float | None = None
+    name: str = "accuracy"
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Return whether it is a share of right answers."""
+        return self.name == "accuracy"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for result.json, where the main figure stands under its own name."""
+        return under_its_name(self, self.name)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trivial or small model on the same n test images: its accuracies in [0, 1].
+
+    `name` continues a sentence: "always 'healthy'" for a constant answer (`constant` is then
+    true), "linear model on 16x16 pixels", "kernel model on pixels", "linear model on features".
+    `ahead` is how much more accurate the run's model is, `ahead_balanced` the same for balanced
+    accuracy, as `report.ahead.paired` and `paired_balanced` give them from both models' answers;
+    without them the page falls back on the shares alone, whose interval is wider.
+    """
+
+    name: str
+    accuracy: float
+    balanced: float | None
+    n: int
+    constant: bool = False
+    ahead: Interval | None = None
+    ahead_balanced: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +157,9 @@ class LatencyFacts:
 class EngineFacts:
     """An engine that took turns with the others: its time for one image in seconds.
 
-    `counts` is of the one whose latency is told, `quickest_s` its shortest run. `gain` is
-    over ONNX Runtime, with its 95 % interval, `max_logit_difference` from the model on held-back
-    images; of ONNX Runtime neither.
+    `counts` marks the engine whose latency is reported, `quickest_s` is its shortest run. `gain`
+    is how many times as fast as ONNX Runtime it is, with a 95 % interval, `max_logit_difference`
+    how far its logits are from the model's on held-back images; ONNX Runtime has neither.
     """
 
     name: str
@@ -103,7 +175,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class BudgetFacts:
-    """What the user allowed; None is no limit."""
+    """The user's limits; None where there is no limit."""
 
     latency_s: float | None = None
     macs: int | None = None
@@ -113,9 +185,11 @@ class BudgetFacts:
 
 @dataclass(frozen=True)
 class CandidatePoint:
-    """A model of the race: `accuracy` on the validation part at its last step, or None.
+    """A model of the race: `accuracy` on the validation split at its last step, or None.
 
-    `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried".
+    `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried". `clock` says
+    what `latency_s` was measured on; None means the exported file for the winner and torch for
+    all others. `title` is what people read, the name where it is empty.
     """
 
     name: str
@@ -127,6 +201,18 @@ class CandidatePoint:
     steps: int
     status: str
     image: tuple[int, int] | None = None
+    clock: Clock | None = None
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return the title, or the name where there is none."""
+        return self.title or self.name
+
+    @property
+    def timed(self) -> Clock:
+        """Return what the latency was measured on."""
+        return self.clock or ("exported" if self.status == "won" else "torch")
 
 
 @dataclass(frozen=True)
@@ -143,7 +229,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How one class is recognised: n test images, shares in [0, 1]."""
+    """One class of the test split: its n images, and precision, recall and F1 in [0, 1]."""
 
     name: str
     n: int
@@ -154,7 +240,8 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images whose confidence lies in [low, high): how many, how sure, how often right."""
+    """Test images whose confidence lies in [low, high): their number n, mean confidence and
+    accuracy."""
 
     low: float
     high: float
@@ -165,7 +252,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """How honest the probabilities are: the expected calibration error in [0, 1].
+    """Expected calibration error in [0, 1], before and after dividing logits by the temperature.
 
     `bins` are those with the temperature, `bins_before` those without.
     """
@@ -179,8 +266,10 @@ class CalibrationFacts:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the model got wrong: two PNGs, the second with what it looked at, and
-    what is bright on that."""
+    """A test image that the model got wrong, as PNG, and another PNG of what it looked at.
+
+    `shown` says what is bright on the second one.
+    """
 
     png: bytes
     overlay: bytes | None
@@ -193,7 +282,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What the check of the ONNX file found on n held-back images; whether it resizes itself."""
+    """Result of comparing the ONNX file with the model on n held-back images.
+
+    `resize_inside` says whether the file resizes images itself.
+    """
 
     n: int
     max_logit_difference: float
@@ -203,18 +295,20 @@ class ExportFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the page and the model card tell.
+    """All facts that the page and the model card show.
 
-    `engines` took turns where one was asked for. `size_bytes` is that of the exported file (of
-    the weights where there is none), `confusion` has a row per true class and a column per
-    predicted one, `seconds` the time of each phase, `versions` those of the packages, `machine`
-    such things as cpu, cores, memory_gib.
+    `baselines` were judged on the same test images as the model. `engines` took turns where one
+    was asked for. `size_bytes` is that of the exported file (of the weights where there is none),
+    `confusion` has a row per true class and a column per predicted one, `chapters` are further
+    parts of the page, `seconds` the time of each phase, `versions` those of the packages,
+    `machine` such things as cpu, cores, memory_gib. `run` is the run folder as the user wrote it.
     """
 
     model: ModelFacts
     data: DataFacts
     command: str
     test: Score | None = None
+    baselines: Sequence[Baseline] = ()
     latency: LatencyFacts | None = None
     engines: Sequence[EngineFacts] = ()
     size_bytes: int | None = None
@@ -225,9 +319,24 @@ class Facts:
     confusion: Sequence[Sequence[int]] | None = None
     calibration: CalibrationFacts | None = None
     mistakes: Sequence[Mistake] = ()
+    chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, object] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     date: str = ""
+    run: str = ""
+
+    @property
+    def measure(self) -> str:
+        """Return what says how good a model is: "accuracy", unless the test has another name."""
+        return self.test.name if self.test else "accuracy"
+
+
+def under_its_name(value: Score | Baseline, name: str) -> dict[str, Any]:
+    """Return a score's fields in JSON, with the main figure under the `name` that it has."""
+    fields = to_json(value)
+    if name != "accuracy":
+        return {name.replace(" ", "_"): fields.pop("accuracy"), **fields}
+    return {key: one for key, one in fields.items() if key not in ("name", "figures")}

@@ -1,4 +1,4 @@
-"""The page of growth: how time and memory follow the image, the batch and the depth."""
+"""The page of `vitrail growth`: how time and memory grow with image, batch and depth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.page import filled
+from vitrail.units import counted
 
 TEMPLATE = Path(__file__).parent / "growth.html.jinja"
-# Exponents are of the largest points: at small ones what every call costs decides.
+# Exponents are fitted to the largest points: at small ones the fixed cost of a call dominates.
 FITTED = 3
 # Above this exponent of the area a family is called more than linear.
 LINEAR = 1.15
@@ -32,8 +33,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Growth:
-    """A variant's points by image side, batch and multiple of its depth; `note` says what was
-    left out, and why."""
+    """A variant's points by image side, batch and multiple of its depth.
+
+    `note` says what was left out, and why.
+    """
 
     variant: str
     family: str
@@ -44,56 +47,57 @@ class Growth:
 
     @property
     def time(self) -> float | None:
-        """Exponent of the area by which time grows: 1 is linear."""
+        """Return the exponent of the area by which time grows: 1 is linear."""
         return exponent([(p.x**2, p.latency_s) for p in self.sides])
 
     @property
     def memory(self) -> float | None:
-        """Exponent of the area by which memory grows."""
+        """Return the exponent of the area by which memory grows."""
         return exponent([(p.x**2, p.memory_bytes) for p in self.sides])
 
     @property
     def macs(self) -> float | None:
-        """Exponent of the area by which multiply-adds grow."""
+        """Return the exponent of the area by which multiply-adds grow."""
         return exponent([(p.x**2, p.macs) for p in self.sides])
 
     @property
     def batch(self) -> float | None:
-        """Exponent of the batch by which time grows."""
+        """Return the exponent of the batch by which time grows."""
         return exponent([(p.x, p.latency_s) for p in self.batches])
 
     @property
     def depth(self) -> float | None:
-        """Exponent of the depth by which time grows."""
+        """Return the exponent of the depth by which time grows."""
         return exponent([(p.x, p.latency_s) for p in self.depths])
 
     @property
     def linear(self) -> bool:
-        """Whether neither operations nor memory grow faster than the area, time aside."""
+        """Return whether neither multiply-adds nor memory grow faster than the area, time aside."""
         return max(self.macs or 0.0, self.memory or 0.0) <= LINEAR
 
     @property
     def why(self) -> str:
-        """What explains growth beyond linear, or that there is none."""
+        """Explain growth beyond linear, or say that it is linear."""
         if self.time is None or self.macs is None:
             return "too few points"
         if self.macs > LINEAR:
             return (
-                f"everything attends to everything somewhere: multiply-adds grow by {self.macs:.2f}"
+                "some layer attends to all positions: the exponent of multiply-adds is "
+                f"{self.macs:.2f}"
             )
         if self.memory is not None and self.memory > LINEAR:
             return (
-                "everything attends to everything somewhere: its logits make memory grow by "
-                f"{self.memory:.2f}, multiply-adds only by {self.macs:.2f} up to this size"
+                "some layer attends to all positions: through its logits the exponent of memory is "
+                f"{self.memory:.2f}, that of multiply-adds only {self.macs:.2f} up to this size"
             )
         if self.time > LINEAR and self.time > self.macs + TOLD_APART:
-            return "linear in multiply-adds; the larger maps leave the caches"
+            return "linear in multiply-adds; the larger maps no longer fit the caches"
         return "linear" if self.time <= LINEAR else "nearly linear"
 
 
 @dataclass(frozen=True)
 class GrowthFacts:
-    """All families on one machine."""
+    """The growth of all families on one machine."""
 
     machine: Mapping[str, Any]
     threads: int
@@ -101,7 +105,10 @@ class GrowthFacts:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """The slope of log y over log x by least squares over the largest x, None for one point."""
+    """Return the slope of log y over log x by least squares over the largest x.
+
+    None where there are fewer than two points.
+    """
     points = [(math.log(x), math.log(y)) for x, y in sorted(points)[-FITTED:] if y > 0]
     if len(points) < 2:
         return None
@@ -111,10 +118,12 @@ def exponent(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def answer(facts: GrowthFacts) -> str:
-    """The outcome in one sentence."""
+    """Return the outcome in one sentence."""
     known = [row for row in facts.rows if row.time is not None]
     more = sorted((row for row in known if not row.linear), key=lambda row: -(row.time or 0))
-    text = f"Of {len(known)} families {len(known) - len(more)} are linear in the area"
+    linear = len(known) - len(more)
+    text = f"{linear} of {counted(len(known), 'family', 'families')} "
+    text += f"{'is' if linear == 1 else 'are'} linear in the area"
     if not more:
         return f"{text}."
     named = ", ".join(f"{row.family} ({row.time:.2f})" for row in more[:6])
@@ -122,12 +131,12 @@ def answer(facts: GrowthFacts) -> str:
 
 
 def curves(rows: Sequence[Growth], what: str, size: tuple[float, float], name: str) -> str:
-    """Time or memory over the side of the image, every family a line, both logarithmic."""
+    """Draw time or memory over the side of the image, a line for each family, both logarithmic."""
     key = {"time": lambda p: 1e3 * p.latency_s, "memory": lambda p: p.memory_bytes / 1e6}[what]
     unit = {"time": "ms", "memory": "MB"}[what]
 
     def draw(axes: Any) -> None:
-        colours = itertools.cycle(plots.SERIES)
+        colours = itertools.cycle(canvas.SERIES)
         for row in rows:
             xs, ys = [p.x for p in row.sides], [key(p) for p in row.sides]
             colour = next(colours)
@@ -138,15 +147,17 @@ def curves(rows: Sequence[Growth], what: str, size: tuple[float, float], name: s
                 at = (row.sides[-1].x, key(row.sides[-1]))
                 axes.annotate(
                     row.family, at, (-4, 4), textcoords="offset points", ha="right",
-                    fontsize=plots.FONT - 1.5, color=plots.INK,
+                    fontsize=canvas.FONT - 1.5, color=canvas.INK,
                 )  # fmt: skip
-        axes.set_yscale("log")
-        plots.log_ticks(axes, [p.x for row in rows for p in row.sides])
+        canvas.log_ticks(
+            axes, [key(p) for row in rows for p in row.sides if key(p) > 0], vertical=True
+        )
+        canvas.log_ticks(axes, [p.x for row in rows for p in row.sides])
         axes.set_xticks(sorted({p.x for row in rows for p in row.sides}))
-        axes.set_xlabel("side of the image, logarithmic")
-        axes.set_ylabel(f"{unit} an image, logarithmic")
+        axes.set_xlabel("side of the image in pixels, logarithmic")
+        axes.set_ylabel(f"{unit} per image, logarithmic")
 
-    return plots.svg(draw, name, size) if any(row.sides for row in rows) else ""
+    return canvas.svg(draw, name, size) if any(row.sides for row in rows) else ""
 
 
 HEAD = (
@@ -156,18 +167,18 @@ HEAD = (
 
 
 def cells(row: Growth) -> tuple[str, ...]:
-    """A row of the table, as its head says."""
+    """Return the cells of a row, in the order of HEAD."""
     found = (row.time, row.memory, row.macs, row.batch, row.depth)
     shown = ("–" if e is None else f"{e:.2f}" for e in found)
     return (row.family, row.variant, *shown, row.why)
 
 
 def render_growth(facts: GrowthFacts) -> str:
-    """The page as HTML text. It asks the network for nothing."""
+    """Return the page as HTML text, which asks the network for nothing."""
     drawn = {}
     for what in ("time", "memory"):
-        drawn[what] = curves(facts.rows, what, plots.WIDE, what)
-        drawn[f"{what}_narrow"] = curves(facts.rows, what, plots.NARROW, f"{what}-narrow")
+        drawn[what] = curves(facts.rows, what, canvas.WIDE, what)
+        drawn[f"{what}_narrow"] = curves(facts.rows, what, canvas.NARROW, f"{what}-narrow")
     ordered = sorted(facts.rows, key=lambda row: -(row.time or 0))
     return filled(
         TEMPLATE,
@@ -180,7 +191,7 @@ def render_growth(facts: GrowthFacts) -> str:
 
 
 def markdown(facts: GrowthFacts) -> str:
-    """The table as Markdown."""
+    """Return the table as Markdown."""
     lines = [answer(facts), ""]
     lines += [f"| {' | '.join(HEAD)} |", f"| --- | --- {'| --: ' * (len(HEAD) - 3)}| --- |"]
     ordered = sorted(facts.rows, key=lambda row: -(row.time or 0))

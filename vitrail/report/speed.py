@@ -1,4 +1,4 @@
-"""The page and the table of a speed comparison: who is how many times as fast as its peers."""
+"""The page and the table of `vitrail bench`: how many times as fast as its peers a model is."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.report import plots
+from vitrail.report import canvas
 from vitrail.report.page import filled
-from vitrail.units import count, seconds, size
+from vitrail.units import count, counted, seconds, size
 
 TEMPLATE = Path(__file__).parent / "speed.html.jinja"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant's figures: median and 90th percentile of `n` runs in seconds, images a
-    second, `share` of the rate of the machine's own matrix product, and peak memory beyond
-    weights and images."""
+    """The figures of one contestant.
+
+    Median and 90th percentile of `n` runs in seconds, images per second, `share` of the rate of
+    the machine's own matrix product, and peak memory beyond weights and images in bytes.
+    """
 
     who: str
     p50_s: float
@@ -32,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast `who` is as the fastest peer, with its 95 % interval."""
+    """The number of times `who` is as fast as the fastest peer, with its 95 % interval."""
 
     who: str
     peer: str
@@ -43,10 +45,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant at one batch size; `macs` are of one image and one forward pass.
+    """One variant at one batch size; `macs` are those of one image and one forward pass.
 
-    `notes` say which peers are missing, and why; `compiled` is the ratio of what torch.compile
-    makes of ours to the form that it was made of.
+    `notes` say which peers are missing, and why; `compiled` is the ratio of our model compiled by
+    torch.compile to the same model before.
     """
 
     variant: str
@@ -64,16 +66,16 @@ class Row:
     compiled: Ratio | None = None
 
     def entry(self, who: str) -> Entry | None:
-        """The figures of a contestant, None if it did not take part."""
+        """Return the figures of a contestant, None if it did not take part."""
         return next((e for e in self.entries if e.who == who), None)
 
     def ratio(self, who: str) -> Ratio | None:
-        """The ratio of a contestant of ours, None where there is no peer."""
+        """Return the ratio of one of our contestants, None where there is no peer."""
         return next((r for r in self.ratios if r.who == who), None)
 
     @property
     def ours(self) -> Entry:
-        """Our fastest form."""
+        """Return our fastest form."""
         names = [
             who
             for who in ("vitrail", "folded", "vitrail compiled", "folded compiled")
@@ -83,12 +85,12 @@ class Row:
 
     @property
     def best(self) -> Ratio | None:
-        """The ratio of our fastest form, None where there is no peer."""
+        """Return the ratio of our fastest form, None where there is no peer."""
         return self.ratio(self.ours.who)
 
     @property
     def memory(self) -> float | None:
-        """Our peak memory as a share of the fastest peer's."""
+        """Return our peak memory as a share of the fastest peer's."""
         if self.best is None:
             return None
         peer = self.entry(self.best.peer)
@@ -97,8 +99,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SpeedFacts:
-    """A comparison: its settings in words and numbers, the machine, and a row for each variant
-    and batch size."""
+    """A comparison: its settings, the machine, and a row for each variant and batch size."""
 
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
@@ -106,12 +107,12 @@ class SpeedFacts:
 
     @property
     def compared(self) -> list[Row]:
-        """The rows that have a peer, the largest ratio first."""
+        """Return the rows that have a peer, the largest ratio first."""
         rows = [row for row in self.rows if row.best]
         return sorted(rows, key=lambda row: -row.best.times)  # pyright: ignore[reportOptionalMemberAccess]
 
     def mean(self, batch: int | None = None) -> float | None:
-        """The geometric mean of the ratios, of one batch size or of all."""
+        """Return the geometric mean of the ratios of one batch size, or of all."""
         logs = [
             math.log(row.best.times)
             for row in self.compared
@@ -121,22 +122,22 @@ class SpeedFacts:
 
     @property
     def batches(self) -> list[int]:
-        """The batch sizes, in order."""
+        """Return the batch sizes, in order."""
         return sorted({row.batch for row in self.rows})
 
 
 def answer(facts: SpeedFacts) -> str:
-    """The outcome in one sentence."""
+    """Return the outcome in one sentence."""
     rows = facts.compared
     if not rows:
-        return "There is no peer here: these models were measured alone."
+        return "No peer has these models: they were measured alone."
     slower = sorted({row.variant for row in rows if row.best and row.best.high < 1})
     means = ", ".join(
         f"{facts.mean(batch):.2f} at batch {batch}" for batch in facts.batches if facts.mean(batch)
     )
     n = len({row.variant for row in rows})
-    said = f"Against the fastest peer of {n} model{'s' if n > 1 else ''}, the geometric mean of "
-    said += f"how many times as fast vitrail is: {means}"
+    said = "vitrail is this many times as fast as the fastest peer, as a geometric mean of "
+    said += f"{counted(n, 'model')}: {means}"
     return f"{said}; slower than a peer: {', '.join(slower)}." if slower else f"{said}."
 
 
@@ -147,7 +148,7 @@ HEAD = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table, as its head says."""
+    """Return the cells of a row, in the order of HEAD."""
     best = row.best
     ours, folded = row.entry("vitrail"), row.entry("folded")
     peer = row.entry(best.peer) if best else None
@@ -167,7 +168,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def ratio_bars(facts: SpeedFacts, figure: tuple[float, float], name: str) -> str:
-    """The ratio of every row with a peer and its interval, the largest on top."""
+    """Draw the ratio of every row with a peer and its interval, the largest on top."""
     rows = facts.compared[::-1]
     if not rows:
         return ""
@@ -177,23 +178,23 @@ def ratio_bars(facts: SpeedFacts, figure: tuple[float, float], name: str) -> str
         for place, row in enumerate(rows):
             found = row.best
             assert found is not None
-            colour = plots.ACCENT if found.times >= 1 else plots.SECOND
+            colour = canvas.ACCENT if found.times >= 1 else canvas.SECOND
             axes.barh([place], [found.times], color=colour, height=0.62, alpha=0.85, zorder=2)
-            axes.plot([found.low, found.high], [place, place], color=plots.INK, lw=1.2, zorder=3)
-        axes.axvline(1, color=plots.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+            axes.plot([found.low, found.high], [place, place], color=canvas.INK, lw=1.2, zorder=3)
+        axes.axvline(1, color=canvas.SECOND, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
         names = [row.variant if one else f"{row.variant}, {row.batch}" for row in rows]
         axes.set_yticks(range(len(rows)), names)
-        axes.tick_params(axis="y", labelcolor=plots.INK)
+        axes.tick_params(axis="y", labelcolor=canvas.INK)
         axes.grid(axis="y", visible=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(0, 1.08 * max(min(row.best.high, 1.5 * row.best.times) for row in rows))  # pyright: ignore[reportOptionalMemberAccess]
         axes.set_xlabel("times as fast as the fastest peer")
 
-    return plots.svg(draw, name, (figure[0], max(1.6, 0.27 * len(rows) + 0.7)))
+    return canvas.svg(draw, name, (figure[0], max(1.6, 0.27 * len(rows) + 0.7)))
 
 
 def accuracy_over_latency(facts: SpeedFacts, figure: tuple[float, float], name: str) -> str:
-    """Published accuracy over latency at the smallest batch, every variant with its name."""
+    """Draw published accuracy over latency at the smallest batch, every variant with its name."""
     rows = [row for row in facts.rows if row.batch == facts.batches[0] and row.top1 is not None]
     rows = list({row.variant: row for row in rows}.values())
     if len(rows) < 2:
@@ -202,22 +203,22 @@ def accuracy_over_latency(facts: SpeedFacts, figure: tuple[float, float], name: 
     def draw(axes: Any) -> None:
         for row in rows:
             at = (1e3 * row.ours.p50_s / row.batch, row.top1)
-            axes.scatter([at[0]], [at[1]], s=36, color=plots.ACCENT, zorder=3, linewidths=0)
+            axes.scatter([at[0]], [at[1]], s=36, color=canvas.ACCENT, zorder=3, linewidths=0)
             axes.annotate(
-                row.variant, at, (5, 3), textcoords="offset points", fontsize=plots.FONT - 2,
-                color=plots.SOFT,
+                row.variant, at, (5, 3), textcoords="offset points", fontsize=canvas.FONT - 2,
+                color=canvas.SOFT,
             )  # fmt: skip
         axes.margins(x=0.1, y=0.12)
-        plots.log_ticks(axes, [1e3 * row.ours.p50_s / row.batch for row in rows])
-        axes.set_xlabel("ms an image, logarithmic")
+        canvas.log_ticks(axes, [1e3 * row.ours.p50_s / row.batch for row in rows])
+        axes.set_xlabel("ms per image, logarithmic")
         axes.set_ylabel("published top-1, %")
 
-    return plots.svg(draw, name, figure)
+    return canvas.svg(draw, name, figure)
 
 
 def render_speed(facts: SpeedFacts) -> str:
-    """The page as HTML text. It asks the network for nothing."""
-    tall = (plots.WIDE[0], 1.3 * plots.WIDE[1])
+    """Return the page as HTML text, which asks the network for nothing."""
+    tall = (canvas.WIDE[0], 1.3 * canvas.WIDE[1])
     return filled(
         TEMPLATE,
         facts=facts,
@@ -229,22 +230,22 @@ def render_speed(facts: SpeedFacts) -> str:
         compiled=[compiled_cells(row) for row in facts.rows if row.compiled],
         notes=remarks(facts),
         plots={
-            "ratios": ratio_bars(facts, plots.WIDE, "ratios"),
-            "ratios_narrow": ratio_bars(facts, plots.NARROW, "ratios-narrow"),
+            "ratios": ratio_bars(facts, canvas.WIDE, "ratios"),
+            "ratios_narrow": ratio_bars(facts, canvas.NARROW, "ratios-narrow"),
             "accuracy": accuracy_over_latency(facts, tall, "accuracy"),
-            "accuracy_narrow": accuracy_over_latency(facts, plots.NARROW, "accuracy-narrow"),
+            "accuracy_narrow": accuracy_over_latency(facts, canvas.NARROW, "accuracy-narrow"),
         },
     )
 
 
 def remarks(facts: SpeedFacts) -> list[tuple[str, str]]:
-    """What is to be said of a variant: which peers are missing, and why."""
+    """Return the notes of all variants: which peers are missing, and why."""
     found = {(row.variant, note): None for row in facts.rows for note in row.notes}
     return list(found)
 
 
 def markdown(facts: SpeedFacts) -> str:
-    """The table and the machine as Markdown."""
+    """Return the table and the machine as Markdown."""
     lines = [answer(facts), "", *said(facts), ""]
     lines += [f"| {' | '.join(HEAD)} |", f"| --- {'| --: ' * (len(HEAD) - 1)}|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in facts.rows]
@@ -260,7 +261,7 @@ COMPILED_HEAD = ("variant", "batch", "eager", "compiled", "compiled x", "interva
 
 
 def compiled_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table of torch.compile; the last cell is the advice."""
+    """Return the cells of a row of the table of torch.compile; the last is the advice."""
     found = row.compiled
     assert found is not None
     before, after = row.entry(found.peer), row.entry(found.who)
@@ -278,18 +279,18 @@ def compiled_cells(row: Row) -> tuple[str, ...]:
 
 
 def compiled_answer(facts: SpeedFacts) -> str:
-    """For how many rows torch.compile is worth its minutes, in one sentence."""
+    """Say in one sentence for how many rows torch.compile is worth its minutes."""
     rows = [row for row in facts.rows if row.compiled]
     better = sum(row.compiled.low > 1 for row in rows if row.compiled)
     worse = sum(row.compiled.high < 1 for row in rows if row.compiled)
     return (
-        f"torch.compile is worth it in {better} of {len(rows)} rows, slower in {worse}; the others "
-        "make no difference that was measured."
+        f"torch.compile is worth it in {better} of {counted(len(rows), 'row')}, slower in {worse}; "
+        "the others show no difference."
     )
 
 
 def compiled_markdown(facts: SpeedFacts) -> str:
-    """The table of torch.compile and the machine as Markdown."""
+    """Return the table of torch.compile and the machine as Markdown."""
     lines = [compiled_answer(facts), "", *said(facts), ""]
     lines += [f"| {' | '.join(COMPILED_HEAD)} |", "| --- | --: | --: | --: | --: | --: | --- |"]
     lines += [f"| {' | '.join(compiled_cells(row))} |" for row in facts.rows if row.compiled]
@@ -299,7 +300,7 @@ def compiled_markdown(facts: SpeedFacts) -> str:
 
 
 def said(facts: SpeedFacts) -> list[str]:
-    """Settings and machine, one line each."""
+    """Describe settings and machine, one line each."""
     machine = {k: v for k, v in facts.machine.items() if k != "versions"}
     rates = sorted(row.product_flops for row in facts.rows)
     lines = [", ".join(f"{k} {v}" for k, v in facts.settings.items())]
@@ -313,7 +314,7 @@ def said(facts: SpeedFacts) -> list[str]:
 
 
 def figures(row: Row) -> str:
-    """A row in one line for the terminal while the rest is measured."""
+    """Describe a row in one line, for the terminal while the rest is measured."""
     best = row.best
     against = f"{best.times:.2f} times as fast as {best.peer}" if best else "no peer"
     ours = row.ours

@@ -1,4 +1,4 @@
-"""`vitrail export RUN --engine openvino --int8`: the files, what they lose, and the clock.
+"""`vitrail export RUN --engine openvino --int8`: files for an engine, their loss and their speed.
 
 A file is accepted as the ONNX file is: logits within 1e-4 and every class the same. int8 is
 accepted within a budget of accuracy, and recommended only where it is faster on this machine.
@@ -7,26 +7,29 @@ accepted within a budget of accuracy, and recommended only where it is faster on
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
 from vitrail.engines import Engine, engine
 from vitrail.engines.int8 import Images, Int8, quantise
 from vitrail.engines.onnx import compare, export_onnx, synthetic
+from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError, RunError
 from vitrail.measure.latency import Latency, ratio, summary, turns
 from vitrail.measure.machine import cores, machine
-from vitrail.models import Backbone, config_json
+from vitrail.models import config_json
 from vitrail.run import record
 from vitrail.run.folder import RunFolder
 from vitrail.run.images import real_images
+from vitrail.units import counted
 
 MAX_DROP = 0.5
 SECONDS = 1.5
@@ -35,12 +38,12 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Deployed:
-    """A run's files for one engine, with one image at a time on `threads` threads.
+    """A run's files for one engine, timed with one image at a time on `threads` threads.
 
-    `latency` is by file: "model.onnx" is always among them, as what one has without further
-    ado; `gain` is of a file over the one before it, as `measure.latency.ratio` gives it; `use` the
-    engine's own file that is fastest here; `largest` the largest difference of a logit from the
-    model in torch.
+    `latency` is by file; "model.onnx", which every run has, is always among them. `gain` says how
+    many times as fast a file is as the one before it, as `measure.latency.ratio` gives it; `use`
+    is the engine's own file that is fastest here; `largest` the largest difference of a logit from
+    the model in torch.
     """
 
     engine: str
@@ -54,7 +57,7 @@ class Deployed:
     int8: Int8 | None = None
 
     def said(self, run: Path) -> str:
-        """The answer in a few lines, with nothing called faster that is not."""
+        """Say the result in a few lines, and call nothing faster that is not."""
         onnx, *others = self.latency
         own = next((file for file in others if ".int8." not in file), onnx)
         lines = [f"{run / own}: logits differ by at most {self.largest:.1e} on {self.compared_on}"]
@@ -65,33 +68,45 @@ class Deployed:
             lines.append(self._faster(self.title, own, onnx))
         if self.int8:
             lines.append(self._faster("int8", others[-1], own))
-        lines.append(f"{self.use} is the one to use in {self.title} on this machine")
+        lines.append(f"{self.use} is the file to use with {self.title} on this machine")
         return "\n".join(lines)
 
     def _faster(self, what: str, new: str, old: str) -> str:
-        mine, theirs = (f"{self.latency[file].p50_s * 1e3:.2f} ms" for file in (new, old))
+        """The comparison by the ratio of runs in turns alone; medians only agree or do not."""
         middle, low, high = self.gain[new]
-        figures = (
-            f"{mine} against {theirs}, ratio {middle:.2f}, 95 % interval {low:.2f} to {high:.2f}"
-        )
-        if low > 1:
-            return f"{what} is faster than {old} here: {figures}"
+        figures = f"95 % interval {low:.2f} to {high:.2f}, runs in turns"
         stays = f"; {old} stays the one to use" if what == "int8" else ""
-        return f"{what} is not faster than {old} on this machine: {figures}{stays}"
+        if low <= 1 <= high:
+            return f"{what} is not faster than {old} here beyond noise ({figures}){stays}"
+        if not _agreed(self.latency[new], self.latency[old], low > 1):
+            return (
+                f"the machine was too busy to compare {what} with {old}: the medians contradict "
+                f"the ratio of runs in turns ({figures}){stays}"
+            )
+        said = f"{what} is {middle:.2f} times as fast as {old} here ({figures})"
+        return said if low > 1 else said + stays
+
+
+def _agreed(new: Latency, old: Latency, faster: bool) -> bool:
+    """Whether the medians say of `new` what the runs in turns say."""
+    return (new.p50_s < old.p50_s) == faster
 
 
 def _lost(int8: Int8) -> str:
-    kept = f"{len(int8.kept)} of {int8.nodes} nodes stay in float" if int8.kept else "all nodes"
-    whole = f", all of int8 would get {int8.whole:.2%}" if int8.kept else ""
+    kept = "all nodes are in int8"
+    if int8.kept:
+        kept = f"{len(int8.kept)} of {int8.nodes} nodes stay in float"
+        kept += f", with all in int8 it would be {int8.whole:.2%}"
     return (
-        f"{int8.accuracy:.2%} of {int8.n} held-back images right, in float "
-        f"{int8.float_accuracy:.2%} (allowed: {int8.max_drop:g} points less); {kept}{whole}"
+        f"{int8.accuracy:.2%} of {counted(int8.n, 'held-back image')} right, in float "
+        f"{int8.float_accuracy:.2%} (allowed: {int8.max_drop:g} points less); {kept}"
     )
 
 
 def _clock(latency: Latency) -> str:
     p95 = latency.p95_s or latency.p90_s
-    return f"p50 {latency.p50_s * 1e3:.2f} ms, p95 {p95 * 1e3:.2f} ms, {latency.n} runs in turns"
+    runs = counted(latency.n, "run")
+    return f"p50 {latency.p50_s * 1e3:.2f} ms, p95 {p95 * 1e3:.2f} ms, {runs} in turns"
 
 
 def export_engine(
@@ -111,17 +126,22 @@ def export_engine(
     VitrailError.
     """
     if not 0 <= max_drop <= 100:
-        raise ConfigError(f"--max-drop is {max_drop:g}: give percentage points of 0 to 100")
+        raise ConfigError(f"--max-drop is {max_drop:g}: give 0 to 100 percentage points")
     RunFolder.open(path)
     chosen = engine(name)
     with RunFolder.create(path, resume=True) as run:
         model, recipe, labels = run.load_model()
+        if int8 and labels.several:
+            raise ConfigError(
+                f"--int8 is not for {run.path}, whose images have several labels: its loss is "
+                "measured in images with the right class, so export without --int8"
+            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)
-        with tempfile.TemporaryDirectory(prefix=".engine", dir=run.path) as scratch:
+        with run.scratch() as scratch:
             return _make(
-                chosen, run, model, labels, images, Path(scratch),
+                chosen, run, model, labels, images, scratch,
                 max_drop=max_drop if int8 else None, threads=threads or cores(), progress=progress,
             )  # fmt: skip
 
@@ -129,7 +149,7 @@ def export_engine(
 def _make(
     chosen: Engine,
     run: RunFolder,
-    model: Backbone,
+    model: Any,
     labels: Labels,
     images: Images | None,
     scratch: Path,
@@ -142,7 +162,7 @@ def _make(
     held = images.held if images else synthetic(labels)
     described = f"{len(held)} {'held-back' if images else 'synthetic'} images"
     onnx = run.onnx
-    if not onnx.is_file():
+    if not _is_ours(run, labels):
         export_onnx(
             model, labels, onnx, images=held, config=config_json(model.config),
             described=described, progress=progress,
@@ -167,7 +187,9 @@ def _make(
     spent = timed(files, labels, held[:1], threads, SECONDS, progress)
     gain = {new: ratio(spent[old], spent[new]) for old, new in pairwise(spent)}
     latency = {file: summary(times) for file, times in spent.items()}
-    use = small.name if int8 and gain[small.name][1] > 1 else floating.name
+    quick = int8 and gain[small.name][1] > 1
+    quick = quick and _agreed(latency[small.name], latency[floating.name], faster=True)
+    use = small.name if quick else floating.name
     made = Deployed(
         chosen.name, chosen.title, use, latency, gain, threads, largest, described, int8
     )  # fmt: skip
@@ -175,8 +197,19 @@ def _make(
     return made
 
 
+def _is_ours(run: RunFolder, labels: Labels) -> bool:
+    """Whether the run's ONNX file is there and of these weights and labels."""
+    if not run.onnx.is_file():
+        return False
+    try:
+        open_sealed(run.onnx, labels, run.read_tie(), "vitrail export")
+    except RunError:
+        return False
+    return True
+
+
 def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
-    """The float file of the engine `name`, made in `scratch`; of ONNX Runtime it is `onnx`."""
+    """Return the float file of the engine `name`, made in `scratch`; ONNX Runtime's is `onnx`."""
     chosen = engine(name)
     if chosen.file == onnx.name:
         return onnx
@@ -185,7 +218,7 @@ def converted(name: str, onnx: Path, labels: Labels, scratch: Path) -> Path:
 
 
 def logits(name: str, file: Path, labels: Labels, images: np.ndarray) -> np.ndarray:
-    """What the engine `name` answers with its file: float32 (N, classes)."""
+    """Return the logits that the engine `name` computes with its file: float32 (N, classes)."""
     answer = engine(name).open(file, labels)
     parts = [answer(images[at : at + BATCH])[1] for at in range(0, len(images), BATCH)]
     return np.concatenate(parts)
@@ -199,9 +232,9 @@ def timed(
     seconds: float,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of each run of each file, by its name, in turns and in one process.
+    """Measure the seconds of each run of each file, by its name, in turns and in one process.
 
-    `files` are with the names of their engines, `image` is uint8 (1, H, W, C); each file gets
+    `files` maps each file to the name of its engine, `image` is uint8 (1, H, W, C); each file gets
     about `seconds`.
     """
     calls = {
@@ -217,7 +250,7 @@ def timed(
 
 
 def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> None:
-    """Move what was accepted from `scratch` into the run, and write its record.
+    """Move the accepted files from `scratch` into the run, and write its record.
 
     Raises RunError when it cannot be written.
     """
@@ -234,13 +267,14 @@ def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> Non
 def _move(chosen: Engine, file: Path, run: RunFolder) -> None:
     try:
         for part in chosen.files(file):
-            os.replace(part, run.path / part.name)
+            files.move(part, run.path / part.name)
     except OSError as error:
         raise RunError(
-            f"{run.path / file.name} cannot be written ({error.strerror}): free some space"
+            f"{run.path / file.name} cannot be written ({files.reason(error)}): free some space, "
+            "then do it again"
         ) from error
 
 
 def _note(run: RunFolder, made: Deployed, chosen: Engine) -> None:
     told = {k: v for k, v in asdict(made).items() if k not in ("engine", "title")}
-    record.write(run, made.engine, told | {"machine": machine() | {chosen.name: chosen.version}})
+    record.write(run, chosen, told | {"machine": machine() | {chosen.name: chosen.version}})

@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from vitrail.data.labels import Labels
 from vitrail.engines import ENGINES, engine, rivals
@@ -16,13 +17,12 @@ from vitrail.engines.apart import Apart
 from vitrail.engines.onnx import compare, export_onnx
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, onnx_latency, ratio, summary
-from vitrail.models import Backbone
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import EngineFacts, LatencyFacts
 from vitrail.run.budget import Budget
 from vitrail.run.deploy import Deployed, converted, logits, settle, timed
 from vitrail.run.folder import RunFolder
-from vitrail.run.workshop import Trainer
+from vitrail.run.workshop import Workshop
 from vitrail.units import seconds
 
 PARITY_IMAGES = 512
@@ -110,23 +110,24 @@ class Timed:
         settle(run, chosen, made, scratch)
 
 
-def labels(recipe: Recipe, trainer: Trainer, temperature: float) -> Labels:
+def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     """What an exported file of the recipe has to know."""
     data = recipe.data
     return Labels(
-        trainer.split.classes, data.image, data.channels, data.mean, data.std, temperature
-    )
+        workshop.split.classes, data.image, data.channels, data.mean, data.std,
+        ranges=workshop.split.train.source.ranges, several=recipe.task.several,
+    )  # fmt: skip
 
 
-def held_back(recipe: Recipe, trainer: Trainer) -> np.ndarray:
+def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
     """Validation images for the comparison of the exported file with the model."""
-    held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
+    held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
     pace = max(1, len(held) // PARITY_IMAGES)
     return held.take(np.arange(0, len(held), pace)[:PARITY_IMAGES])
 
 
 def exported_latency(
-    recipe: Recipe, trainer: Trainer, run: RunFolder, *, budget: Budget, apart: Apart
+    recipe: Recipe, workshop: Workshop, run: RunFolder, *, budget: Budget, apart: Apart
 ) -> Timed:
     """The latency of the recipe's model as the engine will see it; weights do not matter.
 
@@ -136,14 +137,17 @@ def exported_latency(
         apart.start()
     with tempfile.TemporaryDirectory(dir=run.path) as folder:
         path = Path(folder) / "model.onnx"
-        model = trainer.model(recipe).eval()
-        told, held = labels(recipe, trainer, 1.0), held_back(recipe, trainer)
-        export_onnx(model, told, path, images=held, config=recipe.model)
+        model = workshop.model(recipe).eval()
+        told, held = labels(recipe, workshop), held_back(recipe, workshop)
+        export_onnx(
+            model, told, path, images=held, config=recipe.model,
+            serve=recipe.task.served, agree=recipe.task.agreement,
+        )  # fmt: skip
         return measured(model, path, told, held[:FEW], budget, Path(folder), apart)
 
 
 def measured(
-    model: Backbone,
+    model: nn.Module,
     onnx: Path,
     told: Labels,
     images: np.ndarray,

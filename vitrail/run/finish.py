@@ -1,19 +1,19 @@
 """From trained weights to a finished run folder: export, test, report.
 
-The order matters: calibration and export look at the validation part; only when the exported
-file is accepted and keeps the latency budget does the judge open the test part.
+The order matters: calibration and export look at the validation part (`ship`); only when the
+exported file is accepted does the judge open the test part (`conclude`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
+from torch import nn
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
@@ -21,175 +21,240 @@ from vitrail.data.gate import Inspection
 from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.engines.onnx import Exported, export_onnx
-from vitrail.fit.arguments import Arguments
 from vitrail.measure.latency import Latency
 from vitrail.measure.machine import machine
-from vitrail.models import Backbone
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
 from vitrail.report.facts import (
     BudgetFacts,
+    CandidatePoint,
     ExportFacts,
     Facts,
+    FindingFacts,
     Mistake,
     ModelFacts,
+    under_its_name,
 )
 from vitrail.report.page import render
+from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
-from vitrail.run.exported import held_back, measured
+from vitrail.run.budget import Budget
+from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.state import State
-from vitrail.run.workshop import Score, Trainer
-from vitrail.search.candidate import Candidate
-from vitrail.search.rungs import Runner
-from vitrail.train.journal import Journal
-from vitrail.train.metrics import fit_temperature
-from vitrail.units import seconds
+from vitrail.run.subject import Subject
+from vitrail.run.watch import checkpoints
+from vitrail.run.workshop import Workshop
+from vitrail.tasks.task import Scores, at_rest
+from vitrail.training.journal import Journal
+from vitrail.units import counted, seconds
 
 MISTAKES = 24
 
 
+class Field(Protocol):
+    """Who took part in a search, for the report."""
+
+    def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
+        """Return all candidates, the winner with its final figures."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for, as far as the report repeats it."""
+
+    command: str
+    budget: Budget
+    seed: int = 0
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """Where a run is finished: its folder, the data, the state on disk, and other engines.
+
+    `notes` are what was decided about the data on the way.
+    """
+
+    run: RunFolder
+    workshop: Workshop
+    inspection: Inspection
+    state: State
+    asked: Asked
+    apart: Apart
+    notes: list[FindingFacts] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model at the end of its training, with its score on the validation part."""
+
+    subject: Subject
+    recipe: Recipe
+    model: nn.Module
+    scores: Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """An exported file that was accepted, and what it takes for one image."""
+
+    labels: Labels
+    exported: Exported
+    timed: Timed
+
+    @property
+    def latency_s(self) -> float:
+        """The median that counts against the budget."""
+        return self.timed.latency.p50_s
+
+
 @dataclass(frozen=True)
 class Finished:
-    """The answer: what was found, how good it is, where the report lies; `where` says of which
-    engine the latency is."""
+    """The answer: what was found, how good it is, where the report lies.
+
+    `sentence` says how good in the task's words, `beside` the same beside what small models reach;
+    `where` says of which engine the latency is.
+    """
 
     name: str
-    accuracy: float
-    low: float
-    high: float
-    n: int
+    sentence: str
+    test: Any
     latency: Latency
     threads: int
     run: Path
     where: str = ""
+    beside: str = ""
 
     def say(self, console: Console) -> None:
-        """The answer in three lines."""
+        """Print the answer in three lines."""
+        wait, most = seconds(self.latency.p50_s), seconds(self.latency.p90_s)
         console.print(
-            f"{self.name}: {self.accuracy:.1%} of {self.n} test images right (95 % interval "
-            f"{self.low:.1%} to {self.high:.1%})\n"
-            f"latency {seconds(self.latency.p50_s)} (90 % below {seconds(self.latency.p90_s)}) as "
-            f"exported{self.where}, batch 1, {self.threads} threads\n"
+            f"{self.beside or f'{self.name}: {self.sentence}'}\n"
+            f"latency {wait} (90 % below {most}) as exported{self.where}, batch 1, "
+            f"{counted(self.threads, 'thread')}\n"
             f"report: {self.run / 'report.html'}",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def finish(
-    model: Backbone,
-    recipe: Recipe,
-    score: Score,
-    *,
-    run: RunFolder,
-    trainer: Trainer,
-    inspection: Inspection,
-    arguments: Arguments,
-    runners: Sequence[Runner],
-    winner: Runner,
-    over: Sequence[Candidate],
-    misses: dict[str, float],
-    state: State,
-    apart: Apart,
-) -> Finished | None:
-    """Calibrate, export, test, report. None when the exported file misses the latency budget,
-    which is then in `misses`; nothing of the test part was seen by then. `apart` asks other
-    engines than ONNX Runtime. Raises ExportError.
+def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
+    """Calibrate, export and time a model; nothing of the test part is seen.
+
+    `scratch` keeps what other engines make of the file. Raises ExportError.
     """
-    budget = arguments.budget
-    held = trainer.pixels("val", recipe.data.image, recipe.data.channels)
-    with TemporaryDirectory(prefix=".engine", dir=run.path) as scratch:
-        with state.phase("export"):
-            temperature = fit_temperature(*trainer.logits(model, recipe, held))
-            model = model.to("cpu")
-            labels, images = labels_of(recipe, trainer, temperature), held_back(recipe, trainer)
-            exported = export_onnx(model, labels, run.onnx, images=images, config=recipe.model)
-            timed = measured(model, run.onnx, labels, images, budget, Path(scratch), apart)
-            latency = timed.latency
-        if budget.latency_s is not None and latency.p50_s > budget.latency_s:
-            misses[winner.candidate.name] = latency.p50_s
-            return None
-        journal = Journal(run.checkpoints / winner.candidate.name / "metrics.jsonl")
-        run.write_bytes(run.metrics, journal.path.read_bytes())
-        run.save_model(model, to_json(recipe), labels)
-        timed.settle(run, Path(scratch), budget, exported.n)
-    with state.phase("test"):
-        verdict = judge(model, recipe, trainer.split.test, trainer)
-        test = gathered.score(verdict.logits, verdict.labels)
-        mistakes = _mistakes(model.to("cpu"), verdict, labels, trainer.split.classes)
+    recipe, workshop = trained.recipe, desk.workshop
+    with desk.state.phase("export"):
+        outputs = workshop.outputs(trained.model, recipe, workshop.watched(recipe))
+        labels = recipe.task.settled(labels_of(recipe, workshop), outputs)
+        model, images = at_rest(trained.model), held_back(recipe, workshop)
+        exported = export_onnx(
+            model, labels, desk.run.onnx, images=images, config=recipe.model,
+            serve=recipe.task.served, agree=recipe.task.agreement,
+        )  # fmt: skip
+        timed = measured(
+            model, desk.run.onnx, labels, images, desk.asked.budget, scratch, desk.apart
+        )
+    return Shipped(labels, exported, timed)
+
+
+def conclude(
+    trained: Trained, shipped: Shipped, desk: Desk, scratch: Path, race: Field | None = None
+) -> Finished:
+    """Keep the weights, open the test part once, and write report, card and result."""
+    run, recipe, asked = desk.run, trained.recipe, desk.asked
+    journal = Journal(checkpoints(run.path, trained.subject.name) / "metrics.jsonl")
+    run.write_bytes(run.metrics, journal.path.read_bytes())
+    run.save_model(trained.model, to_json(recipe), shipped.labels)
+    shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
+    with desk.state.phase("test"):
+        verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
+        judged = recipe.task.judged(verdict.outputs, shipped.labels)
+        train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
+        against = recipe.task.against(train, verdict.pixels, verdict.outputs, shipped.labels)
+        mistakes = _mistakes(trained, verdict, shipped.labels)
     facts = Facts(
-        model=_model_facts(winner.candidate),
-        data=gathered.data_facts(recipe, inspection, trainer.split),
-        command=arguments.command,
-        test=test,
-        latency=timed.facts(budget.threads),
-        engines=timed.others(budget),
-        size_bytes=exported.size_bytes,
-        budget=BudgetFacts(budget.latency_s, budget.macs, budget.params, arguments.time_s),
-        candidates=gathered.candidate_points(
-            runners,
-            over,
-            misses,
-            winner,
-            latency_s=latency.p50_s,
-            accuracy=score.accuracy,
-            steps=recipe.steps.total,
+        model=_model_facts(trained.subject),
+        data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
+        command=asked.command,
+        baselines=against,
+        latency=shipped.timed.facts(asked.budget.threads),
+        engines=shipped.timed.others(asked.budget),
+        size_bytes=shipped.exported.size_bytes,
+        budget=BudgetFacts(
+            asked.budget.latency_s, asked.budget.macs, asked.budget.params, asked.time_s
         ),
+        candidates=_points(trained, shipped, race),
         curves=gathered.curve_points(journal.read()),
-        per_class=gathered.class_rows(verdict.logits, verdict.labels, trainer.split.classes),
-        confusion=gathered.confusion(verdict.logits, verdict.labels),
-        calibration=gathered.calibration(verdict.logits, verdict.labels, temperature),
         mistakes=mistakes,
-        export=_export_facts(exported),
+        export=_export_facts(shipped.exported),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
-        seconds=dict(state.seconds),
-        seed=arguments.seed,
+        seconds=dict(desk.state.seconds),
+        seed=asked.seed,
         date=gathered.today(),
+        run=str(run.path),
+        **judged,
     )
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
-    run.write_json(run.result, _result(facts, score, state))
+    run.write_json(run.result, _result(facts, trained.scores, desk.state))
     return Finished(
-        winner.candidate.name, test.accuracy, test.low, test.high, test.n, latency,
-        budget.threads, run.path, timed.said(budget),
+        trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
+        shipped.timed.latency, asked.budget.threads, run.path, shipped.timed.said(asked.budget),
+        sentence(facts) if facts.test else "",
     )  # fmt: skip
 
 
-def _mistakes(
-    model: Backbone, verdict: Verdict, labels: Labels, classes: Sequence[str]
-) -> list[Mistake]:
-    """The wrong answers that the model was surest of, with what it looked at."""
-    shares = (verdict.logits / labels.temperature).softmax(1)
-    sure, guesses = shares.max(1)
-    wrong = (guesses != verdict.labels).nonzero().flatten()
-    worst = wrong[sure[wrong].argsort(descending=True)][:MISTAKES].tolist()
-    found = []
-    for row in worst:
-        image = verdict.pixels.take(np.array([row]))[0]
-        guess = int(guesses[row])
-        seen, method = explain(model, labels.normalised(image[None])[0], guess)
+def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[CandidatePoint]:
+    """Return the candidates of a race, or the one model of a run without any."""
+    figures = shipped.latency_s, trained.scores.main, trained.recipe.steps.total
+    if race is not None:
+        return race.points(*figures)
+    one = trained.subject
+    return [
+        CandidatePoint(
+            one.name,
+            one.family,
+            one.params,
+            one.macs,
+            *figures,
+            "won",
+            one.image,
+            clock="exported",
+            title=one.title,
+        )
+    ]
+
+
+def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mistake]:
+    """Draw the worst answers, with what the model looked at."""
+    model, found = at_rest(trained.model), []
+    for one in trained.recipe.task.mistakes(verdict.outputs, labels, MISTAKES):
+        image = verdict.pixels.take(np.array([one.row]))[0]
+        seen, method = explain(model, labels.normalised(image[None])[0], one.asked)
         found.append(
             Mistake(
                 png(image),
                 overlay(image, seen),
-                classes[int(verdict.labels[row])],
-                classes[guess],
-                float(sure[row]),
-                verdict.pixels.keys[row],
+                one.truth,
+                one.guess,
+                one.confidence,
+                verdict.pixels.keys[one.row],
                 ASKED[method],
             )
         )
     return found
 
 
-def _model_facts(one: Candidate) -> ModelFacts:
+def _model_facts(one: Subject) -> ModelFacts:
     return ModelFacts(
         one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
-        Path(one.pretrained).name if one.pretrained else None,
+        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
     )  # fmt: skip
 
 
@@ -202,13 +267,23 @@ def _export_facts(exported: Exported) -> ExportFacts:
     )
 
 
-def _result(facts: Facts, score: Score, state: State) -> dict[str, Any]:
-    """result.json: the figures of the report for scripts."""
-    names = ("model", "test", "latency", "size_bytes", "budget", "export", "machine", "versions")
+def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
+    """Return result.json: the figures of the report for scripts."""
+    names = (
+        "model",
+        "latency",
+        "size_bytes",
+        "budget",
+        "export",
+        "machine",
+        "versions",
+    )
     chosen = {name: to_json(getattr(facts, name)) for name in names}
+    chosen["test"] = facts.test.to_json() if facts.test else None
+    chosen["baselines"] = [under_its_name(one, facts.measure) for one in facts.baselines]
     if facts.engines:
         chosen["engines"] = [asdict(one) for one in facts.engines]
-    validation = {"accuracy": score.accuracy, "loss": score.loss, "n": score.n}
+    validation = {scores.name: scores.main, **scores.figures, "loss": scores.loss, "n": scores.n}
     return {
         **chosen,
         "validation": validation,

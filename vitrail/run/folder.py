@@ -11,27 +11,34 @@
     report.html          the report
     README.md            the model card
 
-Whoever writes holds the folder's lock; every file is written whole or not at all.
+Whoever writes holds the folder's lock; every file is written whole or not at all. The digest in
+labels.json and in model.onnx is of weights and labels together: files of two runs, or of two
+versions of one, do not answer together.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from vitrail.config import parse, to_json
+from vitrail import files
+from vitrail.config import read_json
 from vitrail.data.labels import Labels
 from vitrail.errors import CheckpointError, ConfigError, RunError
+from vitrail.run import lock, place
 
 if TYPE_CHECKING:
-    from vitrail.models.trunk.backbone import Backbone
+    from torch import nn
 
-LOCK = ".lock"
+# What labels.json says besides the labels: the digest of them and the weights they belong to.
+TIE = "of"
+RESTORE = "restore the folder, or train again"
 
 
 class RunFolder:
@@ -86,62 +93,37 @@ class RunFolder:
 
     # ---- making and opening ------------------------------------------------------------
 
-    @classmethod
-    def check_free(cls, path: str | os.PathLike) -> None:
-        """RunError unless a new run can be made at `path`: it is missing, or an empty folder."""
-        path = Path(path)
-        if path.is_dir():
-            if any(entry.name != LOCK for entry in _entries(path)):
-                raise RunError(
-                    f"run folder {path} exists and is not empty: go on with it by --resume, or "
-                    "name another one with --out"
-                )
-        elif path.exists() or path.is_symlink():
-            raise RunError(f"run folder {path} is a file: name a folder with --out")
+    check_free = staticmethod(place.check_free)
+    check_writable = staticmethod(place.check_writable)
 
     @classmethod
     def create(cls, path: str | os.PathLike, *, resume: bool = False) -> Self:
         """Make the folder, or take up the one that is there, and hold its lock.
 
-        Raises RunError when it exists and is not empty (unless `resume`), when there is none
-        to resume, when it cannot be written, and when another process writes to it.
+        Whatever a killed process left half-written in a run is removed. Raises RunError when it
+        exists and is not empty (unless `resume`), when there is none to resume, when it cannot be
+        written, and when another process writes to it.
         """
         path = Path(path)
-        if resume and not path.exists():
+        kind = place.kind(path)
+        if resume and kind is None:
             raise RunError(f"run folder {path} does not exist: start it without --resume")
-        if resume and not path.is_dir():
+        if resume and kind != "folder":
             raise RunError(f"run folder {path} is a file: give the folder of a run")
         if not resume:
             cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise RunError(
                 f"run folder {path} cannot be made ({error.strerror}): name another with --out"
             ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            writer = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise RunError(
-                f"run folder {path} is in use by another run (process {writer}): wait for it or "
-                "stop it, or name another folder with --out"
-            ) from error
-        except OSError as error:
-            os.close(handle)
-            raise RunError(
-                f"run folder {path} cannot be locked ({error.strerror}): name one on a file "
-                "system with locks by --out"
-            ) from error
-        run = cls(path, lock=handle)
+        run = cls(path, lock=lock.hold(path))
         try:
             # Two runs may have found it free at once; the second then finds the first's files.
             if not resume:
                 cls.check_free(path)
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
+            run._sweep()
         except BaseException:
             run.release()
             raise
@@ -151,23 +133,48 @@ class RunFolder:
     def open(cls, path: str | os.PathLike) -> Self:
         """A finished run, to read. Raises RunError when it is none."""
         run = cls(path)
-        if not run.path.is_dir():
-            what = "is a file" if run.path.is_file() else "does not exist"
+        kind = place.kind(run.path)
+        if kind != "folder":
+            what = "does not exist" if kind is None else "is a file"
             raise RunError(f"run folder {path} {what}: give the folder that `vitrail fit` made")
-        missing = [f.name for f in (run.recipe, run.labels, run.weights) if not f.is_file()]
+        missing = [f.name for f in (run.recipe, run.labels, run.weights) if place.kind(f) != "file"]
         if missing:
-            begun = run.checkpoints.is_dir() or (run.path / "fit.json").is_file()
-            raise RunError(
-                f"run folder {path} has no {', '.join(missing)}: "
-                + ("finish it with --resume" if begun else "give a folder that `vitrail fit` made")
-            )
+            finish, give = "finish it with --resume", "give a folder that `vitrail fit` made"
+            remedy = finish if run._begun else give
+            raise RunError(f"run folder {path} has no {', '.join(missing)}: {remedy}")
         return run
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the folder is that of a run, finished or not."""
+        return self.checkpoints.is_dir() or (self.path / "fit.json").is_file()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left, where this is a run's folder and nobody else's."""
+        if self._begun or (self.recipe.is_file() and self.labels.is_file()):
+            with suppress(OSError):
+                files.sweep(self.path)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder inside, on the same file system, for files that are not accepted yet.
+
+        It is gone at the end; after a kill, when the run is opened for writing again.
+        """
+        try:
+            made = Path(tempfile.mkdtemp(prefix=".scratch.", suffix=files.PART, dir=self.path))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def release(self) -> None:
         """Give up the lock, if it is held."""
         if self._lock is not None:
             handle, self._lock = self._lock, None
-            os.close(handle)
+            lock.release(handle)
 
     def __enter__(self) -> Self:
         return self
@@ -179,75 +186,65 @@ class RunFolder:
 
     def write_text(self, file: Path, text: str) -> None:
         """Write a file of this folder whole or not at all. Raises RunError."""
-        # A file name that is no valid text, as in a class or a command, becomes an escape,
-        # which JSON reads back as it was.
-        self.write_bytes(file, text.encode("utf-8", "backslashreplace"))
+        _write(file, text)
 
     def write_bytes(self, file: Path, data: bytes) -> None:
         """Write a file of this folder whole or not at all. Raises RunError."""
-        part = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            with open(part, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(part, file)
-        except OSError as error:
-            raise RunError(
-                f"{file} cannot be written ({error.strerror}): free some space, then go on with "
-                "--resume"
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
+        _write(file, data)
 
     def write_json(self, file: Path, value: Any) -> None:
         """Write `value` as JSON, whole or not at all. Raises RunError."""
         self.write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-    def save_model(self, model: Backbone, recipe: Mapping[str, Any], labels: Labels) -> None:
+    def save_model(self, model: nn.Module, recipe: Mapping[str, Any], labels: Labels) -> None:
         """Write weights, recipe and labels: all that `load_model` needs.
 
         `recipe` is JSON whose "model" is the model's config.
         """
         from safetensors import SafetensorError
 
-        from vitrail import checkpoint
+        from vitrail import checkpoint, digests
 
+        weights = model.state_dict()
         try:
-            checkpoint.save(self.weights, model.state_dict(), metadata={"config": recipe["model"]})
+            checkpoint.save(self.weights, weights, metadata={"config": recipe["model"]})
         except (OSError, SafetensorError) as error:
-            # safetensors has an error of its own for a full disk.
-            reason = getattr(error, "strerror", None) or error
-            raise RunError(
-                f"{self.weights} cannot be written ({reason}): free some space, then go on with "
-                "--resume"
-            ) from error
-        self.write_json(self.labels, to_json(labels))
+            raise _unwritable(self.weights, error) from error
+        self.write_json(self.labels, labels.to_json() | {TIE: digests.of_model(weights, labels)})
         self.write_json(self.recipe, recipe)
 
     # ---- reading -----------------------------------------------------------------------
 
     def read_labels(self) -> Labels:
         """Class names and normalisation. Raises RunError."""
-        try:
-            return parse(Labels, _read_json(self.labels))
-        except ConfigError as error:
-            raise RunError(f"{self.labels} is damaged ({error}): restore the folder") from error
+        return read_json(self.labels, Labels, remedy=RESTORE, leave_out=(TIE,))
+
+    def read_tie(self) -> str | None:
+        """The digest of the weights and labels of this run, None where none was written.
+
+        Raises RunError.
+        """
+        tie = read_json(self.labels, dict, remedy=RESTORE).get(TIE)
+        if tie is not None and not isinstance(tie, str):
+            raise RunError(f"{self.labels} is damaged ({TIE} is not a text): {RESTORE}")
+        return tie
 
     def read_recipe(self) -> dict[str, Any]:
         """The recipe in JSON. Raises RunError."""
-        recipe = _read_json(self.recipe)
-        if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict):
+        recipe = read_json(self.recipe, dict, remedy=RESTORE)
+        if not isinstance(recipe.get("model"), dict):
             raise RunError(f"{self.recipe} names no model: restore it, or give another run folder")
         return recipe
 
-    def load_model(self) -> tuple[Backbone, dict[str, Any], Labels]:
+    def load_model(self) -> tuple[nn.Module, dict[str, Any], Labels]:
         """The model in eval mode with every tensor of the file, the recipe, the labels.
 
-        Raises RunError when a file is missing or damaged, CheckpointError when weights and
-        recipe do not fit each other.
+        Raises RunError when a file is missing or damaged, CheckpointError when weights, labels and
+        recipe do not belong together.
         """
-        from vitrail.models import config_from_json, load
+        from vitrail import digests
+        from vitrail.models import config_from_json
+        from vitrail.recipes.build import restored
 
         recipe, labels = self.read_recipe(), self.read_labels()
         if not self.weights.is_file():
@@ -261,22 +258,37 @@ class RunFolder:
                 f"{self.labels} has {len(labels.classes)} classes and {labels.channels} channels, "
                 f"the model {config.classes} and {config.channels}: restore the folder"
             )
-        return load(config, self.weights, source="vitrail"), recipe, labels
+        try:
+            model, tie = restored(recipe, self.weights), self.read_tie()
+        except ConfigError as error:
+            raise RunError(f"{self.recipe} is damaged ({error}): restore the folder") from error
+        if tie is not None and tie != digests.of_model(model.state_dict(), labels):
+            raise CheckpointError(
+                f"{self.weights} and {self.labels} are not of one training, or one of them was "
+                f"changed: {RESTORE}"
+            )
+        return model, recipe, labels
 
 
-def _entries(path: Path) -> list[Path]:
+def free_name(name: str) -> Path:
+    """Return a folder in the working directory that is not there yet: fashion-sample-run-2."""
+    number = 1
+    while True:
+        path = Path(f"{name}-run" + (f"-{number}" if number > 1 else ""))
+        if not path.exists():
+            return path
+        number += 1
+
+
+def _write(file: Path, content: str | bytes) -> None:
     try:
-        return list(path.iterdir())
+        files.write(file, content)
     except OSError as error:
-        raise RunError(
-            f"run folder {path} cannot be read ({error.strerror}): name another with --out"
-        ) from error
+        raise _unwritable(file, error) from error
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{file} is missing: give a folder that `vitrail fit` finished") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} is damaged ({error}): restore it or train again") from error
+def _unwritable(file: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{file} cannot be written ({files.reason(error)}): free some space, then go on with "
+        "--resume"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def real_images(
         )
     rules = own or Data("")
     try:
-        source = open_source(os.fspath(data) if data is not None else rules.spec)
+        spec = os.fspath(data) if data is not None else rules.spec
+        source = open_source(spec, several=labels.several)
     except DataError as error:
         if data is not None:
             raise
@@ -56,21 +58,24 @@ def real_images(
             f"{source.origin} has a class {unknown[0]!r} that {run.path} does not know: give "
             f"images of {', '.join(labels.classes[:5])}{' ...' if len(labels.classes) > 5 else ''}"
         )
+    found = inspect(source, progress=progress, threshold=rules.threshold)
+    # Deep images are scaled as in the training, whatever these would ask for.
+    found = replace(found, source=replace(found.source, ranges=labels.ranges))
     split = divide(
-        inspect(source, progress=progress),
+        found,
         group_by=rules.group_by,
         val=rules.val,
         test=rules.test,
         seed=rules.seed,
+        duplicates=rules.duplicates,
     )
     train, held = (
         pixels(_spread(part, most), labels.image, labels.channels, progress=progress)
         for part, most in ((split.train, CALIBRATION), (split.val, HELD))
     )
     order = np.array([labels.classes.index(name) for name in split.classes])
-    return Images(
-        train.take(np.arange(len(train))), held.take(np.arange(len(held))), order[held.labels]
-    )
+    held_labels = held.labels if source.several else order[held.labels]
+    return Images(train.take(np.arange(len(train))), held.take(np.arange(len(held))), held_labels)
 
 
 def _spread(part: Part, most: int) -> Part:

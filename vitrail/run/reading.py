@@ -1,4 +1,4 @@
-"""Reading the data: gate and split, and the trainer that sees two of the three parts."""
+"""Reading the data: gate and split, and the workshop that sees two of the three parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
-from vitrail.fit.arguments import Arguments
+from vitrail.data.told import told
 from vitrail.recipes.recipe import Data
 from vitrail.run.view import View
-from vitrail.run.workshop import Trainer
+from vitrail.run.workshop import Workshop
+from vitrail.tasks import Classification, Tasks
+from vitrail.training.device import open_fabric
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to compute: the device and how many of it train together."""
+
+    device: str = "auto"
+    devices: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +29,34 @@ class Read:
     """The data, inspected and divided, and who trains on it; `seconds` is what it took."""
 
     inspection: Inspection
-    trainer: Trainer
+    workshop: Workshop
     seconds: float
 
     @property
     def digest(self) -> str:
-        """Which images are learned from and judged by."""
-        split = self.trainer.split
+        """Return which images are learned from and judged by."""
+        split = self.workshop.split
         return f"{split.train.digest} {split.val.digest} {split.test.digest}"
 
 
-def read(data: Data, arguments: Arguments, view: View) -> Read:
-    """Inspect and divide the images, with a progress bar on a terminal. Raises DataError."""
+def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) -> Read:
+    """Inspect and divide the images, with a progress bar on a terminal.
+
+    Raises ConfigError for a device that is not there, before any image is read; DataError.
+    """
     began = time.monotonic()
+    open_fabric(hardware.device)
     view.phase("reading the images")
-    inspection = inspect(open_source(data.spec), progress=view.console.is_terminal)
-    split = divide(inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed)
-    trainer = Trainer(split, device=arguments.device, devices=arguments.devices)
-    return Read(inspection, trainer, time.monotonic() - began)
+    task = task or Classification()
+    source = open_source(data.spec, several=task.several)
+    task.check(source)
+    shown = view.console.is_terminal
+    inspection = inspect(source, progress=shown, threshold=data.threshold)
+    split = divide(
+        inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,
+        duplicates=data.duplicates,
+    )  # fmt: skip
+    for line in told(inspection, split.findings):
+        view.say(line)
+    workshop = Workshop(split, device=hardware.device, devices=hardware.devices)
+    return Read(inspection, workshop, time.monotonic() - began)

@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vitrail.errors import RunError
+from vitrail import files
+from vitrail.config import parse, read_json
+from vitrail.errors import ConfigError, RunError
+from vitrail.run import place
 from vitrail.run.folder import RunFolder
 from vitrail.run.view import View
+
+T = TypeVar("T")
+NAME = "fit.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What fit.json holds, by type; a file may leave out what was not decided yet."""
+
+    spent_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finals: dict[str, dict[str, int | float | bool]] = field(default_factory=dict)
+    misses: dict[str, float] = field(default_factory=dict)
+    images: str | None = None
+    arguments: dict[str, Any] | None = None
+    shortlist: dict[str, Any] | None = None
+    race_s: float | None = None
+    train_s: float | None = None
+    recipe: dict[str, Any] | None = None
+    command: str | None = None
+    flips: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given = {"spent_s": self.spent_s, "race_s": self.race_s, "train_s": self.train_s}
+        for name, value in (given | self.seconds | self.misses).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is {value}, not a time of 0 or more")
+        for name, plan in self.finals.items():
+            for what in ("hold", "total"):
+                if (steps := plan.get(what)) is not None and steps != int(steps):
+                    raise ConfigError(f"finals.{name}.{what} is {steps}, not a number of steps")
 
 
 class State:
@@ -23,24 +59,47 @@ class State:
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self.path, self.values = path, values
-        self._spent, self._began = float(values.get("spent_s", 0.0)), time.monotonic()
+        self._spent, self._began = float(values["spent_s"]), time.monotonic()
 
     @classmethod
     def new(cls, path: Path, **values: Any) -> State:
-        """The state of a fit that begins, with what is known of it."""
-        state = cls(path, {"spent_s": 0.0, "seconds": {}, "finals": {}} | values)
+        """The state of a fit that begins, with what is known of it.
+
+        What phases took already, in `seconds`, is spent unless `spent_s` says otherwise.
+        """
+        spent = sum(values.get("seconds", {}).values())
+        state = cls(path, {"spent_s": spent, "seconds": {}, "finals": {}} | values)
         state.save()
         return state
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """The state that was saved. Raises RunError."""
-        try:
-            return cls(path, json.loads(path.read_text()))
-        except (OSError, json.JSONDecodeError) as error:
+        """The state that was saved, each decision of its type. Raises RunError."""
+        if place.kind(path) is None:
             raise RunError(
-                f"{path.parent} is no fit that can be resumed ({path.name} cannot be read): start "
-                "a new one without --resume"
+                f"{path.parent} has no {path.name}, so nothing was begun there that could go on: "
+                "remove the folder and start again, or name another with --out"
+            )
+        remedy = f"restore it, or start a new run instead of {path.parent}"
+        values = read_json(path, dict, remedy=remedy)
+        known = {one.name for one in fields(Saved)}
+        try:
+            saved = parse(Saved, {name: value for name, value in values.items() if name in known})
+        except ConfigError as error:
+            raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+        certain = {"spent_s", "seconds", "finals"} | (known & values.keys())
+        return cls(path, values | {name: getattr(saved, name) for name in certain})
+
+    def get(self, kind: type[T], name: str) -> T:
+        """A decision as the dataclass that it was. Raises RunError."""
+        try:
+            if name not in self.values:
+                raise ConfigError(f"{name} is missing")
+            return parse(kind, self.values[name], name)
+        except ConfigError as error:
+            raise RunError(
+                f"{self.path} is damaged ({error}): restore it, or start a new run instead of "
+                f"{self.path.parent}"
             ) from error
 
     def require_images(self, digest: str) -> None:
@@ -70,9 +129,9 @@ class State:
         """Seconds of each phase."""
         return self.values["seconds"]
 
-    def decide(self, name: str, plan: dict[str, Any]) -> None:
+    def decide(self, name: str, plan: Mapping[str, Any]) -> None:
         """Write down how far a candidate is trained, before it is."""
-        self.finals[name] = plan
+        self.finals[name] = dict(plan)
         self.save()
 
     def put(self, **values: Any) -> None:
@@ -91,17 +150,14 @@ class State:
             self.save()
 
     def save(self) -> None:
-        """To disk, whole or not at all. Raises RunError when it cannot be written."""
+        """To disk, whole or not at all, synced. Raises RunError when it cannot be written."""
         self.values["spent_s"] = self.spent_s
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            part.write_text(json.dumps(self.values, indent=1))
-            part.replace(self.path)
+            files.write(self.path, json.dumps(self.values, indent=1))
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise RunError(
-                f"{self.path} cannot be written ({error.strerror}): free some space, then go on "
-                "with --resume"
+                f"{self.path} cannot be written ({files.reason(error)}): free some space, then go "
+                "on with --resume"
             ) from error
 
 
@@ -115,7 +171,7 @@ def resumed(
     if out is None:
         raise RunError("--resume needs the run folder to go on with: add --out RUN")
     with RunFolder.create(out, resume=True) as run:
-        state = State.read(run.path / "fit.json")
+        state = State.read(run.path / NAME)
         if run.result.is_file():
             view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
             return run.path

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a fit: one sentence that says how to go on."""
+"""Ctrl-C, SIGTERM or a closed terminal: one sentence, and during a fit how to go on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vitrail.train.interrupt import Interrupted
+from vitrail.training.interrupt import Interrupted, stopping_signals
 
 
 @contextmanager
@@ -18,15 +18,18 @@ def interruptible(again: str) -> Iterator[None]:
     A training saves itself first; elsewhere everything that was decided is on disk already.
     """
     try:
-        with _terminable():
+        with terminable():
             yield
     except (Interrupted, KeyboardInterrupt) as error:
         raise Interrupted(f"stopped, and nothing is lost: go on with `{again}`") from error
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C inside; outside the main thread Python has no signals."""
+def terminable() -> Iterator[None]:
+    """Let what asks a process to stop act like Ctrl-C inside, so that everything is tidied up.
+
+    Outside the main thread Python has no signals, and nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,8 +37,9 @@ def _terminable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in stopping_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

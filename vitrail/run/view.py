@@ -6,24 +6,34 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vitrail.search.candidate import Candidate
 from vitrail.units import count, seconds
 
 EVERY_S = 5.0
+
+
+class Entrant(Protocol):
+    """What is shown of a candidate."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def latency_s(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class Row:
     """A candidate as it is shown."""
 
-    candidate: Candidate
+    candidate: Entrant
     status: str = "waiting"
     accuracy: float | None = None
     steps: int = 0
@@ -58,12 +68,16 @@ class View:
         """The fit is to be done at this time.monotonic()."""
         self._deadline = deadline
 
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def phase(self, text: str) -> None:
         """What is being done now."""
         self._phase = text
         self._line(text, force=True)
 
-    def enter(self, candidates: Sequence[Candidate]) -> None:
+    def enter(self, candidates: Sequence[Entrant]) -> None:
         """These race."""
         self._rows = {c.name: Row(c, latency_s=c.latency_s) for c in candidates}
 
@@ -104,7 +118,7 @@ class View:
         if not self._rows:
             return Group(head)
         table = Table(box=None, pad_edge=False)
-        for title in ("candidate", "MACs", "latency", "steps", "accuracy", ""):
+        for title in ("candidate", "MACs", "latency", "steps", "score", ""):
             table.add_column(title, justify="left" if title in ("candidate", "") else "right")
         order = {"won": 0, "training": 0, "racing": 1, "finalist": 1, "waiting": 2, "stopped": 3}
         rows = sorted(

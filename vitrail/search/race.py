@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.config import parse, to_json
-from vitrail.errors import RunError
 from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.run.storage import open_study
 from vitrail.run.view import View
-from vitrail.run.workshop import Trainer
+from vitrail.run.watch import checkpoints
+from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate
 from vitrail.search.rungs import Runner, keep, rung_sizes
+from vitrail.training.loop import Outcome
 
 # Images of the validation part on which candidates are compared: enough to tell 2 % apart.
 LOOK_AT = 2000
@@ -40,24 +42,9 @@ class Race:
     """A study in `folder`/study.sqlite, or at the URL `storage`, and the runners of this run."""
 
     def __init__(self, folder: Path, *, name: str, owner: str, storage: str | None = None) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.owner, self.local = folder, owner, storage is None
-        try:
-            self.study = optuna.create_study(
-                storage=storage or f"sqlite:///{folder / 'study.sqlite'}",
-                study_name=name,
-                direction="maximize",
-                load_if_exists=True,
-            )
-        except (ImportError, ValueError) as error:
-            raise _unreachable(storage, error) from error
-        except Exception as error:
-            # The drivers behind a URL raise classes of their own.
-            if storage is None or "sql" not in type(error).__module__.lower():
-                raise
-            raise _unreachable(storage, error) from error
+        self.where = storage or folder / "study.sqlite"
+        self.study = open_study(self.where, name)
 
     @property
     def entered(self) -> bool:
@@ -73,6 +60,7 @@ class Race:
                 "candidate": to_json(runner.candidate),
                 "recipe": to_json(runner.recipe),
                 "steps": list(runner.steps),
+                "seconds": list(runner.seconds),
             }
             self.study.enqueue_trial(
                 {"candidate": runner.candidate.name}, user_attrs=entry, skip_if_exists=True
@@ -80,7 +68,7 @@ class Race:
         self.study.set_user_attr("candidates", [r.candidate.name for r in runners])
 
     def run(
-        self, trainer: Trainer, view: View, *, deadline: float, localise: Callable[..., Recipe]
+        self, workshop: Workshop, view: View, *, deadline: float, localise: Callable[..., Recipe]
     ) -> list[Runner]:
         """Race until one is left, or until `deadline` (of time.monotonic()).
 
@@ -113,7 +101,7 @@ class Race:
                     mine.append(runner)
                 else:
                     break
-                moved = self._advance(runner, rung, trainer, view)
+                moved = self._advance(runner, rung, workshop, view)
                 mine[[r.trial for r in mine].index(runner.trial)] = moved
                 _show(view, moved, sizes)
         return sorted(mine, key=lambda r: r.order, reverse=True)
@@ -132,21 +120,56 @@ class Race:
             else:
                 self.study.tell(runner.trial, state=states.PRUNED)
 
-    def _advance(self, runner: Runner, rung: int, trainer: Trainer, view: View) -> Runner:
-        name, until = runner.candidate.name, runner.steps[rung]
-        view.update(name, status="racing", steps=runner.done)
-        outcome = trainer.train(
-            runner.recipe,
-            checkpoint(self.folder, runner.candidate),
-            until,
-            lambda step, loss, lr, rate: view.step(name, step, until),
-        )
-        _, score = trainer.better(outcome, runner.recipe, LOOK_AT)
+    def _advance(self, runner: Runner, rung: int, workshop: Workshop, view: View) -> Runner:
+        view.update(runner.candidate.name, status="racing", steps=runner.done)
+        until = self._until(runner, rung, workshop, view)
+        outcome, _ = self._train(runner, until, workshop, view)
+        _, scores = workshop.better(outcome, runner.recipe, LOOK_AT)
         trial = self._trial(runner.trial)
         rate = outcome.samples_per_s if outcome.samples_per_s > 0 else runner.rate
-        trial.set_user_attr(f"rung{rung}", {"loss": score.loss, "rate": rate})
-        trial.report(score.accuracy, rung)
-        return replace(runner, rung=rung, accuracy=score.accuracy, loss=score.loss, rate=rate)
+        trial.set_user_attr(f"rung{rung}", {"loss": scores.loss, "rate": rate})
+        trial.report(scores.main, rung)
+        steps = (*runner.steps[:rung], until, *runner.steps[rung + 1 :])
+        return replace(
+            runner, steps=steps, rung=rung, accuracy=scores.main, loss=scores.loss, rate=rate
+        )
+
+    def _train(
+        self, runner: Runner, until: int, workshop: Workshop, view: View
+    ) -> tuple[Outcome, int]:
+        """Train up to step `until`; returns how many steps that took as well."""
+        name, made = runner.candidate.name, []
+
+        def on_step(step: int, loss: float, lr: float, rate: float) -> None:
+            made.append(step)
+            view.step(name, step, until)
+
+        outcome = workshop.train(runner.recipe, checkpoints(self.folder, name), until, on_step)
+        return outcome, len(made)
+
+    def _until(self, runner: Runner, rung: int, workshop: Workshop, view: View) -> int:
+        """Return the last step of a rung: as planned, or fewer where the machine is slower now.
+
+        An eighth of the steps tells the pace, so that beside other programs a candidate takes the
+        time that it was given and not the others'. What was decided is written down before it is
+        acted upon.
+        """
+        trial, planned = self._trial(runner.trial), runner.steps[rung]
+        key = f"until{rung}"
+        if key in trial.user_attrs:
+            return trial.user_attrs[key]
+        until, begin = planned, runner.done
+        probe = begin + max(4, (planned - begin) // 8)
+        if runner.seconds and probe < planned:
+            started = time.monotonic()
+            _, made = self._train(runner, probe, workshop, view)
+            spent = time.monotonic() - started
+            before = runner.seconds[rung - 1] if rung else 0.0
+            left = max(0.0, runner.seconds[rung] - before - spent)
+            if made > 2:
+                until = min(planned, probe + int(left * made / spent))
+        trial.set_user_attr(key, until)
+        return until
 
     def _trial(self, number: int) -> Any:
         import optuna
@@ -190,11 +213,6 @@ class Race:
         ]
 
 
-def checkpoint(folder: Path, candidate: Candidate) -> Path:
-    """Where a candidate's snapshots and journal are kept."""
-    return folder / "checkpoints" / candidate.name
-
-
 def _runner(
     number: int, attrs: dict[str, Any], values: dict[int, float], localise: Callable[..., Recipe]
 ) -> Runner:
@@ -203,12 +221,13 @@ def _runner(
     return Runner(
         parse(Candidate, attrs["candidate"]),
         localise(from_json(attrs["recipe"])),
-        tuple(attrs["steps"]),
+        tuple(attrs.get(f"until{i}", step) for i, step in enumerate(attrs["steps"])),
         rung,
         values.get(rung),
         last.get("loss"),
         last.get("rate"),
         number,
+        tuple(attrs.get("seconds", ())),
     )
 
 
@@ -218,12 +237,4 @@ def _show(view: View, runner: Runner, sizes: Sequence[int]) -> None:
         status="racing" if runner.rung < len(sizes) - 1 else "finalist",
         accuracy=runner.accuracy,
         steps=runner.done,
-    )
-
-
-def _unreachable(storage: str | None, error: Exception) -> RunError:
-    reason = str(error).strip().splitlines()[0]
-    return RunError(
-        f"the study {storage or 'in the run folder'} cannot be opened ({reason}): give --storage "
-        "a URL such as postgresql://user@machine/name with its driver installed"
     )

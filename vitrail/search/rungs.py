@@ -19,6 +19,7 @@ class Runner:
     """A candidate in the race: its recipe, the steps of each rung, and where it stands.
 
     `rung` is the last one finished (-1: none), `rate` the images per second of its training.
+    `seconds` are what it may have trained in all after each rung, as far as that was planned.
     """
 
     candidate: Candidate
@@ -29,6 +30,7 @@ class Runner:
     loss: float | None = None
     rate: float | None = None
     trial: int = -1
+    seconds: tuple[float, ...] = ()
 
     @property
     def done(self) -> int:

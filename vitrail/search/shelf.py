@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vitrail.checkpoint import holds_weights
 from vitrail.errors import CheckpointError
-from vitrail.models import Backbone, catalog, create, identify, load
+from vitrail.models import catalog, identify
 from vitrail.models.trunk.backbone import input_shape
+from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
-from vitrail.search.space import counted, image_sizes
+from vitrail.search.space import image_sizes
 
 SUFFIXES = (
     ".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".msgpack", ".pkl", ".pth.tar",
@@ -104,41 +103,3 @@ def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
         number = f"-{seen[one.name]}" if seen[one.name] > 1 else ""
         distinct.append(replace(one, name=one.name + number))
     return distinct
-
-
-def start(config: Any, reference: str | None) -> Backbone:
-    """A model of `config` with random weights, or with those behind `reference` but its head.
-
-    Raises CheckpointError when the file does not hold this model, or cannot be fetched.
-    """
-    model = create(config)
-    if reference is None:
-        return model
-    known = identify(reference)
-    source = None if known.source == "vitrail" else known.source
-    donor = load(known.config, reference, source=source, image=config.image).state_dict()
-    ours = model.state_dict()
-    strange = [
-        name
-        for name, value in ours.items()
-        if (name not in donor or donor[name].shape != value.shape) and not _in_head(name)
-    ]
-    if strange:
-        raise CheckpointError(
-            f"{reference} does not fill {_some(strange)} of the model at "
-            f"{config.image[0]}x{config.image[1]}: take it at its own image size"
-        )
-    with torch.no_grad():
-        for name, value in ours.items():
-            if not _in_head(name):
-                value.copy_(donor[name])
-    return model
-
-
-def _in_head(name: str) -> bool:
-    return name.startswith("head")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return names[0] + more

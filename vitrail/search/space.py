@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import torch
-
-from vitrail.errors import ConfigError
-from vitrail.measure.counts import Counts, counts
-from vitrail.models import config_json, create, families
+from vitrail.models import families
+from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 
 PHOTO_SIDES = (64, 96, 128, 160, 224)
@@ -54,19 +50,3 @@ def small_candidates(
             figures = counted(config)
             if figures is not None:
                 yield candidate(config, params=figures.params, macs=figures.macs)
-
-
-_COUNTS: dict[str, Counts | None] = {}
-
-
-def counted(config: Any) -> Counts | None:
-    """Counts of a config at its own image size, remembered; None where it cannot be built."""
-    key = str(config_json(config))
-    if key not in _COUNTS:
-        try:
-            with torch.device("meta"):
-                model = create(config)
-            _COUNTS[key] = counts(model, config.image, config.channels)
-        except ConfigError:
-            _COUNTS[key] = None
-    return _COUNTS[key]

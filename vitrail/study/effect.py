@@ -1,4 +1,4 @@
-"""How far arms differ from a baseline, and how sure that is.
+"""Differences of arms from a baseline, and how sure they are.
 
 Every arm is trained with the same seeds, which decide weights, batches and augmentation: a
 two-way layout of arm and seed without repetition. What neither arm nor seed explains is the
@@ -14,23 +14,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean difference from the baseline, its 95 % interval [low, high] (None with one seed), and
-    whether it is clear: beyond noise even though many arms are compared (Bonferroni)."""
+    """Mean difference from the baseline with its 95 % interval [low, high], None with one seed.
+
+    The intervals of all arms hold together (Bonferroni), so one that leaves out 0 is beyond noise
+    although many arms are compared.
+    """
 
     mean: float
     low: float | None = None
     high: float | None = None
-    clear: bool = False
+
+    @property
+    def clear(self) -> bool:
+        """Return whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def effects(values: Mapping[str, Sequence[float]], baseline: str) -> dict[str, Effect]:
-    """The effect of every arm but the baseline; `values` are by arm, in the order of the seeds.
+    """Return the effect of every arm but the baseline; `values` are by arm, in the order of seeds.
 
     Raises ValueError unless all arms have as many values.
     """
     arms, seeds = len(values), len(values[baseline])
     if any(len(found) != seeds for found in values.values()):
-        raise ValueError("arms have different numbers of seeds: compare those that all have")
+        raise ValueError(
+            "arms have different numbers of seeds: compare the seeds that all of them have"
+        )
     mean = {name: sum(found) / seeds for name, found in values.items()}
     others = [name for name in values if name != baseline]
     gaps = {name: mean[name] - mean[baseline] for name in others}
@@ -45,14 +54,12 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str) -> dict[str, E
     )
     freedom = (arms - 1) * (seeds - 1)
     error = math.sqrt(2 * noise / freedom / seeds)
-    reach, far = (error * student(1 - 0.025 / times, freedom) for times in (1, max(1, len(others))))
-    return {
-        name: Effect(gap, gap - reach, gap + reach, abs(gap) > far) for name, gap in gaps.items()
-    }
+    reach = error * student(1 - 0.025 / max(1, len(others)), freedom)
+    return {name: Effect(gap, gap - reach, gap + reach) for name, gap in gaps.items()}
 
 
 def student(probability: float, freedom: int) -> float:
-    """The quantile of Student's t above 0.5, by bisection on its integrated density."""
+    """Return a quantile of Student's t above 0.5, by bisection on its integrated density."""
     low, high = 0.0, 2.0
     while _below(high, freedom) < probability:
         high *= 2

@@ -1,4 +1,4 @@
-"""The studies that can be asked for: a host, arms that change one thing each, a baseline."""
+"""The studies: a host, arms that change one thing each, and a baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitrail.data.gate import Inspection
-from vitrail.models import families
+from vitrail.models import families, resolve
 from vitrail.search.space import image_sizes
 
 
@@ -15,13 +15,14 @@ from vitrail.search.space import image_sizes
 class Arm:
     """One thing to compare: a family, and the fields of its Config beside the host's.
 
-    `renamed` are the host's fields that this Config calls otherwise, None for those it fixes.
+    `inside` is given where the Config holds its host's: which kind of host, and fields that it has
+    beside those of all arms.
     """
 
     family: str
     note: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str | None] = field(default_factory=dict)
+    inside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,21 @@ class Plan:
     host: Callable[[tuple[int, int]], dict[str, Any]]
 
     def image(self, inspection: Inspection) -> tuple[int, int]:
-        """The size to train at: small images as they are, photographs at most 128 a side."""
+        """Return the size to train at: small images as they are, photographs at most 128 a side."""
         sizes = image_sizes(inspection.size)
         return max((s for s in sizes if max(s) <= 128), default=sizes[0])
 
     def config(self, arm: str, image: tuple[int, int], channels: int, classes: int) -> Any:
-        """The Config of an arm. Raises KeyError."""
+        """Return the Config of an arm. Raises KeyError."""
         one = self.arms[arm]
-        host = {one.renamed.get(name, name): value for name, value in self.host(image).items()}
-        common = {name: value for name, value in host.items() if name is not None}
+        sizes = self.host(image)
+        common = {"host": {**one.inside, **sizes}} if one.inside else sizes
         common |= {"image": image, "channels": channels, "classes": classes}
-        return families()[one.family].Config(**common | dict(one.fields))
+        return resolve(families()[one.family].Config(), **common | dict(one.fields))
 
 
 def bottlenecks(image: tuple[int, int]) -> dict[str, Any]:
-    """A ResNet of bottlenecks in three stages, without early strides where images are small."""
+    """Return a ResNet of bottlenecks in three stages, without early strides for small images."""
     small = max(image) <= 48
     return {
         "depths": (1, 2, 2),
@@ -84,6 +85,7 @@ ATTENTION_MODULES = Plan(
         "AA": Arm(
             "aa_resnet",
             "a tenth of the channels by global attention beside the convolutions",
+            inside={"kind": "resnet"},
         ),
         "SASA": Arm(
             "sasa",
@@ -103,8 +105,7 @@ ATTENTION_MODULES = Plan(
         "ACmix": Arm(
             "acmix",
             "attention to the 7x7 neighbours and a convolution from one projection, everywhere",
-            {"heads": (4, 4, 4)},
-            {"stem_stride": "patch"},
+            inside={"kind": "resnet", "heads": (4, 4, 4)},
         ),
     },
     bottlenecks,

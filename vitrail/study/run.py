@@ -7,7 +7,6 @@ nothing is chosen by it. Latencies are measured last, all arms taking turns.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -19,9 +18,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from vitrail.config import nearest, to_json
+from vitrail.config import nearest, read_json, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.fit.arguments import Arguments
 from vitrail.layers.fold import deploy
 from vitrail.measure.latency import alternate, threads_set
 from vitrail.measure.machine import cores, machine
@@ -31,22 +29,24 @@ from vitrail.recipes.recipe import Data, Recipe
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
-from vitrail.run.reading import Read
+from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
+from vitrail.run.storage import open_study, speaking
+from vitrail.run.subject import Subject, subject
 from vitrail.run.view import View
-from vitrail.search.candidate import Candidate, candidate
-from vitrail.search.space import counted
 from vitrail.study.effect import effects
 from vitrail.study.plans import PLANS
+from vitrail.units import shortened
 
-RESULT, PAGE = "study.json", "study.html"
+ASKED, RESULT, PAGE = "asked.json", "study.json", "study.html"
+STUDY = "study.sqlite"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a study was asked for: it is kept in the folder for `--resume`."""
+    """The arguments of a study, kept in its folder for `--resume`."""
 
     name: str
     data: str
@@ -56,6 +56,13 @@ class Asked:
     device: str
     threads: int
     group_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.epochs < 1 or self.threads < 1:
+            raise ConfigError(
+                f"seeds is {self.seeds}, epochs {self.epochs}, threads {self.threads}: expected 1 "
+                "or more of each"
+            )
 
 
 def study(
@@ -75,17 +82,15 @@ def study(
     """Train, test and compare the arms of a study; returns its folder and what came out.
 
     `only` names some of the arms; the baseline always takes part. With `resume` the study in
-    `out` goes on as it was asked for. Raises VitrailError.
+    `out` is continued with its own arguments. Raises VitrailError.
     """
     view = View(console)
     plan = PLANS.get(name)
     if plan is None:
-        raise ConfigError(f"no study {name!r}: {nearest(name, [*PLANS])}")
-    if seeds < 1 or epochs < 1:
-        raise ConfigError(f"seeds is {seeds}, epochs {epochs}: expected 1 or more of each")
+        raise ConfigError(f"study {name!r} is unknown: {nearest(name, [*PLANS])}")
     for arm in only:
         if arm not in plan.arms:
-            raise ConfigError(f"no arm {arm!r} in {name}: {nearest(arm, [*plan.arms])}")
+            raise ConfigError(f"arm {arm!r} of {name} is unknown: {nearest(arm, [*plan.arms])}")
     folder = Path(out) if out is not None else Path(f"study-{name}")
     asked = Asked(name, str(data), seeds, epochs, tuple(only), device, threads or cores(), group_by)
     if not resume:
@@ -96,42 +101,30 @@ def study(
         if resume:
             asked = _asked(run.path)
         else:
-            (run.path / "asked.json").write_text(json.dumps(to_json(asked), indent=1))
+            run.write_json(run.path / ASKED, to_json(asked))
         with interruptible(_again(asked, run.path)), view.shown():
             facts = _Study(asked, images or _read(asked, view), run.path, view).run()
-    _write(run.path, facts)
+        run.write_json(run.path / RESULT, to_json(facts))
+        run.write_text(run.path / PAGE, render_study(facts))
     return run.path, facts
 
 
 def _asked(folder: Path) -> Asked:
-    try:
-        value = json.loads((folder / "asked.json").read_text())
-        return Asked(**value | {"only": tuple(value["only"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{folder} is no study that can be resumed (asked.json cannot be read): start a new "
-            "one without --resume"
-        ) from error
+    remedy = "start a new study without --resume"
+    asked = read_json(folder / ASKED, Asked, remedy=remedy)
+    plan = PLANS.get(asked.name)
+    if plan is None or not {*asked.only} <= {*plan.arms}:
+        raise RunError(f"{folder / ASKED} names a study or arms that do not exist: {remedy}")
+    return asked
 
 
 def _read(asked: Asked, view: View) -> Read:
     """The data, inspected and divided. Raises DataError."""
-    arguments = Arguments(data=asked.data, device=asked.device, threads=asked.threads)
-    return read_data(Data(asked.data, group_by=asked.group_by), arguments, view)
+    return read_data(Data(asked.data, group_by=asked.group_by), Hardware(asked.device), view)
 
 
 def _again(asked: Asked, folder: Path) -> str:
     return f"vitrail study {asked.name} --resume --out {shlex.quote(str(folder))}"
-
-
-def _write(folder: Path, facts: StudyFacts) -> None:
-    for name, text in (
-        (RESULT, json.dumps(to_json(facts), indent=1)),
-        (PAGE, render_study(facts)),
-    ):
-        part = folder / f".{name}"
-        part.write_text(text)
-        part.replace(folder / name)
 
 
 class _Study:
@@ -142,15 +135,16 @@ class _Study:
         self.plan = PLANS[asked.name]
 
     def run(self) -> StudyFacts:
-        """Train whatever is missing, and tell."""
+        """Train whatever is missing, and return what came out."""
         images = self.images
         self._same_images(images)
         names = [n for n in self.plan.arms if not self.asked.only or n in self.asked.only]
         names = list(dict.fromkeys([self.plan.baseline, *names]))
         recipes = self._recipes(names, images)
-        arms = {name: _candidate(recipes[name]) for name in names}
+        arms = {name: subject(recipes[name].config) for name in names}
         pairs = [(name, seed) for seed in range(self.asked.seeds) for name in names]
-        trials = _trials(self.folder, self.asked.name, pairs)
+        with speaking(self.folder / STUDY):
+            trials = _trials(self.folder / STUDY, self.asked.name, pairs)
         self.view.enter([replace(arm, name=name) for name, arm in arms.items()])
         for (name, seed), trial in trials.items():
             if "accuracy" not in trial.user_attrs:
@@ -165,7 +159,7 @@ class _Study:
         return self._facts(names, arms, trials, latencies, images)
 
     def _same_images(self, images: Read) -> None:
-        """RunError unless the images are those that the study began with."""
+        """Raise RunError unless the images are those that the study began with."""
         path = self.folder / "fit.json"
         if path.is_file():
             State.read(path).require_images(images.digest)
@@ -173,21 +167,21 @@ class _Study:
             State.new(path, images=images.digest)
 
     def _recipes(self, names: Sequence[str], images: Read) -> dict[str, Recipe]:
-        """The same recipe for all, but for the model."""
-        trainer, split = images.trainer, images.trainer.split
+        """Make the same recipe for all arms, but for the model."""
+        workshop, split = images.workshop, images.workshop.split
         size = self.plan.image(images.inspection)
-        data = trainer.data(
+        data = workshop.data(
             Data(self.asked.data, group_by=self.asked.group_by), size, split.channels
         )
         n = len(split.train)
-        total = self.asked.epochs * max(1, n // batch_size(n, trainer.device))
+        total = self.asked.epochs * max(1, n // batch_size(n, workshop.device))
         made = {
             name: default(
                 self.plan.config(name, size, split.channels, len(split.classes)),
                 data,
                 images=n,
                 total=total,
-                device=trainer.device,
+                device=workshop.device,
             )
             for name in names
         }
@@ -196,29 +190,30 @@ class _Study:
             name: replace(
                 recipe,
                 optimizer=common.optimizer,
-                schedule=replace(common.schedule, total=total),
+                schedule=common.schedule,
             )
             for name, recipe in made.items()
         }
 
     def _train(self, name: str, recipe: Recipe, images: Read, trial: Any) -> None:
-        """One arm with one seed, to the end, and what the test part says of it."""
-        where, trainer = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.trainer
+        """Train one arm with one seed to the end, and keep its test accuracy."""
+        where, workshop = self.folder / "checkpoints" / f"{name}-{recipe.seed}", images.workshop
         total, began = recipe.steps.total, time.monotonic()
         self.view.update(name, status="training", steps=0)
-        outcome = trainer.train(
+        outcome = workshop.train(
             recipe, where, total, lambda step, *_: self.view.step(name, step, total)
         )
-        verdict = judge(outcome.best, recipe, trainer.split.test, trainer)
-        right = (verdict.logits.argmax(1) == verdict.labels).double().mean().item()
-        trial.set_user_attr("seconds", time.monotonic() - began)
-        trial.set_user_attr("images", len(verdict.labels))
-        trial.set_user_attr("accuracy", right)
-        trial.study.tell(trial, right)
+        verdict = judge(outcome.best, recipe, workshop.split.test, workshop)
+        scores = recipe.task.scores(verdict.outputs)
+        with speaking(self.folder / STUDY):
+            trial.set_user_attr("seconds", time.monotonic() - began)
+            trial.set_user_attr("images", scores.n)
+            trial.set_user_attr("accuracy", scores.main)
+            trial.study.tell(trial, scores.main)
         shutil.rmtree(where)  # thirty snapshots are not wanted
 
     def _latencies(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
-        """Median seconds for one image in torch on the CPU, folded, the arms taking turns."""
+        """Measure the median seconds of one image in torch on the CPU, folded, in turns."""
         models = {name: deploy(create(recipe.config).eval()) for name, recipe in recipes.items()}
         data = next(iter(recipes.values())).data
         image = torch.randn(1, data.channels, *data.image)
@@ -229,7 +224,7 @@ class _Study:
     def _facts(
         self,
         names: Sequence[str],
-        arms: Mapping[str, Candidate],
+        arms: Mapping[str, Subject],
         trials: Mapping[tuple[str, int], Any],
         latencies: Mapping[str, float],
         images: Read,
@@ -244,7 +239,7 @@ class _Study:
             question=self.plan.question,
             data=self.asked.data,
             baseline=self.plan.baseline,
-            images=(len(images.trainer.split.train), told[names[0], 0]["images"]),
+            images=(len(images.workshop.split.train), told[names[0], 0]["images"]),
             size=next(iter(arms.values())).image,
             seeds=self.asked.seeds,
             epochs=self.asked.epochs,
@@ -270,31 +265,16 @@ class _Study:
         )
 
 
-def _candidate(recipe: Recipe) -> Candidate:
-    figures = counted(recipe.config)
-    if figures is None:
-        create(recipe.config)  # says what is wrong
-        raise ConfigError(f"{recipe.model['family']} cannot be built at {recipe.data.image}")
-    return candidate(recipe.config, params=figures.params, macs=figures.macs)
-
-
-def _trials(
-    folder: Path, name: str, pairs: Sequence[tuple[str, int]]
-) -> dict[tuple[str, int], Any]:
-    """A trial of the folder's study for each pair of arm and seed, new or found there."""
+def _trials(path: Path, name: str, pairs: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Any]:
+    """Return a trial of the study in a file for each pair of arm and seed, new or found there."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = optuna.create_study(
-        storage=f"sqlite:///{folder / 'study.sqlite'}",
-        study_name=name,
-        direction="maximize",
-        load_if_exists=True,
-    )
-    found = {
-        (t.user_attrs["arm"], t.user_attrs["seed"]): optuna.trial.Trial(kept, t._trial_id)
-        for t in kept.get_trials(deepcopy=False)
-    }
+    kept = open_study(path, name)
+    found = {}
+    for t in kept.get_trials(deepcopy=False):
+        _check(path, t.user_attrs)
+        key = t.user_attrs["arm"], t.user_attrs["seed"]
+        found[key] = optuna.trial.Trial(kept, t._trial_id)
     for arm, seed in pairs:
         if (arm, seed) not in found:
             trial = kept.ask()
@@ -302,3 +282,16 @@ def _trials(
             trial.set_user_attr("seed", seed)
             found[arm, seed] = trial
     return {pair: found[pair] for pair in pairs}
+
+
+def _check(path: Path, told: Mapping[str, Any]) -> None:
+    """RunError unless a trial says what every trial of a study says."""
+    kinds = {"arm": str, "seed": int, "accuracy": float, "seconds": float, "images": int}
+    for name, kind in kinds.items():
+        value = told.get(name)
+        needed = name in ("arm", "seed") or (name != "accuracy" and "accuracy" in told)
+        if type(value) is not kind and (needed or value is not None):
+            raise RunError(
+                f"{path} is damaged ({name} of a trial is {shortened(repr(value))}): restore it, "
+                "or start a new study without --resume"
+            )

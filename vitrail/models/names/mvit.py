@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -70,8 +71,10 @@ def _one_frame(kernel: Tensor) -> Tensor:
 
 
 def detectron(config: Any) -> list:
-    """The authors' detection code: a norm for each level."""
+    """The authors' detection code: a norm for each level, and where there are absolute positions a
+    row for the class token of the pre-training, which nothing reads."""
     return [
+        ("pos_embed", "stem.space", lambda v: v[:, 1:]),
         *[(f"scale{i + 2}_norm.", f"norm.{i}.") for i in range(len(config.depths))],
         *[row for row in mvit(config) if row[0] != "norm."],
     ]
@@ -104,3 +107,12 @@ def torchvision(config: Any) -> list:
         ("head.1.", "head."),
         *slowfast(config),
     ]
+
+
+TABLES: dict[str, Callable[[Any], list]] = {
+    "facebookresearch/SlowFast": slowfast,
+    "facebookresearch/mvit": mvit,
+    "facebookresearch/detectron2": detectron,
+    "timm": timm,
+    "torchvision": torchvision,
+}

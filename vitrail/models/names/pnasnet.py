@@ -64,3 +64,6 @@ def timm(config: Any) -> list:
         rows += [(f"{theirs}conv.", f"{own}conv."), (f"{theirs}bn.", f"{own}norm.")]
         rows.append((theirs, ours))
     return rows
+
+
+TABLES = {"chenxi116/PNASNet.pytorch": port, "timm": timm}

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.layers.patches import class_row
+from vitrail.models.names import huggingface
 
 _BLOCK = [("attn_pool.latent", "pool.probe"), ("attn_pool.mlp.", "pool.ffn.")]
 _BLOCK += [("attn_pool.", "pool."), (".attn.", ".mixer."), (".mlp.", ".ffn.")]
@@ -128,20 +129,7 @@ _TRANSFORMERS = [
     ("embeddings.patch_embeddings.projection.", "embed.proj."),
     ("encoder.layer.", "layers."),
     ("layers.{i}.", "blocks.{i}."),
-    *[  # the second form of each name is that of release 5 and later
-        (f".attention.{old}.{leaf}", f".mixer.qkv.{leaf}[{part}/3]")
-        for part, names in enumerate(zip(("query", "key", "value"), "qkv", strict=True))
-        for old in (f"attention.{names[0]}", f"{names[1]}_proj")
-        for leaf in ("weight", "bias")
-    ],
-    (".attention.output.dense.", ".mixer.proj."),
-    (".attention.o_proj.", ".mixer.proj."),
-    (".intermediate.dense.", ".ffn.fc1."),
-    (".output.dense.", ".ffn.fc2."),
-    (".mlp.", ".ffn."),
-    (".layernorm_before.", ".norm1."),
-    (".layernorm_after.", ".norm2."),
-    ("layernorm.", "norm."),
+    *huggingface.block("attention"),
     ("pooler.dense.", "pre_logits.0."),
     ("classifier.", "head."),
 ]

@@ -131,6 +131,7 @@ OPERATIONS: dict[str, Operation] = {
     "avg_pool_3x3": _pool(nn.AvgPool2d, count_include_pad=False),
     "sep_conv_3x3": _grouped(3),
     "sep_conv_5x5": _grouped(5),
+    "sep_conv_7x7": _grouped(7),
     "dil_conv_3x3": _grouped(3, 2),
     "dil_conv_5x5": _grouped(5, 2),
     "conv_7x1_1x7": _factorised,

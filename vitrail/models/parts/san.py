@@ -9,7 +9,7 @@ Beyond the border a map is mirrored. Odd maps are pooled up, where the authors l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,21 @@ from vitrail.models.trunk.backbone import Level, Pyramid, Stage, check_image
 from vitrail.models.trunk.heads import linear_head
 
 SHARE = 8
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a SAN: widths, blocks and the side of the neighbourhood, 3 in the first stage, and
+    the stride of the first stage, `patch`, 1 or 2."""
+
+    dims: tuple[int, ...] = (64, 256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (2, 1, 2, 4, 1)
+    window: int = 7
+    patch: int = 2
+    drop_path: float = 0.0
+    image: tuple[int, int] = (224, 224)
+    channels: int = 3
+    classes: int = 1000
 
 
 def mirrored(place: int, length: int) -> int:
@@ -136,7 +151,7 @@ class SANStage(Stage):
 class SANStem(nn.Module):
     """1x1 convolution, BatchNorm, ReLU: (B, channels, H, W) to (B, H, W, C)."""
 
-    def __init__(self, config: Any, dim: int) -> None:
+    def __init__(self, config: Config, dim: int) -> None:
         super().__init__()
         self.config, self.act = config, nn.ReLU()
         self.conv = ConvNorm(config.channels, dim, 1)
@@ -150,12 +165,15 @@ class SANStem(nn.Module):
 class SAN(Pyramid):
     """Stem, stages of bottlenecks, mean, linear head.
 
-    `config` has widths `dims` and blocks `depths` of the stages and the `patch` of the first, 1 or
-    2; `mixer(i, j)` makes a quarter of the stage's width of (B, C, h, w) views.
+    `mixer(i, j)` makes a quarter of the stage's width of (B, C, h, w) views.
     """
 
-    def __init__(self, config: Any, mixer: Callable[[int, int], nn.Module]) -> None:
+    def __init__(self, config: Config, mixer: Callable[[int, int], nn.Module]) -> None:
         c, stages, before = config, [], config.dims[0]
+        if len(c.dims) != len(c.depths):
+            raise ValueError(
+                f"dims {c.dims} and depths {c.depths} differ in length: one each a stage"
+            )
         if c.patch not in (1, 2):
             raise ValueError(f"patch is {c.patch}; the first stage of a san has one of 1 or 2")
         rates = iter(rising(c.drop_path, sum(c.depths)))

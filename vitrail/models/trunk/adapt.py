@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,23 +46,6 @@ def rechannelled(
             )
         moved[name] = shared_out(state[name], channels[1])
     return moved
-
-
-def resampled(state: dict[str, Tensor], old: Any, new: Any, module: Any) -> dict[str, Tensor]:
-    """`state` with positions moved to the image size of `new`, as the model's paper does."""
-    resample = getattr(module, "resample", None)
-    return state if resample is None else resample(state, old, new)
-
-
-def fitted(config: Any, state: Mapping[str, Tensor], module: Any) -> Any:
-    """The config with the classes and the image size that the shapes of `state` tell.
-
-    A model file may say how, as `fitted(config, state)`; None if no size fits.
-    """
-    own = getattr(module, "fitted", None)
-    if own is not None:
-        return own(config, state)
-    return replace(config, classes=state["head.weight"].shape[0])
 
 
 def laid_out(model: Any) -> Any:

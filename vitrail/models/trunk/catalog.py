@@ -6,7 +6,7 @@ import pkgutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType, ModuleType
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import nearest
+from vitrail.config import kind_of, nearest
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
-from vitrail.models.trunk.checked import checked, negative, suspected
+from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
+from vitrail.models.trunk.hosts import differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 
@@ -44,7 +45,14 @@ def families() -> Mapping[str, ModuleType]:
 
 @lru_cache(maxsize=1)
 def catalog() -> Mapping[str, Variant]:
-    """Every published variant by name, with its family and what its weights take filled in."""
+    """Return every published variant by name, with its family and what its weights take filled in.
+
+    Examples:
+        >>> variant = vitrail.catalog()["swin_tiny"]
+        >>> variant.family, variant.params_m, variant.flops_g
+        ('swin', 28.29, 4.5)
+        >>> small = [name for name, v in vitrail.catalog().items() if (v.params_m or 99) < 3]
+    """
     found: dict[str, Variant] = {}
     for family, module in families().items():
         for name, variant in module.VARIANTS.items():
@@ -59,11 +67,19 @@ def catalog() -> Mapping[str, Variant]:
 
 
 def create(name_or_config: Any, **changes: Any) -> Backbone:
-    """Return a model with random weights: `create("swin_tiny", classes=10, image=(256, 192))`.
+    """Return a model with random weights.
 
     `changes` replace fields of the variant's config; with `classes=0` there is no head, and the
     logits are the embedding. Raises ConfigError for an unknown name or field, a value of a wrong
     type, and sizes that do not fit together.
+
+    Examples:
+        >>> model = vitrail.create("resnet_18", classes=10, image=(128, 160))
+        >>> images = torch.zeros(2, 3, 128, 160)
+        >>> model(images).shape
+        torch.Size([2, 10])
+        >>> [tuple(level.shape) for level in model.features(images)]
+        [(2, 32, 40, 64), (2, 16, 20, 128), (2, 8, 10, 256), (2, 4, 5, 512)]
     """
     return laid_out(built(resolve(name_or_config, **changes), changes))
 
@@ -72,16 +88,13 @@ def built(config: Any, changes: Mapping[str, Any]) -> Backbone:
     """Return the model of a config that is checked; `changes` are named where it cannot be."""
     module = module_of(config)
     try:
-        model = module.MODEL(config)
+        return module.MODEL(config)
     except VitrailError:
         raise
     except Exception as e:
         if isinstance(e, ValueError) and _in_words(e):
             raise ConfigError(str(e)) from e
-        raise ConfigError(suspected(config, module) or _unbuilt(config, changes, e)) from e
-    if said := negative(config):  # no blocks at all, for example
-        raise ConfigError(said)
-    return model
+        raise ConfigError(_unbuilt(config, changes, e)) from e
 
 
 def _in_words(error: ValueError) -> bool:
@@ -180,7 +193,7 @@ def family_of(config: Any) -> str:
 
 def config_json(config: Any) -> dict[str, Any]:
     """`{"family": "cct", ...fields}`, which `config_from_json` reads back."""
-    return {"family": family_of(config), **asdict(config)}
+    return {"family": family_of(config), **asdict(config), **nested(config)}
 
 
 def config_from_json(data: Any) -> Any:
@@ -192,7 +205,9 @@ def config_from_json(data: Any) -> Any:
     if not isinstance(family, str) or family not in networks():
         said = family[:80] if isinstance(family, str) else type(family).__name__
         raise ConfigError(f"family {said!r} is unknown: {nearest(said, [*networks()])}")
-    return resolve(networks()[family].Config(), **values)
+    module = networks()[family]
+    values = unflattened(module.Config, values, getattr(module, "FLAT", {}))
+    return resolve(module.Config(), **values)
 
 
 def config_name(config: Any) -> str:
@@ -213,7 +228,9 @@ def config_name(config: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One word: the sizes of stages joined by dots."""
+    """One word: the sizes of stages joined by dots, a nested config by its kind and its sizes."""
+    if is_dataclass(value):
+        return "x".join([kind_of(type(value)), *map(_short, differing(value))])
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from vitrail.config import nearest, parse
 from vitrail.errors import ConfigError
+from vitrail.models.trunk.hosts import opened
 
 MOST = 10**6  # of any whole number
 SIDE = 2**16  # pixels
@@ -22,7 +23,8 @@ COUNTS = ("depth", "depths", "cells", "stem_cells", "reading", "convs", "units",
 def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
     """Return `config` with some fields replaced, all of them checked by their annotations.
 
-    Lists become tuples and NumPy's numbers Python's; numbers are finite and not absurd. Raises
+    Lists become tuples and NumPy's numbers Python's. A whole number may be zero, and a tuple of
+    another length than `depths`, only where a published variant of the family has it so. Raises
     ConfigError, which begins with the field.
     """
     known = [f.name for f in fields(config)]
@@ -32,41 +34,25 @@ def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
             f"{', '.join(unknown)}: no such field of {module.__name__}.Config; "
             f"{nearest(unknown[0], known)}; it has {', '.join(sorted(known))}"
         )
-    values = {name: changes.get(name, getattr(config, name)) for name in known}
-    found = parse(type(config), {name: _plain(value) for name, value in values.items()})
+    kind = type(config)
+    try:
+        given = {name: opened(kind, name, _plain(value)) for name, value in changes.items()}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    values = {name: _plain(getattr(config, name)) for name in known} | given
+    found = parse(kind, values)
+    rules = _rules(module)
     for field in known:
         for number in _numbers(getattr(found, field)):
-            _check_number(field, number)
-    return found
-
-
-def negative(config: Any) -> str:
-    """The first whole number below zero, as a sentence; empty where there is none."""
-    for field in (f.name for f in fields(config)):
-        if any(type(n) is int and n < 0 for n in _numbers(getattr(config, field))):
-            return f"{field} is {getattr(config, field)}: expected at least 0"
-    return ""
-
-
-def suspected(config: Any, module: ModuleType) -> str:
-    """What is unusual in a config that cannot be built, as a sentence; empty for nothing.
-
-    A whole number is negative, or zero, or a tuple of another length than `depths`, where no
-    published variant of the family has it so.
-    """
-    if said := negative(config):
-        return said
-    rules = _rules(module)
-    for field in (f.name for f in fields(config)):
-        if field not in rules.zero and 0 in (*_numbers(getattr(config, field)),):
-            return f"{field} is {getattr(config, field)}: expected at least 1"
-    for field in rules.staged:
-        if len(getattr(config, field)) != len(config.depths):
-            return (
-                f"depths is {config.depths} and {field} is {getattr(config, field)}: expected as "
+            _check_number(field, number, rules)
+    lengths = {f: len(getattr(found, f)) for f in rules.staged}
+    for field, length in lengths.items():
+        if length != lengths["depths"]:
+            raise ConfigError(
+                f"depths is {found.depths} and {field} is {getattr(found, field)}: expected as "
                 "many values, one for each stage; give both"
             )
-    return ""
+    return found
 
 
 def blocks(config: Any) -> int:
@@ -87,7 +73,10 @@ def _rules(module: ModuleType) -> Rules:
     space = getattr(module, "SPACE", None)
     examples = [module.Config(), *(v.config for v in getattr(module, "VARIANTS", {}).values())]
     examples += [space.base] if space else []
-    zero = {"classes"}
+    # Blocks without a halo, no heads mixed again, a series without a block: small, but whole.
+    zero = {"classes", "reattention", "halo"} | (
+        set() if hasattr(module, "VARIANTS") else {"depth"}
+    )
     for key, choices in (space.choices if space else {}).items():
         if any(0 in (*_numbers(value),) for value in choices):
             zero |= {key} if isinstance(key, str) else set(key)
@@ -100,21 +89,21 @@ def _rules(module: ModuleType) -> Rules:
     return Rules(frozenset(zero), tuple(staged))
 
 
-def _check_number(field: str, number: int | float) -> None:
+def _check_number(field: str, number: int | float, rules: Rules) -> None:
     most = SIDE if field == "image" else BLOCKS if field in COUNTS else MOST
     if isinstance(number, float):
         share = field == "drop_path" or field.endswith("dropout")
         if not math.isfinite(number) or (share and not 0 <= number < 1):
             what = "a share from 0 to below 1" if share else "a finite number"
             raise ConfigError(f"{field} is {number}: expected {what}")
-    elif number < 1 and field in ("image", "channels"):
-        raise ConfigError(f"{field} is {_short(number)}: expected at least 1")
+    elif number < 0 or (number == 0 and field not in rules.zero):
+        raise ConfigError(f"{field} is {number}: expected at least {int(field not in rules.zero)}")
     elif number > most:
         raise ConfigError(f"{field} is {_short(number)}: expected at most {most}")
 
 
 def _short(number: int) -> str:
-    return str(number) if abs(number) < 10**30 else f"a number of {number.bit_length()} bits"
+    return str(number) if number < 10**30 else f"a number of {number.bit_length()} bits"
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

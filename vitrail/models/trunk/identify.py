@@ -18,7 +18,7 @@ from vitrail.models.trunk.catalog import catalog, config_from_json, config_name,
 from vitrail.models.trunk.checked import blocks
 from vitrail.models.trunk.figures import fingerprint
 from vitrail.models.trunk.nearest import body, likely, nearest
-from vitrail.models.trunk.readings import Reading, light, read, tables, tried, unwrapped
+from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
 from vitrail.models.trunk.told import aspect, told
 
 CLOSE = 0.08  # by how much tables of positions and kernels of channels change a model's size
@@ -61,6 +61,12 @@ def identify(
     models included. Between variants that have the same tensors the file's name and what is
     written beside the weights decide, or the name of one of them as `model`. Raises
     CheckpointError when no variant fits, with the nearest one, or when values are not finite.
+
+    Examples:
+        >>> torch.save(vitrail.create("resnet_18", classes=7).state_dict(), "unknown.pth")
+        >>> found = vitrail.identify("unknown.pth")
+        >>> found.name, found.source, found.config.classes
+        ('resnet_18', 'vitrail', 7)
     """
     held = checkpoint.contents(source)
     if "config" in held.written:
@@ -122,7 +128,7 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
     known = light(state)
     for names in unwrapped(list(state)):
         found: dict[str, Fit] = {}
-        ranked = sorted(_candidates(known, state, names), key=lambda c: c[0])
+        ranked = sorted(_candidates(known, names), key=lambda c: c[0])
         for tries, (gap, variant, reading) in enumerate(ranked):
             if (found and gap > CLOSE) or tries >= TRIES:
                 break
@@ -144,7 +150,7 @@ def _squarest(fits: Sequence[Fit]) -> list[Fit]:
 
 
 def _candidates(
-    known: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]
+    state: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> Iterator[tuple[float, Variant, Reading]]:
     """Variants whose names the state has under a table, with how far their sizes are apart."""
     total = sum(v.numel() for v in state.values())
@@ -155,7 +161,7 @@ def _candidates(
                 continue
             try:
                 rows = tables(variant.config, table)[table]
-                reading = tried(known, state, names, table, rows)
+                reading = read(state, names, table, rows)
             except CheckpointError:
                 continue  # a table of other names meets shapes that its functions cannot take
             own = {n: s for n, s in reading.shapes.items() if not n.startswith("head.")}

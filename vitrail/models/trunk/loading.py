@@ -12,12 +12,13 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.checkpoint import Mismatch
 from vitrail.errors import CheckpointError
-from vitrail.models.trunk.adapt import laid_out, rechannelled, resampled
+from vitrail.models.trunk.adapt import laid_out, rechannelled
 from vitrail.models.trunk.backbone import Backbone
 from vitrail.models.trunk.catalog import bare, config_name, create, module_of, resolve, skeleton
 from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
-from vitrail.models.trunk.readings import Reading, light, read, tables, tried, unwrapped
+from vitrail.models.trunk.positions import resampled
+from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
 from vitrail.models.trunk.told import aspect, headed, told
 
 Moved = tuple[dict[str, Tensor], Any]
@@ -42,6 +43,12 @@ def load(
     kernel is summed or repeated (`adapt.shared_out`). `classes` other than the file's take a new
     head of random weights, none at 0. Raises CheckpointError, which lists what is missing, left
     over or of another shape, in the names of the file.
+
+    Examples:
+        >>> torch.save(vitrail.create("levit_128s").state_dict(), "levit.pth")
+        >>> model = vitrail.load("levit_128s", "levit.pth", image=(192, 256), channels=1)
+        >>> model(torch.zeros(1, 1, 192, 256)).shape
+        torch.Size([1, 1000])
     """
     config, by_name = resolve(name_or_config), isinstance(name_or_config, str)
     state = checkpoint.read(path_or_state_dict)
@@ -85,7 +92,7 @@ def _fitting(
     ways = list(_ways(list(state), config, source))
     for names, table, rows in ways:
         try:
-            reading = tried(known, state, names, table, rows)
+            reading = read(known, names, table, rows)
         except CheckpointError as e:
             # A table of other names may meet shapes that its functions cannot take.
             nearest = min(nearest, Nearest(10**8, None, Mismatch([str(e)], [], [])), key=_size)
@@ -101,8 +108,8 @@ def _fitting(
         if not mismatch:
             break
     if best is None:
-        tables_tried = list(dict.fromkeys(table for _, table, _ in ways))
-        raise CheckpointError(_misfit(state, config, tables_tried, nearest))
+        tried = list(dict.fromkeys(table for _, table, _ in ways))
+        raise CheckpointError(_misfit(state, config, tried, nearest))
     found, names, table, rows = best
     return read(state, names, table, rows), found
 
@@ -132,7 +139,7 @@ def _strange(mismatch: Mismatch) -> bool:
     return any(not name.startswith("head.") for name in (*mismatch.missing, *mismatch.unexpected))
 
 
-def _misfit(state: Mapping[str, Tensor], config: Any, names: list[str], nearest: Nearest) -> str:
+def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest: Nearest) -> str:
     mismatch = nearest.mismatch
     if nearest.reading is not None:
         mismatch = in_file_names(mismatch, nearest.reading)
@@ -145,7 +152,7 @@ def _misfit(state: Mapping[str, Tensor], config: Any, names: list[str], nearest:
     else:
         hint = f"; it is {likely.name} in {likely.source} names"
     return (
-        f"the checkpoint does not fit {name} (tried {', '.join(names)} names): "
+        f"the checkpoint does not fit {name} (tried {', '.join(tried)} names): "
         f"{mismatch.describe()}{hint}"
     )
 

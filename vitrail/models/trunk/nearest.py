@@ -32,20 +32,17 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _share(few: list[str], family: str, table: str) -> float:
-    """The part of some names that a family knows under a table, at the best of its kinds."""
-    kinds = {_kind(v.config): v.config for v in families()[family].VARIANTS.values()}
-    return max(
-        _part(few, family, tables(config, table)[table], config) for config in kinds.values()
-    )
+    """The part of some names that a family knows under a table, at any of its configs."""
+    # A guest is called as its host is: one config of each will do.
+    configs = {
+        type(getattr(variant.config, "host", None)): variant.config
+        for variant in families()[family].VARIANTS.values()
+    }
+    return max(_known(few, family, table, config) for config in configs.values())
 
 
-def _kind(config: Any) -> tuple[str, ...]:
-    """A host, a dialect and the like, on which the names in a file may depend."""
-    return tuple(value for value in vars(config).values() if isinstance(value, str))
-
-
-def _part(few: list[str], family: str, rows: Any, config: Any) -> float:
-    ours = checkpoint.aliases(few, rows)
+def _known(few: list[str], family: str, table: str, config: Any) -> float:
+    ours = checkpoint.aliases(few, tables(config, table)[table])
     known = vocabulary().get(family)
     if known is None:  # a new family, which is not counted yet
         known = {unnumbered(name) for name in shapes(config)}

@@ -112,20 +112,6 @@ def read(
     return Reading(ours, table, names, files)
 
 
-def tried(
-    light: Mapping[str, Tensor],
-    whole: Mapping[str, Tensor],
-    names: Mapping[str, str],
-    table: str,
-    rows: Sequence[Any],
-) -> Reading:
-    """As `read`, of a state without values; of the whole one where a row needs them."""
-    try:
-        return read(light, names, table, rows)
-    except CheckpointError:
-        return read(whole, names, table, rows)
-
-
 def light(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state's shapes and types as tensors without values."""
     return {n: torch.empty(v.shape, dtype=v.dtype, device="meta") for n, v in state.items()}

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from vitrail.errors import ConfigError
-from vitrail.models.trunk.adapt import fitted
 from vitrail.models.trunk.catalog import module_of, shapes, skeleton
+from vitrail.models.trunk.fitting import fitted
 
 Shapes = Mapping[str, tuple[int, ...]]
 WRONG = 0.4  # part of a model's tensors that depend on the image and its channels, at most

@@ -22,7 +22,8 @@ from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.patches import class_row
 from vitrail.layers.residual import Block
-from vitrail.models.vitas import HEADS, PATCHES, TENSORS, Config, Embed, ViTAS, filled, init, scale
+from vitrail.models.names.vitas import TENSORS
+from vitrail.models.vitas import HEADS, PATCHES, Config, Embed, ViTAS, init, scale
 
 
 def _last_everywhere(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +95,7 @@ class Super(nn.Module):
         """
         if side not in ("left", "right"):
             raise ValueError(f"side is {side!r}: expected left or right")
-        slots = filled(config)
+        slots = config.filled
         known = {*(config.heads[i] for i in slots)} <= {*self.heads}
         if config.patch not in self.patches or not known:
             raise ValueError(

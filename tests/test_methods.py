@@ -1,0 +1,185 @@
+"""Methods change a finished model from outside, say where they do not fit, and are kept by runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_fit import photos, quick  # noqa: F401
+from torch import nn
+
+from vitrail.config import override, parse, to_json
+from vitrail.errors import ConfigError
+from vitrail.methods import Freeze, Methods, PatchDropout
+from vitrail.methods.method import available, seams, wrap
+from vitrail.models import create, families, small_configs
+from vitrail.recipes.build import Builder
+from vitrail.recipes.recipe import Data, Recipe, amend
+from vitrail.run.folder import RunFolder
+from vitrail.training.learner import Learner
+from vitrail.training.steps import Steps
+
+
+def tiny(family, image=(32, 32)):
+    torch.manual_seed(0)
+    configs = small_configs(family, image=image, channels=3, classes=5)
+    return create(min(configs, key=lambda c: getattr(c, "depth", 1)))
+
+
+def answers(model, n=2):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model.eval()(torch.randn(n, 3, 32, 32))
+
+
+# ---- seams -----------------------------------------------------------------------------
+
+
+def test_seams_are_found_by_pattern_and_replaced():
+    model = tiny("vit")
+    mixers = seams(model, "blocks.*.mixer")
+    assert [s.name for s in mixers] == [f"blocks.{i}.mixer" for i in range(len(model.blocks))]
+    before = answers(model)
+    wrap(model, "blocks.*.mixer", lambda inner: nn.Sequential(inner))
+    assert isinstance(model.blocks[0].mixer, nn.Sequential)
+    assert torch.equal(answers(model), before)
+
+
+def test_a_missing_seam_is_one_sentence_that_names_those_there():
+    with pytest.raises(ConfigError, match=r"resnet has no embed to change: its seams are stem, st"):
+        seams(tiny("resnet"), "embed")
+
+
+@pytest.mark.parametrize("family", list(families()))
+def test_every_family_has_a_head_to_replace(family):
+    with torch.device("meta"):
+        assert "head" in available(tiny(family))
+
+
+# ---- patch dropout ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", list(families()))
+def test_patch_dropout_fits_or_says_what_the_model_has(family):
+    method = PatchDropout(0.5)
+    with torch.device("meta"):
+        bare = tiny(family)
+    names = list(bare.state_dict())
+    try:
+        method.check(bare)
+    except ConfigError as error:
+        assert "has the seams" in str(error)
+        assert list(bare.state_dict()) == names  # a check changes nothing
+        return
+    model = tiny(family)
+    before = answers(model)
+    method.check(model)
+    assert torch.equal(answers(model), before)
+    changed = method.apply(model)
+    assert torch.equal(answers(changed), before)  # nothing is dropped in eval mode
+    outputs = changed.train()(torch.randn(2, 3, 32, 32))
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    first.sum().backward()
+    assert first.shape == (2, 5)
+
+
+def test_patch_dropout_keeps_tokens_of_each_image_and_the_prefix():
+    model = PatchDropout(0.25).apply(create("deit_tiny", image=(64, 64), classes=3)).train()
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].detach()))
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 64, 64)
+    model(image)
+    whole = model.embed.embed(image)
+    (tokens,) = seen
+    assert tokens.shape[1] == whole.shape[1] - 12  # 4 of 16 patches stay
+    prefix = whole.shape[1] - 16
+    assert torch.equal(tokens[:, :prefix], whole[:, :prefix])
+    kept = [
+        [int((whole[i] == token).all(1).nonzero()) for token in tokens[i, prefix:]]
+        for i in range(2)
+    ]
+    assert kept[0] == sorted(kept[0]) and kept[0] != kept[1]
+
+
+def test_patch_dropout_of_everything_is_the_model_itself():
+    model = create("vit_ti16", image=(32, 32), classes=3, drop_path=0.0).train()
+    image = torch.randn(2, 3, 32, 32)
+    before = model(image)
+    assert torch.equal(PatchDropout(1.0).apply(model)(image), before)
+
+
+# ---- freeze ----------------------------------------------------------------------------
+
+
+def test_freeze_trains_the_end_and_keeps_statistics():
+    model = tiny("resnet")
+    learner = Learner(Freeze().apply(model), nn.Module()).train()  # pyright: ignore
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(n.startswith("head.") for n in trained)
+    norms = [m for m in learner.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+
+
+def test_freeze_leaves_the_last_blocks():
+    model = Freeze(blocks=2).apply(tiny("vit"))
+    last = len(model.blocks) - 1
+    trained = {
+        n.split(".")[1] for n, p in model.named_parameters() if p.requires_grad and "bl" in n
+    }
+    assert trained == {str(last - 1), str(last)}
+    with pytest.raises(ConfigError, match="this model has"):
+        Freeze(blocks=99).check(tiny("vit"))
+
+
+# ---- as values -------------------------------------------------------------------------
+
+
+def test_methods_are_chosen_and_changed_by_settings():
+    recipe = Recipe({}, Data("x"), Steps(1, 1))
+    recipe = override(recipe, ["methods=patch_dropout,freeze", "methods.0.keep=0.25"])
+    assert recipe.methods == (PatchDropout(0.25), Freeze())
+    told = json.loads(json.dumps(to_json(recipe)))
+    assert told["methods"][0] == {"kind": "patch_dropout", "keep": 0.25}
+    assert parse(Recipe, told) == recipe
+    assert override(recipe, ["methods=[]"]).methods == ()
+    with pytest.raises(ConfigError, match=r"methods.0: keep is 2.0"):
+        override(recipe, ["methods.0.keep=2"])
+    with pytest.raises(ConfigError, match="did you mean 'freeze'"):
+        override(recipe, ["methods=frieze"])
+
+
+def test_a_builder_makes_the_same_learner_every_time():
+    recipe = amend(
+        Recipe({}, Data("x"), Steps(1, 1)), ["model=cct_2_3x2_32", "methods=patch_dropout"]
+    )
+    one, two = (Builder().learner(recipe).state_dict() for _ in range(2))
+    assert "model.embed.embed.position" in one
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_with_a_method_loads_by_itself(photos, quick, tmp_path):  # noqa: F811
+    from vitrail.jobs.train import train_recipe
+
+    settings = [
+        "model=cct_2_3x2_32", f"data={photos}", "model.image=16,16", "model.dim=32",
+        "steps.total=6", "steps.batch=16", "methods=patch_dropout", "methods.0.keep=0.75",
+    ]  # fmt: skip
+    out = train_recipe(settings, out=tmp_path / "run", threads=1, console=quick)
+    model, recipe, labels = RunFolder.open(out).load_model()
+    assert recipe["methods"] == [{"kind": "patch_dropout", "keep": 0.75}]
+    assert type(model.embed).__name__ == "Dropped" and not model.training
+    import numpy as np
+    import onnxruntime
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    logits = session.run(["logits"], {"images": images})[0]
+    with torch.no_grad():
+        ours = model(labels.normalised(images)).numpy()
+    assert np.abs(ours - logits).max() < 1e-4
+
+
+def test_the_union_is_the_registry():
+    assert {m.__name__ for m in Methods.__args__} >= {"Freeze", "PatchDropout"}

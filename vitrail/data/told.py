@@ -1,0 +1,52 @@
+"""What was found in the data, in a few lines for a terminal."""
+
+from collections.abc import Sequence
+
+from vitrail.data.gate import Inspection
+from vitrail.data.source import Finding
+from vitrail.units import counted, shortened
+
+_ORDER = ("error", "warning", "info")
+_CLASSES = 8
+_WIDE = 240
+
+
+def told(inspection: Inspection, more: Sequence[Finding] = (), *, most: int = 8) -> list[str]:
+    """Return lines: how many images each class has, then the findings, the worst first.
+
+    `more` are findings of the split. Of errors and warnings the first `most` are said; the rest,
+    and what is only good to know, is counted.
+    """
+    findings = sorted([*inspection.findings, *more], key=lambda f: _ORDER.index(f.severity))
+    grave = [finding for finding in findings if finding.severity != "info"]
+    lines = [_classes(inspection)]
+    lines += [f"{f.severity}: {_first(f)}" for f in grave[:most]]
+    rest = len(findings) - min(most, len(grave))
+    if rest:
+        lines.append(f"{counted(rest, 'further finding')} in the report")
+    return [_printable(line) for line in lines]
+
+
+def _classes(inspection: Inspection) -> str:
+    sizes = dict(zip(inspection.classes, inspection.counts, strict=True))
+    text = f"{counted(len(inspection), 'image')} of {counted(len(sizes), 'class', 'classes')}"
+    if len(sizes) <= _CLASSES:
+        return f"{text}: {', '.join(f'{shortened(name, 40)} {n:,}' for name, n in sizes.items())}"
+    least, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))
+    return (
+        f"{text}: {sizes[least]:,} ({shortened(least, 40)}) to {sizes[largest]:,} "
+        f"({shortened(largest, 40)}) each"
+    )
+
+
+def _first(finding: Finding) -> str:
+    """The message, and the first image concerned where it names none."""
+    text = shortened(finding.message, _WIDE)
+    if finding.keys and finding.severity == "error" and "first" not in text:
+        text += f" (first {shortened(finding.keys[0], 80)!r})"
+    return text
+
+
+def _printable(text: str) -> str:
+    """Names may hold what would move a terminal's cursor or colour it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,65 @@
+"""A model as it is exported: the deployed network between pixels and answers, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.data.labels import Labels
+from vitrail.layers.fold import deploy
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Says how an exported file compares: the largest difference, and how many answers changed."""
+
+    largest: float
+    changed: int
+
+
+Agree = Callable[[Tensor, np.ndarray, Labels], Agreement]
+
+
+def same_answers(ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
+    """Compare logits (B, K): the largest difference, and for how many images the answer differs.
+
+    The answer is the likeliest class, or the set of labels that reach their thresholds.
+    """
+    expected = ours.float().numpy()
+    largest = float(np.abs(theirs - expected).max())
+    if not labels.several:
+        return Agreement(largest, int((theirs.argmax(1) != expected.argmax(1)).sum()))
+    if not labels.thresholds:  # nothing is decided yet, so there are no answers to differ
+        return Agreement(largest, 0)
+    mine, other = (
+        labels.chosen(labels.probabilities(torch.as_tensor(logits)))
+        for logits in (expected, theirs)
+    )
+    return Agreement(largest, int((mine != other).any(1).sum()))
+
+
+class Served(nn.Module):
+    """The deployed model between pixels and probabilities.
+
+    float32 (B, C, H, W) with values of 0 to 255 to probabilities and logits, each (B, classes).
+    """
+
+    # The last one is what the model itself gives, and is compared with it.
+    outputs: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
+
+    def __init__(self, model: nn.Module, labels: Labels) -> None:
+        super().__init__()
+        self.model = deploy(model)
+        self.labels = labels
+        mean, std = torch.tensor(labels.mean), torch.tensor(labels.std)
+        self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
+        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        return self.labels.probabilities(logits), logits

@@ -1,0 +1,183 @@
+"""What a user asks of a fit, complete."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from vitrail.config import nearest
+from vitrail.data.split import Duplicates
+from vitrail.engines import rivals
+from vitrail.errors import ConfigError
+from vitrail.measure.machine import cores
+from vitrail.recipes.recipe import Data, Recipe, amend
+from vitrail.run.budget import Budget
+from vitrail.run.finish import Asked
+from vitrail.run.reading import Hardware
+from vitrail.run.storage import redacted
+from vitrail.training.steps import Steps
+from vitrail.units import parse_count, parse_duration, parse_latency
+
+# Options that need no reading.
+AS_THEY_ARE = (
+    "device", "threads", "seed", "storage", "group_by", "duplicates", "devices", "engine",
+)  # fmt: skip
+# What the race decides, and no setting may.
+DECIDED = ("model", "steps.total", "schedule.hold", "pretrained", "data.image", "data.channels")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user asked for, complete: it is kept in the run folder for `--resume`.
+
+    `settings` change the recipe of every candidate.
+    """
+
+    data: str
+    latency_s: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    time_s: float = 600.0
+    device: str = "auto"
+    threads: int = 1
+    seed: int = 0
+    pretrained: str | None = None
+    storage: str | None = None
+    group_by: str | None = None
+    duplicates: Duplicates = "group"
+    devices: int = 1
+    engine: str = "onnxruntime"
+    settings: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of the model."""
+        return Budget(
+            self.latency_s, self.macs, self.params, self.threads, self.device, self.engine
+        )
+
+    @property
+    def wish(self) -> Recipe:
+        """An empty recipe with the settings, as far as they do not need the data."""
+        base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
+        return amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where to compute."""
+        return Hardware(self.device, self.devices)
+
+    @property
+    def asked(self) -> Asked:
+        """What the report repeats."""
+        return Asked(self.command, self.budget, self.seed, self.time_s)
+
+    @property
+    def public(self) -> Arguments:
+        """The arguments as they may be written down: the URL of a database without its password."""
+        return replace(self, storage=self.storage and redacted(self.storage))
+
+    def again(self, run: Path) -> str:
+        """Return the command that goes on with this fit in the folder `run`."""
+        return f"vitrail fit {shlex.quote(self.data)} --resume --out {shlex.quote(str(run))}"
+
+
+class Words(TypedDict, total=False):
+    """The options of `vitrail fit` as they are given; None is not given.
+
+    `latency` is the longest time for one image as exported ("20ms"), in `engine` ("onnxruntime",
+    "openvino", or "auto" for the faster), on `threads` CPU threads; `macs` and `params` ("50M") are
+    exact counts; `time` ("10m") is for everything. `pretrained` is a folder of checkpoint files,
+    or "hub" to download published ones; `storage` the URL of a database that machines share. `task`
+    is "multilabel" where images have several labels; one class each is the default.
+    """
+
+    latency: str | float | None
+    macs: str | int | None
+    params: str | int | None
+    time: str | float | None
+    device: str | None
+    threads: int | None
+    seed: int | None
+    pretrained: str | Path | None
+    group_by: str | None
+    duplicates: str | None
+    storage: str | None
+    devices: int | None
+    engine: str | None
+    task: str | None
+
+
+def given(words: Words) -> dict[str, Any]:
+    """Return the options that were given, by their names on the command line.
+
+    Raises ConfigError for one that does not exist.
+    """
+    known = list(Words.__annotations__)
+    for name in words:
+        if name not in known:
+            raise ConfigError(f"fit has no option {name!r}: {nearest(name, known)}")
+    return {n.replace("_", "-"): words[n] for n in known if words.get(n) is not None}
+
+
+def ask(
+    data: str | Path, words: Words, settings: Sequence[str], out: str | Path | None
+) -> Arguments:
+    """Read and check what `fit` was asked. Raises BudgetError and ConfigError."""
+    options = given(words) | ({} if out is None else {"out": out})
+    for name in ("threads", "devices"):
+        value = words.get(name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}: give 1 or more")
+    asked = amended(Arguments(data=str(data), threads=cores()), words)
+    task = words.get("task")
+    own = [s for s in settings if s.partition("=")[0].strip() == "task"]
+    if task and own:
+        raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
+    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *settings))
+    for setting in settings:
+        path = setting.partition("=")[0].strip()
+        if any(path == name or path.startswith(f"{name}.") for name in DECIDED):
+            raise ConfigError(
+                f"--set {setting}: fit chooses {path} itself; use `vitrail train` to set it"
+            )
+    rivals(asked.engine)
+    asked.wish  # noqa: B018  # checked to the last field before any image is read
+    if words.get("storage"):
+        options["storage"] = redacted(str(words.get("storage")))
+    said = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    said += [f"--set {shlex.quote(setting)}" for setting in settings]
+    return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
+
+
+def amended(asked: Arguments, words: Words) -> Arguments:
+    """Return the arguments with the options that were given."""
+    changes: dict[str, Any] = {
+        name: words.get(name)
+        for name in (
+            "device",
+            "threads",
+            "seed",
+            "storage",
+            "group_by",
+            "duplicates",
+            "devices",
+            "engine",
+        )
+        if words.get(name) is not None
+    }
+    readers = {
+        "latency": ("latency_s", parse_latency),
+        "macs": ("macs", parse_count),
+        "params": ("params", parse_count),
+        "time": ("time_s", parse_duration),
+        "pretrained": ("pretrained", str),
+    }
+    for name, (field, read) in readers.items():
+        if words.get(name) is not None:
+            changes[field] = read(words[name])
+    return replace(asked, **changes)

@@ -1,0 +1,181 @@
+"""A finished run on other labelled images: the same figures and the same page as its own test.
+
+Nothing is learned and nothing is chosen by these images, so they may be looked at as often as
+one likes; only the figures that the run was chosen by are not theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitrail.attribution import ASKED, explain, overlay, png
+from vitrail.config import to_json
+from vitrail.data.cache import Pixels, pixels
+from vitrail.data.gate import Inspection, inspect
+from vitrail.data.labels import Labels
+from vitrail.data.opening import open_source
+from vitrail.data.source import Source
+from vitrail.data.split import Part
+from vitrail.errors import DataError
+from vitrail.measure.machine import machine
+from vitrail.recipes.recipe import task_of
+from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
+from vitrail.report.page import render
+from vitrail.run.facts import today
+from vitrail.run.folder import RunFolder
+from vitrail.run.record import open_run
+from vitrail.run.subject import subject
+from vitrail.tasks.task import Outputs, Task
+from vitrail.units import shortened
+
+BATCH = 64
+MISTAKES = 24
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run says of labelled images: the task's figures, and the page that shows them."""
+
+    sentence: str
+    figures: dict[str, Any]
+    n: int
+    folder: Path
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+
+def evaluate(
+    run: str | os.PathLike,
+    data: str | os.PathLike,
+    *,
+    engine: str | None = None,
+    name: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Judge a finished run by other labelled images.
+
+    `data` is what `fit` takes; its classes must be among those of the run. `engine` answers with
+    what `vitrail export --engine` made. Page and figures go to RUN/evaluations/`name` (by default
+    the name of the data). Raises VitrailError.
+
+    Examples:
+        >>> found = vitrail.evaluate("run", "photos")
+        >>> found.n, found.report.name
+        (80, 'report.html')
+    """
+    folder = RunFolder.open(run)
+    model, recipe, labels = folder.load_model()
+    task = task_of(recipe)
+    source = _known(open_source(os.fspath(data), several=task.several), labels, folder)
+    task.check(source)
+    found = inspect(source, progress=progress, least=1)
+    part = Part(found.source, found.rows, found.digests)
+    images = pixels(part, labels.image, labels.channels, progress=progress)
+    outputs = Outputs(_answers(folder, model, labels, images, engine), _truth(task, images))
+    judged = task.judged(outputs, labels)
+    facts = Facts(
+        model=_model(recipe),
+        data=_data(found, part),
+        command=f"vitrail evaluate {os.fspath(run)} {os.fspath(data)}"
+        + (f" --engine {engine}" if engine else ""),
+        mistakes=_mistakes(task, outputs, labels, images, model),
+        versions=machine()["versions"],
+        machine={k: v for k, v in machine().items() if k != "versions"},
+        date=today(),
+        run=os.fspath(run),
+        **judged,
+    )
+    where = folder.path / "evaluations" / (name or found.source.name)
+    where.mkdir(parents=True, exist_ok=True)
+    folder.write_text(where / "report.html", render(facts))
+    figures = {key: to_json(value) for key, value in judged.items()}
+    folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
+    return Evaluation(task.sentence(judged), figures, len(outputs), where)
+
+
+def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
+    """The source with the run's classes in the run's order, and its range of deep images."""
+    unknown = sorted(set(source.classes) - set(labels.classes))
+    if unknown:
+        some = shortened(", ".join(labels.classes))
+        raise DataError(
+            f"{source.origin} has the class {unknown[0]!r}, which {folder.path} does not know: "
+            f"give images of {some}"
+        )
+    at = [labels.classes.index(name) for name in source.classes]
+    items = tuple(
+        replace(
+            item,
+            label=at[item.label] if item.label >= 0 else item.label,
+            several=item.several and tuple(sorted(at[n] for n in item.several)),
+        )
+        for item in source.items
+    )
+    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)
+
+
+def _answers(
+    folder: RunFolder, model: Any, labels: Labels, images: Pixels, engine: str | None
+) -> torch.Tensor:
+    """Raw outputs (N, ...) of all images, in their order."""
+    opened = None if engine is None else open_run(folder, labels, engine)
+
+    def ask(batch: np.ndarray) -> np.ndarray:
+        if opened is not None:
+            return opened(batch)[1]
+        with torch.inference_mode():
+            return model(labels.normalised(batch)).float().numpy()
+
+    rows = np.arange(len(images))
+    parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _truth(task: Task, images: Pixels) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(images.labels))
+
+
+def _model(recipe: dict[str, Any]) -> ModelFacts:
+    from vitrail.models import config_from_json
+
+    config = config_from_json(recipe["model"])
+    one = subject(config)
+    return ModelFacts(
+        one.name, one.family, one.params, one.macs, one.image, config.channels,
+        title=one.title, config=one.model,
+    )  # fmt: skip
+
+
+def _data(found: Inspection, part: Part) -> DataFacts:
+    return DataFacts(
+        name=found.source.name,
+        origin=found.source.origin,
+        classes=found.classes,
+        parts={"test": part.counts},
+        findings=[FindingFacts(f.kind, f.severity, f.message, f.keys) for f in found.findings],
+        broken=[BrokenFile(b.key, b.reason) for b in found.broken],
+        split="all images are judged, none is learned from",
+    )
+
+
+def _mistakes(
+    task: Task, outputs: Outputs, labels: Labels, images: Pixels, model: Any
+) -> list[Mistake]:
+    drawn = []
+    for one in task.mistakes(outputs, labels, MISTAKES):
+        image = images.take(np.array([one.row]))[0]
+        seen, method = explain(model, labels.normalised(image[None])[0], one.asked)
+        key = images.keys[one.row]
+        told = (one.truth, one.guess, one.confidence, key, ASKED[method])
+        drawn.append(Mistake(png(image), overlay(image, seen), *told))
+    return drawn

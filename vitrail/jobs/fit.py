@@ -1,0 +1,404 @@
+"""`vitrail fit`: a folder of images in; the best model within the budget, and a report, out.
+
+    source -> data gate -> split -> shortlist -> race -> full training -> export -> judge -> report
+
+Each step is a file; this one passes the results on and keeps the clock.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time as clock
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+from rich.console import Console
+
+from vitrail.config import to_json
+from vitrail.data.opening import open_source
+from vitrail.data.split import Split
+from vitrail.engines import rivals
+from vitrail.engines.apart import Apart
+from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
+from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
+from vitrail.jobs.training import train_in_full
+from vitrail.recipes.defaults import batch_size, default
+from vitrail.recipes.recipe import amend
+from vitrail.report.facts import FindingFacts
+from vitrail.run.exported import exported_latency
+from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
+from vitrail.run.folder import RunFolder, free_name
+from vitrail.run.reading import Read, read
+from vitrail.run.state import State, resumed
+from vitrail.run.stopping import interruptible
+from vitrail.run.storage import completed
+from vitrail.run.view import View
+from vitrail.run.watch import Watched, checkpoints
+from vitrail.runs import Run
+from vitrail.search.candidate import Candidate
+from vitrail.search.field import Field
+from vitrail.search.flips import Flips, decide
+from vitrail.search.race import Race
+from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
+from vitrail.search.shelf import published, shelf
+from vitrail.search.shortlist import Shortlist, Terms, shortlist
+from vitrail.units import seconds
+
+RACE_SHARE = 0.3
+# A race on a busy machine may take so many times its share before it is cut short.
+RACE_GRACE = 1.4
+# Export, test and report take about as long whatever the training took.
+RESERVE_S = 30.0
+RESERVE_SHARE = 0.15
+
+
+def fit(
+    data: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Unpack[Words],
+) -> Run:
+    """Find, train, judge and export the best model for `data`.
+
+    `data` is a folder of class folders, a CSV or Parquet table, or a built-in name. `options` are
+    limits and what else `fit.arguments.Words` tells. `settings` change the recipe of every
+    candidate, like `augment.flip=0`. With `resume` the run in `out` goes on with its own
+    arguments; new limits and more time are taken over.
+
+    Raises VitrailError for every mistake that a user can mend; BudgetError after the report was
+    written where no model keeps the latency.
+
+    Examples:
+        >>> best = vitrail.fit("photos", latency="50ms", time="30s", out="best")
+        >>> best.result["test"]["n"], best.accuracy >= 0
+        (12, True)
+        >>> [found] = best.predict("photos/cat/000.png")
+        >>> found.path
+        'photos/cat/000.png'
+    """
+    view, words = View(console), options
+    if resume:
+        path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
+        return Run(path)
+    asked = ask(data, words, settings, out)
+    task = asked.wish.task
+    folder = Path(out) if out else free_name(open_source(data, several=task.several).name)
+    RunFolder.check_free(folder)
+    began = clock.monotonic()
+    view.until(began + asked.time_s)
+    images = read(asked.wish.data, asked.hardware, view, task)
+    found = _list(asked, view, images, began)
+    with RunFolder.create(folder) as run:
+        spent = clock.monotonic() - began
+        state = State.new(
+            run.path / "fit.json",
+            arguments=to_json(asked.public),
+            images=images.digest,
+            shortlist=to_json(found),
+            spent_s=spent,
+            seconds={"data": images.seconds, "shortlist": spent - images.seconds},
+        )
+        with interruptible(asked.again(run.path)):
+            return Run(_Fit(asked, run, state, view, images, found).run())
+
+
+def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
+    """Go on with a stopped run, under its own arguments, and new limits where they are given."""
+    if "shortlist" not in state.values:
+        raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
+    asked = state.get(Arguments, "arguments")
+    asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
+    asked = _changed(asked, words, settings, state, view)
+    known = state.get(Shortlist, "shortlist")
+    rivals(asked.engine)
+    with interruptible(asked.again(run.path)):
+        view.until(state.deadline(asked.time_s))
+        images = read(asked.wish.data, asked.hardware, view, asked.wish.task)
+        state.require_images(images.digest)
+        return _Fit(asked, run, state, view, images, known).run()
+
+
+def _changed(
+    asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
+) -> Arguments:
+    """Take over new limits; refuse what would make another run of it."""
+    settled = ("seed", "group-by", "duplicates", "pretrained", "task")
+    fixed = [name for name in given(words) if name in settled]
+    if fixed or settings:
+        raise ConfigError(
+            f"--{fixed[0] if fixed else f'set {settings[0]}'} cannot change while a run goes on: "
+            "resume it without, or start a new one"
+        )
+    now = amended(asked, words)
+    if now == asked:
+        return asked
+    if now.time_s != asked.time_s and any(plan["fixed"] for plan in state.finals.values()):
+        raise ConfigError(
+            "--time cannot change any more, as the last steps of the training are fixed: let it "
+            "end, then fit again with --pretrained and this folder"
+        )
+    view.phase("going on with new limits")
+    # Whoever missed the old latency may keep the new one, and the other way round.
+    state.put(arguments=to_json(now.public), misses={})
+    return now
+
+
+def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
+    """The candidates; made before there is a run folder, so that a wrong budget leaves none."""
+    split = data.workshop.split
+    size, classes = data.inspection.size, len(split.classes)
+    extra: list[Candidate] = []
+    if asked.pretrained == "hub":
+        extra = published(image_size=size, classes=classes)
+    elif asked.pretrained is not None:
+        extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=classes)
+        for sentence in left_out:
+            view.phase(f"left out of the shelf: {sentence}")
+    spent = clock.monotonic() - began
+    left = max(1.0, asked.time_s - spent - reserve(asked.time_s))
+    terms = Terms(
+        image_size=size,
+        channels=split.channels,
+        classes=classes,
+        images=len(split.train),
+        budget=asked.budget,
+        seconds=left,
+        size=candidates_for(RACE_SHARE * left),
+        batch=batch_size(len(split.train), data.workshop.device),
+        device=data.workshop.device,
+        seed=asked.seed,
+    )
+    with view.shown(), Apart() as apart:
+        found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
+    rates = [one.rate or 0.0 for one in found.candidates]
+    kept = field_size(rates, terms.batch, RACE_SHARE * left)
+    return replace(found, candidates=found.candidates[:kept])
+
+
+class _Fit:
+    """A fit in its run folder: race, full training, export, test, report."""
+
+    def __init__(
+        self,
+        asked: Arguments,
+        run: RunFolder,
+        state: State,
+        view: View,
+        data: Read,
+        found: Shortlist,
+    ) -> None:
+        self.asked, self.state, self.view, self.found = asked, state, view, found
+        self.workshop, self.folder = data.workshop, run
+        self.desk = Desk(run, data.workshop, data.inspection, state, asked.asked, Apart())
+        end = state.deadline(asked.time_s)
+        view.until(end)
+        self.train_end = end - reserve(asked.time_s)
+
+    def run(self) -> Path:
+        """Do all of it; returns the run folder."""
+        with self.state.phase("data"):
+            self._decode()
+        with self.view.shown():
+            self.view.enter([*self.found.candidates, *self.found.over])
+            for one in self.found.over:
+                self.view.update(one.name, status="over budget")
+            with self.state.phase("race"):
+                race, runners = self._race()
+            with self.desk.apart:
+                finished, missed = self._final(race, runners)
+        finished.say(self.view.console)
+        if missed:
+            raise BudgetError(
+                f"no model keeps the budget ({self.asked.budget.spoken()}): the best found takes "
+                f"{seconds(finished.latency.p50_s)}; it is in {self.folder.path}"
+            )
+        return self.folder.path
+
+    def _decode(self) -> None:
+        """The pixels of every image size of the race, before the clock of the race starts."""
+        shown = self.view.console.is_terminal
+        for image, channels in {(c.image, c.model["channels"]) for c in self.found.candidates}:
+            for part in ("train", "val"):
+                self.workshop.pixels(part, image, channels, progress=shown)
+
+    def _race(self) -> tuple[Race, list[Runner]]:
+        asked, state = self.asked, self.state
+        self.view.phase(f"racing {len(self.found.candidates)} candidates")
+        shared = asked.storage is not None
+        race = Race(
+            self.folder.path,
+            name=_study_name(asked, self.workshop.split) if shared else "race",
+            owner=str(self.folder.path.resolve()),
+            storage=asked.storage,
+        )
+        if "race_s" not in state.values:
+            left = max(1.0, self.train_end - clock.monotonic())
+            state.put(race_s=RACE_SHARE * left, train_s=left)
+        if not race.entered:
+            entrants = self._runners(state.values["race_s"], state.values["train_s"])
+            race.enter(self._flipped(entrants))
+        if "flips" in state.values:
+            decided = state.get(Flips, "flips")
+            self.desk.notes.append(FindingFacts("flips", "info", decided.sentence))
+        runners = race.run(
+            self.workshop,
+            self.view,
+            deadline=clock.monotonic() + RACE_GRACE * state.values["race_s"],
+            localise=lambda r: replace(r, data=replace(r.data, spec=asked.data)),
+        )
+        if not any(runner.accuracy is not None for runner in runners):
+            raise RunError(
+                f"no candidate of {asked.storage or 'the race'} was left for this run: give "
+                "more --time, or fewer machines"
+            )
+        return race, runners
+
+    def _runners(self, race_s: float, train_s: float) -> list[Runner]:
+        """The candidates with their recipes, and the steps of each rung."""
+        asked, workshop = self.asked, self.workshop
+        images = len(workshop.split.train)
+        marks = rung_seconds(len(self.found.candidates), race_s)
+        batch, runners = batch_size(images, workshop.device), []
+        for one in self.found.candidates:
+            steps = rung_steps(one.rate or 1.0, batch, marks)
+            whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
+            recipe = default(
+                one.config,
+                workshop.data(asked.wish.data, one.image, one.model["channels"], one.pretrained),
+                images=images,
+                total=max(steps[-1] + 1, whole),
+                seed=asked.seed,
+                pretrained=one.pretrained,
+                device=workshop.device,
+                precision=one.precision,
+            )
+            recipe = amend(recipe, [s for s in asked.settings if not s.startswith("data")])
+            recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
+            runners.append(Runner(one, recipe, steps, seconds=tuple(marks)))
+        return runners
+
+    def _flipped(self, runners: list[Runner]) -> list[Runner]:
+        """Leave out left-right flips where the first candidate does better without them.
+
+        Not where a setting says so, nor where several machines would have to agree.
+        """
+        said = any(s.startswith("augment") for s in self.asked.settings)
+        first = runners[0]
+        if said or self.asked.storage is not None or not first.recipe.augment.flip:
+            return runners
+        if "flips" not in self.state.values:
+            decided = decide(
+                self.workshop, first.recipe, self.folder.path, first.candidate.name,
+                first.steps[0], self.view,
+            )  # fmt: skip
+            self.view.say(decided.sentence)
+            self.state.put(flips=to_json(decided))
+        flip = self.state.get(Flips, "flips").flip
+        return [
+            replace(r, recipe=replace(r.recipe, augment=replace(r.recipe.augment, flip=flip)))
+            for r in runners
+        ]
+
+    def _final(self, race: Race, runners: list[Runner]) -> tuple[Finished, bool]:
+        """Train the best in full; where its exported file misses the latency, the next.
+
+        Where all miss it, the least slow one is finished all the same, and True returned.
+        """
+        misses: dict[str, float] = dict(self.state.values.get("misses", {}))
+        field = [r for r in runners if r.accuracy is not None]
+        for runner in field:
+            name = runner.candidate.name
+            if name in misses:
+                continue
+            try:
+                finished = self._try(runner, runners, misses)
+            except ExportError as error:
+                self.view.phase(f"{name} cannot be exported: {error}")
+                continue
+            if finished is not None:
+                return self._won(race, runners, runner, finished), False
+            self.state.put(misses=misses)
+            self.view.update(name, status="over budget")
+        if not misses:
+            raise BudgetError("no candidate could be exported: see the lines above")
+        self.view.phase("no candidate keeps the latency: finishing the least slow")
+        runner = min(
+            (r for r in field if r.candidate.name in misses),
+            key=lambda r: misses[r.candidate.name],
+        )
+        finished = self._try(runner, runners, misses, whatever=True)
+        assert finished is not None
+        return self._won(race, runners, runner, finished), True
+
+    def _won(
+        self, race: Race, runners: list[Runner], winner: Runner, finished: Finished
+    ) -> Finished:
+        race.finish(runners, winner)
+        for other in runners:
+            if other.candidate.name != winner.candidate.name:
+                where = checkpoints(self.folder.path, other.candidate.name)
+                shutil.rmtree(where, ignore_errors=True)
+        return finished
+
+    def _try(
+        self,
+        runner: Runner,
+        runners: list[Runner],
+        misses: dict[str, float],
+        *,
+        whatever: bool = False,
+    ) -> Finished | None:
+        """Finish the run with this candidate as winner; None when it is over the budget."""
+        name, limit = runner.candidate.name, self.asked.budget.latency_s
+        if limit is not None and name not in self.state.finals and not whatever:
+            # Before the time goes into its full training, not after.
+            self.view.phase(f"measuring {name} as exported")
+            with self.state.phase("export"):
+                wait_s = exported_latency(
+                    runner.recipe, self.workshop, self.folder,
+                    budget=self.asked.budget, apart=self.desk.apart,
+                ).latency.p50_s  # fmt: skip
+            self.view.update(name, latency_s=wait_s)
+            if wait_s > limit:
+                misses[name] = wait_s
+                return None
+        self.view.phase(f"training {name} in full")
+        with self.state.phase("training"):
+            watched = Watched(self.workshop, self.folder.path, name, self.view)
+            trained = train_in_full(runner, watched, self.state, self.train_end)
+        self.view.phase("exporting, testing and reporting")
+        return self._finish(trained, runner, runners, misses, whatever)
+
+    def _finish(
+        self,
+        trained: Trained,
+        runner: Runner,
+        runners: list[Runner],
+        misses: dict[str, float],
+        whatever: bool,
+    ) -> Finished | None:
+        limit = self.asked.budget.latency_s
+        with self.folder.scratch() as scratch:
+            shipped: Shipped = ship(trained, self.desk, scratch)
+            if limit is not None and shipped.latency_s > limit and not whatever:
+                misses[runner.candidate.name] = shipped.latency_s
+                return None
+            field = Field(runners, self.found.over, misses, runner)
+            return conclude(trained, shipped, self.desk, scratch, field)
+
+
+def reserve(seconds: float) -> float:
+    """Return what export, test and report get of a time limit."""
+    return min(RESERVE_S, RESERVE_SHARE * seconds)
+
+
+def _study_name(asked: Arguments, split: Split) -> str:
+    limits = f"{asked.latency_s} {asked.macs} {asked.params} {asked.seed}"
+    if asked.engine != "onnxruntime":
+        limits += f" {asked.engine}"
+    return f"vitrail {split.train.digest[:12]} {limits} {asked.time_s:g}"

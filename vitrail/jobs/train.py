@@ -1,0 +1,155 @@
+"""`vitrail train`: one recipe without a race, from settings to the same run folder as a fit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from vitrail.config import to_json
+from vitrail.engines.apart import Apart
+from vitrail.errors import ConfigError
+from vitrail.measure.machine import cores
+from vitrail.models import create
+from vitrail.recipes.build import changed
+from vitrail.recipes.defaults import batch_size, default
+from vitrail.recipes.recipe import Data, Recipe, amend, read
+from vitrail.run.budget import Budget
+from vitrail.run.finish import Asked, Desk, Finished, Trained, conclude, ship
+from vitrail.run.folder import RunFolder, free_name
+from vitrail.run.reading import Hardware, Read
+from vitrail.run.reading import read as read_data
+from vitrail.run.state import State, resumed
+from vitrail.run.stopping import interruptible
+from vitrail.run.subject import subject
+from vitrail.run.view import View
+from vitrail.run.watch import Watched
+from vitrail.run.workshop import Workshop
+from vitrail.training.steps import Steps
+
+EPOCHS = 30
+
+
+def train_recipe(
+    settings: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Train, export, test and report one recipe; returns the run folder.
+
+    `settings` are like `model=cvt_13`, `data=photos/`, `optimizer.lr=3e-4`; model and data
+    must be among them, everything else has a default: the model at its own image size, its
+    head and channels fitted to the data, 30 epochs. With `resume` the training in `out` goes
+    on with its own recipe. Raises VitrailError.
+
+    Examples:
+        >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
+        >>> run = vitrail.train([*settings, "steps.total=4"], out="run")
+    """
+    view, hardware = View(console), Hardware(device, devices)
+    budget = Budget(threads=threads or cores(), device=device)
+    if resume:
+        if settings:
+            raise ConfigError(
+                f"--set {settings[0]} changes a training that is under way: resume it without, or "
+                "start another in a new folder"
+            )
+        return resumed(out, view, lambda run, state: _again(run, state, hardware, budget, view))
+    wish = _wish(settings)
+    folder = Path(out) if out is not None else free_name(wish.model["family"])
+    RunFolder.check_free(folder)
+    images = read_data(wish.data, hardware, view, wish.task)
+    recipe = _complete(wish, settings, images.workshop)
+    words = [f"--set {shlex.quote(setting)}" for setting in settings]
+    command = " ".join(["vitrail train", *words, f"--out {shlex.quote(str(folder))}"])
+    with RunFolder.create(folder) as run:
+        state = State.new(
+            run.path / "fit.json",
+            recipe=to_json(recipe),
+            command=command,
+            images=images.digest,
+            seconds={"data": images.seconds},
+            spent_s=images.seconds,
+        )
+        run.write_json(run.recipe, to_json(recipe))
+        asked = Asked(command, budget, recipe.seed)
+        return _run(
+            recipe, Desk(run, images.workshop, images.inspection, state, asked, Apart()), view
+        )
+
+
+def _again(run: RunFolder, state: State, hardware: Hardware, budget: Budget, view: View) -> Path:
+    """Go on with a stopped training, by its own recipe."""
+    if "command" not in state.values:
+        raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
+    if not run.recipe.is_file():  # stopped between the two files
+        run.write_json(run.recipe, state.values["recipe"])
+    recipe = read(run.recipe)
+    images: Read = read_data(recipe.data, hardware, view, recipe.task)
+    state.require_images(images.digest)
+    asked = Asked(state.values["command"], budget, recipe.seed)
+    desk = Desk(run, images.workshop, images.inspection, state, asked, Apart())
+    return _run(recipe, desk, view)
+
+
+def _wish(settings: Sequence[str]) -> Recipe:
+    """Apply the settings to an empty recipe: all of them are checked before any work."""
+    names = {setting.partition("=")[0].strip() for setting in settings}
+    for name, example in (("model", "model=cvt_13"), ("data", "data=photos/")):
+        if name not in names and f"{name}.spec" not in names:
+            raise ConfigError(f"{name} is not given: add --set {example}")
+    family_first = [s for s in settings if s.partition("=")[0].strip() == "model"]
+    rest = [s for s in settings if s not in family_first]
+    wish = amend(Recipe({}, Data(""), Steps(1, 1)), [*family_first, *rest])
+    changed(create(wish.config), wish.methods, wish.task)
+    return wish
+
+
+def _complete(wish: Recipe, settings: Sequence[str], workshop: Workshop) -> Recipe:
+    """Add what the data decide: classes, channels, statistics, steps."""
+    split = workshop.split
+    channels = wish.config.channels if wish.pretrained else split.channels
+    config = replace(wish.config, classes=len(split.classes), channels=channels)
+    create(config)
+    data = workshop.data(wish.data, tuple(config.image), channels, wish.pretrained)
+    images = len(split.train)
+    total = EPOCHS * max(1, images // batch_size(images, workshop.device))
+    recipe = default(
+        config,
+        data,
+        images=images,
+        total=total,
+        seed=wish.seed,
+        pretrained=wish.pretrained,
+        device=workshop.device,
+    )
+    decided = ("model", "data", "pretrained", "seed")
+    rest = [s for s in settings if s.partition("=")[0].strip().partition(".")[0] not in decided]
+    return amend(recipe, rest)
+
+
+def _run(recipe: Recipe, desk: Desk, view: View) -> Path:
+    one = subject(recipe.config, pretrained=recipe.pretrained)
+    run = desk.run
+    again = f"vitrail train --resume --out {shlex.quote(str(run.path))}"
+    with interruptible(again), view.shown():
+        view.enter([one])
+        view.phase(f"training {one.name}")
+        view.update(one.name, status="training")
+        with desk.state.phase("training"):
+            model, scores = Watched(desk.workshop, run.path, one.name, view).to_end(recipe)
+        view.phase("exporting, testing and reporting")
+        trained = Trained(one, recipe, model, scores)
+        with run.scratch() as scratch:
+            shipped = ship(trained, desk, scratch)
+            finished: Finished = conclude(trained, shipped, desk, scratch)
+    finished.say(view.console)
+    return run.path

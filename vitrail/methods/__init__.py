@@ -1,0 +1,10 @@
+"""Ways to change a finished model from outside, one file each: frozen values with `apply`.
+
+`Methods` is the union of all; a recipe lists some, `--set methods=...` chooses them, and a saved
+run applies them again before its weights are read.
+"""
+
+from vitrail.methods.freeze import Freeze
+from vitrail.methods.patch_dropout import PatchDropout
+
+Methods = Freeze | PatchDropout

@@ -1,0 +1,76 @@
+"""The names that DeiT's authors, timm and transformers give to its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrail.models.names import huggingface
+
+
+def _first(token: Tensor) -> Tensor:
+    """The class token as a summand of both tokens."""
+    return F.pad(token, (0, 0, 0, 1))
+
+
+def _second(token: Tensor) -> Tensor:
+    return F.pad(token, (0, 0, 1, 0))
+
+
+def _prefix(config: Any) -> list:
+    """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
+    count = 2 if config.distilled else 1
+    token = f"embed.token[+{count + 1}]"
+
+    def split(table: Tensor) -> tuple[Tensor, Tensor]:
+        return table[:, :count], table[:, count:]
+
+    tokens = [
+        ("cls_token", token, *([_first] if config.distilled else [])),
+        ("pos_embed", (token, "embed.position"), split),
+    ]
+    if config.distilled:
+        tokens += [
+            ("dist_token", token, _second),
+            ("head_dist.", "head.distilled."),
+            ("head.weight", "head.main.weight"),
+            ("head.bias", "head.main.bias"),
+        ]
+    return tokens
+
+
+def _authors(config: Any) -> list:
+    return [
+        *_prefix(config),
+        ("patch_embed.", "embed."),
+        (".attn.", ".mixer."),
+        (".mlp.", ".ffn."),
+    ]
+
+
+def _transformers(config: Any) -> list:
+    return [
+        ("deit.", ""),
+        ("vit.", ""),  # the published DeiT without distillation is of its ViT class
+        ("classifier.", "head."),
+        ("cls_classifier.", "head."),
+        ("distillation_classifier.", "head_dist."),
+        ("embeddings.cls_token", "cls_token"),
+        ("embeddings.distillation_token", "dist_token"),
+        ("embeddings.position_embeddings", "pos_embed"),
+        *_prefix(config),
+        ("embeddings.patch_embeddings.projection.", "embed.proj."),
+        ("encoder.layer.", "layers."),
+        ("layers.{i}.", "blocks.{i}."),
+        *huggingface.block("attention"),
+    ]
+
+
+TABLES: dict[str, Callable[[Any], list]] = {
+    "facebookresearch/deit": _authors,
+    "timm": _authors,
+    "transformers": _transformers,
+}

@@ -1,0 +1,86 @@
+"""The only place that makes a model of a recipe.
+
+    config -> create -> pretrained weights -> methods in order -> the task's head -> the objective
+
+A fit, each process of a distributed training, resuming, and loading a finished run all call this,
+so that whatever a recipe says is true of all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail import checkpoint
+from vitrail.config import parse
+from vitrail.methods import Methods
+from vitrail.models import config_from_json, create, load
+from vitrail.objectives.context import Context
+from vitrail.recipes.pretrained import start
+from vitrail.recipes.recipe import Recipe, task_of
+from vitrail.tasks import Classification, MultiLabel, Tasks
+from vitrail.training.learner import Learner
+
+ApplyInOrder: Any = tuple[Methods, ...]
+
+
+class Builder:
+    """Makes learners of recipes; reads each file of pretrained weights once.
+
+    `context` is what objectives may ask for.
+    """
+
+    def __init__(self, context: Context | None = None) -> None:
+        self.context = context or Context()
+        self._starts: dict[str, dict[str, Tensor]] = {}
+
+    def model(self, recipe: Recipe) -> nn.Module:
+        """Make the untrained model of a recipe: the same weights every time.
+
+        Raises VitrailError.
+        """
+        torch.manual_seed(recipe.seed)
+        model = create(recipe.config)
+        if recipe.pretrained is not None:
+            # Reading and naming a checkpoint takes seconds, and a race asks for it many times.
+            key = json.dumps([recipe.model, recipe.pretrained, recipe.seed])
+            if key not in self._starts:
+                torch.manual_seed(recipe.seed)
+                self._starts[key] = start(recipe.config, recipe.pretrained).state_dict()
+            model.load_state_dict(self._starts[key])
+        return changed(model, recipe.methods, recipe.task)
+
+    def learner(self, recipe: Recipe) -> Learner:
+        """Make the model of a recipe with its objective. Raises VitrailError."""
+        model = self.model(recipe)
+        return Learner(model, recipe.objective.build(model, self.context))
+
+
+def changed(model: Any, methods: Sequence[Methods], task: Tasks) -> nn.Module:
+    """Apply methods in their order and add the task's head. Raises ConfigError."""
+    for method in methods:
+        method.check(model)
+        model = method.apply(model)
+    return task.model(model)
+
+
+def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
+    """Return the trained model of a run, in eval mode, with every tensor of its file.
+
+    `recipe` is JSON whose "model" is the model's config; methods and task are those that it
+    names. Raises CheckpointError when weights and recipe do not fit each other, ConfigError when
+    the recipe cannot be built.
+    """
+    config = config_from_json(recipe["model"])
+    methods = parse(ApplyInOrder, recipe.get("methods", []), "methods")
+    task = task_of(recipe)
+    if not methods and isinstance(task, Classification | MultiLabel):
+        return load(config, weights, source="vitrail")
+    model = changed(create(config), methods, task)
+    checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)
+    return model.eval()

@@ -1,0 +1,162 @@
+"""The chapters of a classification: class by class, confusions, calibration, worst mistakes.
+
+Each is made from plain values; a task that has no classes leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from vitrail.report import plots
+from vitrail.report.chapter import (
+    Card,
+    Chapter,
+    Column,
+    Figure,
+    Fold,
+    Gallery,
+    Matrix,
+    Pair,
+    Paragraph,
+    Table,
+    strong,
+)
+from vitrail.report.facts import CalibrationFacts, ClassRow, Facts, Mistake, Score
+from vitrail.units import counted, percent
+
+# Up to here the confusion matrix is a table with names and numbers, above it a picture.
+TABLE_CLASSES = 24
+HARDEST = 10
+PAIRS = 5
+
+
+def chapters(facts: Facts) -> list[Chapter]:
+    """Return the chapters that the facts allow, in the page's order."""
+    found = []
+    if facts.per_class:
+        found.append(class_by_class(facts.per_class, facts.test))
+    if facts.confusion:
+        found.append(confusions(facts.data.classes, facts.confusion))
+    if facts.calibration:
+        found.append(trust(facts.calibration))
+    if facts.mistakes:
+        found.append(mistakes(facts.mistakes))
+    return found
+
+
+def class_by_class(rows: Sequence[ClassRow], test: Score | None = None) -> Chapter:
+    """Return recall, precision and F1 of each class, the hardest first."""
+    parts = []
+    if test and test.balanced is not None:
+        text = f"Balanced accuracy (mean recall over classes) is {percent(test.balanced)}"
+        if test.top5 is not None and len(rows) > 5:
+            text += f"; the true class is among the first five answers in {percent(test.top5)}"
+        parts.append(Paragraph(f"{text}."))
+    hardest = sorted(rows, key=lambda row: row.f1)
+    if len(hardest) <= TABLE_CLASSES:
+        parts.append(_class_table(hardest))
+    else:
+        rest = hardest[HARDEST:]
+        parts += [
+            Paragraph(f"The {HARDEST} hardest classes:"),
+            _class_table(hardest[:HARDEST]),
+            Fold(f"the other {counted(len(rest), 'class', 'classes')}", [_class_table(rest)]),
+        ]
+    return Chapter("Class by class", parts)
+
+
+def _class_table(rows: Sequence[ClassRow]) -> Table:
+    columns = [
+        Column("class"), Column("images", "number"), Column("recall", "number"), Column("", "bar"),
+        Column("precision", "number"), Column("F1", "number"),
+    ]  # fmt: skip
+    return Table(
+        columns,
+        [
+            (r.name, f"{r.n:,}", percent(r.recall), r.recall, percent(r.precision), percent(r.f1))
+            for r in rows
+        ],
+    )
+
+
+def confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Chapter:
+    """Return the confusion matrix, `counts` with a row per true class, and its worst pairs."""
+    parts = []
+    if pairs := worst(names, counts):
+        told = [
+            Markup("{} taken for {} ({})").format(strong(truth), strong(answer), n)
+            for truth, answer, n in pairs
+        ]
+        parts.append(Paragraph(Markup("Most often confused: {}.").format(Markup(", ").join(told))))
+    table = len(counts) <= TABLE_CLASSES
+    if table:
+        parts.append(Matrix(names, counts))
+        note = "Rows are true classes, columns answers, numbers test images"
+    else:
+        parts.append(Figure(plots.confusion_map(counts), "confusion matrix", framed=True))
+        note = "Rows are true classes, columns answers, both in the order of the class names"
+    parts.append(
+        Paragraph(f"{note}; the stronger the shade, the larger the share of the row.", True)
+    )
+    return Chapter("What is taken for what", parts)
+
+
+def worst(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[tuple[str, str, int]]:
+    """Return the pairs of classes that are confused most often: truth, answer, images."""
+    pairs = [
+        (names[i], names[j], n)
+        for i, row in enumerate(counts)
+        for j, n in enumerate(row)
+        if i != j and n
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:PAIRS]
+
+
+def trust(found: CalibrationFacts) -> Chapter:
+    """Return how far a stated probability can be trusted, with a reliability diagram."""
+    said = [
+        Paragraph(
+            f"On average a stated probability is {percent(found.ece_after)} away from how often it "
+            f"comes true; before calibration it was {percent(found.ece_before)} (expected "
+            "calibration error)."
+        ),
+        Paragraph(
+            f"Logits are divided by the temperature {found.temperature:.2f}, found on the "
+            "validation images. On the dotted line, answers given with 80\u00a0% are right in "
+            "80\u00a0% of cases; above it the model is too modest, below it too sure. The larger "
+            "a point, the more images.",
+            soft=True,
+        ),
+    ]
+    drawn = plots.reliability(found)
+    label = "how often the model is right over how sure it is"
+    parts = [Pair([Figure(drawn, label)], said)] if drawn else said
+    return Chapter("How far to trust a probability", parts)
+
+
+def mistakes(found: Sequence[Mistake]) -> Chapter:
+    """Return a gallery of the test images that the model got wrong while it was surest."""
+    shown = next((m.shown for m in found if m.overlay and m.shown), "")
+    text = "Test images that the model got wrong while it was surest."
+    if shown:
+        text += f" Beside each, what it looked at: {shown}."
+    glow = ("least", "most") if any(m.overlay for m in found) else None
+    return Chapter(
+        "The worst mistakes", [Paragraph(text), Gallery([_mistake(m) for m in found], glow=glow)]
+    )
+
+
+def _mistake(m: Mistake) -> Card:
+    pictures = [(m.png, m.truth)]
+    if m.overlay:
+        pictures.append((m.overlay, "what the model looked at"))
+    lines = [
+        strong(m.truth),
+        Markup('<span class="soft">taken for</span> <span class="bad">{}</span>').format(
+            strong(m.guess)
+        ),
+        Markup('<span class="soft">{} sure</span>').format(percent(m.confidence, 0)),
+    ]
+    return Card(pictures, lines, m.key)

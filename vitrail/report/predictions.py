@@ -1,0 +1,135 @@
+"""Predictions as JSON, as comma-separated values, and on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vitrail.report.text import cell, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from vitrail.jobs.predict import Prediction
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """Return a JSON list, one object a file: path, and classes with probabilities or an error.
+
+    Where a threshold is in force, "none_of_these" says whether the likeliest class misses it. In a
+    run of several labels "labels" has those that reach their thresholds.
+    """
+    rows = [{"path": p.path} | _answered(p) for p in predictions]
+    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
+
+
+def _answered(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error:
+        return {"error": prediction.error}
+    ranked = {"classes": _shares(prediction.ranked)}
+    if prediction.chosen is not None:
+        ranked = {"labels": _shares(prediction.chosen), **ranked}
+    if prediction.threshold is None:
+        return ranked
+    return {
+        "none_of_these": prediction.none_of_these,
+        "threshold": prediction.threshold,
+        **ranked,
+    }
+
+
+def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "p": round(share, 6)} for name, share in ranked]
+
+
+def _obeyed(sign: str) -> bool:
+    """Whether a terminal obeys a sign instead of showing it; newlines part the lines of JSON."""
+    kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return ord(sign) < 0x10000 and sign != "\n" and unicodedata.category(sign) in kinds
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """Return comma-separated values: path, error, then a class and its probability for each rank.
+
+    Where a threshold is in force, the column "answer" is the likeliest class or "none of these".
+    In a run of several labels it has all of an image, "cat; dog" or "none", and the ranks are those
+    of these labels alone. Names are plain text, which a spreadsheet does not compute.
+    """
+    shown = [p.ranked if p.chosen is None else p.chosen for p in predictions]
+    most = max(map(len, shown), default=0)
+    judged = any(p.threshold is not None or p.chosen is not None for p in predictions)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = [name for i in range(1, most + 1) for name in (f"class_{i}", f"p_{i}")]
+    writer.writerow(["path", "error", *(["answer"] if judged else []), *ranks])
+    for p, ranked in zip(predictions, shown, strict=True):
+        answer = [cell(p.answer or "")] if judged else []
+        cells = [value for name, share in ranked for value in (cell(name), f"{share:.6f}")]
+        writer.writerow([cell(p.path), cell(p.error or ""), *answer, *cells])
+    return text.getvalue()
+
+
+def as_table(predictions: Sequence[Prediction]) -> Table:
+    """Return a table to print: the likeliest class stands out, the others follow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    several = any(p.chosen is not None for p in predictions)
+    titles = ("image", "labels", "", "others") if several else ("image", "class", "sure", "then")
+    for title in titles:
+        table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
+    for p in predictions:
+        first, *others = _parts(p)
+        table.add_row(Text(plain(p.path)), first, *others)
+    return table
+
+
+def show(predictions: Sequence[Prediction], console: Console) -> None:
+    """Print a table where it fits, else each path on a line of its own; nothing is cut."""
+    from rich.text import Text
+
+    table = as_table(predictions)
+    unbounded = console.options.update(max_width=100_000)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    for p in predictions:
+        console.print(Text(plain(p.path)), soft_wrap=True)
+        console.print(Text("  ").join([Text(), *(t for t in _parts(p) if t)]), soft_wrap=True)
+
+
+def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
+    """The answer, how sure it is, and what else it could be."""
+    from rich.text import Text
+
+    if prediction.error:
+        return Text(), Text(), Text(plain(prediction.error), style="red")
+    if prediction.chosen is not None:
+        return _labels(prediction, prediction.chosen)
+    ranked = [(plain(name), f"{share:.1%}") for name, share in prediction.ranked]
+    if prediction.none_of_these:
+        rest = ", ".join(f"{name} {share}" for name, share in ranked)
+        return Text(prediction.answer or "", style="yellow"), Text(), Text(rest, style="dim")
+    (first, share), *others = ranked
+    rest = ", ".join(f"{name} {share}" for name, share in others)
+    return Text(first), Text(share), Text(rest, style="dim")
+
+
+def _labels(prediction: Prediction, chosen: Sequence[tuple[str, float]]) -> tuple[Text, Text, Text]:
+    """All labels of an image with their probabilities, and the likeliest of the others."""
+    from rich.text import Text
+
+    told = [", ".join(f"{plain(name)} {share:.1%}" for name, share in some) for some in (
+        chosen, [one for one in prediction.ranked if one not in chosen]
+    )]  # fmt: skip
+    if not chosen:
+        return Text(prediction.answer or "", style="yellow"), Text(), Text(told[1], style="dim")
+    return Text(told[0]), Text(), Text(told[1], style="dim")

@@ -1,0 +1,40 @@
+"""Text from outside, such as names of files and classes, made safe for terminal, page and CSV."""
+
+from __future__ import annotations
+
+import re
+
+# What a terminal obeys or what turns a line around instead of being shown: C0, DEL, C1, the marks
+# and overrides of text direction, line and paragraph separators, and halves of surrogate pairs.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_FORMULA = ("=", "+", "-", "@")
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """Replace every control character of a text by its escape: ESC becomes the four signs \\x1b.
+
+    `lines` keeps newlines and tabs, for a text that is meant to have several lines.
+    """
+    kept = "\n\t" if lines else ""
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), text)
+
+
+def sentence(text: str) -> str:
+    """Make one line of a text: breaks and runs of blanks become one blank, then as `plain`."""
+    return plain(" ".join(re.split(r"[ \t\r\n]+", text.strip(" \t\r\n"))))
+
+
+def cell(text: str) -> str:
+    """Return a text as a spreadsheet may open it: plain, and never a formula.
+
+    A leading =, +, - or @ is kept from being computed by an apostrophe before it.
+    """
+    shown = plain(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,130 @@
+"""Optuna studies: in a file of the run folder, or in a database whose password stays outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitrail.errors import ConfigError, RunError
+from vitrail.units import shortened
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+# Where a URL with its password may be given, so that no command line and no file has it.
+VARIABLE = "VITRAIL_STORAGE"
+_SECRET = re.compile(".*(passw|pwd|secret|token)", re.IGNORECASE)
+
+
+def open_study(where: Path | str, name: str) -> Study:
+    """Open the study `name`, which is made if it is not there, in a file or at a database's URL.
+
+    Higher values are better. Raises RunError when it cannot be opened or is damaged.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with speaking(where):
+        storage = _in_file(where) if isinstance(where, Path) else where
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        study.get_trials(deepcopy=False)  # reads all of it, so that damage shows now
+    return study
+
+
+def _in_file(path: Path) -> Any:
+    """SQLite in a file of any name: in a URL some signs of a path would mean something else."""
+    from optuna.storages import RDBStorage
+
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise RunError(f"{path} is a link or a device, not a file of its own: remove it")
+    return RDBStorage(
+        "sqlite:///study.sqlite",
+        engine_kwargs={"creator": lambda: sqlite3.connect(path, check_same_thread=False)},
+    )
+
+
+@contextmanager
+def speaking(where: Path | str) -> Iterator[None]:
+    """Inside, what a database or its driver raises becomes a RunError that names the study."""
+    try:
+        yield
+    except Exception as error:
+        # Drivers have classes of their own, and Optuna raises whatever a row that it did not write
+        # makes it stumble over.
+        if not _of_database(error):
+            raise
+        reason = _without_secrets(str(error).strip() or type(error).__name__, str(where))
+        reason = shortened(reason.splitlines()[0], 300)
+        if isinstance(where, Path):
+            raise RunError(
+                f"the study {where} cannot be used ({reason}): free some space or restore it, then "
+                "go on with --resume, or start a new run"
+            ) from error
+        raise RunError(
+            f"the study {redacted(where)} cannot be opened ({reason}): give --storage a URL such "
+            "as postgresql://user@machine/name with its driver installed"
+        ) from error
+
+
+def _of_database(error: BaseException) -> bool:
+    """Whether the error was raised in Optuna, SQLAlchemy or below them."""
+    trace = error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in ("optuna", "sqlalchemy", "alembic"):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def redacted(url: str) -> str:
+    """Return a database's URL without its password, which is what may be written down."""
+    scheme, account, rest = _parts(url)
+    user = account.partition(":")[0]
+    address, question, query = rest.partition("?")
+    kept = "&".join(one for one in query.split("&") if not _SECRET.match(one.partition("=")[0]))
+    return f"{scheme}{user}{address}" + (question + kept if kept else "")
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """The scheme with its slashes, the account before the last @ of the address, all the rest."""
+    scheme, slashes, rest = url.partition("://")
+    first = rest.find("@")
+    if not slashes or first < 0:
+        return scheme + slashes, "", rest
+    end = min((at for sign in "/?" if (at := rest.find(sign, first)) > 0), default=len(rest))
+    last = rest.rfind("@", 0, end)
+    return scheme + slashes, rest[:last], rest[last:]
+
+
+def completed(stored: str | None, given: str | None = None) -> str | None:
+    """Return the URL with the password that was written down without: the one `given` by the
+    option, else that of $VITRAIL_STORAGE, else as it is stored, which drivers complete by their own
+    means (a .pgpass file, $PGPASSWORD). Raises ConfigError when the option names another study.
+    """
+    if given is not None:
+        if stored is None or redacted(given) != redacted(stored):
+            known = redacted(stored) if stored else "none"
+            raise ConfigError(
+                f"--storage is {redacted(given)}, the run began with {known}: leave it out, or "
+                "start a new run"
+            )
+        return given
+    outside = os.environ.get(VARIABLE)
+    if stored is not None and outside is not None and redacted(outside) == redacted(stored):
+        return outside
+    return stored
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """The text without the URL's password, which a driver may repeat."""
+    password = _parts(url)[1].partition(":")[2]
+    text = text.replace(url, redacted(url))
+    return text.replace(password, "...") if len(password) > 3 else text

@@ -1,0 +1,61 @@
+"""A training that goes on from mark to mark, with a look at the validation part at each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from vitrail.recipes.recipe import Recipe
+from vitrail.run.view import View
+from vitrail.run.workshop import Workshop
+from vitrail.tasks.task import Scores
+from vitrail.training.journal import Journal
+from vitrail.training.loop import Outcome
+
+LOOKS = 10
+
+
+def checkpoints(run: Path, name: str) -> Path:
+    """Return where the snapshots and the journal of a model are kept."""
+    return run / "checkpoints" / name
+
+
+class Watched:
+    """Trains the model `name` of a run folder and writes validation scores into its journal."""
+
+    def __init__(self, workshop: Workshop, run: Path, name: str, view: View) -> None:
+        self.workshop, self.name, self.view, self.made = workshop, name, view, 0
+        self.folder = checkpoints(run, name)
+        self.journal = Journal(self.folder / "metrics.jsonl")
+
+    def advance(self, recipe: Recipe, mark: int) -> Outcome:
+        """Go on to step `mark`, unless it is passed already."""
+
+        def on_step(step: int, loss: float, lr: float, rate: float) -> None:
+            self.made += 1
+            self.view.step(self.name, step, recipe.steps.total)
+
+        outcome = self.workshop.train(recipe, self.folder, mark, on_step, together=True)
+        if outcome.step == mark:
+            scores = self.workshop.validate(outcome.best, recipe)
+            # The name under which curves know it, whatever the task's main score is.
+            self.journal.write(mark, val_accuracy=scores.main, val_loss=scores.loss)
+            self.view.update(self.name, accuracy=scores.main, steps=mark)
+        return outcome
+
+    def marks(self, recipe: Recipe, begin: int, end: int) -> list[int]:
+        """Return the steps at which to look, evenly up to `end`, which is one of them.
+
+        Several processes have to be started for each, so they look less often.
+        """
+        looks = LOOKS if self.workshop.devices == 1 else 2
+        pace = max(1, recipe.steps.total // looks)
+        return [*range(begin + pace, end - pace // 2, pace), end]
+
+    def to_end(self, recipe: Recipe, begin: int = 0) -> tuple[nn.Module, Scores]:
+        """Go on to the last step; returns the better of the average and the last weights."""
+        *marks, end = self.marks(recipe, begin, recipe.steps.total)
+        for mark in marks:
+            self.advance(recipe, mark)
+        return self.workshop.better(self.advance(recipe, end), recipe)

@@ -1,0 +1,66 @@
+"""Everybody who took part in a search, as the report tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitrail.report.facts import CandidatePoint, Clock
+from vitrail.search.candidate import Candidate
+from vitrail.search.rungs import Runner
+
+
+@dataclass(frozen=True)
+class Field:
+    """All that took part in a search: runners, those over the budget, and who won.
+
+    `misses` are the latencies of those whose exported file was too slow, by name.
+    """
+
+    runners: Sequence[Runner]
+    over: Sequence[Candidate]
+    misses: Mapping[str, float]
+    winner: Runner
+
+    def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
+        """Return all candidates with what became of them; the winner with its final figures."""
+        points = []
+        winner, misses = self.winner, self.misses
+        for runner in self.runners:
+            one, status = runner.candidate, "stopped"
+            seen, trained, wait = runner.accuracy, runner.done, one.latency_s
+            if one.name == winner.candidate.name:
+                status, seen, trained, wait = "won", accuracy, steps, latency_s
+            elif one.name in misses:
+                status, wait = "over budget", misses[one.name]
+            elif seen is None:
+                status = "not tried"
+            elif runner.rung == winner.rung:
+                status = "finished"
+            timed: Clock = "exported" if status == "won" or one.name in misses else "torch"
+            points.append(_point(one, wait, seen, trained, status, timed))
+        points += [_point(one, one.latency_s, None, 0, "over budget") for one in self.over]
+        return points
+
+
+def _point(
+    one: Candidate,
+    latency_s: float | None,
+    accuracy: float | None,
+    steps: int,
+    status: str,
+    clock: Clock = "torch",
+) -> CandidatePoint:
+    return CandidatePoint(
+        one.name,
+        one.family,
+        one.params,
+        one.macs,
+        latency_s,
+        accuracy,
+        steps,
+        status,
+        one.image,
+        clock=clock,
+        title=one.title,
+    )

@@ -1,0 +1,35 @@
+"""How well a size suits the time: passes over the images, against how many are best."""
+
+from __future__ import annotations
+
+import math
+
+from vitrail.search.candidate import Candidate
+
+# What a size that is off by a factor of e in passes over the images is thought to cost.
+MISFIT = 0.02
+
+
+def passes(images: int) -> float:
+    """Return over how many passes small models learn best in a limited time.
+
+    Fewer leave a model undertrained, more would be better spent on a larger one: 25 for 5,000
+    images, 12 for 50,000.
+    """
+    return min(60.0, max(6.0, 25 * (5000 / images) ** 0.3))
+
+
+def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
+    """Return how many passes over the training images the candidate makes in that time."""
+    return (one.rate or 0.0) * seconds / images
+
+
+def fitness(one: Candidate, images: int, seconds: float) -> float:
+    """Rate how well a size suits the time: 0 at the best number of passes, less on either side.
+
+    Pretrained weights need a fifth of the passes. Too few passes cost twice as much as too
+    many.
+    """
+    goal = passes(images) / 5 if one.pretrained else passes(images)
+    off = math.log(max(epochs_seen(one, images, seconds), 1e-9) / goal)
+    return -off if off > 0 else 2 * off

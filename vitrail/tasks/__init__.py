@@ -1,0 +1,9 @@
+"""What a model is for, one file each: frozen values behind the protocol of `tasks.task`.
+
+`Tasks` is the union of all; a recipe names one.
+"""
+
+from vitrail.tasks.classification import Classification
+from vitrail.tasks.multilabel import MultiLabel
+
+Tasks = Classification | MultiLabel

@@ -1,0 +1,110 @@
+"""What costs next to nothing, held against a network: a constant, and two models on small pixels.
+
+A figure says little alone: where 95 of 100 pictures show one class, a network that reaches 95 %
+may have learned nothing. So beside every accuracy stand the answer that is always the same, a
+linear model, and a kernel model (scikit-learn's) on images of 16x16 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitrail.data.cache import Pixels
+from vitrail.data.decode import resize
+
+SIDE = 16
+# More images make these models slow and hardly better; the first ones of a part are a fair sample.
+MOST = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A small model: its name as it continues a sentence, and what answers (None: a constant)."""
+
+    name: str
+    model: Any
+    answer: int = 0
+
+    @property
+    def constant(self) -> bool:
+        """Whether it always says the same."""
+        return self.model is None
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Map features (N, D) to classes int64 (N,)."""
+        if self.model is None:
+            return np.full(len(features), self.answer, np.int64)
+        return self.model.predict(features).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """The fitted baselines, and how images become their features."""
+
+    models: Sequence[Baseline]
+    mean: np.ndarray
+    std: np.ndarray
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Map uint8 (N, H, W, C) to float32 (N, 16 16 C), as in the training."""
+        return (_small(images) - self.mean) / self.std
+
+
+def baselines(train: Pixels, classes: Sequence[str], *, most: int = MOST) -> Baselines:
+    """Fit the constant, the linear and the kernel model on up to `most` training images."""
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.svm import SVC
+
+    rows = np.arange(min(most, len(train)))
+    images, labels = _small(train.take(rows)), train.labels[rows]
+    mean, std = images.mean(0), images.std(0) + 1e-3
+    features = (images - mean) / std
+    common = int(np.bincount(train.labels, minlength=len(classes)).argmax())
+    found = [Baseline(f"always {classes[common]!r}", None, common)]
+    if len(np.unique(labels)) > 1:
+        # A strong penalty, since pixels are many and much alike; least squares, since it is quick.
+        linear = RidgeClassifier(alpha=100.0).fit(features, labels)
+        kernel = SVC(C=10.0, gamma="scale").fit(features, labels)
+        found += [
+            Baseline(f"linear model on {SIDE}x{SIDE} pixels", linear),
+            Baseline(f"kernel model on {SIDE}x{SIDE} pixels", kernel),
+        ]
+    return Baselines(found, mean, std)
+
+
+def _small(images: np.ndarray) -> np.ndarray:
+    shrunk = resize(images, (SIDE, SIDE)) if images.shape[1:3] != (SIDE, SIDE) else images
+    return shrunk.reshape(len(images), -1).astype(np.float32) / 255
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBaseline:
+    """A small model of several labels: its name in a sentence, and `scores` float32 (N, K)."""
+
+    name: str
+    scores: np.ndarray
+    constant: bool = False
+
+
+def label_baselines(train: Pixels, test: Pixels, *, most: int = MOST) -> Sequence[LabelBaseline]:
+    """Return what each label's frequency and a linear model, fitted on `train`, say of `test`."""
+    from sklearn.linear_model import Ridge
+
+    rows = np.arange(min(most, len(train)))
+    images, marks = _small(train.take(rows)), train.labels[rows].astype(np.float32)
+    mean, std = images.mean(0), images.std(0) + 1e-3
+    shares = np.tile(train.labels.mean(0, dtype=np.float32), (len(test), 1))
+    linear = Ridge(alpha=100.0).fit((images - mean) / std, marks)
+    asked = (_small(test.take(np.arange(len(test)))) - mean) / std
+    return [
+        LabelBaseline("always each label's frequency", shares, True),
+        LabelBaseline(f"linear model on {SIDE}x{SIDE} pixels", _columns(linear.predict(asked))),
+    ]
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).astype(np.float32)

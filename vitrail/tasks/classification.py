@@ -1,0 +1,187 @@
+"""One class for every image: cross entropy, accuracy, calibrated probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from vitrail.data.batches import Batches
+from vitrail.data.cache import Pixels
+from vitrail.data.labels import Labels
+from vitrail.data.source import Source
+from vitrail.engines.served import Agreement, Served, same_answers
+from vitrail.errors import DataError
+from vitrail.models import Backbone
+from vitrail.report.ahead import paired, paired_balanced
+from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow
+from vitrail.report.facts import Score as TestScore
+from vitrail.tasks import metrics
+from vitrail.tasks.baselines import Baseline as Small
+from vitrail.tasks.baselines import baselines
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+
+# The largest class over the mean one from which on accuracy says little.
+UNEVEN = 1.5
+WATCHED = 256
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Tells one of several classes.
+
+    `metric` ranks candidates: "accuracy", "balanced" for the mean recall of the classes, or "auto"
+    for the latter where the classes of the validation split are uneven.
+
+        vitrail train --set task.metric=balanced ...
+    """
+
+    several: ClassVar[bool] = False
+
+    metric: Literal["auto", "accuracy", "balanced"] = "auto"
+
+    def check(self, source: Source) -> None:
+        """Raise DataError where images have several labels."""
+        if getattr(source, "several", False):
+            raise DataError(
+                f"images of {source.origin} have several labels: add --task multilabel to learn "
+                "them all, or give one label an image"
+            )
+
+    def model(self, backbone: Backbone) -> nn.Module:
+        """Return the backbone itself, whose head tells classes."""
+        return backbone
+
+    def training(self, pixels: Pixels, normal: Normal, order: Order) -> Batches:
+        """Return shuffled, augmented batches."""
+        return Batches(
+            pixels, batch=order.batch, seed=order.seed, augment=order.augment,
+            mean=normal.mean, std=normal.std,
+        )  # fmt: skip
+
+    def watching(self, pixels: Pixels, normal: Normal) -> Batches:
+        """Return batches to judge by."""
+        return Batches(
+            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
+        )
+
+    def scores(self, outputs: Outputs) -> Scores:
+        """Return accuracy or balanced accuracy as the main score, with both beside it."""
+        logits, labels = outputs.values, outputs.targets
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        plain = (logits.argmax(1) == labels).float().mean().item()
+        balanced = metrics.balanced_accuracy(logits, labels)
+        figures = {"accuracy": plain, "balanced accuracy": balanced}
+        name = "balanced accuracy" if self._balanced(labels, logits.shape[1]) else "accuracy"
+        return Scores(figures[name], loss, len(labels), name, figures)
+
+    def _balanced(self, labels: Tensor, classes: int) -> bool:
+        if self.metric != "auto":
+            return self.metric == "balanced"
+        counts = labels.bincount(minlength=classes).double()
+        return bool(counts.max() > UNEVEN * counts.mean())
+
+    def settled(self, labels: Labels, outputs: Outputs) -> Labels:
+        """Return the labels with the temperature that makes the probabilities honest."""
+        from dataclasses import replace
+
+        temperature = metrics.fit_temperature(outputs.values, outputs.targets)
+        return replace(labels, temperature=temperature)
+
+    def served(self, model: nn.Module, labels: Labels) -> nn.Module:
+        """Return the model between pixels and probabilities."""
+        return Served(model, labels)
+
+    def agreement(self, ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
+        """Compare logits (B, K): the largest difference, and how many classes differ."""
+        return same_answers(ours, theirs, labels)
+
+    def right(self, outputs: Outputs) -> list[bool]:
+        """Tell for each image whether its class is the likeliest."""
+        return (outputs.values.argmax(1) == outputs.targets).tolist()
+
+    def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
+        """Return test accuracy, figures per class, confusion and calibration."""
+        logits, truth = outputs.values, outputs.targets
+        rows = zip(labels.classes, metrics.per_class(logits, truth), strict=True)
+        before = metrics.calibration(logits, truth)
+        after = metrics.calibration(logits, truth, labels.temperature)
+        return {
+            "test": _score(logits, truth),
+            "per_class": [ClassRow(name, r.n, r.precision, r.recall, r.f1) for name, r in rows],
+            "confusion": metrics.confusion(logits, truth).tolist(),
+            "calibration": CalibrationFacts(
+                labels.temperature, before.error, after.error, _bins(after), _bins(before)
+            ),
+        }
+
+    def against(
+        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+    ) -> Sequence[Baseline]:
+        """Return how a constant, a linear and a kernel model on small pixels do."""
+        fitted, truth = baselines(train, labels.classes), outputs.targets.numpy()
+        ours = self.right(outputs)
+        return [
+            _baseline(one, one.predict(features), truth, ours)
+            for features in [fitted.features(test.take(np.arange(len(test))))]
+            for one in fitted.models
+        ]
+
+    def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
+        """Return the wrong answers that the model was surest of."""
+        shares = (outputs.values / labels.temperature).softmax(1)
+        sure, guesses = shares.max(1)
+        wrong = (guesses != outputs.targets).nonzero().flatten()
+        worst = wrong[sure[wrong].argsort(descending=True)][:most].tolist()
+        return [
+            Mistaken(
+                row,
+                labels.classes[int(outputs.targets[row])],
+                labels.classes[int(guesses[row])],
+                float(sure[row]),
+                int(guesses[row]),
+            )
+            for row in worst
+        ]
+
+    def sentence(self, judged: Mapping[str, Any]) -> str:
+        """Return test accuracy with its interval."""
+        test: TestScore = judged["test"]
+        return (
+            f"{test.accuracy:.1%} of {test.n} test images right (95 % interval {test.low:.1%} to "
+            f"{test.high:.1%})"
+        )
+
+
+def _baseline(one: Small, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]) -> Baseline:
+    right = answers == truth
+    recalls = [right[truth == label].mean() for label in np.unique(truth)]
+    return Baseline(
+        name=one.name,
+        accuracy=float(right.mean()),
+        balanced=float(np.mean(recalls)),
+        n=len(truth),
+        constant=one.constant,
+        ahead=paired(ours, right.tolist()),
+        ahead_balanced=paired_balanced(ours, right.tolist(), truth.tolist()),
+    )
+
+
+def _score(logits: Tensor, labels: Tensor) -> TestScore:
+    right = metrics.accuracy(logits, labels)
+    return TestScore(
+        accuracy=right.value,
+        low=right.low,
+        high=right.high,
+        n=right.n,
+        balanced=metrics.balanced_accuracy(logits, labels),
+        top5=metrics.accuracy(logits, labels, top=5).value if logits.shape[1] > 5 else None,
+        loss=metrics.cross_entropy(logits, labels),
+    )
+
+
+def _bins(found: metrics.Calibration) -> list[CalibrationBin]:
+    return [CalibrationBin(b.low, b.high, b.n, b.confidence, b.accuracy) for b in found.bins]

@@ -1,0 +1,154 @@
+"""How good logits are: accuracy with its interval, per class, confusion, calibration.
+
+All functions take logits (N, K) and labels (N,) on the CPU. torchmetrics counts; what it has
+not are Wilson's interval (JASA 22, 1927), the bins of a reliability diagram, and the
+temperature (Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrail.errors import DataError
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share `value` of `n` samples with its 95 % interval [low, high]."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class is recognised; `n` is how many samples have its label."""
+
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Samples whose confidence lies in (low, high]: how many, how sure, how often right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The expected calibration error, in [0, 1], and the bins that it is made of."""
+
+    error: float
+    bins: tuple[Bin, ...]
+
+
+def wilson(hits: int, n: int, z: float = 1.959963984540054) -> Proportion:
+    """A proportion with Wilson's score interval, 95 % by default; it stays within [0, 1]."""
+    if n < 1:
+        raise DataError("there are no samples to judge: give at least one")
+    p, spread = hits / n, z * z / n
+    centre = (p + spread / 2) / (1 + spread)
+    half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
+    return Proportion(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def accuracy(logits: Tensor, labels: Tensor, *, top: int = 1) -> Proportion:
+    """The share of samples whose label is among the `top` largest logits."""
+    ranked = logits.topk(min(top, logits.shape[1]), dim=1).indices
+    return wilson(int((ranked == labels[:, None]).any(1).sum()), len(labels))
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The mean recall of the classes that have samples."""
+    scores = [score.recall for score in per_class(logits, labels) if score.n]
+    return sum(scores) / len(scores)
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Counts (K, K): rows are labels, columns are predictions."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    return multiclass_confusion_matrix(logits.argmax(1), labels, num_classes=logits.shape[1])
+
+
+def per_class(logits: Tensor, labels: Tensor) -> tuple[ClassScore, ...]:
+    """Precision, recall and F1 of each class, 0 where they are undefined."""
+    from torchmetrics.functional import classification as tm
+
+    guesses, classes = logits.argmax(1), logits.shape[1]
+    columns = [
+        score(guesses, labels, num_classes=classes, average=None).tolist()
+        for score in (tm.multiclass_precision, tm.multiclass_recall, tm.multiclass_f1_score)
+    ]
+    counts = torch.bincount(labels, minlength=classes).tolist()
+    return tuple(ClassScore(*row) for row in zip(counts, *columns, strict=True))
+
+
+def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Calibration:
+    """The calibration of softmax(logits / temperature) in 15 equal bins of confidence."""
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    shares = (logits.double() / temperature).softmax(1)
+    error = multiclass_calibration_error(
+        shares, labels, num_classes=logits.shape[1], n_bins=BINS, norm="l1"
+    )
+    sure, guesses = shares.max(1)
+    right = (guesses == labels).double()
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
+    places = (torch.bucketize(sure, edges, right=True) - 1).clamp(0, BINS - 1)
+    counts = torch.bincount(places, minlength=BINS)
+    confidence = torch.bincount(places, sure, minlength=BINS) / counts.clamp(min=1)
+    hits = torch.bincount(places, right, minlength=BINS) / counts.clamp(min=1)
+    columns = (edges[:-1], edges[1:], counts, confidence, hits)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return Calibration(float(error), tuple(Bin(*row) for row in rows))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
+    """The mean negative log likelihood of the labels, in nats, computed in float64."""
+    return float(F.cross_entropy(logits.double() / temperature, labels))
+
+
+def fit_temperature(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    bounds: tuple[float, float] = (0.05, 20.0),
+    loss: Callable[[Tensor, Tensor, float], float] = cross_entropy,
+) -> float:
+    """The temperature T that makes the loss of logits / T least, never worse than T = 1.
+
+    The likelihood has one peak along log T, which a golden-section search finds to 1e-7.
+    """
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = math.log(bounds[0]), math.log(bounds[1])
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = (loss(logits, labels, math.exp(t)) for t in (left, right))
+    while high - low > 1e-7:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(logits, labels, math.exp(left))
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(logits, labels, math.exp(right))
+    found = math.exp((low + high) / 2)
+    return found if loss(logits, labels, found) < loss(logits, labels, 1.0) else 1.0

@@ -1,0 +1,158 @@
+"""What a model is for: all that a run knows of labels, outputs and scores, behind one protocol.
+
+A task is a frozen value of a recipe. Whoever trains, races, resumes, exports and reports knows
+it only through this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail.data.augment import Augment
+from vitrail.data.batches import Batches
+from vitrail.data.cache import Pixels
+from vitrail.data.labels import Labels
+from vitrail.data.source import Source
+from vitrail.engines.served import Agreement
+from vitrail.models import Backbone
+from vitrail.report.facts import Baseline
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model says of every image of a part, in its order, and what is true of it.
+
+    `values` are float32 (N, ...) and `targets` (N, ...), both on the CPU.
+    """
+
+    values: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good outputs are: `main` ranks a race, larger is better, and `loss` breaks ties.
+
+    `name` says what `main` is. `figures` are further shares by name.
+    """
+
+    main: float
+    loss: float
+    n: int
+    name: str = "accuracy"
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Sorts the better scores last."""
+        return self.main, -self.loss
+
+
+@dataclass(frozen=True)
+class Normal:
+    """How pixels become numbers: mean and standard deviation per channel in units of 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which batches: their size and seed, and how images are changed before they are shown."""
+
+    batch: int
+    seed: int = 0
+    augment: Augment | None = None
+
+
+class Task(Protocol):
+    """What a model is for; `several` says whether it learns any number of labels per image."""
+
+    several: ClassVar[bool]
+
+    def check(self, source: Source) -> None:
+        """Raise DataError, in one sentence, unless the source's labels are of this task."""
+        ...
+
+    def model(self, backbone: Backbone) -> nn.Module:
+        """Return what is trained: the backbone with the task's head."""
+        ...
+
+    def training(self, pixels: Pixels, normal: Normal, order: Order) -> Batches:
+        """Return shuffled, augmented batches: a function of (seed, epoch, number)."""
+        ...
+
+    def watching(self, pixels: Pixels, normal: Normal) -> Batches:
+        """Return batches to judge by: every image once, in order, as it is."""
+        ...
+
+    def scores(self, outputs: Outputs) -> Scores:
+        """Return how good outputs are."""
+        ...
+
+    def settled(self, labels: Labels, outputs: Outputs) -> Labels:
+        """Return the labels with what the validation split decides: temperature, thresholds."""
+        ...
+
+    def served(self, model: nn.Module, labels: Labels) -> nn.Module:
+        """Return what is exported: float32 (B, C, H, W) of 0 to 255 in, answers out."""
+        ...
+
+    def agreement(self, ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
+        """Compare the model's outputs with those of an exported file."""
+        ...
+
+    def right(self, outputs: Outputs) -> list[bool]:
+        """Tell for each image whether its answer is right, to compare two models by."""
+        ...
+
+    def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
+        """Return the task's figures of the test split, as fields of the report's facts."""
+        ...
+
+    def against(
+        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+    ) -> Sequence[Baseline]:
+        """Return how small models do on the test split, beside the model's outputs."""
+        ...
+
+    def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
+        """Return the worst answers, the surest first."""
+        ...
+
+    def sentence(self, judged: Mapping[str, Any]) -> str:
+        """Return the answer in a few words, for the terminal: "89.7 % of 1,000 images right"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """An image whose answer is wrong: its row in the part, truth, guess, and how sure it was.
+
+    `asked` is the output to explain.
+    """
+
+    row: int
+    truth: str
+    guess: str
+    confidence: float
+    asked: int
+
+
+def best(scored: Sequence[tuple[Scores, nn.Module]]) -> tuple[Scores, nn.Module]:
+    """Return the best scores, and the model that has them."""
+    return max(scored, key=lambda pair: pair[0].order)
+
+
+def at_rest(model: nn.Module) -> nn.Module:
+    """Return the model in eval mode on the CPU, as it is exported and explained."""
+    return model.eval().to(torch.device("cpu"))

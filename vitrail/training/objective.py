@@ -1,0 +1,90 @@
+"""What is minimised: a module that maps a model and a batch to named terms, "loss" among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.training.batch import Batch
+
+if TYPE_CHECKING:
+    from vitrail.training.optimizer import Optimizer
+
+Model = Callable[[Tensor], Any]
+
+
+class Step(NamedTuple):
+    """Where a training stands: steps done before this one, of how many, and epochs (fractional)."""
+
+    number: int
+    total: int
+    epoch: float
+
+
+@dataclass(frozen=True)
+class Second:
+    """Declares a second optimizer: for the weights of an architecture, or an adversary.
+
+    It trains the learner's parameters whose names match one of `chosen` (shell patterns such as
+    "model.*.alpha"), and the first optimizer leaves these alone. Every `every` steps, before the
+    first optimizer's step, it takes a step on `Objective.second`.
+    """
+
+    optimizer: Optimizer
+    chosen: tuple[str, ...]
+    every: int = 1
+
+
+class Objective(nn.Module):
+    """Owns whatever a loss needs beside the model: projection heads, centres, queues, teachers.
+
+    Its parameters are trained, its buffers are in the snapshots. A teacher that never changes
+    belongs into `Frozen`.
+    """
+
+    two: ClassVar[Second | None] = None
+
+    def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Map a micro-batch to scalars by name; "loss" is minimised, the journal keeps all."""
+        raise NotImplementedError
+
+    def second(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Map a micro-batch of the second stream to what the second optimizer minimises.
+
+        Asked only where `two` is declared.
+        """
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, step: Step) -> None:
+        """Called after every optimizer step. Does nothing by default."""
+
+
+class Frozen(nn.Module):
+    """A module that never changes: in eval mode, without gradients, in no snapshot.
+
+    It follows its owner to a device; its parameters are nobody else's business.
+    """
+
+    inner: nn.Module
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        # Not registered, so that optimizers, averages and state dicts do not see it.
+        object.__setattr__(self, "inner", inner.eval().requires_grad_(False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        self.inner._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        return self.inner(*inputs)
+
+
+def detached(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms beside "loss" without their graph, in the order of their names."""
+    return {name: terms[name].detach().float() for name in sorted(terms) if name != "loss"}

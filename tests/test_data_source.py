@@ -1,10 +1,8 @@
 """Sources: folders, tables, built-in names, and one clear sentence for each that cannot be used."""
 
-import builtins
 import hashlib
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,18 +240,7 @@ def test_fashion_mnist_reads_idx_files(tmp_path, monkeypatch):
     assert [item.label for item in source.items[:20]] == labels.tolist()
 
 
-def test_digits_and_what_it_needs(monkeypatch):
+def test_digits():
     source = open_source("digits")
     assert source.pixels.shape == (1797, 8, 8)
     assert (source.pixels.min(), source.pixels.max()) == (0, 255)
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
-    with pytest.raises(DataError, match="pip install 'scikit-learn>="):
-        open_source("digits")

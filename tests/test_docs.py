@@ -62,7 +62,13 @@ def test_make_targets_are_there_and_explained():
     targets = set(re.findall(r"^([a-z-]+):", text, re.M))
     named = {line.split()[1] for line in SHELL if line.startswith("make ")}
     assert named and named <= targets
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert {line.split()[0] for line in done.stdout.splitlines()} == targets
     assert set(re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()) == targets  # pyright: ignore
 

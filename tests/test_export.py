@@ -32,12 +32,12 @@ def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
 
 
-def finished(path):
-    """A run folder with an exported small model."""
-    model = small()
+def finished(path, **told):
+    """A run folder with an exported small model, whose labels say what is `told` besides."""
+    model, labels = small(), replace(LABELS, **told)
     with RunFolder.create(path) as folder:
-        folder.save_model(model, {"model": models.config_json(model.config)}, LABELS)
-        made = export.export_onnx(model, LABELS, folder.onnx, images=images(300))
+        folder.save_model(model, {"model": models.config_json(model.config)}, labels)
+        made = export.export_onnx(model, labels, folder.onnx, images=images(300))
     assert made == Exported(folder.onnx, made.size_bytes, 300, made.max_logit_difference, True,
                             "held-back images")  # fmt: skip
     return folder

@@ -15,6 +15,7 @@ from rich.console import Console
 from test_export import LABELS, finished, images
 
 from vitrail.cli import main
+from vitrail.data.depth import Range
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs import predict
 from vitrail.run.folder import RunFolder
@@ -118,7 +119,7 @@ def test_a_damaged_or_foreign_exported_file_is_one_sentence(run, tmp_path):
     foreign = copied(run, tmp_path / "foreign")
     facts = json.loads(foreign.labels.read_text())
     foreign.write_json(foreign.labels, {**facts, "classes": ["x", "y", "z"]})
-    with pytest.raises(RunError, match="has other classes or images than"):
+    with pytest.raises(RunError, match="differs from the run in its classes"):
         predict.Predictor(foreign.path)
 
 
@@ -246,9 +247,7 @@ def test_none_of_these(run, photos, tmp_path):
     assert row["classes"][0]["class"] == plain.ranked[0][0]
     (line,) = csv.DictReader(io.StringIO(predict.as_csv([above])))
     assert (line["answer"], line["class_1"]) == ("none of these", plain.ranked[0][0])
-    own = copied(run, tmp_path / "own")
-    facts = json.loads(own.labels.read_text())
-    own.write_json(own.labels, {**facts, "threshold": min(1.0, sure + 0.01)})
+    own = finished(tmp_path / "own", threshold=min(1.0, sure + 0.01))
     assert predict.Predictor(own.path).predict(path)[0].none_of_these
     assert not predict.Predictor(own.path, threshold=0).predict(path)[0].none_of_these
     with pytest.raises(ConfigError, match=r"threshold is 1\.5: give a probability from 0 to 1"):
@@ -256,9 +255,7 @@ def test_none_of_these(run, photos, tmp_path):
 
 
 def test_a_run_scales_deep_values_as_it_was_trained(run, photos, tmp_path):
-    own = copied(run, tmp_path / "own")
-    facts = json.loads(own.labels.read_text())
-    own.write_json(own.labels, {**facts, "ranges": [{"kind": "16-bit", "low": 0, "high": 4095}]})
+    own = finished(tmp_path / "own", ranges=(Range("16-bit", 0, 4095),))
     grey = np.asarray(Image.open(photos / "a.png"))
     deep = np.rint(grey / 4 * (4095 / 255)).astype(np.uint16)  # at most a quarter of the range
     Image.fromarray(deep).save(photos / "deep.png")

@@ -233,7 +233,7 @@ def test_another_run_s_onnx_file_is_refused_and_written_again(run, runs):
 )
 def test_changed_labels_are_refused_with_and_without_onnx(run, runs, name, value):
     run.labels.write_text(json.dumps(json.loads(run.labels.read_text()) | {name: value}))
-    with pytest.raises(RunError, match=f"has other {name} than the run"):
+    with pytest.raises(RunError, match=f"differs from the run in its {name}"):
         predicted(run, runs)
     run.onnx.unlink()
     with pytest.raises(CheckpointError, match="or one of them was changed"):

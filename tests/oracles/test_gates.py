@@ -33,8 +33,10 @@ def test_timm(attention, block, expansion):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_another_kernel_of_cbam(kernel):
-    layer = partial(timm.layers.CbamModule, spatial_kernel_size=kernel)
-    peer = ResNet(BasicBlock, (1, 2, 1, 1), num_classes=7, block_args={"attn_layer": layer})
+    layer = partial(timm.layers.cbam.CbamModule, spatial_kernel_size=kernel)
+    resnet = timm.models.resnet
+    changes = {"num_classes": 7, "block_args": {"attn_layer": layer}}
+    peer = resnet.ResNet(resnet.BasicBlock, (1, 2, 1, 1), **changes)
     sizes = {"depths": (1, 2, 1, 1), "expansion": 1, "classes": 7}
     config = cbam.Config(bias=False, kernel=kernel, **sizes)
     assert difference(peer, config, "timm", (65, 96)) <= 1e-6

@@ -73,7 +73,9 @@ def open_sealed(path: Path, labels: Labels, tie: str | None, again: str) -> Infe
     facts = running.get_modelmeta().custom_metadata_map
     differ = [name for name, ours in labels.to_json().items() if _fact(facts.get(name)) != ours]
     if differ:
-        raise RunError(f"{path} has other {differ[0]} than the run: write it again by `{again}`")
+        raise RunError(
+            f"{path} differs from the run in its {differ[0]}: write it again by `{again}`"
+        )
     if tie is not None and facts.get(TIE) != tie:
         raise RunError(f"{path} is of other weights than the run: write it again by `{again}`")
     return running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from vitrail.config import to_json
@@ -11,13 +12,17 @@ from vitrail.models import config_json, family_of
 from vitrail.objectives import CrossEntropy
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.training.device import Precision
-from vitrail.training.optimizer import AdamW
+from vitrail.training.optimizer import AdamW, Muon, Optimizer
 from vitrail.training.schedule import Schedule
 from vitrail.training.steps import Steps
 
-# Learning rates of AdamW at batch 128; networks of convolutions and BatchNorm bear more.
-RATES = {"resnet": 3e-3, "levit": 2e-3, "cct": 1.5e-3}
-RATE = 1e-3
+# What a family learns with, at batch 128; networks of convolutions and BatchNorm bear larger rates.
+OPTIMIZERS: dict[str, Optimizer] = {
+    "airbench": Muon(lr=0.014, weight_decay=0.1, momentum=0.6),
+    "resnet": AdamW(lr=3e-3),
+    "levit": AdamW(lr=2e-3),
+    "cct": AdamW(lr=1.5e-3),
+}
 FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
 
 
@@ -68,12 +73,13 @@ def default(
     warmup = max(1, min(30, images // batch // 2, total // 8))
     # The average spans about a twentieth of the training.
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
-    rate = RATES.get(family_of(config), RATE) * math.sqrt(batch / 128)
+    usual = OPTIMIZERS.get(family_of(config), AdamW(lr=1e-3))
+    rate = usual.lr * math.sqrt(batch / 128)
     return Recipe(
         model=to_json(config_json(config)),
         data=data,
         steps=Steps(total, batch, ema=round(ema, 5), precision=precision or precision_on(device)),
-        optimizer=FINE_TUNING if pretrained else AdamW(lr=round(rate, 6)),
+        optimizer=FINE_TUNING if pretrained else replace(usual, lr=round(rate, 6)),
         schedule=Schedule(warmup),
         objective=CrossEntropy(0.1),
         augment=augment_for(config.image),

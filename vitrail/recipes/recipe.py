@@ -23,7 +23,7 @@ from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
 from vitrail.tasks import Classification, Tasks
-from vitrail.training.optimizer import AdamW, Sgd
+from vitrail.training.optimizer import AdamW, Muon, Sgd
 from vitrail.training.schedule import Schedule
 from vitrail.training.steps import Steps
 
@@ -67,7 +67,7 @@ class Recipe:
     model: dict[str, Any]
     data: Data
     steps: Steps
-    optimizer: AdamW | Sgd = field(default_factory=AdamW)
+    optimizer: AdamW | Sgd | Muon = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Schedule)
     objective: Objectives = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)

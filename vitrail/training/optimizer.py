@@ -1,4 +1,4 @@
-"""AdamW and SGD as values, and the parameter groups that all optimizers need.
+"""AdamW, SGD and Muon as values, and the parameter groups that all optimizers need.
 
 Parameters of one axis (biases, norms) and those that `model.no_decay()` names take no weight
 decay. With `layer_decay` below 1 the rate falls by that factor with every block away from the
@@ -61,7 +61,40 @@ class Sgd:
         )
 
 
-Optimizer = AdamW | Sgd
+@dataclass(frozen=True)
+class Muon:
+    """Muon for the matrices of hidden layers, AdamW for the rest: arXiv 2502.16982.
+
+    Steps are as large as those of AdamW, so both go by `lr`. `momentum` is that of Muon, `rounds`
+    the iterations that make a step orthogonal; `betas` are those of AdamW.
+    """
+
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    rounds: int = 5
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum {self.momentum} is not in [0, 1): take 0.95")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas {self.betas} are not in [0, 1): take 0.9,0.95")
+        if self.rounds < 1:
+            raise ConfigError(f"rounds {self.rounds} is below 1: take 5")
+
+    def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Make the torch optimizer of parameter groups."""
+        from vitrail.training.muon import MuonWithAdamW
+
+        return MuonWithAdamW(
+            groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds
+        )
+
+
+Optimizer = AdamW | Sgd | Muon
 
 
 class Stepper(Protocol):
@@ -100,14 +133,27 @@ def _groups(
 ) -> Iterator[dict[str, Any]]:
     named = getattr(model, "no_decay", None)
     undecayed = named() if named else set()
-    made: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    made: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and wanted(name):
             decayed = parameter.ndim > 1 and name not in undecayed
-            made.setdefault((_scale(optimizer, model, name), decayed), []).append(parameter)
-    for (scale, decayed), parameters in made.items():
+            hidden = isinstance(optimizer, Muon) and decayed and _hidden(model, name, parameter)
+            key = (_scale(optimizer, model, name), decayed, hidden)
+            made.setdefault(key, []).append(parameter)
+    for (scale, decayed, hidden), parameters in made.items():
         decay = optimizer.weight_decay if decayed else 0.0
-        yield {"params": parameters, "weight_decay": decay, "scale": scale}
+        told = {"hidden": hidden} if isinstance(optimizer, Muon) else {}
+        yield {"params": parameters, "weight_decay": decay, "scale": scale, **told}
+
+
+def _hidden(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix between the stem and the head; a depthwise kernel is not."""
+    if parameter.ndim < 2 or (parameter.ndim > 2 and parameter.shape[1] == 1):
+        return False
+    if not getattr(model, "has_depths", hasattr(model, "depth_of")):
+        return True
+    depth, depth_of = model.depth, model.depth_of
+    return 0 < depth_of(name) < depth  # pyright: ignore
 
 
 def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:

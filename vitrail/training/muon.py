@@ -1,0 +1,96 @@
+"""Muon: steps of hidden layers are made orthogonal, so that all their directions move alike.
+
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; in the form of
+Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv 2502.16982: a step has the size of
+one of AdamW, so that both go by one learning rate, and weight decay is decoupled. What is no
+matrix of a hidden layer (norms, biases, tables, the stem, the head) is trained by AdamW.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Coefficients of the odd polynomial whose repetition drives singular values towards 1.
+A, B, C = 3.4445, -4.7750, 2.0315
+# The root mean square of a step of AdamW.
+RMS = 0.2
+TINY = 1e-7
+
+
+def orthogonal(update: Tensor, rounds: int) -> Tensor:
+    """Return the matrix (O, I) near `update` whose singular values are about 1, each 0.7 to 1.2.
+
+    A few rounds of a Newton-Schulz iteration of the fifth order.
+    """
+    x = update / (update.norm() + TINY)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(rounds):
+        square = x @ x.T
+        x = A * x + (B * square + C * square @ square) @ x
+    return x.T if tall else x
+
+
+class MuonWithAdamW(Optimizer):
+    """Steps of Muon for groups that are `hidden`, of AdamW for the others.
+
+    A group's `scale` is not known here: its `lr` is set before every step.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        betas: tuple[float, float],
+        rounds: int,
+    ) -> None:
+        defaults = {
+            "lr": lr, "momentum": momentum, "betas": betas, "rounds": rounds, "eps": 1e-8,
+            "weight_decay": 0.0, "hidden": False,
+        }  # fmt: skip
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step; returns the loss of `closure` where there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            move = self._muon if group["hidden"] else self._adamw
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    move(parameter, parameter.grad, group)
+        return loss
+
+    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        past = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        ahead = gradient.add(past, alpha=group["momentum"]).flatten(1)
+        rate = group["lr"] * RMS * max(ahead.shape) ** 0.5
+        step = orthogonal(ahead, group["rounds"])
+        parameter.add_(step.view(parameter.shape), alpha=-rate)
+
+    def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["mean"] = torch.zeros_like(parameter)
+            state["square"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        first, second = group["betas"]
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        done = int(state["step"])
+        size = state["square"].sqrt().div_((1 - second**done) ** 0.5).add_(group["eps"])
+        parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))

@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from vitrail.errors import ConfigError
 
-def _no_models(reference: str) -> nn.Module:
-    raise NotImplementedError(f"nobody here can open {reference}")
+
+def _no_models(spec: str) -> nn.Module:
+    raise ConfigError(
+        f"{spec} cannot be opened as a teacher here: train by a recipe, or give the objective a "
+        "Context with open_model"
+    )
 
 
 @dataclass(frozen=True)
 class Context:
     """The classes with their numbers of training images, of all `images`; how to open a model.
 
-    `open_model` maps a run folder or a file of weights to a model in eval mode on images as the
-    training sees them; it raises VitrailError.
+    `open_model` maps a run folder, a file of weights or the name of a published variant to a model
+    in eval mode on images as the training sees them. It belongs into `Frozen`, and raises
+    VitrailError.
     """
 
     classes: Sequence[str] = ()

@@ -9,7 +9,8 @@ so that whatever a recipe says is true of all of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,25 @@ from vitrail.methods import Methods
 from vitrail.models import config_from_json, create, load
 from vitrail.objectives.context import Context
 from vitrail.recipes.pretrained import start
-from vitrail.recipes.recipe import Recipe, task_of
+from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import Classification, MultiLabel, Tasks
 from vitrail.training.learner import Learner
 
 ApplyInOrder: Any = tuple[Methods, ...]
+# Opens a trained model by its name for a training on such data, that tells such classes.
+Opener = Callable[[str, Data, Sequence[str]], nn.Module]
 
 
 class Builder:
-    """Makes learners of recipes; reads each file of pretrained weights once.
+    """Makes learners of recipes; reads each file of pretrained weights once, each teacher as well.
 
-    `context` is what objectives may ask for.
+    `context` is what objectives may ask for; what they call teachers comes from `opener`.
     """
 
-    def __init__(self, context: Context | None = None) -> None:
-        self.context = context or Context()
+    def __init__(self, context: Context | None = None, opener: Opener | None = None) -> None:
+        self.context, self._opener = context or Context(), opener
         self._starts: dict[str, dict[str, Tensor]] = {}
+        self._teachers: dict[tuple[str, Data], nn.Module] = {}
 
     def model(self, recipe: Recipe) -> nn.Module:
         """Make the untrained model of a recipe: the same weights every time.
@@ -57,8 +61,19 @@ class Builder:
 
     def learner(self, recipe: Recipe) -> Learner:
         """Make the model of a recipe with its objective. Raises VitrailError."""
-        model = self.model(recipe)
-        return Learner(model, recipe.objective.build(model, self.context))
+        model, context = self.model(recipe), self.context
+        opener = self._opener
+        if opener is not None:
+
+            def opened(spec: str) -> nn.Module:
+                # One for all learners: a teacher never changes.
+                key = (spec, recipe.data)
+                if key not in self._teachers:
+                    self._teachers[key] = opener(spec, recipe.data, context.classes)
+                return self._teachers[key]
+
+            context = replace(context, open_model=opened)
+        return Learner(model, recipe.objective.build(model, context))
 
 
 def changed(model: Any, methods: Sequence[Methods], task: Tasks) -> nn.Module:

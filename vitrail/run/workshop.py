@@ -19,12 +19,14 @@ from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.normalisation import Normalisation, normalisation
+from vitrail.run.teachers import open_teacher
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict
 from vitrail.training.journal import Journal
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Outcome, Place, Plan, train
+from vitrail.training.objective import teachers
 from vitrail.training.plan import OnStep
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Workshop:
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
-        self.builder = Builder(Context(split.classes, split.train.counts, len(split.train)))
+        context = Context(split.classes, split.train.counts, len(split.train))
+        self.builder = Builder(context, open_teacher)
         self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -160,6 +163,12 @@ def identity(recipe: Recipe, images: Pixels) -> dict[str, Any]:
     return {name: whole[name] for name in names} | {"data": {"digest": images.part.digest, **told}}
 
 
+def taught_by(learner: Learner) -> dict[str, Any]:
+    """Return, as JSON, which teachers a learner has: a training goes on with the same ones."""
+    found = teachers(learner.objective)
+    return {"teachers": found} if found else {}
+
+
 @dataclass(frozen=True, eq=False)
 class _Share:
     """What each of several processes is told."""
@@ -179,7 +188,7 @@ class _Share:
             recipe.schedule,
             steps,
             recipe.methods,
-            identity(recipe, self.images),
+            identity(recipe, self.images) | taught_by(learner),
         )
         place = Place(
             self.folder,
@@ -195,4 +204,4 @@ class _Share:
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
-    share.train(Builder(context).learner(share.recipe), fabric)
+    share.train(Builder(context, open_teacher).learner(share.recipe), fabric)

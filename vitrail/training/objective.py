@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vitrail import digests
 from vitrail.training.batch import Batch
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ class Frozen(nn.Module):
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
         return self.inner(*inputs)
+
+
+def teachers(objective: nn.Module) -> dict[str, str]:
+    """Return the digests of what is frozen in an objective, by the names of the modules."""
+    return {
+        name: digests.of_tensors(module.inner.state_dict())
+        for name, module in objective.named_modules()
+        if isinstance(module, Frozen)
+    }
 
 
 def detached(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

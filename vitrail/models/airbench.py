@@ -133,7 +133,8 @@ class Unit(nn.Module):
 
     def deployed(self) -> nn.Module:
         """The BatchNorm folded into the convolution: without a scale it keeps a maximum."""
-        self.conv, self.norm = folded(self.conv, self.norm), nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = folded(self.conv, self.norm), nn.Identity()
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,13 +24,16 @@ from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
-from vitrail.run.subject import subject
+from vitrail.run.subject import called, subject
 from vitrail.run.view import View
-from vitrail.run.watch import Watched
+from vitrail.run.watch import Watched, checkpoints
 from vitrail.run.workshop import Workshop
+from vitrail.training.snapshot import newest
 from vitrail.training.steps import Steps
 
 EPOCHS = 30
+# What may change while a training goes on: none of it decides over steps that were made already.
+CHANGEABLE = ("steps.total", "steps.save_s", "steps.lean", "schedule.hold", "schedule.floor")
 
 
 def train_recipe(
@@ -48,7 +51,8 @@ def train_recipe(
     `settings` are like `model=cvt_13`, `data=photos/`, `optimizer.lr=3e-4`; model and data
     must be among them, everything else has a default: the model at its own image size, its
     head and channels fitted to the data, 30 epochs. With `resume` the training in `out` goes
-    on with its own recipe. Raises VitrailError.
+    on with its own recipe, and `steps.total` may be another: a stopped training ends sooner or
+    later, a finished one goes on. Raises VitrailError.
 
     Examples:
         >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
@@ -57,12 +61,12 @@ def train_recipe(
     view, hardware = View(console), Hardware(device, devices)
     budget = Budget(threads=threads or cores(), device=device)
     if resume:
-        if settings:
-            raise ConfigError(
-                f"--set {settings[0]} changes a training that is under way: resume it without, or "
-                "start another in a new folder"
-            )
-        return resumed(out, view, lambda run, state: _again(run, state, hardware, budget, view))
+        _require_changeable(settings)
+        place = Place(hardware, budget, view)
+        return resumed(
+            out, view, lambda run, state: _again(run, state, settings, place),
+            further=bool(settings),
+        )  # fmt: skip
     wish = _wish(settings)
     folder = Path(out) if out is not None else free_name(wish.model["family"])
     RunFolder.check_free(folder)
@@ -86,18 +90,60 @@ def train_recipe(
         )
 
 
-def _again(run: RunFolder, state: State, hardware: Hardware, budget: Budget, view: View) -> Path:
-    """Go on with a stopped training, by its own recipe."""
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a training goes on, which may be another machine than that where it began."""
+
+    hardware: Hardware
+    budget: Budget
+    view: View
+
+
+def _require_changeable(settings: Sequence[str]) -> None:
+    """Raise ConfigError for a setting that would make another training of it."""
+    for setting in settings:
+        if setting.partition("=")[0].strip() not in CHANGEABLE:
+            raise ConfigError(
+                f"--set {setting} changes a training that is under way, where only "
+                f"{', '.join(CHANGEABLE)} may change: resume it without, or start another in a "
+                "new folder"
+            )
+
+
+def _again(run: RunFolder, state: State, settings: Sequence[str], place: Place) -> Path:
+    """Go on with a training, by its own recipe; with settings also after its end."""
     if "command" not in state.values:
         raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
     if not run.recipe.is_file():  # stopped between the two files
         run.write_json(run.recipe, state.values["recipe"])
     recipe = read(run.recipe)
-    images: Read = read_data(recipe.data, hardware, view, recipe.task)
+    images: Read = read_data(recipe.data, place.hardware, place.view, recipe.task)
     state.require_images(images.digest)
-    asked = Asked(state.values["command"], budget, recipe.seed)
+    if settings:
+        recipe = _changed(recipe, run, state, settings)
+    asked = Asked(state.values["command"], place.budget, recipe.seed)
     desk = Desk(run, images.workshop, images.inspection, state, asked, Apart())
-    return _run(recipe, desk, view)
+    return _run(recipe, desk, place.view)
+
+
+def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[str]) -> Recipe:
+    """Take over new limits, and write them down before anything is trained."""
+    changed = amend(recipe, settings)
+    name = called(recipe.config, recipe.pretrained)
+    last = newest(checkpoints(run.path, name) / "checkpoint")
+    done, total = last.state["step"] if last else 0, changed.steps.total
+    if total < done or (total == done and run.result.is_file()):
+        raise ConfigError(
+            f"--set steps.total={total} is too small: {run.path} has made {done} steps already; "
+            "give a larger number"
+        )
+    # From here on the run is not finished: what it had of a result was of fewer steps.
+    run.result.unlink(missing_ok=True)
+    run.write_json(run.recipe, to_json(changed))
+    words = [f"--set {shlex.quote(setting)}" for setting in settings]
+    again = " ".join(["vitrail train --resume", *words, f"--out {shlex.quote(str(run.path))}"])
+    state.put(recipe=to_json(changed), command=f"{state.values['command']} && {again}")
+    return changed
 
 
 def _wish(settings: Sequence[str]) -> Recipe:

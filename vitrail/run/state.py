@@ -162,17 +162,22 @@ class State:
 
 
 def resumed(
-    out: str | os.PathLike | None, view: View, go_on: Callable[[RunFolder, State], Path]
+    out: str | os.PathLike | None,
+    view: View,
+    go_on: Callable[[RunFolder, State], Path],
+    *,
+    further: bool = False,
 ) -> Path:
     """What `go_on` makes of the run in `out`, or the run itself if it is finished already.
 
-    Raises RunError when `out` is not given or holds no run that can go on.
+    With `further` a finished run is to go on as well. Raises RunError when `out` is not given or
+    holds no run that can go on.
     """
     if out is None:
         raise RunError("--resume needs the run folder to go on with: add --out RUN")
     with RunFolder.create(out, resume=True) as run:
         state = State.read(run.path / NAME)
-        if run.result.is_file():
+        if run.result.is_file() and not further:
             view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
             return run.path
         return go_on(run, state)

@@ -72,21 +72,15 @@ class MuonWithAdamW(Optimizer):
         return loss
 
     def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        past = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        state = self._opened(parameter)
+        past = state["mean"].mul_(group["momentum"]).add_(gradient)
         ahead = gradient.add(past, alpha=group["momentum"]).flatten(1)
         rate = group["lr"] * RMS * max(ahead.shape) ** 0.5
         step = orthogonal(ahead, group["rounds"])
         parameter.add_(step.view(parameter.shape), alpha=-rate)
 
     def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
+        state = self._opened(parameter, squares=True)
         state["step"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(gradient, 1 - first)
@@ -94,3 +88,12 @@ class MuonWithAdamW(Optimizer):
         done = int(state["step"])
         size = state["square"].sqrt().div_((1 - second**done) ** 0.5).add_(group["eps"])
         parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))
+
+    def _opened(self, parameter: Tensor, squares: bool = False) -> dict[str, Tensor]:
+        """Return the state of a parameter; all have the same entries, as a snapshot expects."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["mean"] = torch.zeros_like(parameter)
+            state["square"] = torch.zeros_like(parameter) if squares else torch.zeros(())
+        return state

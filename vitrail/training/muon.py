@@ -80,7 +80,7 @@ class MuonWithAdamW(Optimizer):
         parameter.add_(step.view(parameter.shape), alpha=-rate)
 
     def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self._opened(parameter, squares=True)
+        state = self._opened(parameter)
         state["step"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(gradient, 1 - first)
@@ -89,11 +89,11 @@ class MuonWithAdamW(Optimizer):
         size = state["square"].sqrt().div_((1 - second**done) ** 0.5).add_(group["eps"])
         parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))
 
-    def _opened(self, parameter: Tensor, squares: bool = False) -> dict[str, Tensor]:
+    def _opened(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return the state of a parameter; all have the same entries, as a snapshot expects."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter) if squares else torch.zeros(())
+            state["square"] = torch.zeros_like(parameter)
         return state

@@ -68,3 +68,12 @@ def test_a_unit_begins_as_the_identity_in_what_it_can_copy():
 def test_an_image_too_small_is_one_sentence():
     with pytest.raises(ConfigError, match="image is 8x8; 3 stages that halve it need more than 8"):
         vitrail.create("airbench94", image=(8, 8))
+
+
+def test_drop_path_leaves_a_branch_out():
+    model = vitrail.create("airbench96", dims=(4, 4, 4), filters=4, drop_path=0.9).train()
+    block = model.stages[-1].blocks[0]
+    x = torch.randn(64, 4, 4, 4)
+    torch.manual_seed(0)
+    left = (block(x) - block.act(x)).abs().amax((1, 2, 3)) < 1e-6
+    assert 40 < left.sum() < 64

@@ -23,6 +23,8 @@ def test_an_orthogonal_step_keeps_directions_and_evens_their_sizes(shape):
     sizes = turned.diagonal()
     assert (turned - sizes.diag()).abs().max() < 1e-9
     assert sizes.min() > 0.3 and sizes.max() < 1.3
+    told = torch.linalg.svdvals(update) > 0.003 * update.norm()
+    assert sizes[told].min() >= 0.68 and sizes[told].max() <= 1.21
     assert (orthogonal(1e4 * update, 5) - found).abs().max() < 1e-6
 
 

@@ -19,7 +19,12 @@ def train(
     ] = None,
     out: Out = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the interrupted run in --out; with --set steps.total=N also a finished "
+            "one, or up to another step.",
+        ),
     ] = False,
     device: Device = "auto",
     threads: Threads = None,

@@ -62,9 +62,9 @@ def train_recipe(
     budget = Budget(threads=threads or cores(), device=device)
     if resume:
         _require_changeable(settings)
-        place = Place(hardware, budget, view)
+        site = Site(hardware, budget, view)
         return resumed(
-            out, view, lambda run, state: _again(run, state, settings, place),
+            out, view, lambda run, state: _again(run, state, settings, site),
             further=bool(settings),
         )  # fmt: skip
     wish = _wish(settings)
@@ -91,7 +91,7 @@ def train_recipe(
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Site:
     """Where a training goes on, which may be another machine than that where it began."""
 
     hardware: Hardware
@@ -110,20 +110,20 @@ def _require_changeable(settings: Sequence[str]) -> None:
             )
 
 
-def _again(run: RunFolder, state: State, settings: Sequence[str], place: Place) -> Path:
+def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) -> Path:
     """Go on with a training, by its own recipe; with settings also after its end."""
     if "command" not in state.values:
         raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
     if not run.recipe.is_file():  # stopped between the two files
         run.write_json(run.recipe, state.values["recipe"])
     recipe = read(run.recipe)
-    images: Read = read_data(recipe.data, place.hardware, place.view, recipe.task)
+    images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
     state.require_images(images.digest)
     if settings:
         recipe = _changed(recipe, run, state, settings)
-    asked = Asked(state.values["command"], place.budget, recipe.seed)
+    asked = Asked(state.values["command"], site.budget, recipe.seed)
     desk = Desk(run, images.workshop, images.inspection, state, asked, Apart())
-    return _run(recipe, desk, place.view)
+    return _run(recipe, desk, site.view)
 
 
 def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[str]) -> Recipe:
@@ -134,8 +134,8 @@ def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[st
     done, total = last.state["step"] if last else 0, changed.steps.total
     if total < done or (total == done and run.result.is_file()):
         raise ConfigError(
-            f"--set steps.total={total} is too small: {run.path} has made {done} steps already; "
-            "give a larger number"
+            f"steps.total={total} is too small: {run.path} has made {done} steps already; give a "
+            "larger one by --set steps.total=N"
         )
     # From here on the run is not finished: what it had of a result was of fewer steps.
     run.result.unlink(missing_ok=True)

@@ -10,11 +10,14 @@ identity in the channels that it can copy, so gradients reach the image from the
 
 The authors take the eigenvectors from the training images and freeze them. Ours are those of
 pixels whose neighbours correlate by 0.95 and whose channels do by 0.9, as in photographs; they
-need no images and learn with the rest. BatchNorm has no scale, so that a max pool in front of
-it may as well stand behind. The authors scale the logits by 1/9; here the pooled features are.
-airbench96 adds a third convolution to a stage, and what entered the second to its output. There
-is neither a golden nor a peer: the authors publish scripts and no weights, so a test holds the
-network against the same layers written out one by one.
+need no images and learn with the rest, as does the bias, which theirs does for three epochs.
+BatchNorm has no scale, so that a max pool in front of it may as well stand behind; its eps is
+torch's 1e-5, where the authors have 1e-12. They scale the logits by 1/9; here the pooled
+features are. airbench96 adds a third convolution to a stage, and what entered the second to its
+output, with the last GELU behind the sum as in the authors' script since June 2024. Their
+recipe (flips in turns, Nesterov momentum, lookahead) is not here. There is neither a golden nor
+a peer: the authors publish scripts and no weights, so a test holds the network against the same
+layers written out one by one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d, channels_first, channels_last, folded
+from vitrail.layers.residual import DropPath, rising
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
 
@@ -41,7 +45,8 @@ class Config:
     """Sizes of an AirBench: channels and 3x3 convolutions of each stage.
 
     `filters` are those of the 2x2 convolution; the first of them whiten, at most twice its inputs
-    (24 of three channels). `scale` multiplies the pooled features.
+    (24 of three channels). `scale` multiplies the pooled features; `drop_path` drops branches of
+    stages that have one, those of three convolutions or more.
     """
 
     filters: int = 24
@@ -82,8 +87,8 @@ UNPADDED = (2, 4, 8, 16)  # strides whose maps lack a position, which the first 
 
 
 def whitening(filters: int, channels: int) -> Float[Tensor, "filters channels 2 2"]:
-    """Filters that whiten 2x2 patches of photographs, in pairs of opposite sign; what is left
-    over is drawn as torch draws it."""
+    """Return filters that whiten 2x2 patches of photographs, the most common pattern first, then
+    the same of opposite sign; what is left over is drawn as torch draws it."""
     near = torch.tensor([[1.0, PIXELS], [PIXELS, 1.0]])
     alike = torch.full((channels, channels), CHANNELS).fill_diagonal_(1.0)
     values, vectors = torch.linalg.eigh(torch.kron(alike, torch.kron(near, near)).double())
@@ -153,9 +158,10 @@ class Block(nn.Module):
     """Units at one resolution, GELU after each: (B, h, w, C) to the same; with two or more what
     enters is added before the last GELU."""
 
-    def __init__(self, dim: int, depth: int) -> None:
+    def __init__(self, dim: int, depth: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.units = nn.ModuleList(Unit(dim, dim) for _ in range(depth))
+        self.drop_path = DropPath(drop_path)
         self.act = nn.GELU()
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
@@ -163,7 +169,7 @@ class Block(nn.Module):
         for i, unit in enumerate(self.units):
             x = self.act(x) if i else x
             x = unit(x)
-        return channels_last(self.act(x + start if len(self.units) > 1 else x))
+        return channels_last(self.act(self.drop_path(x) + start if len(self.units) > 1 else x))
 
 
 class ScaledMax(nn.Module):
@@ -187,10 +193,10 @@ class AirBench(Pyramid):
                 f"image is {c.image[0]}x{c.image[1]}; {len(c.dims)} stages that halve it need "
                 f"more than {2 ** len(c.dims)} pixels a side: give a larger image or fewer stages"
             )
-        widths = [c.filters, *c.dims]
+        widths, rates = [c.filters, *c.dims], rising(c.drop_path, len(c.dims))
         stages = [
-            Stage(Lead(*pair), [Block(pair[1], depth - 1)] if depth > 1 else [])
-            for pair, depth in zip(pairwise(widths), c.depths, strict=True)
+            Stage(Lead(*pair), [Block(pair[1], depth - 1, rate)] if depth > 1 else [])
+            for pair, depth, rate in zip(pairwise(widths), c.depths, rates, strict=True)
         ]
         super().__init__(
             config,

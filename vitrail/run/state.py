@@ -168,7 +168,7 @@ def resumed(
     *,
     further: bool = False,
 ) -> Path:
-    """What `go_on` makes of the run in `out`, or the run itself if it is finished already.
+    """Return what `go_on` makes of the run in `out`, or the run itself if it is finished already.
 
     With `further` a finished run is to go on as well. Raises RunError when `out` is not given or
     holds no run that can go on.

@@ -22,9 +22,10 @@ TINY = 1e-7
 
 
 def orthogonal(update: Tensor, rounds: int) -> Tensor:
-    """Return the matrix (O, I) near `update` whose singular values are about 1, each 0.7 to 1.2.
+    """Return the matrix (O, I) with the singular vectors of `update` and values near 1.
 
-    A few rounds of a Newton-Schulz iteration of the fifth order.
+    `rounds` of a Newton-Schulz iteration of the fifth order: after five, values above 0.3 % of
+    the norm of `update` have become 0.68 to 1.21, and smaller ones have grown towards that.
     """
     x = update / (update.norm() + TINY)
     tall = x.shape[0] > x.shape[1]
@@ -38,7 +39,9 @@ def orthogonal(update: Tensor, rounds: int) -> Tensor:
 class MuonWithAdamW(Optimizer):
     """Steps of Muon for groups that are `hidden`, of AdamW for the others.
 
-    A group's `scale` is not known here: its `lr` is set before every step.
+    The `lr` of a group is set before every step. `mean` is the momentum of Muon and the first
+    moment of AdamW; a hidden matrix has a `square` as well, which stays 0, since a snapshot asks
+    of all parameters for the same entries. It costs a copy of the matrix.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class MuonWithAdamW(Optimizer):
         parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))
 
     def _opened(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return the state of a parameter; all have the same entries, as a snapshot expects."""
+        """Return the state of a parameter, made at its first step."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)

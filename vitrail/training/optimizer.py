@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.training.muon import MuonWithAdamW
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class AdamW:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
+    parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -46,6 +48,7 @@ class Sgd:
     weight_decay: float = 5e-4
     nesterov: bool = True
     layer_decay: float = 1.0
+    parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -75,6 +78,7 @@ class Muon:
     betas: tuple[float, float] = (0.9, 0.95)
     rounds: int = 5
     layer_decay: float = 1.0
+    parts_hidden: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self)
@@ -87,8 +91,6 @@ class Muon:
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
-        from vitrail.training.muon import MuonWithAdamW
-
         return MuonWithAdamW(
             groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds
         )
@@ -113,7 +115,8 @@ def build(
 ) -> torch.optim.Optimizer:
     """Make the torch optimizer of the trainable parameters whose names are `wanted`.
 
-    They stay on the device where they are. Each group's `scale` is its part of the learning rate.
+    They stay on the device where they are. Each group's `scale` is its part of the learning rate;
+    `hidden` groups are the matrices between stem and head, for an optimizer that parts them.
     Raises ConfigError where there is nothing to train, or no depths for a layer-wise decay.
     """
     groups = list(_groups(optimizer, model, wanted))
@@ -137,29 +140,33 @@ def _groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and wanted(name):
             decayed = parameter.ndim > 1 and name not in undecayed
-            hidden = isinstance(optimizer, Muon) and decayed and _hidden(model, name, parameter)
+            hidden = optimizer.parts_hidden and decayed and _hidden(model, name, parameter)
             key = (_scale(optimizer, model, name), decayed, hidden)
             made.setdefault(key, []).append(parameter)
     for (scale, decayed, hidden), parameters in made.items():
         decay = optimizer.weight_decay if decayed else 0.0
-        told = {"hidden": hidden} if isinstance(optimizer, Muon) else {}
-        yield {"params": parameters, "weight_decay": decay, "scale": scale, **told}
+        yield {"params": parameters, "weight_decay": decay, "scale": scale, "hidden": hidden}
 
 
 def _hidden(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is a matrix between the stem and the head; a depthwise kernel is not."""
     if parameter.ndim < 2 or (parameter.ndim > 2 and parameter.shape[1] == 1):
         return False
-    if not getattr(model, "has_depths", hasattr(model, "depth_of")):
+    if not _has_depths(model):
         return True
     depth, depth_of = model.depth, model.depth_of
     return 0 < depth_of(name) < depth  # pyright: ignore
 
 
+def _has_depths(model: nn.Module) -> bool:
+    """Whether a model, or the one in a learner, can tell how deep a parameter lies."""
+    return getattr(model, "has_depths", hasattr(model, "depth_of"))
+
+
 def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:
     if optimizer.layer_decay == 1:
         return 1.0
-    if not getattr(model, "has_depths", hasattr(model, "depth_of")):
+    if not _has_depths(model):
         raise ConfigError(
             f"layer_decay {optimizer.layer_decay} needs a model with depth and depth_of, and "
             f"{type(getattr(model, 'model', model)).__name__} has none: give layer_decay=1"

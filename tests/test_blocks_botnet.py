@@ -172,6 +172,7 @@ def test_what_cannot_be_built():
         ({"attending": ((), (2,))}, r"attending has blocks \(2,\) of stage 1, which has 2"),
         ({"attending": ((),)}, "expected as many values, one for each stage"),
         ({"heads": 3}, "dim 16 does not divide into 3 heads"),
+        ({"heads": 4000}, "dim 16 does not divide into 4000 heads"),
         ({"position": "polar"}, "position is 'polar': expected relative or absolute"),
         ({"act": "tanh"}, "act is 'tanh': expected relu or silu"),
         ({"squeeze": -1}, "squeeze is -1"),

@@ -386,6 +386,7 @@ def test_beginning():
         ({"image": (64, 15)}, "image is 64x15; this qna has a stride of 16"),
         ({"qna_heads": (3, 4, 8)}, "dim 16 does not divide into 3 heads"),
         ({"lsa_heads": (1, 3, 4)}, "dim 32 does not divide into 3 heads"),
+        ({"qna_heads": (0, 4, 8)}, "dim 16 does not divide into 0 heads"),
         ({"lsa": (0, 1)}, "expected one entry a stage"),
         ({"qna": (0, 2, 0)}, "each with blocks"),
         ({"windows": (3, 0, 3)}, "windows are \\(3, 0, 3\\)"),

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.relative import (
@@ -175,8 +176,7 @@ class BottleneckAttention(nn.Module):
         scaled: bool = True,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads, self.scaled, self.position = heads, scaled, position
         self.qkv = Linear(dim, 3 * dim, bias=False)
         nn.init.normal_(self.qkv.weight, std=0.01)
@@ -223,7 +223,7 @@ class BoTNet(ResNet):
         def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
             if j not in c.attending[i]:
                 return convolution(i, j, dim, stride)
-            position = KINDS[c.position](sizes[i][j > 0], dim // c.heads)
+            position = KINDS[c.position](sizes[i][j > 0], head_width(dim, c.heads))
             return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
 
         def gate(i: int, j: int, dim: int) -> nn.Module:

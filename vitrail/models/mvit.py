@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.relative import resized
@@ -308,8 +309,7 @@ def _check(c: Config) -> None:
     for field, values in known.items():
         if getattr(c, field) not in values:
             raise ValueError(f"{field} is {getattr(c, field)!r}: expected {' or '.join(values)}")
-    if c.dim % c.heads:
-        raise ValueError(f"dim {c.dim} does not divide into {c.heads} heads: choose a divisor")
+    head_width(c.dim, c.heads)
     least = c.patch * 2 ** (len(c.depths) - 1)
     if min(c.image) < least:
         raise ValueError(

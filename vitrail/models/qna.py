@@ -31,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
@@ -166,8 +167,7 @@ class LocalAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.bias = EqualWindows(window, heads)

@@ -288,6 +288,27 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
     assert race.study.best_trial.number == order[0].trial
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("candidate", {"name": 3}, "trial 0: candidate.name: 3 is not a text"),
+        ("recipe", ["resnet"], "trial 0: recipe: "),
+        ("recipe", {"model": {}}, "trial 0: "),
+        ("steps", "many", "trial 0: steps: "),
+        ("steps", [2, 4], "there is a score of rung 2, and steps of 2 rungs"),
+        ("seconds", [1.0, None], "trial 0: seconds"),
+        ("until0", 1.5, "trial 0: until0: 1.5 is not a whole number"),
+        ("rung2", {"rate": "fast"}, "trial 0: rung2.rate: "),
+    ],
+)
+def test_a_race_in_a_study_that_says_something_else_is_one_sentence(tmp_path, name, value, said):
+    race, _ = run_race(tmp_path, Clockwork([0.9, 0.5, 0.1, 0.3, 0.7]))
+    race._trial(0).set_user_attr(name, value)
+    with pytest.raises(RunError, match=r"study\.sqlite is damaged .*start a new run") as caught:
+        run_race(tmp_path, Clockwork([0.0] * 5))
+    assert said in str(caught.value)
+
+
 def test_a_race_that_was_stopped_goes_on_where_it_was(tmp_path):
     accuracy = [0.1, 0.5, 0.9, 0.3, 0.7]
     before = Clockwork(accuracy, fail_at=6)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import read_json
 from vitrail.errors import RunError
 from vitrail.jobs.predict import Prediction, Predictor
 from vitrail.run.folder import RunFolder
@@ -44,12 +44,7 @@ class Run(os.PathLike):
     @property
     def result(self) -> dict[str, Any]:
         """All figures, as result.json has them. Raises RunError where the run is not finished."""
-        try:
-            return json.loads(self._folder.result.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{self.path} has no readable result.json: finish it with --resume"
-            ) from error
+        return read_json(self._folder.result, dict, remedy="finish the run with --resume")
 
     @property
     def accuracy(self) -> float:

@@ -135,12 +135,11 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """What to do next, a command a line; those that name the run are for its own folder."""
-    int8 = "" if facts.data.several else " --int8"
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
         *([] if facts.data.several else tests),
         "vitrail explain . image.jpg     # see what it looks at",
-        f"vitrail export . --engine openvino{int8}    # make files for another engine",
+        "vitrail export . --engine openvino --int8    # make files for another engine",
     ]
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"

@@ -222,7 +222,7 @@ class CurvePoint:
     step: int
     epoch: float
     train_loss: float | None = None
-    val_accuracy: float | None = None
+    val_score: float | None = None
     val_loss: float | None = None
     lr: float | None = None
 

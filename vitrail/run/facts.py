@@ -59,13 +59,18 @@ def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
             step=line["step"],
             epoch=line.get("epoch", per_step * line["step"]),
             train_loss=line.get("loss"),
-            val_accuracy=line.get("val_accuracy"),
+            val_score=_score(line),
             val_loss=line.get("val_loss"),
             lr=line.get("lr"),
         )
         for number, line in enumerate(lines)
-        if number % pace == 0 or "val_accuracy" in line or number == len(lines) - 1
+        if number % pace == 0 or _score(line) is not None or number == len(lines) - 1
     ]
+
+
+def _score(line: Mapping[str, Any]) -> float | None:
+    """The main score of a look at the validation part, which older journals call accuracy."""
+    return line.get("val_score", line.get("val_accuracy"))
 
 
 def today() -> str:

@@ -113,6 +113,21 @@ def test_patches_are_projected_by_themselves():
         assert not calls, family
 
 
+def test_an_embedding_of_its_own_way_is_asked_for_all_tokens():
+    """What derives from one that projects patches by themselves need not know of it."""
+    model = small("vit")
+    kind = type(model.embed)
+
+    class Doubled(kind):
+        def forward(self, image):
+            return 2 * super().forward(image)
+
+    x, places = images(), torch.tensor([[0, 3], [5, 1]])
+    single = model.embed.some(x, places)
+    model.embed.__class__ = Doubled
+    assert (model.embed.some(x, places) - 2 * single).abs().max() <= 1e-12
+
+
 def test_some_patches_are_those_of_the_convolution():
     conv = nn.Conv2d(3, 7, (4, 6), (4, 6)).double()
     x = torch.randn(2, 3, 12, 24).double()

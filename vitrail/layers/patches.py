@@ -19,38 +19,59 @@ def class_row(table: Tensor) -> tuple[Tensor, Tensor]:
 class PatchTokens(nn.Module):
     """Patches as tokens with positions: (B, channels, H, W) to (B, prefix + n, C).
 
-    Who derives from it has `proj`, and says what `proj` sees of an image, where patches are, and
-    what comes before them.
+    Who derives from it has `proj` and `grid`, and says what `proj` sees of an image, where patches
+    are, and what comes before them.
     """
 
     proj: nn.Module
 
+    def grid(self, h: int, w: int) -> tuple[int, int]:
+        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        raise NotImplementedError
+
     def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         """Return the map that `proj` cuts into patches: the image itself, unless said otherwise."""
         return image
-
-    def positions(
-        self, image: Float[Tensor, "b channels h w"], tokens: Float[Tensor, "b k c"]
-    ) -> Float[Tensor, "1 n c"] | None:
-        """Return what is added to each of the n patches of such an image, as `tokens` need it."""
-        raise NotImplementedError
 
     def behind(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n2 c"]:
         """Return the tokens behind the prefix, where there is one."""
         return x
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
-        x = self.proj(self.seen(image)).flatten(2).mT
-        table = self.positions(image, x)
-        return self.behind(x if table is None else x + table)
+        return self._placed(self.proj(self.seen(image)), self.grid(*image.shape[-2:]))
 
     def some(
         self, image: Float[Tensor, "b channels h w"], places: Int[Tensor, "b k"]
     ) -> Float[Tensor, "b n c"]:
-        """Return the prefix and the patches `places`, numbered row by row."""
-        x = some_patches(self.proj, self.seen(image), places)
-        table = self.positions(image, x)
-        return self.behind(x if table is None else x + F.embedding(places, table[0]))
+        """Return the prefix and the patches `places`, numbered row by row.
+
+        An embedding that computes its tokens in another way than this one computes all of them.
+        """
+        grid = self.grid(*image.shape[-2:])
+        if type(self).forward is not PatchTokens.forward:
+            tokens = self(image)
+            prefix = tokens.shape[1] - grid[0] * grid[1]
+            return torch.cat([tokens[:, :prefix], _taken(tokens[:, prefix:], places)], 1)
+        x, table = some_patches(self.proj, self.seen(image), places), self._positions(grid)
+        return self.behind(x if table is None else self._at(x, F.embedding(places, table[0])))
+
+    def _placed(
+        self, patches: Float[Tensor, "b c h w"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b n c"]:
+        """A map of patches as tokens with positions, behind the prefix."""
+        x, table = patches.flatten(2).mT, self._positions(grid)
+        return self.behind(x if table is None else self._at(x, table))
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n c"] | None:
+        """What is added to each patch of such a grid, None for nothing."""
+        raise NotImplementedError
+
+    def _at(self, x: Float[Tensor, "b n c"], positions: Tensor) -> Float[Tensor, "b n c"]:
+        return x + positions
+
+
+def _taken(tokens: Float[Tensor, "b n c"], places: Int[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def some_patches(
@@ -62,8 +83,7 @@ def some_patches(
     """
     if isinstance(proj, nn.Conv2d) and _cuts(proj):
         return project_some(image, places, proj.weight, proj.bias)
-    tokens = proj(image).flatten(2).mT
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+    return _taken(proj(image).flatten(2).mT, places)
 
 
 def project_some(
@@ -127,12 +147,9 @@ class ClassPatches(PatchTokens):
             )
         return h // self.patch, w // self.patch
 
-    def positions(
-        self, image: Float[Tensor, "b channels h w"], tokens: Float[Tensor, "b k c"]
-    ) -> Float[Tensor, "1 n c"]:
-        """Return the table for such an image."""
-        return bicubic_grid(self.position, self.made_for, self.grid(*image.shape[-2:]))
-
     def behind(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n2 c"]:
         """Return the tokens behind the class tokens."""
         return torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n c"]:
+        return bicubic_grid(self.position, self.made_for, grid)

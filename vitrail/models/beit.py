@@ -132,11 +132,11 @@ class Embed(PatchTokens):
         self.grid(*image.shape[-2:])
         return image
 
-    def positions(self, image: Tensor, tokens: Tensor) -> Tensor | None:
-        return self.position
-
     def behind(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n2 c"]:
         return torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        return self.position
 
 
 class BiasedAttention(Attention):

@@ -145,9 +145,8 @@ class Embed(PatchTokens):
         check_image(image, self.config, "cait")
         return image
 
-    def positions(self, image: Tensor, tokens: Tensor) -> Float[Tensor, "1 n c"]:
-        old, new = self.grid(*self.config.image), self.grid(*image.shape[-2:])
-        return bicubic_grid(self.position, old, new)
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n c"]:
+        return bicubic_grid(self.position, self.grid(*self.config.image), grid)
 
 
 class TalkingHeads(Attention):

@@ -193,14 +193,16 @@ class PatchEmbed(PatchTokens):
         check_image(image, self.config, "vit")
         return image
 
-    def positions(self, image: Tensor, tokens: Tensor) -> Float[Tensor, "1 n d"]:
-        grid = self.grid(*image.shape[-2:])
-        if self.config.position == "sincos":
-            return sincos_2d(grid, self.config.dim).to(tokens)
-        return zoom_grid(self.position, self.grid(*self.config.image), grid).to(tokens)
-
     def behind(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n2 d"]:
         return x if self.token is None else torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        if self.config.position == "sincos":
+            return sincos_2d(grid, self.config.dim)
+        return zoom_grid(self.position, self.grid(*self.config.image), grid)
+
+    def _at(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + positions.to(x)
 
 
 class ViT(Isotropic):

@@ -6,5 +6,6 @@ run applies them again before its weights are read.
 
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
+from vitrail.methods.pss import PSS
 
-Methods = Freeze | PatchDropout
+Methods = Freeze | PatchDropout | PSS

@@ -7,8 +7,6 @@ These are made in float64, once for each pair of sizes.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -63,22 +61,36 @@ def _exact(x: Tensor) -> torch.autocast:
     return torch.autocast(kind, enabled=False)
 
 
-@lru_cache(maxsize=1024)
 def inverse(old: int, new: int) -> Float[Tensor, "new old"]:
     """Return the pseudo-inverse of the transpose of `bilinear(old, new)`, in float64."""
-    return _kept(np.linalg.pinv(_weights(old, new, 1.0).T))
+    return _made("inverse", old, new)
 
 
-@lru_cache(maxsize=1024)
 def bilinear(old: int, new: int) -> Float[Tensor, "new old"]:
     """Return the matrix that resizes a line of pixels bilinearly, without antialiasing."""
-    return _kept(_weights(old, new, 1.0))
+    return _made("bilinear", old, new)
 
 
-@lru_cache(maxsize=1024)
 def triangle(old: int, new: int) -> Float[Tensor, "new old"]:
     """Return the matrix that resizes a line bilinearly, with antialiasing where it shrinks."""
-    return _kept(_weights(old, new, max(1.0, old / new)))
+    return _made("triangle", old, new)
+
+
+# Arrays, since a tensor that is made while a model is exported has no values; and in a mapping,
+# since the compiler looks into one and not into a cached function.
+_MADE: dict[tuple[str, int, int], np.ndarray] = {}
+_MOST = 4096
+
+
+def _made(kind: str, old: int, new: int) -> Tensor:
+    key = (kind, old, new)
+    if key not in _MADE:
+        if len(_MADE) >= _MOST:
+            _MADE.clear()
+        width = max(1.0, old / new) if kind == "triangle" else 1.0
+        weights = _weights(old, new, width)
+        _MADE[key] = np.linalg.pinv(weights.T) if kind == "inverse" else weights
+    return torch.from_numpy(_MADE[key])
 
 
 def _weights(old: int, new: int, width: float) -> np.ndarray:
@@ -87,10 +99,3 @@ def _weights(old: int, new: int, width: float) -> np.ndarray:
     away = np.abs(centres[:, None] - np.arange(old)[None]) / width
     weights = np.maximum(0.0, 1.0 - away)
     return weights / weights.sum(1, keepdims=True)
-
-
-@torch.inference_mode(mode=False)
-def _kept(matrix: np.ndarray) -> Tensor:
-    # An ordinary tensor on the CPU, wherever and in whatever mode it is asked for first.
-    with torch.device("cpu"):
-        return torch.from_numpy(np.ascontiguousarray(matrix))

@@ -460,6 +460,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     files = {p.name for p in run.path.iterdir()}
     assert {"report.html", "weights.safetensors", "recipe.json", "metrics.jsonl"} <= files
     assert {"labels.json", "model.onnx", "README.md", "result.json", "study.sqlite"} <= files
+    assert "look-at.csv" in files
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] > 0.8
     assert result["test"]["n"] == 15

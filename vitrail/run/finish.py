@@ -7,7 +7,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,21 +28,21 @@ from vitrail.report.card import render_card
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
-    ExportFacts,
     Facts,
     FindingFacts,
     Mistake,
-    ModelFacts,
     under_its_name,
 )
 from vitrail.report.page import render
 from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
+from vitrail.run import looks
 from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import Verdict, judge
+from vitrail.run.looks import Embedded, Looks
 from vitrail.run.state import State
 from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
@@ -52,6 +52,8 @@ from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
 MISTAKES = 24
+# Of the time limit goes so much into looking for images that deserve a look.
+LOOKING = 0.04
 
 
 class Field(Protocol):
@@ -177,8 +179,9 @@ def conclude(
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         against = recipe.task.against(train, verdict.pixels, verdict.outputs, shipped.labels)
         mistakes = _mistakes(trained, verdict, shipped.labels)
+        seen = _looks(trained, shipped, desk, verdict)
     facts = Facts(
-        model=_model_facts(trained.subject),
+        model=gathered.model_facts(trained.subject),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
@@ -191,7 +194,7 @@ def conclude(
         candidates=_points(trained, shipped, race),
         curves=gathered.curve_points(journal.read()),
         mistakes=mistakes,
-        export=_export_facts(shipped.exported),
+        export=gathered.export_facts(shipped.exported),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
         seconds=dict(desk.state.seconds),
@@ -200,6 +203,9 @@ def conclude(
         run=str(run.path),
         **judged,
     )
+    if seen.chapter is not None:
+        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
     run.write_json(run.result, _result(facts, trained.scores, desk.state))
@@ -208,6 +214,22 @@ def conclude(
         shipped.timed.latency, asked.budget.threads, run.path, shipped.timed.said(asked.budget),
         sentence(facts) if facts.test else "",
     )  # fmt: skip
+
+
+def _looks(trained: Trained, shipped: Shipped, desk: Desk, verdict: Verdict) -> Looks:
+    """Return which images deserve a look, in a share of the time limit."""
+    recipe, workshop = trained.recipe, desk.workshop
+    data, network = recipe.data, Embedded(trained.model)
+    parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
+    most = looks.LOOKED
+    if desk.asked.time_s is not None:
+        most = min(most, int(LOOKING * desk.asked.time_s / shipped.latency_s))
+    groups = looks.of_fit(
+        desk.inspection, {**parts, "test": verdict.pixels},
+        lambda images: workshop.outputs(network, recipe, images).values.numpy(),
+        most=max(looks.FEWEST, most),
+    )  # fmt: skip
+    return looks.looks(desk.inspection, groups)
 
 
 def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[CandidatePoint]:
@@ -249,22 +271,6 @@ def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mi
             )
         )
     return found
-
-
-def _model_facts(one: Subject) -> ModelFacts:
-    return ModelFacts(
-        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
-        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
-    )  # fmt: skip
-
-
-def _export_facts(exported: Exported) -> ExportFacts:
-    return ExportFacts(
-        exported.n,
-        exported.max_logit_difference,
-        exported.size_bytes,
-        exported.resize_inside,
-    )
 
 
 def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:

@@ -51,7 +51,7 @@ class Baselines:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Map uint8 (N, H, W, C) to float32 (N, 16 16 C), as in the training."""
-        return (_small(images) - self.mean) / self.std
+        return (small(images) - self.mean) / self.std
 
 
 def baselines(train: Pixels, classes: Sequence[str], *, most: int = MOST) -> Baselines:
@@ -60,7 +60,7 @@ def baselines(train: Pixels, classes: Sequence[str], *, most: int = MOST) -> Bas
     from sklearn.svm import SVC
 
     rows = np.arange(min(most, len(train)))
-    images, labels = _small(train.take(rows)), train.labels[rows]
+    images, labels = small(train.take(rows)), train.labels[rows]
     mean, std = images.mean(0), images.std(0) + 1e-3
     features = (images - mean) / std
     common = int(np.bincount(train.labels, minlength=len(classes)).argmax())
@@ -76,7 +76,8 @@ def baselines(train: Pixels, classes: Sequence[str], *, most: int = MOST) -> Bas
     return Baselines(found, mean, std)
 
 
-def _small(images: np.ndarray) -> np.ndarray:
+def small(images: np.ndarray) -> np.ndarray:
+    """Map uint8 (N, H, W, C) to float32 (N, 16 16 C) in [0, 1]."""
     shrunk = resize(images, (SIDE, SIDE)) if images.shape[1:3] != (SIDE, SIDE) else images
     return shrunk.reshape(len(images), -1).astype(np.float32) / 255
 
@@ -95,11 +96,11 @@ def label_baselines(train: Pixels, test: Pixels, *, most: int = MOST) -> Sequenc
     from sklearn.linear_model import Ridge
 
     rows = np.arange(min(most, len(train)))
-    images, marks = _small(train.take(rows)), train.labels[rows].astype(np.float32)
+    images, marks = small(train.take(rows)), train.labels[rows].astype(np.float32)
     mean, std = images.mean(0), images.std(0) + 1e-3
     shares = np.tile(train.labels.mean(0, dtype=np.float32), (len(test), 1))
     linear = Ridge(alpha=100.0).fit((images - mean) / std, marks)
-    asked = (_small(test.take(np.arange(len(test)))) - mean) / std
+    asked = (small(test.take(np.arange(len(test)))) - mean) / std
     return [
         LabelBaseline("always each label's frequency", shares, True),
         LabelBaseline(f"linear model on {SIDE}x{SIDE} pixels", _columns(linear.predict(asked))),

@@ -539,6 +539,9 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     starts = [c["pretrained"] for c in state["shortlist"]["candidates"]]
     assert any(starts)
     assert not all(starts)
+    raced = [c for c in run.result["candidates"] if c["name"].endswith("-pretrained")]
+    names = [one["name"] for one in run.result["baselines"]]
+    assert ("linear model on frozen features" in names) == any(c["steps"] for c in raced)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mis
 from vitrail.report.page import render
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
-from vitrail.run.looks import Embedded, Looks, looks, of_evaluation
+from vitrail.run.frozen import Embedded
+from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
 from vitrail.tasks.task import Outputs, Task

@@ -339,4 +339,5 @@ def under_its_name(value: Score | Baseline, name: str) -> dict[str, Any]:
     fields = to_json(value)
     if name != "accuracy":
         return {name.replace(" ", "_"): fields.pop("accuracy"), **fields}
-    return {key: one for key, one in fields.items() if key not in ("name", "figures")}
+    implied = ("name", "figures") if isinstance(value, Score) else ()
+    return {key: one for key, one in fields.items() if key not in implied}

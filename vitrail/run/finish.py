@@ -41,8 +41,9 @@ from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
+from vitrail.run.frozen import Embedded, frozen_features
 from vitrail.run.judge import Verdict, judge
-from vitrail.run.looks import Embedded, Looks
+from vitrail.run.looks import Looks
 from vitrail.run.state import State
 from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
@@ -52,8 +53,9 @@ from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
 MISTAKES = 24
-# Of the time limit goes so much into looking for images that deserve a look.
-LOOKING = 0.04
+# So much of the time limit goes into asking about images once more, for features; whatever it
+# is, the fewest tell little.
+LOOKING, LEAST, MOST = 0.04, 500, 1 << 20
 
 
 class Field(Protocol):
@@ -61,6 +63,10 @@ class Field(Protocol):
 
     def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
         """Return all candidates, the winner with its final figures."""
+        ...
+
+    def pretrained(self) -> Recipe | None:
+        """Return the best recipe that starts from published weights, if one does."""
         ...
 
 
@@ -177,9 +183,14 @@ def conclude(
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
-        against = recipe.task.against(train, verdict.pixels, verdict.outputs, shipped.labels)
+        most = _affordable(desk, shipped)
+        start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
+        frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
+        against = recipe.task.against(
+            train, verdict.pixels, verdict.outputs, shipped.labels, frozen
+        )
         mistakes = _mistakes(trained, verdict, shipped.labels)
-        seen = _looks(trained, shipped, desk, verdict)
+        seen = _looks(trained, desk, verdict, most)
     facts = Facts(
         model=gathered.model_facts(trained.subject),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
@@ -216,18 +227,21 @@ def conclude(
     )  # fmt: skip
 
 
-def _looks(trained: Trained, shipped: Shipped, desk: Desk, verdict: Verdict) -> Looks:
-    """Return which images deserve a look, in a share of the time limit."""
+def _affordable(desk: Desk, shipped: Shipped) -> int:
+    """How many images may be asked about once more, in a share of the time limit."""
+    limit = desk.asked.time_s
+    return MOST if limit is None else max(LEAST, int(LOOKING * limit / shipped.latency_s))
+
+
+def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> Looks:
+    """Return which of up to `most` images deserve a look."""
     recipe, workshop = trained.recipe, desk.workshop
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
-    most = looks.LOOKED
-    if desk.asked.time_s is not None:
-        most = min(most, int(LOOKING * desk.asked.time_s / shipped.latency_s))
     groups = looks.of_fit(
         desk.inspection, {**parts, "test": verdict.pixels},
         lambda images: workshop.outputs(network, recipe, images).values.numpy(),
-        most=max(looks.FEWEST, most),
+        most=min(most, looks.LOOKED),
     )  # fmt: skip
     return looks.looks(desk.inspection, groups)
 
@@ -238,19 +252,10 @@ def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[Cand
     if race is not None:
         return race.points(*figures)
     one = trained.subject
-    return [
-        CandidatePoint(
-            one.name,
-            one.family,
-            one.params,
-            one.macs,
-            *figures,
-            "won",
-            one.image,
-            clock="exported",
-            title=one.title,
-        )
-    ]
+    return [CandidatePoint(
+        one.name, one.family, one.params, one.macs, *figures, "won", one.image, clock="exported",
+        title=one.title,
+    )]  # fmt: skip
 
 
 def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mistake]:
@@ -259,31 +264,14 @@ def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mi
     for one in trained.recipe.task.mistakes(verdict.outputs, labels, MISTAKES):
         image = verdict.pixels.take(np.array([one.row]))[0]
         seen, method = explain(model, labels.normalised(image[None])[0], one.asked)
-        found.append(
-            Mistake(
-                png(image),
-                overlay(image, seen),
-                one.truth,
-                one.guess,
-                one.confidence,
-                verdict.pixels.keys[one.row],
-                ASKED[method],
-            )
-        )
+        told = (one.truth, one.guess, one.confidence, verdict.pixels.keys[one.row], ASKED[method])
+        found.append(Mistake(png(image), overlay(image, seen), *told))
     return found
 
 
 def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
     """Return result.json: the figures of the report for scripts."""
-    names = (
-        "model",
-        "latency",
-        "size_bytes",
-        "budget",
-        "export",
-        "machine",
-        "versions",
-    )
+    names = ("model", "latency", "size_bytes", "budget", "export", "machine", "versions")
     chosen = {name: to_json(getattr(facts, name)) for name in names}
     chosen["test"] = facts.test.to_json() if facts.test else None
     chosen["baselines"] = [under_its_name(one, facts.measure) for one in facts.baselines]

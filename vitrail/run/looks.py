@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
-from torch import Tensor, nn
 
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import Inspection
@@ -24,7 +23,7 @@ from vitrail.tasks.suspects import Suspicion, View
 from vitrail.units import percent
 
 # Images that are compared with each other, evenly from all parts, where time allows.
-LOOKED, FEWEST = 5000, 500
+LOOKED = 5000
 # Files of each kind in the table, and how many of them are drawn.
 LISTED = 500
 LABELS_DRAWN, OUTLIERS_DRAWN = 40, 16
@@ -36,17 +35,6 @@ _INTRO = (
 )
 
 Embed = Callable[[Pixels], np.ndarray]
-
-
-class Embedded(nn.Module):
-    """What a backbone's head sees, in place of the backbone: (B, width)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.embedding(image)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,7 @@ from vitrail.report.ahead import paired, paired_balanced
 from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow
 from vitrail.report.facts import Score as TestScore
 from vitrail.tasks import metrics
-from vitrail.tasks.baselines import Baseline as Small
-from vitrail.tasks.baselines import baselines
+from vitrail.tasks.baselines import Features, baselines, linear_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 
 # The largest class over the mean one from which on accuracy says little.
@@ -119,16 +118,22 @@ class Classification:
         }
 
     def against(
-        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+        self,
+        train: Pixels,
+        test: Pixels,
+        outputs: Outputs,
+        labels: Labels,
+        features: Features | None = None,
     ) -> Sequence[Baseline]:
-        """Return how a constant, a linear and a kernel model on small pixels do."""
+        """Return how a constant, linear and kernel models on small pixels and on features do."""
         fitted, truth = baselines(train, labels.classes), outputs.targets.numpy()
+        asked = fitted.features(test.take(np.arange(len(test))))
+        told = [(one.name, one.constant, one.predict(asked)) for one in fitted.models]
+        known = train.labels[: len(features.train)] if features else train.labels[:0]
+        if features is not None and len(np.unique(known)) > 1:
+            told.append((f"linear model on {features.name}", False, linear_on(features, known)))
         ours = self.right(outputs)
-        return [
-            _baseline(one, one.predict(features), truth, ours)
-            for features in [fitted.features(test.take(np.arange(len(test))))]
-            for one in fitted.models
-        ]
+        return [_baseline(name, constant, said, truth, ours) for name, constant, said in told]
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
         """Return the wrong answers that the model was surest of."""
@@ -156,15 +161,17 @@ class Classification:
         )
 
 
-def _baseline(one: Small, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]) -> Baseline:
+def _baseline(
+    name: str, constant: bool, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]
+) -> Baseline:
     right = answers == truth
     recalls = [right[truth == label].mean() for label in np.unique(truth)]
     return Baseline(
-        name=one.name,
+        name=name,
         accuracy=float(right.mean()),
         balanced=float(np.mean(recalls)),
         n=len(truth),
-        constant=one.constant,
+        constant=constant,
         ahead=paired(ours, right.tolist()),
         ahead_balanced=paired_balanced(ours, right.tolist(), truth.tolist()),
     )

@@ -265,6 +265,20 @@ class CalibrationFacts:
 
 
 @dataclass(frozen=True)
+class RefusalFacts:
+    """Answers below the probability `threshold` are "none of these".
+
+    Of n test images the share `known` is told so, and the share `unknown` would be if its own class
+    were no answer.
+    """
+
+    threshold: float
+    known: float
+    unknown: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Mistake:
     """A test image that the model got wrong, as PNG, and another PNG of what it looked at.
 
@@ -318,6 +332,7 @@ class Facts:
     per_class: Sequence[ClassRow] = ()
     confusion: Sequence[Sequence[int]] | None = None
     calibration: CalibrationFacts | None = None
+    refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
     chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None

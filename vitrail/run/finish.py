@@ -159,6 +159,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
     with desk.state.phase("export"):
         outputs = workshop.outputs(trained.model, recipe, workshop.watched(recipe))
         labels = recipe.task.settled(labels_of(recipe, workshop), outputs)
+        labels = replace(labels, look=workshop.look(recipe))
         model, images = at_rest(trained.model), held_back(recipe, workshop)
         exported = export_onnx(
             model, labels, desk.run.onnx, images=images, config=recipe.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,9 +17,9 @@ from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
-from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow
+from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
 from vitrail.report.facts import Score as TestScore
-from vitrail.tasks import metrics
+from vitrail.tasks import metrics, unknowns
 from vitrail.tasks.baselines import Features, baselines, linear_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 
@@ -84,11 +84,12 @@ class Classification:
         return bool(counts.max() > UNEVEN * counts.mean())
 
     def settled(self, labels: Labels, outputs: Outputs) -> Labels:
-        """Return the labels with the temperature that makes the probabilities honest."""
-        from dataclasses import replace
-
-        temperature = metrics.fit_temperature(outputs.values, outputs.targets)
-        return replace(labels, temperature=temperature)
+        """Return the labels with the temperature that makes the probabilities honest, and the
+        threshold below which an answer is "none of these"."""
+        logits, truth = outputs.values, outputs.targets
+        temperature = metrics.fit_temperature(logits, truth)
+        cut = unknowns.threshold(logits, truth, temperature)
+        return replace(labels, temperature=temperature, threshold=cut)
 
     def served(self, model: nn.Module, labels: Labels) -> nn.Module:
         """Return the model between pixels and probabilities."""
@@ -108,6 +109,7 @@ class Classification:
         rows = zip(labels.classes, metrics.per_class(logits, truth), strict=True)
         before = metrics.calibration(logits, truth)
         after = metrics.calibration(logits, truth, labels.temperature)
+        cut = labels.threshold
         return {
             "test": _score(logits, truth),
             "per_class": [ClassRow(name, r.n, r.precision, r.recall, r.f1) for name, r in rows],
@@ -115,6 +117,7 @@ class Classification:
             "calibration": CalibrationFacts(
                 labels.temperature, before.error, after.error, _bins(after), _bins(before)
             ),
+            "refusal": None if cut is None else _refusal(logits, truth, labels.temperature, cut),
         }
 
     def against(
@@ -188,6 +191,11 @@ def _score(logits: Tensor, labels: Tensor) -> TestScore:
         top5=metrics.accuracy(logits, labels, top=5).value if logits.shape[1] > 5 else None,
         loss=metrics.cross_entropy(logits, labels),
     )
+
+
+def _refusal(logits: Tensor, truth: Tensor, temperature: float, cut: float) -> RefusalFacts:
+    found = unknowns.refused(logits, truth, temperature, cut)
+    return RefusalFacts(cut, found.known, found.unknown, found.n)
 
 
 def _bins(found: metrics.Calibration) -> list[CalibrationBin]:

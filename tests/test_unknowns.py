@@ -144,9 +144,9 @@ def test_predict_warns_of_images_unlike_all(tmp_path):
     assert [row.get("unfamiliar") for row in rows] == [False, True, None]
     lines = list(csv.DictReader(io.StringIO(predict.as_csv(found))))
     assert [line["unfamiliar"] for line in lines] == ["no", "yes", "no"]
-    console = Console(file=io.StringIO(), width=300)
-    predict.show(found, console)
-    assert console.file.getvalue().count("unlike all images that the run learned from") == 1
+    shown = io.StringIO()
+    predict.show(found, Console(file=shown, width=300))
+    assert shown.getvalue().count("unlike all images that the run learned from") == 1
     plain = predict.predict(finished(tmp_path / "plain").path, paths)
     assert [one.unfamiliar for one in plain] == [None, None]
     assert "unfamiliar" not in predict.as_csv(plain) + predict.as_json(plain)

@@ -481,6 +481,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     files = {p.name for p in run.path.iterdir()}
     assert {"report.html", "weights.safetensors", "recipe.json", "metrics.jsonl"} <= files
     assert {"labels.json", "model.onnx", "README.md", "result.json", "study.sqlite"} <= files
+    assert "look-at.csv" in files
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] > 0.8
     assert result["test"]["n"] == 15
@@ -561,6 +562,9 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     starts = [c["pretrained"] for c in state["shortlist"]["candidates"]]
     assert any(starts)
     assert not all(starts)
+    raced = [c for c in run.result["candidates"] if c["name"].endswith("-pretrained")]
+    names = [one["name"] for one in run.result["baselines"]]
+    assert ("linear model on frozen features" in names) == any(c["steps"] for c in raced)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"- {_KNOWN_LABELS if data.several else _KNOWN}",
+        f"- {_KNOWN_LABELS if data.several else _known(facts)}",
         "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
@@ -126,6 +126,18 @@ def render_card(facts: Facts) -> str:
         "report.html has all figures; recipe.json is the complete training recipe.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _known(facts: Facts) -> str:
+    """What becomes of images of other classes."""
+    if facts.refusal is None:
+        return _KNOWN
+    r = facts.refusal
+    return (
+        f'It knows these classes only. `vitrail predict` says "none of these" below a probability '
+        f"of {r.threshold:.2f}, as in {percent(r.unknown)} of test images whose own class was no "
+        "answer; other images of unknown classes get a wrong answer."
+    )
 
 
 def _baseline(one: Baseline) -> str:

@@ -20,7 +20,7 @@ from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked, Desk, Finished, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
-from vitrail.run.reading import Hardware, Read
+from vitrail.run.reading import Hardware, Read, pictured
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
@@ -84,7 +84,7 @@ def train_recipe(
             spent_s=images.seconds,
         )
         run.write_json(run.recipe, to_json(recipe))
-        asked = Asked(command, budget, recipe.seed)
+        asked = Asked(command, pictured(budget, images), recipe.seed)
         return _run(
             recipe, Desk(run, images.workshop, images.inspection, state, asked, Apart()), view
         )
@@ -121,7 +121,7 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
     state.require_images(images.digest)
     if settings:
         recipe = _changed(recipe, run, state, settings)
-    asked = Asked(state.values["command"], site.budget, recipe.seed)
+    asked = Asked(state.values["command"], pictured(site.budget, images), recipe.seed)
     desk = Desk(run, images.workshop, images.inspection, state, asked, Apart())
     return _run(recipe, desk, site.view)
 

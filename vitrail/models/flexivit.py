@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.conv import Conv2d
 from vitrail.layers.flexible import Flexible
 from vitrail.layers.position import triangle_grid
 from vitrail.models import vit
@@ -77,6 +78,8 @@ NAMES = names.TABLES
 class Embed(Flexible, PatchEmbed):
     """Patches of any size, each a token, plus positions and class token: (B, channels, H, W) to
     (B, token + H W / patch^2, C). `patch` may be chosen at any time."""
+
+    proj: Conv2d
 
     def __init__(self, config: Config) -> None:
         sides = (config.table[0] * config.kernel, config.table[1] * config.kernel)

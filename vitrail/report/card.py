@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vitrail.report.facts import Baseline, Facts
+from vitrail.report.pictures import composed
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.text import sentence
 from vitrail.report.verdict import headline, verdict
@@ -74,6 +75,7 @@ def render_card(facts: Facts) -> str:
         s = facts.latency
         where = f"{s.engine}, {s.device}, {counted(s.threads, 'thread')}, batch 1"
         rows.append(("latency", f"{seconds(s.p50_s)}, 90 % below {seconds(s.p90_s)} ({where})"))
+        rows += [("that is", composed(s))] if s.picture else []
         rows += [(f"in {e.title}", seconds(e.p50_s)) for e in facts.engines if not e.counts]
     rows += [
         ("parameters", count(model.params)),

@@ -142,8 +142,27 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class PictureFacts:
+    """The pictures of a latency, of `size` (height, width): what the model and the resize take.
+
+    `model_s` is the median for an image that has the model's size, `resize_s` what is beyond it in
+    that for a picture, both in seconds. `decode_s`, not part of the latency, is the time from a
+    file of `format` to pixels, None where pictures are no files.
+    """
+
+    size: tuple[int, int]
+    model_s: float
+    resize_s: float
+    decode_s: float | None = None
+    format: str = ""
+
+
+@dataclass(frozen=True)
 class LatencyFacts:
-    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`."""
+    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`.
+
+    With `picture` it is that of such a picture, its resize to the model's size included.
+    """
 
     p50_s: float
     p90_s: float
@@ -151,6 +170,7 @@ class LatencyFacts:
     engine: str = "ONNX Runtime"
     threads: int = 1
     device: str = "CPU"
+    picture: PictureFacts | None = None
 
 
 @dataclass(frozen=True)

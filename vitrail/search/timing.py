@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -29,6 +30,16 @@ def peak_macs_per_s() -> float:
     for _ in range(4):
         torch.mm(a, a)
     return 4 * 1024**3 / (time.perf_counter() - start)
+
+
+def held(budget: Budget, images: Iterable[tuple[int, int]], channels: int) -> Budget:
+    """Return the budget as it holds for models of `images`, their sizes (height, width).
+
+    Where a picture's resize to any of them takes longer than the limit, no model can keep it, and
+    the model alone is held to it.
+    """
+    rooms = (budget.room_s(image, channels) for image in images)
+    return replace(budget, beyond=all(room is not None and room <= 0 for room in rooms))
 
 
 def folded_latency(one: Candidate, budget: Budget) -> Latency:

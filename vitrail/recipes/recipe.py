@@ -23,8 +23,8 @@ from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
 from vitrail.tasks import Classification, Tasks
-from vitrail.training.optimizer import AdamW, Muon, Sgd
-from vitrail.training.schedule import Schedule
+from vitrail.training.optimizer import AdamW, Optimizer
+from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
 
 # `parse` takes unions as well, which no type says yet.
@@ -67,8 +67,8 @@ class Recipe:
     model: dict[str, Any]
     data: Data
     steps: Steps
-    optimizer: AdamW | Sgd | Muon = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=AdamW)
+    schedule: Schedules = field(default_factory=Cosine)
     objective: Objectives = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
@@ -101,8 +101,10 @@ def from_json(value: Mapping[str, Any]) -> Recipe:
     """The recipe from its JSON; fields that only describe the run are left out."""
     known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
     schedule, objective = known.get("schedule"), known.get("objective")
-    if isinstance(schedule, Mapping):  # once it repeated steps.total
-        known["schedule"] = {k: v for k, v in schedule.items() if k != "total"}
+    if isinstance(schedule, Mapping):  # once it repeated steps.total, and there was one kind
+        known["schedule"] = {
+            "kind": "cosine", **{k: v for k, v in schedule.items() if k != "total"},
+        }  # fmt: skip
     if isinstance(objective, Mapping) and "kind" not in objective:  # once there was one kind
         known["objective"] = {"kind": "cross_entropy", **objective}
     if "task" in known:

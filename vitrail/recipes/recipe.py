@@ -21,7 +21,7 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
-from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
+from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -151,6 +151,11 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         raise ConfigError(
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
+        )
+    if isinstance(recipe.objective, Distillation) and not recipe.objective.teacher:
+        raise ConfigError(
+            "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
+            "the name of a published variant"
         )
     return recipe
 

@@ -28,7 +28,10 @@ from vitrail.run.watch import Watched, checkpoints
 from vitrail.training.snapshot import newest
 
 # What may change while a training goes on: none of it decides over steps that were made already.
-CHANGEABLE = ("steps.total", "steps.save_s", "steps.lean", "schedule.hold", "schedule.floor")
+CHANGEABLE = (
+    "steps.total", "steps.save_s", "steps.lean", "schedule.hold", "schedule.floor",
+    "schedule.cooldown",
+)  # fmt: skip
 
 
 def train_recipe(

@@ -75,8 +75,8 @@ class Rsqrt:
     the root has behind it when the warm-up ends, to go on smoothly with another batch size; where
     `hold` is later, the cooldown is shorter.
 
-        vitrail train --set schedule=rsqrt --set schedule.cooldown=500 --set steps.total=3000 ...
-        vitrail train --resume --set steps.total=6000 --out RUN
+        vitrail train --set schedule=rsqrt --set steps.total=3000 ... --out RUN
+        vitrail train --resume --set steps.total=3500 --set schedule.cooldown=500 --out RUN
     """
 
     warmup: int = 0

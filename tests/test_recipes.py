@@ -19,7 +19,9 @@ from vitrail.errors import ConfigError
 from vitrail.jobs.train import train_recipe
 from vitrail.models import create, resolve
 from vitrail.recipes.paper import IMAGES, differences
-from vitrail.recipes.published import DEIT, RECIPES, augreg, published
+from vitrail.recipes.published import RECIPES, published
+from vitrail.recipes.published.deit import DEIT
+from vitrail.recipes.published.google import augreg
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json
 from vitrail.recipes.scaling import Hand, asked, of_model, scaled
 from vitrail.training.lamb import Lamb

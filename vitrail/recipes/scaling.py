@@ -14,7 +14,8 @@ from typing import Any
 
 from vitrail.errors import ConfigError
 from vitrail.recipes.paper import IMAGES, Published
-from vitrail.recipes.published import prior, published
+from vitrail.recipes.published import published
+from vitrail.recipes.published.google import prior
 
 # DeiT's code shifts images of at most so many pixels by 4 of 32 instead of cropping them.
 TINY, SHIFT = 32, 4 / 32

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from test_cli import refused, run
 from vitrail.config import to_json
 from vitrail.errors import ConfigError
 from vitrail.jobs.train import train_recipe
+from vitrail.jobs.wish import wished
 from vitrail.models import create, resolve
+from vitrail.objectives import BinaryCrossEntropy
 from vitrail.recipes.paper import IMAGES, differences
 from vitrail.recipes.published import RECIPES, published
 from vitrail.recipes.published.deit import DEIT
@@ -122,6 +125,17 @@ def test_several_labels_keep_their_own_loss():
     found = scaled(RECIPES["mixer"], Hand(6400, (28, 28), 10, 64, several=True))
     assert not any(setting.startswith("objective") for setting in found.settings)
     assert any("binary cross entropy of each label" in sentence for sentence in found.told)
+
+
+def test_a_recipe_is_checked_before_data_are_read():
+    asked_for = ["model=cct_2_3x2_32", "data=x", "recipe=mixer", "steps.batch=16"]
+    wish = wished(asked_for)
+    assert wish.recipe.model["drop_path"] == 0.1 and wish.given == {"model", "data", "steps.batch"}
+    assert wish.command(Path("run")).startswith("vitrail train --recipe mixer --set model=cct")
+    several = wished([*asked_for, "task=multilabel"]).recipe
+    assert several.objective == BinaryCrossEntropy() and several.augment.mixing == "roll"
+    with pytest.raises(ConfigError, match=r"augment\.mixpu: no such field"):
+        wished([*asked_for, "augment.mixpu=0.2"])
 
 
 def test_a_recipe_changes_what_a_model_has():

@@ -1,4 +1,4 @@
-"""Adafactor as Scaling ViT changed it: the memory of SGD, the accuracy of Adam.
+"""Adafactor as Scaling ViT changed it: some two bytes of state for each weight of a large matrix.
 
 Zhai et al., "Scaling Vision Transformers", CVPR 2022, arXiv 2106.04560, after Shazeer and Stern,
 arXiv 1804.04235; as big_vision has it. Of the squared gradients of a matrix only the means of rows

@@ -105,7 +105,7 @@ CVT = Published(
     settings=ADAMW | COSINE | UNCLIPPED | STRONG | SMOOTHED
     | {"optimizer.lr": 2e-3, "schedule.start": 5e-4, "schedule.floor": 5e-3},
     rule="the authors' 2.5e-4 for each 256 images",
-    note="CvT-21 decays by 0.1",
+    note="CvT-21 decays by 0.1 and repeats images",
 )  # fmt: skip
 SWIN = Published(
     "swin",

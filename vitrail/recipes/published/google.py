@@ -45,7 +45,7 @@ MAXVIT = Published(
         "augment.mixup": 0.8,
     },
     rule=NO_RULE,
-    unsure=("augment.scale", "augment.cutmix"),
+    unsure=("augment.scale", "augment.cutmix", "steps.ema"),
 )  # fmt: skip
 MIXER = Published(
     "mixer",

@@ -4,8 +4,9 @@
 run applies them again before its weights are read.
 """
 
+from vitrail.methods.dropout import Dropout
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
 
-Methods = Freeze | PatchDropout | PSS
+Methods = Freeze | PatchDropout | PSS | Dropout

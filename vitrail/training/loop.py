@@ -24,6 +24,7 @@ from vitrail.errors import ConfigError
 from vitrail.training import optimizer as optimizers
 from vitrail.training.average import Average
 from vitrail.training.batch import Batch, Batches
+from vitrail.training.clipping import clip_units
 from vitrail.training.device import open_fabric, reduced
 from vitrail.training.interrupt import Interrupted, Stopping
 from vitrail.training.journal import Recorder
@@ -239,6 +240,8 @@ class _Machine:
                 fabric.backward(terms["loss"] / steps.accumulate)
             losses.append(terms["loss"].detach())
             told.append(detached(terms))
+        if steps.units is not None:
+            clip_units(self.learner.parameters(), steps.units)
         limit = steps.clip or math.inf
         norm = fabric.clip_gradients(
             self.net,

@@ -8,5 +8,6 @@ from vitrail.methods.dropout import Dropout
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
+from vitrail.methods.vpt import VPT
 
-Methods = Freeze | PatchDropout | PSS | Dropout
+Methods = Freeze | PatchDropout | PSS | Dropout | VPT

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vitrail.errors import ConfigError
 from vitrail.layers.position import BiasTable
 from vitrail.layers.protocols import Patchwise
+from vitrail.methods.adapting import adapted_by
 from vitrail.methods.method import Quiet, available, seams, works
 
 
@@ -176,7 +177,11 @@ def require_tokens(name: str, model: nn.Module, otherwise: str = "") -> None:
 
 
 def require_single(name: str, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    """Raise ConfigError where one of `kinds` leaves out patches of a model already."""
+    """Raise ConfigError where one of `kinds` leaves out patches of a model, or has added tokens."""
+    if adapted_by(model) == "vpt":
+        raise ConfigError(
+            f"{name} comes after vpt, whose prompts it would count as patches: take one of them"
+        )
     if any(isinstance(module, kinds) for module in model.modules()):
         raise ConfigError(
             f"{name} comes after another method that leaves patches out: take either patch_dropout "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.methods.adapting import frozen, require_alone
 from vitrail.methods.method import Quiet, seams
 
 
@@ -29,6 +30,7 @@ class Freeze(Quiet):
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless the model has a head to train and so many blocks."""
+        require_alone("freeze", model)
         head = model.get_submodule("head") if hasattr(model, "head") else None
         if head is None or not any(True for _ in head.parameters()):
             raise ConfigError("freeze leaves the head to be trained, and this model has none")
@@ -38,8 +40,7 @@ class Freeze(Quiet):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Switch off the gradients of all that is not trained; returns the model."""
-        model.requires_grad_(False)
-        model.get_submodule("head").requires_grad_(True)
+        frozen("freeze", model)
         if self.blocks:
             places = seams(model, "blocks.*", "stages.*.blocks.*")
             for seam in places[len(places) - self.blocks :]:

@@ -188,14 +188,14 @@ def test_every_image_has_its_own_answer_and_maps_stay(family, placed):
     maps = [m.shape for m in model.features(x)]
     method = VPT(4, placed)
     method.check(model)
-    model = method.apply(model)
+    prompted: Any = method.apply(model)
     with torch.no_grad():
-        together = model(x)
+        together = prompted(x)
         assert not torch.allclose(together, before)
-        alone = torch.cat([model(x[i : i + 1]) for i in range(3)])
+        alone = torch.cat([prompted(x[i : i + 1]) for i in range(3)])
         assert (together - alone).abs().max() <= 1e-12
-        assert [m.shape for m in model.features(x)] == maps
-        deployed: Any = deploy(model)
+        assert [m.shape for m in prompted.features(x)] == maps
+        deployed: Any = deploy(prompted)
         assert (deployed(x) - together).abs().max() <= 1e-12
 
 

@@ -6,8 +6,9 @@ run applies them again before its weights are read.
 
 from vitrail.methods.dropout import Dropout
 from vitrail.methods.freeze import Freeze
+from vitrail.methods.lora import LoRA
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
 from vitrail.methods.vpt import VPT
 
-Methods = Freeze | PatchDropout | PSS | Dropout | VPT
+Methods = Freeze | PatchDropout | PSS | Dropout | VPT | LoRA

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import toy
+from support import golden, toy
+from test_vpt import vit
 
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.methods import VPT, Freeze, LoRA
+from vitrail.methods import VPT, Adapter, BiasTuning, Freeze, LoRA, NormTuning
+from vitrail.methods.adapter import Bottleneck
 from vitrail.methods.lora import LowRank
 from vitrail.models import create, small_configs
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
@@ -23,6 +25,11 @@ METHODS: dict[str, Any] = {
     "vpt": VPT(3, dropout=0.2),
     "vpt_shallow": VPT(3, "shallow", projection=5),
     "lora": LoRA(2, layers=("*",)),
+    "adapter": Adapter(4),
+    "bias": BiasTuning(),
+    "norm": NormTuning(),
+    "probe": Freeze(),
+    "partial": Freeze(1),
 }
 
 
@@ -137,3 +144,92 @@ def test_lora_says_where_it_does_not_fit():
         LoRA(2, layers=("fc1",)).check(of("cvt"))
     with pytest.raises(ConfigError, match="lora comes after freeze"):
         LoRA().check(Freeze().apply(small()))
+
+
+# ---- adapters --------------------------------------------------------------------------
+
+
+def test_golden_of_an_adapter():
+    expected = golden.read(golden.FOLDER / "blocks" / "vpt_adapter_mini.json")
+    model, own = vit(expected)
+    method = Adapter(8)
+    method.check(model)
+    model = method.apply(model)
+    with torch.no_grad():
+        for i, block in enumerate(model.blocks):
+            for part in ("down", "up"):
+                for name, parameter in getattr(block.ffn, part).named_parameters():
+                    parameter.copy_(own.pop(f"blocks.{i}.adapter_{part}sample.{name}"))
+        logits = model(*golden.inputs(expected))
+    assert not own
+    assert golden.deviation(logits, expected["outputs"]["logits"]) <= 1e-6
+    assert (
+        sum(p.numel() for p in model.parameters()) == expected["params"] - 64
+    )  # class token's row
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "swin", "cait", "mlp_mixer"])
+def test_adapters_begin_as_the_model_and_learn_from_the_first_step(family):
+    model, x = of(family), images()
+    method = Adapter(4)
+    method.check(model)
+    with torch.no_grad():
+        before = model(x)
+        changed = method.apply(model)
+        assert torch.equal(changed(x), before)
+        for module in [m for m in changed.modules() if isinstance(m, Bottleneck)]:
+            assert 0 < module.down.weight.std() < 0.02
+            torch.nn.init.normal_(module.up.weight, std=0.1)
+        after = changed(x)
+        merged: Any = deploy(changed)
+        assert (after - before).abs().max() > 1e-6
+        assert (merged(x) - after).abs().max() <= 1e-10
+
+
+def test_an_adapter_says_where_it_does_not_fit():
+    with pytest.raises(ConfigError, match="reduction is 0"):
+        Adapter(0)
+    with pytest.raises(ConfigError, match=r"narrower than its reduction of 32"):
+        Adapter(32).check(small())
+    with pytest.raises(ConfigError, match=r"needs blocks with a feed-forward .* seams stem"):
+        Adapter().check(create("resnet_18", image=(32, 32)))
+
+
+# ---- biases and norms ------------------------------------------------------------------
+
+
+def test_biases_and_norms_are_what_is_trained():
+    trained = {}
+    for method in (BiasTuning(), NormTuning()):
+        method.check(model := small())
+        named = method.apply(model).named_parameters()
+        trained[type(method)] = {n for n, p in named if p.requires_grad}
+    head, norms = {"head.weight", "head.bias"}, {"norm.", "norm1.", "norm2."}
+    names = {n for n, _ in small().named_parameters()}
+    assert trained[BiasTuning] == head | {n for n in names if n.endswith("bias")}
+    assert trained[NormTuning] == head | {n for n in names if any(part in n for part in norms)}
+
+
+@pytest.mark.parametrize("family", ["vit_c", "localvit"])
+def test_batch_norms_keep_biases_and_statistics(family):
+    model, method = of(family), BiasTuning()
+    method.check(model)
+    learner: Any = Learner(method.apply(model), torch.nn.Module()).train()  # pyright: ignore
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    learner.model(images())
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and not any(p.requires_grad for m in norms for p in m.parameters())
+
+
+@pytest.mark.parametrize("method", [BiasTuning(), NormTuning(), Adapter(), LoRA(), Freeze()])
+def test_one_method_adapts_at_a_time(method):
+    with pytest.raises(ConfigError, match=r"comes after vpt, .* take one of them"):
+        method.check(VPT(2).apply(small()))
+
+
+def test_biases_and_norms_are_asked_for_where_there_are_none():
+    with pytest.raises(ConfigError, match="bias_tuning trains biases outside its head, and this"):
+        BiasTuning().check(create("resnet_18", image=(32, 32)))
+    with pytest.raises(ConfigError, match="norm_tuning trains LayerNorms, and this model has"):
+        NormTuning().check(create("resnet_18", image=(32, 32)))

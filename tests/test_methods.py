@@ -11,7 +11,7 @@ from torch import nn
 
 from vitrail.config import kind_of, override, parse, to_json
 from vitrail.errors import ConfigError
-from vitrail.methods import PSS, VPT, Dropout, Freeze, LoRA, Methods, PatchDropout
+from vitrail.methods import PSS, VPT, Adapter, Dropout, Freeze, LoRA, Methods, PatchDropout
 from vitrail.methods.method import available, seams, wrap
 from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import Builder
@@ -201,6 +201,7 @@ KEPT = [
     pytest.param(PSS(test_keep=0.5), "test_keep=0.5", "Sampled", id="pss"),
     pytest.param(VPT(3), "prompts=3", "Prompted", id="vpt"),
     pytest.param(LoRA(layers=("qkv", "fc1")), 'layers=["qkv", "fc1"]', "LowRank", id="lora"),
+    pytest.param(Adapter(4), "reduction=4", "Bottleneck", id="adapter"),
 ]
 
 

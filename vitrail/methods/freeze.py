@@ -19,6 +19,8 @@ from vitrail.methods.method import Quiet, seams
 class Freeze(Quiet):
     """Freezes all but the head and, with `blocks` above 0, the last so many blocks.
 
+    With 0 blocks this is a linear probe; with k, norm and pool are trained too: "partial-k".
+
     vitrail train --set methods=freeze --set methods.0.blocks=2 --set pretrained=cat.pth ...
     """
 

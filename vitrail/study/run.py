@@ -46,7 +46,7 @@ STUDY = "study.sqlite"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a study is asked for, kept in its folder for `--resume`.
+    """The arguments of a study, kept in its folder for `--resume`.
 
     `only` names some of the arms; the baseline always takes part. Raises ConfigError.
     """

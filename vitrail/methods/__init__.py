@@ -4,7 +4,8 @@
 run applies them again before its weights are read.
 """
 
+from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
 
-Methods = Freeze | PatchDropout
+Methods = Flexivit | Freeze | PatchDropout

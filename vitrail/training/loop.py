@@ -107,7 +107,8 @@ def train(
         while done < until:
             if feeds is None:
                 feeds = _Feeds(batches, second, learner, done, until, parts, place.workers, fabric)
-            step = Step(done, steps.total, done * parts / batches.steps_per_epoch)
+            epoch = done * parts / batches.steps_per_epoch
+            step = Step(done, steps.total, epoch, batches.seed)
             for method in plan.methods:
                 method.before_step(learner.model, step)
             rates.append(machine.adjust(done, state.caution))

@@ -93,7 +93,7 @@ def _run(folder: Path) -> RunFolder:
         state.decide(one.name, {"hold": 3, "total": 9, "pace": 1.5, "fixed": False})
         for step in range(1, 8):
             Journal(run.metrics).write(step, epoch=step / 4, loss=1 / step, lr=0.1)
-        Journal(run.metrics).write(7, val_accuracy=0.5, val_loss=0.7)
+        Journal(run.metrics).write(7, val_score=0.5, val_loss=0.7)
         record.write(run, engine("onnxruntime"), {"use": run.onnx.name, "largest": 1e-6})
     Image.fromarray(np.arange(784).reshape(28, 28).astype(np.uint8)).save(folder / "image.png")
     return run

@@ -17,6 +17,7 @@ from vitrail.models.aa_resnet import AAConv, Config
 from vitrail.models.parts import mnasnet, wide_resnet
 from vitrail.models.parts.mnasnet import MnasNet
 from vitrail.models.parts.wide_resnet import WideResNet
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SIZES = {"heads": 2, "image": (32, 32), "classes": 3}
@@ -159,7 +160,7 @@ def test_other_images(config):
     with torch.no_grad():
         assert torch.allclose(model(x), moved(x), atol=1e-12)
     square = vitrail.create(config, image=(96, 96))
-    assert aa_resnet.fitted(config, square.state_dict()).image == (96, 96)
+    assert fitted(config, square.state_dict(), aa_resnet).image == (96, 96)
     assert any(n.endswith("position.rows") for n in model.no_decay())
 
 

@@ -16,6 +16,7 @@ from vitrail.layers import relative
 from vitrail.layers.relative import AbsolutePosition, RelativePosition, attend_by_parts, resized
 from vitrail.models import botnet
 from vitrail.models.botnet import BottleneckAttention, Config
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SMALL = Config(
@@ -142,7 +143,7 @@ def test_other_images_are_the_same_loaded_or_given(position):
 @pytest.mark.parametrize("position", ["relative", "absolute"])
 def test_tables_tell_the_image(position):
     other = replace(SMALL, position=position, image=(64, 96), classes=7)
-    found = botnet.fitted(replace(SMALL, position=position), vitrail.create(other).state_dict())
+    found = fitted(replace(SMALL, position=position), vitrail.create(other).state_dict(), botnet)
     assert found == other
 
 
@@ -171,6 +172,7 @@ def test_what_cannot_be_built():
         ({"attending": ((), (2,))}, r"attending has blocks \(2,\) of stage 1, which has 2"),
         ({"attending": ((),)}, "expected as many values, one for each stage"),
         ({"heads": 3}, "dim 16 does not divide into 3 heads"),
+        ({"heads": 4000}, "dim 16 does not divide into 4000 heads"),
         ({"position": "polar"}, "position is 'polar': expected relative or absolute"),
         ({"act": "tanh"}, "act is 'tanh': expected relu or silu"),
         ({"squeeze": -1}, "squeeze is -1"),

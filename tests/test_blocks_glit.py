@@ -116,7 +116,9 @@ def test_another_size():
         ({"local": (0, 1, 4)}, "expected 0 to 3"),
         ({"local": (0, 1)}, "one entry a block"),
         ({"kernels": (5, 5, 6)}, "kernel is 6: expected an odd number"),
-        ({"attention_ratios": (0.6, 1.0, 1.0)}, "dim 7 does not divide into 3 heads"),
+        ({"heads": 0}, "heads is 0: expected at least 1"),
+        ({"attention_ratios": (0.6, 1.0, 1.0)}, "0.6 in block 0, which makes 7 channels"),
+        ({"local": (0, 1, 3), "local_ratios": (1.0, 1.0, 0.0)}, "local_ratios is 0.0 in block 2"),
         ({"image": (18, 12)}, "18x12; patches of 4"),
     ],
 )

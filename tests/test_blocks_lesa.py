@@ -16,6 +16,7 @@ from vitrail.models import lesa
 from vitrail.models.lesa import LESA, Config, FlatPosition
 from vitrail.models.names import lesa as names
 from vitrail.models.parts.lesa_fusion import HiddenConvs
+from vitrail.models.trunk.fitting import fitted
 
 BLOCKS = Path(__file__).parent / "goldens/blocks"
 SMALL = Config(
@@ -176,9 +177,9 @@ def test_other_images(position):
     x = torch.randn(1, 3, 48, 32, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(model(x), moved(x), atol=1e-12)
-    assert lesa.fitted(model.config, model.state_dict()).image == (32, 32)
+    assert fitted(model.config, model.state_dict(), lesa).image == (32, 32)
     square = vitrail.create(SMALL, position=position, image=(64, 64))
-    assert lesa.fitted(model.config, square.state_dict()).image == (64, 64)
+    assert fitted(model.config, square.state_dict(), lesa).image == (64, 64)
 
 
 def test_what_cannot_be_built():

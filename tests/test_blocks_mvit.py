@@ -12,17 +12,17 @@ import vitrail
 from vitrail.checkpoint import rename, save
 from vitrail.errors import ConfigError, RunError
 from vitrail.measure.counts import counts
-from vitrail.models import config_json
+from vitrail.models import config_json, mvit
 from vitrail.models.mvit import NAMES, VARIANTS, Config
 from vitrail.models.parts.mvit_pooling import (
-    ClipPosition,
     Pool,
     PoolingAttention,
     PoolingBlock,
-    RelativePosition,
     WindowPoolingAttention,
 )
+from vitrail.models.parts.mvit_positions import ClipPosition, RelativePosition
 from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.fitting import fitted
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.adopt import adopt
 from vitrail.search.shelf import shelf
@@ -259,3 +259,18 @@ def test_what_cannot_be_built():
     ):
         with pytest.raises(ConfigError, match=said):
             vitrail.create(SMALL, **changes)
+
+
+@pytest.mark.parametrize("position", ["relative", "absolute", "both"])
+@pytest.mark.parametrize("base", [SMALL, CLIP])
+def test_tables_tell_image_and_frames(base, position):
+    config = replace(base, position=position)
+    other = replace(
+        config, image=(96, 64), classes=7, frames=2 * base.frames if base.frames > 1 else 1
+    )
+    with torch.device("meta"):
+        state = vitrail.create(other).state_dict()
+    found = fitted(config, state, mvit)
+    assert (found.classes, found.frames, sorted(found.image)) == (7, other.frames, [64, 96])
+    if position != "absolute":  # the tables of each axis by itself
+        assert found == other

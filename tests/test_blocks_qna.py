@@ -13,6 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.models.parts.learned_queries import FLOOR, PooledConv, QnA, Reader
 from vitrail.models.qna import NAMES, Config, EqualWindows, LocalAttention
+from vitrail.models.trunk.fitting import fitted
 
 SMALL = Config(
     dim=16, qna=(1, 2, 0), lsa=(0, 1, 2), qna_heads=(2, 4, 8), lsa_heads=(1, 2, 4),
@@ -230,7 +231,7 @@ def test_a_network_that_reads_its_last_map(pool):
     with torch.no_grad():
         assert torch.allclose(model(x), moved(x), atol=1e-10)
         assert torch.allclose(deploy(model)(x), model(x), atol=1e-10)
-    assert vitrail.models.qna.fitted(config, moved.state_dict()).image == (96, 96)
+    assert fitted(config, moved.state_dict(), vitrail.models.qna).image == (96, 96)
     assert {"pool.position", "pool.share"} <= model.no_decay()
 
 
@@ -385,6 +386,7 @@ def test_beginning():
         ({"image": (64, 15)}, "image is 64x15; this qna has a stride of 16"),
         ({"qna_heads": (3, 4, 8)}, "dim 16 does not divide into 3 heads"),
         ({"lsa_heads": (1, 3, 4)}, "dim 32 does not divide into 3 heads"),
+        ({"qna_heads": (0, 4, 8)}, "dim 16 does not divide into 0 heads"),
         ({"lsa": (0, 1)}, "expected one entry a stage"),
         ({"qna": (0, 2, 0)}, "each with blocks"),
         ({"windows": (3, 0, 3)}, "windows are \\(3, 0, 3\\)"),

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_files_of_an_engine_answer_as_the_model(run, name, capfd):
     assert capfd.readouterr() == ("", "")
     assert found.largest < 1e-4 and found.compared_on == "36 held-back images"
     assert found.int8.n == 36 and found.int8.calibrated_on == 24
-    assert found.int8.float_accuracy == 1 and found.int8.drop <= 10
+    assert found.int8.float_score == 1 and found.int8.drop <= 10 and found.int8.name == "accuracy"
     assert all(one.p95_s >= one.p50_s > 0 for one in found.latency.values())
     model, _, labels = run.load_model()
     batch = pictures(5)
@@ -118,7 +119,7 @@ def test_files_of_an_engine_answer_as_the_model(run, name, capfd):
     off = np.abs(rough - logits[:1].numpy()).max()
     assert 1e-6 < off < 0.3 * logits.std()
     record = json.loads(run.engines.read_text())[name]
-    assert record["use"] == found.use and record["int8"]["accuracy"] == found.int8.accuracy
+    assert record["use"] == found.use and record["int8"]["score"] == found.int8.score
     assert not [p for p in run.path.iterdir() if p.name.startswith(".engine")]
 
 
@@ -144,7 +145,7 @@ def test_the_fragile_nodes_stay_in_float(tmp_path, name, monkeypatch):
     monkeypatch.setattr(int8, "GROUPS", 4)
     run = finished(tmp_path / name, balanced(fragile(small("vit"))))
     found = deploy.export_engine(run.path, name, int8=True, max_drop=10, progress=False).int8
-    assert found.float_accuracy - found.whole > 0.1 >= found.drop / 100
+    assert found.float_score - found.whole > 0.1 >= found.drop / 100
     assert 0 < len(found.kept) < found.nodes
 
 
@@ -165,7 +166,8 @@ class Toy(Quantiser):
 def toy(broken, tmp_path, max_drop=0.0):
     given = np.zeros((50, 1, 1, 1), np.uint8)
     given[:, 0, 0, 0] = np.arange(50)
-    data = images.Images(given, given, np.arange(50) % 2)
+    truth = np.arange(50) % 2
+    data = images.Images(given, given, lambda logits: (logits.argmax(1) == truth).mean())
 
     def answer(noise):
         def of(batch):
@@ -186,13 +188,13 @@ def toy(broken, tmp_path, max_drop=0.0):
 
 def test_the_search_keeps_few_groups_in_float(tmp_path):
     found, quantiser = toy({7: 5.0, 33: 3.0, 12: 0.01}, tmp_path)
-    assert found.whole == 0.5 and found.accuracy == 1.0 and len(found.kept) <= 4
+    assert found.whole == 0.5 and found.score == 1.0 and len(found.kept) <= 4
     assert {"node 7", "node 33"} <= set(found.kept)
     assert quantiser.written < int8.GROUPS + 8
     found, quantiser = toy({7: 0.1}, tmp_path)
     assert found.kept == () and found.drop == 0 and quantiser.written == 1
     found, _ = toy(dict.fromkeys(range(20), 2.0), tmp_path)
-    assert len(found.kept) >= 20 and found.accuracy == 1
+    assert len(found.kept) >= 20 and found.score == 1
     found, _ = toy({7: 5.0}, tmp_path, max_drop=50)
     assert found.kept == () and found.drop == 50
 
@@ -231,7 +233,9 @@ def test_real_images_are_asked_for(run, made, tmp_path):
         deploy.export_engine(run.path, "onnxruntime", int8=True, progress=False)
     own = images.real_images(made, recipe, LABELS, None)
     again = images.real_images(run, json.loads(run.recipe.read_text()), LABELS, moved)
-    assert np.array_equal(own.held, again.held) and np.array_equal(own.labels, again.labels)
+    assert np.array_equal(own.held, again.held)
+    logits = np.random.default_rng(0).normal(size=(len(own.held), 3)).astype(np.float32)
+    assert 0 < own.score(logits) == again.score(logits) < 1
     run.write_json(run.recipe, {"model": recipe["model"]})
     with pytest.raises(DataError, match="does not say what it learned from"):
         deploy.export_engine(run.path, "onnxruntime", int8=True, progress=False)
@@ -246,8 +250,14 @@ def test_the_order_of_classes_is_the_run_s(run):
     found = images.real_images(run, recipe, LABELS, None)
     model, _, labels = run.load_model()
     with torch.no_grad():
-        guesses = model(labels.normalised(found.held)).argmax(1).numpy()
-    assert np.array_equal(guesses, found.labels)
+        logits = model(labels.normalised(found.held)).numpy()
+    assert found.score(logits) == 1
+    several = replace(LABELS, several=True)
+    part = SimpleNamespace(labels=np.array([[1, 0], [0, 1], [0, 0]]))
+    marks = images._targets(part, ("cow", "cat"), several)
+    assert marks.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    part = SimpleNamespace(labels=np.array([0, 1]))
+    assert images._targets(part, ("cow", "cat"), LABELS).tolist() == [2, 0]
 
 
 def test_a_missing_package_is_one_sentence(run, monkeypatch, capsys):

@@ -288,6 +288,27 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
     assert race.study.best_trial.number == order[0].trial
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("candidate", {"name": 3}, "trial 0: candidate.name: 3 is not a text"),
+        ("recipe", ["resnet"], "trial 0: recipe: "),
+        ("recipe", {"model": {}}, "trial 0: "),
+        ("steps", "many", "trial 0: steps: "),
+        ("steps", [2, 4], "there is a score of rung 2, and steps of 2 rungs"),
+        ("seconds", [1.0, None], "trial 0: seconds"),
+        ("until0", 1.5, "trial 0: until0: 1.5 is not a whole number"),
+        ("rung2", {"rate": "fast"}, "trial 0: rung2.rate: "),
+    ],
+)
+def test_a_race_in_a_study_that_says_something_else_is_one_sentence(tmp_path, name, value, said):
+    race, _ = run_race(tmp_path, Clockwork([0.9, 0.5, 0.1, 0.3, 0.7]))
+    race._trial(0).set_user_attr(name, value)
+    with pytest.raises(RunError, match=r"study\.sqlite is damaged .*start a new run") as caught:
+        run_race(tmp_path, Clockwork([0.0] * 5))
+    assert said in str(caught.value)
+
+
 def test_a_race_that_was_stopped_goes_on_where_it_was(tmp_path):
     accuracy = [0.1, 0.5, 0.9, 0.3, 0.7]
     before = Clockwork(accuracy, fail_at=6)
@@ -460,6 +481,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     files = {p.name for p in run.path.iterdir()}
     assert {"report.html", "weights.safetensors", "recipe.json", "metrics.jsonl"} <= files
     assert {"labels.json", "model.onnx", "README.md", "result.json", "study.sqlite"} <= files
+    assert "look-at.csv" in files
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] > 0.8
     assert result["test"]["n"] == 15
@@ -525,6 +547,8 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
         return replace(found, p50_s=9.0) if len(measured) <= exported.TRIES else found
 
     monkeypatch.setattr(exported, "onnx_latency", slow_first)
+    # However busy the machine is, two are raced.
+    monkeypatch.setattr("vitrail.jobs.fit.RACE_GRACE", 1e9)
     run = fit(photos, latency="80ms", time="14s", threads=1, out=tmp_path / "run", console=quick)
     statuses = {c["status"] for c in json.loads((run / "result.json").read_text())["candidates"]}
     assert {"won", "over budget"} <= statuses
@@ -538,6 +562,9 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     starts = [c["pretrained"] for c in state["shortlist"]["candidates"]]
     assert any(starts)
     assert not all(starts)
+    raced = [c for c in run.result["candidates"] if c["name"].endswith("-pretrained")]
+    names = [one["name"] for one in run.result["baselines"]]
+    assert ("linear model on frozen features" in names) == any(c["steps"] for c in raced)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from vitrail.config import override, parse, to_json
 from vitrail.engines.onnx import export_onnx
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.methods import Flexivit, Freeze, PatchDropout
+from vitrail.methods import PSS, Flexivit, Freeze, PatchDropout
 from vitrail.methods.flexible_stem import FlexibleStem
 from vitrail.methods.flexivit import choose, removed, sizes, stems
 from vitrail.models import families
@@ -56,6 +56,13 @@ def small(name):
     for parameter in model.head.parameters():
         nn.init.normal_(parameter)
     return model
+
+
+def small_flexivit():
+    torch.manual_seed(0)
+    return vitrail.create(
+        "flexivit_s", image=(32, 32), dim=32, depth=1, heads=2, hidden=64, patch=8, classes=5
+    )
 
 
 # ---- the function ----------------------------------------------------------------------
@@ -226,22 +233,37 @@ def test_a_training_that_is_stopped_goes_on_bit_by_bit(tmp_path):
 # ---- with others -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_it_goes_with_patch_dropout_in_either_order(order):
-    methods = [Flexivit((4, 8)), PatchDropout(0.5)]
+@pytest.mark.parametrize(
+    "dropping", [PatchDropout(0.5), PSS(schedule="fixed", start=0.4)], ids=repr
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_it_goes_with_what_leaves_patches_out_in_either_order(dropping, last):
+    methods = [Flexivit((4, 8)), dropping]
     model = small("vit_ti16")
     before = answers(model)
-    for place in order:
-        methods[place].check(model)
-        model = methods[place].apply(model)
+    for method in methods if last else reversed(methods):
+        method.check(model)
+        model = method.apply(model)
     assert torch.equal(answers(model), before)
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
     model.train()
     for patch in (4, 8):
+        dropping.before_step(model, at(0))
         stems(model)[0].draw(patch)
-        model(torch.randn(2, 3, 32, 32))
-    assert seen == [1 + 32, 1 + 8]
+        model(torch.randn(2, 3, 32, 32)).sum().backward()
+    share = 0.5 if isinstance(dropping, PatchDropout) else 0.6
+    assert seen == [1 + int(share * 64), 1 + int(share * 16)]
+
+
+def test_a_flexible_family_projects_some_patches_as_it_does_all():
+    model = choose(small_flexivit(), 4).double()
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    places = torch.tensor([[0, 9, 63], [5, 6, 7]])
+    whole, some = model.embed(image), model.embed.some(image, places)
+    assert torch.equal(some[:, :1], whole[:, :1])
+    expected = whole[:, 1:].gather(1, places[..., None].expand(-1, -1, whole.shape[-1]))
+    assert torch.allclose(some[:, 1:], expected, rtol=0, atol=1e-12)
 
 
 def test_sizes_are_set_and_read_as_json():

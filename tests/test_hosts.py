@@ -87,3 +87,12 @@ def test_what_a_host_cannot_be():
     ):
         with pytest.raises(ConfigError, match=said):
             vitrail.create("elsa_swin_tiny", host=host)
+
+
+@pytest.mark.parametrize("name", ["acmix_resnet26", "elsa_volo_d1", "elsa_swin_tiny", "localvit_t"])
+@pytest.mark.parametrize("heads", [0, -1, 7])
+def test_heads_that_a_host_cannot_have(name, heads):
+    host = vitrail.catalog()[name].config.host
+    given = (heads,) * len(host.heads) if isinstance(host.heads, tuple) else heads
+    with pytest.raises(ConfigError, match=rf"into {heads} heads|heads is {heads}"):
+        vitrail.create(name, host=replace(host, heads=given))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -164,6 +167,31 @@ def test_quick_gelu_is_its_formula_by_every_way():
         assert torch.allclose(ours, expected, atol=1e-12)
     with torch.no_grad():
         assert torch.allclose(ffn(x), found[1][0], atol=1e-12)
+
+
+NARROW = """
+import torch
+from vitrail.layers.conv import Conv2d
+torch.manual_seed(0)
+for dim_in, dim in ((3, 16), (4, 4), (4, 8), (7, 7), (8, 8)) * 20:
+    conv = Conv2d(dim_in, dim, 1, 2, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 14, 14, dim_in).permute(0, 3, 1, 2)
+    kernel = conv.weight[:, :, 0, 0].double()
+    exact = torch.einsum("bchw,oc->bohw", x[:, :, ::2, ::2].double(), kernel)
+    (wanted,) = torch.autograd.grad(exact.square().sum(), conv.weight)
+    (found,) = torch.autograd.grad(conv(x).square().sum(), conv.weight)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_strided_kernels_on_few_channels_have_right_gradients(threads):
+    """With AVX2, oneDNN's own gradient is wrong or ends the process."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW], env=os.environ | limits, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_kept_kernel_follows_a_fused_optimizer():

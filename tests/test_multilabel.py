@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide, unseal
 from vitrail.engines.served import same_answers
-from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.errors import ConfigError, DataError, ExportError, RunError
 from vitrail.jobs.arguments import ask
 from vitrail.jobs.fit import fit
 from vitrail.jobs.predict import Predictor, as_csv, as_json, show
@@ -30,6 +31,7 @@ from vitrail.jobs.train import train_recipe
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy
 from vitrail.objectives.context import Context
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json, task_of
+from vitrail.run import deploy
 from vitrail.run.folder import RunFolder
 from vitrail.runs import Run
 from vitrail.tasks import Classification, MultiLabel, several
@@ -341,8 +343,6 @@ def test_predictions_have_all_labels_above_their_thresholds(run, table, capsys):
 
 
 def test_weights_answer_as_the_file_does(run, table, tmp_path):
-    import shutil
-
     bare = shutil.copytree(run, tmp_path / "bare")
     (bare / "model.onnx").unlink()
     path = table.parent / "img" / "000.png"
@@ -351,7 +351,48 @@ def test_weights_answer_as_the_file_does(run, table, tmp_path):
     assert dict(one.ranked) == pytest.approx(dict(other.ranked), abs=1e-4)
 
 
-def test_int8_is_refused_and_the_file_can_be_written_again(run):
-    with pytest.raises(ConfigError, match="several labels"):
-        vitrail.export(run, engine="onnxruntime", int8=True)
+def test_the_file_can_be_written_again(run):
     assert vitrail.export(run).max_logit_difference < 1e-4
+
+
+@pytest.fixture
+def copied(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "SECONDS", 0.02)
+    return shutil.copytree(run, tmp_path / "copied")
+
+
+def test_int8_keeps_to_a_budget_of_mean_average_precision(copied):
+    made = vitrail.export(copied, engine="onnxruntime", int8=True, max_drop=5)
+    found, folder = made.int8, RunFolder.open(copied)
+    assert found is not None and found.name == "mean average precision" and found.drop <= 5
+    assert f"mean average precision {found.score:.2%} on {found.n} held-back" in made.said(copied)
+    # The same, computed from the files on the validation images.
+    _, recipe, labels = folder.load_model()
+    split = split_of(recipe["data"]["spec"])
+    held = pixels(split.val, labels.image, labels.channels)
+    order = [split.classes.index(name) for name in labels.classes]
+    marks = torch.as_tensor(held.labels).float()[:, order]
+    for file, told in (("model.onnx", found.float_score), ("model.int8.onnx", found.score)):
+        logits = deploy.logits(
+            "onnxruntime", copied / file, labels, held.take(np.arange(len(held)))
+        )
+        ours = several.mean_average_precision(torch.from_numpy(logits), marks)
+        assert ours == pytest.approx(told, abs=1e-6), file
+
+
+def test_int8_of_several_labels_is_refused_beyond_the_budget(copied, monkeypatch):
+    """Whatever is quantised forgets all."""
+    from vitrail.engines.onnxruntime import OnnxRuntime
+
+    whole = OnnxRuntime.open
+
+    def broken(self, path, labels, **how):
+        answer = whole(self, path, labels, **how)
+        if ".int8." not in path.name:
+            return answer
+        return lambda batch: [np.zeros_like(part) for part in answer(batch)]
+
+    monkeypatch.setattr(OnnxRuntime, "open", broken)
+    with pytest.raises(ExportError, match=r"within 0\.5 points of mean average precision of"):
+        vitrail.export(copied, engine="onnxruntime", int8=True)
+    assert not (copied / "model.int8.onnx").exists()

@@ -21,6 +21,7 @@ from vitrail.report import facts as f
 from vitrail.report.card import render_card
 from vitrail.report.chapter import Chapter, Column, Figure, Fold, Pair, Paragraph, Table, strong
 from vitrail.report.page import render
+from vitrail.run.facts import curve_points
 
 
 def test_the_chart_keeps_the_two_clocks_apart():
@@ -53,7 +54,7 @@ def test_no_accuracy_axis_passes_100(accuracies):
         return ""
 
     points = [candidate(1e-3 * (i + 1), a) for i, a in enumerate(accuracies)]
-    curve = [f.CurvePoint(i, i, val_accuracy=a) for i, a in enumerate(accuracies)]
+    curve = [f.CurvePoint(i, i, val_score=a) for i, a in enumerate(accuracies)]
     with pytest.MonkeyPatch.context() as m:
         m.setattr(race, "svg", caught)
         m.setattr(plots, "svg", caught)
@@ -61,6 +62,16 @@ def test_no_accuracy_axis_passes_100(accuracies):
         plots.rise(curve)
         plots.reliability(some_facts().calibration)
     assert len(ends) == 3 and max(ends) <= 100, ends
+
+
+def test_a_journal_of_older_runs_tells_the_same_curve():
+    """It calls the score of the validation part an accuracy, whatever the task."""
+    for word in ("val_score", "val_accuracy"):
+        lines = [{"step": 2, "epoch": 1.0, "loss": 2.0}, {"step": 4, word: 0.5, "val_loss": 0.7}]
+        assert curve_points(lines) == [
+            f.CurvePoint(2, 1.0, 2.0),
+            f.CurvePoint(4, 2.0, val_score=0.5, val_loss=0.7),
+        ]
 
 
 def test_logarithmic_ticks_are_written_out():
@@ -187,6 +198,10 @@ def test_galleries_of_suspects():
     found = read(page).text
     assert "copies (2 files)" in found and "labels that may be wrong (1 file)" in found
     assert "cat, perhaps -dog" in found and page.count(galleries_image(picture)) == 2
+    fewer = galleries.chapter("Worth a look", "", [replace(groups[0], shown=1), groups[1]])
+    page = render(replace(some_facts(), chapters=[fewer]))
+    assert "copies (2 files, 1 shown)" in read(page).text
+    assert page.count(galleries_image(picture)) == 1
     rows = list(csv.reader(io.StringIO(galleries.as_csv(groups))))
     assert rows[0] == ["kind", "group", "path", "label", "suggestion", "note"]
     assert [row[:3] for row in rows[1:3]] == [

@@ -388,11 +388,11 @@ def test_a_full_disk_tears_no_line_and_promises_no_snapshot(tmp_path, monkeypatc
 def test_a_line_of_a_step_is_written_once(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
     for _ in range(2):
-        Journal(journal.path).write(4, val_accuracy=0.5, val_loss=0.7)
+        Journal(journal.path).write(4, val_score=0.5, val_loss=0.7)
         journal.write(4, loss=0.5, lr=0.1)
-    journal.write(8, val_accuracy=0.6, val_loss=float("nan"))
+    journal.write(8, val_score=0.6, val_loss=float("nan"))
     assert len(journal.path.read_text().splitlines()) == 3
-    assert journal.read()[1] == {"step": 8, "val_accuracy": 0.6}
+    assert journal.read()[1] == {"step": 8, "val_score": 0.6}
 
 
 def test_a_latency_that_is_damaged_or_cannot_be_kept_is_measured(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_methods_and_callback_hear_every_step(tmp_path):
 def test_journal_tells_the_curve_once(tmp_path):
     toy.run(tmp_path, until=11)
     journal = Journal(tmp_path / "metrics.jsonl")
-    journal.write(11, val_accuracy=0.5)
+    journal.write(11, val_score=0.5)
     journal.write(19, loss=9.0)
     with open(journal.path, "a") as file:
         file.write('{"step": 20, "lo')
@@ -149,7 +149,7 @@ def test_journal_tells_the_curve_once(tmp_path):
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == list(range(1, 25))
     assert all(line["loss"] < 9 for line in lines if "loss" in line)
-    assert journal.read()[10]["val_accuracy"] == 0.5 and "loss" in journal.read()[10]
+    assert journal.read()[10]["val_score"] == 0.5 and "loss" in journal.read()[10]
     assert lines[-1].keys() == {"step", "epoch", "loss", "lr", "samples_per_s"}
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from markupsafe import Markup, escape
+
+from vitrail.config import read_json
 from vitrail.errors import RunError
 from vitrail.jobs.predict import Prediction, Predictor
+from vitrail.report.text import plain
 from vitrail.run.folder import RunFolder
+from vitrail.units import count, counted, percent, seconds
 
 
 class Run(os.PathLike):
@@ -44,12 +49,7 @@ class Run(os.PathLike):
     @property
     def result(self) -> dict[str, Any]:
         """All figures, as result.json has them. Raises RunError where the run is not finished."""
-        try:
-            return json.loads(self._folder.result.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{self.path} has no readable result.json: finish it with --resume"
-            ) from error
+        return read_json(self._folder.result, dict, remedy="finish the run with --resume")
 
     @property
     def accuracy(self) -> float:
@@ -92,11 +92,30 @@ class Run(os.PathLike):
         return Predictor(self.path).predict(images, top=top)
 
     def _repr_html_(self) -> str:
-        """Show the answer in a notebook."""
-        found = self.result
+        """Show the answer in a notebook: figures, and a link to the report."""
+        try:
+            found = self.result
+        except RunError as error:
+            return str(escape(plain(str(error))))
         test, model = found["test"], found["model"]
-        return (
-            f"<b>{model['name']}</b>: {self.score:.1%} "
-            f"{test.get('name', 'accuracy')} on {test['n']} test images, "
-            f"{1e3 * self.latency_s:.3g} ms an image; <a href='{self.report}'>report</a>"
+        measure = test.get("name", "accuracy")
+        key = measure.replace(" ", "_")
+        interval, n = f"{percent(test['low'])} to {percent(test['high'])}", test["n"]
+        said = f"{percent(self.score)}, 95 % interval {interval}, {counted(n, 'image')}"
+        rows = [
+            (
+                f"test {measure}",
+                f"{percent(self.score)}, {interval}, {counted(test['n'], 'image')}",
+            ),
+            *((one.get("name", ""), percent(one[key])) for one in found.get("baselines", ())),
+            ("latency as exported", seconds(self.latency_s)),
+            ("parameters", count(model["params"])),
+        ]
+        cells = Markup("").join(
+            Markup("<tr><td>{}</td><td>{}</td></tr>").format(plain(name), value)
+            for name, value in rows
         )
+        # A colon is quoted as well, so that no name of a folder is taken for a scheme.
+        link = Markup('<a href="{}">report</a>').format(quote(os.fspath(self.report)))
+        name = plain(model.get("title") or model["name"])
+        return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link))

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.checkpoint import arrays, torchfile
-from vitrail.checkpoint.digest import check
 from vitrail.checkpoint.door import MAPPING, door
 from vitrail.checkpoint.places import located
+from vitrail.checkpoint.seal import check
 from vitrail.checkpoint.stored import Stored, Strange, Unfit
 from vitrail.checkpoint.unwrapping import unwrap
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail import files
-from vitrail.checkpoint.digest import KEY, digest
+from vitrail.checkpoint.seal import KEY, seal
 
 
 def save(
@@ -27,4 +27,4 @@ def save(
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     text = json.dumps(metadata)
     with files.replacing(Path(path)) as part:
-        save_file(tensors, part, metadata={"vitrail": text, KEY: digest(tensors, text)})
+        save_file(tensors, part, metadata={"vitrail": text, KEY: seal(tensors, text)})

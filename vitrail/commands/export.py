@@ -27,7 +27,7 @@ def export(
     ] = False,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Percentage points of accuracy that --int8 may lose; 0.5 by default."),
+        typer.Option(help="Percentage points of the score that --int8 may lose; 0.5 by default."),
     ] = None,
     data: Annotated[
         str | None,

@@ -42,7 +42,11 @@ class OnnxRuntime(Engine):
 
 
 class _Static(Quantiser):
-    """`quantize_static` with unsigned activations and signed weights per channel, for VNNI."""
+    """Quantises by `quantize_static`: unsigned activations, signed weights per channel.
+
+    Weights take 7 of their 8 bits. A processor without VNNI adds products in pairs, in 16 bits,
+    which full weights overflow: a file that is right here would be wrong on an older machine.
+    """
 
     def __init__(self, path: Path, images: np.ndarray, scratch: Path) -> None:
         import onnx
@@ -74,6 +78,7 @@ class _Static(Quantiser):
                 op_types_to_quantize=list(TYPES),
                 nodes_to_exclude=list(keep),
                 per_channel=True,
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibration_cache_path=self._ranges,

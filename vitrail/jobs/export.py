@@ -24,7 +24,7 @@ def export(
 
     Without an `engine` that is the ONNX file. With "onnxruntime" or "openvino" it is the files
     of that engine, timed in turns with the ONNX file, with `int8` in integers of 8 bits too:
-    these may lose `max_drop` points of top-1 on held-back images, which come from `data` where
+    these may lose `max_drop` points of the score on held-back images, which come from `data` where
     the run's own are gone. Raises RunError, ExportError, ConfigError and DataError.
 
     Examples:

@@ -38,8 +38,8 @@ from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
 from vitrail.search.candidate import Candidate
+from vitrail.search.choices import Measuring, chosen
 from vitrail.search.field import Field
-from vitrail.search.flips import Flips, decide
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
@@ -241,10 +241,13 @@ class _Fit:
             state.put(race_s=RACE_SHARE * left, train_s=left)
         if not race.entered:
             entrants = self._runners(state.values["race_s"], state.values["train_s"])
-            race.enter(self._flipped(entrants))
-        if "flips" in state.values:
-            decided = state.get(Flips, "flips")
-            self.desk.notes.append(FindingFacts("flips", "info", decided.sentence))
+            if not shared:  # several machines would have to agree
+                measuring = Measuring(self.workshop, self.folder.path, state, self.view)
+                entrants = measuring.settle(entrants, asked.settings)
+            race.enter(entrants)
+        self.desk.notes.extend(
+            FindingFacts(name, "info", choice.sentence) for name, choice in chosen(state).items()
+        )
         runners = race.run(
             self.workshop,
             self.view,
@@ -281,28 +284,6 @@ class _Fit:
             recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
             runners.append(Runner(one, recipe, steps, seconds=tuple(marks)))
         return runners
-
-    def _flipped(self, runners: list[Runner]) -> list[Runner]:
-        """Leave out left-right flips where the first candidate does better without them.
-
-        Not where a setting says so, nor where several machines would have to agree.
-        """
-        said = any(s.startswith("augment") for s in self.asked.settings)
-        first = runners[0]
-        if said or self.asked.storage is not None or not first.recipe.augment.flip:
-            return runners
-        if "flips" not in self.state.values:
-            decided = decide(
-                self.workshop, first.recipe, self.folder.path, first.candidate.name,
-                first.steps[0], self.view,
-            )  # fmt: skip
-            self.view.say(decided.sentence)
-            self.state.put(flips=to_json(decided))
-        flip = self.state.get(Flips, "flips").flip
-        return [
-            replace(r, recipe=replace(r.recipe, augment=replace(r.recipe.augment, flip=flip)))
-            for r in runners
-        ]
 
     def _final(self, race: Race, runners: list[Runner]) -> tuple[Finished, bool]:
         """Train the best in full; where its exported file misses the latency, the next.

@@ -10,11 +10,15 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.cache import Packed
 from vitrail.layers.linear import Linear, frozen, fused, linear
+
+# float32 values in an AVX2 register.
+LANES = 8
 
 
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
@@ -52,6 +56,20 @@ class Conv2d(Packed, nn.Conv2d):
         weight, geometry = self._prepared(x)
         convolve = torch.ops.mkldnn._convolution_pointwise.binary
         return convolve(x, other, weight, self.bias, *geometry, "add", 1.0, name, [], form)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # oneDNN's gradient of a strided 1x1 kernel for AVX2 writes beyond its buffer where the
+        # map has fewer channels than a register (uxlfoundation/oneDNN#6035): wrong gradients
+        # with several threads, a crash with one. Thinned out first, the map needs no stride.
+        if self.kernel_size == (1, 1) and self.stride != (1, 1) and self._narrow(weight):
+            down, across = self.stride
+            return F.conv2d(input[..., ::down, ::across], weight, bias, groups=self.groups)
+        return super()._conv_forward(input, weight, bias)
+
+    def _narrow(self, weight: Tensor) -> bool:
+        unpadded = self.padding in ((0, 0), "valid")
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        return unpadded and learns and weight.shape[1] < LANES
 
     def _keeps(self, x: Tensor) -> bool:
         simple = self.padding_mode == "zeros" and not isinstance(self.padding, str)

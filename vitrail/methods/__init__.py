@@ -7,5 +7,6 @@ run applies them again before its weights are read.
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
+from vitrail.methods.pss import PSS
 
-Methods = Flexivit | Freeze | PatchDropout
+Methods = Flexivit | Freeze | PatchDropout | PSS

@@ -20,10 +20,9 @@ they are halved. At another size of map the tables of positions are interpolated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -34,15 +33,15 @@ from torch import Tensor, nn
 from vitrail.layers.attention import attention_weights
 from vitrail.layers.conv import Conv2d, channels_first, channels_last, rescaled
 from vitrail.layers.linear import Linear, linear
-from vitrail.layers.relative import TABLES, Grid, RelativePosition, attend_by_parts, resized
+from vitrail.layers.relative import TABLES, Grid, RelativePosition, attend_by_parts
 from vitrail.models import resnet
 from vitrail.models.parts import mnasnet, wide_resnet
 from vitrail.models.trunk.backbone import Backbone, Small, Variant
 from vitrail.models.trunk.hosts import Flat, Hosted, moved
+from vitrail.models.trunk.positions import Table, by_axis, offsets
 
 LEAST = 20  # channels of a key
 LAST = 2  # augmented bottlenecks of a MnasNet
-
 
 _RESNET, _WIDE, _MNAS = resnet.Config(), wide_resnet.Config(), mnasnet.Config()
 
@@ -97,25 +96,29 @@ FLAT: Flat = {
 
 NAMES: dict[str, list] = {}
 
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: tables are interpolated linearly."""
-    tables = {n: resized(state[n], entries) for n, entries in _tables(new).items()}
-    return {**state, **tables}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    name, entries = next(iter(_tables(config).items()))
-    size = config.host.image[0] // ((entries + 1) // 2) * ((len(state[name]) + 1) // 2)
-    return replace(config, classes=len(state["head.weight"]), image=(size, size))
+# In which convolution a host's blocks attend, and how many pixels are one position there: the first
+# augmented stage of a ResNet attends to half its map, a MnasNet before a block's stride.
+SIZES: dict[type, tuple[str, Callable[[Any, int, int], int]]] = {
+    resnet.Config: ("mixer", lambda host, i, j: host.stem_stride * 2**i * (1 + (i == 1))),
+    wide_resnet.Config: ("first", lambda host, i, j: 2**i),
+    mnasnet.Config: ("expand", lambda host, i, j: 2 ** (1 + i + (j > 0))),
+}
 
 
-def _tables(config: Config) -> dict[str, int]:
-    """The entries of all tables of positions."""
-    with torch.device("meta"):
-        model = build(config)
-    return {n: len(p) for n, p in model.named_parameters() if n.endswith(TABLES)}
+def grid(config: Config, stage: int, block: int) -> Grid:
+    """Rows and columns of the map that a block attends to."""
+    _, size = SIZES[type(config.host)]
+    pixels = size(config.host, stage, block)
+    return -(-config.host.image[0] // pixels), -(-config.host.image[1] // pixels)
+
+
+def _positions(config: Config) -> tuple[Table, Table]:
+    """Return the tables of the convolution that attends in each block of the host."""
+    name = f"stages.{{i}}.blocks.{{j}}.{SIZES[type(config.host)][0]}.position"
+    return by_axis(name, lambda c, i, j: offsets(grid(c, i, j)))
+
+
+POSITIONS = _positions
 
 
 class AAConv(nn.Module):
@@ -203,18 +206,16 @@ class AAConv(nn.Module):
 
 
 def augmented(
-    config: Config, dim_in: int, dim: int, size: int, *, kernel: int = 3, **how: Any
+    config: Config, dim_in: int, dim: int, grid: Grid, *, kernel: int = 3, **how: Any
 ) -> nn.Module:
-    """Return a convolution with attention on a map `size` times smaller than the image, whose
-    `stride` and whether it is `halved` are those of `AAConv`."""
-    c, (height, width) = config, config.host.image
+    """Return a convolution with attention to a map of `grid`; `stride` and `halved` as `AAConv`."""
+    c = config
 
     def share(ratio: float) -> int:
         return max(round(ratio * dim / c.heads), 1) * c.heads
 
     keys = max(share(c.kappa), LEAST * c.heads)
     parts = {"keys": keys, "values": share(c.upsilon), "heads": c.heads}
-    grid = (-(-height // size), -(-width // size))
     return AAConv(dim_in, dim, **parts, grid=grid, kernel=kernel, pooled=c.pooled, **how)
 
 
@@ -224,8 +225,7 @@ def in_resnet(config: Config, host: resnet.Config) -> Backbone:
     def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
         if i == 0:
             return resnet.convolution(i, j, dim, stride)
-        size = host.stem_stride * 2**i * (2 if i == 1 else 1)
-        return augmented(config, dim, dim, size, stride=stride, halved=i == 1)
+        return augmented(config, dim, dim, grid(config, i, j), stride=stride, halved=i == 1)
 
     return resnet.ResNet(host, mixer)
 
@@ -234,7 +234,7 @@ def in_wide_resnet(config: Config, host: wide_resnet.Config) -> Backbone:
     """Augment the first convolution of each block."""
 
     def first(i: int, j: int, dim_in: int, dim: int, stride: int) -> nn.Module:
-        return augmented(config, dim_in, dim, 2**i, stride=stride)
+        return augmented(config, dim_in, dim, grid(config, i, j), stride=stride)
 
     return wide_resnet.WideResNet(host, first)
 
@@ -245,9 +245,9 @@ def in_mnasnet(config: Config, host: mnasnet.Config) -> Backbone:
     def expand(i: int, j: int, dim_in: int, dim: int) -> nn.Module:
         if sum(host.depths[:i]) + j < sum(host.depths) - LAST:
             return Conv2d(dim_in, dim, 1, bias=False)
-        before = mnasnet.STACKS[: i + (j > 0)]
-        size = 2 * prod(stack.stride for stack in before)
-        return augmented(config, dim_in, dim, size, kernel=1)
+        stack = mnasnet.STACKS[i]
+        seen = grid(config, stack.level, j if stack.stride > 1 else 1)
+        return augmented(config, dim_in, dim, seen, kernel=1)
 
     return mnasnet.MnasNet(host, expand)
 

@@ -31,6 +31,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear
 from vitrail.models import pvt, resnet, swin
@@ -135,8 +136,7 @@ class ACmix(nn.Module):
         stride: int = 1,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window is {window}: expected an odd number, it has a centre")
         self.heads, self.local = heads, Mirrored(window, stride)

@@ -36,7 +36,7 @@ from vitrail.layers.tokens import Mean
 from vitrail.models.names import attention_cnn as names
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
-from vitrail.models.trunk.positions import Table, patches
+from vitrail.models.trunk.positions import by_axis, offsets, patches
 
 __all__ = ["MODEL", "NAMES", "SPACE", "VARIANTS", "Config", "convolution_as_attention"]
 
@@ -92,10 +92,7 @@ SPACE = Small(
 
 NAMES = names.TABLES
 # Learned offsets are cut, and cannot grow.
-POSITIONS = (
-    Table(".position.rows", lambda c: (2 * patches(c)[0] - 1, 1), cropped_line, axes=(0,)),
-    Table(".position.columns", lambda c: (1, 2 * patches(c)[1] - 1), cropped_line, axes=(0,)),
-)
+POSITIONS = by_axis(".position", lambda c: offsets(patches(c)), cropped_line)
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:

@@ -18,7 +18,6 @@ loading with `image=`. Published operations and accuracies are from memory of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
@@ -28,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.linear import Linear, linear
 from vitrail.layers.relative import (
@@ -36,7 +36,6 @@ from vitrail.layers.relative import (
     Grid,
     RelativePosition,
     attend_by_parts,
-    resized,
 )
 from vitrail.models import resnet
 from vitrail.models.names import botnet as names
@@ -50,6 +49,7 @@ from vitrail.models.parts.attention_resnet import (
 )
 from vitrail.models.resnet import Bottleneck, ResNet, convolution, ungated
 from vitrail.models.trunk.backbone import Small, Variant
+from vitrail.models.trunk.positions import by_axis
 
 KINDS = {"relative": RelativePosition, "absolute": AbsolutePosition}
 
@@ -152,28 +152,14 @@ def grids(config: Config) -> list[tuple[Grid, Grid]]:
     return list(zip([sizes[0], *sizes], sizes, strict=False))
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """The state for another image size: tables are interpolated linearly along their offsets."""
-    with torch.device("meta"):
-        made = BoTNet(new).state_dict()
-    return {k: resized(v, len(made[k])) if k.endswith(TABLES) else v for k, v in state.items()}
+def _entries(config: Config, stage: int, block: int) -> Grid:
+    """Of the two tables of a block."""
+    h, w = grids(config)[stage][block > 0]
+    entries = KINDS[config.position].entries
+    return entries(h), entries(w)
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes, and an image for which the tables are."""
-    c = replace(config, classes=len(state["head.weight"]))
-    for i, blocks in enumerate(c.attending):
-        for j in blocks:
-            sides = [
-                (len(state[f"stages.{i}.blocks.{j}.mixer.{name}"]) + (c.position == "relative"))
-                // (1 + (c.position == "relative"))
-                for name in TABLES
-            ]
-            seen = grids(c)[i][j > 0]
-            if tuple(sides) != seen:
-                image = [side * a // b for side, a, b in zip(sides, c.image, seen, strict=True)]
-                return replace(c, image=tuple(image))
-    return c
+POSITIONS = by_axis("stages.{i}.blocks.{j}.mixer.position", _entries)
 
 
 class BottleneckAttention(nn.Module):
@@ -190,8 +176,7 @@ class BottleneckAttention(nn.Module):
         scaled: bool = True,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads, self.scaled, self.position = heads, scaled, position
         self.qkv = Linear(dim, 3 * dim, bias=False)
         nn.init.normal_(self.qkv.weight, std=0.01)
@@ -238,7 +223,7 @@ class BoTNet(ResNet):
         def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
             if j not in c.attending[i]:
                 return convolution(i, j, dim, stride)
-            position = KINDS[c.position](sizes[i][j > 0], dim // c.heads)
+            position = KINDS[c.position](sizes[i][j > 0], head_width(dim, c.heads))
             return BottleneckAttention(dim, c.heads, position, stride=stride, scaled=c.scaled)
 
         def gate(i: int, j: int, dim: int) -> nn.Module:

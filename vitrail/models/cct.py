@@ -125,6 +125,7 @@ def _positions(config: Config) -> tuple[Table, ...]:
 
 
 POSITIONS = _positions
+SILENT = {"position"}  # the table is in the weights, whatever made it
 
 
 def stride(config: Config) -> int:

@@ -20,8 +20,6 @@ d**-0.5. The authors move no positions; ours are resampled bicubically, as timm'
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -41,6 +39,7 @@ from vitrail.models.names import deepvit as names
 from vitrail.models.parts.deepvit_stem import Embed
 from vitrail.models.trunk.backbone import Isotropic, Level, Small, Variant
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table, patches
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move positions to another image size: half-pixel bicubic."""
-    grids = [(c.image[0] // c.patch, c.image[1] // c.patch) for c in (old, new)]
-    return {**state, "embed.position": bicubic_grid(state["embed.position"], *grids)}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    side = math.isqrt(state["embed.position"].shape[1]) * config.patch
-    return replace(config, classes=len(state["head.weight"]), image=(side, side))
+POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
 class Mix(nn.Module):

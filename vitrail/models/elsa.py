@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv
 from vitrail.layers.linear import Linear
 from vitrail.layers.neighborhood import aggregate
@@ -123,8 +124,7 @@ class ELSA(nn.Module):
         qkv_bias: bool = True,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if kernel % 2 == 0 or kernel < 1 or group < 1 or dilation < 1:
             raise ValueError(
                 f"kernel is {kernel}, group {group}, dilation {dilation}: expected an odd kernel, "

@@ -31,8 +31,7 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import channels_first, channels_last
 from vitrail.layers.evolving import Evolution
-from vitrail.layers.position import linear_line
-from vitrail.layers.relative import TABLES, Grid
+from vitrail.layers.relative import TABLES
 from vitrail.layers.residual import rising
 from vitrail.layers.tokens import Mean
 from vitrail.models import resnet
@@ -40,7 +39,7 @@ from vitrail.models.names import evolving as names
 from vitrail.models.parts.evolving_conv import EvolvingConv, Pool
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant
 from vitrail.models.trunk.heads import linear_head
-from vitrail.models.trunk.positions import Table
+from vitrail.models.trunk.positions import by_axis, offsets
 
 
 @dataclass(frozen=True)
@@ -85,26 +84,13 @@ SPACE = Small(
 NAMES = names.TABLES
 
 
-def _map(config: Config, stage: int, block: int) -> Grid:
-    """Rows and columns of the map that a block attends to."""
+def _entries(config: Config, stage: int, block: int) -> tuple[int, ...]:
+    """Offsets between the rows and the columns of the map that a block attends to."""
     size = config.plan[stage][block].size
-    return -(-config.image[0] // size), -(-config.image[1] // size)
+    return offsets((-(-config.image[0] // size), -(-config.image[1] // size)))
 
 
-POSITIONS = (
-    Table(
-        "stages.{i}.blocks.{j}.mixer.position.rows",
-        lambda c, i, j: (2 * _map(c, i, j)[0] - 1, 1),
-        linear_line,
-        axes=(0,),
-    ),
-    Table(
-        "stages.{i}.blocks.{j}.mixer.position.columns",
-        lambda c, i, j: (1, 2 * _map(c, i, j)[1] - 1),
-        linear_line,
-        axes=(0,),
-    ),
-)
+POSITIONS = by_axis("stages.{i}.blocks.{j}.mixer.position", _entries)
 
 
 class Step(NamedTuple):

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, channels_first, channels_last, folded
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -126,9 +127,9 @@ class Embed(ClassPatches):
         super().__init__(c.channels, c.dim, c.patch, image=c.image, std=0.02)
         self.config = config
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h w"]:
         check_image(image, self.config, "glit")
-        return super().forward(image)
+        return image
 
 
 class LocalHeads(nn.Module):
@@ -177,13 +178,23 @@ def _mixer(config: Config, i: int) -> nn.Module:
     """The heads of block i: all attending, all local, or some of each."""
     c, attending = config, config.heads - config.local[i]
     share = c.dim * attending // c.heads
-    inner, hidden = c.attention_ratios[i] * share, c.local_ratios[i] * (c.dim - share)
+    inner, hidden = int(c.attention_ratios[i] * share), int(c.local_ratios[i] * (c.dim - share))
+    if attending and (inner < 1 or inner % attending):
+        raise ValueError(
+            f"attention_ratios is {c.attention_ratios[i]} in block {i}, which makes {inner} "
+            f"channels: they do not divide into the {attending} heads that attend"
+        )
+    if attending < c.heads and hidden < 1:
+        raise ValueError(
+            f"local_ratios is {c.local_ratios[i]} in block {i}, which makes {hidden} channels: "
+            "expected one at least"
+        )
     if not attending:
-        return LocalHeads(c.dim, int(hidden), c.kernels[i])
-    attention = Attention(share, attending, inner=int(inner))
+        return LocalHeads(c.dim, hidden, c.kernels[i])
+    attention = Attention(share, attending, inner=inner)
     if attending == c.heads:
         return attention
-    return MixedHeads(attention, LocalHeads(c.dim - share, int(hidden), c.kernels[i]), share)
+    return MixedHeads(attention, LocalHeads(c.dim - share, hidden, c.kernels[i]), share)
 
 
 class GLiT(Isotropic):
@@ -196,8 +207,7 @@ class GLiT(Isotropic):
         ratios = (c.attention_ratios, c.kernels, c.local_ratios, c.mlp_ratios)
         if depth == 0 or any(len(r) != depth for r in ratios):
             raise ValueError(f"local is {c.local}; the other sizes {ratios} need one entry a block")
-        if c.dim % c.heads:
-            raise ValueError(f"dim {c.dim} does not divide into {c.heads} heads: choose a divisor")
+        head_width(c.dim, c.heads)
         if not all(0 <= n <= c.heads for n in c.local):
             raise ValueError(f"local is {c.local}: expected 0 to {c.heads}, a block's heads")
         norm = partial(nn.LayerNorm, eps=1e-6)

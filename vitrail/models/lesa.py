@@ -18,8 +18,7 @@ The authors' tables are for one size; a map of another reads them interpolated l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +27,13 @@ from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d, ConvNorm, LinearNorm, affine, channels_first, channels_last
 from vitrail.layers.linear import Linear, frozen, linear
+from vitrail.layers.position import linear_line
 from vitrail.layers.relative import Grid, RelativePosition, resized
 from vitrail.models import resnet
 from vitrail.models.names import lesa as names
 from vitrail.models.parts.lesa_fusion import PUBLISHED, Fusion, HiddenConvs
 from vitrail.models.trunk.backbone import Small, Variant
+from vitrail.models.trunk.positions import Table, by_axis, offsets
 
 TABLES = ("position.table", "position.rows", "position.columns")
 
@@ -82,33 +83,21 @@ def grids(config: Config) -> list[Grid]:
     return found
 
 
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size: tables are interpolated linearly."""
-    moved = dict(state)
-    for name, shape in _tables(new).items():
-        flat = name.endswith("table")
-        value = state[name].mT if flat else state[name]
-        value = resized(value, shape[1 if flat else 0])
-        moved[name] = value.mT if flat else value
-    return moved
+def _grid(config: Config, stage: int, block: int) -> Grid:
+    """The map that a block sees: the first of a stage has that of the stage before."""
+    return grids(config)[stage if block else stage - 1]
 
 
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the (square) image that a state's shapes tell."""
-    name, shape = next(iter(_tables(config).items()))
-    if name.endswith("table"):
-        sides = [math.isqrt((n + 1) // 2) for n in (shape[1], state[name].shape[1])]
-    else:
-        sides = [(n + 1) // 2 for n in (shape[0], len(state[name]))]
-    size = config.image[0] // sides[0] * sides[1]
-    return replace(config, classes=len(state["head.weight"]), image=(size, size))
+def _flattened(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Differences of flat indices (1, 2 n - 1, C) for another map, interpolated linearly."""
+    return linear_line(table, *((2 * math.prod(grid) - 1,) for grid in (old, new)))
 
 
-def _tables(config: Config) -> dict[str, torch.Size]:
-    """The shapes of all tables of positions."""
-    with torch.device("meta"):
-        model = LESANet(config)
-    return {n: p.shape for n, p in model.named_parameters() if n.endswith(TABLES)}
+_POSITION = "stages.{i}.blocks.{j}.mixer.position"
+POSITIONS = (
+    Table(f"{_POSITION}.table", _grid, _flattened, axes=(1,), between=1),
+    *by_axis(_POSITION, lambda c, i, j: offsets(_grid(c, i, j))),
+)
 
 
 class FlatPosition(nn.Module):
@@ -335,15 +324,13 @@ class LESANet(resnet.ResNet):
     undecayed = TABLES
 
     def __init__(self, config: Config) -> None:
-        c, sizes = config, grids(config)
-        first = len(c.depths) - 2
+        c, first = config, len(config.depths) - 2
 
         def mixer(i: int, j: int, dim: int, stride: int) -> nn.Module:
             if i < first or (i == first and j == 0):
                 return resnet.convolution(i, j, dim, stride)
-            grid = sizes[i if j else i - 1]
             how = {"position": c.position, "stride": stride, "fusion": c.fusion}
-            return LESA(dim, c.groups, grid=grid, **how)
+            return LESA(dim, c.groups, grid=_grid(c, i, j), **how)
 
         super().__init__(config, mixer, bottleneck=True)
         for block in self.modules():

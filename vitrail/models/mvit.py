@@ -24,31 +24,41 @@ block of inner stages has its keys reduced twice as much, and every level has a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.init import trunc_normal_linear
-from vitrail.layers.position import bicubic_grid, bilinear_grid
+from vitrail.layers.relative import resized
 from vitrail.layers.residual import Blocks, rising
 from vitrail.layers.tokens import FirstToken, Mean
 from vitrail.models.names import mvit as names
 from vitrail.models.parts.mvit_pooling import (
-    ClipPosition,
-    Grid,
     Pool,
     PoolingAttention,
     PoolingBlock,
-    RelativePosition,
     WindowPoolingAttention,
-    stretched,
+)
+from vitrail.models.parts.mvit_positions import (
+    PLACES,
+    ClipPosition,
+    Grid,
+    RelativePosition,
+    key_stride,
+    lengths,
+    positions,
+    query_stride,
+    tokens_grid,
 )
 from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+
+POOLS = {"mean": Mean, "token": FirstToken}
 
 
 @dataclass(frozen=True)
@@ -156,49 +166,7 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
-
-
-def tokens_grid(config: Config) -> Grid:
-    """The map of the config's own images that tables are made for: sides divided, rounded down."""
-    side = tuple(s // config.patch for s in config.image)
-    return side if config.frames == 1 else (max(config.frames // 2, 1), *side)
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move to another image size or number of frames: linear along each axis."""
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in MViT(new).state_dict().items()}
-    (*_, h, w), goal = tokens_grid(old), tokens_grid(new)
-    moved = dict(state)
-    for name, value in state.items():
-        if ".mixer.position." in name:
-            moved[name] = stretched(value, shapes[name][0])
-        elif name == "stem.time":
-            moved[name] = stretched(value[0], goal[0])[None]
-        elif name == "stem.space":
-            moved[name] = _across(old, value, (h, w), (goal[-2], goal[-1]))
-    return moved
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config | None:
-    """The config with the classes, the image and the frames that a state's shapes tell."""
-    head = state.get("head.weight")
-    if config.position != "relative":
-        side = math.isqrt(state["stem.space"].shape[1])
-        grid = (side, side)
-        frames = state["stem.time"].shape[1] if config.frames > 1 else 1
-    else:
-        first = "stages.0.blocks.0.mixer.position."
-        grid = tuple((len(state[first + axis]) + 1) // 2 for axis in "hw")
-        frames = (len(state[first + "t"]) + 1) // 2 if config.frames > 1 else 1
-    image = tuple(side * config.patch for side in grid)
-    frames = 2 * frames if config.frames > 1 else 1
-    return replace(config, classes=0 if head is None else len(head), image=image, frames=frames)
-
-
-def _across(config: Config, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Absolute positions of a map of another size, as the code of their kind moves them."""
-    return (bicubic_grid if config.position == "both" else bilinear_grid)(table, old, new)
+POSITIONS = positions
 
 
 class Stem(nn.Module):
@@ -216,7 +184,8 @@ class Stem(nn.Module):
             self.proj = Conv2d(c.channels, c.dim, side, c.patch, reach)
         self.grid = tokens_grid(c)
         sizes = {"token": 1} if c.pool == "token" else {}
-        if c.position != "relative":
+        self.across = PLACES[c.position].absolute
+        if self.across is not None:
             sizes["space"] = math.prod(self.grid[-2:])
             if c.frames > 1:
                 sizes["time"] = self.grid[0]
@@ -231,11 +200,11 @@ class Stem(nn.Module):
         check_image(image, self.config, "mvit")
         x = self.proj(image).movedim(1, -1)
         grid = tuple(x.shape[1:-1])
-        if self.space is not None:
+        if self.across is not None and self.space is not None:
             ours, (h, w) = (self.grid[-2], self.grid[-1]), grid[-2:]
-            x = x + _across(self.config, self.space, ours, (h, w)).unflatten(1, (h, w))
+            x = x + self.across(self.space, ours, (h, w)).unflatten(1, (h, w))
         if self.time is not None:
-            x = x + stretched(self.time[0], grid[0])[:, None, None]
+            x = x + resized(self.time[0], grid[0])[:, None, None]
         x = x.flatten(1, -2)
         if self.token is not None:
             x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
@@ -256,17 +225,15 @@ class MViT(Backbone):
         c = self.config = config
         _check(c)
         self.stem, rates = Stem(c), iter(rising(c.drop_path, sum(c.depths)))
-        size, last = tokens_grid(c), len(c.depths) - 1
-        stages, levels, width = [], [], c.dim
+        last, stages, levels, width = len(c.depths) - 1, [], [], c.dim
         for i, depth in enumerate(c.depths):
             dim, blocks = c.dim * 2**i, []
             for j in range(depth):
-                stride, end = 2 if i and not j else 1, j == depth - 1
-                wider = c.widen == "mlp" and end and i < last
+                wider = c.widen == "mlp" and j == depth - 1 and i < last
                 dims = (width, dim, 2 * dim if wider else dim)
-                mixer = _mixer(c, i, dims, size, stride, end)
-                blocks.append(PoolingBlock(dims, mixer, stride, next(rates)))
-                size, width = (*size[:-2], *(s // stride for s in size[-2:])), dims[-1]
+                mixer = _mixer(c, i, j, dims[:2])
+                blocks.append(PoolingBlock(dims, mixer, query_stride(i, j), next(rates)))
+                width = dims[-1]
             stages.append(Stage(nn.Identity(), blocks))
             levels.append(Level(c.patch * 2**i, width, 2 if c.frames > 1 else 1))
         self.stages, self.levels, self.width = nn.ModuleList(stages), tuple(levels), width
@@ -274,7 +241,7 @@ class MViT(Backbone):
             nn.LayerNorm(level.channels, eps=1e-6) if i == last or c.window else nn.Identity()
             for i, level in enumerate(levels)
         )
-        self.pool = FirstToken() if c.pool == "token" else Mean()
+        self.pool = POOLS[c.pool]()
         self.head = linear_head(width, c.classes) if c.classes else nn.Identity()
         trunc_normal_linear(self)
 
@@ -303,13 +270,10 @@ class MViT(Backbone):
         return found
 
 
-def _mixer(
-    c: Config, i: int, dims: tuple[int, int, int], size: Grid, stride: int, end: bool
-) -> PoolingAttention:
-    """The attention of a block of stage i that sees a map of `size`."""
-    heads, inner = c.heads * 2**i, 0 < i < len(c.depths) - 1
-    keys = max(c.reduction // 2**i, 1) * (2 if c.window and end and inner else 1)
-    d, clip = dims[1] // heads, (1,) * (len(size) - 2)
+def _mixer(c: Config, i: int, j: int, dims: tuple[int, int]) -> PoolingAttention:
+    """The attention of block j of stage i, which widens the map as `dims` say."""
+    heads, stride, keys = c.heads * 2**i, query_stride(i, j), key_stride(c, i, j)
+    d, clip = dims[1] // heads, (1,) * (c.frames > 1)
 
     def pool(step: int) -> Pool | None:
         side = c.kernel or (step + 1 if step > 1 else 1)
@@ -317,15 +281,13 @@ def _mixer(
         return Pool(d, heads, kernel, (*clip, step, step)) if max(kernel) > 1 else None
 
     position = None
-    if c.position != "absolute":
-        lengths = [2 * max(s // stride, s // keys) - 1 for s in size[-2:]]
-        kind = ClipPosition if clip else RelativePosition
-        position = kind(d, [*(2 * t - 1 for t in size[:-2]), *lengths])
+    if PLACES[c.position].relative:
+        position = (ClipPosition if clip else RelativePosition)(d, lengths(c, i, j))
     query = pool(stride) if c.queries == "every" or stride > 1 else None
     pools = (query, pool(keys), pool(keys))
     parts = {"pools": pools, "position": position, "residual": c.residual}
-    if not c.window or (end and i):
-        return PoolingAttention(dims[0], dims[1], heads, **parts)
+    if not c.window or (i and j == c.depths[i] - 1):
+        return PoolingAttention(*dims, heads, **parts)
     window = c.window // 2 ** (i if stride == 1 else i - 1)
     if not window or window % stride or window % keys:
         raise ValueError(
@@ -333,7 +295,7 @@ def _mixer(
             f"{keys}, the strides of queries and keys there"
         )
     sides = (window // stride, window // keys)
-    return WindowPoolingAttention(dims[0], dims[1], heads, sides=sides, **parts)
+    return WindowPoolingAttention(*dims, heads, sides=sides, **parts)
 
 
 def _check(c: Config) -> None:
@@ -341,14 +303,13 @@ def _check(c: Config) -> None:
     known = {
         "queries": ("every", "first"),
         "widen": ("attention", "mlp"),
-        "position": ("relative", "absolute", "both"),
-        "pool": ("mean", "token"),
+        "position": tuple(PLACES),
+        "pool": tuple(POOLS),
     }
     for field, values in known.items():
         if getattr(c, field) not in values:
             raise ValueError(f"{field} is {getattr(c, field)!r}: expected {' or '.join(values)}")
-    if c.dim % c.heads:
-        raise ValueError(f"dim {c.dim} does not divide into {c.heads} heads: choose a divisor")
+    head_width(c.dim, c.heads)
     least = c.patch * 2 ** (len(c.depths) - 1)
     if min(c.image) < least:
         raise ValueError(

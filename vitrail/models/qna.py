@@ -21,8 +21,7 @@ strides round up, as "SAME" padding does.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,10 +31,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import attend, attention_weights
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
-from vitrail.layers.position import BiasTable, offset_index
+from vitrail.layers.position import BiasTable, bicubic_grid, offset_index
 from vitrail.layers.residual import Block, DropPath, rising
 from vitrail.layers.tokens import Mean
 from vitrail.models.names.qna import TABLES
@@ -44,10 +44,10 @@ from vitrail.models.parts.learned_queries import (
     QnA,
     Reader,
     lecun_normal,
-    moved,
 )
 from vitrail.models.trunk.backbone import Level, Pyramid, Small, Stage, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
+from vitrail.models.trunk.positions import Table
 
 NAMES = TABLES
 
@@ -167,8 +167,7 @@ class LocalAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.bias = EqualWindows(window, heads)
@@ -233,11 +232,22 @@ def check_size(image: tuple[int, int], config: Config) -> None:
         )
 
 
+def last_map(config: Config) -> tuple[int, int]:
+    """Rows and columns of the last map."""
+    stride = config.patch * 2 ** (len(config.qna) - 1)
+    return -(-config.image[0] // stride), -(-config.image[1] // stride)
+
+
+# What reads the whole last map.
+POSITIONS = tuple(
+    Table(f"pool.{name}", last_map, bicubic_grid, axes=(0,)) for name in ("position", "share")
+)
+
+
 def side(config: Config) -> int:
     """The side of the last map, which learned queries read whole. Raises ValueError unless it is
     square."""
-    stride = config.patch * 2 ** (len(config.qna) - 1)
-    height, width = (-(-pixels // stride) for pixels in config.image)
+    height, width = last_map(config)
     if height != width:
         raise ValueError(
             f"image is {config.image[0]}x{config.image[1]}: queries that read a whole map have "
@@ -250,23 +260,6 @@ def _pool(config: Config, dim: int) -> nn.Module:
     if config.pool == "mean":
         return Mean()
     return Reader(dim, config.qna_heads[-1], side(config), added=config.pool == "both")
-
-
-def resample(state: dict[str, Tensor], old: Config, new: Config) -> dict[str, Tensor]:
-    """Move what reads a whole map to another image size: half-pixel bicubic."""
-    if old.pool == "mean":
-        return state
-    tables = ("pool.position", "pool.share")
-    return {**state, **{n: moved(state[n], side(old), (side(new), side(new))) for n in tables}}
-
-
-def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and, where a whole map is read, the image."""
-    found = replace(config, classes=len(state["head.weight"]))
-    if config.pool == "mean":
-        return found
-    pixels = math.isqrt(len(state["pool.position"])) * config.patch * 2 ** (len(config.qna) - 1)
-    return replace(found, image=(pixels, pixels))
 
 
 class QnAViT(Pyramid):

@@ -14,6 +14,7 @@ shifted. At another size than the config's the last stage of swin_tiny therefore
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -147,31 +148,37 @@ def widths(config: Config) -> list[list[Widths]]:
 
 
 class PatchEmbed(nn.Module):
-    """Patches of p x p pixels, normed, and absolute positions: (B, channels, H, W) to a map.
+    """Patches of p x p pixels, normed: (B, channels, H, W) to a map (B, h, w, C).
 
-    An image that is no multiple of the patch is padded with zeros; at another grid than the
-    config's, positions are resampled on the way.
+    An image that is no multiple of the patch is padded with zeros.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        if config.position not in ("relative", "both"):
-            raise ValueError(f"position is {config.position!r}: expected relative or both")
         self.config, self.grid = config, grids(config)[0]
         self.proj = Conv(config.channels, config.dim, config.patch, config.patch)
         self.norm = nn.LayerNorm(config.dim) if config.patch_norm else nn.Identity()
-        if config.position == "both":
-            rows = self.grid[0] * self.grid[1]
-            self.position = nn.Parameter(torch.empty(1, rows, config.dim))
-            nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
         check_image(image, self.config, "swin")
-        x = self.norm(self.proj(pad(image.permute(0, 2, 3, 1), self.config.patch)))
-        if self.config.position == "both":
-            grid = (x.shape[1], x.shape[2])
-            x = x + bicubic_grid(self.position, self.grid, grid).view(1, *grid, -1)
-        return x
+        return self.norm(self.proj(pad(image.permute(0, 2, 3, 1), self.config.patch)))
+
+
+class PlacedEmbed(PatchEmbed):
+    """And absolute positions, at another grid than the config's resampled on the way."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.position = nn.Parameter(torch.empty(1, math.prod(self.grid), config.dim))
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
+        x = super().forward(image)
+        grid = (x.shape[1], x.shape[2])
+        return x + bicubic_grid(self.position, self.grid, grid).view(1, *grid, -1)
+
+
+STEMS = {"relative": PatchEmbed, "both": PlacedEmbed}
 
 
 class Merge(nn.Module):
@@ -202,6 +209,8 @@ class Swin(Pyramid):
                 f"depths {config.depths} and heads {config.heads} differ in length: "
                 "one each a stage"
             )
+        if config.position not in STEMS:
+            raise ValueError(f"position is {config.position!r}: expected {' or '.join(STEMS)}")
         sizes = grids(config)
         if min(sizes[-1]) < 2 or config.window < 2:
             h, w = config.image
@@ -234,7 +243,7 @@ class Swin(Pyramid):
             stages.append(Stage(Merge(dims[i - 1]) if i else nn.Identity(), blocks))
         super().__init__(
             config,
-            stem=PatchEmbed(config),
+            stem=STEMS[config.position](config),
             stages=stages,
             norm=nn.LayerNorm(dims[-1]),
             pool=Mean(),

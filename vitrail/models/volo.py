@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.attention import Attention, ClassAttention
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, ConvNorm, channels_first, channels_last
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
@@ -192,8 +193,7 @@ class OutlookAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, *, kernel: int = 3, stride: int = 2) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if kernel % 2 == 0 or not 1 <= stride <= kernel // 2 + 1:
             raise ValueError(
                 f"kernel is {kernel}, stride {stride}: expected an odd kernel, which has a "

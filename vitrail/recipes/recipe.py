@@ -7,17 +7,16 @@ the same weights. Every field is reachable by `--set`: `optimizer=sgd`, `optimiz
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import kind_of, nearest, override, parse, to_json
+from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data.augment import Augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
-from vitrail.errors import ConfigError, RunError
+from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_shape
@@ -90,11 +89,7 @@ class Recipe:
 
 def read(path: Path) -> Recipe:
     """The recipe in a JSON file. Raises RunError or ConfigError."""
-    try:
-        value = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} is no readable recipe ({error}): give a run folder") from error
-    return from_json(value)
+    return from_json(read_json(Path(path), dict, remedy="restore it, or give another run folder"))
 
 
 def from_json(value: Mapping[str, Any]) -> Recipe:

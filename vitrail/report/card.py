@@ -114,7 +114,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"- {_KNOWN_LABELS if data.several else _KNOWN}",
+        f"- {_KNOWN_LABELS if data.several else _known(facts)}",
         "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
@@ -128,6 +128,18 @@ def render_card(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _known(facts: Facts) -> str:
+    """What becomes of images of other classes."""
+    if facts.refusal is None:
+        return _KNOWN
+    r = facts.refusal
+    return (
+        f'It knows these classes only. `vitrail predict` says "none of these" below a probability '
+        f"of {r.threshold:.2f}, as in {percent(r.unknown)} of test images whose own class was no "
+        "answer; other images of unknown classes get a wrong answer."
+    )
+
+
 def _baseline(one: Baseline) -> str:
     balanced = "" if one.balanced is None else f" (balanced {percent(one.balanced)})"
     return f"{percent(one.accuracy)}{balanced}"
@@ -135,12 +147,11 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """What to do next, a command a line; those that name the run are for its own folder."""
-    int8 = "" if facts.data.several else " --int8"
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
         *([] if facts.data.several else tests),
         "vitrail explain . image.jpg     # see what it looks at",
-        f"vitrail export . --engine openvino{int8}    # make files for another engine",
+        "vitrail export . --engine openvino --int8    # make files for another engine",
     ]
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"

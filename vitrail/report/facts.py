@@ -222,7 +222,7 @@ class CurvePoint:
     step: int
     epoch: float
     train_loss: float | None = None
-    val_accuracy: float | None = None
+    val_score: float | None = None
     val_loss: float | None = None
     lr: float | None = None
 
@@ -262,6 +262,20 @@ class CalibrationFacts:
     ece_after: float
     bins: Sequence[CalibrationBin]
     bins_before: Sequence[CalibrationBin] = ()
+
+
+@dataclass(frozen=True)
+class RefusalFacts:
+    """Answers below the probability `threshold` are "none of these".
+
+    Of n test images the share `known` is told so, and the share `unknown` would be if its own class
+    were no answer.
+    """
+
+    threshold: float
+    known: float
+    unknown: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -318,6 +332,7 @@ class Facts:
     per_class: Sequence[ClassRow] = ()
     confusion: Sequence[Sequence[int]] | None = None
     calibration: CalibrationFacts | None = None
+    refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
     chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
@@ -339,4 +354,5 @@ def under_its_name(value: Score | Baseline, name: str) -> dict[str, Any]:
     fields = to_json(value)
     if name != "accuracy":
         return {name.replace(" ", "_"): fields.pop("accuracy"), **fields}
-    return {key: one for key, one in fields.items() if key not in ("name", "figures")}
+    implied = ("name", "figures") if isinstance(value, Score) else ()
+    return {key: one for key, one in fields.items() if key not in implied}

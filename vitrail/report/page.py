@@ -133,8 +133,9 @@ def ordered(candidates: Sequence[CandidatePoint]) -> list[CandidatePoint]:
 
 
 def image(data: bytes) -> str:
-    """Return a PNG as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    """Return a PNG or a JPEG as a data URI."""
+    kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
 def _shown(value: Any) -> Any:

@@ -32,7 +32,7 @@ def losses(points: Sequence[CurvePoint]) -> str:
 
 def rise(points: Sequence[CurvePoint], measure: str = "accuracy") -> str:
     """Draw validation accuracy, or another `measure`, over epochs, the last value beside it."""
-    right = [(p.epoch, 100 * p.val_accuracy) for p in points if p.val_accuracy is not None]
+    right = [(p.epoch, 100 * p.val_score) for p in points if p.val_score is not None]
     if len(right) < 2:
         return ""
 

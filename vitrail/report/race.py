@@ -45,61 +45,81 @@ def front(
     families = sorted({c.family for _, c in shown})
     tall = stretched(candidates)
 
-    clocks = {c.timed for _, c in shown}
+    points = [c for _, c in shown]
 
     def draw(axes: Any) -> None:
         if tall:
-            _stretch(axes, [_right(c) for _, c in shown])
-        for family, (colour, shape) in zip(
-            families, itertools.cycle(zip(SERIES, SHAPES, strict=True)), strict=False
-        ):
-            label: str | None = family
-            for clock in ("exported", "torch"):
-                own = [c for _, c in shown if c.family == family and c.timed == clock]
-                if own:
-                    filled = clock == "exported" or len(clocks) == 1
-                    axes.scatter(
-                        [_wait(c) for c in own], [_right(c) for c in own], s=42 if filled else 34,
-                        facecolors=colour if filled else "none", edgecolors=colour, marker=shape,
-                        label=label, zorder=3, linewidths=0 if filled else 1.3, clip_on=False,
-                    )  # fmt: skip
-                    label = None
-        for clock in clocks:
-            best = joined([c for _, c in shown if c.timed == clock])
-            axes.plot(
-                [_wait(c) for c in best], [_right(c) for c in best], color=SOFT, linewidth=1.1,
-                linestyle="-" if clock == "exported" or len(clocks) == 1 else (0, (1, 2)),
-                alpha=0.7, zorder=2,
-            )  # fmt: skip
-        for _, c in shown:
-            if c.status == "won":
-                axes.scatter(
-                    [_wait(c)], [_right(c)], s=170, facecolors="none", edgecolors=ACCENT,
-                    linewidths=1.8, zorder=4, clip_on=False,
-                )  # fmt: skip
+            _stretch(axes, [_right(c) for c in points])
+        _marks(axes, points, families)
+        _best(axes, points)
         waits = [_wait(c) for _, c in numbered] + ([1e3 * limit_s] if limit_s else [])
         log_ticks(axes, waits)
         axes.margins(y=0.14)
         within(axes)
-        feet = [_wait(c) for _, c in numbered if c.accuracy is None]
-        axes.plot(
-            feet, [0.0] * len(feet), "|", color=SOFT, markersize=9, markeredgewidth=1.3,
-            transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
-        )  # fmt: skip
+        _feet(axes, [_wait(c) for _, c in numbered if c.accuracy is None])
         if limit_s is not None:
-            axes.axvspan(1e3 * limit_s, axes.get_xlim()[1], color=SECOND, alpha=0.07, linewidth=0)
-            axes.axvline(1e3 * limit_s, color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
-            side, shift = _side(axes, 1e3 * limit_s, size[0])
-            axes.annotate(
-                "budget", (1e3 * limit_s, 1), (shift, -3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", color=SECOND, ha=side, va="top", in_layout=False,
-            )  # fmt: skip
+            _budget(axes, 1e3 * limit_s, size[0])
         axes.set_xlabel("latency in ms, logarithmic")
         axes.set_ylabel(f"validation {measure}, %")
         legend(axes, columns=4 if size[0] < 6 else 8)
         _number(axes, shown, limit_s)
 
     return svg(draw, name, size)
+
+
+def _marks(axes: Any, points: Sequence[CandidatePoint], families: Sequence[str]) -> None:
+    """Draw a mark for each candidate, in the colour and shape of its family."""
+    one_clock = len({c.timed for c in points}) == 1
+    looks = itertools.cycle(zip(SERIES, SHAPES, strict=True))
+    for family, (colour, shape) in zip(families, looks, strict=False):
+        label: str | None = family
+        for clock in ("exported", "torch"):
+            own = [c for c in points if c.family == family and c.timed == clock]
+            if own:
+                filled = clock == "exported" or one_clock
+                axes.scatter(
+                    [_wait(c) for c in own], [_right(c) for c in own], s=42 if filled else 34,
+                    facecolors=colour if filled else "none", edgecolors=colour, marker=shape,
+                    label=label, zorder=3, linewidths=0 if filled else 1.3, clip_on=False,
+                )  # fmt: skip
+                label = None
+
+
+def _best(axes: Any, points: Sequence[CandidatePoint]) -> None:
+    """Join the best at each latency, of either clock by itself, and ring the winner."""
+    clocks = sorted({c.timed for c in points})
+    for clock in clocks:
+        best = joined([c for c in points if c.timed == clock])
+        axes.plot(
+            [_wait(c) for c in best], [_right(c) for c in best], color=SOFT, linewidth=1.1,
+            linestyle="-" if clock == "exported" or len(clocks) == 1 else (0, (1, 2)),
+            alpha=0.7, zorder=2,
+        )  # fmt: skip
+    for c in points:
+        if c.status == "won":
+            axes.scatter(
+                [_wait(c)], [_right(c)], s=170, facecolors="none", edgecolors=ACCENT,
+                linewidths=1.8, zorder=4, clip_on=False,
+            )  # fmt: skip
+
+
+def _feet(axes: Any, waits: Sequence[float]) -> None:
+    """Draw ticks at the foot for those without an accuracy."""
+    axes.plot(
+        waits, [0.0] * len(waits), "|", color=SOFT, markersize=9, markeredgewidth=1.3,
+        transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
+    )  # fmt: skip
+
+
+def _budget(axes: Any, limit_ms: float, width: float) -> None:
+    """Draw the limit of latency, and shade what is beyond."""
+    axes.axvspan(limit_ms, axes.get_xlim()[1], color=SECOND, alpha=0.07, linewidth=0)
+    axes.axvline(limit_ms, color=SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
+    side, shift = _side(axes, limit_ms, width)
+    axes.annotate(
+        "budget", (limit_ms, 1), (shift, -3), xycoords=("data", "axes fraction"),
+        textcoords="offset points", color=SECOND, ha=side, va="top", in_layout=False,
+    )  # fmt: skip
 
 
 def caption(candidates: Sequence[CandidatePoint], measure: str = "accuracy") -> str:

@@ -24,11 +24,11 @@ def steps(facts: Facts) -> list[Step]:
     run = shlex.quote(folder(facts))
     chosen = next((e.name for e in facts.engines if e.counts and e.gain is not None), None)
     predict = f"vitrail predict {run} image.jpg" + (f" --engine {chosen}" if chosen else "")
-    faster = f"vitrail export {run} --engine {chosen or 'openvino'}"
-    purpose = "Make it faster: a file for another engine"
-    if not facts.data.several:
-        faster += " --int8"
-        purpose += ", in 8-bit integers where that loses little accuracy"
+    faster = f"vitrail export {run} --engine {chosen or 'openvino'} --int8"
+    purpose = (
+        "Make it faster: a file for another engine, in 8-bit integers where that loses little "
+        f"{facts.measure}"
+    )
     tests = [
         Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
     ]

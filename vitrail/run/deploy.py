@@ -1,7 +1,7 @@
 """`vitrail export RUN --engine openvino --int8`: files for an engine, their loss and their speed.
 
 A file is accepted as the ONNX file is: logits within 1e-4 and every class the same. int8 is
-accepted within a budget of accuracy, and recommended only where it is faster on this machine.
+accepted within a budget of the task's score, and recommended only where it is faster here.
 """
 
 from __future__ import annotations
@@ -97,9 +97,15 @@ def _lost(int8: Int8) -> str:
     if int8.kept:
         kept = f"{len(int8.kept)} of {int8.nodes} nodes stay in float"
         kept += f", with all in int8 it would be {int8.whole:.2%}"
+    held = counted(int8.n, "held-back image")
+    reached = (
+        f"{int8.score:.2%} of {held} right"
+        if int8.name == "accuracy"
+        else f"{int8.name} {int8.score:.2%} on {held}"
+    )
     return (
-        f"{int8.accuracy:.2%} of {counted(int8.n, 'held-back image')} right, in float "
-        f"{int8.float_accuracy:.2%} (allowed: {int8.max_drop:g} points less); {kept}"
+        f"{reached}, in float {int8.float_score:.2%} (allowed: {int8.max_drop:g} points less); "
+        f"{kept}"
     )
 
 
@@ -121,9 +127,9 @@ def export_engine(
 ) -> Deployed:
     """Make a finished run's files for an engine, accept them and time them.
 
-    `max_drop` is in percentage points of top-1 on held-back images; `data` gives images where
-    the run's own are gone. Files that were there stay when the new ones are refused. Raises
-    VitrailError.
+    `max_drop` is in percentage points of the task's main score on held-back images, accuracy or
+    mean average precision; `data` gives images where the run's own are gone. Files that were there
+    stay when the new ones are refused. Raises VitrailError.
     """
     if not 0 <= max_drop <= 100:
         raise ConfigError(f"--max-drop is {max_drop:g}: give 0 to 100 percentage points")
@@ -131,11 +137,6 @@ def export_engine(
     chosen = engine(name)
     with RunFolder.create(path, resume=True) as run:
         model, recipe, labels = run.load_model()
-        if int8 and labels.several:
-            raise ConfigError(
-                f"--int8 is not for {run.path}, whose images have several labels: its loss is "
-                "measured in images with the right class, so export without --int8"
-            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)

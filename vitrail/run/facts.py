@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from vitrail.data.gate import Inspection
 from vitrail.data.split import Split
+from vitrail.engines.onnx import Exported
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import (
     BrokenFile,
     CurvePoint,
     DataFacts,
+    ExportFacts,
     FindingFacts,
+    ModelFacts,
 )
+from vitrail.run.subject import Subject
 
 CURVE_POINTS = 300
 
@@ -48,6 +53,24 @@ def data_facts(
     )
 
 
+def model_facts(one: Subject) -> ModelFacts:
+    """The model that won."""
+    return ModelFacts(
+        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
+        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
+    )  # fmt: skip
+
+
+def export_facts(exported: Exported) -> ExportFacts:
+    """How the exported file compares with the model."""
+    return ExportFacts(
+        exported.n,
+        exported.max_logit_difference,
+        exported.size_bytes,
+        exported.resize_inside,
+    )
+
+
 def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
     """The journal as curves: all looks at the validation part, and some 300 losses."""
     pace = max(1, len(lines) // CURVE_POINTS)
@@ -59,13 +82,18 @@ def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
             step=line["step"],
             epoch=line.get("epoch", per_step * line["step"]),
             train_loss=line.get("loss"),
-            val_accuracy=line.get("val_accuracy"),
+            val_score=_score(line),
             val_loss=line.get("val_loss"),
             lr=line.get("lr"),
         )
         for number, line in enumerate(lines)
-        if number % pace == 0 or "val_accuracy" in line or number == len(lines) - 1
+        if number % pace == 0 or _score(line) is not None or number == len(lines) - 1
     ]
+
+
+def _score(line: Mapping[str, Any]) -> float | None:
+    """The main score of a look at the validation part, which older journals call accuracy."""
+    return line.get("val_score", line.get("val_accuracy"))
 
 
 def today() -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from vitrail.data.cache import pixels
+from vitrail.data.cache import Pixels, pixels
 from vitrail.data.gate import inspect
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.split import Part, divide
-from vitrail.engines.int8 import Images
+from vitrail.engines.int8 import Images, Score
 from vitrail.errors import DataError
-from vitrail.recipes.recipe import Data, from_json
+from vitrail.recipes.recipe import Data, from_json, task_of
 from vitrail.run.folder import RunFolder
+from vitrail.tasks import Tasks
+from vitrail.tasks.task import Outputs, Scores
 
 CALIBRATION = 256
 HELD = 2000
@@ -73,9 +78,29 @@ def real_images(
         pixels(_spread(part, most), labels.image, labels.channels, progress=progress)
         for part, most in ((split.train, CALIBRATION), (split.val, HELD))
     )
-    order = np.array([labels.classes.index(name) for name in split.classes])
-    held_labels = held.labels if source.several else order[held.labels]
-    return Images(train.take(np.arange(len(train))), held.take(np.arange(len(held))), held_labels)
+    score, name = _judge(task_of(recipe), _targets(held, split.classes, labels), labels)
+    return Images(train.take(np.arange(len(train))), held.take(np.arange(len(held))), score, name)
+
+
+def _targets(held: Pixels, classes: Sequence[str], labels: Labels) -> Tensor:
+    """What is true of the images in the order of the run's classes: (N,), or marks (N, K)."""
+    order = torch.tensor([labels.classes.index(name) for name in classes])
+    given = torch.as_tensor(held.labels)
+    if not labels.several:
+        return order[given]
+    marks = torch.zeros(len(given), len(labels.classes))
+    marks[:, order] = given.float()
+    return marks
+
+
+def _judge(task: Tasks, targets: Tensor, labels: Labels) -> tuple[Score, str]:
+    """How the task judges logits, by its main score, and how it calls that."""
+
+    def scores(logits: np.ndarray) -> Scores:
+        return task.scores(Outputs(torch.from_numpy(logits).float(), targets))
+
+    nothing = np.zeros((len(targets), len(labels.classes)), np.float32)
+    return lambda logits: scores(logits).main, scores(nothing).name
 
 
 def _spread(part: Part, most: int) -> Part:

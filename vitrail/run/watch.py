@@ -39,8 +39,7 @@ class Watched:
         outcome = self.workshop.train(recipe, self.folder, mark, on_step, together=True)
         if outcome.step == mark:
             scores = self.workshop.validate(outcome.best, recipe)
-            # The name under which curves know it, whatever the task's main score is.
-            self.journal.write(mark, val_accuracy=scores.main, val_loss=scores.loss)
+            self.journal.write(mark, val_score=scores.main, val_loss=scores.loss)
             self.view.update(self.name, accuracy=scores.main, steps=mark)
         return outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import CandidatePoint, Clock
 from vitrail.search.candidate import Candidate
 from vitrail.search.rungs import Runner
@@ -14,7 +15,8 @@ from vitrail.search.rungs import Runner
 class Field:
     """All that took part in a search: runners, those over the budget, and who won.
 
-    `misses` are the latencies of those whose exported file was too slow, by name.
+    `runners` begin with the best; `misses` are the latencies of those whose exported file was too
+    slow, by name.
     """
 
     runners: Sequence[Runner]
@@ -41,6 +43,10 @@ class Field:
             points.append(_point(one, wait, seen, trained, status, timed))
         points += [_point(one, one.latency_s, None, 0, "over budget") for one in self.over]
         return points
+
+    def pretrained(self) -> Recipe | None:
+        """Return the recipe of the best runner that starts from published weights, if one does."""
+        return next((r.recipe for r in self.runners if r.candidate.pretrained), None)
 
 
 def _point(

@@ -24,13 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.config import parse, to_json
-from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.config import parse
+from vitrail.errors import ConfigError
+from vitrail.recipes.recipe import Recipe
 from vitrail.run.storage import open_study
 from vitrail.run.view import View
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
-from vitrail.search.candidate import Candidate
+from vitrail.search import entry
 from vitrail.search.rungs import Runner, keep, rung_sizes
 from vitrail.training.loop import Outcome
 
@@ -56,14 +57,10 @@ class Race:
         if self.entered:
             return
         for runner in runners:
-            entry = {
-                "candidate": to_json(runner.candidate),
-                "recipe": to_json(runner.recipe),
-                "steps": list(runner.steps),
-                "seconds": list(runner.seconds),
-            }
             self.study.enqueue_trial(
-                {"candidate": runner.candidate.name}, user_attrs=entry, skip_if_exists=True
+                {"candidate": runner.candidate.name},
+                user_attrs=entry.entered(runner),
+                skip_if_exists=True,
             )
         self.study.set_user_attr("candidates", [r.candidate.name for r in runners])
 
@@ -75,7 +72,7 @@ class Race:
         `localise` maps a recipe of the study to this machine. Returns this run's runners, the
         best first.
         """
-        names = self.study.user_attrs["candidates"]
+        names = self._names()
         sizes = rung_sizes(len(names))
         mine = self._mine(localise)
         for runner in mine:
@@ -157,7 +154,7 @@ class Race:
         trial, planned = self._trial(runner.trial), runner.steps[rung]
         key = f"until{rung}"
         if key in trial.user_attrs:
-            return trial.user_attrs[key]
+            return runner.steps[rung]
         until, begin = planned, runner.done
         probe = begin + max(4, (planned - begin) // 8)
         if runner.seconds and probe < planned:
@@ -170,6 +167,12 @@ class Race:
                 until = min(planned, probe + int(left * made / spent))
         trial.set_user_attr(key, until)
         return until
+
+    def _names(self) -> list[str]:
+        try:
+            return parse(list[str], self.study.user_attrs["candidates"], "candidates")
+        except ConfigError as error:
+            raise entry.damaged(self.where, str(error)) from error
 
     def _trial(self, number: int) -> Any:
         import optuna
@@ -191,7 +194,7 @@ class Race:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return None
         trial.set_user_attr("run", self.owner)
-        return _runner(trial.number, trial.user_attrs, {}, localise)
+        return entry.runner(trial, localise, self.where, begun=False)
 
     def _mine(self, localise: Callable[..., Recipe]) -> list[Runner]:
         return [r for r, owner in self._taken(localise) if owner == self.owner or self.local]
@@ -204,31 +207,10 @@ class Race:
 
         untaken = (optuna.trial.TrialState.WAITING, optuna.trial.TrialState.FAIL)
         return [
-            (
-                _runner(t.number, t.user_attrs, t.intermediate_values, localise),
-                t.user_attrs.get("run"),
-            )
+            (entry.runner(t, localise, self.where), t.user_attrs.get("run"))
             for t in self.study.get_trials(deepcopy=False)
             if t.state not in untaken and "candidate" in t.user_attrs
         ]
-
-
-def _runner(
-    number: int, attrs: dict[str, Any], values: dict[int, float], localise: Callable[..., Recipe]
-) -> Runner:
-    rung = max(values, default=-1)
-    last = attrs.get(f"rung{rung}", {})
-    return Runner(
-        parse(Candidate, attrs["candidate"]),
-        localise(from_json(attrs["recipe"])),
-        tuple(attrs.get(f"until{i}", step) for i, step in enumerate(attrs["steps"])),
-        rung,
-        values.get(rung),
-        last.get("loss"),
-        last.get("rate"),
-        number,
-        tuple(attrs.get("seconds", ())),
-    )
 
 
 def _show(view: View, runner: Runner, sizes: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.checks import head_width
 from vitrail.layers.conv import Conv, channels_first, channels_last
 from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.mbconv import same
@@ -63,8 +64,7 @@ class QnA(Derived):
         stride: int = 1,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose a divisor")
+        head_width(dim, heads)
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}: expected an odd number, it has a centre")
         if queries < 1:

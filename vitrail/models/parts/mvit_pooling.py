@@ -1,4 +1,4 @@
-"""Pooling attention of MViT: strided depthwise convolutions before attention, and its positions.
+"""Pooling attention of MViT: strided depthwise convolutions before attention.
 
 Fan et al., ICCV 2021, arXiv 2104.11227; Li et al., CVPR 2022, arXiv 2112.01526.
 """
@@ -16,20 +16,9 @@ from torch import Tensor, nn
 from vitrail.layers.attention import attend, attention_weights
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear, frozen
-from vitrail.layers.position import Derived
 from vitrail.layers.residual import DropPath
 from vitrail.layers.windows import pad, partition, reverse
-
-Grid = tuple[int, ...]  # (h, w) of an image, (t, h, w) of a clip
-# queries and keys (B, heads, n, d), a bias or None, a scale: all that softmax is taken of
-Logits = tuple[Tensor, Tensor, Tensor | None, float]
-
-
-def stretched(table: Float[Tensor, "n c"], length: int) -> Float[Tensor, "m c"]:
-    """A table of an axis for another length: half-pixel linear."""
-    if len(table) == length:
-        return table
-    return F.interpolate(table.mT[None], length, mode="linear", align_corners=False)[0].mT
+from vitrail.models.parts.mvit_positions import Grid, Logits, RelativePosition
 
 
 class Pool(nn.Module):
@@ -63,72 +52,6 @@ class Pool(nn.Module):
     def _of_all_heads(self) -> Tensor:
         times = self.dim * self.heads // len(self.weight)
         return self.weight if times == 1 else torch.cat((self.weight,) * times)
-
-
-class RelativePosition(Derived):
-    """What a query adds to its logits, one term for each axis: its product, unscaled, with the
-    row of a table that says how far the key is. Prefix tokens have no place and no terms.
-
-    Tables `h` and `w`, of clips `t` too, are shared by heads.
-    """
-
-    def __init__(self, dim: int, lengths: Sequence[int]) -> None:
-        super().__init__()
-        self.axes = "thw"[-len(lengths) :]
-        for axis, length in zip(self.axes, lengths, strict=True):
-            self.register_parameter(axis, nn.Parameter(torch.empty(length, dim)))
-            nn.init.trunc_normal_(self.get_parameter(axis), std=0.02)
-
-    def logits(self, q: Tensor, k: Tensor, asked: Grid, seen: Grid) -> Logits:
-        """Softmax's argument, from q and k (B, prefix + n, heads, d): a bias for each pair."""
-        rows, columns = self._terms(q, asked, seen)
-        bias = (rows[..., :, None] + columns[..., None, :]).flatten(-2).flatten(2, 3)
-        prefix = q.shape[1] - math.prod(asked)
-        bias = F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
-        return q.transpose(1, 2), k.transpose(1, 2), bias, q.shape[-1] ** -0.5
-
-    def _terms(self, q: Tensor, asked: Grid, seen: Grid) -> list[Tensor]:
-        """Terms for every row, every column (and frame) of the keys: (B, heads, *asked, side)."""
-        q = q[:, q.shape[1] - math.prod(asked) :].unflatten(1, asked)
-        found = self._kept_or(lambda: self._rows(asked, seen), (asked, seen))
-        return [
-            torch.einsum(f"b{self.axes}nc,{axis}kc->bn{self.axes}k", q, rows)
-            for axis, rows in zip(self.axes, found, strict=True)
-        ]
-
-    def _rows(self, asked: Grid, seen: Grid) -> list[Tensor]:
-        """Rows of each table by query and key, (q, k, d)."""
-        found = []
-        for axis, q, k in zip(self.axes, asked, seen, strict=True):
-            table = stretched(self.get_parameter(axis), 2 * max(q, k) - 1)
-            at, of = (torch.arange(n, device=table.device) for n in (q, k))
-            far = at[:, None] * max(k / q, 1.0) - of * max(q / k, 1.0) + (k - 1) * max(q / k, 1.0)
-            found.append(table[far.long()])
-        return found
-
-
-class ClipPosition(RelativePosition):
-    """Relative positions of clips, whose pairs of queries and keys are too many for a bias: they
-    are further channels, terms in q, ones and zeros in k, and no attention kernel notices."""
-
-    def logits(self, q: Tensor, k: Tensor, asked: Grid, seen: Grid) -> Logits:
-        prefix, scale = q.shape[1] - math.prod(asked), q.shape[-1] ** -0.5
-        terms = torch.cat(self._terms(q, asked, seen), -1).flatten(2, 4)
-        if prefix:
-            terms = F.pad(terms, (0, 0, prefix, 0))
-        places = _places(seen, prefix, k).expand(k.shape[0], k.shape[2], -1, -1)
-        q = torch.cat([q.transpose(1, 2) * scale, terms], -1)
-        return q, torch.cat([k.transpose(1, 2), places], -1), None, 1.0
-
-
-def _places(seen: Grid, prefix: int, like: Tensor) -> Tensor:
-    """Frame, row and column of each key as ones and zeros, (prefix + n, sum of `seen`)."""
-    axes = torch.meshgrid(*[torch.arange(n, device=like.device) for n in seen], indexing="ij")
-    ones = [
-        torch.eye(n, dtype=like.dtype, device=like.device)[axis.flatten()]
-        for n, axis in zip(seen, axes, strict=True)
-    ]
-    return F.pad(torch.cat(ones, 1), (0, 0, prefix, 0))
 
 
 class PoolingAttention(nn.Module):

@@ -88,7 +88,7 @@ class _Found:
     def sizes(self, config: Any, own: Sizes) -> set[tuple[int | None, ...]]:
         """What the tensor may be for, each side by itself; None where it does not tell a side."""
         have = [self.value.shape[a] for a in self.table.axes]
-        grids = [tuple(have)] if len(have) > 1 else _factors(have[0] - self.table.prefix, len(own))
+        grids = [tuple(have)] if len(have) > 1 else _factors(self.table.places(have[0]), len(own))
         found = set()
         for grid in grids:
             sides = [self._side(config, own, k, places) for k, places in enumerate(grid)]
@@ -117,8 +117,10 @@ class _Found:
         return own[k] if low <= own[k] <= high else high - high % (high - low + 1)
 
 
-def _factors(number: int, count: int) -> Iterator[Grid]:
-    """All ways to write a number as a product of so many."""
+def _factors(number: int | None, count: int) -> Iterator[Grid]:
+    """All ways to write a number as a product of so many, none for no number."""
+    if number is None:
+        return
     if count == 1:
         yield (number,)
         return

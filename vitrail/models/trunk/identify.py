@@ -14,7 +14,13 @@ from torch import Tensor
 from vitrail import checkpoint
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk.backbone import Variant
-from vitrail.models.trunk.catalog import catalog, config_from_json, config_name, skeleton
+from vitrail.models.trunk.catalog import (
+    catalog,
+    config_from_json,
+    config_name,
+    module_of,
+    skeleton,
+)
 from vitrail.models.trunk.checked import blocks
 from vitrail.models.trunk.figures import fingerprint
 from vitrail.models.trunk.nearest import body, likely, nearest
@@ -23,9 +29,9 @@ from vitrail.models.trunk.told import aspect, told
 
 CLOSE = 0.08  # by how much tables of positions and kernels of channels change a model's size
 TRIES = 24  # models that are compared
-# Fields that change nothing of what a model with given weights computes for an image.
+# Fields that change nothing of what a model with given weights computes for an image; a family may
+# name others in a SILENT of its own.
 SILENT = {"image", "drop_path", "dropout", "attention_dropout"}
-KEPT = {"cct": {"position"}}  # the table is in the state, whatever made it
 
 
 class Identity(NamedTuple):
@@ -214,7 +220,8 @@ def _alike(one: Fit, other: Fit) -> bool:
     """Whether both compute the same of the same weights."""
     if type(one.config) is not type(other.config):
         return False
-    names = {f.name for f in fields(one.config)} - SILENT - KEPT.get(one.variant.family, set())
+    silent = SILENT | getattr(module_of(one.config), "SILENT", set())
+    names = {f.name for f in fields(one.config)} - silent
     return all(getattr(one.config, n) == getattr(other.config, n) for n in names)
 
 

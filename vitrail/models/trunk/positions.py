@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
+from vitrail.layers.position import linear_line
 
 Grid = tuple[int, ...]
 
@@ -34,7 +35,8 @@ class Table:
     the rows and columns of the image (after the frames, if there are three). `axes` are those of
     the tensor that hold them: one, in row-major order, or one each. `zoom` maps a table (1, n, C)
     from one grid to another, (1, m, C), and raises ValueError where it cannot. `prefix` entries
-    of other tokens come before those of the grid.
+    of other tokens come before those of the grid, `between` entries lie between two neighbours:
+    1 in a table of the differences of row-major indices, which has 2 n - 1.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Table:
     zoom: Callable[[Tensor, Any, Any], Tensor]
     axes: tuple[int, ...] = (1,)
     prefix: int = 0
+    between: int = 0
 
     def numbers(self, name: str) -> list[int] | None:
         """Return the numbers in a tensor's name, None if the pattern does not match it."""
@@ -51,7 +54,16 @@ class Table:
     def holds(self, value: Tensor, grid: Grid) -> bool:
         """Return whether a tensor has an entry for every place of `grid`, and no others."""
         sides = tuple(value.shape[a] for a in self.axes)
-        return sides == ((self.prefix + math.prod(grid),) if len(sides) == 1 else grid)
+        return sides == ((self.entries(math.prod(grid)),) if len(sides) == 1 else grid)
+
+    def entries(self, places: int) -> int:
+        """Return how long one axis is that holds a grid of so many places."""
+        return self.prefix + places + self.between * (places - 1)
+
+    def places(self, entries: int) -> int | None:
+        """Return how many places an axis of so many entries holds, None if no number does."""
+        places, rest = divmod(entries - self.prefix + self.between, 1 + self.between)
+        return None if rest else places
 
     def moved(self, value: Tensor, old: Grid, new: Grid) -> Tensor:
         """Return a tensor made for the grid `old` as one for `new`."""
@@ -80,6 +92,31 @@ def _pattern(text: str) -> re.Pattern:
 def patches(config: Any) -> Grid:
     """Return how many whole patches fit down and across the config's image."""
     return config.image[0] // config.patch, config.image[1] // config.patch
+
+
+def by_axis(
+    name: str,
+    entries: Callable[..., Grid],
+    zoom: Callable[[Tensor, Any, Any], Tensor] = linear_line,
+) -> tuple[Table, Table]:
+    """Return the rows of two tables, `name`.rows and `name`.columns, whose first axes are as long
+    as `entries(config, *numbers)` says of a map's rows and columns."""
+
+    def of_rows(config: Any, *numbers: int) -> Grid:
+        return entries(config, *numbers)[0], 1
+
+    def of_columns(config: Any, *numbers: int) -> Grid:
+        return 1, entries(config, *numbers)[1]
+
+    return (
+        Table(f"{name}.rows", of_rows, zoom, axes=(0,)),
+        Table(f"{name}.columns", of_columns, zoom, axes=(0,)),
+    )
+
+
+def offsets(grid: Grid) -> Grid:
+    """Return how many offsets there are between the places of a map, along each axis."""
+    return tuple(2 * side - 1 for side in grid)
 
 
 def rows(config: Any, module: Any) -> tuple[Table, ...]:

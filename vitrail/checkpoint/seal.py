@@ -1,4 +1,7 @@
-"""The digest of a state dict, by which damage is noticed where a file has no checksum."""
+"""The seal of a file of weights: a digest of its tensors, written into it, that shows damage.
+
+What ties the files of a run to each other is `vitrail.digests`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from torch import Tensor
 KEY = "sha256"
 
 
-def digest(state: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 of the names, types, shapes and bytes of contiguous tensors, and of `text`."""
+def seal(state: Mapping[str, Tensor], text: str) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of contiguous tensors, and of `text`,
+    in hex."""
     found = hashlib.sha256(text.encode())
     for name in sorted(state):
         value = state[name]
@@ -23,6 +27,6 @@ def digest(state: Mapping[str, Tensor], text: str) -> str:
 
 
 def check(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """ValueError unless the tensors are those of the digest, where the metadata has one."""
-    if KEY in metadata and digest(state, metadata.get("vitrail", "")) != metadata[KEY]:
+    """Raise ValueError unless the tensors are those of the seal, where the metadata has one."""
+    if KEY in metadata and seal(state, metadata.get("vitrail", "")) != metadata[KEY]:
         raise ValueError("its tensors are not those that vitrail wrote, by their digest")

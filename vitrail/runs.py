@@ -108,10 +108,7 @@ class Run(os.PathLike):
         interval, n = f"{percent(test['low'])} to {percent(test['high'])}", test["n"]
         said = f"{percent(self.score)}, 95 % interval {interval}, {counted(n, 'image')}"
         rows = [
-            (
-                f"test {measure}",
-                f"{percent(self.score)}, {interval}, {counted(test['n'], 'image')}",
-            ),
+            (f"test {measure}", said),
             *((one.get("name", ""), percent(one[key])) for one in found.get("baselines", ())),
             ("latency as exported", seconds(self.latency_s)),
             ("parameters", count(model["params"])),

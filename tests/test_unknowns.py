@@ -136,11 +136,12 @@ def test_a_run_settles_its_threshold_and_the_report_tells_it():
     found = task.judged(outputs, settled)["refusal"]
     assert found.threshold == settled.threshold and found.known <= 0.01
     assert found.n == 300 and found.unknown is None
-    facts = replace(some_facts(), refusal=f.RefusalFacts(0.61, 0.01, 200, 0.42))
+    told_of = f.RefusalFacts(0.61, 0.01, 200, 0.42)
+    facts = replace(some_facts(), refusal=told_of)
     page, card = read(render(facts)).text, render_card(facts)
     assert "Below a probability of 0.61" in page and "about 42 %" in page
     assert "below a probability of 0.61, as of about 42 %" in card
-    unmeasured = replace(facts, refusal=replace(facts.refusal, unknown=None))
+    unmeasured = replace(facts, refusal=replace(told_of, unknown=None))
     assert "left out of a kernel model" not in read(render(unmeasured)).text
     assert task.judged(outputs, blank)["refusal"] is None
     assert "answers every image with one of them" in render_card(some_facts())

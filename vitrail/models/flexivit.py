@@ -23,12 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitrail.layers.conv import Conv2d
 from vitrail.layers.flexible import Flexible
 from vitrail.layers.patches import project_some
 from vitrail.layers.position import triangle_grid
 from vitrail.models import vit
 from vitrail.models.names import flexivit as names
 from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table
 from vitrail.models.vit import PatchEmbed, ViT
 
 
@@ -73,11 +75,15 @@ SPACE = Small(
 
 TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
+# The table is of the same places for all images.
+POSITIONS = (Table("embed.position", lambda c: c.table, triangle_grid),)
 
 
 class Embed(Flexible, PatchEmbed):
     """Patches of any size, each a token, plus positions and class token: (B, channels, H, W) to
     (B, token + H W / patch^2, C). `patch` may be chosen at any time."""
+
+    proj: Conv2d
 
     def __init__(self, config: Config) -> None:
         sides = (config.table[0] * config.kernel, config.table[1] * config.kernel)

@@ -15,15 +15,19 @@ from test_methods import answers, tiny
 from torch import nn
 
 import vitrail
+from vitrail import checkpoint
 from vitrail.config import override, parse, to_json
 from vitrail.engines.onnx import export_onnx
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
+from vitrail.layers.pi_resize import pi_resize
+from vitrail.layers.position import triangle_grid
 from vitrail.methods import PSS, Flexivit, Freeze, PatchDropout
 from vitrail.methods.flexible_stem import FlexibleStem
 from vitrail.methods.flexivit import choose, removed, sizes, stems
 from vitrail.models import families
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
+from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.folder import RunFolder
 from vitrail.training.learner import Learner
@@ -63,6 +67,16 @@ def small_flexivit():
     return vitrail.create(
         "flexivit_s", image=(32, 32), dim=32, depth=1, heads=2, hidden=64, patch=8, classes=5
     )
+
+
+def enlarged(image, p):
+    """An image of twice the pixels whose patches of 2 p are the resized ones of p."""
+    b, c, side = image.shape[:3]
+    h = side // p
+    cut = image.view(b, c, h, p, h, p).transpose(3, 4).reshape(-1, 1, p, p)
+    large = F.interpolate(cut, (2 * p, 2 * p), mode="bilinear")
+    large = large.view(b, c, h, h, 2 * p, 2 * p).transpose(3, 4)
+    return large.reshape(b, c, 2 * side, 2 * side)
 
 
 # ---- the function ----------------------------------------------------------------------
@@ -116,12 +130,8 @@ def test_larger_patches_of_resized_pixels_are_the_same_to_it(name):
     expected = model(image)
     model = Flexivit().apply(model)
     (stem,) = stems(model)
-    p, h = stem.own, 32 // stem.own
-    cut = image.view(2, 3, h, p, h, p).transpose(3, 4).reshape(-1, 1, p, p)
-    large = F.interpolate(cut, (2 * p, 2 * p), mode="bilinear")
-    large = large.view(2, 3, h, h, 2 * p, 2 * p).transpose(3, 4).reshape(2, 3, 64, 64)
-    choose(model, 2 * p)
-    assert torch.allclose(model(large), expected, rtol=0, atol=1e-9)
+    choose(model, 2 * stem.own)
+    assert torch.allclose(model(enlarged(image, stem.own)), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "patch"), [("flexivit_s_seq5", 48), ("flexivit_s_seq10", 24)])
@@ -264,6 +274,40 @@ def test_a_flexible_family_projects_some_patches_as_it_does_all():
     assert torch.equal(some[:, :1], whole[:, :1])
     expected = whole[:, 1:].gather(1, places[..., None].expand(-1, -1, whole.shape[-1]))
     assert torch.allclose(some[:, 1:], expected, rtol=0, atol=1e-12)
+
+
+# ---- begun with a teacher --------------------------------------------------------------
+
+
+def saved(model, folder):
+    told = {"config": vitrail.models.config_json(model.config)}
+    checkpoint.save(folder / "teacher.safetensors", model.state_dict(), metadata=told)
+    return str(folder / "teacher.safetensors")
+
+
+def test_a_student_of_larger_patches_begins_as_its_teacher(tmp_path):
+    """On images of twice the pixels, each of whose patches is a resized one."""
+    teacher = small("deit_tiny").eval()
+    path = saved(teacher, tmp_path)
+    teacher = teacher.double()
+    config = vitrail.models.resolve(teacher.config, patch=16, image=(64, 64))
+    student = start(config, path).double().eval()
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = teacher.embedding(image)
+    assert torch.allclose(student.embedding(enlarged(image, 8)), expected, atol=1e-4)
+
+
+def test_a_flexible_student_takes_kernel_and_positions_of_a_fixed_teacher(tmp_path):
+    teacher = small("deit_tiny")
+    path = saved(teacher, tmp_path)
+    config = vitrail.models.resolve(
+        "flexivit_s", image=(32, 32), dim=32, depth=2, heads=2, hidden=64, patch=8, classes=3
+    )
+    student = start(config, path)
+    kernel, table = teacher.embed.proj.weight, teacher.embed.position
+    assert torch.allclose(student.embed.proj.weight, pi_resize(kernel, (32, 32)), atol=1e-6)
+    assert torch.allclose(student.embed.position, triangle_grid(table, (4, 4), (7, 7)), atol=1e-6)
+    assert torch.equal(student.blocks[1].ffn.fc1.weight, teacher.blocks[1].ffn.fc1.weight)
 
 
 def test_sizes_are_set_and_read_as_json():

@@ -30,6 +30,7 @@ from vitrail.layers.position import triangle_grid
 from vitrail.models import vit
 from vitrail.models.names import flexivit as names
 from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table
 from vitrail.models.vit import PatchEmbed, ViT
 
 
@@ -74,6 +75,8 @@ SPACE = Small(
 
 TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
+# The table is of the same places for all images.
+POSITIONS = (Table("embed.position", lambda c: c.table, triangle_grid),)
 
 
 class Embed(Flexible, PatchEmbed):

@@ -26,7 +26,7 @@ from vitrail.report.card import render_card
 from vitrail.report.page import render
 from vitrail.tasks import Classification
 from vitrail.tasks.task import Outputs
-from vitrail.tasks.unknowns import left_out, surest, threshold
+from vitrail.tasks.unknowns import LeftOut, left_out, surest, threshold
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +114,17 @@ def test_a_class_that_is_left_out_is_told_as_well_as_it_differs():
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    share = left_out(images[:1000], labels[:1000], images[1000:], labels[1000:])
-    assert share is not None and 0.2 < share < 0.8
+    found = left_out(images[:1000], labels[:1000], images[1000:], labels[1000:])
+    assert found is not None and 0.2 < found.told < 0.8 and found.right > 0.9
+    assert found.speaks_of(found.right) and not found.speaks_of(0.5)
     random = np.random.default_rng(0)
     truth = random.integers(0, 5, 600)
     apart = 10 * np.eye(5)[truth] + random.normal(0, 0.1, (600, 5))
-    assert left_out(apart[:400], truth[:400], apart[400:], truth[400:]) == 1
+    assert left_out(apart[:400], truth[:400], apart[400:], truth[400:]) == LeftOut(1.0, 1.0)
     twice = np.where(truth == 4, 3, truth)  # classes 3 and 4 look the same
     alike = 10 * np.eye(5)[twice] + random.normal(0, 0.1, (600, 5))
     told_alike = left_out(alike[:400], truth[:400], alike[400:], truth[400:])
-    assert told_alike is not None and told_alike < 0.7
+    assert told_alike is not None and told_alike.told < 0.7
     assert left_out(apart[:400], truth[:400] % 2, apart[400:], truth[400:] % 2) is None
 
 

@@ -144,7 +144,7 @@ def refused(found: RefusalFacts | None) -> list[Paragraph]:
     told = ""
     if found.unknown is not None:
         told = (
-            f" Of images of a class that it does not know about {percent(found.unknown, 0)} would "
+            f" Of images of a class that it does not know about {percent(found.unknown, 0)} may "
             "be told so: each class in turn was left out of a kernel model on the network\u2019s "
             "features, and the mean was taken."
         )

@@ -251,10 +251,11 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
         name: workshop.outputs(network, recipe, images).values.numpy()
         for name, images in some.items()
     }
-    told = None
+    told, right = None, trained.scores.figures.get("accuracy", 0.0)
     if not recipe.task.several:
         told = left_out(seen["train"], some["train"].labels, seen["val"], some["val"].labels)
-    return looks.looks(desk.inspection, looks.of_fit(desk.inspection, some, seen)), told
+    unknown = told.told if told is not None and told.speaks_of(right) else None
+    return looks.looks(desk.inspection, looks.of_fit(desk.inspection, some, seen)), unknown
 
 
 def _decoding(desk: Desk, recipe: Recipe) -> Decoding | None:

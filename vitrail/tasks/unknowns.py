@@ -11,6 +11,7 @@ probability (`data.likeness`).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,21 @@ KEPT = 0.99
 FEWEST = 100
 # Images to learn from and classes to leave out: more make the estimate slow and hardly better.
 MOST, CLASSES = 1000, 10
+# A network that is so much less often right than the quick models is not told of by them.
+WORSE = 0.05
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What quick models do that do not know a class: the share `told` of its images that they are
+    too unsure about, and the share `right` of the other images that they name rightly."""
+
+    told: float
+    right: float
+
+    def speaks_of(self, accuracy: float) -> bool:
+        """Tell whether a network of such an accuracy is as good, so that this may hold for it."""
+        return accuracy >= self.right - WORSE
 
 
 def surest(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -49,12 +65,12 @@ def _cut(known: Tensor) -> float:
 
 def left_out(
     train: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray
-) -> float | None:
-    """Return the share in [0, 1] of images whose class was left out that a threshold tells.
+) -> LeftOut | None:
+    """Return how many images of a class that was left out a threshold tells.
 
     `train` (n, D) are features with their `labels` (n,), `asked` (N, D) those of held-back images
-    of the classes `truth` (N,). It is the mean over up to ten classes; None where fewer than three
-    have images in both.
+    of the classes `truth` (N,). Shares are means over up to ten classes; None where fewer than
+    three have images in both.
     """
     whole = scaled(np.concatenate([train, asked]))
     train, asked = whole[: len(train)], whole[len(train) :]
@@ -62,15 +78,16 @@ def left_out(
     if len(classes) < 3:
         return None
     chosen = classes[np.linspace(0, len(classes) - 1, min(CLASSES, len(classes))).astype(int)]
-    told = [_told(train, labels, asked, truth, int(one), classes) for one in chosen]
-    return float(np.mean(told))
+    found = [_without(train, labels, asked, truth, int(one), classes) for one in chosen]
+    told, right = np.mean(found, axis=0).tolist()
+    return LeftOut(told, right)
 
 
-def _told(
+def _without(
     train: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray, out: int,
     classes: np.ndarray,
-) -> float:  # fmt: skip
-    """The share of the images of one class that a model without it is too unsure about."""
+) -> tuple[float, float]:  # fmt: skip
+    """Of a model without one class: how many of its images it tells, how many others it knows."""
     from sklearn.kernel_ridge import KernelRidge
 
     named = classes[classes != out]
@@ -84,4 +101,5 @@ def _told(
     answers = torch.from_numpy(np.searchsorted(named, truth))[known]
     temperature = fit_temperature(scores[known], answers)
     shares = surest(scores, temperature)
-    return float((shares[unknown] < _cut(shares[known])).double().mean())
+    told = float((shares[unknown] < _cut(shares[known])).double().mean())
+    return told, float((scores[known].argmax(1) == answers).double().mean())

@@ -9,6 +9,7 @@ import torch
 
 from vitrail.errors import CheckpointError
 from vitrail.models import Backbone, create, identify, load
+from vitrail.models.trunk.backbone import input_kind, input_words
 
 
 def start(config: Any, reference: str | None) -> Backbone:
@@ -20,6 +21,11 @@ def start(config: Any, reference: str | None) -> Backbone:
     if reference is None:
         return model
     known = identify(reference)
+    if input_kind(known.config) != input_kind(config):
+        raise CheckpointError(
+            f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
+            f"{input_words(config)}: give weights of a model like it"
+        )
     source = None if known.source == "vitrail" else known.source
     donor = load(known.config, reference, source=source, image=config.image).state_dict()
     ours = model.state_dict()

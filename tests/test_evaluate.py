@@ -51,6 +51,8 @@ def test_figures_are_those_of_the_model_s_own_answers(run, tmp_path, monkeypatch
     assert json.loads((found.folder / "result.json").read_text()) == found.figures
     page = found.report.read_text()
     assert "vitrail evaluate" in page and str(len(answers)) in page
+    table = (found.folder / "look-at.csv").read_text()
+    assert table.startswith("kind,group,path,label,suggestion,note")
     assert not [p for p in data.rglob("*") if p.suffix != ".png" and p.is_file()]
 
 

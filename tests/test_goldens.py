@@ -1,10 +1,11 @@
 """Every model computes what its authors' implementation computes, to 1e-6 in float64.
 
 A JSON file dropped into tests/goldens is a test. Its `create` key is the variant's name and
-what is changed of it; `maps` names the outputs that are its features, channels first; `kept`
-names entries of the state that the reference did not fill but computed, and where ours are
-found; `unread` names parts of names of parameters that the reference has but never reads. A
-network of series has the file's name in `create`, and `lengths` where its series are padded.
+what is changed of it; `maps` names the outputs that are its features, channels first, and the
+output "stem" is what an embedding cuts, before positions; `kept` names entries of the state that
+the reference did not fill but computed, and where ours are found; `unread` names parts of names of
+parameters that the reference has but never reads. A network of series has the file's name in
+`create`, and `lengths` where its series are padded.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def test_golden(path):
         outputs = {"logits": model(x, *more)}
         for pooled in {"pooled", "representation"} & set(expected["outputs"]):
             outputs[pooled] = model.embedding(x, *more)
+        if "stem" in expected["outputs"]:
+            outputs["stem"] = model.embed.cut(x)
         if named := expected.get("maps"):
             maps = [m.movedim(-1, 1) for m in model.features(x)]
             outputs |= dict(zip(named, maps, strict=True))

@@ -9,9 +9,9 @@ import torch
 from test_fit import photos, quick  # noqa: F401
 from torch import nn
 
-from vitrail.config import override, parse, to_json
+from vitrail.config import kind_of, override, parse, to_json
 from vitrail.errors import ConfigError
-from vitrail.methods import Freeze, Methods, PatchDropout
+from vitrail.methods import PSS, Dropout, Freeze, Methods, PatchDropout
 from vitrail.methods.method import available, seams, wrap
 from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import Builder
@@ -97,8 +97,8 @@ def test_patch_dropout_keeps_tokens_of_each_image_and_the_prefix():
     prefix = whole.shape[1] - 16
     assert torch.equal(tokens[:, :prefix], whole[:, :prefix])
     kept = [
-        [int((whole[i] == token).all(1).nonzero()) for token in tokens[i, prefix:]]
-        for i in range(2)
+        [int(torch.isclose(whole[i], token, atol=1e-5).all(1).nonzero()) for token in rest]
+        for i, rest in enumerate(tokens[:, prefix:])
     ]
     assert kept[0] == sorted(kept[0]) and kept[0] != kept[1]
 
@@ -108,6 +108,42 @@ def test_patch_dropout_of_everything_is_the_model_itself():
     image = torch.randn(2, 3, 32, 32)
     before = model(image)
     assert torch.equal(PatchDropout(1.0).apply(model)(image), before)
+
+
+# ---- dropout ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "mlp_mixer", "cait"])
+def test_dropout_acts_in_training_and_not_in_eval_mode(family):
+    model = tiny(family)
+    before = answers(model)
+    names = len(model.state_dict())
+    Dropout(0.2).check(model)
+    changed = Dropout(0.2).apply(model)
+    assert torch.equal(answers(changed), before) and len(changed.state_dict()) == names
+    image = torch.randn(2, 3, 32, 32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        first, second = (changed.train().embedding(image) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_dropout_drops_its_share_behind_positions_branches_and_inside():
+    model = Dropout(0.25).apply(create("vit_ti16", image=(64, 64), classes=3)).train()
+    tokens = model.embed(torch.randn(8, 3, 64, 64))[:, 1:]  # the class token begins at zero
+    assert (tokens == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    ends = {type(block.drop_path).__name__ for block in model.blocks}
+    inside = {block.ffn.dropout.p for block in model.blocks}
+    assert ends == {"Branch"} and inside == {0.25}
+    branch = model.blocks[0].drop_path(torch.ones(64, 100))
+    assert branch.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+
+
+def test_dropout_says_where_it_does_not_fit():
+    with pytest.raises(ConfigError, match=r"blocks of a mixer and a feed-forward.*seams stem"):
+        Dropout().check(tiny("resnet"))
+    with pytest.raises(ConfigError, match=r"rate is 1\.0"):
+        Dropout(1.0)
 
 
 # ---- freeze ----------------------------------------------------------------------------
@@ -141,7 +177,8 @@ def test_methods_are_chosen_and_changed_by_settings():
     recipe = override(recipe, ["methods=patch_dropout,freeze", "methods.0.keep=0.25"])
     assert recipe.methods == (PatchDropout(0.25), Freeze())
     told = json.loads(json.dumps(to_json(recipe)))
-    assert told["methods"][0] == {"kind": "patch_dropout", "keep": 0.25}
+    dropout = {"kind": "patch_dropout", "keep": 0.25, "random_rate": False, "test_keep": 1.0}
+    assert told["methods"][0] == dropout
     assert parse(Recipe, told) == recipe
     assert override(recipe, ["methods=[]"]).methods == ()
     with pytest.raises(ConfigError, match=r"methods.0: keep is 2.0"):
@@ -159,17 +196,28 @@ def test_a_builder_makes_the_same_learner_every_time():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_run_with_a_method_loads_by_itself(photos, quick, tmp_path):  # noqa: F811
+KEPT = [
+    pytest.param(PatchDropout(0.75), "keep=0.75", "Dropped", id="patch_dropout"),
+    pytest.param(PSS(test_keep=0.5), "test_keep=0.5", "Sampled", id="pss"),
+]
+
+
+@pytest.mark.parametrize(("method", "setting", "place"), KEPT)
+def test_a_run_with_a_method_loads_by_itself(photos, quick, tmp_path, method, setting, place):  # noqa: F811
+    """And answers, is exported and explained like any other."""
+    from vitrail.attribution import explain
     from vitrail.jobs.train import train_recipe
 
     settings = [
         "model=cct_2_3x2_32", f"data={photos}", "model.image=16,16", "model.dim=32",
-        "steps.total=6", "steps.batch=16", "methods=patch_dropout", "methods.0.keep=0.75",
+        "steps.total=6", "steps.batch=16", f"methods={kind_of(type(method))}",
+        f"methods.0.{setting}",
     ]  # fmt: skip
     out = train_recipe(settings, out=tmp_path / "run", threads=1, console=quick)
     model, recipe, labels = RunFolder.open(out).load_model()
-    assert recipe["methods"] == [{"kind": "patch_dropout", "keep": 0.75}]
-    assert type(model.embed).__name__ == "Dropped" and not model.training
+    assert recipe["methods"][0]["kind"] == kind_of(type(method))
+    assert parse(Recipe, {**recipe, "model": {}}).methods == (method,)
+    assert type(model.embed).__name__ == place and not model.training
     import numpy as np
     import onnxruntime
 
@@ -179,7 +227,10 @@ def test_a_run_with_a_method_loads_by_itself(photos, quick, tmp_path):  # noqa: 
     with torch.no_grad():
         ours = model(labels.normalised(images)).numpy()
     assert np.abs(ours - logits).max() < 1e-4
+    heat, how = explain(model, labels.normalised(images)[0], 0)
+    assert heat.shape == (16, 16) and np.isfinite(heat).all()
+    assert how == ("gradient" if place == "Sampled" else "rollout")
 
 
 def test_the_union_is_the_registry():
-    assert {m.__name__ for m in Methods.__args__} >= {"Freeze", "PatchDropout"}
+    assert {m.__name__ for m in Methods.__args__} >= {"Freeze", "PatchDropout", "PSS"}

@@ -198,6 +198,10 @@ def test_galleries_of_suspects():
     found = read(page).text
     assert "copies (2 files)" in found and "labels that may be wrong (1 file)" in found
     assert "cat, perhaps -dog" in found and page.count(galleries_image(picture)) == 2
+    fewer = galleries.chapter("Worth a look", "", [replace(groups[0], shown=1), groups[1]])
+    page = render(replace(some_facts(), chapters=[fewer]))
+    assert "copies (2 files, 1 shown)" in read(page).text
+    assert page.count(galleries_image(picture)) == 1
     rows = list(csv.reader(io.StringIO(galleries.as_csv(groups))))
     assert rows[0] == ["kind", "group", "path", "label", "suggestion", "note"]
     assert [row[:3] for row in rows[1:3]] == [

@@ -197,3 +197,11 @@ def test_balanced_pairs_weigh_classes_alike():
     assert paired(ours, theirs).middle == pytest.approx(0.1)
     with pytest.raises(ValueError, match="give at least one"):
         paired_balanced([], [], [])
+
+
+def test_baselines_keep_their_names_in_json():
+    from vitrail.report.facts import under_its_name
+
+    for measure in ("accuracy", "mean average precision"):
+        told = under_its_name(KERNEL, measure)
+        assert told["name"] == KERNEL.name and told[measure.replace(" ", "_")] == KERNEL.accuracy

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.layers.protocols import Attends
+from vitrail.layers.protocols import Attends, Restores
 
 # Occlusion's patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
 # coarse enough that hiding one patch matters.
@@ -134,12 +134,14 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
             (slope,) = torch.autograd.grad(logit, taken[-1])
     finally:
         handle.remove()
-    x, grid = taken[-1].detach()[0], own[-1] if own else grid
+    embed, grid = getattr(model, "embed", None), own[-1] if own else grid
+    both = [taken[-1].detach(), slope]
+    if isinstance(embed, Restores):
+        both = [embed.restored(part) for part in both]
+    x, slope = (part[0] for part in both)
     if x.ndim == 2:
         n = math.prod(grid)
-        x, slope = x[-n:].unflatten(0, grid), slope[0, -n:].unflatten(0, grid)
-    else:
-        slope = slope[0]
+        x, slope = x[-n:].unflatten(0, grid), slope[-n:].unflatten(0, grid)
     return _enlarged_heat((x * slope.mean((0, 1))).sum(-1).clamp(min=0), image)
 
 

@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from vitrail.config import read_json
 from vitrail.errors import RunError
 from vitrail.jobs.predict import Prediction, Predictor
+from vitrail.report.text import link, plain
 from vitrail.run.folder import RunFolder
+from vitrail.units import count, counted, percent, seconds
 
 
 class Run(os.PathLike):
@@ -87,11 +91,25 @@ class Run(os.PathLike):
         return Predictor(self.path).predict(images, top=top)
 
     def _repr_html_(self) -> str:
-        """Show the answer in a notebook."""
-        found = self.result
+        """Show the answer in a notebook: figures, and a link to the report."""
+        try:
+            found = self.result
+        except RunError as error:
+            return str(escape(plain(str(error))))
         test, model = found["test"], found["model"]
-        return (
-            f"<b>{model['name']}</b>: {self.score:.1%} "
-            f"{test.get('name', 'accuracy')} on {test['n']} test images, "
-            f"{1e3 * self.latency_s:.3g} ms an image; <a href='{self.report}'>report</a>"
+        measure = test.get("name", "accuracy")
+        key = measure.replace(" ", "_")
+        interval = f"{percent(test['low'])} to {percent(test['high'])}"
+        said = f"{percent(self.score)}, {interval}, {counted(test['n'], 'image')}"
+        rows = [
+            (f"test {measure}", said),
+            *((one.get("name", ""), percent(one[key])) for one in found.get("baselines", ())),
+            ("latency as exported", seconds(self.latency_s)),
+            ("parameters", count(model["params"])),
+        ]
+        cells = Markup("").join(
+            Markup("<tr><td>{}</td><td>{}</td></tr>").format(plain(name), value)
+            for name, value in rows
         )
+        name = plain(model.get("title") or model["name"])
+        return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link(self.report)))

@@ -41,6 +41,7 @@ TIMM_GATES: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 # What the authors' weights want where timm's default is another: the tanh form of GELU.
 TIMM_CHANGES: Mapping[str, dict[str, Any]] = {
+    "flexivit": {"act_layer": "gelu_tanh"},
     "vit": {"act_layer": "gelu_tanh"},
     "vit_hybrid": {"act_layer": "gelu_tanh"},
 }

@@ -120,9 +120,6 @@ _COPIES: dict[str, tuple[Severity, str]] = {
     "across the split": ("warning", "a leak, the test looks better than it is"),
 }
 
-# How many groups of copies can be drawn, and how many pictures of each.
-GROUPS_DRAWN, MEMBERS_DRAWN = 6, 8
-
 
 def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
     """Exact and near duplicates: inside a class, across classes, across the given parts."""
@@ -150,9 +147,8 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
         what = "identical files" if sort == "exact" else "nearly identical images"
         text = f"{counted(n, 'group')} of {what} {where}: {consequence}"
         shown = sets[sort, where]
-        drawn = tuple(keys[:MEMBERS_DRAWN] for keys in shown[:GROUPS_DRAWN])
         joined = tuple(map(" = ".join, shown))
-        findings.append(Finding(f"{sort} duplicates", severity, text, joined, drawn))
+        findings.append(Finding(f"{sort} duplicates", severity, text, joined, tuple(shown)))
     return findings
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.config import to_json
 from vitrail.data.depth import Range
+from vitrail.data.likeness import Likeness
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Labels:
     Images are decoded to `image` = (height, width) pixels and `channels`, divided by 255,
     normalised by `mean` and `std` per channel; probabilities are softmax(logits / temperature).
     `ranges` are the values that become 0 and 255 in images of more than 8 bits. An answer below
-    `threshold`, a probability, is "none of these". With `several` an image has any number of
+    `threshold`, a probability, is "none of these"; `look` tells images unlike all that the model
+    learned from. With `several` an image has any number of
     labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
     its own one of `thresholds` belongs to the image; before they are chosen there are none.
     Raises ConfigError for figures with which there is no answer.
@@ -42,6 +44,7 @@ class Labels:
     threshold: float | None = None
     several: bool = False
     thresholds: tuple[float, ...] = ()
+    look: Likeness | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -73,9 +76,11 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others.
+        there were others; the same holds for `look`.
         """
         fields = to_json(self)
+        if self.look is None:
+            del fields["look"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

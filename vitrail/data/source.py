@@ -58,7 +58,7 @@ class Finding:
     """Something to know about the data, in one sentence.
 
     `keys` names the images concerned; the members of a group are joined by " = ". `groups` has
-    the keys of a few groups of duplicates, to be drawn (`pictures.thumbnails`).
+    the keys of each group of duplicates, of which a few can be drawn (`pictures.thumbnails`).
     """
 
     kind: str

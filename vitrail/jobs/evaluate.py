@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
@@ -28,8 +29,11 @@ from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
 from vitrail.report.page import render
+from vitrail.report.text import link, plain
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
+from vitrail.run.frozen import Embedded
+from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
 from vitrail.tasks.task import Outputs, Task
@@ -53,6 +57,10 @@ class Evaluation:
         """The page."""
         return self.folder / "report.html"
 
+    def _repr_html_(self) -> str:
+        """Show the answer in a notebook, with a link to the page."""
+        return str(Markup("{}<br>{}").format(plain(self.sentence), link(self.report)))
+
 
 def evaluate(
     run: str | os.PathLike,
@@ -65,8 +73,8 @@ def evaluate(
     """Judge a finished run by other labelled images.
 
     `data` is what `fit` takes; its classes must be among those of the run. `engine` answers with
-    what `vitrail export --engine` made. Page and figures go to RUN/evaluations/`name` (by default
-    the name of the data). Raises VitrailError.
+    what `vitrail export --engine` made. Page, figures and the table of images that deserve a look
+    go to RUN/evaluations/`name` (by default the name of the data). Raises VitrailError.
 
     Examples:
         >>> found = vitrail.evaluate("run", "photos")
@@ -95,8 +103,12 @@ def evaluate(
         run=os.fspath(run),
         **judged,
     )
+    seen = _looks(found, images, outputs, labels, model)
+    if seen.chapter is not None:
+        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
     where = folder.path / "evaluations" / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
+    folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
     figures = {key: to_json(value) for key, value in judged.items()}
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
@@ -139,6 +151,24 @@ def _answers(
     rows = np.arange(len(images))
     parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
     return torch.from_numpy(np.concatenate(parts))
+
+
+def _looks(
+    found: Inspection, images: Pixels, outputs: Outputs, labels: Labels, model: Any
+) -> Looks:
+    """Which of the images deserve a look."""
+    network = Embedded(model)
+
+    def embed(some: Pixels) -> np.ndarray:
+        rows = np.arange(len(some))
+        with torch.inference_mode():
+            return np.concatenate([
+                network(labels.normalised(some.take(rows[at : at + BATCH]))).float().numpy()
+                for at in range(0, len(rows), BATCH)
+            ])  # fmt: skip
+
+    shares = None if labels.several else labels.probabilities(outputs.values).numpy()
+    return looks(found, of_evaluation(found, images, shares, embed))
 
 
 def _truth(task: Task, images: Pixels) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,6 +41,8 @@ class Prediction:
     `path` is the file's, or says which image it was. Below the `threshold`, where there is one,
     the likeliest class is not taken for an answer. In a run of several labels per image `chosen`
     has all that reach their thresholds, most likely first, possibly none; else it is None.
+    `unfamiliar` says whether the image looks unlike all that the run learned from, so that no
+    probability means anything; None where the run cannot know.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Prediction:
     error: str | None = None
     threshold: float | None = None
     chosen: tuple[tuple[str, float], ...] | None = None
+    unfamiliar: bool | None = None
 
     @property
     def none_of_these(self) -> bool:
@@ -126,13 +129,22 @@ class Predictor:
                 errors[at] = error.reason
             except (OSError, ValueError) as error:
                 errors[at] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        answers = iter(self._answer(np.stack(decoded)) if decoded else ())
+        whole = np.stack(decoded) if decoded else None
+        answers = iter(() if whole is None else self._answer(whole))
+        strange = iter(self._unfamiliar(whole))
         return [
             Prediction(name, error=errors[at])
             if at in errors
-            else self._prediction(name, next(answers), top)
+            else replace(self._prediction(name, next(answers), top), unfamiliar=next(strange))
             for at, (name, _) in enumerate(some)
         ]
+
+    def _unfamiliar(self, images: np.ndarray | None) -> list[bool | None]:
+        """Whether each image looks unlike all that the run learned from, if the run knows."""
+        if images is None:
+            return []
+        look = self.labels.look
+        return [None] * len(images) if look is None else look.strange(images).tolist()
 
     def _decoded(self, picture: Picture) -> np.ndarray:
         """uint8 (H, W, C) as the model takes it. Raises BrokenImage, OSError, ValueError."""

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.layers.cache import Derived, Packed
+from vitrail.layers.pi_resize import triangle_resize
 
 
 def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
@@ -64,6 +65,14 @@ def bicubic_grid(
 ) -> Float[Tensor, "1 m c"]:
     """Half-pixel bicubic interpolation: Swin's absolute positions and bias tables."""
     return _resize(table, old, new, mode="bicubic", align_corners=False)
+
+
+def triangle_grid(
+    table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 m c"]:
+    """Half-pixel bilinear interpolation, antialiased where the grid shrinks: FlexiViT."""
+    maps = table.view(1, *old, -1).permute(0, 3, 1, 2)
+    return triangle_resize(maps, new).permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
 
 
 def linear_line(

@@ -47,6 +47,28 @@ class AbsorbsNorm(Protocol):
 
 
 @runtime_checkable
+class Patchwise(Protocol):
+    """Can embed some patches of an image, where each token depends on its own patch alone.
+
+    `places` (B, k) are numbers of patches, row by row; the result (B, prefix + k, C) is what
+    `forward` gives at them behind the prefix tokens, up to rounding, for less work.
+    """
+
+    def some(self, image: Tensor, places: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Restores(Protocol):
+    """Gives only some of an image's tokens, and can put what became of them back on the grid.
+
+    `restored` maps (B, prefix + k, C) to (B, prefix + n, C), with zeros for what was left out of
+    the last image.
+    """
+
+    def restored(self, tokens: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Attends(Protocol):
     """Says who looks at whom: (B, heads, queries, keys) for the inputs of its `forward`.
 

@@ -128,10 +128,14 @@ class WindowAttention(nn.Module):
 
     def _shifted(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The map padded to whole windows and rolled, and by how much."""
-        size = (x.shape[1], x.shape[2])
-        shift = tuple(self.shift if s > self.window and size != self.unshifted else 0 for s in size)
+        shift = self.shifts((x.shape[1], x.shape[2]))
         x = pad(x, self.window)
-        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift  # pyright: ignore[reportReturnType]
+        return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift
+
+    def shifts(self, size: tuple[int, int]) -> tuple[int, int]:
+        """By how much a map of (H, W) = `size` is rolled along its rows and columns."""
+        h, w = (self.shift if s > self.window and size != self.unshifted else 0 for s in size)
+        return h, w
 
     def _heads(self, x: Tensor, shift: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         b, h, w, _ = x.shape

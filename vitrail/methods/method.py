@@ -100,7 +100,8 @@ def works(method: Method, model: Any) -> bool:
     """
     copy = deepcopy(model).to("meta").train()
     try:
-        image = torch.zeros(2, *input_shape(model.config), device="meta")
+        dtype = next(copy.parameters()).dtype
+        image = torch.zeros(2, *input_shape(model.config), device="meta", dtype=dtype)
         outputs = method.apply(copy)(image)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         first.sum().backward()

@@ -26,6 +26,7 @@ from vitrail.layers.attention import Attention, ClassAttention
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.patches import PatchTokens
 from vitrail.layers.position import bicubic_grid
 from vitrail.layers.residual import Block, LayerScale, absorbed
 from vitrail.layers.tokens import ClassReader
@@ -120,7 +121,7 @@ NAMES = names.TABLES
 POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 
-class Embed(nn.Module):
+class Embed(PatchTokens):
     """Image (B, channels, H, W) to patches with positions (B, h w, C); at another image size
     than the config's the positions are resampled on the way."""
 
@@ -140,10 +141,12 @@ class Embed(nn.Module):
             )
         return h // self.config.patch, w // self.config.patch
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h w"]:
         check_image(image, self.config, "cait")
-        old, new = self.grid(*self.config.image), self.grid(*image.shape[-2:])
-        return self.proj(image).flatten(2).mT + bicubic_grid(self.position, old, new)
+        return image
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n c"]:
+        return bicubic_grid(self.position, self.grid(*self.config.image), grid)
 
 
 class TalkingHeads(Attention):

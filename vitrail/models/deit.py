@@ -117,9 +117,9 @@ class Embed(ClassPatches):
         super().__init__(c.channels, c.dim, c.patch, image=c.image, tokens=tokens, std=0.02)
         self.config = config
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h w"]:
         check_image(image, self.config, "deit")
-        return super().forward(image)
+        return image
 
 
 class FirstTokens(nn.Module):

@@ -27,6 +27,7 @@ from vitrail.layers.attention import Attention
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
+from vitrail.layers.patches import PatchTokens
 from vitrail.layers.position import sincos_2d, zoom_grid
 from vitrail.layers.residual import Block, rising
 from vitrail.layers.tokens import FirstToken, Mean, ProbePool
@@ -155,7 +156,7 @@ def _ceil(side: int, stride: int) -> int:
     return -(-side // stride)
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(PatchTokens):
     """Patches of p x p pixels, each a token by one linear map, plus positions and class token.
 
     (B, channels, H, W) to (B, token + H W / p^2, C). At another image size than the config's
@@ -188,20 +189,20 @@ class PatchEmbed(nn.Module):
             )
         return h // patch, w // patch
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         check_image(image, self.config, "vit")
-        return self._placed(self.proj(image), self.grid(*image.shape[-2:]))
+        return image
 
-    def _placed(self, patches: Tensor, grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
-        """Patches (B, C, h, w) with positions, behind the class token if there is one."""
-        x = patches.flatten(2).mT
-        x = x + self._positions(grid).to(x)
+    def behind(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n2 d"]:
         return x if self.token is None else torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         if self.config.position == "sincos":
             return sincos_2d(grid, self.config.dim)
         return zoom_grid(self.position, self.grid(*self.config.image), grid)
+
+    def _at(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + positions.to(x)
 
 
 class ViT(Isotropic):

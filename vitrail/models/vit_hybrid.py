@@ -221,10 +221,10 @@ class HybridEmbed(PatchEmbed):
             )
         return rows // patch, columns // patch
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         check_image(image, self.config, "vit_hybrid")
-        grid = self.grid(*image.shape[-2:])
-        return self._placed(self.proj(self.trunk(image)), grid)
+        self.grid(*image.shape[-2:])
+        return self.trunk(image)
 
 
 class HybridViT(ViT):

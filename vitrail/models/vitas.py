@@ -156,9 +156,9 @@ class Embed(ClassPatches):
         super().__init__(config.channels, config.dim, config.patch, image=config.image)
         self.config = config
 
-    def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
+    def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h w"]:
         check_image(image, self.config, "vitas")
-        return super().forward(image)
+        return image
 
 
 class ViTAS(Isotropic):

@@ -77,7 +77,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Card:
-    """One or two pictures (PNGs, each with a text for screen readers), lines below, and a key."""
+    """One or two pictures (PNG or JPEG, each with a text for screen readers), lines and a key."""
 
     pictures: Sequence[tuple[bytes, str]]
     lines: Sequence[str] = ()

@@ -23,7 +23,7 @@ from vitrail.report.chapter import (
     Table,
     strong,
 )
-from vitrail.report.facts import CalibrationFacts, ClassRow, Facts, Mistake, Score
+from vitrail.report.facts import CalibrationFacts, ClassRow, Facts, Mistake, RefusalFacts, Score
 from vitrail.units import counted, percent
 
 # Up to here the confusion matrix is a table with names and numbers, above it a picture.
@@ -40,7 +40,7 @@ def chapters(facts: Facts) -> list[Chapter]:
     if facts.confusion:
         found.append(confusions(facts.data.classes, facts.confusion))
     if facts.calibration:
-        found.append(trust(facts.calibration))
+        found.append(trust(facts.calibration, facts.refusal))
     if facts.mistakes:
         found.append(mistakes(facts.mistakes))
     return found
@@ -114,8 +114,9 @@ def worst(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[tuple[s
     return sorted(pairs, key=lambda pair: -pair[2])[:PAIRS]
 
 
-def trust(found: CalibrationFacts) -> Chapter:
-    """Return how far a stated probability can be trusted, with a reliability diagram."""
+def trust(found: CalibrationFacts, refusal: RefusalFacts | None = None) -> Chapter:
+    """Return how far a stated probability can be trusted, with a reliability diagram, and from
+    which one on there is an answer."""
     said = [
         Paragraph(
             f"On average a stated probability is {percent(found.ece_after)} away from how often it "
@@ -133,7 +134,34 @@ def trust(found: CalibrationFacts) -> Chapter:
     drawn = plots.reliability(found)
     label = "how often the model is right over how sure it is"
     parts = [Pair([Figure(drawn, label)], said)] if drawn else said
-    return Chapter("How far to trust a probability", parts)
+    return Chapter("How far to trust a probability", [*parts, *refused(refusal)])
+
+
+def refused(found: RefusalFacts | None) -> list[Paragraph]:
+    """Return what "none of these" means, and what it cannot know."""
+    if found is None:
+        return []
+    told = ""
+    if found.unknown is not None:
+        told = (
+            f" Of images of a class that it does not know about {percent(found.unknown, 0)} may "
+            "be told so: each class in turn was left out of a kernel model on the network\u2019s "
+            "features, and the mean was taken."
+        )
+    return [
+        Paragraph(
+            f"Below a probability of {found.threshold:.2f} `vitrail predict` answers \u201cnone of "
+            f"these\u201d. That takes the answer from {percent(found.known)} of "
+            f"{counted(found.n, 'test image')}.{told}"
+        ),
+        Paragraph(
+            "The threshold keeps 99\u00a0% of the validation images. It cannot know all that is "
+            "unknown: a class much like one of these gets its name, and a picture of another kind "
+            "altogether may get any probability. Where brightness, contrast, edges and colours are "
+            "unlike those of all training images, `vitrail predict` says so.",
+            soft=True,
+        ),
+    ]
 
 
 def mistakes(found: Sequence[Mistake]) -> Chapter:

@@ -142,8 +142,27 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class PictureFacts:
+    """The pictures of a latency, of `size` (height, width): what the model and the resize take.
+
+    `model_s` is the median for an image that has the model's size, `resize_s` what is beyond it in
+    that for a picture, both in seconds. `decode_s`, not part of the latency, is the time from a
+    file of `format` to pixels, None where pictures are no files.
+    """
+
+    size: tuple[int, int]
+    model_s: float
+    resize_s: float
+    decode_s: float | None = None
+    format: str = ""
+
+
+@dataclass(frozen=True)
 class LatencyFacts:
-    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`."""
+    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`.
+
+    With `picture` it is that of such a picture, its resize to the model's size included.
+    """
 
     p50_s: float
     p90_s: float
@@ -151,6 +170,7 @@ class LatencyFacts:
     engine: str = "ONNX Runtime"
     threads: int = 1
     device: str = "CPU"
+    picture: PictureFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -265,6 +285,20 @@ class CalibrationFacts:
 
 
 @dataclass(frozen=True)
+class RefusalFacts:
+    """Answers below the probability `threshold` are "none of these".
+
+    Of n test images the share `known` is told so, although they are of known classes; of images of
+    other classes about the share `unknown` is, None where that was not measured.
+    """
+
+    threshold: float
+    known: float
+    n: int
+    unknown: float | None = None
+
+
+@dataclass(frozen=True)
 class Mistake:
     """A test image that the model got wrong, as PNG, and another PNG of what it looked at.
 
@@ -318,6 +352,7 @@ class Facts:
     per_class: Sequence[ClassRow] = ()
     confusion: Sequence[Sequence[int]] | None = None
     calibration: CalibrationFacts | None = None
+    refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
     chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
@@ -339,4 +374,5 @@ def under_its_name(value: Score | Baseline, name: str) -> dict[str, Any]:
     fields = to_json(value)
     if name != "accuracy":
         return {name.replace(" ", "_"): fields.pop("accuracy"), **fields}
-    return {key: one for key, one in fields.items() if key not in ("name", "figures")}
+    implied = ("name", "figures") if isinstance(value, Score) else ()
+    return {key: one for key, one in fields.items() if key not in implied}

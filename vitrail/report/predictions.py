@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.report.text import cell, plain
 
+UNFAMILIAR = "unlike all images that the run learned from"
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +25,8 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     """Return a JSON list, one object a file: path, and classes with probabilities or an error.
 
     Where a threshold is in force, "none_of_these" says whether the likeliest class misses it. In a
-    run of several labels "labels" has those that reach their thresholds.
+    run of several labels "labels" has those that reach their thresholds. "unfamiliar", where the
+    run can know, says that the image looks unlike all that it learned from.
     """
     rows = [{"path": p.path} | _answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -36,6 +39,8 @@ def _answered(prediction: Prediction) -> dict[str, Any]:
     ranked = {"classes": _shares(prediction.ranked)}
     if prediction.chosen is not None:
         ranked = {"labels": _shares(prediction.chosen), **ranked}
+    if prediction.unfamiliar is not None:
+        ranked = {"unfamiliar": prediction.unfamiliar, **ranked}
     if prediction.threshold is None:
         return ranked
     return {
@@ -60,17 +65,22 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
 
     Where a threshold is in force, the column "answer" is the likeliest class or "none of these".
     In a run of several labels it has all of an image, "cat; dog" or "none", and the ranks are those
-    of these labels alone. Names are plain text, which a spreadsheet does not compute.
+    of these labels alone. Where the run can know, the column "unfamiliar" has "yes" for images that
+    look unlike all that it learned from. Names are plain text, which a spreadsheet does not
+    compute.
     """
     shown = [p.ranked if p.chosen is None else p.chosen for p in predictions]
     most = max(map(len, shown), default=0)
     judged = any(p.threshold is not None or p.chosen is not None for p in predictions)
+    known = any(p.unfamiliar is not None for p in predictions)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = [name for i in range(1, most + 1) for name in (f"class_{i}", f"p_{i}")]
-    writer.writerow(["path", "error", *(["answer"] if judged else []), *ranks])
+    more = [*(["answer"] if judged else []), *(["unfamiliar"] if known else [])]
+    writer.writerow(["path", "error", *more, *ranks])
     for p, ranked in zip(predictions, shown, strict=True):
         answer = [cell(p.answer or "")] if judged else []
+        answer += ["yes" if p.unfamiliar else "no"] if known else []
         cells = [value for name, share in ranked for value in (cell(name), f"{share:.6f}")]
         writer.writerow([cell(p.path), cell(p.error or ""), *answer, *cells])
     return text.getvalue()
@@ -87,7 +97,7 @@ def as_table(predictions: Sequence[Prediction]) -> Table:
     for title in titles:
         table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
     for p in predictions:
-        first, *others = _parts(p)
+        first, *others = _warned(p)
         table.add_row(Text(plain(p.path)), first, *others)
     return table
 
@@ -103,7 +113,18 @@ def show(predictions: Sequence[Prediction], console: Console) -> None:
         return
     for p in predictions:
         console.print(Text(plain(p.path)), soft_wrap=True)
-        console.print(Text("  ").join([Text(), *(t for t in _parts(p) if t)]), soft_wrap=True)
+        console.print(Text("  ").join([Text(), *(t for t in _warned(p) if t)]), soft_wrap=True)
+
+
+def _warned(prediction: Prediction) -> tuple[Text, Text, Text]:
+    """The same parts, with a warning where the run never saw such an image."""
+    from rich.text import Text
+
+    first, share, rest = _parts(prediction)
+    if prediction.unfamiliar:
+        warning = Text(UNFAMILIAR, style="yellow")
+        rest = Text("; ").join([warning, rest]) if rest else warning
+    return first, share, rest
 
 
 def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from vitrail.data.gate import Inspection
 from vitrail.data.split import Split
+from vitrail.engines.onnx import Exported
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import (
     BrokenFile,
     CurvePoint,
     DataFacts,
+    ExportFacts,
     FindingFacts,
+    ModelFacts,
 )
+from vitrail.run.subject import Subject
 
 CURVE_POINTS = 300
 
@@ -45,6 +50,24 @@ def data_facts(
         several=inspection.source.several,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
+    )
+
+
+def model_facts(one: Subject) -> ModelFacts:
+    """The model that won."""
+    return ModelFacts(
+        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
+        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
+    )  # fmt: skip
+
+
+def export_facts(exported: Exported) -> ExportFacts:
+    """How the exported file compares with the model."""
+    return ExportFacts(
+        exported.n,
+        exported.max_logit_difference,
+        exported.size_bytes,
+        exported.resize_inside,
     )
 
 

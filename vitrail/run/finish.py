@@ -7,7 +7,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,37 +21,44 @@ from vitrail.data.gate import Inspection
 from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.engines.onnx import Exported, export_onnx
-from vitrail.measure.latency import Latency
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
-    ExportFacts,
     Facts,
     FindingFacts,
+    LatencyFacts,
     Mistake,
-    ModelFacts,
     under_its_name,
 )
 from vitrail.report.page import render
+from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
+from vitrail.run import looks
 from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
+from vitrail.run.frozen import Embedded, frozen_features
 from vitrail.run.judge import Verdict, judge
+from vitrail.run.looks import Looks
+from vitrail.run.pictures import Decoding, decoding
 from vitrail.run.state import State
 from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores, at_rest
+from vitrail.tasks.unknowns import left_out
 from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
 MISTAKES = 24
+# So much of the time limit goes into asking about images once more, for features; whatever it
+# is, the fewest tell little.
+LOOKING, LEAST, MOST = 0.04, 500, 1 << 20
 
 
 class Field(Protocol):
@@ -59,6 +66,10 @@ class Field(Protocol):
 
     def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
         """Return all candidates, the winner with its final figures."""
+        ...
+
+    def pretrained(self) -> Recipe | None:
+        """Return the best recipe that starts from published weights, if one does."""
         ...
 
 
@@ -123,8 +134,7 @@ class Finished:
     name: str
     sentence: str
     test: Any
-    latency: Latency
-    threads: int
+    latency: LatencyFacts
     run: Path
     where: str = ""
     beside: str = ""
@@ -132,10 +142,11 @@ class Finished:
     def say(self, console: Console) -> None:
         """Print the answer in three lines."""
         wait, most = seconds(self.latency.p50_s), seconds(self.latency.p90_s)
+        of = composed(self.latency)
         console.print(
             f"{self.beside or f'{self.name}: {self.sentence}'}\n"
             f"latency {wait} (90 % below {most}) as exported{self.where}, batch 1, "
-            f"{counted(self.threads, 'thread')}\n"
+            f"{counted(self.latency.threads, 'thread')}{f', {of}' if of else ''}\n"
             f"report: {self.run / 'report.html'}",
             highlight=False,
             soft_wrap=True,
@@ -151,6 +162,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
     with desk.state.phase("export"):
         outputs = workshop.outputs(trained.model, recipe, workshop.watched(recipe))
         labels = recipe.task.settled(labels_of(recipe, workshop), outputs)
+        labels = replace(labels, look=workshop.look(recipe))
         model, images = at_rest(trained.model), held_back(recipe, workshop)
         exported = export_onnx(
             model, labels, desk.run.onnx, images=images, config=recipe.model,
@@ -175,14 +187,21 @@ def conclude(
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
-        against = recipe.task.against(train, verdict.pixels, verdict.outputs, shipped.labels)
+        most = _affordable(desk, shipped)
+        start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
+        frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
+        against = recipe.task.against(
+            train, verdict.pixels, verdict.outputs, shipped.labels, frozen
+        )
         mistakes = _mistakes(trained, verdict, shipped.labels)
+        seen, unknown = _looks(trained, desk, verdict, most)
+    latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
-        model=_model_facts(trained.subject),
+        model=gathered.model_facts(trained.subject),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
-        latency=shipped.timed.facts(asked.budget.threads),
+        latency=latency,
         engines=shipped.timed.others(asked.budget),
         size_bytes=shipped.exported.size_bytes,
         budget=BudgetFacts(
@@ -191,7 +210,7 @@ def conclude(
         candidates=_points(trained, shipped, race),
         curves=gathered.curve_points(journal.read()),
         mistakes=mistakes,
-        export=_export_facts(shipped.exported),
+        export=gathered.export_facts(shipped.exported),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
         seconds=dict(desk.state.seconds),
@@ -200,14 +219,49 @@ def conclude(
         run=str(run.path),
         **judged,
     )
+    if facts.refusal is not None:
+        facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
+    if seen.chapter is not None:
+        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
     run.write_json(run.result, _result(facts, trained.scores, desk.state))
     return Finished(
         trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
-        shipped.timed.latency, asked.budget.threads, run.path, shipped.timed.said(asked.budget),
+        latency, run.path, shipped.timed.said(asked.budget),
         sentence(facts) if facts.test else "",
     )  # fmt: skip
+
+
+def _affordable(desk: Desk, shipped: Shipped) -> int:
+    """How many images may be asked about once more, in a share of the time limit."""
+    limit = desk.asked.time_s
+    return MOST if limit is None else max(LEAST, int(LOOKING * limit / shipped.latency_s))
+
+
+def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[Looks, float | None]:
+    """Return which of up to `most` images deserve a look, and which share of images of unknown
+    classes may be told by their probability."""
+    recipe, workshop = trained.recipe, desk.workshop
+    data, network = recipe.data, Embedded(trained.model)
+    parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
+    some = looks.sampled({**parts, "test": verdict.pixels}, min(most, looks.LOOKED))
+    seen = {
+        name: workshop.outputs(network, recipe, images).values.numpy()
+        for name, images in some.items()
+    }
+    told, right = None, trained.scores.figures.get("accuracy", 0.0)
+    if not recipe.task.several:
+        told = left_out(seen["train"], some["train"].labels, seen["val"], some["val"].labels)
+    unknown = told.told if told is not None and told.speaks_of(right) else None
+    return looks.looks(desk.inspection, looks.of_fit(desk.inspection, some, seen)), unknown
+
+
+def _decoding(desk: Desk, recipe: Recipe) -> Decoding | None:
+    """What it takes to decode a picture of the budget's size."""
+    pictures = desk.asked.budget.pictures
+    return pictures and decoding(desk.inspection, pictures.size, recipe.data.channels)
 
 
 def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[CandidatePoint]:
@@ -216,19 +270,10 @@ def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[Cand
     if race is not None:
         return race.points(*figures)
     one = trained.subject
-    return [
-        CandidatePoint(
-            one.name,
-            one.family,
-            one.params,
-            one.macs,
-            *figures,
-            "won",
-            one.image,
-            clock="exported",
-            title=one.title,
-        )
-    ]
+    return [CandidatePoint(
+        one.name, one.family, one.params, one.macs, *figures, "won", one.image, clock="exported",
+        title=one.title,
+    )]  # fmt: skip
 
 
 def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mistake]:
@@ -237,47 +282,14 @@ def _mistakes(trained: Trained, verdict: Verdict, labels: Labels) -> Sequence[Mi
     for one in trained.recipe.task.mistakes(verdict.outputs, labels, MISTAKES):
         image = verdict.pixels.take(np.array([one.row]))[0]
         seen, method = explain(model, labels.normalised(image[None])[0], one.asked)
-        found.append(
-            Mistake(
-                png(image),
-                overlay(image, seen),
-                one.truth,
-                one.guess,
-                one.confidence,
-                verdict.pixels.keys[one.row],
-                ASKED[method],
-            )
-        )
+        told = (one.truth, one.guess, one.confidence, verdict.pixels.keys[one.row], ASKED[method])
+        found.append(Mistake(png(image), overlay(image, seen), *told))
     return found
-
-
-def _model_facts(one: Subject) -> ModelFacts:
-    return ModelFacts(
-        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
-        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
-    )  # fmt: skip
-
-
-def _export_facts(exported: Exported) -> ExportFacts:
-    return ExportFacts(
-        exported.n,
-        exported.max_logit_difference,
-        exported.size_bytes,
-        exported.resize_inside,
-    )
 
 
 def _result(facts: Facts, scores: Scores, state: State) -> Mapping[str, Any]:
     """Return result.json: the figures of the report for scripts."""
-    names = (
-        "model",
-        "latency",
-        "size_bytes",
-        "budget",
-        "export",
-        "machine",
-        "versions",
-    )
+    names = ("model", "latency", "size_bytes", "budget", "export", "machine", "versions")
     chosen = {name: to_json(getattr(facts, name)) for name in names}
     chosen["test"] = facts.test.to_json() if facts.test else None
     chosen["baselines"] = [under_its_name(one, facts.measure) for one in facts.baselines]

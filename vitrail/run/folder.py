@@ -9,6 +9,7 @@
     model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
     engine.json          which of these files each engine had best answer with, and the figures
     report.html          the report
+    look-at.csv          what deserves a look: suspected labels, outliers, copies, broken files
     README.md            the model card
 
 Whoever writes holds the folder's lock; every file is written whole or not at all. The digest in
@@ -82,6 +83,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def looks(self) -> Path:
+        return self.path / "look-at.csv"
 
     @property
     def readme(self) -> Path:

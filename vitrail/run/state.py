@@ -38,7 +38,7 @@ class Saved:
     train_s: float | None = None
     recipe: dict[str, Any] | None = None
     command: str | None = None
-    flips: dict[str, Any] | None = None
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = {"spent_s": self.spent_s, "race_s": self.race_s, "train_s": self.train_s}
@@ -91,11 +91,17 @@ class State:
         return cls(path, values | {name: getattr(saved, name) for name in certain})
 
     def get(self, kind: type[T], name: str) -> T:
-        """A decision as the dataclass that it was. Raises RunError."""
+        """A decision as the dataclass that it was; "choices.flips" is one of a mapping.
+
+        Raises RunError.
+        """
+        value: Any = self.values
         try:
-            if name not in self.values:
-                raise ConfigError(f"{name} is missing")
-            return parse(kind, self.values[name], name)
+            for part in name.split("."):
+                if part not in value:
+                    raise ConfigError(f"{name} is missing")
+                value = value[part]
+            return parse(kind, value, name)
         except ConfigError as error:
             raise RunError(
                 f"{self.path} is damaged ({error}): restore it, or start a new run instead of "

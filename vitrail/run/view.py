@@ -6,16 +6,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vitrail.run import notebook
 from vitrail.units import count, seconds
 
-EVERY_S = 5.0
+# Between two plain lines, and between two pictures of a notebook.
+EVERY_S, NOTEBOOK_S = 5.0, 0.5
+TITLES = ("candidate", "MACs", "latency", "steps", "score", "")
 
 
 class Entrant(Protocol):
@@ -42,9 +45,17 @@ class Row:
 
 
 class View:
-    """A live table on a terminal; elsewhere a plain line every few seconds."""
+    """A live table on a terminal or in a notebook; elsewhere a plain line every few seconds.
+
+    Without a `console` it writes to the error stream, in a notebook into one output of the cell.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        self._output = notebook.output() if console is None else None
+        self._lines: list[str] = []
+        if self._output is not None:
+            lines = cast(IO[str], notebook.Lines(self._told))
+            console = Console(file=lines, force_jupyter=False, width=120)
         self.console = console or Console(stderr=True)
         self._rows: dict[str, Row] = {}
         self._phase = "starting"
@@ -80,6 +91,7 @@ class View:
     def enter(self, candidates: Sequence[Entrant]) -> None:
         """These race."""
         self._rows = {c.name: Row(c, latency_s=c.latency_s) for c in candidates}
+        self._draw(force=True)
 
     def update(self, name: str, **changes: Any) -> None:
         """A candidate has another status, accuracy, latency_s or number of steps."""
@@ -91,6 +103,7 @@ class View:
                 f"{name}: {row.accuracy:.1%} after {row.steps} steps, {row.status}", force=True
             )
         self._rows[name] = row
+        self._draw()
 
     def step(self, name: str, step: int, until: int) -> None:
         """A candidate has made a step."""
@@ -106,32 +119,56 @@ class View:
     def _line(self, text: str, force: bool = False) -> None:
         if self._live is not None or self.console.is_terminal:
             return
-        if force or time.monotonic() - self._said >= EVERY_S:
+        if self._output is not None:
+            self._draw(force=force)
+        elif force or time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
             left = self._left()
             self.console.print(
                 f"[{left}] {text}" if left else text, markup=False, highlight=False, soft_wrap=True
             )
 
+    def _told(self, line: str) -> None:
+        """A line that was printed, in a notebook."""
+        self._lines.append(line)
+        self._draw(force=True)
+
+    def _draw(self, *, force: bool = False) -> None:
+        """Show it all in a notebook's output, unless that was done a moment ago."""
+        if self._output is None or not (force or time.monotonic() - self._said >= NOTEBOOK_S):
+            return
+        self._said = time.monotonic()
+        rows = [cells for cells, _ in self._cells()]
+        self._output.show(notebook.progress(self._phase, self._left(), TITLES, rows, self._lines))
+
     def _table(self) -> Group:
         head = Text.assemble((self._phase, "bold"), ("  " + self._left(), "dim"))
         if not self._rows:
             return Group(head)
         table = Table(box=None, pad_edge=False)
-        for title in ("candidate", "MACs", "latency", "steps", "score", ""):
+        for title in TITLES:
             table.add_column(title, justify="left" if title in ("candidate", "") else "right")
+        for cells, status in self._cells():
+            table.add_row(*cells, style="dim" if status in ("stopped", "waiting") else None)
+        return Group(head, table)
+
+    def _cells(self) -> list[tuple[list[str], str]]:
+        """Each candidate's cells, in the order of `TITLES`, and its status; the best first."""
         order = {"won": 0, "training": 0, "racing": 1, "finalist": 1, "waiting": 2, "stopped": 3}
         rows = sorted(
             self._rows.values(), key=lambda r: (order.get(r.status, 4), -(r.accuracy or 0.0))
         )
-        for row in rows:
-            table.add_row(
-                row.candidate.name,
-                count(row.candidate.macs),
-                "" if row.latency_s is None else seconds(row.latency_s),
-                f"{row.steps}/{row.until}" if row.until > row.steps else str(row.steps or ""),
-                "" if row.accuracy is None else f"{row.accuracy:.1%}",
+        return [
+            (
+                [
+                    row.candidate.name,
+                    count(row.candidate.macs),
+                    "" if row.latency_s is None else seconds(row.latency_s),
+                    f"{row.steps}/{row.until}" if row.until > row.steps else str(row.steps or ""),
+                    "" if row.accuracy is None else f"{row.accuracy:.1%}",
+                    row.status,
+                ],
                 row.status,
-                style="dim" if row.status in ("stopped", "waiting") else None,
             )
-        return Group(head, table)
+            for row in rows
+        ]

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from vitrail import heap
 from vitrail.config import to_json
 from vitrail.data.cache import Pixels, pixels, statistics
+from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
 from vitrail.models import identify
 from vitrail.objectives.context import Context
@@ -31,6 +33,9 @@ from vitrail.training.plan import OnStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+# Images of a part by which it is known how images look.
+LOOKED_AT = 1000
 
 
 class Workshop:
@@ -76,6 +81,13 @@ class Workshop:
             chosen: Part = {"train": self.split.train, "val": self.split.val}[part]
             self._pixels[key] = pixels(chosen, image, channels, progress=progress)
         return self._pixels[key]
+
+    def look(self, recipe: Recipe) -> Likeness | None:
+        """Return how the training images look, so that others can be told; see `likeness`."""
+        image, channels = recipe.data.image, recipe.data.channels
+        parts = [self.pixels(name, image, channels).first(LOOKED_AT) for name in ("train", "val")]
+        train, held = (part.take(np.arange(len(part))) for part in parts)
+        return likeness(train, held)
 
     def model(self, recipe: Recipe) -> nn.Module:
         """Make the untrained model of a recipe: the same weights every time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,11 +17,10 @@ from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
-from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow
+from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
 from vitrail.report.facts import Score as TestScore
-from vitrail.tasks import metrics
-from vitrail.tasks.baselines import Baseline as Small
-from vitrail.tasks.baselines import baselines
+from vitrail.tasks import metrics, unknowns
+from vitrail.tasks.baselines import Features, baselines, linear_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 
 # The largest class over the mean one from which on accuracy says little.
@@ -85,11 +84,12 @@ class Classification:
         return bool(counts.max() > UNEVEN * counts.mean())
 
     def settled(self, labels: Labels, outputs: Outputs) -> Labels:
-        """Return the labels with the temperature that makes the probabilities honest."""
-        from dataclasses import replace
-
-        temperature = metrics.fit_temperature(outputs.values, outputs.targets)
-        return replace(labels, temperature=temperature)
+        """Return the labels with the temperature that makes the probabilities honest, and the
+        threshold below which an answer is "none of these"."""
+        logits, truth = outputs.values, outputs.targets
+        temperature = metrics.fit_temperature(logits, truth)
+        cut = unknowns.threshold(logits, temperature)
+        return replace(labels, temperature=temperature, threshold=cut)
 
     def served(self, model: nn.Module, labels: Labels) -> nn.Module:
         """Return the model between pixels and probabilities."""
@@ -109,6 +109,7 @@ class Classification:
         rows = zip(labels.classes, metrics.per_class(logits, truth), strict=True)
         before = metrics.calibration(logits, truth)
         after = metrics.calibration(logits, truth, labels.temperature)
+        cut = labels.threshold
         return {
             "test": _score(logits, truth),
             "per_class": [ClassRow(name, r.n, r.precision, r.recall, r.f1) for name, r in rows],
@@ -116,19 +117,26 @@ class Classification:
             "calibration": CalibrationFacts(
                 labels.temperature, before.error, after.error, _bins(after), _bins(before)
             ),
+            "refusal": None if cut is None else _refusal(logits, labels.temperature, cut),
         }
 
     def against(
-        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+        self,
+        train: Pixels,
+        test: Pixels,
+        outputs: Outputs,
+        labels: Labels,
+        features: Features | None = None,
     ) -> Sequence[Baseline]:
-        """Return how a constant, a linear and a kernel model on small pixels do."""
+        """Return how a constant, linear and kernel models on small pixels and on features do."""
         fitted, truth = baselines(train, labels.classes), outputs.targets.numpy()
+        asked = fitted.features(test.take(np.arange(len(test))))
+        told = [(one.name, one.constant, one.predict(asked)) for one in fitted.models]
+        known = train.labels[: len(features.train)] if features else train.labels[:0]
+        if features is not None and len(np.unique(known)) > 1:
+            told.append((f"linear model on {features.name}", False, linear_on(features, known)))
         ours = self.right(outputs)
-        return [
-            _baseline(one, one.predict(features), truth, ours)
-            for features in [fitted.features(test.take(np.arange(len(test))))]
-            for one in fitted.models
-        ]
+        return [_baseline(name, constant, said, truth, ours) for name, constant, said in told]
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
         """Return the wrong answers that the model was surest of."""
@@ -156,15 +164,17 @@ class Classification:
         )
 
 
-def _baseline(one: Small, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]) -> Baseline:
+def _baseline(
+    name: str, constant: bool, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]
+) -> Baseline:
     right = answers == truth
     recalls = [right[truth == label].mean() for label in np.unique(truth)]
     return Baseline(
-        name=one.name,
+        name=name,
         accuracy=float(right.mean()),
         balanced=float(np.mean(recalls)),
         n=len(truth),
-        constant=one.constant,
+        constant=constant,
         ahead=paired(ours, right.tolist()),
         ahead_balanced=paired_balanced(ours, right.tolist(), truth.tolist()),
     )
@@ -181,6 +191,11 @@ def _score(logits: Tensor, labels: Tensor) -> TestScore:
         top5=metrics.accuracy(logits, labels, top=5).value if logits.shape[1] > 5 else None,
         loss=metrics.cross_entropy(logits, labels),
     )
+
+
+def _refusal(logits: Tensor, temperature: float, cut: float) -> RefusalFacts:
+    below = unknowns.surest(logits, temperature) < cut
+    return RefusalFacts(cut, float(below.double().mean()), len(below))
 
 
 def _bins(found: metrics.Calibration) -> list[CalibrationBin]:

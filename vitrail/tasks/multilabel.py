@@ -24,7 +24,7 @@ from vitrail.models import Backbone
 from vitrail.report.facts import Baseline, Score
 from vitrail.report.multilabel import LabelRow, label_by_label
 from vitrail.tasks import metrics, several
-from vitrail.tasks.baselines import label_baselines
+from vitrail.tasks.baselines import Features, LabelBaseline, label_baselines, scores_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 
 WATCHED = 256
@@ -123,14 +123,23 @@ class MultiLabel:
         return {"test": test, "chapters": [label_by_label(told, test)]}
 
     def against(
-        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+        self,
+        train: Pixels,
+        test: Pixels,
+        outputs: Outputs,
+        labels: Labels,
+        features: Features | None = None,
     ) -> Sequence[Baseline]:
-        """Return how each label's frequency and a linear model on small pixels do."""
+        """Return how each label's frequency and linear models on pixels and features do."""
         marks, resampled = outputs.targets, several.Resampled(outputs.targets)
         ours = several.mean_average_precision(outputs.values, marks)
         spread = resampled.means(outputs.values.numpy())
         told = []
-        for one in label_baselines(train, test):
+        small = list(label_baselines(train, test))
+        if features is not None:
+            scores = scores_on(features, train.labels[: len(features.train)])
+            small.append(LabelBaseline(f"linear model on {features.name}", scores))
+        for one in small:
             value = several.mean_average_precision(torch.from_numpy(one.scores), marks)
             ahead = several.interval(ours - value, spread - resampled.means(one.scores))
             told.append(Baseline(one.name, value, None, len(marks), one.constant, ahead))

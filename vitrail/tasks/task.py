@@ -22,6 +22,7 @@ from vitrail.data.source import Source
 from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
 from vitrail.report.facts import Baseline
+from vitrail.tasks.baselines import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +121,17 @@ class Task(Protocol):
         ...
 
     def against(
-        self, train: Pixels, test: Pixels, outputs: Outputs, labels: Labels
+        self,
+        train: Pixels,
+        test: Pixels,
+        outputs: Outputs,
+        labels: Labels,
+        features: Features | None = None,
     ) -> Sequence[Baseline]:
-        """Return how small models do on the test split, beside the model's outputs."""
+        """Return how small models do on the test split, beside the model's outputs.
+
+        One of them is linear on `features`, where there are published weights.
+        """
         ...
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:

@@ -19,11 +19,16 @@ Model = Callable[[Tensor], Any]
 
 
 class Step(NamedTuple):
-    """Where a training stands: steps done before this one, of how many, and epochs (fractional)."""
+    """Where a training stands: steps done before this one, of how many, and epochs (fractional).
+
+    What a method draws for a step it draws from the training's `seed` and the number, so that a
+    resumed training draws the same.
+    """
 
     number: int
     total: int
     epoch: float
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.layers.protocols import Restores
 from vitrail.layers.residual import Blocks
 
 InputKind = Literal["images", "clips", "series"]
@@ -263,22 +264,23 @@ class Isotropic(Backbone):
         """The last block's map after the norm, or those after the blocks `at`, unnormed."""
         h, w = self.embed.grid(*image.shape[-2:])  # pyright: ignore[reportCallIssue]
         if at is None:
-            return [_map(self.tokens(image), h, w)]
+            return [self._map(self.tokens(image), h, w)]
         kept, x = {}, self.embed(image)
         for j, block in enumerate(self.blocks):
             x = self.blocks.run(block, x)
             kept[j] = x
-        return [_map(kept[j], h, w) for j in at]
+        return [self._map(kept[j], h, w) for j in at]
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         return self.pool(self.tokens(image))
 
-
-def _map(tokens: Tensor, h: int, w: int) -> Tensor:
-    """(B, prefix + h w, C) to (B, h, w, C); what is a map stays one."""
-    if tokens.ndim == 4:
-        return tokens
-    return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
+    def _map(self, tokens: Tensor, h: int, w: int) -> Tensor:
+        """(B, prefix + h w, C) to (B, h, w, C); what is a map stays one."""
+        if tokens.ndim == 4:
+            return tokens
+        if isinstance(self.embed, Restores):
+            tokens = self.embed.restored(tokens)
+        return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
 
 def input_kind(config: Any) -> InputKind:

@@ -1,0 +1,40 @@
+"""What a network's head sees, as features: of published weights before any training, and after."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vitrail.data.cache import Pixels, pixels
+from vitrail.recipes.recipe import Recipe
+from vitrail.run.workshop import Workshop
+from vitrail.tasks.baselines import MOST, Features
+
+
+class Embedded(nn.Module):
+    """What a backbone's head sees, in place of the backbone: (B, width)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.embedding(image)  # pyright: ignore[reportCallIssue]
+
+
+def frozen_features(
+    recipe: Recipe, workshop: Workshop, test: Pixels, *, most: int = MOST
+) -> Features | None:
+    """Return the features of the weights that a recipe starts from, None where these are random.
+
+    They are of up to `most` training images, and of all in `test`, whatever their size there.
+    """
+    if recipe.pretrained is None:
+        return None
+    data, network = recipe.data, Embedded(workshop.model(recipe))
+    train = workshop.pixels("train", data.image, data.channels).first(min(most, MOST))
+    if (test.image, test.channels) != (data.image, data.channels):
+        test = pixels(test.part, data.image, data.channels, progress=False)
+    first, second = (
+        workshop.outputs(network, recipe, images).values.numpy() for images in (train, test)
+    )
+    return Features("frozen features", first, second)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from copy import deepcopy
 
@@ -269,6 +271,27 @@ def test_a_share_is_chosen_for_a_finished_model(method):
         choose(small("vit"), 0.5)
     windows = choose(PatchDropout().apply(swin().eval()), 6 / 7)
     assert windows.features(images())[0].shape == (2, 12, 12, 8)
+
+
+COMPILE = """
+import torch, vitrail
+from vitrail.methods import PatchDropout
+from vitrail.methods.dropping import choose
+plain, windows = {"depth": 1, "image": (32, 32)}, {"dim": 8, "depths": (2, 2), "heads": (2, 4)}
+for name, sizes in (("vit_ti16", plain), ("pss_s16", plain), ("swin_tiny", windows)):
+    model = vitrail.create(name, **{"image": (56, 56), "classes": 3, **sizes}).double().eval()
+    torch.nn.init.normal_(model.head.weight)
+    model = choose(PatchDropout().apply(model), 0.5)
+    x = torch.randn(2, 3, *model.config.image).double()
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+        assert (compiled(x) - model(x)).abs().max() <= 1e-10, name
+"""
+
+
+def test_models_that_drop_compile_whole():
+    """In another process, since shape annotations are checked in this one."""
+    subprocess.run([sys.executable, "-c", COMPILE], check=True)
 
 
 # ---- windows ---------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -155,8 +157,18 @@ def same_for_all(batch: int, patches: int, keep: int, device: torch.device) -> I
 
     So answers do not change from call to call, and a model that drops patches can be exported.
     """
-    order = torch.randperm(patches, generator=torch.Generator().manual_seed(0), device="cpu")
-    return order[:keep].to(device).expand(batch, -1)
+    return torch.tensor(_order(patches)[:keep], device=device).expand(batch, -1)
+
+
+@torch.compiler.assume_constant_result
+def _order(patches: int) -> tuple[int, ...]:
+    return _shuffled(patches)
+
+
+@lru_cache(maxsize=64)
+def _shuffled(patches: int) -> tuple[int, ...]:
+    """The patches in a random order that no version changes, since trained models rely on it."""
+    return tuple(np.random.RandomState(0).permutation(patches).tolist())
 
 
 def install(model: nn.Module, around: Callable[[nn.Module], Dropping]) -> nn.Module:

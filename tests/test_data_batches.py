@@ -8,10 +8,11 @@ from support.pictures import photo, write_classes
 
 from vitrail.data import augment as augmentation
 from vitrail.data.augment import Augment, draw
-from vitrail.data.batches import Batches
+from vitrail.data.batches import Batches, _generator
 from vitrail.data.cache import pixels, statistics
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
+from vitrail.data.policies import GoogleRandAugment, TimmRandAugment
 from vitrail.data.randaugment import operate
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError
@@ -22,6 +23,11 @@ EVERYTHING = Augment(
 AUGMENTS = [
     None, Augment(), Augment(scale=(0.3, 1.0)), Augment(randaugment=(2, 9)), Augment(mixup=0.4),
     Augment(cutmix=1.0), Augment(erasing=0.7), EVERYTHING,
+    Augment(
+        scale=(0.1, 1), policy=TimmRandAugment(), mixup=0.8, cutmix=1.0, mixing="batch",
+        erasing=0.7, noise=True, repeats=3,
+    ),
+    Augment(policy=GoogleRandAugment(2, 15), mixup=0.5, mixing="roll"),
 ]  # fmt: skip
 
 
@@ -214,6 +220,66 @@ def test_erasing_leaves_the_mean(colour):
     assert 5 <= (share > 0).sum() <= 27
     assert share.max() <= 0.4
     assert (erased.permute(0, 2, 3, 1)[changed] == 0).all()
+
+
+def test_one_mixture_for_a_batch_is_timm_s():
+    """Each batch takes mixup or CutMix, whole, and is mixed with itself reversed."""
+    labels = np.arange(12)
+    ones = np.broadcast_to(labels[:, None, None, None], (12, 20, 24, 1)).astype(np.float32)
+    augment, kinds, shares = Augment(mixup=0.8, cutmix=1.0, mixing="batch"), [], []
+    for seed in range(200):
+        draws = draw(augment, 12, (20, 24), np.random.default_rng(seed))
+        assert draws.partner.tolist() == list(range(11, -1, -1))
+        assert len(np.unique(draws.weight)) == len(np.unique(draws.patch, axis=0)) == 1
+        kinds.append(bool(draws.patch[0, 2:].all()))
+        shares.append(draws.weight[0])
+        out = augmentation.blend(ones.copy(), ones[::-1], draws, labels)
+        targets = augmentation.soften(labels, draws, labels, 12)
+        assert np.allclose(out.mean((1, 2, 3)), targets @ labels, atol=1e-3)
+    assert 0.35 < np.mean(kinds) < 0.6  # some rectangles have no area
+    assert 0.35 < np.mean(np.array(shares)[~np.array(kinds)]) < 0.65
+
+
+def test_google_mixes_with_the_neighbour_and_keeps_the_larger_share():
+    shares = []
+    for seed in range(100):
+        draws = draw(Augment(mixup=0.5, mixing="roll"), 5, (4, 4), np.random.default_rng(seed))
+        assert draws.partner.tolist() == [4, 0, 1, 2, 3]
+        shares.append(draws.weight[0])
+    assert min(shares) >= 0.5 and max(shares) < 1
+
+
+def test_erased_rectangles_may_hold_noise(sample):
+    augment = Augment(flip=0, shift=0, erasing=1.0, noise=True)
+    plain = batches(sample, augment=Augment(flip=0, shift=0)).get(0, 0).images
+    erased = batches(sample, augment=augment).get(0, 0).images
+    noise = erased[plain != erased]
+    assert len(noise) > 2000
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_erasing_comes_before_mixing(sample):
+    """What is erased of an image shows the other, as timm does it image by image."""
+    erased = batches(sample, augment=Augment(flip=0, shift=0, erasing=1.0)).get(0, 0).images
+    augment = Augment(flip=0, shift=0, mixup=0.8, erasing=1.0)
+    draws = draw(augment, 32, (28, 28), _generator(3, 0, 1))
+    share = torch.from_numpy(draws.weight).float().view(-1, 1, 1, 1)
+    expected = share * erased + (1 - share) * erased[draws.partner]
+    mixed = batches(sample, augment=augment).get(0, 0).images
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_repeats_show_fewer_images_in_as_many_batches(sample):
+    once, thrice = (batches(sample, augment=Augment(repeats=r)) for r in (1, 3))
+    assert once.steps_per_epoch == thrice.steps_per_epoch == 28
+    seen = torch.cat([b.indices for b in thrice.iterate(stop=28)])
+    assert torch.equal(seen[:894:3], seen[1:894:3]) and torch.equal(seen[:894:3], seen[2:894:3])
+    assert len(seen.unique()) == 299
+    first = thrice.get(0, 0)
+    assert not torch.equal(first.images[0], first.images[1])
+    later = torch.cat([b.indices for b in thrice.iterate(28, stop=56)])
+    assert not torch.equal(seen, later)
+    assert torch.equal(once.get(0, 0).indices[:5], seen[:15:3])
 
 
 def test_randaugment_does_what_torchvision_does(colour):

@@ -30,7 +30,7 @@ NOUN = re.compile(r"^(The|A|An|All|Our|Every|Each|One|No|Nothing|Until|So)\b")
 READ = [
     "report", "commands/options.py", "commands/bench.py", "commands/compare.py",
     "commands/explain.py", "commands/export.py", "commands/fit.py", "commands/growth.py",
-    "commands/predict.py", "commands/study.py", "commands/train.py",
+    "commands/predict.py", "commands/recipes.py", "commands/study.py", "commands/train.py",
     "cli.py", "errors.py", "jobs/explain.py", "attribution.py", "run/deploy.py",
     "bench", "engines", "measure", "study", "config.py", "models/trunk/title.py",
 ]  # fmt: skip

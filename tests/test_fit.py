@@ -486,6 +486,10 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     assert result["test"]["accuracy"] > 0.8
     assert result["test"]["n"] == 15
     assert result["latency"]["p50_s"] <= 0.05
+    picture = result["latency"]["picture"]
+    assert picture["size"] == [16, 16] and picture["decode_s"] > 0 and picture["format"] == "PNG"
+    if result["model"]["image"] == [16, 16]:
+        assert picture["resize_s"] == 0 and picture["model_s"] == result["latency"]["p50_s"]
     assert result["model"]["params"] <= 400_000
     assert result["seconds"]["total"] < 60
     assert [c["status"] for c in result["candidates"]].count("won") == 1
@@ -539,14 +543,16 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
     from vitrail.jobs.fit import fit
     from vitrail.run import exported
 
-    measure, measured = exported.onnx_latency, []
+    turn, measured = exported._turn, []
 
-    def slow_first(path, **kwargs):
-        found = measure(path, **kwargs)
+    def slow_first(*arguments):
+        found = turn(*arguments)
         measured.append(found)
-        return replace(found, p50_s=9.0) if len(measured) <= exported.TRIES else found
+        if len(measured) > exported.TRIES:
+            return found
+        return replace(found, latencies={"onnxruntime": replace(found.latency, p50_s=9.0)})
 
-    monkeypatch.setattr(exported, "onnx_latency", slow_first)
+    monkeypatch.setattr(exported, "_turn", slow_first)
     # However busy the machine is, two are raced.
     monkeypatch.setattr("vitrail.jobs.fit.RACE_GRACE", 1e9)
     run = fit(photos, latency="80ms", time="14s", threads=1, out=tmp_path / "run", console=quick)
@@ -571,6 +577,7 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     ("arguments", "error", "said"),
     [
         ({"latency": "20"}, BudgetError, "has no unit"),
+        ({"input": "1920"}, VitrailError, "is not a size: write width and height"),
         ({"params": "10"}, BudgetError, "the closest is"),
         ({"time": "soon"}, BudgetError, "not a duration"),
         ({"device": "tpu"}, VitrailError, "tpu"),

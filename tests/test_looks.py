@@ -139,7 +139,8 @@ def test_a_fit_lists_and_draws_what_deserves_a_look(folder):
     split = divide(found)
     chosen = {"train": split.train, "val": split.val, "test": unseal(split.test)}
     parts = {name: pixels(part, (16, 16), 3, progress=False) for name, part in chosen.items()}
-    seen = looks.looks(found, looks.of_fit(found, parts, brightness))
+    features = {name: brightness(part) for name, part in parts.items()}
+    seen = looks.looks(found, looks.of_fit(found, parts, features))
     rows = listed(seen.table)
     kinds = {}
     for row in rows:
@@ -162,10 +163,12 @@ def test_only_a_share_is_looked_at_where_time_is_short(folder):
     split = divide(found)
     chosen = {"train": split.train, "val": split.val, "test": unseal(split.test)}
     parts = {name: pixels(part, (16, 16), 3, progress=False) for name, part in chosen.items()}
-    asked = []
-    groups = looks.of_fit(found, parts, lambda p: asked.append(len(p)) or brightness(p), most=40)
-    assert 36 <= sum(asked) <= 40 and min(asked) >= 4
-    assert f"Of {len(found)} images {sum(asked)} were looked at." in groups[0].explained
+    some = looks.sampled(parts, 40)
+    sizes = list(map(len, some.values()))
+    assert 36 <= sum(sizes) <= 40 and min(sizes) >= 4
+    groups = looks.of_fit(found, some, {name: brightness(part) for name, part in some.items()})
+    assert f"Of {len(found)} images {sum(sizes)} were looked at." in groups[0].explained
+    assert looks.sampled(parts, len(found)) == parts
 
 
 def test_an_evaluation_takes_the_run_s_own_answers(folder):

@@ -11,7 +11,7 @@ from torch import nn
 
 from vitrail.config import kind_of, override, parse, to_json
 from vitrail.errors import ConfigError
-from vitrail.methods import PSS, Freeze, Methods, PatchDropout
+from vitrail.methods import PSS, Dropout, Freeze, Methods, PatchDropout
 from vitrail.methods.method import available, seams, wrap
 from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import Builder
@@ -108,6 +108,42 @@ def test_patch_dropout_of_everything_is_the_model_itself():
     image = torch.randn(2, 3, 32, 32)
     before = model(image)
     assert torch.equal(PatchDropout(1.0).apply(model)(image), before)
+
+
+# ---- dropout ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "mlp_mixer", "cait"])
+def test_dropout_acts_in_training_and_not_in_eval_mode(family):
+    model = tiny(family)
+    before = answers(model)
+    names = len(model.state_dict())
+    Dropout(0.2).check(model)
+    changed = Dropout(0.2).apply(model)
+    assert torch.equal(answers(changed), before) and len(changed.state_dict()) == names
+    image = torch.randn(2, 3, 32, 32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        first, second = (changed.train().embedding(image) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_dropout_drops_its_share_behind_positions_branches_and_inside():
+    model = Dropout(0.25).apply(create("vit_ti16", image=(64, 64), classes=3)).train()
+    tokens = model.embed(torch.randn(8, 3, 64, 64))[:, 1:]  # the class token begins at zero
+    assert (tokens == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    ends = {type(block.drop_path).__name__ for block in model.blocks}
+    inside = {block.ffn.dropout.p for block in model.blocks}
+    assert ends == {"Branch"} and inside == {0.25}
+    branch = model.blocks[0].drop_path(torch.ones(64, 100))
+    assert branch.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+
+
+def test_dropout_says_where_it_does_not_fit():
+    with pytest.raises(ConfigError, match=r"blocks of a mixer and a feed-forward.*seams stem"):
+        Dropout().check(tiny("resnet"))
+    with pytest.raises(ConfigError, match=r"rate is 1\.0"):
+        Dropout(1.0)
 
 
 # ---- freeze ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from vitrail.layers.patches import project_some
 from vitrail.layers.protocols import Patchwise
 from vitrail.layers.windows import partition, reverse, shift_mask
 from vitrail.methods import PSS, PatchDropout, dropped_windows
-from vitrail.methods.dropping import Dropping, same_for_all
+from vitrail.methods.dropping import Dropping, choose, same_for_all
 from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import changed
 from vitrail.tasks import Classification
@@ -253,6 +253,22 @@ def test_at_test_time_all_images_keep_the_same_places():
     assert kept.shape[1] == kept[0].unique().numel() and (kept == kept[0]).all()
     few, more = (same_for_all(1, 49, k, torch.device("cpu"))[0].tolist() for k in (5, 20))
     assert set(few) < set(more)
+
+
+@pytest.mark.parametrize("method", [PatchDropout(0.5), PSS()], ids=["patch_dropout", "pss"])
+def test_a_share_is_chosen_for_a_finished_model(method):
+    model = method.apply(small("vit").eval())
+    with torch.no_grad():
+        whole = model(images())
+        assert choose(model, 0.25)(images()).shape == whole.shape
+        assert model.embed.kept.tokens.shape[1] == 49
+        assert torch.equal(choose(model, 1.0)(images()), whole)
+    with pytest.raises(ConfigError, match="keep is 0: give a share"):
+        choose(model, 0)
+    with pytest.raises(ConfigError, match="always keeps all patches"):
+        choose(small("vit"), 0.5)
+    windows = choose(PatchDropout().apply(swin().eval()), 6 / 7)
+    assert windows.features(images())[0].shape == (2, 12, 12, 8)
 
 
 # ---- windows ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -20,7 +21,7 @@ from vitrail.objectives.cross_entropy import CrossEntropy, CrossEntropyLoss
 from vitrail.tasks import metrics
 from vitrail.training.objective import Step
 from vitrail.training.optimizer import AdamW, Sgd, adjust, build
-from vitrail.training.schedule import Schedule
+from vitrail.training.schedule import Cosine, Linear, Rsqrt, Schedules
 
 NOW = Step(0, 10, 0.0)
 
@@ -90,7 +91,7 @@ def test_impossible_optimizers(kind, values, said):
 
 
 def test_values_go_through_json():
-    for value in (AdamW(lr=0.3, betas=(0.8, 0.9)), Sgd(nesterov=False), Schedule(1, 2)):
+    for value in (AdamW(lr=0.3, betas=(0.8, 0.9)), Sgd(nesterov=False), Rsqrt(1, 2)):
         assert parse(type(value), to_json(value)) == value
 
 
@@ -98,7 +99,7 @@ def test_values_go_through_json():
 
 
 def test_schedule_warms_holds_and_falls():
-    schedule = Schedule(warmup=4, hold=10, floor=0.1)
+    schedule = Cosine(warmup=4, hold=10, floor=0.1)
     factors = [schedule.factor(step, 30) for step in range(40)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4:11] == [1.0] * 7
@@ -107,9 +108,44 @@ def test_schedule_warms_holds_and_falls():
     assert factors[30:] == [0.1] * 10
 
 
+def test_a_line_falls_evenly_and_rests_at_the_floor():
+    schedule = Linear(warmup=4, floor=0.2, start=0.2, rest=5)
+    factors = [schedule.factor(step, 29) for step in range(32)]
+    assert factors[:5] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0])
+    assert {round(a - b, 6) for a, b in pairwise(factors[4:25])} == {0.04}
+    assert factors[24:] == [0.2] * 8
+
+
+def test_a_cosine_over_all_steps_is_timm_s():
+    """CosineLRScheduler by steps, whose warm-up ends where the cosine has fallen already."""
+    from timm.scheduler import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = CosineLRScheduler(optimizer, t_initial=40, lr_min=0.01, warmup_t=8)
+    ours = Cosine(warmup=8, floor=0.01, rest=10, whole=True)
+    for step in range(8, 40):
+        assert ours.factor(step, 50) == pytest.approx(theirs._get_lr(step)[0])
+    assert ours.factor(8, 50) < 0.91 and ours.factor(45, 50) == 0.01
+
+
+def test_a_reciprocal_root_has_its_authors_values():
+    schedule = Rsqrt(warmup=10_000, timescale=10_000, cooldown=50_000)
+    told = {4_999: 0.5, 10_000: 1.0, 20_000: 0.70711, 40_000: 0.5, 75_000: 0.36515 * 0.5}
+    for step, value in told.items():
+        assert schedule.factor(step, 100_000) == pytest.approx(value, abs=1e-5)
+    assert schedule.factor(100_000, 100_000) == 0
+    shifted = Rsqrt(warmup=100, timescale=100, shift=300)
+    assert shifted.factor(99, 1000) == shifted.factor(100, 1000) == 0.5
+    longer = Rsqrt(warmup=10, hold=80, timescale=50, cooldown=40)
+    root = Rsqrt(warmup=10, timescale=50)
+    assert all(longer.factor(t, 100) == root.factor(t, 100) for t in range(81))
+    assert longer.factor(90, 100) == pytest.approx(root.factor(90, 100) / 2)
+
+
+@pytest.mark.parametrize("kind", [Cosine, Linear, partial(Rsqrt, timescale=20, cooldown=30)])
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 200), st.integers(1, 200))
-def test_the_prefix_does_not_depend_on_the_total(warmup, hold, total, other):
-    schedule = Schedule(warmup, hold)
+def test_the_prefix_does_not_depend_on_the_total(kind, warmup, hold, total, other):
+    schedule: Schedules = kind(warmup, hold)
     for step in range(max(warmup, hold)):
         assert schedule.factor(step, total) == schedule.factor(step, other)
     assert all(0 <= schedule.factor(step, total) <= 1 for step in range(250))
@@ -117,9 +153,15 @@ def test_the_prefix_does_not_depend_on_the_total(warmup, hold, total, other):
 
 def test_impossible_schedules():
     with pytest.raises(ConfigError, match="hold -1"):
-        Schedule(0, -1)
+        Cosine(0, -1)
     with pytest.raises(ConfigError, match="floor 2"):
-        Schedule(0, 0, floor=2)
+        Linear(0, 0, floor=2)
+    with pytest.raises(ConfigError, match="cosine over all steps"):
+        Cosine(0, 5, whole=True)
+    with pytest.raises(ConfigError, match="cooldown -1"):
+        Rsqrt(cooldown=-1)
+    with pytest.raises(ConfigError, match="timescale 0"):
+        Rsqrt(timescale=0)
 
 
 # ---- objective -------------------------------------------------------------------------

@@ -14,7 +14,18 @@ def fit(
         str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
     ],
     latency: Annotated[
-        str | None, typer.Option(help="Longest time for one image as exported, e.g. 20ms.")
+        str | None,
+        typer.Option(
+            help="Longest time for one picture as exported, its resize included, e.g. 20ms."
+        ),
+    ] = None,
+    input: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="Width and height of the pictures that the latency is for, e.g. 1920x1080. "
+            "Default: the median of the data.",
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -83,8 +94,8 @@ def fit(
 
     work()
     run(
-        data, latency=latency, engine=engine, macs=macs, params=params, time=time, device=device,
-        devices=devices, threads=threads, seed=seed, pretrained=pretrained, group_by=group_by,
-        duplicates=duplicates, storage=storage, task=task, settings=settings or (),
-        out=out, resume=resume,
+        data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
+        device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
+        group_by=group_by, duplicates=duplicates, storage=storage, task=task,
+        settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

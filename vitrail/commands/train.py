@@ -17,6 +17,13 @@ def train(
             help="Field of the recipe and its value, e.g. model=cvt_13 or optimizer.lr=3e-4.",
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Published recipe to train by, scaled to the data, e.g. deit; `vitrail recipes` "
+            "lists them.",
+        ),
+    ] = None,
     out: Out = None,
     resume: Annotated[
         bool,
@@ -33,4 +40,5 @@ def train(
     from vitrail.jobs.train import train_recipe
 
     work()
-    train_recipe(settings or [], out=out, resume=resume, device=device, threads=threads)
+    settings = [*([f"recipe={recipe}"] if recipe else []), *(settings or [])]
+    train_recipe(settings, out=out, resume=resume, device=device, threads=threads)

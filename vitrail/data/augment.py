@@ -4,13 +4,17 @@ What is drawn depends on the generator alone and what is applied to an image on 
 alone, so that any share of a batch comes out as it would in the whole.
 
 Random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896. Mixup: Zhang et al., ICLR 2018,
-arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899.
+arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899. Repeated augmentation: Hoffer
+et al., CVPR 2020, arXiv:1901.09335; Berman et al., arXiv:1902.05509.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from vitrail.data.operations import Drawn, operate_all
+from vitrail.data.policies import AutoAugment, GoogleRandAugment, TimmRandAugment
 from vitrail.data.randaugment import BINS, OPERATIONS, randaugment
 from vitrail.errors import ConfigError
 
@@ -24,9 +28,14 @@ class Augment:
 
     flip: probability of a left-right flip. shift: largest shift along each side, as a fraction
     of it, black moving in. scale: range of the area of a random crop that is resized back to
-    the whole image; replaces shift. randaugment: (operations, magnitude 0-30). mixup, cutmix:
-    the parameter of the Beta distribution, 0 for none; where both are on, each image takes one
-    of them. erasing: probability that a rectangle of the image becomes the mean colour.
+    the whole image; replaces shift. randaugment: torchvision's, (operations, magnitude 0-30).
+    policy: timm's or Google's RandAugment, or AutoAugment, after crop and flip. mixup, cutmix: the
+    parameter of the Beta distribution, 0 for none; where both are on, one of them is taken.
+    mixing: "image" draws partner and share for each image; "batch" once for the batch, which is
+    mixed with itself reversed (timm); "roll" once, the larger share for the image itself, mixed
+    with its neighbour (Google). erasing: probability that a rectangle of the image becomes the
+    mean colour, or, with noise, normal noise of deviation 1. repeats: how often each image of an
+    epoch is in it, one after the other; an epoch is as long, of fewer images (DeiT's is 3).
     Raises ConfigError for values out of range.
     """
 
@@ -37,6 +46,10 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
     erasing: float = 0.0
+    policy: TimmRandAugment | GoogleRandAugment | AutoAugment | None = None
+    mixing: Literal["image", "batch", "roll"] = "image"
+    noise: bool = False
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         for name in ("flip", "shift", "erasing"):
@@ -54,6 +67,10 @@ class Augment:
                     f"augment.randaugment is {self.randaugment}: expected (operations, "
                     f"magnitude 0-{BINS - 1}), for example (2, 9)"
                 )
+            if self.policy is not None:
+                raise ConfigError("augment.randaugment and augment.policy are both set: give one")
+        if self.repeats < 1:
+            raise ConfigError(f"augment.repeats is {self.repeats}: expected 1 or more")
 
     @property
     def mixes(self) -> bool:
@@ -68,7 +85,8 @@ class Draws:
     flip bool; shift (n, 2) pixels down and right; crop (n, 4) top, left, height, width;
     operations (n, k) indices and signs (n, k); partner: the image mixed in; weight: the share of
     the image itself; patch and erased (n, 4): the rectangle that comes from the partner, and the
-    one that is erased (of no area: none).
+    one that is erased (of no area: none); noise: seeds of what fills the latter, or nothing;
+    policy: what the policy drew, if there is one.
     """
 
     flip: np.ndarray
@@ -80,6 +98,8 @@ class Draws:
     weight: np.ndarray
     patch: np.ndarray
     erased: np.ndarray
+    noise: np.ndarray
+    policy: Drawn | None
 
 
 def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator) -> Draws:
@@ -97,18 +117,46 @@ def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Gen
     if augment.erasing:
         erased = _boxes(random.uniform(*_ERASED, n), image, random, (0.3, 1 / 0.3))
         erased[random.random(n) >= augment.erasing, 2:] = 0
+    mixes = _mixes if augment.mixing == "image" else _mixes_at_once
     weight, patch, partner = np.ones(n), nothing, np.arange(n)
     if augment.mixes:
-        partner = random.permutation(n)
-        both = augment.mixup > 0 and augment.cutmix > 0
-        cut = random.random(n) < 0.5 if both else np.full(n, augment.cutmix > 0)
-        mixed = random.beta(augment.mixup, augment.mixup, n) if augment.mixup else weight
-        if augment.cutmix:
-            share = 1 - random.beta(augment.cutmix, augment.cutmix, n)
-            patch = _boxes(share, image, random, (1.0, 1.0), centred=True)
-            patch[~cut, 2:] = 0
-        weight = np.where(cut, 1 - patch[:, 2] * patch[:, 3] / sides.prod(), mixed)
-    return Draws(flip, shift, crop, operations, signs, partner, weight, patch, erased)
+        weight, patch, partner = mixes(augment, n, image, random)
+    # What came later is drawn last, so that what was drawn before it stays the same.
+    noise = random.integers(0, 2**63, n) if augment.noise else np.empty(0, int)
+    policy = augment.policy.draw(n, image, random) if augment.policy else None
+    return Draws(
+        flip, shift, crop, operations, signs, partner, weight, patch, erased, noise, policy
+    )
+
+
+Mixes = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _mixes(augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator) -> Mixes:
+    """Shares, rectangles and partners, of each image its own."""
+    partner, patch = random.permutation(n), np.zeros((n, 4), int)
+    both = augment.mixup > 0 and augment.cutmix > 0
+    cut = random.random(n) < 0.5 if both else np.full(n, augment.cutmix > 0)
+    mixed = random.beta(augment.mixup, augment.mixup, n) if augment.mixup else np.ones(n)
+    if augment.cutmix:
+        share = 1 - random.beta(augment.cutmix, augment.cutmix, n)
+        patch = _boxes(share, image, random, (1.0, 1.0), centred=True)
+        patch[~cut, 2:] = 0
+    weight = np.where(cut, 1 - patch[:, 2] * patch[:, 3] / np.prod(image), mixed)
+    return weight, patch, partner
+
+
+def _mixes_at_once(
+    augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator
+) -> Mixes:
+    """One share and one rectangle for the whole batch."""
+    one = Augment(mixup=augment.mixup, cutmix=augment.cutmix)
+    weight, patch, _ = _mixes(one, 1, image, random)
+    if augment.mixing == "batch":
+        return weight.repeat(n), patch.repeat(n, 0), np.arange(n)[::-1].copy()
+    if not patch[0, 2:].all():
+        weight = np.maximum(weight, 1 - weight)
+    return weight.repeat(n), patch.repeat(n, 0), np.roll(np.arange(n), 1)
 
 
 def _boxes(
@@ -138,19 +186,18 @@ def _boxes(
 
 
 def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
-    """RandAugment, crop or shift, and flip of uint8 (b, H, W, C); image i has draws rows[i]."""
+    """RandAugment, crop or shift, flip and policy of uint8 (b, H, W, C); image i has rows[i]."""
     if augment.randaugment and augment.randaugment[0]:
         images = randaugment(
             images, draws.operations[rows], draws.signs[rows], augment.randaugment[1]
         )
     if augment.scale is not None:
-        out = _cropped(images, draws.crop[rows])
+        images = _cropped(images, draws.crop[rows])
         flipped = draws.flip[rows]
-        out[flipped] = out[flipped, :, ::-1]
-        return out
-    if not augment.shift and not augment.flip:
-        return images
-    return _shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
+        images[flipped] = images[flipped, :, ::-1]
+    elif augment.shift or augment.flip:
+        images = _shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
+    return images if draws.policy is None else operate_all(images, draws.policy, rows)
 
 
 def _shifted(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
@@ -212,9 +259,13 @@ def soften(labels: np.ndarray, draws: Draws, rows: np.ndarray, classes: int) -> 
 
 
 def erase(images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
-    """Set the erased rectangles of normalised float32 (b, H, W, C) to 0, which is the mean."""
+    """Set the erased rectangles of normalised float32 (b, H, W, C) to 0, the mean, or to noise."""
     boxes = draws.erased[rows]
     for i in np.flatnonzero(boxes[:, 2:].all(1)):
         top, left, height, width = boxes[i]
-        images[i, top : top + height, left : left + width] = 0
+        inside = images[i, top : top + height, left : left + width]
+        inside[:] = 0
+        if len(draws.noise):
+            random = np.random.Generator(np.random.Philox(int(draws.noise[rows[i]])))
+            inside[:] = random.standard_normal(inside.shape, np.float32)
     return images

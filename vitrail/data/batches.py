@@ -115,8 +115,8 @@ class Batches:
                 targets = augmentation.soften(labels[indices], draws, rows, self.classes)
             else:
                 placed = augmentation.place(augment, self.pixels.take(mine), draws, rows)
-                images, targets = self._normalised(placed), labels[mine]
-            augmentation.erase(images, draws, rows)
+                images = augmentation.erase(self._normalised(placed), draws, rows)
+                targets = labels[mine]
         return Batch(
             torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.from_numpy(targets),
@@ -152,7 +152,8 @@ class Batches:
     ) -> np.ndarray:
         needed, at = np.unique(np.concatenate([rows, draws.partner[rows]]), return_inverse=True)
         placed = augmentation.place(augment, self.pixels.take(indices[needed]), draws, needed)
-        images = self._normalised(placed)
+        # As published: what is erased of one image may show the other.
+        images = augmentation.erase(self._normalised(placed), draws, needed)
         return augmentation.blend(images[at[: len(rows)]], images[at[len(rows) :]], draws, rows)
 
     def _normalised(self, images: np.ndarray) -> np.ndarray:
@@ -166,6 +167,8 @@ class Batches:
         if known != epoch:
             n = len(self.pixels)
             order = _generator(self.seed, epoch, 0).permutation(n) if self.shuffle else np.arange(n)
+            if self.shuffle and self.augment is not None:
+                order = order.repeat(self.augment.repeats)[:n]
             self._order = (epoch, order)
         return order
 

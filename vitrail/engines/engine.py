@@ -57,6 +57,10 @@ class Engine(ABC):
         `scratch` is a folder that it may use.
         """
 
+    def resizes(self, path: Path) -> bool:
+        """Return whether the file at `path` takes images of any size and resizes them itself."""
+        return False
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """Return all files that the one at `path` consists of, those that others refer to first."""
         return (path,)

@@ -171,6 +171,15 @@ def _front(labels: Labels, *, inside: bool) -> Any:
     return helper.make_graph(nodes, "front", [given], [made], constants)
 
 
+def save_front(labels: Labels, path: Path, opsets: Sequence[Any] = ()) -> None:
+    """Write what a file does to images before its model, resize included, as a file of its own."""
+    from onnx import helper, save
+
+    # The oldest operators whose Resize knows `antialias`.
+    opsets, front = opsets or [helper.make_opsetid("", 18)], _front(labels, inside=True)
+    save(helper.make_model(front, opset_imports=opsets, ir_version=9), path)
+
+
 def fixed_size(path: Path, labels: Labels) -> Any:
     """Return the exported file without its Resize, for images of the model's size only."""
     import onnx
@@ -206,10 +215,7 @@ def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:
     At the model's own size it must return the image itself. Tried on noise and smooth images,
     smaller and larger; `path` is overwritten.
     """
-    import onnx
-
-    front = _front(labels, inside=True)
-    onnx.save(onnx.helper.make_model(front, opset_imports=opsets, ir_version=9), path)
+    save_front(labels, path, opsets)
     running = session(path)
     random = np.random.default_rng(0)
     height, width = labels.image

@@ -34,6 +34,9 @@ class OnnxRuntime(Engine):
 
         return answer
 
+    def resizes(self, path: Path) -> bool:
+        return isinstance(session(path, threads=1).get_inputs()[0].shape[1], str)
+
     def convert(self, onnx: Path, labels: Labels, path: Path) -> None:
         """Do nothing: the ONNX file is the one that it runs."""
 

@@ -16,6 +16,7 @@ from vitrail.measure.machine import cores
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
+from vitrail.run.pictures import check_size, read_size
 from vitrail.run.reading import Hardware
 from vitrail.run.storage import redacted
 from vitrail.training.steps import Steps
@@ -33,7 +34,8 @@ DECIDED = ("model", "steps.total", "schedule.hold", "pretrained", "data.image", 
 class Arguments:
     """What the user asked for, complete: it is kept in the run folder for `--resume`.
 
-    `settings` change the recipe of every candidate.
+    `settings` change the recipe of every candidate. `input` is the (height, width) of the pictures
+    whose latency is meant, None for the median of the data.
     """
 
     data: str
@@ -52,6 +54,11 @@ class Arguments:
     engine: str = "onnxruntime"
     settings: tuple[str, ...] = ()
     command: str = ""
+    input: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.input is not None:
+            check_size(self.input)
 
     @property
     def budget(self) -> Budget:
@@ -90,13 +97,16 @@ class Words(TypedDict, total=False):
     """The options of `vitrail fit` as they are given; None is not given.
 
     `latency` is the longest time for one image as exported ("20ms"), in `engine` ("onnxruntime",
-    "openvino", or "auto" for the faster), on `threads` CPU threads; `macs` and `params` ("50M") are
-    exact counts; `time` ("10m") is for everything. `pretrained` is a folder of checkpoint files,
-    or "hub" to download published ones; `storage` the URL of a database that machines share. `task`
-    is "multilabel" where images have several labels; one class each is the default.
+    "openvino", or "auto" for the faster), on `threads` CPU threads; `input` ("1920x1080", width
+    first) the size of the pictures that it is for, by default the median of the data, whose resize
+    is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
+    everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
+    `storage` the URL of a database that machines share. `task` is "multilabel" where images have
+    several labels; one class each is the default.
     """
 
     latency: str | float | None
+    input: str | None
     macs: str | int | None
     params: str | int | None
     time: str | float | None
@@ -172,6 +182,7 @@ def amended(asked: Arguments, words: Words) -> Arguments:
     }
     readers = {
         "latency": ("latency_s", parse_latency),
+        "input": ("input", read_size),
         "macs": ("macs", parse_count),
         "params": ("params", parse_count),
         "time": ("time_s", parse_duration),

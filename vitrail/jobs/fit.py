@@ -27,10 +27,12 @@ from vitrail.jobs.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
 from vitrail.report.facts import FindingFacts
+from vitrail.run.budget import Budget
 from vitrail.run.exported import exported_latency
 from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
-from vitrail.run.reading import Read, read
+from vitrail.run.pictures import spoken
+from vitrail.run.reading import Read, pictured, read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import completed
@@ -44,6 +46,8 @@ from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
 from vitrail.search.shortlist import Shortlist, Terms, shortlist
+from vitrail.search.space import image_sizes
+from vitrail.search.timing import held
 from vitrail.units import seconds
 
 RACE_SHARE = 0.3
@@ -159,6 +163,9 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=classes)
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
+    budget = _held(asked, data)
+    if budget.beyond:
+        view.say(_beyond(budget))
     spent = clock.monotonic() - began
     left = max(1.0, asked.time_s - spent - reserve(asked.time_s))
     terms = Terms(
@@ -166,7 +173,7 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         channels=split.channels,
         classes=classes,
         images=len(split.train),
-        budget=asked.budget,
+        budget=budget,
         seconds=left,
         size=candidates_for(RACE_SHARE * left),
         batch=batch_size(len(split.train), data.workshop.device),
@@ -178,6 +185,21 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     rates = [one.rate or 0.0 for one in found.candidates]
     kept = field_size(rates, terms.batch, RACE_SHARE * left)
     return replace(found, candidates=found.candidates[:kept])
+
+
+def _held(asked: Arguments, data: Read) -> Budget:
+    """The budget for the pictures at hand, or those that the user names."""
+    split = data.workshop.split
+    budget = pictured(asked.budget, data, asked.input)
+    return held(budget, image_sizes(data.inspection.size), split.channels)
+
+
+def _beyond(budget: Budget) -> str:
+    assert budget.pictures is not None and budget.latency_s is not None
+    return (
+        f"resizing a picture of {budget.pictures.spoken()} alone takes longer than "
+        f"{seconds(budget.latency_s)}: models are held to the limit without it"
+    )
 
 
 class _Fit:
@@ -194,7 +216,9 @@ class _Fit:
     ) -> None:
         self.asked, self.state, self.view, self.found = asked, state, view, found
         self.workshop, self.folder = data.workshop, run
-        self.desk = Desk(run, data.workshop, data.inspection, state, asked.asked, Apart())
+        self.budget = _held(asked, data)
+        told = replace(asked.asked, budget=self.budget)
+        self.desk = Desk(run, data.workshop, data.inspection, state, told, Apart())
         end = state.deadline(asked.time_s)
         view.until(end)
         self.train_end = end - reserve(asked.time_s)
@@ -204,7 +228,8 @@ class _Fit:
         with self.state.phase("data"):
             self._decode()
         with self.view.shown():
-            self.view.enter([*self.found.candidates, *self.found.over])
+            everyone = [*self.found.candidates, *self.found.over]
+            self.view.enter([replace(c, latency_s=c.with_resize_s(self.budget)) for c in everyone])
             for one in self.found.over:
                 self.view.update(one.name, status="over budget")
             with self.state.phase("race"):
@@ -212,12 +237,27 @@ class _Fit:
             with self.desk.apart:
                 finished, missed = self._final(race, runners)
         finished.say(self.view.console)
-        if missed:
-            raise BudgetError(
-                f"no model keeps the budget ({self.asked.budget.spoken()}): the best found takes "
-                f"{seconds(finished.latency.p50_s)}; it is in {self.folder.path}"
-            )
+        if missed or self.budget.beyond:
+            raise BudgetError(self._missed(finished))
         return self.folder.path
+
+    def _missed(self, finished: Finished) -> str:
+        """What to say where not one model keeps the latency."""
+        latency, where = finished.latency, self.folder.path
+        lead = f"no model keeps the budget ({self.budget.spoken()})"
+        if latency.picture is None or not latency.picture.resize_s:
+            return f"{lead}: the best found takes {seconds(latency.p50_s)}; it is in {where}"
+        resize_s = seconds(latency.picture.resize_s)
+        if self.budget.beyond:
+            return (
+                f"{lead}, as the resize alone takes {resize_s}: the best found, which takes "
+                f"{seconds(latency.picture.model_s)} without it, is in {where}; give it smaller "
+                "pictures and name their size with --input"
+            )
+        return (
+            f"{lead}: the best found takes {seconds(latency.p50_s)}, {resize_s} of it for the "
+            f"resize; it is in {where}"
+        )
 
     def _decode(self) -> None:
         """The pixels of every image size of the race, before the clock of the race starts."""
@@ -335,18 +375,18 @@ class _Fit:
         whatever: bool = False,
     ) -> Finished | None:
         """Finish the run with this candidate as winner; None when it is over the budget."""
-        name, limit = runner.candidate.name, self.asked.budget.latency_s
+        name, limit = runner.candidate.name, self.budget.latency_s
         if limit is not None and name not in self.state.finals and not whatever:
             # Before the time goes into its full training, not after.
             self.view.phase(f"measuring {name} as exported")
             with self.state.phase("export"):
-                wait_s = exported_latency(
+                timed = exported_latency(
                     runner.recipe, self.workshop, self.folder,
-                    budget=self.asked.budget, apart=self.desk.apart,
-                ).latency.p50_s  # fmt: skip
-            self.view.update(name, latency_s=wait_s)
-            if wait_s > limit:
-                misses[name] = wait_s
+                    budget=self.budget, apart=self.desk.apart,
+                )  # fmt: skip
+            self.view.update(name, latency_s=timed.latency.p50_s)
+            if timed.held_s(self.budget) > limit:
+                misses[name] = timed.latency.p50_s
                 return None
         self.view.phase(f"training {name} in full")
         with self.state.phase("training"):
@@ -363,13 +403,14 @@ class _Fit:
         misses: dict[str, float],
         whatever: bool,
     ) -> Finished | None:
-        limit = self.asked.budget.latency_s
+        limit = self.budget.latency_s
         with self.folder.scratch() as scratch:
             shipped: Shipped = ship(trained, self.desk, scratch)
-            if limit is not None and shipped.latency_s > limit and not whatever:
+            slow = limit is not None and shipped.timed.held_s(self.budget) > limit
+            if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
-            field = Field(runners, self.found.over, misses, runner)
+            field = Field(runners, self.found.over, misses, runner, self.budget)
             return conclude(trained, shipped, self.desk, scratch, field)
 
 
@@ -382,4 +423,6 @@ def _study_name(asked: Arguments, split: Split) -> str:
     limits = f"{asked.latency_s} {asked.macs} {asked.params} {asked.seed}"
     if asked.engine != "onnxruntime":
         limits += f" {asked.engine}"
+    if asked.input is not None:
+        limits += f" {spoken(asked.input)}"
     return f"vitrail {split.train.digest[:12]} {limits} {asked.time_s:g}"

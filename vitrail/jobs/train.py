@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,28 +12,26 @@ from rich.console import Console
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
+from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
-from vitrail.models import create
-from vitrail.recipes.build import changed
-from vitrail.recipes.defaults import batch_size, default
-from vitrail.recipes.recipe import Data, Recipe, amend, read
+from vitrail.recipes.recipe import Recipe, amend, read
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked, Desk, Finished, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
-from vitrail.run.reading import Hardware, Read
+from vitrail.run.reading import Hardware, Read, pictured
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
-from vitrail.run.workshop import Workshop
 from vitrail.training.snapshot import newest
-from vitrail.training.steps import Steps
 
-EPOCHS = 30
 # What may change while a training goes on: none of it decides over steps that were made already.
-CHANGEABLE = ("steps.total", "steps.save_s", "steps.lean", "schedule.hold", "schedule.floor")
+CHANGEABLE = (
+    "steps.total", "steps.save_s", "steps.lean", "schedule.hold", "schedule.floor",
+    "schedule.cooldown",
+)  # fmt: skip
 
 
 def train_recipe(
@@ -50,9 +48,10 @@ def train_recipe(
 
     `settings` are like `model=cvt_13`, `data=photos/`, `optimizer.lr=3e-4`; model and data
     must be among them, everything else has a default: the model at its own image size, its
-    head and channels fitted to the data, 30 epochs. With `resume` the training in `out` goes
-    on with its own recipe, and `steps.total` may be another: a stopped training ends sooner or
-    later, a finished one goes on. Raises VitrailError.
+    head and channels fitted to the data, 30 epochs. `recipe=deit` takes a published recipe, scaled
+    to the data, which further settings change. With `resume` the training in `out` goes on with
+    its own recipe, and `steps.total` may be another: a stopped training ends sooner or later, a
+    finished one goes on. Raises VitrailError.
 
     Examples:
         >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
@@ -67,13 +66,14 @@ def train_recipe(
             out, view, lambda run, state: _again(run, state, settings, site),
             further=bool(settings),
         )  # fmt: skip
-    wish = _wish(settings)
-    folder = Path(out) if out is not None else free_name(wish.model["family"])
+    wish = wished(settings)
+    folder = Path(out) if out is not None else free_name(wish.recipe.model["family"])
     RunFolder.check_free(folder)
-    images = read_data(wish.data, hardware, view, wish.task)
-    recipe = _complete(wish, settings, images.workshop)
-    words = [f"--set {shlex.quote(setting)}" for setting in settings]
-    command = " ".join(["vitrail train", *words, f"--out {shlex.quote(str(folder))}"])
+    images = read_data(wish.recipe.data, hardware, view, wish.recipe.task)
+    recipe, told = completed(wish, images.workshop)
+    if told:
+        view.say(told)
+    command = wish.command(folder)
     with RunFolder.create(folder) as run:
         state = State.new(
             run.path / "fit.json",
@@ -84,7 +84,7 @@ def train_recipe(
             spent_s=images.seconds,
         )
         run.write_json(run.recipe, to_json(recipe))
-        asked = Asked(command, budget, recipe.seed)
+        asked = Asked(command, pictured(budget, images), recipe.seed)
         return _run(
             recipe, Desk(run, images.workshop, images.inspection, state, asked, Apart()), view
         )
@@ -121,7 +121,7 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
     state.require_images(images.digest)
     if settings:
         recipe = _changed(recipe, run, state, settings)
-    asked = Asked(state.values["command"], site.budget, recipe.seed)
+    asked = Asked(state.values["command"], pictured(site.budget, images), recipe.seed)
     desk = Desk(run, images.workshop, images.inspection, state, asked, Apart())
     return _run(recipe, desk, site.view)
 
@@ -144,42 +144,6 @@ def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[st
     again = " ".join(["vitrail train --resume", *words, f"--out {shlex.quote(str(run.path))}"])
     state.put(recipe=to_json(changed), command=f"{state.values['command']} && {again}")
     return changed
-
-
-def _wish(settings: Sequence[str]) -> Recipe:
-    """Apply the settings to an empty recipe: all of them are checked before any work."""
-    names = {setting.partition("=")[0].strip() for setting in settings}
-    for name, example in (("model", "model=cvt_13"), ("data", "data=photos/")):
-        if name not in names and f"{name}.spec" not in names:
-            raise ConfigError(f"{name} is not given: add --set {example}")
-    family_first = [s for s in settings if s.partition("=")[0].strip() == "model"]
-    rest = [s for s in settings if s not in family_first]
-    wish = amend(Recipe({}, Data(""), Steps(1, 1)), [*family_first, *rest])
-    changed(create(wish.config), wish.methods, wish.task)
-    return wish
-
-
-def _complete(wish: Recipe, settings: Sequence[str], workshop: Workshop) -> Recipe:
-    """Add what the data decide: classes, channels, statistics, steps."""
-    split = workshop.split
-    channels = wish.config.channels if wish.pretrained else split.channels
-    config = replace(wish.config, classes=len(split.classes), channels=channels)
-    create(config)
-    data = workshop.data(wish.data, tuple(config.image), channels, wish.pretrained)
-    images = len(split.train)
-    total = EPOCHS * max(1, images // batch_size(images, workshop.device))
-    recipe = default(
-        config,
-        data,
-        images=images,
-        total=total,
-        seed=wish.seed,
-        pretrained=wish.pretrained,
-        device=workshop.device,
-    )
-    decided = ("model", "data", "pretrained", "seed")
-    rest = [s for s in settings if s.partition("=")[0].strip().partition(".")[0] not in decided]
-    return amend(recipe, rest)
 
 
 def _run(recipe: Recipe, desk: Desk, view: View) -> Path:

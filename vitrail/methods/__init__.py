@@ -4,9 +4,10 @@
 run applies them again before its weights are read.
 """
 
+from vitrail.methods.dropout import Dropout
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
 
-Methods = Flexivit | Freeze | PatchDropout | PSS
+Methods = Dropout | Flexivit | Freeze | PatchDropout | PSS

@@ -5,5 +5,7 @@
 
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.cross_entropy import CrossEntropy
+from vitrail.objectives.distillation import Distillation
+from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 
-Objectives = CrossEntropy | BinaryCrossEntropy
+Objectives = CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation

@@ -19,11 +19,11 @@ from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
-from vitrail.models.trunk.backbone import input_shape
-from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Objectives
+from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
 from vitrail.tasks import Classification, Tasks
-from vitrail.training.optimizer import AdamW, Muon, Sgd
-from vitrail.training.schedule import Schedule
+from vitrail.training.optimizer import AdamW, Optimizer
+from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
 
 # `parse` takes unions as well, which no type says yet.
@@ -66,8 +66,8 @@ class Recipe:
     model: dict[str, Any]
     data: Data
     steps: Steps
-    optimizer: AdamW | Sgd | Muon = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=AdamW)
+    schedule: Schedules = field(default_factory=Cosine)
     objective: Objectives = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
@@ -79,10 +79,10 @@ class Recipe:
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
-        if len(input_shape(config)) == 4:
+        if input_kind(config) != "images":
             raise ConfigError(
-                f"model takes clips of {config.frames} frames, a recipe trains on images: take a "
-                "model of images, as `vitrail list` shows them"
+                f"model takes {input_words(config)}, a recipe trains on images: take a model of "
+                "images, as `vitrail list` shows them"
             )
         return config
 
@@ -96,8 +96,10 @@ def from_json(value: Mapping[str, Any]) -> Recipe:
     """The recipe from its JSON; fields that only describe the run are left out."""
     known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
     schedule, objective = known.get("schedule"), known.get("objective")
-    if isinstance(schedule, Mapping):  # once it repeated steps.total
-        known["schedule"] = {k: v for k, v in schedule.items() if k != "total"}
+    if isinstance(schedule, Mapping):  # once it repeated steps.total, and there was one kind
+        known["schedule"] = {
+            "kind": "cosine", **{k: v for k, v in schedule.items() if k != "total"},
+        }  # fmt: skip
     if isinstance(objective, Mapping) and "kind" not in objective:  # once there was one kind
         known["objective"] = {"kind": "cross_entropy", **objective}
     if "task" in known:
@@ -144,6 +146,11 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         raise ConfigError(
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
+        )
+    if isinstance(recipe.objective, Distillation) and not recipe.objective.teacher:
+        raise ConfigError(
+            "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
+            "the name of a published variant"
         )
     return recipe
 

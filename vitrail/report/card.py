@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vitrail.report.facts import Baseline, Facts
+from vitrail.report.pictures import composed
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.text import sentence
 from vitrail.report.verdict import headline, verdict
@@ -74,6 +75,7 @@ def render_card(facts: Facts) -> str:
         s = facts.latency
         where = f"{s.engine}, {s.device}, {counted(s.threads, 'thread')}, batch 1"
         rows.append(("latency", f"{seconds(s.p50_s)}, 90 % below {seconds(s.p90_s)} ({where})"))
+        rows += [("that is", composed(s))] if s.picture else []
         rows += [(f"in {e.title}", seconds(e.p50_s)) for e in facts.engines if not e.counts]
     rows += [
         ("parameters", count(model.params)),
@@ -133,10 +135,10 @@ def _known(facts: Facts) -> str:
     if facts.refusal is None:
         return _KNOWN
     r = facts.refusal
+    share = "" if r.unknown is None else f", as of about {percent(r.unknown, 0)} of unknown classes"
     return (
         f'It knows these classes only. `vitrail predict` says "none of these" below a probability '
-        f"of {r.threshold:.2f}, as in {percent(r.unknown)} of test images whose own class was no "
-        "answer; other images of unknown classes get a wrong answer."
+        f"of {r.threshold:.2f}{share}; other images of unknown classes get a wrong answer."
     )
 
 

@@ -142,8 +142,27 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class PictureFacts:
+    """The pictures of a latency, of `size` (height, width): what the model and the resize take.
+
+    `model_s` is the median for an image that has the model's size, `resize_s` what is beyond it in
+    that for a picture, both in seconds. `decode_s`, not part of the latency, is the time from a
+    file of `format` to pixels, None where pictures are no files.
+    """
+
+    size: tuple[int, int]
+    model_s: float
+    resize_s: float
+    decode_s: float | None = None
+    format: str = ""
+
+
+@dataclass(frozen=True)
 class LatencyFacts:
-    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`."""
+    """Time for one image in seconds: median, 90th percentile, over n runs of `engine`.
+
+    With `picture` it is that of such a picture, its resize to the model's size included.
+    """
 
     p50_s: float
     p90_s: float
@@ -151,6 +170,7 @@ class LatencyFacts:
     engine: str = "ONNX Runtime"
     threads: int = 1
     device: str = "CPU"
+    picture: PictureFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -268,14 +288,14 @@ class CalibrationFacts:
 class RefusalFacts:
     """Answers below the probability `threshold` are "none of these".
 
-    Of n test images the share `known` is told so, and the share `unknown` would be if its own class
-    were no answer.
+    Of n test images the share `known` is told so, although they are of known classes; of images of
+    other classes about the share `unknown` is, None where that was not measured.
     """
 
     threshold: float
     known: float
-    unknown: float
     n: int
+    unknown: float | None = None
 
 
 @dataclass(frozen=True)

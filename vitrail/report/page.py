@@ -12,6 +12,7 @@ from vitrail.report import classification, plots, race
 from vitrail.report.canvas import NARROW
 from vitrail.report.chapter import Chapter
 from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
+from vitrail.report.pictures import composed, resized
 from vitrail.report.steps import folder, steps
 from vitrail.report.text import plain
 from vitrail.report.verdict import headline, limits, standing, verdict
@@ -43,11 +44,12 @@ def render(facts: Facts) -> str:
         verdict=verdict(facts),
         limits={limit.name: limit for limit in found},
         kept=all(limit.kept for limit in found),
-        legend=race.caption(facts.candidates, facts.measure),
+        legend=" ".join([race.caption(facts.candidates, facts.measure), *resized(facts.latency)]),
         clocks=len({c.timed for c in facts.candidates if c.latency_s}) > 1,
         chapters=_chapters(facts),
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),
+        picture=composed(facts.latency) if facts.latency else "",
         steps=steps(facts),
         here=folder(facts) == ".",
     )

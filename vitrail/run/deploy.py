@@ -7,8 +7,9 @@ accepted within a budget of the task's score, and recommended only where it is f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from vitrail import files
+from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
-from vitrail.engines import Engine, engine
+from vitrail.engines import Answer, Engine, engine
 from vitrail.engines.int8 import Images, Int8, quantise
 from vitrail.engines.onnx import compare, export_onnx, synthetic
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError, RunError
-from vitrail.measure.latency import Latency, ratio, summary, turns
+from vitrail.measure.latency import Latency, ratio, summary, threads_set, turns
 from vitrail.measure.machine import cores, machine
 from vitrail.models import config_json
 from vitrail.run import record
@@ -185,7 +187,7 @@ def _make(
             progress=progress,
         )
     files = {onnx: "onnxruntime", floating: chosen.name} | ({small: chosen.name} if int8 else {})
-    spent = timed(files, labels, held[:1], threads, SECONDS, progress)
+    (spent,) = timed(files, labels, [held[:1]], threads, SECONDS, progress)
     gain = {new: ratio(spent[old], spent[new]) for old, new in pairwise(spent)}
     latency = {file: summary(times) for file, times in spent.items()}
     quick = int8 and gain[small.name][1] > 1
@@ -228,26 +230,37 @@ def logits(name: str, file: Path, labels: Labels, images: np.ndarray) -> np.ndar
 def timed(
     files: Mapping[Path, str],
     labels: Labels,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     threads: int,
     seconds: float,
     progress: bool = False,
-) -> dict[str, list[float]]:
+) -> list[dict[str, list[float]]]:
     """Measure the seconds of each run of each file, by its name, in turns and in one process.
 
-    `files` maps each file to the name of its engine, `image` is uint8 (1, H, W, C); each file gets
-    about `seconds`.
+    `files` maps each file to the name of its engine. `images` are uint8 (1, h, w, C) of any sizes,
+    each of which gets an entry of the answer: where a file takes the model's size only, the time
+    includes the resize before it. Each file gets about `seconds` for each image.
     """
-    calls = {
-        file.name: engine(name).open(file, labels, threads=threads, single=True)
-        for file, name in files.items()
-    }
-    image = np.ascontiguousarray(image)
-    asked = [lambda answer=answer: answer(image) for answer in calls.values()]
-    total = int(1000 * seconds * len(calls))
-    with bar("timing, in ms", total, shown=progress) as advance:
+    asked: list[Callable[[], Any]] = []
+    for file, name in files.items():
+        chosen = engine(name)
+        answer = chosen.open(file, labels, threads=threads, single=True)
+        any_size = chosen.resizes(file)
+        for image in map(np.ascontiguousarray, images):
+            fits = any_size or image.shape[1:3] == tuple(labels.image)
+            asked.append(
+                partial(answer, image) if fits else partial(_resized, answer, image, labels)
+            )
+    total = int(1000 * seconds * len(asked))
+    with bar("timing, in ms", total, shown=progress) as advance, threads_set(threads):
         found = turns(asked, seconds=seconds, advance=lambda s: advance(int(1000 * s)))
-    return dict(zip(calls, found, strict=True))
+    names = [file.name for file in files]
+    return [dict(zip(names, found[at :: len(images)], strict=True)) for at in range(len(images))]
+
+
+def _resized(answer: Answer, image: np.ndarray, labels: Labels) -> Any:
+    """An answer by a file that does not resize itself."""
+    return answer(resize(image, labels.image))
 
 
 def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> None:

@@ -21,7 +21,6 @@ from vitrail.data.gate import Inspection
 from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.engines.onnx import Exported, export_onnx
-from vitrail.measure.latency import Latency
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
@@ -30,10 +29,12 @@ from vitrail.report.facts import (
     CandidatePoint,
     Facts,
     FindingFacts,
+    LatencyFacts,
     Mistake,
     under_its_name,
 )
 from vitrail.report.page import render
+from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
 from vitrail.run import looks
@@ -44,11 +45,13 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import Embedded, frozen_features
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
+from vitrail.run.pictures import Decoding, decoding
 from vitrail.run.state import State
 from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores, at_rest
+from vitrail.tasks.unknowns import left_out
 from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
@@ -131,8 +134,7 @@ class Finished:
     name: str
     sentence: str
     test: Any
-    latency: Latency
-    threads: int
+    latency: LatencyFacts
     run: Path
     where: str = ""
     beside: str = ""
@@ -140,10 +142,11 @@ class Finished:
     def say(self, console: Console) -> None:
         """Print the answer in three lines."""
         wait, most = seconds(self.latency.p50_s), seconds(self.latency.p90_s)
+        of = composed(self.latency)
         console.print(
             f"{self.beside or f'{self.name}: {self.sentence}'}\n"
             f"latency {wait} (90 % below {most}) as exported{self.where}, batch 1, "
-            f"{counted(self.threads, 'thread')}\n"
+            f"{counted(self.latency.threads, 'thread')}{f', {of}' if of else ''}\n"
             f"report: {self.run / 'report.html'}",
             highlight=False,
             soft_wrap=True,
@@ -191,13 +194,14 @@ def conclude(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
         )
         mistakes = _mistakes(trained, verdict, shipped.labels)
-        seen = _looks(trained, desk, verdict, most)
+        seen, unknown = _looks(trained, desk, verdict, most)
+    latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
         model=gathered.model_facts(trained.subject),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
-        latency=shipped.timed.facts(asked.budget.threads),
+        latency=latency,
         engines=shipped.timed.others(asked.budget),
         size_bytes=shipped.exported.size_bytes,
         budget=BudgetFacts(
@@ -215,6 +219,8 @@ def conclude(
         run=str(run.path),
         **judged,
     )
+    if facts.refusal is not None:
+        facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
     run.write_text(run.looks, seen.table)
@@ -223,7 +229,7 @@ def conclude(
     run.write_json(run.result, _result(facts, trained.scores, desk.state))
     return Finished(
         trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
-        shipped.timed.latency, asked.budget.threads, run.path, shipped.timed.said(asked.budget),
+        latency, run.path, shipped.timed.said(asked.budget),
         sentence(facts) if facts.test else "",
     )  # fmt: skip
 
@@ -234,17 +240,27 @@ def _affordable(desk: Desk, shipped: Shipped) -> int:
     return MOST if limit is None else max(LEAST, int(LOOKING * limit / shipped.latency_s))
 
 
-def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> Looks:
-    """Return which of up to `most` images deserve a look."""
+def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[Looks, float | None]:
+    """Return which of up to `most` images deserve a look, and which share of images of unknown
+    classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
-    groups = looks.of_fit(
-        desk.inspection, {**parts, "test": verdict.pixels},
-        lambda images: workshop.outputs(network, recipe, images).values.numpy(),
-        most=min(most, looks.LOOKED),
-    )  # fmt: skip
-    return looks.looks(desk.inspection, groups)
+    some = looks.sampled({**parts, "test": verdict.pixels}, min(most, looks.LOOKED))
+    seen = {
+        name: workshop.outputs(network, recipe, images).values.numpy()
+        for name, images in some.items()
+    }
+    told = None
+    if not recipe.task.several:
+        told = left_out(seen["train"], some["train"].labels, seen["val"], some["val"].labels)
+    return looks.looks(desk.inspection, looks.of_fit(desk.inspection, some, seen)), told
+
+
+def _decoding(desk: Desk, recipe: Recipe) -> Decoding | None:
+    """What it takes to decode a picture of the budget's size."""
+    pictures = desk.asked.budget.pictures
+    return pictures and decoding(desk.inspection, pictures.size, recipe.data.channels)
 
 
 def _points(trained: Trained, shipped: Shipped, race: Field | None) -> list[CandidatePoint]:

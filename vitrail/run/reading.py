@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.data.told import told
+from vitrail.engines import ENGINES, rivals
 from vitrail.recipes.recipe import Data
+from vitrail.run.budget import Budget
+from vitrail.run.pictures import Pictures
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.tasks import Classification, Tasks
@@ -37,6 +40,16 @@ class Read:
         """Return which images are learned from and judged by."""
         split = self.workshop.split
         return f"{split.train.digest} {split.val.digest} {split.test.digest}"
+
+
+def pictured(budget: Budget, data: Read, size: tuple[int, int] | None = None) -> Budget:
+    """Return the budget for pictures of `size` (height, width), by default the data's median.
+
+    Raises ConfigError like `engines.rivals`.
+    """
+    inside = rivals(budget.engine) == ENGINES[:1]
+    pictures = Pictures(size or data.inspection.size, budget.threads, inside)
+    return replace(budget, pictures=pictures)
 
 
 def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) -> Read:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitrail.config import to_json
 from vitrail.models import config_json, family_of
+from vitrail.run.budget import Budget
 from vitrail.run.subject import Subject, called
 from vitrail.training.device import Precision
 from vitrail.units import seconds
@@ -16,13 +17,19 @@ from vitrail.units import seconds
 class Candidate(Subject):
     """A model that may win.
 
-    `latency_s` is the median for one image (None: not measured), `rate` are training images per
-    second in `precision`.
+    `latency_s` is the time of the model alone for one image (None: not measured), `rate` are
+    training images per second in `precision`.
     """
 
     latency_s: float | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     rate: float | None = None
     precision: Precision = "32-true"
+
+    def with_resize_s(self, budget: Budget) -> float | None:
+        """Return the latency for a picture of the budget, its resize included."""
+        if self.latency_s is None:
+            return None
+        return self.latency_s + budget.resize_s(self.image, self.model["channels"])
 
     def figures(self) -> str:
         """Say what it costs."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import CandidatePoint, Clock
+from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
 from vitrail.search.rungs import Runner
 
@@ -16,13 +17,14 @@ class Field:
     """All that took part in a search: runners, those over the budget, and who won.
 
     `runners` begin with the best; `misses` are the latencies of those whose exported file was too
-    slow, by name.
+    slow, by name. All latencies include the resize of a picture of the `budget`.
     """
 
     runners: Sequence[Runner]
     over: Sequence[Candidate]
     misses: Mapping[str, float]
     winner: Runner
+    budget: Budget
 
     def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
         """Return all candidates with what became of them; the winner with its final figures."""
@@ -30,7 +32,7 @@ class Field:
         winner, misses = self.winner, self.misses
         for runner in self.runners:
             one, status = runner.candidate, "stopped"
-            seen, trained, wait = runner.accuracy, runner.done, one.latency_s
+            seen, trained, wait = runner.accuracy, runner.done, one.with_resize_s(self.budget)
             if one.name == winner.candidate.name:
                 status, seen, trained, wait = "won", accuracy, steps, latency_s
             elif one.name in misses:
@@ -41,7 +43,9 @@ class Field:
                 status = "finished"
             timed: Clock = "exported" if status == "won" or one.name in misses else "torch"
             points.append(_point(one, wait, seen, trained, status, timed))
-        points += [_point(one, one.latency_s, None, 0, "over budget") for one in self.over]
+        points += [
+            _point(one, one.with_resize_s(self.budget), None, 0, "over budget") for one in self.over
+        ]
         return points
 
     def pretrained(self) -> Recipe | None:

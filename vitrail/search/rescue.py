@@ -62,7 +62,12 @@ def as_exported(
 
 
 def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
-    """The latency of the exported file in the budget's engine, remembered on this machine."""
+    """The latency of the exported file in the budget's engine, remembered on this machine.
+
+    It is that of the model alone: the resize is measured apart from it.
+    """
+    room = budget.room_s(one.image, one.model["channels"])
+    alone = replace(budget, pictures=None, latency_s=room)
 
     def measure() -> Latency:
         height, width = one.image
@@ -77,7 +82,7 @@ def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
             path = Path(folder) / "model.onnx"
             model = create(one.config).eval()
             export_onnx(model, told, path, images=images, config=one.model)
-            return measured(model, path, told, images, budget, Path(folder), apart).latency
+            return measured(model, path, told, images, alone, Path(folder), apart).latency
 
     asked = rivals(budget.engine)
     versions = {name: engine(name).version for name in asked}

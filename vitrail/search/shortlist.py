@@ -194,9 +194,9 @@ def time_exported(
 
 
 def _within(one: Candidate, budget: Budget, reach: float) -> bool:
-    """Whether the latency is at most `reach` times the limit, where there is one."""
-    limit = budget.latency_s
-    return limit is None or (one.latency_s or 0.0) <= reach * limit
+    """Whether the latency is at most `reach` times what the limit leaves to it, if there is one."""
+    room = budget.room_s(one.image, one.model["channels"])
+    return room is None or (one.latency_s or 0.0) <= reach * room
 
 
 def _last_resort(
@@ -221,7 +221,7 @@ def _last_resort(
         one = replace(one, latency_s=folded_latency(one, budget).quickest_s)
         (found if _within(one, budget, REACH) else over).append(one)
     if not found:
-        found = sorted(over, key=lambda c: c.latency_s or 0.0)[:LAST_RESORT]
+        found = sorted(over, key=lambda c: c.with_resize_s(budget) or 0.0)[:LAST_RESORT]
         over = [c for c in over if c not in found]
     return [paced(c, batch=terms.batch, device=terms.device) for c in found], over
 

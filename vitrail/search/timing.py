@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -14,8 +15,8 @@ from vitrail.models import create
 from vitrail.recipes.defaults import precision_on
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.training.activations import saving
 from vitrail.training.device import Precision
-from vitrail.training.lean import Lean
 
 # So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
 WORTH = 1.1
@@ -29,6 +30,16 @@ def peak_macs_per_s() -> float:
     for _ in range(4):
         torch.mm(a, a)
     return 4 * 1024**3 / (time.perf_counter() - start)
+
+
+def held(budget: Budget, images: Iterable[tuple[int, int]], channels: int) -> Budget:
+    """Return the budget as it holds for models of `images`, their sizes (height, width).
+
+    Where a picture's resize to any of them takes longer than the limit, no model can keep it, and
+    the model alone is held to it.
+    """
+    rooms = (budget.room_s(image, channels) for image in images)
+    return replace(budget, beyond=all(room is not None and room <= 0 for room in rooms))
 
 
 def folded_latency(one: Candidate, budget: Budget) -> Latency:
@@ -73,7 +84,7 @@ def training_rate(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(size, one.model["channels"], *one.image, device=where)
     labels = torch.randint(0, one.model["classes"], (size,), device=where)
-    less = Lean(model)
+    less = saving(None, model, (batch, *images.shape[1:]), where)
     low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def step() -> float:

@@ -78,7 +78,7 @@ def out_of_fold(
         asked, known = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
         if not len(asked):
             continue
-        known = _spread(known, labels)
+        known = spread(known, labels, MOST)
         prior = marks[known].mean(0) if len(known) else np.full(classes, 1 / classes)
         scores[asked] = prior
         if len(known):
@@ -89,12 +89,12 @@ def out_of_fold(
     return (torch.from_numpy(scores) / temperature).softmax(1).numpy()
 
 
-def _spread(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """At most `MOST` of the rows, evenly over the classes."""
-    if len(rows) <= MOST:
+def spread(rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the rows, int64 (n,), evenly over the classes."""
+    if len(rows) <= most:
         return rows
     ordered = rows[np.argsort(labels[rows], kind="stable")]
-    return ordered[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
+    return ordered[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def suspects(shares: np.ndarray, labels: np.ndarray) -> list[Suspicion]:

@@ -1,4 +1,6 @@
-"""AdamW, SGD and Muon as values, and the parameter groups that all optimizers need.
+"""Optimizers as values, and the parameter groups that all of them need.
+
+Those that torch lacks have files of their own: `muon`, `lamb`, `lion`, `adafactor`.
 
 Parameters of one axis (biases, norms) and those that `model.no_decay()` names take no weight
 decay. With `layer_decay` below 1 the rate falls by that factor with every block away from the
@@ -15,7 +17,11 @@ import torch
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.training.adafactor import Adafactor
+from vitrail.training.lamb import Lamb
+from vitrail.training.lion import Lion
 from vitrail.training.muon import MuonWithAdamW
+from vitrail.training.stepping import check, check_betas
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,8 @@ class AdamW:
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"betas {self.betas} are not in [0, 1): take 0.9,0.999")
+        check(self)
+        check_betas(self.betas, "0.9,0.999")
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
@@ -51,7 +56,7 @@ class Sgd:
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum {self.momentum} is not in [0, 1): take 0.9")
         if self.nesterov and self.momentum == 0:
@@ -81,11 +86,10 @@ class Muon:
     parts_hidden: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum {self.momentum} is not in [0, 1): take 0.95")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"betas {self.betas} are not in [0, 1): take 0.9,0.95")
+        check_betas(self.betas, "0.9,0.95")
         if self.rounds < 1:
             raise ConfigError(f"rounds {self.rounds} is below 1: take 5")
 
@@ -96,7 +100,7 @@ class Muon:
         )
 
 
-Optimizer = AdamW | Sgd | Muon
+Optimizer = AdamW | Sgd | Muon | Lamb | Lion | Adafactor
 
 
 class Stepper(Protocol):
@@ -173,12 +177,3 @@ def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:
         )
     depth, depth_of = model.depth, model.depth_of
     return optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore
-
-
-def _check(optimizer: Optimizer) -> None:
-    if not optimizer.lr > 0:
-        raise ConfigError(f"lr {optimizer.lr} is not above 0: give a learning rate such as 1e-3")
-    if optimizer.weight_decay < 0:
-        raise ConfigError(f"weight_decay {optimizer.weight_decay} is below 0: give 0 or more")
-    if not 0 < optimizer.layer_decay <= 1:
-        raise ConfigError(f"layer_decay {optimizer.layer_decay} is not in (0, 1]: 1 is none")

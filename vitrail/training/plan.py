@@ -14,7 +14,7 @@ from vitrail.training.batch import Batches
 from vitrail.training.journal import Journal
 from vitrail.training.objective import Step
 from vitrail.training.optimizer import Optimizer
-from vitrail.training.schedule import Schedule
+from vitrail.training.schedule import Schedules
 from vitrail.training.steps import Steps
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Plan:
     """
 
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: Schedules
     steps: Steps
     methods: Sequence[Prepares] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Plan:
 
         Not the schedule and the total: a short training may go on as a long one.
         """
-        names = ("batch", "accumulate", "clip", "ema", "precision")
+        names = ("batch", "accumulate", "clip", "units", "ema", "precision")
         kind = type(self.optimizer).__name__.lower()
         return {name: getattr(self.steps, name) for name in names} | {
             "optimizer": {"kind": kind, **to_json(self.optimizer)},

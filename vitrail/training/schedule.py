@@ -1,42 +1,139 @@
-"""The learning rate over the steps: linear warm-up, constant, cosine."""
+"""The learning rate over the steps: a warm-up, then a cosine, a line or a reciprocal square root.
+
+Each factor before step `hold` does not depend on the end, so that a training that was planned to
+be short may go on as a long one.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from vitrail.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Linear over `warmup` steps, constant until step `hold`, then a cosine to `floor` at the end.
+class Cosine:
+    """Linear over `warmup` steps, constant until step `hold`, then a cosine to `floor`.
 
-    Before `hold` the factor does not depend on the end, so a training that was planned to be
-    short may go on as a long one. `floor` is a fraction of the full rate.
+    `floor` is a fraction of the full rate, and `start` the one at which the warm-up begins; the
+    last `rest` steps stay at the floor. `whole` draws the cosine over all steps, so that the
+    warm-up hides its beginning, as timm does and with it DeiT and Swin.
     """
 
     warmup: int = 0
     hold: int = 0
     floor: float = 0.01
+    start: float = 0.0
+    rest: int = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.hold < 0:
+        _check_steps(self, "warmup", "hold", "rest")
+        _check_fractions(self, "floor", "start")
+        if self.whole and self.hold:
             raise ConfigError(
-                f"a schedule with warmup {self.warmup} and hold {self.hold} steps does not exist: "
-                "give numbers from 0"
+                f"a cosine over all steps falls from the first, and hold {self.hold} keeps it from "
+                "falling: give whole=false or hold=0"
             )
-        if not 0 <= self.floor <= 1:
-            raise ConfigError(f"floor {self.floor} is not between 0 and 1: give a fraction")
+
+    def factor(self, step: int, total: int) -> float:
+        """Return what the rate of `step` (from 0) of `total` is multiplied by, in [0, 1]."""
+        return _falling(self, step, total, lambda done: (1 + math.cos(math.pi * done)) / 2)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear over `warmup` steps, constant until step `hold`, then a line to `floor` at the end.
+
+    MLP-Mixer's and ViT's schedule, Tolstikhin et al., arXiv 2105.01601. The fields are those of
+    Cosine.
+    """
+
+    warmup: int = 0
+    hold: int = 0
+    floor: float = 0.01
+    start: float = 0.0
+    rest: int = 0
+    whole: bool = False
+
+    __post_init__ = Cosine.__post_init__
+
+    def factor(self, step: int, total: int) -> float:
+        """Return what the rate of `step` (from 0) of `total` is multiplied by, in [0, 1]."""
+        return _falling(self, step, total, lambda done: 1 - done)
+
+
+@dataclass(frozen=True)
+class Rsqrt:
+    """Linear over `warmup` steps, then 1 / sqrt(1 + steps / `timescale`), to zero at the end.
+
+    Scaling ViT, Zhai et al., arXiv 2106.04560: a training that has no end, from any step of which
+    the last `cooldown` steps, a line down to zero, make a finished model. `shift` counts steps that
+    the root has behind it when the warm-up ends, to go on smoothly with another batch size; where
+    `hold` is later, the cooldown is shorter.
+
+        vitrail train --set schedule=rsqrt --set steps.total=3000 ... --out RUN
+        vitrail train --resume --set steps.total=3500 --set schedule.cooldown=500 --out RUN
+    """
+
+    warmup: int = 0
+    hold: int = 0
+    timescale: int = 10_000
+    cooldown: int = 0
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        _check_steps(self, "warmup", "hold", "cooldown", "shift")
+        if self.timescale < 1:
+            raise ConfigError(f"timescale {self.timescale} is below 1: 10000 steps are usual")
 
     def factor(self, step: int, total: int) -> float:
         """Return what the rate of `step` (from 0) of `total` is multiplied by, in [0, 1]."""
         if step < self.warmup:
-            return (step + 1) / self.warmup
-        start = max(self.warmup, self.hold)
-        if step < start:
-            return 1.0
-        if step >= total:
-            return self.floor
-        done = (step - start) / (total - start)
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+            return (step + 1) / self.warmup / math.sqrt(1 + self.shift / self.timescale)
+        factor = 1 / math.sqrt(1 + (step + self.shift - self.warmup) / self.timescale)
+        cooling = max(self.warmup, self.hold, total - self.cooldown)
+        if step < cooling:
+            return factor
+        return factor * max(0.0, (total - step) / (total - cooling)) if total > cooling else 0.0
+
+
+Schedules = Cosine | Linear | Rsqrt
+# The usual one.
+Schedule = Cosine
+
+
+def _falling(
+    schedule: Cosine | Linear, step: int, total: int, shape: Callable[[float], float]
+) -> float:
+    """Warm up, hold, and fall from 1 to the floor as `shape` does from 1 at 0 to 0 at 1."""
+    if step < schedule.warmup:
+        return schedule.start + (1 - schedule.start) * ((step + 1) / schedule.warmup)
+    begin = max(schedule.warmup, schedule.hold)
+    if step < begin:
+        return 1.0
+    end = total - schedule.rest
+    if step >= end:
+        return schedule.floor
+    begin = 0 if schedule.whole else begin
+    done = (step - begin) / (end - begin)
+    return schedule.floor + (1 - schedule.floor) * shape(done)
+
+
+def _check_steps(schedule: Any, *names: str) -> None:
+    if any(getattr(schedule, name) < 0 for name in names):
+        *first, last = [f"{name} {getattr(schedule, name)}" for name in names]
+        raise ConfigError(
+            f"a schedule with {', '.join(first)} and {last} steps does not exist: give numbers "
+            "from 0"
+        )
+
+
+def _check_fractions(schedule: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(schedule, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} {value} is not between 0 and 1: give a fraction")

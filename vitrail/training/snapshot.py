@@ -188,7 +188,7 @@ def restore(snapshot: Snapshot, modules: Mapping[str, nn.Module], optimizers: Op
         slots, strangers = _slots(which, snapshot.tensors, trained)
         unexpected += strangers
         for (slot, name), value in slots.items():
-            shape = value.shape if slot == "step" else trained[name].shape
+            shape = value.shape if slot == "step" else _shape(optimizer, slot, trained[name])
             live[f"{which}.{slot}.{name}"] = value.new_empty(()).expand(shape)
         names = {slot for slot, _ in slots}
         touched = {name for _, name in slots}
@@ -237,6 +237,12 @@ def _trained(
         for name, p in module.named_parameters()
         if id(p) in held
     }
+
+
+def _shape(optimizer: torch.optim.Optimizer, slot: str, parameter: Tensor) -> torch.Size:
+    """The shape of an entry: its parameter's, unless the optimizer tells others."""
+    shapes = getattr(optimizer, "shapes", None)
+    return shapes(parameter).get(slot, parameter.shape) if shapes else parameter.shape
 
 
 def _slots(

@@ -14,9 +14,11 @@ class Steps:
     """How many steps of what size.
 
     `batch` images make a step, over all processes and `accumulate` micro-batches. `clip` is
-    the largest norm of the gradient, `ema` the decay of the average of the weights, None for
-    no clipping, no average. `save_s` are the seconds between two snapshots. `lean` computes
-    cheap activations again instead of keeping them: a quarter to a third less memory.
+    the largest norm of the gradient, `units` the largest of each output's gradient as a share of
+    the norm of its weights (adaptive clipping), `ema` the decay of the average of the weights;
+    None for no clipping, no average. `save_s` are the seconds between two snapshots. `lean`
+    computes cheap activations again instead of keeping them: a quarter to a third less memory;
+    None is where they would take more than half of the memory that is free.
     """
 
     total: int
@@ -26,7 +28,8 @@ class Steps:
     ema: float | None = 0.999
     precision: Precision = "32-true"
     save_s: float = 30.0
-    lean: bool = True
+    lean: bool | None = None
+    units: float | None = None
 
     def __post_init__(self) -> None:
         if self.total < 1 or self.batch < 1 or self.accumulate < 1:
@@ -46,5 +49,7 @@ class Steps:
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip {self.clip} is not above 0: give a norm, or none")
+        if self.units is not None and not self.units > 0:
+            raise ConfigError(f"units {self.units} is not above 0: give a share as 0.01, or none")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ConfigError(f"ema {self.ema} is not in [0, 1): give a decay, or none")

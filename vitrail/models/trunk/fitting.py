@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.models.trunk.positions import Grid, Table, rows
 
 Sizes = tuple[int, ...]
@@ -132,7 +132,7 @@ def _factors(number: int | None, count: int) -> Iterator[Grid]:
 
 def _sized(config: Any, sizes: Sizes) -> Any:
     """The config for images of (H, W), or for clips of (T, H, W)."""
-    frames = {"frames": sizes[0]} if len(sizes) > 2 else {}
+    frames = {"frames": sizes[0]} if input_kind(config) == "clips" else {}
     return replace(config, image=sizes[-2:], **frames)
 
 

@@ -1,0 +1,135 @@
+"""Sigmoid losses with their head's start, and distillation, against what defines them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import golden, toy
+from torch import nn
+
+import vitrail
+from vitrail.config import parse, to_json
+from vitrail.errors import ConfigError
+from vitrail.objectives import Distillation, SigmoidCrossEntropy
+from vitrail.objectives.context import Context
+from vitrail.objectives.distillation import DistillationLoss
+from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropyLoss
+from vitrail.recipes.recipe import Data, Recipe, amend
+from vitrail.training.objective import Step
+from vitrail.training.steps import Steps
+
+NOW = Step(0, 10, 0.0)
+
+
+def batch_of(targets):
+    batch = toy.batches(8).get(0, 0)
+    return type(batch)(batch.images, targets, batch.indices)
+
+
+def test_a_sigmoid_loss_is_that_of_each_class():
+    model = toy.net().eval()
+    hard = toy.batches(8).get(0, 0)
+    logits = model(hard.images)
+    marks = F.one_hot(hard.targets, 4).float()
+    by_hand = F.binary_cross_entropy_with_logits(logits, marks)
+    mean = SigmoidCrossEntropyLoss()(model, hard, NOW)["loss"]
+    torch.testing.assert_close(mean, by_hand)
+    summed = SigmoidCrossEntropyLoss(over="sum")(model, hard, NOW)["loss"]
+    torch.testing.assert_close(summed, 4 * by_hand)
+    soft = SigmoidCrossEntropyLoss()(model, batch_of(marks), NOW)["loss"]
+    torch.testing.assert_close(soft, mean)
+
+
+def test_every_class_of_a_mixture_may_count_as_present():
+    model = toy.net().eval()
+    shares = torch.tensor([[0.7, 0.3, 0.0, 0.0], [0.85, 0.0, 0.15, 0.0]] * 4)
+    marks = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0]] * 4)
+    batch = batch_of(shares)
+    found = SigmoidCrossEntropyLoss(0.1, present=0.2)(model, batch, NOW)["loss"]
+    wanted = 0.9 * marks + 0.1 / 4
+    expected = F.binary_cross_entropy_with_logits(model(batch.images), wanted)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled", "cct_2_3x2_32", "levit_128s", "vit_ti16"])
+def test_a_head_starts_at_the_share_of_a_class(name):
+    model = vitrail.create(name, classes=10).eval()
+    value = SigmoidCrossEntropy(over="sum", bias=-math.log(10))
+    objective = value.build(model, Context("abcdefghij", (1,) * 10, 10))
+    image = torch.randn(2, model.config.channels, *model.config.image)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), torch.full((2, 10), -math.log(10)))
+        batch = type(toy.batches(8).get(0, 0))(image, torch.tensor([3, 4]), torch.arange(2))
+        loss = objective(model, batch, NOW)["loss"].item()
+    assert loss == pytest.approx(math.log1p(10) + 9 * math.log1p(0.1), abs=1e-4)
+
+
+def test_a_head_without_bias_is_refused():
+    model = toy.net()
+    model.head = nn.Linear(16, 4, bias=False)
+    with pytest.raises(ConfigError, match=r"objective\.bias -1\.0 needs a head"):
+        SigmoidCrossEntropy(bias=-1.0).build(model, Context())
+
+
+@pytest.mark.parametrize(
+    ("case", "value"),
+    [
+        ("none", Distillation(share=0.0, smoothing=0.0)),
+        ("hard", Distillation(smoothing=0.0)),
+        ("soft_tau1", Distillation(outputs="soft", smoothing=0.0)),
+        ("soft_tau3", Distillation(outputs="soft", temperature=3.0, smoothing=0.0)),
+    ],
+)
+def test_distillation_is_deit_s(case, value):
+    expected = golden.read(golden.FOLDER / "blocks" / "deit_distillation_loss.json")
+    first, second, taught = golden.image(expected["input_shape"])
+    teacher = nn.Module()
+    teacher.forward = lambda images: taught
+    batch = batch_of(torch.arange(8))
+    terms = DistillationLoss(teacher, value)(lambda images: (first, second), batch, NOW)
+    assert golden.deviation(terms["loss"].reshape(1), expected["outputs"][case]) <= 1e-6
+    one = DistillationLoss(teacher, value)(lambda images: second, batch, NOW)
+    two = DistillationLoss(teacher, value)(lambda images: (second, second), batch, NOW)
+    torch.testing.assert_close(one["loss"], two["loss"])
+
+
+def test_a_teacher_is_opened_frozen_and_must_be_named():
+    asked = []
+
+    def opened(spec):
+        asked.append(spec)
+        return toy.net(seed=5)
+
+    value = Distillation("RUN")
+    objective = value.build(toy.net(), Context(open_model=opened))
+    assert asked == ["RUN"] and not [*objective.parameters()]
+    recipe = Recipe({}, Data("x"), Steps(1, 1))
+    with pytest.raises(ConfigError, match=r"objective\.teacher is not given"):
+        amend(recipe, ["objective=distillation"])
+    assert amend(recipe, ["objective=distillation", "objective.teacher=RUN"]).objective == value
+
+
+def test_sigmoid_losses_are_for_one_class_each():
+    recipe = Recipe({}, Data("x"), Steps(1, 1))
+    assert amend(recipe, ["objective=sigmoid_cross_entropy"]).objective == SigmoidCrossEntropy()
+    with pytest.raises(ConfigError, match="not for task multi_label"):
+        amend(recipe, ["task=multilabel", "objective=sigmoid_cross_entropy"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (SigmoidCrossEntropy, {"present": 1.0}, "present 1.0"),
+        (SigmoidCrossEntropy, {"smoothing": -1}, "smoothing"),
+        (Distillation, {"share": 2}, "share 2.0"),
+        (Distillation, {"temperature": 0}, "temperature 0.0"),
+        (Distillation, {"smoothing": 1}, "smoothing 1.0"),
+    ],
+)
+def test_impossible_settings(kind, values, said):
+    with pytest.raises(ConfigError, match=said):
+        parse(kind, values, "objective")
+    assert parse(kind, to_json(kind())) == kind()

@@ -1,0 +1,69 @@
+"""What a published recipe is: a training as its authors ran it, in the words of `--set`.
+
+Plain data without torch, so that recipes can be listed and compared at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+IMAGES = 1_281_167  # of ImageNet-1k's training part
+
+
+@dataclass(frozen=True)
+class Published:
+    """A training as published, on ImageNet-1k.
+
+    `settings` are fields of a Recipe at the published batch, by their paths. `epochs` end with the
+    schedule's floor, at which `rest` more follow; `warmup` is in epochs too. `rate_by` is how the
+    learning rate follows the batch: in proportion, or by the root; `rule` says whose that is.
+    `drop_path` None leaves what the paper gives each variant, which the catalog has. `image` is
+    the side in training. `unsure` are paths of which paper and code say different things, or
+    nothing.
+    """
+
+    name: str
+    source: str
+    epochs: int
+    batch: int
+    warmup: float
+    settings: dict[str, Any]
+    rule: str
+    rest: int = 0
+    drop_path: float | None = None
+    image: int = 224
+    rate_by: Literal["batch", "root"] = "batch"
+    unsure: tuple[str, ...] = ()
+    note: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all that decides over the training, by path, in one flat mapping."""
+        outer = {
+            "epochs": self.epochs,
+            "rest (epochs)": self.rest,
+            "warmup (epochs)": round(self.warmup, 1),
+            "steps.batch": self.batch,
+            "rate by": self.rate_by,
+            "image": self.image,
+            "model.drop_path": "the variant's" if self.drop_path is None else self.drop_path,
+        }
+        return outer | dict(self.settings)
+
+
+def epochs_of(steps: int, batch: int) -> float:
+    """Return how many epochs of ImageNet-1k so many steps are."""
+    return steps * batch / IMAGES
+
+
+def differences(one: Published, other: Published) -> list[tuple[str, Any, Any]]:
+    """Return path and both values of every field in which two recipes differ.
+
+    A field that one of them lacks, such as one of another optimizer, is "-" there.
+    """
+    ours, theirs = one.fields(), other.fields()
+    return [
+        (path, ours.get(path, "-"), theirs.get(path, "-"))
+        for path in {**ours, **theirs}
+        if path not in ours or path not in theirs or ours[path] != theirs[path]
+    ]

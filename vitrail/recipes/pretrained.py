@@ -17,6 +17,7 @@ from torch import Tensor
 from vitrail.errors import CheckpointError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
+from vitrail.methods.flexible_stem import SEAMS
 from vitrail.models import Backbone, create, identify, load, module_of
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
@@ -65,7 +66,7 @@ def other_patch(old: Any, new: Any) -> bool:
     and is called alike in all else."""
     theirs, ours = (skeleton(config).state_dict() for config in (old, new))
     alike = {n for n in theirs if not _in_head(n)} == {n for n in ours if not _in_head(n)}
-    return alike and any(_resized(theirs[n], ours[n]) for n in theirs if n in ours)
+    return alike and any(_resized(n, theirs[n], ours[n]) for n in theirs if n in ours)
 
 
 def repatched(donor: Backbone, config: Any) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def repatched(donor: Backbone, config: Any) -> dict[str, Tensor]:
     own, found = skeleton(config), dict(donor.state_dict())
     shapes, learned = own.state_dict(), {name for name, _ in own.named_parameters()}
     for name, value in donor.state_dict().items():
-        if name in shapes and _resized(value, shapes[name]):
+        if name in shapes and _resized(name, value, shapes[name]):
             found[name] = pi_resize(value, (shapes[name].shape[2], shapes[name].shape[3]))
     grids = _grids(config, found)
     for name, (table, old) in _grids(donor.config, found).items():
@@ -83,9 +84,10 @@ def repatched(donor: Backbone, config: Any) -> dict[str, Tensor]:
     return found
 
 
-def _resized(value: Tensor, own: Tensor) -> bool:
+def _resized(name: str, value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is a stem's kernel that differs in its sides alone."""
     kernels = value.ndim == own.ndim == 4 and value.shape[:2] == own.shape[:2]
-    return kernels and value.shape != own.shape
+    return kernels and value.shape != own.shape and name.startswith(SEAMS)
 
 
 def _grids(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vitrail.data.pictures import thumbnails
 from vitrail.data.split import divide, unseal
 from vitrail.report.page import render
 from vitrail.run import looks
-from vitrail.tasks.suspects import folds, out_of_fold, outliers, scaled, suspects
+from vitrail.tasks.suspects import folds, out_of_fold, outliers, scaled, suspects, tells
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,13 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_label(digits):
         again = out_of_fold(scaled(images), wrong, groups, 10)
     assert said[0].argmax() == again[0].argmax() == labels[0]
     assert {0, 300, 301} <= {one.row for one in suspects(again, wrong)}
+
+
+def test_who_cannot_tell_classes_apart_suspects_no_label():
+    """Not better than the commonest class beyond chance is not better."""
+    labels = np.repeat([0, 1], [60, 40])
+    assert not tells(0.5, labels) and not tells(0.6, labels) and not tells(0.66, labels)
+    assert tells(0.7, labels) and not tells(1.0, np.zeros(10, np.int64))
 
 
 @pytest.mark.parametrize("seed", range(5))

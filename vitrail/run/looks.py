@@ -69,7 +69,8 @@ def of_fit(
 
     `features` (N, D) are what the network sees in each part. Labels are held against models that
     never saw them, on small pixels or on those features, whichever tells the images apart better
-    that the network did not learn from. Several labels an image are not judged.
+    that the network did not learn from. No label is suspected where neither tells them apart, and
+    several labels an image are not judged.
     """
     keys = [key for part in some.values() for key in part.keys]
     seen = View("the network's features", suspects.scaled(np.concatenate([*features.values()])))
@@ -91,10 +92,8 @@ def of_fit(
         f"of fold). For {percent(right)} of the held-back ones it names the label that they have, "
         f"so some of these images are hard rather than wrongly labelled.{said}"
     )
-    return [
-        _labels(keys, suspects.suspects(shares, labels), labels, found, explained),
-        _alone(keys, view, found),
-    ]
+    suspected = suspects.suspects(shares, labels) if suspects.tells(right, labels[judged]) else []
+    return [_labels(keys, suspected, labels, found, explained), _alone(keys, view, found)]
 
 
 def of_evaluation(

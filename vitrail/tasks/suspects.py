@@ -117,6 +117,16 @@ def suspects(shares: np.ndarray, labels: np.ndarray) -> list[Suspicion]:
             for row in ordered]  # fmt: skip
 
 
+def tells(right: float, labels: np.ndarray) -> bool:
+    """Tell whether answers that are `right` so often know more than which class is commonest.
+
+    `labels` int64 (N,) are those of the images that were asked about. Chance alone would say so
+    once in twenty times.
+    """
+    common = np.bincount(labels).max() / len(labels)
+    return right > common + 1.645 * np.sqrt(common * (1 - common) / len(labels))
+
+
 def outliers(features: np.ndarray) -> list[tuple[int, float]]:
     """Return the rows of images that lie alone, and how many times as far off as a usual one.
 

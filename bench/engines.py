@@ -184,8 +184,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     int8 = list(row["int8"].values())
     kept = [f"{len(i['kept'])} of {i['nodes']}" if isinstance(i, dict) else "all" for i in int8]
     lost = [
-        f"{100 * (i['float_accuracy'] - i['accuracy']):.2f}" if isinstance(i, dict) else "-"
-        for i in int8
+        f"{100 * (i['float_score'] - i['score']):.2f}" if isinstance(i, dict) else "-" for i in int8
     ]
     return [row["variant"], f"{best * 1e3:.1f}", *timed, ", ".join(kept), ", ".join(lost)]
 

@@ -101,7 +101,7 @@ def shown(title: str, spent: Spent, batch: int) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="*", default=["vit_ti16", "vit_s16"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--cycles", type=int, default=6)

@@ -180,7 +180,7 @@ def test_nothing_that_fits_images_takes_clips(tmp_path):
         adopt(tmp_path / "run", video, source="clips.safetensors")
     with pytest.raises(RunError, match="has no classes"):
         adopt(tmp_path / "run", vitrail.create(SMALL, classes=0), source="maps.safetensors")
-    with pytest.raises(ConfigError, match="takes clips of 4 frames, a recipe trains on images"):
+    with pytest.raises(ConfigError, match="takes 4x64x64 clips, a recipe trains on images"):
         Recipe(config_json(CLIP), Data("photos/"), Steps(1, 1)).config  # noqa: B018
 
 

@@ -135,7 +135,7 @@ def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
     """Data, budget, place and the like have options; all that tunes a training goes by --set."""
     options = {p.name for p in typer.main.get_command(app).commands["fit"].params}
     assert options == {
-        "settings", "duplicates",
+        "settings", "duplicates", "input",
         "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
         "seed", "pretrained", "out", "resume", "storage", "group_by", "task",
     }  # fmt: skip

@@ -491,7 +491,10 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     if result["model"]["image"] == [16, 16]:
         assert picture["resize_s"] == 0 and picture["model_s"] == result["latency"]["p50_s"]
     assert result["model"]["params"] <= 400_000
-    assert result["seconds"]["total"] < 60
+    *parts, total = result["seconds"].values()
+    assert sum(parts) <= total + 1e-6
+    # Training stops at the clock, however long the rest takes on a busy machine.
+    assert result["seconds"]["training"] < 15
     assert [c["status"] for c in result["candidates"]].count("won") == 1
     assert f"{result['test']['accuracy']:.1%}" in quick.file.getvalue()
 

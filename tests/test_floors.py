@@ -113,7 +113,7 @@ LINES = {
     "localvit": 275,
     "levit": 320,
     "maxvit": 345,
-    "mvit": 335,
+    "mvit": 350,
     "qna": 315,
     "resnet": 325,
     "volo": 385,

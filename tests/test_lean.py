@@ -9,15 +9,21 @@ import subprocess
 import sys
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
+from support.toy import STEPS, run
+from test_run_folder import small
 from torch import nn
 
 import vitrail
 from vitrail import heap
+from vitrail.measure import memory
 from vitrail.measure.memory import peak_bytes
-from vitrail.training import activations, lean
+from vitrail.search import timing
+from vitrail.search.candidate import candidate
+from vitrail.training import activations, lean, loop
 from vitrail.training.lean import Lean
 
 
@@ -331,3 +337,95 @@ def test_what_is_kept_is_counted_without_computing():
     assert activations.worth(net, (32, 256), 2 * expected - 2)
     assert not activations.worth(net, (32, 256), 2 * expected)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+class Reads(nn.Module):
+    """A layer that looks at values, which a model without any cannot."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_model_that_cannot_be_counted_trains_lean():
+    assert activations.worth(nn.Sequential(nn.Linear(8, 8), Reads()), (2, 8), 1 << 60)
+
+
+def test_counting_leaves_the_model_and_the_random_state_alone():
+    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    net[1].eval()
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    assert activations.kept_bytes(net, (4, 8)) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training and not net[1].training
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """For each training or timing, whether it was lean; `chosen(free)` sets the free memory."""
+    made, context = [], activations.saving
+
+    def saving(*arguments):
+        found = context(*arguments)
+        made.append(isinstance(found, Lean))
+        return found
+
+    def free(amount):
+        made.clear()
+        monkeypatch.setattr(activations, "free_bytes", lambda device: amount)
+        return made
+
+    monkeypatch.setattr(loop, "saving", saving)
+    monkeypatch.setattr(timing, "saving", saving)
+    return free
+
+
+def test_memory_decides_where_nobody_does(chosen):
+    net, cpu = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 8)), torch.device("cpu")
+    need = 4 * 32 * (256 + 128 + 128)
+    for wish, free, share, expected in (
+        (None, 2 * need, 1, False),
+        (None, 2 * need - 2, 1, True),
+        (None, 4 * need - 4, 2, True),
+        (True, 1 << 60, 1, True),
+        (False, 0, 1, False),
+    ):
+        chosen(free)
+        found = activations.saving(wish, net, (32, 256), cpu, share)
+        assert isinstance(found, Lean) == expected
+
+
+@pytest.mark.parametrize("wish", [None, True, False])
+def test_a_training_is_lean_only_where_memory_is_short(chosen, tmp_path, wish):
+    found, steps = [], replace(STEPS, total=2, lean=wish)
+    for free, short in ((1 << 60, False), (0, True)):
+        made = chosen(free)
+        found.append(run(tmp_path / str(short), steps=steps, workers=0).model.state_dict())
+        assert made == [short if wish is None else wish]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_candidates_are_timed_as_they_train(chosen):
+    one = candidate(small().config, params=1, macs=10**6)
+    for free, short in ((1 << 60, False), (0, True)):
+        made = chosen(free)
+        assert timing.training_rate(one, batch=8) > 0
+        assert made == [short]
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ({"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    5 kB\n"}, 5 * 1024),
+        ({"/proc/meminfo": "MemAvailable: 5 kB\n", "max": "4096\n", "current": "1024\n"}, 3072),
+        ({"/proc/meminfo": "MemAvailable: 5 kB\n", "max": "max\n", "current": "9\n"}, 5 * 1024),
+        ({"/proc/meminfo": "MemAvailable: 5 kB\n", "max": "9\n", "current": "99\n"}, 0),
+        ({}, 0),
+    ],
+)
+def test_free_memory_is_what_the_system_and_its_container_leave(monkeypatch, contents, expected):
+    def text(path):
+        return contents.get(path, contents.get(path.rpartition(".")[2], ""))
+
+    monkeypatch.setattr(memory, "_read", text)
+    assert memory.free_bytes(torch.device("cpu")) == expected

@@ -18,7 +18,7 @@ from vitrail.data.pictures import thumbnails
 from vitrail.data.split import divide, unseal
 from vitrail.report.page import render
 from vitrail.run import looks
-from vitrail.tasks.suspects import folds, out_of_fold, outliers, scaled, suspects
+from vitrail.tasks.suspects import folds, out_of_fold, outliers, scaled, suspects, tells
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,13 @@ def test_what_is_said_of_an_image_does_not_depend_on_its_label(digits):
         again = out_of_fold(scaled(images), wrong, groups, 10)
     assert said[0].argmax() == again[0].argmax() == labels[0]
     assert {0, 300, 301} <= {one.row for one in suspects(again, wrong)}
+
+
+def test_who_cannot_tell_classes_apart_suspects_no_label():
+    """Not better than the commonest class beyond chance is not better."""
+    labels = np.repeat([0, 1], [60, 40])
+    assert not tells(0.5, labels) and not tells(0.6, labels) and not tells(0.66, labels)
+    assert tells(0.7, labels) and not tells(1.0, np.zeros(10, np.int64))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,7 +146,8 @@ def test_a_fit_lists_and_draws_what_deserves_a_look(folder):
     split = divide(found)
     chosen = {"train": split.train, "val": split.val, "test": unseal(split.test)}
     parts = {name: pixels(part, (16, 16), 3, progress=False) for name, part in chosen.items()}
-    seen = looks.looks(found, looks.of_fit(found, parts, brightness))
+    features = {name: brightness(part) for name, part in parts.items()}
+    seen = looks.looks(found, looks.of_fit(found, parts, features))
     rows = listed(seen.table)
     kinds = {}
     for row in rows:
@@ -162,10 +170,12 @@ def test_only_a_share_is_looked_at_where_time_is_short(folder):
     split = divide(found)
     chosen = {"train": split.train, "val": split.val, "test": unseal(split.test)}
     parts = {name: pixels(part, (16, 16), 3, progress=False) for name, part in chosen.items()}
-    asked = []
-    groups = looks.of_fit(found, parts, lambda p: asked.append(len(p)) or brightness(p), most=40)
-    assert 36 <= sum(asked) <= 40 and min(asked) >= 4
-    assert f"Of {len(found)} images {sum(asked)} were looked at." in groups[0].explained
+    some = looks.sampled(parts, 40)
+    sizes = list(map(len, some.values()))
+    assert 36 <= sum(sizes) <= 40 and min(sizes) >= 4
+    groups = looks.of_fit(found, some, {name: brightness(part) for name, part in some.items()})
+    assert f"Of {len(found)} images {sum(sizes)} were looked at." in groups[0].explained
+    assert looks.sampled(parts, len(found)) == parts
 
 
 def test_an_evaluation_takes_the_run_s_own_answers(folder):

@@ -12,6 +12,7 @@ from rich.console import Console
 from test_fit import runner
 from test_report import EVIL, read
 
+from vitrail.jobs.evaluate import Evaluation
 from vitrail.run import notebook, view
 from vitrail.run.view import View
 from vitrail.runs import Run
@@ -121,6 +122,11 @@ def test_a_run_of_several_labels_shows_its_own_measure(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(result(test=test, baselines=beside)))
     made = Run(tmp_path)._repr_html_()
     assert f"test {name}" in made and "70.0 %" in made and "20.0 %" in made
+
+
+def test_an_evaluation_shows_itself(tmp_path):
+    made = Evaluation(f"90 % right {EVIL}", {}, 10, tmp_path / "a:b")._repr_html_()
+    assert "90 % right &lt;script&gt;" in made and 'a%3Ab/report.html">report</a>' in made
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path):

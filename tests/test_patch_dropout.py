@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from copy import deepcopy
 
@@ -17,7 +19,7 @@ from vitrail.layers.patches import project_some
 from vitrail.layers.protocols import Patchwise
 from vitrail.layers.windows import partition, reverse, shift_mask
 from vitrail.methods import PSS, PatchDropout, dropped_windows
-from vitrail.methods.dropping import Dropping, same_for_all
+from vitrail.methods.dropping import Dropping, choose, same_for_all
 from vitrail.models import create, families, small_configs
 from vitrail.recipes.build import changed
 from vitrail.tasks import Classification
@@ -253,6 +255,43 @@ def test_at_test_time_all_images_keep_the_same_places():
     assert kept.shape[1] == kept[0].unique().numel() and (kept == kept[0]).all()
     few, more = (same_for_all(1, 49, k, torch.device("cpu"))[0].tolist() for k in (5, 20))
     assert set(few) < set(more)
+
+
+@pytest.mark.parametrize("method", [PatchDropout(0.5), PSS()], ids=["patch_dropout", "pss"])
+def test_a_share_is_chosen_for_a_finished_model(method):
+    model = method.apply(small("vit").eval())
+    with torch.no_grad():
+        whole = model(images())
+        assert choose(model, 0.25)(images()).shape == whole.shape
+        assert model.embed.kept.tokens.shape[1] == 49
+        assert torch.equal(choose(model, 1.0)(images()), whole)
+    with pytest.raises(ConfigError, match="keep is 0: give a share"):
+        choose(model, 0)
+    with pytest.raises(ConfigError, match="always keeps all patches"):
+        choose(small("vit"), 0.5)
+    windows = choose(PatchDropout().apply(swin().eval()), 6 / 7)
+    assert windows.features(images())[0].shape == (2, 12, 12, 8)
+
+
+COMPILE = """
+import torch, vitrail
+from vitrail.methods import PatchDropout
+from vitrail.methods.dropping import choose
+plain, windows = {"depth": 1, "image": (32, 32)}, {"dim": 8, "depths": (2, 2), "heads": (2, 4)}
+for name, sizes in (("vit_ti16", plain), ("pss_s16", plain), ("swin_tiny", windows)):
+    model = vitrail.create(name, **{"image": (56, 56), "classes": 3, **sizes}).double().eval()
+    torch.nn.init.normal_(model.head.weight)
+    model = choose(PatchDropout().apply(model), 0.5)
+    x = torch.randn(2, 3, *model.config.image).double()
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+        assert (compiled(x) - model(x)).abs().max() <= 1e-10, name
+"""
+
+
+def test_models_that_drop_compile_whole():
+    """In another process, since shape annotations are checked in this one."""
+    subprocess.run([sys.executable, "-c", COMPILE], check=True)
 
 
 # ---- windows ---------------------------------------------------------------------------

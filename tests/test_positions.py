@@ -14,6 +14,7 @@ from vitrail import models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models.trunk import positions
 from vitrail.models.trunk.fitting import fitted
+from vitrail.models.trunk.told import told
 
 SIZES = ((64, 64), (96, 64), (64, 128), (128, 96))
 
@@ -83,6 +84,21 @@ def test_shapes_tell_image_classes_and_channels(family):
         assert {k: v.shape for k, v in meta(found).items()} == {
             k: v.shape for k, v in state.items()
         }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_of_no_model_tell_nothing_and_break_nothing(family):
+    """An axis too few, one too many or an empty one, in what tells sizes."""
+    config = tiny(family)
+    shapes = {name: tuple(value.shape) for name, value in meta(config).items()}
+    tables = positions.rows(config, models.module_of(config))
+    telling = [n for n in shapes if any(t.numbers(n) is not None for t in tables)][:2]
+    telling += [n for n in shapes if n.startswith("head.")][:1] + [*shapes][:1]
+    for name in dict.fromkeys(telling):
+        own = shapes[name]
+        for wrong in ((), own[1:], (*own, 1), (0, *own[1:]), (own[0], 0, *own[2:])):
+            if wrong != own:
+                assert told(config, shapes | {name: wrong}) is None, (name, wrong)
 
 
 @pytest.mark.parametrize("name", ["vit_s32", "swin_tiny", "t2t_vit_7", "resnet_50"])

@@ -5,13 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_cli import refused
+from test_cli import run as command
 
 import vitrail
+from vitrail.checkpoint import save
 from vitrail.data import uea
-from vitrail.errors import DataError
+from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
+from vitrail.models import config_json
 from vitrail.models.evolving_series import Config
+from vitrail.models.trunk.backbone import input_kind, input_shape
+from vitrail.recipes.pretrained import start
+from vitrail.recipes.recipe import Data, Recipe
+from vitrail.run.adopt import adopt
+from vitrail.search.shelf import shelf
 from vitrail.training.objective import Step
 from vitrail.training.series import Batches, SeriesLoss, fit, predict
+from vitrail.training.steps import Steps
 
 FOLDER = Path(__file__).parent / "series"
 VOWELS = [FOLDER / f"JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST")]
@@ -180,3 +190,26 @@ def test_learns_who_speaks(tmp_path):
     assert outcome.step == 45
     found = predict(model, test).argmax(1).numpy()
     assert (found == test.labels).mean() > 0.6
+
+
+def test_who_wants_images_refuses_series(tmp_path, capsys):
+    """And says in a sentence what the weights are, whoever is asked."""
+    small = Config(features=2, length=16, dim=16, hidden=16, depth=1, heads=2, ffn=16)
+    model, file = vitrail.create(small), tmp_path / "series.safetensors"
+    save(file, model.state_dict(), metadata={"config": config_json(small)})
+    assert (input_kind(small), input_shape(small)) == ("series", (16, 2))
+    assert command("load", str(file)) == 0
+    assert "2 classes, 16x2 series" in capsys.readouterr().out
+    said = refused(capsys, "load", str(file), "--out", str(tmp_path / "run"))
+    assert "is evolving_series, which takes series: give weights" in said
+    image = vitrail.catalog()["resnet_18"].config
+    with pytest.raises(CheckpointError, match="takes 16x2 series, and the model 224x224 images"):
+        start(image, str(file))
+    with pytest.raises(CheckpointError, match="evolving_series, a model of series: images"):
+        shelf(file, image_size=(32, 32), classes=5)
+    recipe = Recipe(config_json(small), Data("x"), Steps(1, 1))
+    with pytest.raises(ConfigError, match="model takes 16x2 series, a recipe trains on images"):
+        _ = recipe.config
+    with pytest.raises(RunError, match="takes series: a run folder is of"):
+        adopt(tmp_path / "run", model, source=str(file))
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from rich.console import Console
 from vitrail import cli
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.models import families
-from vitrail.study import plans, study
+from vitrail.study import Asked, plans, resume, study
 from vitrail.study.effect import effects, student
 from vitrail.training.interrupt import Interrupted
 
@@ -83,7 +83,8 @@ def small(monkeypatch):
 def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
     quiet, out = Console(file=StringIO()), tmp_path / "study"
     whole = tmp_path / "whole"
-    _, expected = study("depth", seeds=2, epochs=1, out=whole, console=quiet)
+    asked = Asked("depth", seeds=2, epochs=1)
+    expected = study(asked, whole, quiet)
     from vitrail.study import run
 
     trained, train = [], run._Study._train
@@ -96,7 +97,7 @@ def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(run._Study, "_train", stop_at_third)
     with pytest.raises(Interrupted, match="vitrail study depth --resume --out"):
-        study("depth", seeds=2, epochs=1, out=out, console=quiet)
+        study(asked, out, quiet)
     assert trained == [("one", 0), ("two", 0), ("one", 1)]
     monkeypatch.setattr(run._Study, "_train", train)
     with pytest.raises(SystemExit) as stopped:
@@ -118,17 +119,17 @@ def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
 def test_wrong_questions(small, tmp_path):
     for changes, said in (
         ({"name": "dept"}, "study 'dept' is unknown: .*depth"),
-        ({"only": ["three"]}, "arm 'three' of depth is unknown"),
+        ({"only": ("three",)}, "arm 'three' of depth is unknown"),
         ({"seeds": 0}, "seeds is 0"),
     ):
         with pytest.raises(ConfigError, match=said):
-            study(**{"name": "depth", "out": tmp_path / "s"} | changes)
+            Asked(**{"name": "depth"} | changes)
     with pytest.raises(DataError, match="does not exist"):
-        study("depth", tmp_path / "none", out=tmp_path / "s")
+        study(Asked("depth", str(tmp_path / "none")), tmp_path / "s")
     assert not (tmp_path / "s").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").write_text("")
     with pytest.raises(RunError, match="is not empty"):
-        study("depth", out=tmp_path / "other")
+        study(Asked("depth"), tmp_path / "other")
     with pytest.raises(RunError, match=r"asked\.json is missing: start a new study"):
-        study("depth", out=tmp_path / "other", resume=True)
+        resume(tmp_path / "other")

@@ -143,6 +143,7 @@ def test_a_reciprocal_root_has_its_authors_values():
 
 
 @pytest.mark.parametrize("kind", [Cosine, Linear, partial(Rsqrt, timescale=20, cooldown=30)])
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 200), st.integers(1, 200))
 def test_the_prefix_does_not_depend_on_the_total(kind, warmup, hold, total, other):
     schedule: Schedules = kind(warmup, hold)

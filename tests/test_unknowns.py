@@ -26,7 +26,7 @@ from vitrail.report.card import render_card
 from vitrail.report.page import render
 from vitrail.tasks import Classification
 from vitrail.tasks.task import Outputs
-from vitrail.tasks.unknowns import refused, surest, threshold
+from vitrail.tasks.unknowns import LeftOut, left_out, surest, threshold
 
 
 @pytest.fixture(scope="module")
@@ -83,48 +83,67 @@ def test_a_look_that_is_none_is_refused(changes):
         Likeness(**(good | changes))
 
 
-def told(n=300, classes=4, sure=6.0, unsure=1.5):
-    """Logits of a network that is sure of its classes and unsure of all others."""
+def told(n=300, classes=4):
+    """Logits of a network that is sure of nearly all images, and the classes."""
     random = np.random.default_rng(0)
     labels = torch.from_numpy(random.integers(0, classes, n))
-    logits = torch.from_numpy(random.normal(0, unsure, (n, classes)))
-    return logits + sure * torch.eye(classes)[labels], labels
+    logits = torch.from_numpy(random.normal(0, 0.5, (n, classes)))
+    logits += 12 * torch.eye(classes)[labels]
+    logits[:2] /= 100
+    return logits, labels
 
 
-def test_a_threshold_keeps_the_known_and_refuses_the_rest():
-    logits, labels = told(sure=12.0, unsure=0.5)
-    cut = threshold(logits, labels)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_a_threshold_keeps_what_is_known(temperature):
+    logits, _ = told()
+    cut = threshold(logits, temperature)
     assert cut is not None
-    found = refused(logits, labels, 1.0, cut)
-    assert found.known <= 0.01 and found.unknown > 0.9 and found.n == 300
-    as_it_is, unnamed = surest(logits, labels, 1.0)
-    assert (as_it_is < cut).sum() <= 3
-    # Taken away means: what the softmax of the other logits says.
-    others = logits[0][torch.arange(4) != labels[0]].softmax(0).max()
-    assert float(unnamed[0]) == pytest.approx(float(others))
+    below = surest(logits, temperature) < cut
+    assert 1 <= below.sum() <= 3 and below[:2].any()
+    assert cut == pytest.approx(round(cut, 4)) and 0 < cut < 1
 
 
-def test_no_threshold_where_it_would_say_nothing():
-    logits, labels = told()
-    assert threshold(logits[:, :2], labels.clamp(max=1)) is None
-    alike = 20 * torch.eye(4)[labels] + 15 * torch.eye(4)[(labels + 1) % 4]
-    assert threshold(alike.double(), labels) is None  # as sure of the class next to the right one
-    assert threshold(logits[:0], labels[:0]) is None
+def test_no_threshold_where_it_cannot_be_measured():
+    logits, _ = told()
+    assert threshold(logits[:, :2]) is None
+    assert threshold(logits[:99]) is None and threshold(logits[:100]) is not None
+
+
+def test_a_class_that_is_left_out_is_told_as_well_as_it_differs():
+    """Digits: about half; classes in directions of their own: all; one class twice: none."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    found = left_out(images[:1000], labels[:1000], images[1000:], labels[1000:])
+    assert found is not None and 0.2 < found.told < 0.8 and found.right > 0.9
+    assert found.speaks_of(found.right) and not found.speaks_of(0.5)
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 5, 600)
+    apart = 10 * np.eye(5)[truth] + random.normal(0, 0.1, (600, 5))
+    assert left_out(apart[:400], truth[:400], apart[400:], truth[400:]) == LeftOut(1.0, 1.0)
+    twice = np.where(truth == 4, 3, truth)  # classes 3 and 4 look the same
+    alike = 10 * np.eye(5)[twice] + random.normal(0, 0.1, (600, 5))
+    told_alike = left_out(alike[:400], truth[:400], alike[400:], truth[400:])
+    assert told_alike is not None and told_alike.told < 0.7
+    assert left_out(apart[:400], truth[:400] % 2, apart[400:], truth[400:] % 2) is None
 
 
 def test_a_run_settles_its_threshold_and_the_report_tells_it():
-    logits, labels = told(sure=12.0, unsure=0.5)
+    logits, labels = told()
     outputs, task = Outputs(logits.float(), labels), Classification()
     blank = Labels(tuple("abcd"), (8, 8), 1, (0.5,), (0.5,))
     settled = task.settled(blank, outputs)
     assert settled.threshold is not None and settled.temperature > 0
-    judged = task.judged(outputs, settled)
-    found = judged["refusal"]
+    found = task.judged(outputs, settled)["refusal"]
     assert found.threshold == settled.threshold and found.known <= 0.01
-    facts = replace(some_facts(), refusal=f.RefusalFacts(0.61, 0.01, 0.72, 200))
+    assert found.n == 300 and found.unknown is None
+    told_of = f.RefusalFacts(0.61, 0.01, 200, 0.42)
+    facts = replace(some_facts(), refusal=told_of)
     page, card = read(render(facts)).text, render_card(facts)
-    assert "Below a probability of 0.61" in page and "72.0 %" in page
-    assert "below a probability of 0.61" in card and "72.0 %" in card
+    assert "Below a probability of 0.61" in page and "about 42 %" in page
+    assert "below a probability of 0.61, as of about 42 %" in card
+    unmeasured = replace(facts, refusal=replace(told_of, unknown=None))
+    assert "left out of a kernel model" not in read(render(unmeasured)).text
     assert task.judged(outputs, blank)["refusal"] is None
     assert "answers every image with one of them" in render_card(some_facts())
 

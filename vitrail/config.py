@@ -344,9 +344,11 @@ def _from_text(kind: Any, old: Any, text: str, path: str) -> Any:
     read = _read(text)
     several = members(_element(kind, 0)) if typing.get_origin(kind) is tuple else ()
     if several and isinstance(read, str):
-        # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`.
+        # One or more of a union, each with its defaults: `methods=freeze,patch_dropout`, and in
+        # brackets as well.
+        names = text[1:-1] if text[:1] + text[-1:] == "[]" else text
         return tuple(
-            _build(_choose(several, one.strip(), path), {}, path) for one in text.split(",")
+            _build(_choose(several, one.strip(), path), {}, path) for one in names.split(",")
         )
     if among:
         if isinstance(read, str):

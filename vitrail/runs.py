@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
 from vitrail.config import read_json
 from vitrail.errors import RunError
 from vitrail.jobs.predict import Prediction, Predictor
-from vitrail.report.text import plain
+from vitrail.report.text import link, plain
 from vitrail.run.folder import RunFolder
 from vitrail.units import count, counted, percent, seconds
 
@@ -112,7 +111,5 @@ class Run(os.PathLike):
             Markup("<tr><td>{}</td><td>{}</td></tr>").format(plain(name), value)
             for name, value in rows
         )
-        # A colon is quoted as well, so that no name of a folder is taken for a scheme.
-        link = Markup('<a href="{}">report</a>').format(quote(os.fspath(self.report)))
         name = plain(model.get("title") or model["name"])
-        return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link))
+        return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link(self.report)))

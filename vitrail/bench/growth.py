@@ -23,6 +23,7 @@ from vitrail.measure.latency import threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.models import catalog, resolve
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.report.growth import Growth, GrowthFacts, Point, render_growth
 
 FILE = "growth.json"
@@ -72,8 +73,8 @@ def grown(name: str, sides: Sequence[int] = SIDES) -> Growth:
     """Measure one variant; sides that it refuses or that would take too long are noted."""
     resolve(name)  # says which name was meant
     variant = catalog()[name]
-    if getattr(variant.config, "frames", 1) > 1:
-        raise BenchError(f"{name} takes clips: give a model that takes images")
+    if (kind := input_kind(variant.config)) != "images":
+        raise BenchError(f"{name} takes {kind}: give a model that takes images")
     notes: list[str] = []
     by_side = [p for _, p in _walk([(s, {"image": (s, s)}, 1) for s in sides], name, notes)]
     native = variant.config.image

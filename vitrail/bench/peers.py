@@ -20,7 +20,7 @@ from torch import nn
 
 from vitrail.errors import BenchError, extra
 from vitrail.models import catalog, families
-from vitrail.models.trunk.backbone import Variant
+from vitrail.models.trunk.backbone import Variant, input_kind
 
 LIBRARIES = ("timm", "transformers", "torchvision")
 
@@ -254,7 +254,7 @@ def smallest() -> dict[str, str]:
     """Return the cheapest image variant of every family, one that a peer has where there is one."""
     chosen: dict[str, tuple[bool, float, str]] = {}
     for name, variant in catalog().items():
-        if getattr(variant.config, "frames", 1) > 1:
+        if input_kind(variant.config) != "images":
             continue
         rank = (not known(name), variant.flops_g or variant.params_m or float("inf"), name)
         chosen[variant.family] = min(chosen.get(variant.family, rank), rank)

@@ -19,7 +19,7 @@ def fit(
             help="Longest time for one picture as exported, its resize included, e.g. 20ms."
         ),
     ] = None,
-    pictures: Annotated[
+    input: Annotated[
         str | None,
         typer.Option(
             "--input",
@@ -94,7 +94,7 @@ def fit(
 
     work()
     run(
-        data, latency=latency, input=pictures, engine=engine, macs=macs, params=params, time=time,
+        data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         group_by=group_by, duplicates=duplicates, storage=storage, task=task,
         settings=settings or (), out=out, resume=resume,

@@ -25,7 +25,7 @@ def load(
     from vitrail.errors import CheckpointError
     from vitrail.models import config_json, identify
     from vitrail.models import load as load_weights
-    from vitrail.models.trunk.backbone import input_shape
+    from vitrail.models.trunk.backbone import input_words
 
     found = identify(file, model)
     if out is not None and found.rivals:
@@ -45,11 +45,9 @@ def load(
         facts |= {"same_tensors": list(found.same), "rivals": list(found.rivals)}
         print(json.dumps({**facts, "config": config_json(found.config)}))
         return
-    sides = input_shape(found.config)[1:]
     print(
         f"{file} is {found.name} in {found.source} names: {params / 1e6:.1f} M parameters, "
-        f"{found.config.classes} classes, {'x'.join(map(str, sides))} "
-        f"{'clips' if len(sides) == 3 else 'images'}"
+        f"{found.config.classes} classes, {input_words(found.config)}"
     )
     alike = [name for name in found.same if name not in found.rivals]
     if alike:

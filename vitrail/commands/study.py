@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,21 +30,14 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Train one host with every arm of a study, and say which differ beyond noise."""
-    from vitrail.study import study as run
+    from vitrail import study as studies
+    from vitrail.measure.machine import cores
 
     work()
-    folder, facts = run(
-        name,
-        data,
-        seeds=seeds,
-        epochs=epochs,
-        only=[arm.strip() for arm in only.split(",")] if only else (),
-        device=device,
-        threads=threads,
-        group_by=group_by,
-        out=out,
-        resume=resume,
-    )
+    arms = tuple(arm.strip() for arm in only.split(",")) if only else ()
+    asked = studies.Asked(name, data, seeds, epochs, arms, device, threads or cores(), group_by)
+    folder = out or Path(f"study-{name}")
+    facts = studies.resume(folder) if resume else studies.study(asked, folder)
     if as_json:
         print((folder / "study.json").read_text())
         return

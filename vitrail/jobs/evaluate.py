@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
@@ -28,6 +29,7 @@ from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
 from vitrail.report.page import render
+from vitrail.report.text import link, plain
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import Embedded
@@ -54,6 +56,10 @@ class Evaluation:
     def report(self) -> Path:
         """The page."""
         return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        """Show the answer in a notebook, with a link to the page."""
+        return str(Markup("{}<br>{}").format(plain(self.sentence), link(self.report)))
 
 
 def evaluate(

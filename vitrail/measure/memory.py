@@ -1,9 +1,11 @@
-"""Peak memory of one call: what the allocator gives out while it runs."""
+"""Memory: what the allocator gives out during one call, and what is free before it."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,3 +37,26 @@ def peak_bytes(call: Callable[[], Any], device: str = "cpu") -> int:
         held += change
         most = max(most, held)
     return most
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how many bytes could be given out on a device, 0 where the system does not say.
+
+    On the CPU what Linux calls available, within the limit of a container; of others what is left
+    on CUDA, with what the allocator keeps for itself.
+    """
+    if device.type == "cuda":
+        left, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return left + kept
+    known = re.search(r"^MemAvailable:\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    found = [1024 * int(known[1])] if known else []
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        found.append(max(0, int(limit) - int(used)))
+    return min(found, default=0)
+
+
+def _read(path: str) -> str:
+    file = Path(path)
+    return file.read_text() if file.is_file() else ""

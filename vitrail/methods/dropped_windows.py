@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from vitrail.layers.attention import attend
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.windows import WindowAttention, partition, reverse, shift_mask
-from vitrail.methods.dropping import drawn, same_for_all
+from vitrail.methods.dropping import Leaving, drawn, same_for_all
 from vitrail.methods.method import seams
+from vitrail.models.swin import PatchEmbed
 
 
 class KeptRows:
@@ -43,19 +44,16 @@ class KeptRows:
         return {"rows": None, "columns": None}
 
 
-class DroppedMap(nn.Module):
+class DroppedMap(Leaving):
     """A stem whose map loses rows and columns: (B, channels, H, W) to (B, h m / w, ..., C)."""
 
     def __init__(self, stem: nn.Module, window: int, keep: float, test_keep: float) -> None:
-        super().__init__()
+        super().__init__(stem, keep, test_keep)
         self.stem, self.window, self.kept = stem, window, KeptRows()
-        self.keep, self.test_keep = keep, test_keep
-        self.training = stem.training
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b h2 w2 c"]:
         x, window = self.stem(image), self.window
-        share = self.keep if self.training else self.test_keep
-        count = max(1, int(share * window))
+        count = max(1, int(self.share * window))
         self.kept.put(None, None)
         if count == window:
             return x
@@ -124,8 +122,11 @@ def _at(kept: Int[Tensor, "b m"], windows: int, window: int) -> Int[Tensor, "b n
 
 
 def fits(model: Any) -> bool:
-    """Tell whether a model is a pyramid of equal windows that divide its map in every stage."""
-    if not hasattr(model, "stages") or not hasattr(model, "stem"):
+    """Tell whether a model is a Swin with equal windows that divide its map in every stage.
+
+    Its stem must be its own: another, whose patches have other sizes, would make other maps.
+    """
+    if not isinstance(getattr(model, "stem", None), PatchEmbed):
         return False
     blocks = [block for stage in model.stages for block in stage.blocks]
     plain = all(

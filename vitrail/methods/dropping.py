@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -55,7 +57,11 @@ class Kept:
 
 
 class KeptBias(nn.Module):
-    """A table of relative positions, read at the tokens that are kept: (B, heads, t, t)."""
+    """A table of relative positions, read at the tokens that are kept: (B, heads, t, t).
+
+    They are those of the last forward pass: with gradient checkpointing the backward pass, which
+    reads them again, must come before another forward pass.
+    """
 
     def __init__(self, bias: BiasTable, kept: Kept) -> None:
         super().__init__()
@@ -68,23 +74,33 @@ class KeptBias(nn.Module):
         return F.embedding(pairs, self.bias.table).permute(0, 3, 1, 2).contiguous()
 
 
-class Dropping(nn.Module):
-    """An embedding that leaves patches out: (B, channels, H, W) to (B, prefix + k, C).
+class Leaving(nn.Module):
+    """Leaves patches out of what the module `inner` gives, in whose mode it starts.
 
-    `keep` is the share of the patches that stays in training, `test_keep` in eval mode. Who
-    derives from it counts them and chooses them. Where all stay the result is the embedding's.
+    `keep` is the share that stays in training, `test_keep` in eval mode.
     """
 
-    def __init__(self, embed: nn.Module, keep: float, test_keep: float) -> None:
+    def __init__(self, inner: nn.Module, keep: float, test_keep: float) -> None:
         super().__init__()
-        self.embed, self.kept = embed, Kept()
         self.keep, self.test_keep = keep, test_keep
-        self.training = embed.training
+        self.training = inner.training
 
     @property
     def share(self) -> float:
-        """The share of the patches that stays in this mode."""
+        """The share that stays in this mode."""
         return self.keep if self.training else self.test_keep
+
+
+class Dropping(Leaving):
+    """An embedding that leaves patches out: (B, channels, H, W) to (B, prefix + k, C).
+
+    Who derives from it counts and chooses those that stay. Where all stay the result is the
+    embedding's.
+    """
+
+    def __init__(self, embed: nn.Module, keep: float, test_keep: float) -> None:
+        super().__init__(embed, keep, test_keep)
+        self.embed, self.kept = embed, Kept()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of patches of an image, as the embedding does."""
@@ -142,8 +158,18 @@ def same_for_all(batch: int, patches: int, keep: int, device: torch.device) -> I
 
     So answers do not change from call to call, and a model that drops patches can be exported.
     """
-    order = torch.randperm(patches, generator=torch.Generator().manual_seed(0), device="cpu")
-    return order[:keep].to(device).expand(batch, -1)
+    return torch.tensor(_order(patches)[:keep], device=device).expand(batch, -1)
+
+
+@torch.compiler.assume_constant_result
+def _order(patches: int) -> tuple[int, ...]:
+    return _shuffled(patches)
+
+
+@lru_cache(maxsize=64)
+def _shuffled(patches: int) -> tuple[int, ...]:
+    """The patches in a random order that no version changes, since trained models rely on it."""
+    return tuple(np.random.RandomState(0).permutation(patches).tolist())
 
 
 def install(model: nn.Module, around: Callable[[nn.Module], Dropping]) -> nn.Module:
@@ -176,13 +202,35 @@ def require_tokens(name: str, model: nn.Module, otherwise: str = "") -> None:
         )
 
 
-def require_single(name: str, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    """Raise ConfigError where one of `kinds` leaves out patches of a model, or has added tokens."""
+def choose(model: nn.Module, keep: float) -> nn.Module:
+    """Set which share of the patches a model keeps in eval mode from now on; returns the model.
+
+    Raises ConfigError for a share outside of (0, 1], and for a model whose patches all stay.
+
+    Examples:
+        >>> model = PSS().apply(vitrail.create("vit_ti16")).eval()
+        >>> choose(model, 0.4).embed(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 79, 192])
+    """
+    check_share("keep", keep)
+    found = [module for module in model.modules() if isinstance(module, Leaving)]
+    if not found:
+        raise ConfigError(
+            "this model always keeps all patches: train it with methods=pss or "
+            "methods=patch_dropout"
+        )
+    for module in found:
+        module.test_keep = keep
+    return model
+
+
+def require_single(name: str, model: nn.Module) -> None:
+    """Raise ConfigError where another method leaves out patches of a model, or adds tokens."""
     if adapted_by(model) == "vpt":
         raise ConfigError(
             f"{name} comes after vpt, whose prompts it would count as patches: take one of them"
         )
-    if any(isinstance(module, kinds) for module in model.modules()):
+    if any(isinstance(module, Leaving) for module in model.modules()):
         raise ConfigError(
             f"{name} comes after another method that leaves patches out: take either patch_dropout "
             "or pss, once"

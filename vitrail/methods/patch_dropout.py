@@ -57,7 +57,7 @@ class PatchDropout:
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless patches may be missing in the model, and none are yet."""
-        require_single("patch_dropout", model, (Dropping, DroppedMap))
+        require_single("patch_dropout", model)
         if not fits(model):
             require_tokens("patch_dropout", model, ", or windows that divide its map, as in swin")
 

@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.methods.dropped_windows import DroppedMap
 from vitrail.methods.dropping import (
     Dropping,
     check_share,
@@ -75,7 +74,7 @@ class PSS:
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless patches may be missing in the model, and none are yet."""
-        require_single("pss", model, (Dropping, DroppedMap))
+        require_single("pss", model)
         require_tokens("pss", model)
 
     def apply(self, model: nn.Module) -> nn.Module:

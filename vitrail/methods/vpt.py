@@ -27,8 +27,7 @@ from vitrail.layers.attention import Attention, attend
 from vitrail.layers.residual import Block
 from vitrail.layers.tokens import FirstToken
 from vitrail.methods.adapting import frozen, require_alone
-from vitrail.methods.dropped_windows import DroppedMap
-from vitrail.methods.dropping import Dropping
+from vitrail.methods.dropping import Leaving
 from vitrail.methods.method import Quiet, available, works
 from vitrail.methods.prompted_windows import install_windows, windowed
 from vitrail.methods.prompts import Prompts
@@ -77,7 +76,7 @@ class VPT(Quiet):
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless blocks take more tokens and nothing else adapts them."""
         require_alone("vpt", model)
-        if any(isinstance(module, Dropping | DroppedMap) for module in model.modules()):
+        if any(isinstance(module, Leaving) for module in model.modules()):
             raise ConfigError(
                 "vpt comes after a method that leaves patches out, and places of tokens would be "
                 "mixed up: take one of them"

@@ -161,8 +161,9 @@ NAMES: dict[str, Callable[[Config], list]] = {
 
 def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
     """The config with the classes and the auxiliary head that a state has."""
-    auxiliary = "auxiliary.linear.weight" in state
-    return replace(config, classes=len(state["head.weight"]), auxiliary=auxiliary)
+    head, auxiliary = state.get("head.weight"), "auxiliary.linear.weight" in state
+    classes = len(head) if head is not None and head.ndim == 2 else config.classes
+    return replace(config, classes=classes, auxiliary=auxiliary)
 
 
 def packed(model: BATS) -> dict[str, Tensor]:

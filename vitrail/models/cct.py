@@ -154,7 +154,12 @@ class ConvPool(Conv2d):
         super().__init__(dim_in, dim, kernel, max(1, kernel // 2 - 1), kernel // 2, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        return F.max_pool2d(super().forward(x), 3, 2, 1).relu_()
+        return self.after(super().forward(x))
+
+    @staticmethod
+    def after(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """What follows the convolution."""
+        return F.max_pool2d(x, 3, 2, 1).relu_()
 
 
 class Embed(nn.Module):

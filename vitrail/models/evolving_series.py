@@ -35,7 +35,7 @@ from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.residual import Blocks
 from vitrail.models.names import evolving_series as names
 from vitrail.models.parts.evolving_series_conv import AugmentedConv
-from vitrail.models.trunk.backbone import Backbone
+from vitrail.models.trunk.backbone import Backbone, InputKind
 from vitrail.models.trunk.heads import linear_head
 
 
@@ -65,6 +65,11 @@ class Config:
     beta: float = 0.3
     positions: str = "learned"
     dropout: float = 0.1
+
+    @property
+    def input_kind(self) -> InputKind:
+        """Series."""
+        return "series"
 
 
 NAMES = names.TABLES

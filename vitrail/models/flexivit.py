@@ -20,15 +20,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.flexible import Flexible
+from vitrail.layers.patches import project_some
 from vitrail.layers.position import triangle_grid
 from vitrail.models import vit
 from vitrail.models.names import flexivit as names
 from vitrail.models.trunk.backbone import HALF, Small, Variant, check_image
+from vitrail.models.trunk.positions import Table
 from vitrail.models.vit import PatchEmbed, ViT
 
 
@@ -73,6 +75,8 @@ SPACE = Small(
 
 TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
+# The table is of the same places for all images.
+POSITIONS = (Table("embed.position", lambda c: c.table, triangle_grid),)
 
 
 class Embed(Flexible, PatchEmbed):
@@ -106,8 +110,19 @@ class Embed(Flexible, PatchEmbed):
         """Patches as a map, before positions."""
         if self.patch == self.config.kernel:
             return self.proj(image)
-        kernel = self._kernel(self.proj.weight, (self.patch, self.patch))
-        return F.conv2d(image, kernel, self.proj.bias, self.patch)
+        return F.conv2d(image, self._resized(), self.proj.bias, self.patch)
+
+    def some(
+        self, image: Float[Tensor, "b channels h w"], places: Int[Tensor, "b k"]
+    ) -> Float[Tensor, "b n d"]:
+        """Return the prefix and the patches `places`, numbered row by row; no others are cut."""
+        check_image(image, self.config, "flexivit")
+        table = self._positions(self.grid(*image.shape[-2:]))
+        x = project_some(image, places, self._resized(), self.proj.bias)
+        return self.behind(self._at(x, F.embedding(places, table[0])))
+
+    def _resized(self) -> Tensor:
+        return self._kernel(self.proj.weight, (self.patch, self.patch))
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         if self.config.position == "sincos":

@@ -55,7 +55,15 @@ from vitrail.models.parts.mvit_positions import (
     query_stride,
     tokens_grid,
 )
-from vitrail.models.trunk.backbone import Backbone, Level, Small, Stage, Variant, check_image
+from vitrail.models.trunk.backbone import (
+    Backbone,
+    InputKind,
+    Level,
+    Small,
+    Stage,
+    Variant,
+    check_image,
+)
 from vitrail.models.trunk.heads import linear_head
 
 POOLS = {"mean": Mean, "token": FirstToken}
@@ -89,6 +97,11 @@ class Config:
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
+
+    @property
+    def input_kind(self) -> InputKind:
+        """Images, or clips where there are frames."""
+        return "clips" if self.frames > 1 else "images"
 
 
 _T, _S, _B = Config(), Config(depths=(1, 2, 11, 2)), Config(depths=(2, 3, 16, 3), drop_path=0.3)

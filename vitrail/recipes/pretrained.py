@@ -1,14 +1,27 @@
-"""Published weights as the start of a training: everything but the head, at another image size."""
+"""Published weights as the start of a training: everything but the head, at another image size.
+
+At another patch size too, as FlexiViT's students begin with their teachers (Beyer et al., CVPR
+2023, arXiv 2212.08013): the kernel is PI-resized, and positions are resampled by an antialiased
+triangle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vitrail.errors import CheckpointError
-from vitrail.models import Backbone, create, identify, load
+from vitrail.layers.pi_resize import pi_resize
+from vitrail.layers.position import triangle_grid
+from vitrail.methods.flexible_stem import SEAMS
+from vitrail.models import Backbone, create, identify, load, module_of
+from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.models.trunk.catalog import skeleton
+from vitrail.models.trunk.positions import rows
 
 
 def start(config: Any, reference: str | None) -> Backbone:
@@ -20,9 +33,17 @@ def start(config: Any, reference: str | None) -> Backbone:
     if reference is None:
         return model
     known = identify(reference)
+    if input_kind(known.config) != input_kind(config):
+        raise CheckpointError(
+            f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
+            f"{input_words(config)}: give weights of a model like it"
+        )
     source = None if known.source == "vitrail" else known.source
-    donor = load(known.config, reference, source=source, image=config.image).state_dict()
     ours = model.state_dict()
+    if other_patch(known.config, config):
+        donor = repatched(load(known.config, reference, source=source), config)
+    else:
+        donor = load(known.config, reference, source=source, image=config.image).state_dict()
     strange = [
         name
         for name, value in ours.items()
@@ -38,6 +59,45 @@ def start(config: Any, reference: str | None) -> Backbone:
             if not _in_head(name):
                 value.copy_(donor[name])
     return model
+
+
+def other_patch(old: Any, new: Any) -> bool:
+    """Return whether the model of a config cuts its image by a kernel of another size than `old`'s,
+    and is called alike in all else."""
+    theirs, ours = (skeleton(config).state_dict() for config in (old, new))
+    alike = {n for n in theirs if not _in_head(n)} == {n for n in ours if not _in_head(n)}
+    return alike and any(_resized(n, theirs[n], ours[n]) for n in theirs if n in ours)
+
+
+def repatched(donor: Backbone, config: Any) -> dict[str, Tensor]:
+    """Return the weights of a model for one of another patch size, and of another image."""
+    own, found = skeleton(config), dict(donor.state_dict())
+    shapes, learned = own.state_dict(), {name for name, _ in own.named_parameters()}
+    for name, value in donor.state_dict().items():
+        if name in shapes and _resized(name, value, shapes[name]):
+            found[name] = pi_resize(value, (shapes[name].shape[2], shapes[name].shape[3]))
+    grids = _grids(config, found)
+    for name, (table, old) in _grids(donor.config, found).items():
+        if name in grids:
+            moving = replace(table, zoom=triangle_grid) if name in learned else grids[name][0]
+            found[name] = moving.moved(found[name], old, grids[name][1])
+    return found
+
+
+def _resized(name: str, value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is a stem's kernel that differs in its sides alone."""
+    kernels = value.ndim == own.ndim == 4 and value.shape[:2] == own.shape[:2]
+    return kernels and value.shape != own.shape and name.startswith(SEAMS)
+
+
+def _grids(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a config's tables of positions and the grids that they are for, by names."""
+    return {
+        name: (table, table.grid(config, *numbers))
+        for table in rows(config, module_of(config))
+        for name in names
+        if (numbers := table.numbers(name)) is not None
+    }
 
 
 def _in_head(name: str) -> bool:

@@ -19,7 +19,7 @@ from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
-from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -79,10 +79,10 @@ class Recipe:
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
-        if len(input_shape(config)) == 4:
+        if input_kind(config) != "images":
             raise ConfigError(
-                f"model takes clips of {config.frames} frames, a recipe trains on images: take a "
-                "model of images, as `vitrail list` shows them"
+                f"model takes {input_words(config)}, a recipe trains on images: take a model of "
+                "images, as `vitrail list` shows them"
             )
         return config
 

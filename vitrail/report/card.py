@@ -135,10 +135,10 @@ def _known(facts: Facts) -> str:
     if facts.refusal is None:
         return _KNOWN
     r = facts.refusal
+    share = "" if r.unknown is None else f", as of about {percent(r.unknown, 0)} of unknown classes"
     return (
         f'It knows these classes only. `vitrail predict` says "none of these" below a probability '
-        f"of {r.threshold:.2f}, as in {percent(r.unknown)} of test images whose own class was no "
-        "answer; other images of unknown classes get a wrong answer."
+        f"of {r.threshold:.2f}{share}; other images of unknown classes get a wrong answer."
     )
 
 

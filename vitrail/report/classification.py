@@ -141,17 +141,23 @@ def refused(found: RefusalFacts | None) -> list[Paragraph]:
     """Return what "none of these" means, and what it cannot know."""
     if found is None:
         return []
+    told = ""
+    if found.unknown is not None:
+        told = (
+            f" Of images of a class that it does not know about {percent(found.unknown, 0)} may "
+            "be told so: each class in turn was left out of a kernel model on the network\u2019s "
+            "features, and the mean was taken."
+        )
     return [
         Paragraph(
             f"Below a probability of {found.threshold:.2f} `vitrail predict` answers \u201cnone of "
             f"these\u201d. That takes the answer from {percent(found.known)} of "
-            f"{counted(found.n, 'test image')}, and from {percent(found.unknown)} of them when "
-            "their own class is no answer, as a class would be that the model does not know."
+            f"{counted(found.n, 'test image')}.{told}"
         ),
         Paragraph(
-            "The threshold was chosen on the validation images. The model did learn from those "
-            "classes, so a class that it never saw may be told less well. Pictures of another kind "
-            "altogether may get any probability: where brightness, contrast, edges and colours are "
+            "The threshold keeps 99\u00a0% of the validation images. It cannot know all that is "
+            "unknown: a class much like one of these gets its name, and a picture of another kind "
+            "altogether may get any probability. Where brightness, contrast, edges and colours are "
             "unlike those of all training images, `vitrail predict` says so.",
             soft=True,
         ),

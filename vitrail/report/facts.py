@@ -288,14 +288,14 @@ class CalibrationFacts:
 class RefusalFacts:
     """Answers below the probability `threshold` are "none of these".
 
-    Of n test images the share `known` is told so, and the share `unknown` would be if its own class
-    were no answer.
+    Of n test images the share `known` is told so, although they are of known classes; of images of
+    other classes about the share `unknown` is, None where that was not measured.
     """
 
     threshold: float
     known: float
-    unknown: float
     n: int
+    unknown: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+from urllib.parse import quote
+
+from markupsafe import Markup
 
 # What a terminal obeys or what turns a line around instead of being shown: C0, DEL, C1, the marks
 # and overrides of text direction, line and paragraph separators, and halves of surrogate pairs.
@@ -33,6 +37,14 @@ def cell(text: str) -> str:
     """
     shown = plain(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+def link(page: str | os.PathLike) -> Markup:
+    """Return a link to a report for a notebook.
+
+    A colon is escaped as well, so that no name of a folder is taken for a scheme.
+    """
+    return Markup('<a href="{}">report</a>').format(quote(os.fspath(page)))
 
 
 def _escape(sign: str) -> str:

@@ -9,7 +9,7 @@ from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import RunError
 from vitrail.models import Backbone, Identity, config_json, config_name
-from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import Normalisation, normalisation
 
@@ -21,12 +21,13 @@ def adopt(
 
     Class names are ImageNet's where there are 1,000 classes, else numbers. Images are normalised
     as `takes` says, by default as is known of weights from `source`. Raises RunError when the
-    folder exists, and for a model without classes or of clips.
+    folder exists, and for a model without classes or of other inputs than images.
     """
     config = model.config
-    if not config.classes or len(input_shape(config)) == 4:
-        kind = "takes clips" if config.classes else "has no classes"
-        raise RunError(f"{source} {kind}: a run folder is of a model that tells images' classes")
+    kind = input_kind(config)
+    if not config.classes or kind != "images":
+        what = f"takes {kind}" if config.classes else "has no classes"
+        raise RunError(f"{source} {what}: a run folder is of a model that tells images' classes")
     takes = takes or normalisation(source, Identity(config_name(config), "vitrail", config))
     mean, std = takes.mean, takes.std
     labels = Labels(_class_names(config.classes), tuple(config.image), config.channels, mean, std)

@@ -51,6 +51,7 @@ from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Scores, at_rest
+from vitrail.tasks.unknowns import left_out
 from vitrail.training.journal import Journal
 from vitrail.units import counted, seconds
 
@@ -193,7 +194,7 @@ def conclude(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
         )
         mistakes = _mistakes(trained, verdict, shipped.labels)
-        seen = _looks(trained, desk, verdict, most)
+        seen, unknown = _looks(trained, desk, verdict, most)
     latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
         model=gathered.model_facts(trained.subject),
@@ -218,6 +219,8 @@ def conclude(
         run=str(run.path),
         **judged,
     )
+    if facts.refusal is not None:
+        facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
     run.write_text(run.looks, seen.table)
@@ -237,17 +240,22 @@ def _affordable(desk: Desk, shipped: Shipped) -> int:
     return MOST if limit is None else max(LEAST, int(LOOKING * limit / shipped.latency_s))
 
 
-def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> Looks:
-    """Return which of up to `most` images deserve a look."""
+def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[Looks, float | None]:
+    """Return which of up to `most` images deserve a look, and which share of images of unknown
+    classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
-    groups = looks.of_fit(
-        desk.inspection, {**parts, "test": verdict.pixels},
-        lambda images: workshop.outputs(network, recipe, images).values.numpy(),
-        most=min(most, looks.LOOKED),
-    )  # fmt: skip
-    return looks.looks(desk.inspection, groups)
+    some = looks.sampled({**parts, "test": verdict.pixels}, min(most, looks.LOOKED))
+    seen = {
+        name: workshop.outputs(network, recipe, images).values.numpy()
+        for name, images in some.items()
+    }
+    told, right = None, trained.scores.figures.get("accuracy", 0.0)
+    if not recipe.task.several:
+        told = left_out(seen["train"], some["train"].labels, seen["val"], some["val"].labels)
+    unknown = told.told if told is not None and told.speaks_of(right) else None
+    return looks.looks(desk.inspection, looks.of_fit(desk.inspection, some, seen)), unknown
 
 
 def _decoding(desk: Desk, recipe: Recipe) -> Decoding | None:

@@ -15,6 +15,7 @@ from vitrail.data.cache import Pixels, pixels
 from vitrail.data.gate import inspect
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
+from vitrail.data.source import Source
 from vitrail.data.split import Part, divide
 from vitrail.engines.int8 import Images, Score
 from vitrail.errors import DataError
@@ -41,28 +42,8 @@ def real_images(
     Raises DataError.
     """
     own = from_json(recipe).data if "data" in recipe else None
-    if data is None and own is None:
-        raise DataError(
-            f"run folder {run.path} does not say what it learned from: give images in a folder "
-            "per class by --data"
-        )
     rules = own or Data("")
-    try:
-        spec = os.fspath(data) if data is not None else rules.spec
-        source = open_source(spec, several=labels.several)
-    except DataError as error:
-        if data is not None:
-            raise
-        raise DataError(
-            f"the images that {run.path} learned from are gone ({error}): give images in a folder "
-            "per class by --data"
-        ) from error
-    unknown = sorted(set(source.classes) - set(labels.classes))
-    if unknown:
-        raise DataError(
-            f"{source.origin} has a class {unknown[0]!r} that {run.path} does not know: give "
-            f"images of {', '.join(labels.classes[:5])}{' ...' if len(labels.classes) > 5 else ''}"
-        )
+    source = _source(run, own, labels, data)
     found = inspect(source, progress=progress, threshold=rules.threshold)
     # Deep images are scaled as in the training, whatever these would ask for.
     found = replace(found, source=replace(found.source, ranges=labels.ranges))
@@ -80,6 +61,35 @@ def real_images(
     )
     score, name = _judge(task_of(recipe), _targets(held, split.classes, labels), labels)
     return Images(train.take(np.arange(len(train))), held.take(np.arange(len(held))), score, name)
+
+
+def _source(
+    run: RunFolder, own: Data | None, labels: Labels, data: str | os.PathLike | None
+) -> Source:
+    """The images of `data`, else those that the run learned from. Raises DataError."""
+    what = (
+        "a table of images and their labels" if labels.several else "images in a folder per class"
+    )
+    spec = data if data is not None or own is None else own.spec
+    if spec is None:
+        raise DataError(
+            f"run folder {run.path} does not say what it learned from: give {what} by --data"
+        )
+    try:
+        source = open_source(os.fspath(spec), several=labels.several)
+    except DataError as error:
+        if data is not None:
+            raise
+        raise DataError(
+            f"the images that {run.path} learned from are gone ({error}): give {what} by --data"
+        ) from error
+    unknown = sorted(set(source.classes) - set(labels.classes))
+    if unknown:
+        raise DataError(
+            f"{source.origin} has a class {unknown[0]!r} that {run.path} does not know: give "
+            f"images of {', '.join(labels.classes[:5])}{' ...' if len(labels.classes) > 5 else ''}"
+        )
+    return source
 
 
 def _targets(held: Pixels, classes: Sequence[str], labels: Labels) -> Tensor:

@@ -54,28 +54,30 @@ def looks(found: Inspection, groups: Sequence[Group]) -> Looks:
     return Looks(shown, as_csv(listed))
 
 
-def of_fit(
-    found: Inspection, parts: Mapping[str, Pixels], embed: Embed, *, most: int = LOOKED
-) -> list[Group]:
-    """Return suspected labels and outliers among up to `most` "train", "val" and "test" images.
-
-    `embed` maps the images of a part to features (N, D). Labels are held against models that
-    never saw them, on small pixels or on those features, whichever tells the images apart better
-    that the network did not learn from. Several labels an image are not judged.
-    """
+def sampled(parts: Mapping[str, Pixels], most: int) -> dict[str, Pixels]:
+    """Return up to `most` images, evenly from all parts."""
     total = sum(map(len, parts.values()))
-    some = {
-        name: part.first(max(1, most * len(part) // total)) if total > most else part
-        for name, part in parts.items()
-    }
+    if total <= most:
+        return dict(parts)
+    return {name: part.first(max(1, most * len(part) // total)) for name, part in parts.items()}
+
+
+def of_fit(
+    found: Inspection, some: Mapping[str, Pixels], features: Mapping[str, np.ndarray]
+) -> list[Group]:
+    """Return suspected labels and outliers among some "train", "val" and "test" images.
+
+    `features` (N, D) are what the network sees in each part. Labels are held against models that
+    never saw them, on small pixels or on those features, whichever tells the images apart better
+    that the network did not learn from. No label is suspected where neither tells them apart, and
+    several labels an image are not judged.
+    """
     keys = [key for part in some.values() for key in part.keys]
-    seen = View(
-        "the network's features",
-        suspects.scaled(np.concatenate([embed(part) for part in some.values()])),
-    )
+    seen = View("the network's features", suspects.scaled(np.concatenate([*features.values()])))
     if found.source.several:
         return [_alone(keys, seen, found)]
     labels = np.concatenate([part.labels for part in some.values()])
+    total = len(found)
     said = f" Of {total:,} images {len(keys):,} were looked at." if len(keys) < total else ""
     judged = np.concatenate([np.full(len(p), name != "train") for name, p in some.items()])
     pixels = np.concatenate([small(part.take(np.arange(len(part)))) for part in some.values()])
@@ -90,10 +92,8 @@ def of_fit(
         f"of fold). For {percent(right)} of the held-back ones it names the label that they have, "
         f"so some of these images are hard rather than wrongly labelled.{said}"
     )
-    return [
-        _labels(keys, suspects.suspects(shares, labels), labels, found, explained),
-        _alone(keys, view, found),
-    ]
+    suspected = suspects.suspects(shares, labels) if suspects.tells(right, labels[judged]) else []
+    return [_labels(keys, suspected, labels, found, explained), _alone(keys, view, found)]
 
 
 def of_evaluation(

@@ -13,7 +13,7 @@ from vitrail import checkpoint
 from vitrail.checkpoint import FOLDER
 from vitrail.errors import CheckpointError
 from vitrail.models import Identity, catalog
-from vitrail.models.trunk.backbone import IMAGENET
+from vitrail.models.trunk.backbone import IMAGENET, input_kind
 from vitrail.models.trunk.figures import inputs
 
 # Pillow's numbers of ways to resize, as transformers writes them.
@@ -45,7 +45,13 @@ def normalisation(
     preprocessor_config.json, a run's labels.json), then what a training script kept in the file,
     what is known of weights of this name, and what the variant's published weights take. Weights
     of other than three channels, of which nobody says anything, take mean and deviation 0.5.
+    Raises CheckpointError for weights whose inputs have no pixels.
     """
+    if (kind := input_kind(identity.config)) == "series":
+        file = "they are" if isinstance(reference, Mapping) else f"{os.fspath(reference)} is"
+        raise CheckpointError(
+            f"{file} {identity.name}, which takes {kind}: give weights of a model of images"
+        )
     channels = identity.config.channels
     for mean, std, way in _said(reference, identity):
         if len(mean) == len(std) == channels and all(value > 0 for value in std):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import catalog, identify, load
-from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.recipes.recipe import Data
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
@@ -95,7 +95,7 @@ def _published(spec: str, seen: Normal, channels: int) -> Teacher:
             f"{spec} may be {' or '.join((known.name, *known.rivals))}, which compute different "
             "things with the same tensors: make a run of it by `vitrail load --model`"
         )
-    if len(input_shape(known.config)) != 3:
+    if input_kind(known.config) != "images":
         raise ConfigError(f"{spec} is {known.name}, which takes no images: give another teacher")
     _require_channels(spec, known.config.channels, channels)
     takes = normalisation(reference, known)

@@ -15,8 +15,8 @@ from vitrail.models import create
 from vitrail.recipes.defaults import precision_on
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.training.activations import saving
 from vitrail.training.device import Precision
-from vitrail.training.lean import Lean
 
 # So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
 WORTH = 1.1
@@ -84,7 +84,7 @@ def training_rate(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(size, one.model["channels"], *one.image, device=where)
     labels = torch.randint(0, one.model["classes"], (size,), device=where)
-    less = Lean(model)
+    less = saving(None, model, (batch, *images.shape[1:]), where)
     low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def step() -> float:

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,27 @@ STUDY = "study.sqlite"
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of a study, kept in its folder for `--resume`."""
+    """The arguments of a study, kept in its folder for `--resume`.
+
+    `only` names some of the arms; the baseline always takes part. Raises ConfigError.
+    """
 
     name: str
-    data: str
-    seeds: int
-    epochs: int
-    only: tuple[str, ...]
-    device: str
-    threads: int
+    data: str = "fashion-sample"
+    seeds: int = 3
+    epochs: int = 8
+    only: tuple[str, ...] = ()
+    device: str = "auto"
+    threads: int = field(default_factory=cores)
     group_by: str | None = None
 
     def __post_init__(self) -> None:
+        if self.name not in PLANS:
+            raise ConfigError(f"study {self.name!r} is unknown: {nearest(self.name, [*PLANS])}")
+        arms = PLANS[self.name].arms
+        for arm in self.only:
+            if arm not in arms:
+                raise ConfigError(f"arm {arm!r} of {self.name} is unknown: {nearest(arm, [*arms])}")
         if self.seeds < 1 or self.epochs < 1 or self.threads < 1:
             raise ConfigError(
                 f"seeds is {self.seeds}, epochs {self.epochs}, threads {self.threads}: expected 1 "
@@ -65,57 +74,41 @@ class Asked:
             )
 
 
-def study(
-    name: str,
-    data: str | Path = "fashion-sample",
-    *,
-    seeds: int = 3,
-    epochs: int = 8,
-    only: Sequence[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    group_by: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-) -> tuple[Path, StudyFacts]:
-    """Train, test and compare the arms of a study; returns its folder and what came out.
+def study(asked: Asked, out: Path, console: Console | None = None) -> StudyFacts:
+    """Train, test and compare the arms of a study in the folder `out`; returns what came out.
 
-    `only` names some of the arms; the baseline always takes part. With `resume` the study in
-    `out` is continued with its own arguments. Raises VitrailError.
+    Raises VitrailError.
     """
     view = View(console)
-    plan = PLANS.get(name)
-    if plan is None:
-        raise ConfigError(f"study {name!r} is unknown: {nearest(name, [*PLANS])}")
-    for arm in only:
-        if arm not in plan.arms:
-            raise ConfigError(f"arm {arm!r} of {name} is unknown: {nearest(arm, [*plan.arms])}")
-    folder = Path(out) if out is not None else Path(f"study-{name}")
-    asked = Asked(name, str(data), seeds, epochs, tuple(only), device, threads or cores(), group_by)
-    if not resume:
-        RunFolder.check_free(folder)
+    RunFolder.check_free(out)
     # Before the folder is made: wrong data leave none.
-    images = None if resume else _read(asked, view)
-    with RunFolder.create(folder, resume=resume) as run:
-        if resume:
-            asked = _asked(run.path)
-        else:
-            run.write_json(run.path / ASKED, to_json(asked))
-        with interruptible(_again(asked, run.path)), view.shown():
-            facts = _Study(asked, images or _read(asked, view), run.path, view).run()
-        run.write_json(run.path / RESULT, to_json(facts))
-        run.write_text(run.path / PAGE, render_study(facts))
-    return run.path, facts
+    images = _read(asked, view)
+    with RunFolder.create(out) as run:
+        run.write_json(run.path / ASKED, to_json(asked))
+        return _finish(asked, images, run, view)
+
+
+def resume(out: Path, console: Console | None = None) -> StudyFacts:
+    """Continue the study in the folder `out`, as it was asked for; returns what came out.
+
+    Raises VitrailError.
+    """
+    view = View(console)
+    with RunFolder.create(out, resume=True) as run:
+        return _finish(_asked(run.path), None, run, view)
+
+
+def _finish(asked: Asked, images: Read | None, run: RunFolder, view: View) -> StudyFacts:
+    """Train what is missing, and write the result and its page."""
+    with interruptible(_again(asked, run.path)), view.shown():
+        facts = _Study(asked, images or _read(asked, view), run.path, view).run()
+    run.write_json(run.path / RESULT, to_json(facts))
+    run.write_text(run.path / PAGE, render_study(facts))
+    return facts
 
 
 def _asked(folder: Path) -> Asked:
-    remedy = "start a new study without --resume"
-    asked = read_json(folder / ASKED, Asked, remedy=remedy)
-    plan = PLANS.get(asked.name)
-    if plan is None or not {*asked.only} <= {*plan.arms}:
-        raise RunError(f"{folder / ASKED} names a study or arms that do not exist: {remedy}")
-    return asked
+    return read_json(folder / ASKED, Asked, remedy="start a new study without --resume")
 
 
 def _read(asked: Asked, view: View) -> Read:

@@ -88,7 +88,7 @@ class Classification:
         threshold below which an answer is "none of these"."""
         logits, truth = outputs.values, outputs.targets
         temperature = metrics.fit_temperature(logits, truth)
-        cut = unknowns.threshold(logits, truth, temperature)
+        cut = unknowns.threshold(logits, temperature)
         return replace(labels, temperature=temperature, threshold=cut)
 
     def served(self, model: nn.Module, labels: Labels) -> nn.Module:
@@ -117,7 +117,7 @@ class Classification:
             "calibration": CalibrationFacts(
                 labels.temperature, before.error, after.error, _bins(after), _bins(before)
             ),
-            "refusal": None if cut is None else _refusal(logits, truth, labels.temperature, cut),
+            "refusal": None if cut is None else _refusal(logits, labels.temperature, cut),
         }
 
     def against(
@@ -193,9 +193,9 @@ def _score(logits: Tensor, labels: Tensor) -> TestScore:
     )
 
 
-def _refusal(logits: Tensor, truth: Tensor, temperature: float, cut: float) -> RefusalFacts:
-    found = unknowns.refused(logits, truth, temperature, cut)
-    return RefusalFacts(cut, found.known, found.unknown, found.n)
+def _refusal(logits: Tensor, temperature: float, cut: float) -> RefusalFacts:
+    below = unknowns.surest(logits, temperature) < cut
+    return RefusalFacts(cut, float(below.double().mean()), len(below))
 
 
 def _bins(found: metrics.Calibration) -> list[CalibrationBin]:

@@ -78,7 +78,7 @@ def out_of_fold(
         asked, known = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
         if not len(asked):
             continue
-        known = _spread(known, labels)
+        known = spread(known, labels, MOST)
         prior = marks[known].mean(0) if len(known) else np.full(classes, 1 / classes)
         scores[asked] = prior
         if len(known):
@@ -89,12 +89,12 @@ def out_of_fold(
     return (torch.from_numpy(scores) / temperature).softmax(1).numpy()
 
 
-def _spread(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """At most `MOST` of the rows, evenly over the classes."""
-    if len(rows) <= MOST:
+def spread(rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the rows, int64 (n,), evenly over the classes."""
+    if len(rows) <= most:
         return rows
     ordered = rows[np.argsort(labels[rows], kind="stable")]
-    return ordered[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
+    return ordered[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def suspects(shares: np.ndarray, labels: np.ndarray) -> list[Suspicion]:
@@ -115,6 +115,16 @@ def suspects(shares: np.ndarray, labels: np.ndarray) -> list[Suspicion]:
     ordered = found[np.argsort(-gap[found], kind="stable")]
     return [Suspicion(int(row), int(guesses[row]), float(shares[row, guesses[row]]))
             for row in ordered]  # fmt: skip
+
+
+def tells(right: float, labels: np.ndarray) -> bool:
+    """Tell whether answers that are `right` so often know more than which class is commonest.
+
+    `labels` int64 (N,) are those of the images that were asked about. Chance alone would say so
+    once in twenty times.
+    """
+    common = np.bincount(labels).max() / len(labels)
+    return right > common + 1.645 * np.sqrt(common * (1 - common) / len(labels))
 
 
 def outliers(features: np.ndarray) -> list[tuple[int, float]]:

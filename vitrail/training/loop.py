@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.training import optimizer as optimizers
+from vitrail.training.activations import Saving, saving
 from vitrail.training.average import Average
 from vitrail.training.batch import Batch, Batches
 from vitrail.training.clipping import clip_units
 from vitrail.training.device import open_fabric, reduced
 from vitrail.training.interrupt import Interrupted, Stopping
 from vitrail.training.journal import Recorder
-from vitrail.training.lean import Lean
 from vitrail.training.learner import Handed, Learner, Turn
 from vitrail.training.objective import Step, detached
 from vitrail.training.plan import Place, Plan
@@ -203,7 +203,7 @@ class _Machine:
         if two is not None:
             made.append(optimizers.build(two.optimizer, learner, chosen))
         self.net, *self.steppers = fabric.setup(learner, *made)
-        self.less = Lean(learner.model) if plan.steps.lean else nullcontext
+        self.less: Saving | None = None
         names = ("optimizer", "second")
         self.named = {n: s.optimizer for n, s in zip(names, self.steppers, strict=False)}
 
@@ -227,6 +227,15 @@ class _Machine:
             return Row(torch.cat([row.values, before.values[parts:], loss]), names)
         return self._turn(self.steppers[0], feeds.first, step, "first")
 
+    def _saving(self, images: Tensor) -> Saving:
+        """What is around every forward pass, decided at the first."""
+        if self.less is None:
+            # Processes on one CPU share its memory; accelerators have each their own.
+            where, model = images.device, self.learner.model
+            share = self.fabric.world_size if where.type == "cpu" else 1
+            self.less = saving(self.plan.steps.lean, model, images.shape, where, share)
+        return self.less
+
     def _turn(
         self, stepper: optimizers.Stepper, feed: Iterator[Batch], step: Step, turn: Turn
     ) -> Row:
@@ -234,8 +243,9 @@ class _Machine:
         losses, told = [], []
         for part in range(steps.accumulate):
             batch = Handed(next(feed).to(fabric.device))
+            less = self._saving(batch.batch.images)
             with fabric.no_backward_sync(self.net, enabled=part < steps.accumulate - 1):
-                with self.less(), _several():
+                with less(), _several():
                     terms = self.net(batch, step, turn)
                 fabric.backward(terms["loss"] / steps.accumulate)
             losses.append(terms["loss"].detach())

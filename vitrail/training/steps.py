@@ -17,7 +17,8 @@ class Steps:
     the largest norm of the gradient, `units` the largest of each output's gradient as a share of
     the norm of its weights (adaptive clipping), `ema` the decay of the average of the weights;
     None for no clipping, no average. `save_s` are the seconds between two snapshots. `lean`
-    computes cheap activations again instead of keeping them: a quarter to a third less memory.
+    computes cheap activations again instead of keeping them: a quarter to a third less memory;
+    None is where they would take more than half of the memory that is free.
     """
 
     total: int
@@ -27,7 +28,7 @@ class Steps:
     ema: float | None = 0.999
     precision: Precision = "32-true"
     save_s: float = 30.0
-    lean: bool = True
+    lean: bool | None = None
     units: float | None = None
 
     def __post_init__(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.protocols import Restores
 from vitrail.layers.residual import Blocks
+
+InputKind = Literal["images", "clips", "series"]
 
 
 class Config(Protocol):
@@ -281,10 +283,24 @@ class Isotropic(Backbone):
         return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
 
+def input_kind(config: Any) -> InputKind:
+    """Return what a model takes: "images", unless its Config has an `input_kind` of its own."""
+    return getattr(config, "input_kind", "images")
+
+
 def input_shape(config: Any) -> tuple[int, ...]:
-    """What a model takes, without the batch: (channels, H, W), of clips (channels, T, H, W)."""
-    frames = getattr(config, "frames", 1)
-    return (config.channels, *((frames,) if frames > 1 else ()), *config.image)
+    """Return the shape of what a model takes, without the batch: of images (channels, H, W), of
+    clips (channels, T, H, W), of series (T, features)."""
+    kind = input_kind(config)
+    if kind == "series":
+        return config.length, config.features
+    return (config.channels, *((config.frames,) if kind == "clips" else ()), *config.image)
+
+
+def input_words(config: Any) -> str:
+    """Return what a model takes in words: "224x224 images", "16x224x224 clips", "64x2 series"."""
+    kind, shape = input_kind(config), input_shape(config)
+    return f"{'x'.join(map(str, shape if kind == 'series' else shape[1:]))} {kind}"
 
 
 def check_image(image: Tensor, config: Any, family: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.models.trunk.backbone import input_shape
+from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.models.trunk.positions import Grid, Table, rows
 
 Sizes = tuple[int, ...]
@@ -23,15 +23,18 @@ LONGEST = 1 << 15  # no side of an image is longer
 def fitted(config: Any, state: Mapping[str, Tensor], module: Any) -> Any:
     """Return `config` with the classes, channels and image that the shapes of `state` tell.
 
-    `state` has the names of the config's model. A size stays where it explains what is found.
-    Shapes that two images explain, as a table of 8 x 18 places may be one of 12 x 12, are taken
-    for the image closest in shape to the config's own. None if no image explains them.
+    A size stays where it explains what is found. Tensors that the config's model has not, or has
+    with another number of axes, tell nothing. Shapes that two images explain, as a table of 8 x 18
+    places may be one of 12 x 12, are taken for the image closest in shape to the config's own. None
+    if no image explains them.
     """
     own = getattr(module, "fitted", None)
     if own is not None:
         return own(config, state)
     told = replace(config, **_counts(config, state, module))
-    for found in _likely(told, state, rows(config, module)):
+    ours = _shapes(module, config)
+    known = {n: v for n, v in state.items() if n in ours and v.ndim == len(ours[n])}
+    for found in _likely(told, known, rows(config, module)):
         try:
             expected = _shapes(module, found)
         except ValueError:  # too small for such a network
@@ -63,7 +66,7 @@ def _counts(config: Any, state: Mapping[str, Tensor], module: Any) -> dict[str, 
             found["classes"] = have[0]
         elif len(shape) > 1 and have[0] == shape[0] and have[2:] == shape[2:]:
             channels, rest = divmod(have[1] * config.channels, shape[1])
-            if not rest:
+            if channels and not rest:
                 found.setdefault("channels", channels)
     return found
 
@@ -132,7 +135,7 @@ def _factors(number: int | None, count: int) -> Iterator[Grid]:
 
 def _sized(config: Any, sizes: Sizes) -> Any:
     """The config for images of (H, W), or for clips of (T, H, W)."""
-    frames = {"frames": sizes[0]} if len(sizes) > 2 else {}
+    frames = {"frames": sizes[0]} if input_kind(config) == "clips" else {}
     return replace(config, image=sizes[-2:], **frames)
 
 

@@ -16,10 +16,13 @@ from vitrail.methods.adapter import Bottleneck
 from vitrail.methods.lora import LowRank
 from vitrail.models import create, small_configs
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
+from vitrail.recipes.build import Builder
+from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Place, Plan, train
 from vitrail.training.optimizer import AdamW
 from vitrail.training.schedule import Schedule
+from vitrail.training.steps import Steps
 
 METHODS: dict[str, Any] = {
     "vpt": VPT(3, dropout=0.2),
@@ -233,3 +236,20 @@ def test_biases_and_norms_are_asked_for_where_there_are_none():
         BiasTuning().check(create("resnet_18", image=(32, 32)))
     with pytest.raises(ConfigError, match="norm_tuning trains LayerNorms, and this model has"):
         NormTuning().check(create("resnet_18", image=(32, 32)))
+
+
+# ---- on published weights --------------------------------------------------------------
+
+
+def test_a_builder_draws_the_same_prompts_whenever_it_read_the_checkpoint(tmp_path):
+    source: Any = create("cct_2_3x2_32", classes=10)
+    torch.save(source.state_dict(), tmp_path / "cct.pth")
+    settings = ["model=cct_2_3x2_32", "methods=vpt", f"pretrained={tmp_path / 'cct.pth'}"]
+    recipe = amend(Recipe({}, Data("x"), Steps(1, 1)), settings)
+    builder = Builder()
+    one, two, other = (b.learner(recipe).state_dict() for b in (builder, builder, Builder()))
+    assert "model.prompts.tokens.0" in one
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    kept = one["model.blocks.0.block.mixer.qkv.weight"]
+    assert torch.equal(kept, source.state_dict()["blocks.0.mixer.qkv.weight"])

@@ -24,18 +24,15 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.attention import Attention
-from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid
-from vitrail.layers.residual import Block, Blocks, rising
 from vitrail.models import beit, cait, deepvit, deit, flexivit, t2t_vit, vit, xcit
 from vitrail.models.names import segmenter as names
+from vitrail.models.parts.mask_transformer import MaskDecoder, MaskTransformer
 from vitrail.models.trunk import hosts
 from vitrail.models.trunk.backbone import HALF, Backbone, check_image
 from vitrail.models.trunk.dense import Dense, DenseVariant
@@ -56,16 +53,7 @@ class LinearDecoder:
     """One linear layer for every patch."""
 
 
-@dataclass(frozen=True)
-class MaskDecoder:
-    """The mask transformer: `depth` blocks of `dim` channels (0: as wide as the encoder) and
-    `heads` (0: one for every 64 channels)."""
-
-    depth: int = 2
-    dim: int = 0
-    heads: int = 0
-    dropout: float = 0.1
-    drop_path: float = 0.0
+_USUAL = MaskDecoder()
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class Config(hosts.Hosted):
         | vit.Config
         | xcit.Config
     ) = Encoder()
-    decoder: LinearDecoder | MaskDecoder = MaskDecoder()
+    decoder: LinearDecoder | MaskDecoder = _USUAL
 
 
 _T, _S = Encoder(), Encoder(dim=384, heads=6, hidden=1536)
@@ -112,6 +100,12 @@ def _reads(config: Config, short: int) -> Sliding:
     return Sliding(side, side - 32, short=short)
 
 
+def _deit(size: Encoder, side: int) -> deit.Config:
+    """Return DeiT's own config of an encoder's sizes for images of `side` pixels."""
+    sizes = size.dim, size.depth, size.heads, size.hidden, size.patch
+    return deit.Config(*sizes, image=(side, side), classes=size.classes)
+
+
 # Those of DeiT take ImageNet's mean and deviation, the others began with AugReg's weights.
 DENSE = {
     name: DenseVariant(
@@ -125,6 +119,26 @@ DENSE = {
         note="counted are 334.8" if dataset == "Cityscapes" else "",
     )
     for name, config, params_m, dataset, miou, scales, short in _ROWS
+}
+# mmsegmentation's weights: another encoder, other rates of dropping in the decoder, own figures.
+_MASK = MaskDecoder(dropout=0.0, drop_path=0.1)
+DENSE |= {
+    f"{name}_mmseg": DenseVariant(
+        config,
+        dataset="ADE20K",
+        miou=miou,
+        miou_scales=scales,
+        reads=_reads(config, short=config.host.image[0]),
+        takes=HALF,
+    )
+    for name, size, side, decoder, miou, scales in [
+        ("seg_t_mask_16", _T, 512, _MASK, 39.99, 40.83),
+        ("seg_s_16", _S, 512, LinearDecoder(), 45.75, 46.82),
+        ("seg_s_mask_16", _S, 512, _MASK, 46.19, 47.85),
+        ("seg_b_mask_16", _B, 512, _MASK, 49.60, 51.07),
+        ("seg_l_mask_16", _L, 640, _MASK, 52.16, 53.65),
+    ]
+    for config in [Config(_deit(size, side), decoder)]
 }
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the evaluation at several, each mirrored too
 NAMES = names.TABLES
@@ -171,53 +185,6 @@ def encoder(config: Encoder) -> deit.DeiT:
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5
     return made
-
-
-class DroppedBlock(Block):
-    """A pre-norm block with dropout behind both branches: (B, N, C) to the same."""
-
-    def __init__(self, dim: int, heads: int, dropout: float, drop_path: float) -> None:
-        mixer, ffn = Attention(dim, heads, dropout=dropout), Mlp(dim, 4 * dim, dropout=dropout)
-        super().__init__(dim, mixer, ffn, drop_path=drop_path)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x = x + self.drop_path(self.dropout(self.mixer(self.norm1(x))))
-        return x + self.drop_path(self.dropout(self.ffn(self.norm2(x))))
-
-
-class MaskTransformer(nn.Module):
-    """Patches and classes attend to each other, and their cosines are the scores: a map
-    (B, h, w, C) to (B, h, w, classes)."""
-
-    def __init__(self, config: MaskDecoder, width: int, classes: int) -> None:
-        super().__init__()
-        dim = config.dim or width
-        heads = config.heads or max(1, dim // 64)
-        if classes < 2:
-            raise ValueError(
-                f"classes is {classes}: the mask decoder compares classes with each other; count "
-                "the background as one and give two or more, or take the linear decoder"
-            )
-        self.classes = nn.Parameter(torch.empty(classes, dim))
-        self.proj = Linear(width, dim)
-        rates = rising(config.drop_path, config.depth)
-        self.blocks = Blocks([DroppedBlock(dim, heads, config.dropout, rate) for rate in rates])
-        self.norm = nn.LayerNorm(dim)
-        self.of_patches, self.of_classes = (Linear(dim, dim, bias=False) for _ in range(2))
-        self.scale = nn.LayerNorm(classes)
-        trunc_normal_linear(self)
-        nn.init.trunc_normal_(self.classes, std=0.02)
-        for layer in (self.of_patches, self.of_classes):
-            nn.init.normal_(layer.weight, std=dim**-0.5)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w k"]:
-        b, h, w, _ = x.shape
-        classes = self.classes.expand(b, -1, -1)
-        tokens = self.norm(self.blocks(torch.cat([self.proj(x.flatten(1, 2)), classes], 1)))
-        p, c = self.of_patches(tokens[:, : h * w]), self.of_classes(tokens[:, h * w :])
-        p, c = (y / y.norm(dim=-1, keepdim=True) for y in (p, c))
-        return self.scale(p @ c.mT).unflatten(1, (h, w))
 
 
 class Segmenter(Dense):

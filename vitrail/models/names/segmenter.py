@@ -1,7 +1,8 @@
 """The names that Segmenter's authors and mmsegmentation give to its parameters.
 
 The authors' encoder has a head for 1000 classes that nothing reads. mmsegmentation's ViT has
-torch's own attention, whose rows are packed as ours are.
+torch's own attention, whose rows are packed as ours are. Both have the same tensors and compute
+with other norms, so each has names for its own encoder only: a file cannot get into the other.
 """
 
 from __future__ import annotations
@@ -13,13 +14,7 @@ from torch import Tensor
 
 from vitrail.checkpoint import Row
 from vitrail.config import kind_of
-from vitrail.models.names import deit, vit
-
-_HOSTS: dict[str, Callable[[Any], list]] = {
-    "encoder": deit.TABLES["timm"],
-    "deit": deit.TABLES["timm"],
-    "vit": vit.TABLES["timm"],  # pyright: ignore[reportAssignmentType]
-}
+from vitrail.models.names import deit
 
 
 def within(prefix: str, rows: Sequence[Row]) -> list[Row]:
@@ -34,8 +29,7 @@ def within(prefix: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def _host(config: Any) -> list[Row]:
-    named = _HOSTS.get(kind_of(type(config.host)))
-    return within("backbone.", named(config.host)) if named else []
+    return within("backbone.", deit.TABLES["timm"](config.host))
 
 
 def _classes(value: Tensor) -> Tensor:
@@ -49,6 +43,8 @@ def _turned(value: Tensor) -> Tensor:
 
 
 def _authors(config: Any) -> list[Row]:
+    if kind_of(type(config.host)) != "encoder":
+        return []
     return [
         ("encoder.head.", None),
         ("encoder.head_dist.", None),
@@ -78,6 +74,8 @@ def _block(theirs: str, ours: str) -> list[Row]:
 
 
 def _mmseg(config: Any) -> list[Row]:
+    if kind_of(type(config.host)) != "deit":
+        return []
     linear = kind_of(type(config.decoder)) == "linear_decoder"
     scores: list[Row] = [
         ("decode_head.conv_seg.weight", "head.weight", lambda kernel: kernel.flatten(1)),

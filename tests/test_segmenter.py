@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from vitrail.layers.fold import deploy
 from vitrail.layers.position import bilinear_grid
 from vitrail.models import beit, cait, deepvit, deit, flexivit, segmenter, t2t_vit, vit, xcit
 from vitrail.models.segmenter import Config, Encoder, LinearDecoder, MaskDecoder
+from vitrail.models.trunk import sliding
 from vitrail.models.trunk.sliding import Copy, Sliding, anchors, enlarged
 from vitrail.models.trunk.told import told
 
@@ -329,6 +331,12 @@ def test_scales():
 def test_sizes_that_cannot_be_read(fields, message):
     with pytest.raises(ConfigError, match=message):
         Sliding(**{"window": 32, "stride": 16} | fields)
+
+
+@pytest.mark.parametrize("module", [segmenter, sliding], ids=lambda m: m.__name__)
+def test_examples_run(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted and not outcome.failed
 
 
 def test_nothing_to_read():

@@ -188,7 +188,20 @@ def encoder(config: Encoder) -> deit.DeiT:
 
 
 class Segmenter(Dense):
-    """An encoder of one resolution and a decoder: an image to scores (B, classes, H, W)."""
+    """An encoder of one resolution and a decoder: an image to scores (B, classes, H, W).
+
+    Raises ValueError for images of other channels. A larger picture is read in windows, as
+    `DENSE[name].reads` does by default.
+
+    Examples:
+        >>> import torch, vitrail
+        >>> model = vitrail.create("seg_t_mask_16", classes=21, image=(64, 64)).eval()
+        >>> model(torch.zeros(1, 3, 48, 70)).shape
+        torch.Size([1, 21, 48, 70])
+        >>> several = Sliding(window=64, stride=48, ratios=SCALES, mirrored=True)
+        >>> several.probabilities(model, torch.zeros(1, 3, 64, 80)).argmax(1).shape
+        torch.Size([1, 64, 80])
+    """
 
     undecayed = ("head.classes",)
 

@@ -1,4 +1,8 @@
-"""Segmenter's mask transformer, which reads a map together with an embedding of every class."""
+"""Segmenter's mask transformer, which reads a map together with an embedding of every class.
+
+Strudel et al., ICCV 2021, arXiv 2105.05633. Its blocks have dropout behind both branches, and the
+LayerNorm over classes gives cosines a scale, so that classes cannot be added after training.
+"""
 
 from __future__ import annotations
 

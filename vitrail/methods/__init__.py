@@ -4,10 +4,25 @@
 run applies them again before its weights are read.
 """
 
+from vitrail.methods.adapter import Adapter
 from vitrail.methods.dropout import Dropout
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
+from vitrail.methods.lora import LoRA
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
+from vitrail.methods.tuning import BiasTuning, NormTuning
+from vitrail.methods.vpt import VPT
 
-Methods = Dropout | Flexivit | Freeze | PatchDropout | PSS
+Methods = (
+    Adapter
+    | BiasTuning
+    | Dropout
+    | Flexivit
+    | Freeze
+    | LoRA
+    | NormTuning
+    | PatchDropout
+    | PSS
+    | VPT
+)

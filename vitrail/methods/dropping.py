@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vitrail.errors import ConfigError
 from vitrail.layers.position import BiasTable
 from vitrail.layers.protocols import Patchwise
+from vitrail.methods.adapting import adapted_by
 from vitrail.methods.method import Quiet, available, seams, works
 
 
@@ -224,7 +225,11 @@ def choose(model: nn.Module, keep: float) -> nn.Module:
 
 
 def require_single(name: str, model: nn.Module) -> None:
-    """Raise ConfigError where another method leaves out patches of a model already."""
+    """Raise ConfigError where another method leaves out patches of a model, or adds tokens."""
+    if adapted_by(model) == "vpt":
+        raise ConfigError(
+            f"{name} comes after vpt, whose prompts it would count as patches: take one of them"
+        )
     if any(isinstance(module, Leaving) for module in model.modules()):
         raise ConfigError(
             f"{name} comes after another method that leaves patches out: take either patch_dropout "

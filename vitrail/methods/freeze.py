@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.methods.adapting import frozen, require_alone
 from vitrail.methods.method import Quiet, seams
 
 
 @dataclass(frozen=True)
 class Freeze(Quiet):
     """Freezes all but the head and, with `blocks` above 0, the last so many blocks.
+
+    With 0 blocks this is a linear probe; with k, norm and pool are trained too: "partial-k".
 
     vitrail train --set methods=freeze --set methods.0.blocks=2 --set pretrained=cat.pth ...
     """
@@ -29,6 +32,7 @@ class Freeze(Quiet):
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless the model has a head to train and so many blocks."""
+        require_alone("freeze", model)
         head = model.get_submodule("head") if hasattr(model, "head") else None
         if head is None or not any(True for _ in head.parameters()):
             raise ConfigError("freeze leaves the head to be trained, and this model has none")
@@ -38,8 +42,7 @@ class Freeze(Quiet):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Switch off the gradients of all that is not trained; returns the model."""
-        model.requires_grad_(False)
-        model.get_submodule("head").requires_grad_(True)
+        frozen("freeze", model)
         if self.blocks:
             places = seams(model, "blocks.*", "stages.*.blocks.*")
             for seam in places[len(places) - self.blocks :]:

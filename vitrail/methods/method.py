@@ -98,10 +98,18 @@ def works(method: Method, model: Any) -> bool:
 
     The copy computes shapes alone, so this takes milliseconds.
     """
-    copy = deepcopy(model).to("meta").train()
+    return trial(method, deepcopy(model))
+
+
+def trial(method: Method, copy: Any) -> bool:
+    """Apply a method to `copy`, without its weights, and tell whether a training step goes through.
+
+    Parameters that the step reached have gradients then, of shapes alone.
+    """
+    copy.to("meta").train()
     try:
         dtype = next(copy.parameters()).dtype
-        image = torch.zeros(2, *input_shape(model.config), device="meta", dtype=dtype)
+        image = torch.zeros(2, *input_shape(copy.config), device="meta", dtype=dtype)
         outputs = method.apply(copy)(image)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         first.sum().backward()

@@ -57,6 +57,9 @@ class Builder:
                 torch.manual_seed(recipe.seed)
                 self._starts[key] = start(recipe.config, recipe.pretrained).state_dict()
             model.load_state_dict(self._starts[key])
+            if recipe.methods:
+                # What a method draws must not depend on whether the checkpoint was read just now.
+                torch.manual_seed(recipe.seed)
         return changed(model, recipe.methods, recipe.task)
 
     def learner(self, recipe: Recipe) -> Learner:

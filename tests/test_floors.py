@@ -41,9 +41,12 @@ ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "sasa": {"resnet"},
+    "segmenter": {
+        "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "xcit",
+    },
     "senet": {"resnet"},
     "vit_hybrid": {"vit"},
-}
+}  # fmt: skip
 # rooms of the package of models that every paper may enter
 ROOMS = {"trunk", "names", "parts"}
 

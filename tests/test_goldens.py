@@ -5,10 +5,13 @@ what is changed of it; `maps` names the outputs that are its features, channels 
 output "stem" is what an embedding cuts, before positions; `kept` names entries of the state that
 the reference did not fill but computed, and where ours are found; `unread` names parts of names of
 parameters that the reference has but never reads. A network of series has the file's name in
-`create`, and `lengths` where its series are padded.
+`create`, and `lengths` where its series are padded. An output "at_row3_col5" is that of one pixel
+of the logits.
 """
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ FILES = golden.files()
 def test_golden(path):
     expected = golden.read(path)
     name, changes = expected["create"]
-    if name in vitrail.catalog():
+    if name in vitrail.catalog() or name in models.dense():
         config = models.resolve(name, **changes)
     else:
         config = models.config_from_json({"family": name, **changes})
@@ -52,13 +55,22 @@ def test_golden(path):
         if named := expected.get("maps"):
             maps = [m.movedim(-1, 1) for m in model.features(x)]
             outputs |= dict(zip(named, maps, strict=True))
+        for place in expected["outputs"]:
+            if pixel := re.fullmatch(r"at_row(\d+)_col(\d+)", place):
+                outputs[place] = outputs["logits"][..., int(pixel[1]), int(pixel[2])]
         for extra in set(expected["outputs"]) - set(outputs):
             outputs[extra] = model.head.outputs(model.embedding(x))[extra]
     for key, figures in expected["outputs"].items():
         assert golden.deviation(outputs[key], figures) <= 1e-6, key
 
 
-PUBLISHED = [p for p in FILES if set(golden.read(p)["create"][1]) <= {"image", "frames", "classes"}]
+# Those that `identify` knows: image backbones of published sizes.
+PUBLISHED = [
+    p
+    for p in FILES
+    for name, changes in [golden.read(p)["create"]]
+    if name in models.catalog() and set(changes) <= {"image", "frames", "classes"}
+]
 
 
 # One of each family is enough for every day.

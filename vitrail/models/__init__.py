@@ -1,7 +1,9 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
-of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config.
+of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
+answers for every pixel has DENSE in place of VARIANTS, whose names they know as well.
 
 catalog()                   every published variant by name
+dense()                     every published network of maps by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
 identify(file)              which variant a file is, and whose names it uses
@@ -14,6 +16,7 @@ from vitrail.models.trunk.catalog import (
     config_json,
     config_name,
     create,
+    dense,
     families,
     family_of,
     module_of,
@@ -33,6 +36,7 @@ __all__ = [
     "config_json",
     "config_name",
     "create",
+    "dense",
     "families",
     "family_of",
     "identify",

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from vitrail.measure.counts import counts
-from vitrail.models import catalog, families
+from vitrail.models import catalog, families, networks
 from vitrail.models.trunk import figures
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.models.trunk.catalog import shapes, skeleton
@@ -61,7 +61,33 @@ def page() -> str:
             lines.append(f"| {name} | {' | '.join(told)} | {image} |")
         notes = {v.note: name for name, v in reversed(module.VARIANTS.items()) if v.note}
         lines += ["", *(f"{name}: {note}" for note, name in notes.items())] if notes else []
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *every_pixel()]) + "\n"
+
+
+def every_pixel() -> list[str]:
+    """Return the chapter of the networks that answer for every pixel."""
+    lines = [
+        "",
+        "## For every pixel",
+        "",
+        "Networks of maps (B, classes, H, W), in no catalog of backbones; `create` and `load` take",
+        "their names. Mean intersection over union in per cent as published, at one scale and at",
+        "several mirrored ones.",
+    ]
+    for module in (m for m in networks().values() if hasattr(m, "DENSE")):
+        title, paper = heading(module)
+        lines += ["", title, "", paper, ""]
+        lines += [
+            "| network | params M | data | mIoU % | at several scales % | image |",
+            "| --- | --: | --- | --: | --: | --: |",
+        ]
+        for name, v in module.DENSE.items():
+            told = ("-" if f is None else f"{f:g}" for f in (v.miou, v.miou_scales))
+            image = "x".join(map(str, v.config.image))
+            params = "-" if v.params_m is None else f"{v.params_m:g}"
+            lines.append(f"| {name} | {params} | {v.dataset} | {' | '.join(told)} | {image} |")
+        lines += ["", *(f"{name}: {v.note}" for name, v in module.DENSE.items() if v.note)]
+    return lines
 
 
 def counted(name: str) -> figures.Counted:

@@ -66,6 +66,19 @@ def catalog() -> Mapping[str, Variant]:
     return MappingProxyType(found)
 
 
+@lru_cache(maxsize=1)
+def dense() -> Mapping[str, Variant]:
+    """Return every published network that answers for each pixel, by name, with its file's name as
+    the family: those of `DENSE` in the files of networks."""
+    return MappingProxyType(
+        {
+            name: replace(variant, name=name, family=family)
+            for family, module in networks().items()
+            for name, variant in getattr(module, "DENSE", {}).items()
+        }
+    )
+
+
 def create(name_or_config: Any, **changes: Any) -> Backbone:
     """Return a model with random weights.
 
@@ -118,9 +131,10 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
     """Return the config that a name, or a config, and some changes mean. Raises ConfigError."""
     config = name_or_config
     if isinstance(name_or_config, str):
-        if name_or_config not in catalog():
+        known = dense() if name_or_config in dense() else catalog()
+        if name_or_config not in known:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
-        config = catalog()[name_or_config].config
+        config = known[name_or_config].config
     return checked(config, changes, module_of(config))
 
 
@@ -212,14 +226,17 @@ def config_from_json(data: Any) -> Any:
 
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
-    if family_of(config) not in families():
+    module = module_of(config)
+    if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
         return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
-    for variant in catalog().values():
+    for variant in (*catalog().values(), *dense().values()):
         if type(variant.config) is type(config) and plain == replace(
             variant.config, image=(0, 0), channels=0, classes=0
         ):
             return variant.name
+    if family_of(config) not in families():
+        return family_of(config)
     parts = []
     for key in module_of(config).SPACE.choices:
         fields = (key,) if isinstance(key, str) else key
@@ -254,5 +271,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, catalog(), n=3)
+    close = get_close_matches(name, [*catalog(), *dense()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -80,7 +80,9 @@ def headed(config: Any, state: Shapes) -> Any:
     if not config.classes:
         config = replace(config, classes=1)
     ours = _shapes(config)
-    rows = (s[0] for n, s in heads.items() if len(s) == 2 and len(ours.get(n, ())) == 2)
+    own = getattr(module_of(config), "CLASSES", "")  # the tensor with a row for each class
+    counted = {own: heads[own]} if own in heads else heads
+    rows = (s[0] for n, s in counted.items() if len(s) == 2 and len(ours.get(n, ())) == 2)
     classes = next(rows, config.classes)
     return replace(config, classes=classes) if classes > 0 else None
 

@@ -143,7 +143,7 @@ def test_every_protocol_is_spoken_somewhere():
     package = Path(vitrail.__file__).parent
     written = "\n".join(
         path.read_text()
-        for room in ("layers", "models")
+        for room in ("layers", "models", "methods")
         for path in (package / room).rglob("*.py")
         if path.name != "protocols.py"
     )

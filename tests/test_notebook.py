@@ -130,4 +130,4 @@ def test_an_evaluation_shows_itself(tmp_path):
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path):
-    assert "has no readable result.json: finish it" in Run(tmp_path)._repr_html_()
+    assert "result.json is missing: finish the run with --resume" in Run(tmp_path)._repr_html_()

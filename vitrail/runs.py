@@ -100,7 +100,7 @@ class Run(os.PathLike):
         measure = test.get("name", "accuracy")
         key = measure.replace(" ", "_")
         interval = f"{percent(test['low'])} to {percent(test['high'])}"
-        said = f"{percent(self.score)}, {interval}, {counted(test['n'], 'image')}"
+        said = f"{percent(self.score)}, 95 % interval {interval}, {counted(test['n'], 'image')}"
         rows = [
             (f"test {measure}", said),
             *((one.get("name", ""), percent(one[key])) for one in found.get("baselines", ())),

@@ -388,6 +388,13 @@ def test_a_model_without_such_a_stem_is_told_its_seams(family):
         Flexivit().check(tiny(family))
 
 
+def test_windows_that_lose_rows_have_one_patch_size():
+    model = vitrail.create("swin_tiny", dim=32, depths=(1, 1), heads=(1, 2), image=(56, 56))
+    model = PatchDropout().apply(model)
+    with pytest.raises(ConfigError, match="comes after patch_dropout, whose windows"):
+        Flexivit().check(model)
+
+
 def test_a_model_of_clips_is_refused():
     with pytest.raises(ConfigError, match=SEAM):
         sizes(vitrail.catalog()["mvit_b_16x4"].config)

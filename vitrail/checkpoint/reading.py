@@ -92,7 +92,7 @@ def _texts(path: Path) -> Mapping[str, str]:
 
 
 def written(texts: Mapping[str, str]) -> Mapping[str, Any]:
-    """What `save` wrote among a file's metadata; empty where that is not a mapping."""
+    """Return what `save` wrote among a file's metadata; empty where that is not a mapping."""
     try:
         found = json.loads(texts.get("vitrail", "{}"))
     except (ValueError, RecursionError):
@@ -101,7 +101,7 @@ def written(texts: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def metadata(source: Any) -> Mapping[str, Any]:
-    """What `save` wrote beside the weights of a file; empty for all other sources."""
+    """Return what `save` wrote beside the weights of a file; empty for all other sources."""
     if isinstance(source, Mapping) or Path(source).suffix != ".safetensors":
         return {}
     try:

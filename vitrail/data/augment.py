@@ -74,7 +74,7 @@ class Augment:
 
     @property
     def mixes(self) -> bool:
-        """Whether targets are mixtures of classes."""
+        """Return whether targets are mixtures of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
 

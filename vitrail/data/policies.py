@@ -58,7 +58,7 @@ class TimmRandAugment:
     def _amounts(
         self, name: str, level: np.ndarray, sign: np.ndarray, image: tuple[int, int]
     ) -> np.ndarray:
-        """What the levels (m,) from 0 to 1 mean for one operation."""
+        """Return what the levels (m,) from 0 to 1 mean for one operation."""
         up = self.increasing
         if name in _ENHANCE:
             return np.maximum(0.1, 1 + 0.9 * level * sign) if up else 0.1 + 1.8 * level
@@ -172,7 +172,7 @@ class AutoAugment:
 
 
 def _searched(name: str, level: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """What AutoAugment's levels (m,) from 0 to 1 mean for an operation of its table."""
+    """Return what AutoAugment's levels (m,) from 0 to 1 mean for an operation of its table."""
     if name in _ENHANCE:
         return 1 + 0.9 * level * sign
     match name:

@@ -80,7 +80,7 @@ class Arguments:
 
     @property
     def asked(self) -> Asked:
-        """What the report repeats."""
+        """Return what the report repeats."""
         return Asked(self.command, self.budget, self.seed, self.time_s)
 
     @property

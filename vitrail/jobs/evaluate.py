@@ -156,7 +156,7 @@ def _answers(
 def _looks(
     found: Inspection, images: Pixels, outputs: Outputs, labels: Labels, model: Any
 ) -> Looks:
-    """Which of the images deserve a look."""
+    """Return which of the images deserve a look."""
     network = Embedded(model)
 
     def embed(some: Pixels) -> np.ndarray:

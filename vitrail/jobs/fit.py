@@ -242,7 +242,7 @@ class _Fit:
         return self.folder.path
 
     def _missed(self, finished: Finished) -> str:
-        """What to say where not one model keeps the latency."""
+        """Return what to say where not one model keeps the latency."""
         latency, where = finished.latency, self.folder.path
         lead = f"no model keeps the budget ({self.budget.spoken()})"
         if latency.picture is None or not latency.picture.resize_s:

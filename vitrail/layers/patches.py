@@ -63,7 +63,7 @@ class PatchTokens(nn.Module):
         return self.behind(x if table is None else self._at(x, table))
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n c"] | None:
-        """What is added to each patch of such a grid, None for nothing."""
+        """Return what is added to each patch of such a grid, None for nothing."""
         raise NotImplementedError
 
     def _at(self, x: Float[Tensor, "b n c"], positions: Tensor) -> Float[Tensor, "b n c"]:
@@ -105,7 +105,7 @@ def project_some(
 
 
 def _cuts(conv: nn.Conv2d) -> bool:
-    """Whether each output sees a patch of its own, and the patches are all of the image."""
+    """Return whether each output sees a patch of its own, and the patches are all of the image."""
     plain = conv.padding == (0, 0) and conv.dilation == (1, 1) and conv.groups == 1
     return plain and conv.kernel_size == conv.stride
 

@@ -41,7 +41,7 @@ def reverse(
 def shift_mask(
     grid: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device | None = None
 ) -> Float[Tensor, "n t t"]:
-    """What to add to logits of a map that was rolled by `shift`: 0, or -100 between regions.
+    """Return what to add to logits of a map that was rolled by `shift`: 0, or -100 between regions.
 
     Rolling brings the first rows and columns next to the last ones; these regions of a
     window must not mix. It is -100 and not -inf, as in the authors' code.
@@ -133,7 +133,7 @@ class WindowAttention(nn.Module):
         return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift
 
     def shifts(self, size: tuple[int, int]) -> tuple[int, int]:
-        """By how much a map of (H, W) = `size` is rolled along its rows and columns."""
+        """Return by how much a map of (H, W) = `size` is rolled along its rows and columns."""
         h, w = (self.shift if s > self.window and size != self.unshifted else 0 for s in size)
         return h, w
 

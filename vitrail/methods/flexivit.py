@@ -22,6 +22,7 @@ from torch import nn
 
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.layers.flexible import Flexible
+from vitrail.methods.dropped_windows import DroppedMap
 from vitrail.methods.flexible_stem import FlexibleStem, first_convolution, geometry, place
 from vitrail.methods.method import Seam, available, seams
 from vitrail.models.trunk.backbone import input_shape
@@ -60,6 +61,11 @@ class Flexivit:
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless the model takes each of the patch sizes, or several."""
+        if any(isinstance(module, DroppedMap) for module in model.modules()):
+            raise ConfigError(
+                "flexivit comes after patch_dropout, whose windows would not divide the maps of "
+                "other patch sizes: take one of them"
+            )
         sizes(_config(model), self.patches)
 
     def apply(self, model: nn.Module) -> nn.Module:

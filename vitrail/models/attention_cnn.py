@@ -119,7 +119,7 @@ class PositionAttention(nn.Module):
         return self._mapped(self.position(x, self._rate()).flatten(3))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom, the same for every image; rows are queries."""
+        """Return who looks at whom, the same for every image; rows are queries."""
         return self.position.table(*x.shape[1:3]).expand(x.shape[0], -1, -1, -1)
 
     def deployed(self) -> PositionAttention:
@@ -151,7 +151,7 @@ class ContentAttention(PositionAttention):
         return self._mapped(seen.transpose(1, 2).reshape(*x.shape[:3], -1))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom, rows are queries."""
+        """Return who looks at whom, rows are queries."""
         q, k = self._split(self.query, x), self._split(self.key, x)
         return attention_weights(q, k, bias=self.position.bias(*x.shape[1:3]))
 

@@ -339,7 +339,7 @@ class BATS(Backbone):
         return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
 
     def _maps(self, image: Tensor, kept: tuple[int, ...]) -> list[Tensor]:
-        """What the cells `kept`, in order, make: (B, h, w, C) each."""
+        """Return what the cells `kept`, in order, make: (B, h, w, C) each."""
         before, last = self.stem(image)
         found = {}
         for i, cell in enumerate(self.blocks):

@@ -156,7 +156,7 @@ class BiasedAttention(Attention):
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of every head, rows are queries."""
+        """Return who looks at whom: attention of every head, rows are queries."""
         q, k, _ = self._heads(x)
         return attention_weights(q, k, bias=self.bias())
 

@@ -142,7 +142,7 @@ NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[tuple[Grid, Grid]]:
-    """What the first and the other mixers of every stage see of the config's image."""
+    """Return what the first and the other mixers of every stage see of the config's image."""
     c = config
     steps = c.strides or (2,) * (len(c.depths) - 1)
     sizes = [
@@ -189,7 +189,7 @@ class BottleneckAttention(nn.Module):
         return self.pool(channels_first(out))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of every head, rows are queries."""
+        """Return who looks at whom: attention of every head, rows are queries."""
         q, k, _ = self._heads(x)
         return attention_weights(q, k, bias=self._bias(q, x))
 

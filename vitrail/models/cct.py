@@ -158,7 +158,7 @@ class ConvPool(Conv2d):
 
     @staticmethod
     def after(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """What follows the convolution."""
+        """Return what follows the convolution."""
         return F.max_pool2d(x, 3, 2, 1).relu_()
 
 

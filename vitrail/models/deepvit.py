@@ -166,7 +166,7 @@ class ReAttention(Attention):
         return self.proj(out.permute(1, 2, 0, 3).reshape(x.shape))
 
     def maps(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """What meets the values: mixed and normed, so that rows do not sum to one."""
+        """Return what meets the values: mixed and normed, so that rows do not sum to one."""
         maps, shift, _ = self._mixed(x)
         return (maps + shift).transpose(0, 1)
 

@@ -220,7 +220,7 @@ class EvolvingSeries(Backbone):
     def embedding(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, series: Float[Tensor, "b t f"], mask: Tensor | None = None
     ) -> Float[Tensor, "b width"]:
-        """What the head sees: all steps in a row, zeros where there is padding."""
+        """Return what the head sees: all steps in a row, zeros where there is padding."""
         x = self.dropout(self.act(self.features(series, mask)[0]))
         return _kept(x, series, mask).flatten(1)
 

@@ -170,7 +170,7 @@ class MixedHeads(nn.Module):
         return torch.cat(y, -1)
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of the heads that attend, rows are queries."""
+        """Return who looks at whom: attention of the heads that attend, rows are queries."""
         return self.attention.weights(x[..., : self.share])
 
 

@@ -261,7 +261,7 @@ class LESA(nn.Module):
         return self.output(self._parts(self._attention(q, k, grid), v))
 
     def _parts(self, attention: Tensor, v: Tensor) -> list[Tensor]:
-        """What is read from the values, and from the vectors of positions."""
+        """Return what is read from the values, and from the vectors of positions."""
         parts = [attention @ v]
         if isinstance(self.position, FlatPosition):
             parts.append(self.position.read(attention))

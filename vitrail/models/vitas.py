@@ -205,7 +205,7 @@ class ViTAS(Isotropic):
 
 
 def scale(dim: int, heads: int) -> float:
-    """What attention logits are multiplied by: from the tokens' width, not a head's."""
+    """Return what attention logits are multiplied by: from the tokens' width, not a head's."""
     return (dim // heads) ** -0.5
 
 

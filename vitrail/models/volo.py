@@ -345,7 +345,7 @@ class VOLO(Pyramid):
         trunc_normal_linear(self)
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        """What the head reads, normed: the class token, or the mean of all tokens."""
+        """Return what the head reads, normed: the class token, or the mean of all tokens."""
         return self.pick(self.tokens(image))
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:

@@ -85,7 +85,7 @@ def repatched(donor: Backbone, config: Any) -> dict[str, Tensor]:
 
 
 def _resized(name: str, value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor is a stem's kernel that differs in its sides alone."""
+    """Return whether a tensor is a stem's kernel that differs in its sides alone."""
     kernels = value.ndim == own.ndim == 4 and value.shape[:2] == own.shape[:2]
     return kernels and value.shape != own.shape and name.startswith(SEAMS)
 

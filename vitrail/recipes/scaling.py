@@ -127,7 +127,7 @@ def _of_time(recipe: Published, hand: Hand, total: int) -> Changes:
 
 
 def _of_data(recipe: Published, hand: Hand) -> Changes:
-    """What depends on classes, labels and the size of images."""
+    """Return what depends on classes, labels and the size of images."""
     changes: Changes = {}
     if hand.several:
         changes["objective"] = KEPT, "binary cross entropy of each label instead of its loss"

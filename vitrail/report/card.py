@@ -131,7 +131,7 @@ def render_card(facts: Facts) -> str:
 
 
 def _known(facts: Facts) -> str:
-    """What becomes of images of other classes."""
+    """Return what becomes of images of other classes."""
     if facts.refusal is None:
         return _KNOWN
     r = facts.refusal
@@ -148,7 +148,7 @@ def _baseline(one: Baseline) -> str:
 
 
 def _next(facts: Facts) -> list[str]:
-    """What to do next, a command a line; those that name the run are for its own folder."""
+    """Return what to do next, a command a line; those that name the run are for its own folder."""
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
         *([] if facts.data.several else tests),

@@ -220,7 +220,7 @@ def _number(axes: Any, shown: Sequence[tuple[int, CandidatePoint]], limit_s: flo
 
 
 def _side(axes: Any, limit: float, width: float) -> tuple[str, int]:
-    """How to write at the limit: after it, or before it where the figure ends too soon.
+    """Return how to write at the limit: after it, or before it where the figure ends too soon.
 
     Alignment and shift in points; `width` is that of the figure in inches.
     """

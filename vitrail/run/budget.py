@@ -42,7 +42,7 @@ class Budget:
         return self.latency_s - self.resize_s(image, channels)
 
     def allows(self, *, params: int, macs: int, latency_s: float | None = None) -> bool:
-        """Whether the given figures keep every limit; a latency not yet known keeps its own.
+        """Return whether the given figures keep every limit; a latency not yet known keeps its own.
 
         `latency_s` is that of a picture with its resize.
         """

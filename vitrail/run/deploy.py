@@ -90,7 +90,7 @@ class Deployed:
 
 
 def _agreed(new: Latency, old: Latency, faster: bool) -> bool:
-    """Whether the medians say of `new` what the runs in turns say."""
+    """Return whether the medians say of `new` what the runs in turns say."""
     return (new.p50_s < old.p50_s) == faster
 
 
@@ -201,7 +201,7 @@ def _make(
 
 
 def _is_ours(run: RunFolder, labels: Labels) -> bool:
-    """Whether the run's ONNX file is there and of these weights and labels."""
+    """Return whether the run's ONNX file is there and of these weights and labels."""
     if not run.onnx.is_file():
         return False
     try:

@@ -105,7 +105,7 @@ class Timed:
         return f" in {self.title} ({', '.join(rest) or 'no other engine is installed'})"
 
     def _beaten(self, name: str) -> str:
-        """What the interval says of another engine."""
+        """Return what the interval says of another engine."""
         rival = self.engine if name == PLAIN else name
         _, low, high = self.gains[rival]
         if low <= 1 <= high:
@@ -130,7 +130,7 @@ class Timed:
 
 
 def labels(recipe: Recipe, workshop: Workshop) -> Labels:
-    """What an exported file of the recipe has to know."""
+    """Return what an exported file of the recipe has to know."""
     data = recipe.data
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
@@ -233,7 +233,7 @@ def _turn(
 def _one(
     spent: Mapping[str, Sequence[float]], budget: Budget, largest: Mapping[str, float]
 ) -> Timed:
-    """What runs in turns say, by engine."""
+    """Return what runs in turns say, by engine."""
     gains = {name: ratio(spent[PLAIN], spent[name]) for name in spent if name != PLAIN}
     latencies = {name: summary(times) for name, times in spent.items()}
     quickest = {name: min(times) for name, times in spent.items()}

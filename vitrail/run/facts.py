@@ -62,7 +62,7 @@ def model_facts(one: Subject) -> ModelFacts:
 
 
 def export_facts(exported: Exported) -> ExportFacts:
-    """How the exported file compares with the model."""
+    """Return how the exported file compares with the model."""
     return ExportFacts(
         exported.n,
         exported.max_logit_difference,

@@ -235,7 +235,7 @@ def conclude(
 
 
 def _affordable(desk: Desk, shipped: Shipped) -> int:
-    """How many images may be asked about once more, in a share of the time limit."""
+    """Return how many images may be asked about once more, in a share of the time limit."""
     limit = desk.asked.time_s
     return MOST if limit is None else max(LEAST, int(LOOKING * limit / shipped.latency_s))
 
@@ -259,7 +259,7 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
 
 
 def _decoding(desk: Desk, recipe: Recipe) -> Decoding | None:
-    """What it takes to decode a picture of the budget's size."""
+    """Return what it takes to decode a picture of the budget's size."""
     pictures = desk.asked.budget.pictures
     return pictures and decoding(desk.inspection, pictures.size, recipe.data.channels)
 

@@ -151,7 +151,7 @@ class RunFolder:
 
     @property
     def _begun(self) -> bool:
-        """Whether the folder is that of a run, finished or not."""
+        """Return whether the folder is that of a run, finished or not."""
         return self.checkpoints.is_dir() or (self.path / "fit.json").is_file()
 
     def _sweep(self) -> None:

@@ -104,7 +104,7 @@ def _targets(held: Pixels, classes: Sequence[str], labels: Labels) -> Tensor:
 
 
 def _judge(task: Tasks, targets: Tensor, labels: Labels) -> tuple[Score, str]:
-    """How the task judges logits, by its main score, and how it calls that."""
+    """Return how the task judges logits, by its main score, and how it calls that."""
 
     def scores(logits: np.ndarray) -> Scores:
         return task.scores(Outputs(torch.from_numpy(logits).float(), targets))

@@ -64,7 +64,7 @@ Said = tuple[tuple[float, ...], tuple[float, ...], str]
 
 
 def _said(reference: Any, identity: Identity) -> Iterator[Said]:
-    """What is said of the weights, the most trustworthy first."""
+    """Return what is said of the weights, the most trustworthy first."""
     variant = catalog().get(identity.name)
     own = (variant.takes if variant else None) or IMAGENET
     if not isinstance(reference, Mapping):

@@ -95,7 +95,7 @@ class Workshop:
 
     @property
     def speedup(self) -> float:
-        """How many times faster all devices are thought to train than one."""
+        """Return how many times faster all devices are thought to train than one."""
         return 1.0 if self.devices == 1 else 0.8 * self.devices
 
     def train(

@@ -49,7 +49,7 @@ class Race:
 
     @property
     def entered(self) -> bool:
-        """Whether the candidates are in the study already."""
+        """Return whether the candidates are in the study already."""
         return "candidates" in self.study.user_attrs
 
     def enter(self, runners: Sequence[Runner]) -> None:

@@ -235,7 +235,7 @@ def _prior(one: Candidate) -> float:
 
 
 def _merit(one: Candidate, terms: Terms) -> float:
-    """What is expected of a candidate, before it has learned anything."""
+    """Return what is expected of a candidate, before it has learned anything."""
     return _prior(one) + MISFIT * fitness(one, terms.images, terms.seconds)
 
 

@@ -32,7 +32,7 @@ class Baseline:
 
     @property
     def constant(self) -> bool:
-        """Whether it always says the same."""
+        """Return whether it always says the same."""
         return self.model is None
 
     def predict(self, features: np.ndarray) -> np.ndarray:

@@ -228,7 +228,7 @@ class _Machine:
         return self._turn(self.steppers[0], feeds.first, step, "first")
 
     def _saving(self, images: Tensor) -> Saving:
-        """What is around every forward pass, decided at the first."""
+        """Return what is around every forward pass, decided at the first."""
         if self.less is None:
             # Processes on one CPU share its memory; accelerators have each their own.
             where, model = images.device, self.learner.model

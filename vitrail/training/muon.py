@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from vitrail.training.stepping import OneByOne
 
 # Coefficients of the odd polynomial whose repetition drives singular values towards 1.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -36,7 +37,7 @@ def orthogonal(update: Tensor, rounds: int) -> Tensor:
     return x.T if tall else x
 
 
-class MuonWithAdamW(Optimizer):
+class MuonWithAdamW(OneByOne):
     """Steps of Muon for groups that are `hidden`, of AdamW for the others.
 
     The `lr` of a group is set before every step. `mean` is the momentum of Muon and the first
@@ -53,50 +54,44 @@ class MuonWithAdamW(Optimizer):
         betas: tuple[float, float],
         rounds: int,
     ) -> None:
-        defaults = {
-            "lr": lr, "momentum": momentum, "betas": betas, "rounds": rounds, "eps": 1e-8,
-            "weight_decay": 0.0, "hidden": False,
-        }  # fmt: skip
-        super().__init__(groups, defaults)
+        super().__init__(
+            groups, lr=lr, momentum=momentum, betas=betas, rounds=rounds, eps=1e-8, hidden=False
+        )
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take one step; returns the loss of `closure` where there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            move = self._muon if group["hidden"] else self._adamw
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    move(parameter, parameter.grad, group)
-        return loss
+    def opened(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Return a count of steps and two moments, of which Muon leaves the second at 0."""
+        return {
+            "step": torch.zeros((), dtype=torch.float32),
+            "mean": torch.zeros_like(parameter),
+            "square": torch.zeros_like(parameter),
+        }
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self._opened(parameter)
-        past = state["mean"].mul_(group["momentum"]).add_(gradient)
-        ahead = gradient.add(past, alpha=group["momentum"]).flatten(1)
-        rate = group["lr"] * RMS * max(ahead.shape) ** 0.5
-        step = orthogonal(ahead, group["rounds"])
-        parameter.add_(step.view(parameter.shape), alpha=-rate)
+    def move(
+        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]
+    ) -> None:
+        """Let a parameter decay, then move it by Muon or AdamW."""
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        chosen = _muon if group["hidden"] else _adamw
+        chosen(parameter, gradient, group, state)
 
-    def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self._opened(parameter)
-        state["step"] += 1
-        first, second = group["betas"]
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        done = int(state["step"])
-        size = state["square"].sqrt().div_((1 - second**done) ** 0.5).add_(group["eps"])
-        parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))
 
-    def _opened(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return the state of a parameter, made at its first step."""
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
-        return state
+def _muon(
+    parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]
+) -> None:
+    past = state["mean"].mul_(group["momentum"]).add_(gradient)
+    ahead = gradient.add(past, alpha=group["momentum"]).flatten(1)
+    rate = group["lr"] * RMS * max(ahead.shape) ** 0.5
+    step = orthogonal(ahead, group["rounds"])
+    parameter.add_(step.view(parameter.shape), alpha=-rate)
+
+
+def _adamw(
+    parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]
+) -> None:
+    state["step"] += 1
+    first, second = group["betas"]
+    state["mean"].lerp_(gradient, 1 - first)
+    state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    done = int(state["step"])
+    size = state["square"].sqrt().div_((1 - second**done) ** 0.5).add_(group["eps"])
+    parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**done))

@@ -163,7 +163,7 @@ def _hidden(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def _has_depths(model: nn.Module) -> bool:
-    """Whether a model, or the one in a learner, can tell how deep a parameter lies."""
+    """Return whether a model, or the one in a learner, can tell how deep a parameter lies."""
     return getattr(model, "has_depths", hasattr(model, "depth_of"))
 
 

@@ -130,7 +130,7 @@ def read(path: Path) -> Snapshot:
 
 
 def present(folder: Path) -> bool:
-    """Whether a folder holds any snapshot."""
+    """Return whether a folder holds any snapshot."""
     return bool(_files(folder))
 
 

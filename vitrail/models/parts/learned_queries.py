@@ -32,7 +32,7 @@ def read(
     total: Callable[[Tensor], Tensor],
     shared: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "b h2 w2 c"]:
-    """What learned queries read from each window, summed over them: the ratio of two sums.
+    """Return what learned queries read from each window, summed over them: the ratio of two sums.
 
     Scores are by query and head; `total` and `shared` are the depthwise sums over a window of
     maps (B, h, w, m) and (B, h, w, queries C).
@@ -101,7 +101,7 @@ class QnA(Derived):
         return FoldedQnA(self, *self._folded())
 
     def _scores(self) -> Float[Tensor, "m c"]:
-        """What gives an input's score: normalised queries, through the keys' weights."""
+        """Return what gives an input's score: normalised queries, through the keys' weights."""
         q = self.query.unflatten(1, (self.heads, -1))
         q = q / (q.norm(dim=2, keepdim=True) + 1e-6) * q.shape[2] ** -0.5
         return (q.unsqueeze(3) * self.key.unflatten(0, (self.heads, -1))).sum(2).flatten(0, 1)

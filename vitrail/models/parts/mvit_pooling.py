@@ -101,7 +101,7 @@ class PoolingAttention(nn.Module):
         return (x.unflatten(2, (self.heads, -1)), grid) if pool is None else pool(x, grid)
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, asked: Grid, seen: Grid) -> Tensor:
-        """What each query found, (B, n, heads, d)."""
+        """Return what each query found, (B, n, heads, d)."""
         v = v.transpose(1, 2)
         q, k, bias, scale = self._logits(q, k, asked, seen)
         more = q.shape[-1] - v.shape[-1]

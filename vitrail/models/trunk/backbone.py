@@ -89,7 +89,7 @@ class Variant:
 
     @property
     def interpolation(self) -> str:
-        """How the published evaluation resizes images."""
+        """Return how the published evaluation resizes images."""
         return (self.takes or IMAGENET).interpolation
 
 
@@ -135,7 +135,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
-        """What the head sees: (B, width)."""
+        """Return what the head sees: (B, width)."""
         raise NotImplementedError
 
     def forward(self, image: Float[Tensor, "b channels *s"]) -> Tensor | tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ class Backbone(nn.Module):
         return sum(self._block_counts().values()) + 1
 
     def depth_of(self, name: str) -> int:
-        """How deep the parameter `name` lies, for layer-wise learning rates."""
+        """Return how deep the parameter `name` lies, for layer-wise learning rates."""
         counts, before = self._block_counts(), 0
         for prefix, count in counts.items():
             if name.startswith(f"{prefix}blocks."):

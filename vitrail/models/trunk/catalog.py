@@ -111,7 +111,7 @@ def built(config: Any, changes: Mapping[str, Any]) -> Backbone:
 
 
 def _in_words(error: ValueError) -> bool:
-    """Whether a line of ours raised it, with a sentence: Python's own errors are none."""
+    """Return whether a line of ours raised it, with a sentence: Python's own errors are none."""
     frames = traceback.extract_tb(error.__traceback__)
     return not frames[-1].line or frames[-1].line.startswith("raise ")
 

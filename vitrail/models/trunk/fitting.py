@@ -169,7 +169,7 @@ def _likely(config: Any, state: Mapping[str, Tensor], tables: Sequence[Table]) -
 
 
 def _agreed(a: Sequence[int | None], b: Sequence[int | None]) -> tuple[int | None, ...] | None:
-    """What both tell of the sides, None where they differ."""
+    """Return what both tell of the sides, None where they differ."""
     if any(x and y and x != y for x, y in zip(a, b, strict=True)):
         return None
     return tuple(x or y for x, y in zip(a, b, strict=True))

@@ -217,7 +217,7 @@ def _chosen(
 
 
 def _alike(one: Fit, other: Fit) -> bool:
-    """Whether both compute the same of the same weights."""
+    """Return whether both compute the same of the same weights."""
     if type(one.config) is not type(other.config):
         return False
     silent = SILENT | getattr(module_of(one.config), "SILENT", set())
@@ -236,7 +236,7 @@ def split(text: str) -> list[str]:
 
 
 def _score(variant: Variant, words: Sequence[str]) -> int:
-    """How much more of a name of the variant is among the words than is not."""
+    """Return how much more of a name of the variant is among the words than is not."""
     published = [reference.rpartition("/")[2] for reference in variant.hub.values()]
     without_tags = [name.partition(".")[0] for name in published]
     names = [variant.name, variant.family, *published, *without_tags]

@@ -88,7 +88,7 @@ def headed(config: Any, state: Shapes) -> Any:
 
 
 def _own(config: Any, state: Shapes) -> Any:
-    """What the family itself reads in a state; the config where it cannot."""
+    """Return what the family itself reads in a state; the config where it cannot."""
     heads = {n: s for n, s in _shapes(config).items() if n.startswith("head.")}
     known = {n: torch.empty(s, device="meta") for n, s in {**heads, **state}.items()}
     found = fitted(config, known, module_of(config))
@@ -142,7 +142,7 @@ def _images(config: Any, state: Shapes) -> list[tuple[int, int]]:
 
 
 def aspect(image: tuple[int, int]) -> float:
-    """How many times as long as the shorter side the longer one is."""
+    """Return how many times as long as the shorter side the longer one is."""
     return max(image) / min(image)
 
 

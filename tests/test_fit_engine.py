@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.signals import deliver
 from test_cli import refused
 from test_fit import photos, quick  # noqa: F401
 from test_report import some_facts
@@ -293,7 +294,7 @@ def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path
     monkeypatch.setattr(exported, "SECONDS", 0.1)
     wanted = {"latency": "80ms", "params": "200k", "time": "8s", "threads": 1}
     with monkeypatch.context() as m:
-        m.setattr(whole, "train_in_full", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        m.setattr(whole, "train_in_full", lambda *_, **__: deliver(signal.SIGINT))
         with pytest.raises(Interrupted, match="nothing is lost"):
             fit(photos, **wanted, engine="openvino", out=out, console=quick)
     assert json.loads((out / "fit.json").read_text())["arguments"]["engine"] == "openvino"

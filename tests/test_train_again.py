@@ -1,7 +1,6 @@
 """A training that goes on: stopped or finished, with another number of steps."""
 
 import json
-import os
 import signal
 from io import StringIO
 
@@ -10,6 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from support.pictures import write_classes
+from support.signals import deliver
 
 from vitrail.errors import ConfigError
 from vitrail.jobs.train import train_recipe
@@ -70,7 +70,7 @@ def test_a_stopped_training_may_end_sooner(photos, tmp_path, monkeypatch):
     def stop(view, name, number, until):
         step(view, name, number, until)
         if number == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            deliver(signal.SIGTERM)
 
     out = tmp_path / "run"
     with monkeypatch.context() as patched:

@@ -58,11 +58,11 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     Raises ConfigError for a device that is not there, before any image is read; DataError.
     """
     began = time.monotonic()
-    open_fabric(hardware.device)
     view.phase("reading the images")
     task = task or Classification()
     source = open_source(data.spec, several=task.several)
     task.check(source)
+    open_fabric(hardware.device)  # takes seconds to import, so a wrong path is told before
     shown = view.console.is_terminal
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(

@@ -24,11 +24,13 @@ _AHEAD = 2  # batches under way or waiting, for each worker
 class Batch:
     """`images` float32 (b, C, H, W), normalised, channels last in memory; `targets` int64 (b,)
     class indices, or float32 (b, classes) where images are mixed or have several labels; `indices`
-    int64 (b,) into the pixels."""
+    int64 (b,) into the pixels; `views` int64 (b,) is 1 for mirrored images and 0 for those that are
+    as they were, None where augmentation does more (`Augment.views`)."""
 
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
+    views: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -39,6 +41,7 @@ class Batch:
             self.images.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             self.indices.to(device, non_blocking=True),
+            None if self.views is None else self.views.to(device, non_blocking=True),
         )
 
 
@@ -105,11 +108,13 @@ class Batches:
         mine = indices[rows]
         labels = self._labels
         augment = self.augment
+        views: np.ndarray | None = np.zeros(len(mine), np.int64)
         if augment is None:
             images, targets = self._normalised(self.pixels.take(mine)), labels[mine]
         else:
             random = _generator(self.seed, epoch, number + 1)
             draws = augmentation.draw(augment, n, self.pixels.image, random)
+            views = None if augment.views is None else draws.flip[rows].astype(np.int64)
             if augment.mixes:
                 images = self._mixed(augment, indices, draws, rows)
                 targets = augmentation.soften(labels[indices], draws, rows, self.classes)
@@ -121,6 +126,7 @@ class Batches:
             torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.from_numpy(targets),
             torch.from_numpy(mine),
+            None if views is None else torch.from_numpy(views),
         )
 
     def iterate(

@@ -147,10 +147,12 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
-    if isinstance(recipe.objective, Distillation) and not recipe.objective.teacher:
+    objective = recipe.objective
+    if isinstance(objective, Distillation) and not (objective.teacher or objective.average):
         raise ConfigError(
             "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
-            "the name of a published variant"
+            "the name of a published variant; or objective.average=0.99 to learn from its own "
+            "average"
         )
     return recipe
 

@@ -71,5 +71,5 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     )  # fmt: skip
     for line in told(inspection, split.findings):
         view.say(line)
-    workshop = Workshop(split, device=hardware.device, devices=hardware.devices)
+    workshop = Workshop(split, device=hardware.device, devices=hardware.devices, say=view.say)
     return Read(inspection, workshop, time.monotonic() - began)

@@ -11,7 +11,7 @@ FLOORS = [
         "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
         "files", "units", "errors", "heap", "children",
     },
-    {"training", "attribution"},
+    {"training", "attribution", "attacks"},
     {"models"},
     {"methods", "tasks", "objectives"},
     {"recipes"},

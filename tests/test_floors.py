@@ -9,9 +9,9 @@ ROOT = Path(vitrail.__file__).parent
 FLOORS = [
     {
         "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
-        "files", "units", "errors", "heap", "children",
+        "files", "units", "errors", "heap", "children", "corruptions",
     },
-    {"training", "attribution"},
+    {"training", "attribution", "attacks"},
     {"models"},
     {"methods", "tasks", "objectives"},
     {"recipes"},

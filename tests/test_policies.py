@@ -12,7 +12,13 @@ from support.pictures import photo
 
 from vitrail.data.augment import Augment
 from vitrail.data.operations import OPERATIONS, operate, operate_all
-from vitrail.data.policies import AutoAugment, GoogleRandAugment, TimmRandAugment, sub_policies
+from vitrail.data.policies import (
+    AutoAugment,
+    ColorJitter,
+    GoogleRandAugment,
+    TimmRandAugment,
+    sub_policies,
+)
 from vitrail.errors import ConfigError
 
 peer = Peer("timm.data.auto_augment")
@@ -22,7 +28,7 @@ LEVELS = {
     "shear_x": "_shear_level_to_arg", "translate_x": "_translate_rel_level_to_arg",
     "translate_y": "_translate_rel_level_to_arg",
 }  # fmt: skip
-POLICIES = [TimmRandAugment(), GoogleRandAugment(2, 15), AutoAugment()]
+POLICIES = [TimmRandAugment(), GoogleRandAugment(2, 15), AutoAugment(), ColorJitter()]
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +154,17 @@ def test_nothing_is_left_at_google_s_magnitude_zero():
 def test_impossible_settings(wrong, said):
     with pytest.raises(ConfigError, match=said):
         wrong()
+
+
+def test_a_jitter_changes_three_things_in_any_order():
+    drawn = ColorJitter(0.4).draw(600, (8, 8), np.random.default_rng(0))
+    names = {OPERATIONS[index] for index in np.unique(drawn.operations)}
+    assert names == {"brightness", "contrast", "color"}
+    assert (np.sort(drawn.operations, 1) == np.unique(drawn.operations)).all()
+    assert len(np.unique(drawn.operations, axis=0)) == 6
+    assert 0.6 <= drawn.amounts.min() < 0.65 and 1.35 < drawn.amounts.max() <= 1.4
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 9, 9, 3)).astype(np.uint8)
+    still = ColorJitter(0.0).draw(4, (9, 9), np.random.default_rng(0))
+    assert np.array_equal(operate_all(pixels, still, np.arange(4)), pixels)
+    with pytest.raises(ConfigError, match=r"strength 1\.5 is not between 0 and 1"):
+        ColorJitter(1.5)

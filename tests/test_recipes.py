@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.pictures import write_classes
 from test_cli import refused, run
 
 from vitrail.config import to_json
+from vitrail.data.policies import ColorJitter
 from vitrail.errors import ConfigError
 from vitrail.jobs.train import train_recipe
 from vitrail.jobs.wish import wished
@@ -156,6 +158,20 @@ def test_augreg_s_grid():
     assert none.drop_path == 0.1 and none.settings["methods.0.rate"] == 0.1
     assert none.settings["augment.policy"] is None
     assert len([name for name in RECIPES if name.startswith("augreg_")]) == 14
+
+
+def test_the_radius_of_an_attack_warms_up_by_its_share():
+    """Ten epochs of a hundred and ten, and none in the canonical recipe."""
+    recipe, told = at_hand("robust_light", images=6400, batch=64, total=220)
+    assert recipe.objective.warmup == 20 and recipe.objective.attack.radius == 4 / 255
+    assert "the attack's radius grows in the first 20" in told
+    assert recipe.augment.policy == ColorJitter(0.4) and recipe.optimizer.weight_decay == 0.5
+    other, told = at_hand("robust_canonical", images=6400, batch=64, total=220)
+    assert other.objective == replace(recipe.objective, warmup=0)
+    assert not any("radius" in sentence for sentence in told)
+    assert other.augment.mixup == 0.8 and other.optimizer.lr == recipe.optimizer.lr
+    several = scaled(RECIPES["robust_light"], Hand(6400, (28, 28), 10, 64, several=True))
+    assert not any("objective" in setting for setting in several.settings)
 
 
 def test_differences_are_all_of_them():

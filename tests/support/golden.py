@@ -38,9 +38,9 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return z / np.sqrt(np.prod(shape[1:]))
 
 
-def image(shape: list[int]) -> torch.Tensor:
+def image(shape: list[int], seed: int = 0) -> torch.Tensor:
     """The standard-normal float64 input."""
-    rng = np.random.Generator(np.random.Philox(key=0))
+    rng = np.random.Generator(np.random.Philox(key=seed))
     return torch.from_numpy(rng.standard_normal(tuple(shape)))
 
 

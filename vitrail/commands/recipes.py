@@ -30,7 +30,7 @@ AUGMENTATION = {
     "policy": "augment.policy", "magnitude": "augment.policy.magnitude", "mixup": "augment.mixup",
     "cutmix": "augment.cutmix", "erasing": "augment.erasing", "repeats": "augment.repeats",
     "drop path": "model.drop_path", "dropout": "methods.0.rate", "objective": "objective",
-    "smoothing": "objective.smoothing",
+    "smoothing": "objective.smoothing", "radius": "objective.attack.radius",
 }  # fmt: skip
 
 

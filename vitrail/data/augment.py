@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from vitrail.data.operations import Drawn, operate_all
-from vitrail.data.policies import AutoAugment, GoogleRandAugment, TimmRandAugment
+from vitrail.data.policies import Policy
 from vitrail.data.randaugment import BINS, OPERATIONS, randaugment
 from vitrail.errors import ConfigError
 
@@ -29,8 +29,9 @@ class Augment:
     flip: probability of a left-right flip. shift: largest shift along each side, as a fraction
     of it, black moving in. scale: range of the area of a random crop that is resized back to
     the whole image; replaces shift. randaugment: torchvision's, (operations, magnitude 0-30).
-    policy: timm's or Google's RandAugment, or AutoAugment, after crop and flip. mixup, cutmix: the
-    parameter of the Beta distribution, 0 for none; where both are on, one of them is taken.
+    policy: timm's or Google's RandAugment, AutoAugment or a colour jitter, after crop and flip.
+    mixup, cutmix: the parameter of the Beta distribution, 0 for none; where both are on, one of
+    them is taken.
     mixing: "image" draws partner and share for each image; "batch" once for the batch, which is
     mixed with itself reversed (timm); "roll" once, the larger share for the image itself, mixed
     with its neighbour (Google). erasing: probability that a rectangle of the image becomes the
@@ -46,7 +47,7 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
     erasing: float = 0.0
-    policy: TimmRandAugment | GoogleRandAugment | AutoAugment | None = None
+    policy: Policy | None = None
     mixing: Literal["image", "batch", "roll"] = "image"
     noise: bool = False
     repeats: int = 1

@@ -3,9 +3,12 @@
 `Objectives` is the union of all; a recipe names one, `--set objective=...` chooses it.
 """
 
+from vitrail.objectives.adversarial import Adversarial, Trades
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.distillation import Distillation
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 
-Objectives = CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation
+Objectives = (
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | Adversarial | Trades
+)

@@ -21,6 +21,8 @@ def _no_models(spec: str) -> nn.Module:
 class Context:
     """The classes with their numbers of training images, of all `images`; how to open a model.
 
+    `mean` and `std` per channel, in units of 0 to 1, are what the images were normalised by.
+
     `open_model` maps a run folder, a file of weights or the name of a published variant to a model
     in eval mode on images as the training sees them. It belongs into `Frozen`, and raises
     VitrailError.
@@ -30,3 +32,5 @@ class Context:
     counts: Sequence[int] = ()
     images: int = 0
     open_model: Callable[[str], nn.Module] = _no_models
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()

@@ -61,7 +61,8 @@ class Builder:
 
     def learner(self, recipe: Recipe) -> Learner:
         """Make the model of a recipe with its objective. Raises VitrailError."""
-        model, context = self.model(recipe), self.context
+        model, data = self.model(recipe), recipe.data
+        context = replace(self.context, mean=data.mean, std=data.std)
         opener = self._opener
         if opener is not None:
 

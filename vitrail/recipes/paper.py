@@ -19,7 +19,8 @@ class Published:
     schedule's floor, at which `rest` more follow; `warmup` is in epochs too. `rate_by` is how the
     learning rate follows the batch: in proportion, or by the root; `rule` says whose that is.
     `drop_path` None leaves what the paper gives each variant, which the catalog has. `image` is
-    the side in training. `unsure` are paths of which paper and code say different things, or
+    the side in training. `radius_warmup`, in epochs, is that of an attack's radius where a recipe
+    trains on attacked images. `unsure` are paths of which paper and code say different things, or
     nothing.
     """
 
@@ -34,6 +35,7 @@ class Published:
     drop_path: float | None = None
     image: int = 224
     rate_by: Literal["batch", "root"] = "batch"
+    radius_warmup: float = 0.0
     unsure: tuple[str, ...] = ()
     note: str = ""
 
@@ -48,7 +50,14 @@ class Published:
             "image": self.image,
             "model.drop_path": "the variant's" if self.drop_path is None else self.drop_path,
         }
+        if self.attacks:
+            outer["radius warmup (epochs)"] = self.radius_warmup
         return outer | dict(self.settings)
+
+    @property
+    def attacks(self) -> bool:
+        """Return whether images are attacked in training."""
+        return "objective.attack.radius" in self.settings
 
 
 def epochs_of(steps: int, batch: int) -> float:

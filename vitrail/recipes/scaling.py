@@ -119,6 +119,10 @@ def _of_time(recipe: Published, hand: Hand, total: int) -> Changes:
         "schedule.warmup": (warmup, f"{length}; warm-up in the first {warmup:,}"),
         "schedule.rest": (round(total * recipe.rest / epochs), ""),
     }
+    if recipe.attacks and not hand.several:
+        growing = round(total * recipe.radius_warmup / epochs)
+        said = f"the attack's radius grows in the first {growing:,}" if growing else ""
+        changes["objective.warmup"] = growing, said
     if (decay := recipe.settings["steps.ema"]) is not None:
         memory = 1 - (1 - decay) * epochs * IMAGES / recipe.batch / total
         memory = round(min(LONGEST, max(SHORTEST, memory)), 5)

@@ -1,11 +1,11 @@
 """Published recipes, each as one value: read, compare, change, train by `--recipe NAME`.
 
-What no recipe here has: timm's colour jitter, which its RandAugment replaces; cubic interpolation
+What no recipe here has: timm's colour jitter where its RandAugment replaces it; cubic interpolation
 of crops (ours is linear); evaluation on a central crop, or at another size than in training (images
 are resized whole); Adam's first moment in bfloat16, which AugReg and Mixer kept to save memory.
 ImageNet's mean and deviation, or [-1, 1], become those of the data at hand. The ten epochs at the
-lowest rate that the options of DeiT, CaiT, XCiT, LeViT and CvT name are in no recipe but NAT's: the
-loops of the others stop before them.
+lowest rate that the options of DeiT, CaiT, XCiT, LeViT and CvT name are in no recipe but NAT's and
+the robust ones: the loops of the others stop before them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from vitrail.recipes.published.deit import (
     XCIT,
 )
 from vitrail.recipes.published.google import LEVELS, MAXVIT, MIXER, augreg
+from vitrail.recipes.published.robust import ROBUST_CANONICAL, ROBUST_LIGHT
 from vitrail.recipes.published.rsb import RSB_A1, RSB_A2, RSB_A3
 
 RECIPES: dict[str, Published] = {
     one.name: one
     for one in [
         DEIT, DEIT_DISTILLED, CAIT, XCIT, LEVIT, CVT, SWIN, NAT, CONVNEXT, VIT_C, MAXVIT, MIXER,
-        RSB_A1, RSB_A2, RSB_A3,
+        RSB_A1, RSB_A2, RSB_A3, ROBUST_LIGHT, ROBUST_CANONICAL,
         *(augreg(level, more) for more in (False, True) for level in LEVELS),
     ]
 }  # fmt: skip

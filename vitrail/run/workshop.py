@@ -106,18 +106,21 @@ class Workshop:
         on_step: OnStep | None = None,
         *,
         together: bool = False,
+        learner: Learner | None = None,
     ) -> Outcome:
         """Train from the folder's last snapshot, or from the start, up to step `until`.
 
         With `together` each of the devices trains in a process of its own, and this one takes
-        over their snapshot; to start them takes some ten seconds.
+        over their snapshot; to start them takes some ten seconds. A `learner` takes the place of
+        the recipe's own, as the shared network of a search does.
         """
         images = self.pixels("train", recipe.data.image, recipe.data.channels)
         share = _Share(recipe, images, folder, until)
         if together and self.devices > 1:
             fabric = open_together(self._device, self.devices, recipe.steps.precision)
             fabric.launch(partial(_train_share, share=share, context=self.builder.context))
-        return share.train(self.builder.learner(recipe), self._opened(recipe), on_step)
+        learner = learner or self.builder.learner(recipe)
+        return share.train(learner, self._opened(recipe), on_step)
 
     def outputs(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
         """Ask the model about all images, in their order."""

@@ -96,6 +96,10 @@ class Space(Protocol):
         as far as its paper fits that; `costs` measures the mean of a space."""
         ...
 
+    def described(self, config: Any) -> dict[str, str]:
+        """Return in words what a candidate has beside its blocks."""
+        ...
+
     def rows(self, config: Any) -> Sequence[Row]:
         """Return the blocks of a candidate in order, for the picture."""
         ...

@@ -151,6 +151,13 @@ class ViTAS:
                 return space
             space, before = replace(space, identity=moved), step
 
+    def described(self, config: Config) -> dict[str, str]:
+        return {
+            "patches": f"{config.patch} x {config.patch} pixels",
+            "width of the tokens": str(config.dim),
+            "blocks": f"{len(config.filled)} of {self.slots} slots",
+        }
+
     def rows(self, config: Config) -> list[Row]:
         found = []
         for i, heads in enumerate(config.heads):

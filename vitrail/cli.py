@@ -26,6 +26,7 @@ from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
 from vitrail.commands.recipes import recipes
+from vitrail.commands.search import search
 from vitrail.commands.study import study
 from vitrail.commands.train import train
 from vitrail.errors import VitrailError
@@ -62,6 +63,7 @@ app = typer.Typer(
 app.command("list")(list_variants)
 app.command("fit")(fit)
 app.command("train")(train)
+app.command("search")(search)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)

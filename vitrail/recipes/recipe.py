@@ -18,7 +18,7 @@ from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_json
+from vitrail.models import catalog, config_from_json, config_in, config_json
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
 from vitrail.tasks import Classification, Tasks
@@ -123,9 +123,10 @@ def suited(task: Tasks) -> Objectives:
 def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with settings of the command line, checked to the last field.
 
-    `model=NAME` takes a published variant at the data's image size, channels and classes;
-    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`. Another task
-    brings the objective that suits it. Raises ConfigError, also for one that does not.
+    `model=NAME` takes a published variant, or the model of a JSON file such as a search's
+    found.json, with the data's channels and classes; `model.FIELD=VALUE` changes its Config;
+    `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits it. Raises
+    ConfigError, also for one that does not.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
@@ -163,9 +164,12 @@ def _names_task(setting: str) -> bool:
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
     known = catalog()
-    if name not in known:
+    if name.endswith(".json"):
+        config = config_in(Path(name))
+    elif name not in known:
         raise ConfigError(f"model: no variant {name!r}: {nearest(name, [*known])}")
-    config = known[name].config
+    else:
+        config = known[name].config
     old = recipe.model
     moved = replace(
         config,

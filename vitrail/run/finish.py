@@ -24,6 +24,7 @@ from vitrail.engines.onnx import Exported, export_onnx
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
@@ -87,7 +88,7 @@ class Asked:
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way.
+    `notes` are what was decided about the data on the way, `chapters` what else is to be told.
     """
 
     run: RunFolder
@@ -97,6 +98,7 @@ class Desk:
     asked: Asked
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
+    chapters: list[Chapter] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +223,8 @@ def conclude(
     )
     if facts.refusal is not None:
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    if seen.chapter is not None:
-        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    more = [*desk.chapters, *facts.chapters, *([seen.chapter] if seen.chapter else [])]
+    facts = replace(facts, chapters=more)
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))

@@ -117,15 +117,17 @@ class Workshop:
         on_step: OnStep | None = None,
         *,
         together: bool = False,
+        learner: Learner | None = None,
     ) -> Outcome:
         """Train from the folder's last snapshot, or from the start, up to step `until`.
 
         With `together` each of the devices trains in a process of its own, and this one takes
-        over their snapshot; to start them takes some ten seconds.
+        over their snapshot; to start them takes some ten seconds. A `learner` takes the place of
+        the recipe's own, as the shared network of a search does.
         """
         images = self.pixels("train", recipe.data.image, recipe.data.channels)
         share = _Share(recipe, images, folder, until)
-        learner = self.builder.learner(recipe)
+        learner = learner or self.builder.learner(recipe)
         fabric = self._opened(recipe)
         # Before there are several processes, which then find what is made here.
         remember(learner.objective, recipe, images, fabric.device, self._say)

@@ -13,7 +13,7 @@ FLOORS = [
     },
     {"training", "attribution", "attacks"},
     {"models"},
-    {"methods", "tasks", "objectives"},
+    {"methods", "tasks", "objectives", "compression"},
     {"recipes"},
     {"run"},
     {"search", "evaluate", "bench", "serve"},
@@ -119,6 +119,7 @@ LINES = {
     "mvit": 350,
     "qna": 315,
     "resnet": 325,
+    "vit": 285,
     "volo": 385,
     "xcit": 275,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.models.names import huggingface
+from vitrail.models.names import huggingface, vit
 
 
 def _first(token: Tensor) -> Tensor:
@@ -74,3 +74,14 @@ TABLES: dict[str, Callable[[Any], list]] = {
     "timm": _authors,
     "transformers": _transformers,
 }
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a DeiT's tensors share a width."""
+    heads = ("head.main.", "head.distilled.") if config.distilled else ("head.",)
+    return [
+        *vit.STEM_WIDTHS,
+        *vit.BLOCK_WIDTHS,
+        *((f"{head}weight", "*, dim") for head in heads),
+        *((f"{head}bias", "*") for head in heads),
+    ]

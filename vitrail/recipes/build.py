@@ -22,6 +22,7 @@ from vitrail.config import parse
 from vitrail.methods import Methods
 from vitrail.models import config_from_json, create, load
 from vitrail.objectives.context import Context
+from vitrail.objectives.parts.views import Normal
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import Classification, MultiLabel, Tasks
@@ -61,8 +62,8 @@ class Builder:
 
     def learner(self, recipe: Recipe) -> Learner:
         """Make the model of a recipe with its objective. Raises VitrailError."""
-        model, context = self.model(recipe), self.context
-        opener = self._opener
+        model, opener = self.model(recipe), self._opener
+        context = replace(self.context, normal=Normal(recipe.data.mean, recipe.data.std))
         if opener is not None:
 
             def opened(spec: str) -> nn.Module:

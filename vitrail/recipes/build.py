@@ -61,9 +61,8 @@ class Builder:
 
     def learner(self, recipe: Recipe) -> Learner:
         """Make the model of a recipe with its objective. Raises VitrailError."""
-        model, data = self.model(recipe), recipe.data
+        model, data, opener = self.model(recipe), recipe.data, self._opener
         context = replace(self.context, mean=data.mean, std=data.std)
-        opener = self._opener
         if opener is not None:
 
             def opened(spec: str) -> nn.Module:

@@ -20,7 +20,13 @@ from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_in, config_json
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
+from vitrail.objectives import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    Objectives,
+    Unlabelled,
+)
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -125,8 +131,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
     `model=NAME` takes a published variant, or the model of a JSON file such as a search's
     found.json, with the data's channels and classes; `model.FIELD=VALUE` changes its Config;
-    `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits it. Raises
-    ConfigError, also for one that does not.
+    `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits it.
+    Raises ConfigError, also for one that does not.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
@@ -142,6 +148,12 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             if type(changed.task) is not type(recipe.task):
                 changed = replace(changed, objective=suited(changed.task))
             recipe = changed
+    if isinstance(recipe.objective, Unlabelled):
+        name = kind_of(type(recipe.objective)).replace("_", "")
+        raise ConfigError(
+            f"objective {name} learns without labels, and no head learns by it: run `vitrail "
+            f"pretrain PICTURES --method {name}`, then fit with --pretrained and its folder"
+        )
     if isinstance(recipe.objective, BinaryCrossEntropy) != recipe.task.several:
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
         raise ConfigError(

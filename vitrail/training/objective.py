@@ -68,6 +68,10 @@ class Objective(nn.Module):
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after every optimizer step. Does nothing by default."""
 
+    def kept(self, model: nn.Module) -> nn.Module:
+        """Return what is judged and kept of a training: the model itself, or its teacher."""
+        return model
+
 
 class Frozen(nn.Module):
     """A module that never changes: in eval mode, without gradients, in no snapshot.

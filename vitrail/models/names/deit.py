@@ -69,10 +69,25 @@ def _transformers(config: Any) -> list:
     ]
 
 
+def _pretrained(config: Any) -> list:
+    """Rows for the backbones of SiT and AttMask, without what stands beside them."""
+    token = f"embed.token[+{3 if config.distilled else 2}]"
+    return [
+        *[(part, None) for part in ("head", "rec_", "contr_", "rot_")],
+        ("backbone.", ""),
+        ("masked_embed", None),
+        ("cls_token1", token, _first),
+        ("cls_token2", token, _second),
+        *_authors(config),
+    ]
+
+
 TABLES: dict[str, Callable[[Any], list]] = {
     "facebookresearch/deit": _authors,
     "timm": _authors,
     "transformers": _transformers,
+    "gkakogeorgiou/attmask": _pretrained,
+    "Sara-Ahmed/SiT": _pretrained,
 }
 
 

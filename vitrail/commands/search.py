@@ -33,7 +33,10 @@ def search(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="found.json of an earlier search, to begin with its network.")
+        str | None,
+        typer.Option(
+            help="Path of the found.json of an earlier search, to begin with its network."
+        ),
     ] = None,
     image: Annotated[
         str | None,

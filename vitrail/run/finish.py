@@ -36,9 +36,10 @@ from vitrail.report.facts import (
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
+from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
-from vitrail.run import looks
 from vitrail.run.budget import Budget
+from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
@@ -101,12 +102,16 @@ class Desk:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model at the end of its training, with its score on the validation part."""
+    """A model at the end of its training, with its score on the validation part.
+
+    Where it has a `dial`, it stands at the setting that was chosen.
+    """
 
     subject: Subject
     recipe: Recipe
     model: nn.Module
     scores: Scores
+    dial: Dial | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +187,8 @@ def conclude(
     journal = Journal(checkpoints(run.path, trained.subject.name) / "metrics.jsonl")
     run.write_bytes(run.metrics, journal.path.read_bytes())
     run.save_model(trained.model, to_json(recipe), shipped.labels)
+    if trained.dial is not None:
+        dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
@@ -221,8 +228,8 @@ def conclude(
     )
     if facts.refusal is not None:
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    if seen.chapter is not None:
-        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
+    facts = replace(facts, chapters=[*facts.chapters, *(one for one in added if one is not None)])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))

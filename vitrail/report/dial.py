@@ -13,15 +13,13 @@ from vitrail.units import count, counted, percent, seconds
 
 @dataclass(frozen=True)
 class PointFacts:
-    """A setting of a dial: pixels of a patch (None: one size only), share of the patches kept,
-    multiply-adds, score with its 95 % interval, and the median and 90th percentile of its time.
+    """A setting of a dial: multiply-adds, score with its 95 % interval, and the median and 90th
+    percentile of its time.
 
     `front` says that no other setting beats it in both, `chosen` that the run stands at it.
     """
 
     name: str
-    patch: int | None
-    keep: float
     macs: int
     score: float
     low: float
@@ -43,6 +41,11 @@ class DialFacts:
     threads: int
     points: Sequence[PointFacts]
     limit_s: float | None = None
+
+    @property
+    def ordered(self) -> list[PointFacts]:
+        """Return the settings, the fastest first."""
+        return sorted(self.points, key=lambda point: point.p50_s)
 
     @property
     def chosen(self) -> PointFacts:
@@ -91,69 +94,72 @@ def _caption(facts: DialFacts) -> str:
         f"{counted(facts.images, 'validation image')}, by which the setting was chosen as well: "
         "only the figure of the test images, at the top of the page, is unbiased. They are the "
         "same images at every setting, so differences are surer than the bars show. A line joins "
-        "the settings that no other beats in both, a ring marks the chosen one. Times are medians "
+        "the settings that no other beats in both, a ring marks the chosen one; numbers are those "
+        "of the table. Times are medians "
         f"of the exported file for a picture of {width}x{height}, on "
         f"{counted(facts.threads, 'thread')}, all settings in turns."
     )
 
 
 def _table(facts: DialFacts) -> Table:
-    patches = any(point.patch is not None for point in facts.points)
-    keeps = any(point.keep < 1 for point in facts.points)
-    columns = [Column("setting", "name")]
-    columns += [Column("patch", "number")] * patches + [Column("kept", "number")] * keeps
-    columns += [
-        Column("multiply-adds", "number"), Column(facts.measure, "number"),
-        Column("95\u00a0% interval", "number"), Column("latency", "number"),
-        Column("90\u00a0% below", "number"), Column(""),
+    columns = [
+        Column("", "number"), Column("setting", "name"), Column("multiply-adds", "number"),
+        Column(facts.measure, "number"), Column("95\u00a0% interval", "number"),
+        Column("latency", "number"), Column("90\u00a0% below", "number"), Column(""),
     ]  # fmt: skip
     rows = []
-    for one in sorted(facts.points, key=lambda point: point.p50_s):
-        cells = [one.name]
-        cells += [f"{one.patch} px"] * patches + [percent(one.keep, 0)] * keeps
-        cells += [
-            count(one.macs), percent(one.score), f"{percent(one.low)} to {percent(one.high)}",
-            seconds(one.p50_s), seconds(one.p90_s),
+    for number, one in enumerate(facts.ordered, 1):
+        cells = (
+            str(number), one.name.replace("-", "\u2011"), count(one.macs), percent(one.score),
+            f"{percent(one.low)} to {percent(one.high)}", seconds(one.p50_s), seconds(one.p90_s),
             "chosen" if one.chosen else "" if one.front else "beaten",
-        ]  # fmt: skip
+        )  # fmt: skip
         rows.append([cell.replace(" ", "\u00a0") for cell in cells])
     return Table(columns, rows)
 
 
 def curve(facts: DialFacts, size: tuple[float, float], name: str) -> str:
-    """Draw scores with their intervals over time; settings of the front are joined and named."""
+    """Draw scores with their intervals over time; the front is joined, numbers are the table's."""
 
     def draw(axes: Any) -> None:
-        for point in facts.points:
-            colour = canvas.ACCENT if point.front else canvas.SOFT
-            at, score = 1e3 * point.p50_s, 100 * point.score
-            ends = [[score - 100 * point.low], [100 * point.high - score]]
-            axes.errorbar(
-                [at], [score], yerr=ends, fmt="o", color=colour, markersize=6, elinewidth=1.3,
-                capsize=3, zorder=3,
-            )  # fmt: skip
-            if point.chosen:
-                axes.scatter(
-                    [at], [score], s=170, facecolors="none", edgecolors=canvas.ACCENT,
-                    linewidths=1.8, zorder=4,
-                )  # fmt: skip
-            if point.front:
-                axes.annotate(
-                    point.name, (at, score), (8, -11), textcoords="offset points",
-                    color=canvas.SOFT, fontsize=canvas.FONT - 1, in_layout=False,
-                )  # fmt: skip
-        front = sorted((p for p in facts.points if p.front), key=lambda p: p.p50_s)
+        for number, point in enumerate(facts.ordered, 1):
+            _mark(axes, number, point)
+        front = [point for point in facts.ordered if point.front]
         axes.plot(
             [1e3 * p.p50_s for p in front], [100 * p.score for p in front], color=canvas.ACCENT,
             linewidth=1.2, alpha=0.7, zorder=2,
         )  # fmt: skip
         limit = [] if facts.limit_s is None else [1e3 * facts.limit_s]
         canvas.log_ticks(axes, [1e3 * p.p50_s for p in facts.points] + limit)
-        for ms in limit:
-            axes.axvline(ms, color=canvas.SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
         axes.margins(y=0.14)
         canvas.within(axes)
+        for ms in limit:
+            axes.axvline(ms, color=canvas.SECOND, linewidth=1.1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "budget", (ms, 0), (-4, 4), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=canvas.SECOND, ha="right", in_layout=False,
+            )  # fmt: skip
         axes.set_xlabel("latency in ms, logarithmic")
         axes.set_ylabel(f"validation {facts.measure}, %")
 
     return canvas.svg(draw, name, size)
+
+
+def _mark(axes: Any, number: int, point: PointFacts) -> None:
+    """Draw a setting: its score, the interval, its number, and a ring where it was chosen."""
+    at, score = 1e3 * point.p50_s, 100 * point.score
+    colour = canvas.ACCENT if point.front else canvas.SOFT
+    axes.errorbar(
+        [at], [score], yerr=[[score - 100 * point.low], [100 * point.high - score]], fmt="o",
+        color=colour, markersize=6, elinewidth=1.3, capsize=3, zorder=3,
+    )  # fmt: skip
+    if point.chosen:
+        axes.scatter(
+            [at], [score], s=170, facecolors="none", edgecolors=canvas.ACCENT, linewidths=1.8,
+            zorder=4,
+        )  # fmt: skip
+    axes.annotate(
+        str(number), (at, score), (10, -11), textcoords="offset points", ha="center",
+        color=canvas.ACCENT if point.chosen else canvas.SOFT, fontsize=canvas.FONT - 1,
+        fontweight="bold" if point.chosen else "normal", in_layout=False,
+    )  # fmt: skip

@@ -106,7 +106,7 @@ def dial_chapter(dial: Dial | None, limit_s: float | None) -> Chapter | None:
     front = {point.name for point in dial.front}
     points = [
         PointFacts(
-            one.name, one.setting.patch, one.setting.keep, one.macs, one.score, one.low, one.high,
+            one.name, one.macs, one.score, one.low, one.high,
             one.p50_s, one.p90_s, one.name in front, one.name == dial.chosen,
         )
         for one in dial.points

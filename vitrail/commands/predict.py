@@ -31,18 +31,41 @@ def predict(
         str | None,
         typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer at the best setting of the run's dial that takes no longer, e.g. 5ms."
+        ),
+    ] = None,
+    dial: Annotated[
+        float | None,
+        typer.Option(
+            "--dial", help="Place on the run's dial: 0 is the fastest setting, 1 the most accurate."
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer each image in this time, its reading included, at the best setting for "
+            "which there is time, e.g. 20ms."
+        ),
+    ] = None,
 ) -> None:
     """Classify images with a finished run."""
-    from vitrail.jobs.predict import Predictor, as_csv, collect, show
+    from vitrail.jobs.predict import answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:
         raise ConfigError("--json and --csv are two forms of one answer: ask for one of them")
     work()
-    predictor = Predictor(run, engine=engine, threshold=threshold)
+    predictor = answering(
+        run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
+    )
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
     found = predictor.predict(paths, top=top)
+    if turned := predictor.said(found):
+        print(turned, file=sys.stderr)
     if as_json:
         print(in_json(found))
     elif csv:

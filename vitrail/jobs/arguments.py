@@ -13,6 +13,7 @@ from vitrail.data.split import Duplicates
 from vitrail.engines import rivals
 from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores
+from vitrail.methods import Flexivit
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
@@ -35,7 +36,8 @@ class Arguments:
     """What the user asked for, complete: it is kept in the run folder for `--resume`.
 
     `settings` change the recipe of every candidate. `input` is the (height, width) of the pictures
-    whose latency is meant, None for the median of the data.
+    whose latency is meant, None for the median of the data; with `flexible` every candidate learns
+    at several patch sizes.
     """
 
     data: str
@@ -55,10 +57,16 @@ class Arguments:
     settings: tuple[str, ...] = ()
     command: str = ""
     input: tuple[int, int] | None = None
+    flexible: bool = False
 
     def __post_init__(self) -> None:
         if self.input is not None:
             check_size(self.input)
+        if self.flexible and self.engine != "onnxruntime":
+            raise ConfigError(
+                f"--engine {self.engine} does not go with --flexible, whose dial is measured in "
+                "ONNX Runtime: leave one of them out"
+            )
 
     @property
     def budget(self) -> Budget:
@@ -71,7 +79,10 @@ class Arguments:
     def wish(self) -> Recipe:
         """An empty recipe with the settings, as far as they do not need the data."""
         base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
-        return amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
+        wish = amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
+        if self.flexible and not any(isinstance(one, Flexivit) for one in wish.methods):
+            wish = replace(wish, methods=(Flexivit(), *wish.methods))
+        return wish
 
     @property
     def hardware(self) -> Hardware:
@@ -102,7 +113,8 @@ class Words(TypedDict, total=False):
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
     `storage` the URL of a database that machines share. `task` is "multilabel" where images have
-    several labels; one class each is the default.
+    several labels; one class each is the default. With `flexible` the weights learn many patch
+    sizes, and the run gets a dial.
     """
 
     latency: str | float | None
@@ -120,6 +132,7 @@ class Words(TypedDict, total=False):
     devices: int | None
     engine: str | None
     task: str | None
+    flexible: bool | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -159,7 +172,10 @@ def ask(
     asked.wish  # noqa: B018  # checked to the last field before any image is read
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
-    said = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    said = [
+        f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+        for name, value in options.items()
+    ]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
 
@@ -177,6 +193,7 @@ def amended(asked: Arguments, words: Words) -> Arguments:
             "duplicates",
             "devices",
             "engine",
+            "flexible",
         )
         if words.get(name) is not None
     }

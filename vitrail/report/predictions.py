@@ -26,11 +26,17 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 
     Where a threshold is in force, "none_of_these" says whether the likeliest class misses it. In a
     run of several labels "labels" has those that reach their thresholds. "unfamiliar", where the
-    run can know, says that the image looks unlike all that it learned from.
+    run can know, says that the image looks unlike all that it learned from. "setting" is that of
+    the run's dial where it was turned, "seconds" what the answer took where there was a deadline.
     """
-    rows = [{"path": p.path} | _answered(p) for p in predictions]
+    rows = [{"path": p.path} | _turned(p) | _answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
+
+
+def _turned(prediction: Prediction) -> dict[str, Any]:
+    told = {"setting": prediction.setting, "seconds": prediction.seconds}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _answered(prediction: Prediction) -> dict[str, Any]:

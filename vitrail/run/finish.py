@@ -37,9 +37,10 @@ from vitrail.report.facts import (
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
+from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
-from vitrail.run import looks
 from vitrail.run.budget import Budget
+from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
@@ -103,12 +104,16 @@ class Desk:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model at the end of its training, with its score on the validation part."""
+    """A model at the end of its training, with its score on the validation part.
+
+    Where it has a `dial`, it stands at the setting that was chosen.
+    """
 
     subject: Subject
     recipe: Recipe
     model: nn.Module
     scores: Scores
+    dial: Dial | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +189,8 @@ def conclude(
     journal = Journal(checkpoints(run.path, trained.subject.name) / "metrics.jsonl")
     run.write_bytes(run.metrics, journal.path.read_bytes())
     run.save_model(trained.model, to_json(recipe), shipped.labels)
+    if trained.dial is not None:
+        dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
@@ -223,8 +230,9 @@ def conclude(
     )
     if facts.refusal is not None:
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    more = [*desk.chapters, *facts.chapters, *([seen.chapter] if seen.chapter else [])]
-    facts = replace(facts, chapters=more)
+    added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
+    known = [one for one in added if one is not None]
+    facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +32,16 @@ def predict(
         str | None,
         typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the masks of a run that gives them, and for pictures of these. "
+            "Default: masks-of-RUN.",
+        ),
+    ] = None,
 ) -> None:
-    """Classify images with a finished run."""
+    """Classify images, or their pixels, with a finished run."""
     from vitrail.jobs.predict import Predictor, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
@@ -42,7 +51,9 @@ def predict(
     work()
     predictor = Predictor(run, engine=engine, threshold=threshold)
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    found = predictor.predict(paths, top=top)
+    if predictor.labels.maps and out is None:
+        out = predictor.free_folder()
+    found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if as_json:
         print(in_json(found))
     elif csv:
@@ -51,6 +62,8 @@ def predict(
         remedy = "" if ":" in found[0].error else ": give another image"
         raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        show(found, console())
+        show([replace(one, ranked=one.ranked[:top]) for one in found], console())
+        if out:
+            print(f"masks, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)

@@ -6,6 +6,9 @@
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.distillation import Distillation
+from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 
-Objectives = CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation
+Objectives = (
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | PixelCrossEntropy
+)

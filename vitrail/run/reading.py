@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 
 from vitrail.data.gate import Inspection, inspect
-from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.data.told import told
 from vitrail.engines import ENGINES, rivals
@@ -61,9 +60,9 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     open_fabric(hardware.device)
     view.phase("reading the images")
     task = task or Classification()
-    source = open_source(data.spec, several=task.several)
-    task.check(source)
     shown = view.console.is_terminal
+    source = task.source(data.spec, progress=shown)
+    task.check(source)
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(
         inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,

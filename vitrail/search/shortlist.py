@@ -24,6 +24,7 @@ from vitrail.errors import BudgetError
 from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
@@ -46,7 +47,7 @@ class Terms:
     """What a shortlist is made for: the images, the budget, and how much time there is.
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
-    how many may race, `batch` the images of a training step.
+    how many may race, `batch` the images of a training step; with `maps` every pixel has a class.
     """
 
     image_size: tuple[int, int]
@@ -59,6 +60,7 @@ class Terms:
     batch: int
     device: str = "cpu"
     seed: int = 0
+    maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,13 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 
 
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
-    """Candidates of the `most` promising families, then of the others (marked True)."""
+    """Candidates of the `most` promising families, then of the others (marked True); of networks
+    of maps all."""
+    if terms.maps:
+        sizes = terms.image_size, terms.channels, terms.classes, terms.seed
+        for one in dense_candidates(*sizes):
+            yield one, False
+        return
     ordered = by_prior(families())
     for chosen, second_choice in ((ordered[:most], False), (ordered[most:], True)):
         for one in small_candidates(
@@ -230,8 +238,9 @@ def _last_resort(
 
 
 def _prior(one: Candidate) -> float:
-    """The prior of a family; pretrained weights count more than any without."""
-    return prior(one.family) + (one.pretrained is not None)
+    """The prior of a family, or of the host of a network of maps; pretrained weights count more
+    than any without."""
+    return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
 def _merit(one: Candidate, terms: Terms) -> float:
@@ -255,8 +264,10 @@ def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[
 
 
 def _column(one: Candidate) -> str:
-    """Candidates compete for places within their family, pretrained ones among themselves."""
-    return one.family + ("*" if one.pretrained else "")
+    """Candidates compete for places within their family, pretrained ones among themselves, and
+    networks of maps with those of the same host and head."""
+    host, head = (one.model.get(name, {}).get("kind", "") for name in ("host", "decoder"))
+    return f"{one.family}{host}{head}" + ("*" if one.pretrained else "")
 
 
 def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:

@@ -140,7 +140,9 @@ def _beside(base: str, folders: Sequence[str]) -> Pair | None:
 
 def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
     """The pair, or one for each part that both have as a folder."""
-    below = {part_of(name): name for name in tree.listing(pair.images)[0]}
+    below: dict[PartName | None, str] = {
+        part_of(name): name for name in tree.listing(pair.images)[0]
+    }
     other = {part_of(name): name for name in tree.listing(pair.masks)[0]}
     found = [
         Pair(_joined(pair.images, name), _joined(pair.masks, other[part]), part)

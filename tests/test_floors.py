@@ -44,7 +44,9 @@ ANCESTORS: dict[str, set[str]] = {
     "segmenter": {
         "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "xcit",
     },
+    "semantic_fpn": {"resnet"},
     "senet": {"resnet"},
+    "upernet": {"cswin", "swin"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from vitrail import __version__
 from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
+from vitrail.commands.check import check
 from vitrail.commands.compare import compare
 from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 
 app.command("list")(list_variants)
+app.command("check")(check)
 app.command("fit")(fit)
 app.command("train")(train)
 app.command("search")(search)

@@ -75,8 +75,8 @@ def fit(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What to learn: classification, or multilabel for several labels per image. "
-            "Default: classification."
+            help="What to learn: classification, multilabel for several labels per image, or "
+            "segmentation for masks. Default: what the data are for."
         ),
     ] = None,
     flexible: Annotated[

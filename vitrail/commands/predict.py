@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +51,16 @@ def predict(
             "which there is time, e.g. 20ms."
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the masks of a run that gives them, and for pictures of these. "
+            "Default: masks-of-RUN.",
+        ),
+    ] = None,
 ) -> None:
-    """Classify images with a finished run."""
+    """Classify images, or their pixels, with a finished run."""
     from vitrail.jobs.predict import answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
@@ -63,7 +72,9 @@ def predict(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    found = predictor.predict(paths, top=top)
+    if predictor.labels.maps and out is None:
+        out = predictor.free_folder()
+    found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):
         print(turned, file=sys.stderr)
     if as_json:
@@ -74,6 +85,8 @@ def predict(
         remedy = "" if ":" in found[0].error else ": give another image"
         raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        show(found, console())
+        show([replace(one, ranked=one.ranked[:top]) for one in found], console())
+        if out:
+            print(f"masks, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)

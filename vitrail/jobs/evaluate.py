@@ -24,7 +24,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import Part
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
@@ -84,6 +84,11 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
+    if task.maps:
+        raise ConfigError(
+            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
     source = _known(open_source(os.fspath(data), several=task.several), labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)

@@ -43,6 +43,7 @@ from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
 from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
+from vitrail.search.dense_space import dense_sizes
 from vitrail.search.field import Field
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
@@ -94,7 +95,13 @@ def fit(
         return Run(path)
     asked = ask(data, words, settings, out)
     task = asked.wish.task
-    folder = Path(out) if out else free_name(open_source(data, several=task.several).name)
+    folder = (
+        Path(out)
+        if out
+        else free_name(
+            Path(data).resolve().name if task.maps else open_source(data, several=task.several).name
+        )
+    )
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
@@ -184,6 +191,7 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         device=data.workshop.device,
         seed=asked.seed,
         methods=methods,
+        maps=asked.wish.task.maps,
     )
     with view.shown(), Apart() as apart:
         found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
@@ -208,7 +216,8 @@ def _held(asked: Arguments, data: Read) -> Budget:
     """The budget for the pictures at hand, or those that the user names."""
     split = data.workshop.split
     budget = pictured(asked.budget, data, asked.input)
-    return held(budget, image_sizes(data.inspection.size), split.channels)
+    sizes = (dense_sizes if asked.wish.task.maps else image_sizes)(data.inspection.size)
+    return held(budget, sizes, split.channels)
 
 
 def _beyond(budget: Budget) -> str:

@@ -1,4 +1,4 @@
-"""Classify images with a finished run; nothing but the run folder is read.
+"""Classify images, or their pixels, with a finished run; nothing but the run folder is read.
 
 The ONNX file answers where there is one, else the weights, with the same probabilities; or the
 file of an engine, which `vitrail export` made.
@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 from PIL import Image
 
-from vitrail.data.decode import BrokenImage, decode, decode_image, read_file
+from vitrail.data.decode import (
+    BrokenImage,
+    decode,
+    decode_full,
+    decode_image,
+    read_file,
+    resize,
+)
 from vitrail.data.labels import Labels
 from vitrail.data.listing import collect
 from vitrail.data.parallel import in_order
+from vitrail.data.picture import of_image
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
+from vitrail.jobs import masks
 from vitrail.jobs.asked import Picture, asked, from_array
 from vitrail.jobs.timely import Timely
 from vitrail.measure.session import session
@@ -47,7 +57,8 @@ class Prediction:
     `unfamiliar` says whether the image looks unlike all that the run learned from, so that no
     probability means anything; None where the run cannot know. `setting` is that of the run's dial
     which answered, where it was turned, and `seconds` what the answer took, where there was a
-    deadline.
+    deadline. Of a run of masks `mask` is uint8 (h, w), the class of each pixel, `ranked` has the
+    share of pixels of each class, and `written` the files, where there are some.
     """
 
     path: str
@@ -58,6 +69,8 @@ class Prediction:
     unfamiliar: bool | None = None
     setting: str | None = None
     seconds: float | None = None
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
+    written: masks.Written | None = None
 
     @property
     def none_of_these(self) -> bool:
@@ -103,7 +116,14 @@ class Predictor:
         self.threshold = self.labels.threshold if threshold is None else threshold
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}: give a probability from 0 to 1")
-        if engine is not None:
+        self._run = folder
+        if self.labels.maps:
+            if engine is not None or threshold is not None:
+                raise ConfigError(
+                    f"{folder.path} gives masks: leave out {'engine' if engine else 'threshold'}"
+                )
+            self._mask = masks.mask_answer(folder, self.labels)
+        elif engine is not None:
             self._answer = _deployed(folder, self.labels, engine)
         elif point is not None:
             dial = dials.read(folder)
@@ -111,24 +131,47 @@ class Predictor:
         else:
             self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
 
-    def predict(self, images: Picture | Iterable[Picture], top: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        top: int = 5,
+        *,
+        out: str | os.PathLike | None = None,
+    ) -> list[Prediction]:
         """Return a prediction for every image, in order, of the `top` classes.
 
         An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
         (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
         several. What is no readable image gets its reason and stops nothing. Raises ConfigError
-        for what is none of these, and for `top` below 1.
+        for what is none of these, and for `top` below 1. A run of masks writes them to `out`, if it
+        is given: an empty folder, or one that is not there.
         """
         named = asked(images, top)
+        if out is not None and not self.labels.maps:
+            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
+        target = None if out is None else Path(out)
+        if target is not None:
+            masks.check_out(target)
+        files = masks.names([name for name, _ in named])
+
+        def work(rows: range) -> list[Prediction]:
+            if self.labels.maps:
+                return [self._masked(*named[row], top, target, files[row]) for row in rows]
+            return self._batch([named[row] for row in rows], top)
+
         batches = in_order(
-            lambda rows: self._batch([named[row] for row in rows], top),
+            work,
             len(named),
-            size=BATCH,
+            size=1 if self.labels.maps else BATCH,
             workers=None,
             title="predicting",
             progress=len(named) > BATCH,
         )
         return [found for batch in batches for found in batch]
+
+    def free_folder(self) -> Path:
+        """Return a folder in the working directory for masks, which is not there yet."""
+        return masks.mask_folder(self._run)
 
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
         seen = [self.decoded(picture) for _, picture in some]
@@ -159,6 +202,20 @@ class Predictor:
         """Say at which setting of a dial the images were answered; "" where it was not turned."""
         return self._told
 
+    def _masked(
+        self, name: str, picture: Picture, top: int, out: Path | None, file: str
+    ) -> Prediction:
+        """The mask of one image at its own size, and the files that it is written to."""
+        image = self.decoded(picture, whole=True)
+        if isinstance(image, str):
+            return Prediction(name, error=image)
+        mask = self._mask(image)
+        [strange] = self._unfamiliar(resize(image[None], self.labels.image))
+        ranked = self._ranked(masks.shares(mask, self.labels), top)
+        written = None if out is None else masks.write(out, file, image, mask, self.labels)
+        there = tuple((label, share) for label, share in ranked if share)
+        return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
+
     def _unfamiliar(self, images: np.ndarray | None) -> list[bool | None]:
         """Whether each image looks unlike all that the run learned from, if the run knows."""
         if images is None:
@@ -166,23 +223,27 @@ class Predictor:
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 
-    def decoded(self, picture: Picture) -> np.ndarray | str:
-        """Return uint8 (H, W, C) as the model takes it, or why there is none."""
+    def decoded(self, picture: Picture, *, whole: bool = False) -> np.ndarray | str:
+        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own size, or why there is
+        none."""
         try:
-            return self._decoded(picture)
+            return self._decoded(picture, whole=whole)
         except BrokenImage as error:
             return error.reason
         except (OSError, ValueError) as error:
             return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
-    def _decoded(self, picture: Picture) -> np.ndarray:
-        """uint8 (H, W, C) as the model takes it. Raises BrokenImage, OSError, ValueError."""
+    def _decoded(self, picture: Picture, *, whole: bool) -> np.ndarray:
         labels = self.labels
         if isinstance(picture, np.ndarray):
             picture = from_array(picture)
         if isinstance(picture, Image.Image):
-            return decode_image(picture, labels.image, labels.channels, labels.ranges)
+            width, height = of_image(picture, labels.ranges).image.size
+            size = (height, width) if whole else labels.image
+            return decode_image(picture, size, labels.channels, labels.ranges)
         data = read_file(picture) if isinstance(picture, (str, os.PathLike)) else bytes(picture)
+        if whole:
+            return decode_full(data, labels.channels, labels.ranges)
         return decode(data, labels.image, labels.channels, labels.ranges)
 
     def _prediction(self, name: str, shares: np.ndarray, top: int) -> Prediction:
@@ -211,13 +272,15 @@ def predict(
     top: int = 5,
     engine: str | None = None,
     threshold: float | None = None,
+    out: str | os.PathLike | None = None,
     **turns: Unpack[Turns],
 ) -> list[Prediction]:
-    """Classify images with a finished run.
+    """Classify images, or their pixels, with a finished run.
 
     Returns a prediction for every image, in order, of the `top` classes. `Predictor` says what
-    may be given, and keeps the run open for more. `turns` turn the dial of a run that has one:
-    latency="5ms", dial=0.4 or deadline="20ms". Raises RunError, ConfigError and BudgetError.
+    may be given, and keeps the run open for more; `out` is a folder for masks. `turns` turn the
+    dial of a run that has one: latency="5ms", dial=0.4 or deadline="20ms". Raises RunError,
+    ConfigError and BudgetError.
 
     Examples:
         >>> [found] = vitrail.predict("run", "photos/cat/000.png", top=2)
@@ -227,7 +290,8 @@ def predict(
         >>> found.answer == name
         True
     """
-    return answering(run, engine=engine, threshold=threshold, **turns).predict(images, top=top)
+    opened = answering(run, engine=engine, threshold=threshold, **turns)
+    return opened.predict(images, top=top, out=out)
 
 
 def answering(

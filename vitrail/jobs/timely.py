@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vitrail.errors import ConfigError
 from vitrail.jobs.asked import Picture, asked
 from vitrail.run.dial import Dial
 from vitrail.units import counted, seconds
@@ -30,6 +32,7 @@ class Timely:
     def __init__(self, dial: Dial, deadline_s: float, at: Mapping[str, Predictor]) -> None:
         self.dial, self.deadline_s, self._at = dial, deadline_s, at
         self._any = next(iter(at.values()))
+        self.labels = self._any.labels
         # The first picture, and the first answer of a file, take longer than all others.
         blank = io.BytesIO()
         Image.new("RGB", (32, 32)).save(blank, "PNG")
@@ -37,11 +40,19 @@ class Timely:
         for one in at.values():
             one.answered("blank", picture, 1)
 
-    def predict(self, images: Picture | Iterable[Picture], top: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        top: int = 5,
+        out: str | os.PathLike | None = None,
+    ) -> list[Prediction]:
         """Return a prediction for every image, in order, one after the other.
 
-        Each says which setting answered and how many seconds it took. Raises ConfigError.
+        Each says which setting answered and how many seconds it took. Raises ConfigError, also
+        where there is a folder for masks, which are not answered by a deadline.
         """
+        if out is not None:
+            raise ConfigError("a deadline is for classes of images, not for masks: leave out --out")
         return [self._one(name, picture, top) for name, picture in asked(images, top)]
 
     def said(self, found: Sequence[Prediction]) -> str:

@@ -12,11 +12,12 @@ from vitrail.objectives.dino import Dino
 from vitrail.objectives.distillation import Distillation
 from vitrail.objectives.ibot import Ibot
 from vitrail.objectives.mae import Mae
+from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | Adversarial | Trades
-    | Sit | AttMask | Dino | Ibot | Mae
+    | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

@@ -64,7 +64,8 @@ class DataFacts:
     """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
     `origin` is what the user named; `split` says in a sentence how the parts were made. With
-    `several` an image has any number of labels, and `images` how many images each part has.
+    `several` an image has any number of labels, and `images` how many images each part has; with
+    `maps` these are the classes of its pixels.
     """
 
     name: str
@@ -76,16 +77,24 @@ class DataFacts:
     split: str = ""
     several: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
+    maps: bool = False
 
     @property
     def noun(self) -> str:
         """Return what an image has: a class, or labels."""
-        return "label" if self.several else "class"
+        return "label" if self.several and not self.maps else "class"
 
     @property
     def kinds(self) -> str:
         """Return how many classes or labels there are, with the noun."""
-        return counted(len(self.classes), self.noun, "labels" if self.several else "classes")
+        return counted(len(self.classes), self.noun, "classes" if self.noun == "class" else None)
+
+    @property
+    def same(self) -> str:
+        """Return what an exported file and its model have in common on held-back images."""
+        if self.maps:
+            return "the masks are the same"
+        return f"the same {'labels' if self.several else 'class'} in all of them"
 
     def size(self, part: str) -> int:
         """Return how many images a part has."""

@@ -28,6 +28,8 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     run of several labels "labels" has those that reach their thresholds. "unfamiliar", where the
     run can know, says that the image looks unlike all that it learned from. "setting" is that of
     the run's dial where it was turned, "seconds" what the answer took where there was a deadline.
+    A run of masks has "shares" of pixels by class in place of "classes", and the files "mask" and
+    "overlay".
     """
     rows = [{"path": p.path} | _turned(p) | _answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -42,6 +44,8 @@ def _turned(prediction: Prediction) -> dict[str, Any]:
 def _answered(prediction: Prediction) -> dict[str, Any]:
     if prediction.error:
         return {"error": prediction.error}
+    if prediction.mask is not None:
+        return _mask(prediction)
     ranked = {"classes": _shares(prediction.ranked)}
     if prediction.chosen is not None:
         ranked = {"labels": _shares(prediction.chosen), **ranked}
@@ -54,6 +58,17 @@ def _answered(prediction: Prediction) -> dict[str, Any]:
         "threshold": prediction.threshold,
         **ranked,
     }
+
+
+def _mask(prediction: Prediction) -> dict[str, Any]:
+    """The share of pixels of each class, and the files of the mask."""
+    told: dict[str, Any] = {}
+    if prediction.written is not None:
+        told = {"mask": prediction.written.mask, "overlay": prediction.written.overlay}
+    if prediction.unfamiliar is not None:
+        told["unfamiliar"] = prediction.unfamiliar
+    shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
+    return {**told, "shares": shares}
 
 
 def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:

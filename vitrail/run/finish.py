@@ -167,7 +167,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
     """
     recipe, workshop = trained.recipe, desk.workshop
     with desk.state.phase("export"):
-        outputs = workshop.outputs(trained.model, recipe, workshop.watched(recipe))
+        outputs = workshop.answers(trained.model, recipe, workshop.watched(recipe))
         labels = recipe.task.settled(labels_of(recipe, workshop), outputs)
         labels = replace(labels, look=workshop.look(recipe))
         model, images = at_rest(trained.model), held_back(recipe, workshop)
@@ -198,7 +198,9 @@ def conclude(
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         most = _affordable(desk, shipped)
         start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
-        frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
+        frozen = None
+        if not recipe.task.maps:  # whose head sees maps, not one vector an image
+            frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
         against = recipe.task.against(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
         )
@@ -254,6 +256,8 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
     """Return which of up to `most` images deserve a look, and which share of images of unknown
     classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
+    if recipe.task.maps:  # of which only what the gate found is known
+        return looks.looks(desk.inspection, []), None
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
     some = looks.sampled({**parts, "test": verdict.pixels}, min(most, looks.LOOKED))

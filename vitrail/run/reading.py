@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 
 from vitrail.data.gate import Inspection, inspect
-from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.data.told import told
 from vitrail.engines import ENGINES, rivals
@@ -60,10 +59,10 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     began = time.monotonic()
     view.phase("reading the images")
     task = task or Classification()
-    source = open_source(data.spec, several=task.several)
+    shown = view.console.is_terminal
+    source = task.source(data.spec, progress=shown)
     task.check(source)
     open_fabric(hardware.device)  # takes seconds to import, so a wrong path is told before
-    shown = view.console.is_terminal
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(
         inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,

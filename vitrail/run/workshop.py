@@ -141,6 +141,14 @@ class Workshop:
         batches = recipe.task.watching(images, normal(recipe))
         return Outputs(*predict(model.eval(), batches, device=self._opened(recipe)))
 
+    def answers(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
+        """Return what the task keeps of the model's answers to all images, in their order."""
+        return recipe.task.answers(model, images, normal(recipe), self._opened(recipe))
+
+    def judged(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
+        """Return what a finished model says of test images, as they are judged."""
+        return recipe.task.judge(model, images, normal(recipe), self._opened(recipe))
+
     def watched(self, recipe: Recipe, limit: int | None = None) -> Pixels:
         """Return the validation images, or the first `limit` of them.
 
@@ -151,7 +159,7 @@ class Workshop:
 
     def validate(self, model: nn.Module, recipe: Recipe, limit: int | None = None) -> Scores:
         """Score a model on the validation images, or on the first `limit` of them."""
-        return recipe.task.scores(self.outputs(model, recipe, self.watched(recipe, limit)))
+        return recipe.task.scores(self.answers(model, recipe, self.watched(recipe, limit)))
 
     def better(
         self, outcome: Outcome, recipe: Recipe, limit: int | None = None

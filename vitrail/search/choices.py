@@ -118,8 +118,8 @@ class Flips:
     usual: ClassVar[bool] = True
 
     def arises(self, recipe: Recipe, counts: Sequence[int]) -> bool:
-        """Tell whether the recipe flips images."""
-        return recipe.augment.flip > 0
+        """Tell whether the recipe flips images and an image has one answer."""
+        return recipe.augment.flip > 0 and not recipe.task.maps
 
     def applied(self, recipe: Recipe, used: bool) -> Recipe:
         """Return the recipe as it is, or without flips."""
@@ -230,7 +230,7 @@ class Measuring:
             model, _ = workshop.better(outcome, recipe, LOOK_AT)
             said[used] = []
             for network in one.networks(model, used):
-                outputs = workshop.outputs(network, recipe, workshop.watched(recipe, LOOK_AT))
+                outputs = workshop.answers(network, recipe, workshop.watched(recipe, LOOK_AT))
                 said[used].append(recipe.task.right(outputs))
                 truth = outputs.targets.tolist()
         return one.decide(said[True], said[False], truth)

@@ -26,6 +26,7 @@ from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
@@ -49,7 +50,8 @@ class Terms:
     """What a shortlist is made for: the images, the budget, and how much time there is.
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
-    how many may race, `batch` the images of a training step, `methods` what all of them take.
+    how many may race, `batch` the images of a training step, `methods` what all of them take; with
+    `maps` every pixel has a class.
     """
 
     image_size: tuple[int, int]
@@ -63,6 +65,7 @@ class Terms:
     device: str = "cpu"
     seed: int = 0
     methods: tuple[Methods, ...] = ()
+    maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,13 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 
 
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
-    """Candidates of the `most` promising families, then of the others (marked True)."""
+    """Candidates of the `most` promising families, then of the others (marked True); of networks
+    of maps all."""
+    if terms.maps:
+        sizes = terms.image_size, terms.channels, terms.classes, terms.seed
+        for one in dense_candidates(*sizes):
+            yield one, False
+        return
     ordered = by_prior(families())
     # A method leaves few of a family's models, or none.
     most = 2 * most if terms.methods else most
@@ -243,8 +252,9 @@ def _paced(one: Candidate, terms: Terms) -> Candidate:
 
 
 def _prior(one: Candidate) -> float:
-    """The prior of a family; pretrained weights count more than any without."""
-    return prior(one.family) + (one.pretrained is not None)
+    """The prior of a family, or of the host of a network of maps; pretrained weights count more
+    than any without."""
+    return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
 def _merit(one: Candidate, terms: Terms) -> float:
@@ -268,8 +278,10 @@ def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[
 
 
 def _column(one: Candidate) -> str:
-    """Candidates compete for places within their family, pretrained ones among themselves."""
-    return one.family + ("*" if one.pretrained else "")
+    """Candidates compete for places within their family, pretrained ones among themselves, and
+    networks of maps with those of the same host and head."""
+    host, head = (one.model.get(name, {}).get("kind", "") for name in ("host", "decoder"))
+    return f"{one.family}{host}{head}" + ("*" if one.pretrained else "")
 
 
 def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:

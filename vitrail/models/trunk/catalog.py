@@ -6,7 +6,7 @@ import pkgutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
-from vitrail.models.trunk.hosts import differing, nested, unflattened
+from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 
@@ -253,6 +253,8 @@ def config_name(config: Any) -> str:
             variant.config, image=(0, 0), channels=0, classes=0
         ):
             return variant.name
+    if hasattr(module, "DENSE"):
+        return f"{family_of(config)}-{_hosted_name(config)}"
     if family_of(config) not in families():
         return family_of(config)
     parts = []
@@ -260,6 +262,16 @@ def config_name(config: Any) -> str:
         fields = (key,) if isinstance(key, str) else key
         parts.append("x".join(_short(getattr(config, field)) for field in fields))
     return "-".join([family_of(config), *parts])
+
+
+def _hosted_name(config: Any) -> str:
+    """The host's name, and what the head has else than by default."""
+    host = config.host
+    known = [m for m in networks().values() if type(host) is m.Config]
+    name = config_name(host) if known else kind_of(type(host))
+    usual, own = type(config)(), [f.name for f in fields(config) if f.name not in (*SHARED, "host")]
+    changed = [_short(v) for n in own if (v := getattr(config, n)) != getattr(usual, n)]
+    return "-".join([name, *changed])
 
 
 def _short(value: Any) -> str:

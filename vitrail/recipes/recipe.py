@@ -125,8 +125,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
     `model=NAME` takes a published variant, or the model of a JSON file such as a search's
     found.json, with the data's channels and classes; `model.FIELD=VALUE` changes its Config;
-    `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits it. Raises
-    ConfigError, also for one that does not.
+    `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits it.
+    Raises ConfigError, also for one that does not.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))

@@ -38,6 +38,8 @@ from vitrail.units import seconds
 # asked for the networks that are trained alone. The network that is found has the rest.
 SHARED_SHARE, HUNT_SHARE, ALONE_SHARE = 0.4, 0.2, 0.25
 RESERVE_S, RESERVE_SHARE = 30.0, 0.15
+# Candidates that are judged whatever the time, so that there is something to choose from.
+FEWEST = 8
 # Candidates whose exported file is timed before the search gives up on a latency.
 TRIES = 5
 SEARCH, CHANCE = "search", "random"
@@ -161,7 +163,7 @@ class Searching:
         def enough(found: list[Found]) -> bool:
             if most is not None and len(found) >= most:
                 return True
-            return len(found) >= 2 and clock.monotonic() > stop
+            return len(found) >= FEWEST and clock.monotonic() > stop
 
         hunt = Hunt(self.folder.path / STUDY, name)
         ground = Ground(self.space, self.meter.allows, self.limits.seed)
@@ -239,7 +241,7 @@ class Searching:
             trained = train_in_full(runner, watched, self.state, self.train_end)
         self.view.phase("exporting, testing and reporting")
         written(found, self.folder, self.limits)
-        self.desk.chapters.extend(chapters_of(found, self.limits, self.recipe))
+        self.desk.opening.extend(chapters_of(found, self.limits, self.recipe))
         with self.folder.scratch() as scratch:
             finished = conclude(trained, ship(trained, self.desk, scratch), self.desk, scratch)
         shutil.rmtree(checkpoints(self.folder.path, SHARED), ignore_errors=True)

@@ -69,7 +69,8 @@ class Wanted:
 
     def tuned(self, space: Space) -> Space:
         """Return the space with the settings of the user. Raises ConfigError."""
-        return override(space, list(self.tuning))
+        own: Any = space
+        return override(own, list(self.tuning))
 
 
 def want(

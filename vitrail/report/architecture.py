@@ -52,9 +52,9 @@ def drawn(blocks: Sequence[Block], width: float, name: str) -> str:
                     linestyle=(0, (3, 3)), zorder=3,
                 )  # fmt: skip
                 y -= 1
-            words = f"{block.label}   {block.note}" if block.note else block.label
+            words = f"{block.label}: {block.note}" if block.note else block.label
             axes.annotate(
-                words if block.parts else f"{block.label}   left out", (0, (top + y) / 2),
+                words if block.parts else f"{block.label}: left out", (0, (top + y) / 2),
                 xycoords=("axes fraction", "data"), va="center", fontsize=FONT - 1,
                 color=INK if block.parts else SOFT,
             )  # fmt: skip

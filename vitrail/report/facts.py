@@ -342,9 +342,10 @@ class Facts:
 
     `baselines` were judged on the same test images as the model. `engines` took turns where one
     was asked for. `size_bytes` is that of the exported file (of the weights where there is none),
-    `confusion` has a row per true class and a column per predicted one, `chapters` are further
-    parts of the page, `seconds` the time of each phase, `versions` those of the packages,
-    `machine` such things as cpu, cores, memory_gib. `run` is the run folder as the user wrote it.
+    `confusion` has a row per true class and a column per predicted one, `opening` are chapters
+    that say how the model was found, `chapters` further parts of the page, `seconds` the time
+    of each phase, `versions` those of the packages, `machine` such things as cpu, cores,
+    memory_gib. `run` is the run folder as the user wrote it.
     """
 
     model: ModelFacts
@@ -363,6 +364,7 @@ class Facts:
     calibration: CalibrationFacts | None = None
     refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
+    opening: Sequence[Chapter] = ()
     chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

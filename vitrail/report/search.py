@@ -9,7 +9,7 @@ from typing import Any
 from vitrail.report import canvas
 from vitrail.report.architecture import Block, drawn
 from vitrail.report.canvas import ACCENT, SECOND, SOFT
-from vitrail.report.chapter import Chapter, Column, Figure, Fold, Paragraph, Part, Table
+from vitrail.report.chapter import Chapter, Column, Figure, Fold, Pair, Paragraph, Part, Table
 from vitrail.units import count, counted, seconds
 
 
@@ -172,16 +172,15 @@ def _alone(facts: SearchFacts, alone: AloneFacts) -> list[Part]:
     said = "no rank correlation can be told, as all of one side are equal"
     if alone.kendall is not None and alone.spearman is not None:
         said = f"Kendall's rank correlation is {alone.kendall:.2f}, Spearman's {alone.spearman:.2f}"
-    return [
-        Paragraph(
-            f"{counted(len(alone.pairs), 'network')} from the worst to the best were trained from "
-            f"scratch as well, for {counted(alone.steps, 'step')} each: {said}."
-        ),
-        Figure(
-            pairs(facts, alone, canvas.HALF, "alone"),
-            "scores of networks trained alone over their scores with inherited weights",
-        ),
-    ]
+    text = Paragraph(
+        f"{counted(len(alone.pairs), 'network')} from the worst to the best were trained from "
+        f"scratch as well, for {counted(alone.steps, 'step')} each: {said}."
+    )
+    figure = Figure(
+        pairs(facts, alone, canvas.HALF, "alone"),
+        "scores of networks trained alone over their scores with inherited weights",
+    )
+    return [Pair([figure], [text])]
 
 
 def front(facts: SearchFacts, size: tuple[float, float], name: str) -> str:

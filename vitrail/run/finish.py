@@ -89,7 +89,8 @@ class Asked:
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way, `chapters` what else is to be told.
+    `notes` are what was decided about the data on the way, `opening` chapters on
+    how the model was found.
     """
 
     run: RunFolder
@@ -99,7 +100,7 @@ class Desk:
     asked: Asked
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
-    chapters: list[Chapter] = field(default_factory=list)
+    opening: list[Chapter] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +220,7 @@ def conclude(
             asked.budget.latency_s, asked.budget.macs, asked.budget.params, asked.time_s
         ),
         candidates=_points(trained, shipped, race),
+        opening=desk.opening,
         curves=gathered.curve_points(journal.read()),
         mistakes=mistakes,
         export=gathered.export_facts(shipped.exported),

@@ -65,7 +65,7 @@ class Random:
 
     def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
         left = min(self.portion, self.count - generation * self.portion)
-        return _Draft(ground, seen, generation).filled(left)
+        return _Draft("random", ground, seen, generation).filled(left)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Evolve:
     def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
         if generation >= self.generations:
             return []
-        draft = _Draft(ground, seen, generation)
+        draft = _Draft("evolve", ground, seen, generation)
         if not generation:
             for genes in self.start:
                 draft.add(genes)
@@ -119,9 +119,9 @@ class Evolve:
 class _Draft:
     """A generation that is being put together: nobody who was seen, nobody twice."""
 
-    def __init__(self, ground: Ground, seen: Sequence[Found], generation: int) -> None:
+    def __init__(self, name: str, ground: Ground, seen: Sequence[Found], generation: int) -> None:
         self.ground = ground
-        self.rng = random.Random(f"{ground.seed} {generation}")
+        self.rng = random.Random(f"{name} {ground.seed} {generation}")
         self.known = {one.genes for one in seen}
         self.found: list[Genes] = []
 

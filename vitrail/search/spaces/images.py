@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vitrail.errors import ConfigError
 
 # Fewer tokens see hardly where things are; more take long on a CPU.
-FEWEST, MOST = 9, 260
+FEWEST, MOST = 9, 128
 KINDS = 3
 
 
@@ -22,7 +22,7 @@ class Images:
 
 def cut(images: Images, wanted: tuple[int, ...], title: str) -> tuple[int, ...]:
     """Return the patches that divide the images: those among `wanted`, or the three finest of 9 to
-    260 tokens.
+    128 tokens.
 
     Raises ConfigError where there is none.
     """

@@ -7,5 +7,8 @@ from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.distillation import Distillation
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
+from vitrail.objectives.summed_distillation import SummedDistillation
 
-Objectives = CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation
+Objectives = (
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation
+)

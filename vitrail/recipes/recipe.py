@@ -20,7 +20,13 @@ from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import catalog, config_from_json, config_json
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
+from vitrail.objectives import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    Objectives,
+    SummedDistillation,
+)
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -60,7 +66,8 @@ class Recipe:
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
     reference whose weights it starts from, None for random ones. `methods` change the model, in
-    their order; `task` says what it is for.
+    their order; `task` says what it is for. `keep_head` takes the head of the pretrained weights
+    along, which must tell as many classes.
     """
 
     model: dict[str, Any]
@@ -74,6 +81,7 @@ class Recipe:
     pretrained: str | None = None
     task: Tasks = field(default_factory=Classification)
     methods: tuple[Methods, ...] = ()
+    keep_head: bool = False
 
     @property
     def config(self) -> Any:
@@ -147,7 +155,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
-    if isinstance(recipe.objective, Distillation) and not recipe.objective.teacher:
+    objective = recipe.objective
+    if isinstance(objective, Distillation | SummedDistillation) and not objective.teacher:
         raise ConfigError(
             "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
             "the name of a published variant"

@@ -334,8 +334,9 @@ class Facts:
     `baselines` were judged on the same test images as the model. `engines` took turns where one
     was asked for. `size_bytes` is that of the exported file (of the weights where there is none),
     `confusion` has a row per true class and a column per predicted one, `chapters` are further
-    parts of the page, `seconds` the time of each phase, `versions` those of the packages,
-    `machine` such things as cpu, cores, memory_gib. `run` is the run folder as the user wrote it.
+    parts of the page, `lead` those that stand first, `seconds` the time of each phase, `versions`
+    those of the packages, `machine` such things as cpu, cores, memory_gib. `run` is the run folder
+    as the user wrote it.
     """
 
     model: ModelFacts
@@ -355,6 +356,7 @@ class Facts:
     refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
     chapters: Sequence[Chapter] = ()
+    lead: Sequence[Chapter] = ()
     export: ExportFacts | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, object] = field(default_factory=dict)

@@ -58,7 +58,8 @@ def render(facts: Facts) -> str:
 def _chapters(facts: Facts) -> list[Chapter]:
     """All chapters in order; figures of labels stand before the mistakes."""
     own, common = facts.chapters, classification.chapters(facts)
-    return [*own, *common] if facts.data.several else [*common, *own]
+    rest = [*own, *common] if facts.data.several else [*common, *own]
+    return [*facts.lead, *rest]
 
 
 def filled(template: Path, **values: Any) -> str:

@@ -6,7 +6,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from vitrail.engines.onnx import Exported, export_onnx
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
@@ -83,11 +84,23 @@ class Asked:
     time_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What a job adds to a run: a chapter that stands first, and figures for result.json."""
+
+    chapter: Chapter
+    figures: Mapping[str, Any]
+
+
+Adds = Callable[[Facts], Addition]
+
+
 @dataclass(frozen=True, eq=False)
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way.
+    `notes` are what was decided about the data on the way; `adds` is asked, once all is known,
+    what a job has to say of its own.
     """
 
     run: RunFolder
@@ -97,6 +110,7 @@ class Desk:
     asked: Asked
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
+    adds: Adds | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,10 +237,14 @@ def conclude(
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    added = desk.adds(facts) if desk.adds else None
+    if added is not None:
+        facts = replace(facts, lead=[added.chapter])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
-    run.write_json(run.result, _result(facts, trained.scores, desk.state))
+    told = _result(facts, trained.scores, desk.state)
+    run.write_json(run.result, {**told, **(added.figures if added else {})})
     return Finished(
         trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
         latency, run.path, shipped.timed.said(asked.budget),

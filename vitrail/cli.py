@@ -18,6 +18,7 @@ from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
 from vitrail.commands.check import check
 from vitrail.commands.compare import compare
+from vitrail.commands.compress import compress
 from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
@@ -74,6 +75,7 @@ app.command("explain")(explain)
 app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)
+app.command("compress")(compress)
 app.command("bench")(bench)
 app.command("growth")(growth)
 app.command("cache")(cache)

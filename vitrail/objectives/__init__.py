@@ -15,9 +15,10 @@ from vitrail.objectives.mae import Mae
 from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
+from vitrail.objectives.summed_distillation import SummedDistillation
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | Adversarial | Trades
-    | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation
+    | Adversarial | Trades | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

@@ -52,10 +52,12 @@ class Builder:
         model = create(recipe.config)
         if recipe.pretrained is not None:
             # Reading and naming a checkpoint takes seconds, and a race asks for it many times.
-            key = json.dumps([recipe.model, recipe.pretrained, recipe.seed])
+            key = json.dumps([recipe.model, recipe.pretrained, recipe.seed, recipe.keep_head])
             if key not in self._starts:
                 torch.manual_seed(recipe.seed)
-                self._starts[key] = start(recipe.config, recipe.pretrained).state_dict()
+                self._starts[key] = start(
+                    recipe.config, recipe.pretrained, keep_head=recipe.keep_head
+                ).state_dict()
             model.load_state_dict(self._starts[key])
         return changed(model, recipe.methods, recipe.task)
 

@@ -24,10 +24,11 @@ from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
 
 
-def start(config: Any, reference: str | None) -> Backbone:
+def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Backbone:
     """A model of `config` with random weights, or with those behind `reference` but its head.
 
-    Raises CheckpointError when the file does not hold this model, or cannot be fetched.
+    With `keep_head` that comes along. Raises CheckpointError when the file does not hold this
+    model, or cannot be fetched.
     """
     model = create(config)
     if reference is None:
@@ -47,7 +48,8 @@ def start(config: Any, reference: str | None) -> Backbone:
     strange = [
         name
         for name, value in ours.items()
-        if (name not in donor or donor[name].shape != value.shape) and not _in_head(name)
+        if (name not in donor or donor[name].shape != value.shape)
+        and (keep_head or not _in_head(name))
     ]
     if strange:
         raise CheckpointError(
@@ -56,7 +58,7 @@ def start(config: Any, reference: str | None) -> Backbone:
         )
     with torch.no_grad():
         for name, value in ours.items():
-            if not _in_head(name):
+            if keep_head or not _in_head(name):
                 value.copy_(donor[name])
     return model
 

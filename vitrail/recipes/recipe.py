@@ -27,6 +27,7 @@ from vitrail.objectives import (
     Distillation,
     Objectives,
     PixelCrossEntropy,
+    SummedDistillation,
     Unlabelled,
 )
 from vitrail.recipes.on_maps import on_maps
@@ -69,7 +70,8 @@ class Recipe:
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
     reference whose weights it starts from, None for random ones. `methods` change the model, in
-    their order; `task` says what it is for.
+    their order; `task` says what it is for. `keep_head` takes the head of the pretrained weights
+    along, which must tell as many classes.
     """
 
     model: dict[str, Any]
@@ -83,6 +85,7 @@ class Recipe:
     pretrained: str | None = None
     task: Tasks = field(default_factory=Classification)
     methods: tuple[Methods, ...] = ()
+    keep_head: bool = False
 
     @property
     def config(self) -> Any:
@@ -179,7 +182,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
     objective = recipe.objective
-    if isinstance(objective, Distillation) and not (objective.teacher or objective.average):
+    taught = isinstance(objective, Distillation | SummedDistillation)
+    if taught and not (objective.teacher or getattr(objective, "average", 0)):
         raise ConfigError(
             "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
             "the name of a published variant; or objective.average=0.99 to learn from its own "

@@ -6,7 +6,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,12 +85,23 @@ class Asked:
     time_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What a job adds to a run: a chapter that stands first, and figures for result.json."""
+
+    chapter: Chapter
+    figures: Mapping[str, Any]
+
+
+Adds = Callable[[Facts], Addition]
+
+
 @dataclass(frozen=True, eq=False)
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way, `opening` chapters on
-    how the model was found.
+    `notes` are what was decided about the data on the way, `opening` chapters on how the model was
+    found; `adds` is asked, once all is known, what a job has to say of its own.
     """
 
     run: RunFolder
@@ -101,6 +112,7 @@ class Desk:
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
     opening: list[Chapter] = field(default_factory=list)
+    adds: Adds | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,11 +248,15 @@ def conclude(
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
     added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
     known = [one for one in added if one is not None]
-    facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
+    facts = replace(facts, chapters=[*facts.chapters, *known])
+    own = desk.adds(facts) if desk.adds else None
+    if own is not None:
+        facts = replace(facts, opening=[*facts.opening, own.chapter])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
-    run.write_json(run.result, _result(facts, trained.scores, desk.state))
+    told = _result(facts, trained.scores, desk.state)
+    run.write_json(run.result, {**told, **(own.figures if own else {})})
     return Finished(
         trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
         latency, run.path, shipped.timed.said(asked.budget),

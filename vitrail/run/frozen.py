@@ -28,7 +28,8 @@ def frozen_features(
 
     They are of up to `most` training images, and of all in `test`, whatever their size there.
     """
-    if recipe.pretrained is None:
+    # Weights that bring their head were trained on these classes, and are nobody's to compare with.
+    if recipe.pretrained is None or recipe.keep_head:
         return None
     data, network = recipe.data, Embedded(workshop.model(recipe))
     train = workshop.pixels("train", data.image, data.channels).first(min(most, MOST))

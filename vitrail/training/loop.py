@@ -117,8 +117,8 @@ def train(
             rates.append(machine.adjust(done, state.caution))
             seed(_mixed(batches.seed, done, rank))
             rows.append(machine.step(feeds, step))
-            if average:
-                average.update(done)
+            if average and (done + 1) % steps.ema_every == 0:
+                average.update(done // steps.ema_every)
             learner.objective.after_step(learner.model, step)
             done += 1
             if done % look and done < until:

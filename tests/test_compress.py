@@ -130,7 +130,7 @@ def test_other_images_are_not_taken_for_the_runs(trained, tmp_path):
     photos = tmp_path / "photos"
     shutil.copytree(trained.parent / "photos", photos)
     (photos / "cat" / "003.png").unlink()
-    with pytest.raises(RunError, match="are not those of .* give where these are by --data"):
+    with pytest.raises(RunError, match=r"are not those of .* give where these are by --data"):
         compress(trained, macs="50%", data=photos, out=tmp_path / "run", console=silent())
 
 

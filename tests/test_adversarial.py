@@ -297,7 +297,7 @@ def test_settings_are_kept():
         amend(recipe, ["objective=trades", "objective.beta=-1"])
     with pytest.raises(ConfigError, match="not for task multi_label"):
         amend(recipe, ["task=multilabel", "objective=adversarial"])
-    with pytest.raises(ConfigError, match="an attack needs to know pixels"):
+    with pytest.raises(ConfigError, match="needs to know pixels"):
         Adversarial().build(toy.net(), Context())
     with pytest.raises(ConfigError, match=r"radius 9 is beyond .* at most 3\.5 apart"):
         Ball("l2", 9).check(12)

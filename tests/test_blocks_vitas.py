@@ -10,6 +10,7 @@ from support import golden
 import vitrail
 from vitrail import checkpoint
 from vitrail.models.vitas import HEADS, Config, ViTAS
+from vitrail.search.supernets.indices import Prefix, Suffix
 from vitrail.search.supernets.vitas import NAMES, Super
 
 # heads/attention/hidden of every slot, as published beside the code words
@@ -66,7 +67,7 @@ def test_released_super_transformer():
     )
     image = golden.image(expected["input_shape"])
     with torch.no_grad():
-        sides = {side: model(image, path, side) for side in ("left", "right")}
+        sides = {"left": model(image, path, Prefix()), "right": model(image, path, Suffix())}
     sides = {f"logits_{side}": logits for side, logits in sides.items()}
     outputs = {**sides, "train_logits": sum(sides.values())}
     for name, figures in expected["outputs"].items():
@@ -86,13 +87,13 @@ def test_a_candidate_trains_the_shared_weights():
         SMALL, dim=12, patch=7, heads=(4, 0, 2), attention=(24, 0, 48), hidden=(20, 0, 8)
     )
     image = torch.randn(2, 1, 28, 28, dtype=torch.float64)
-    logits = shared(image, path, "left")
+    logits = shared(image, path, Prefix())
     F.cross_entropy(logits, torch.tensor([1, 2])).backward()
     touched = {n for n, p in shared.named_parameters() if p.grad is not None}
     assert not any(n.startswith(("stems.0.", "blocks.1.", "blocks.0.mixer.qk.0")) for n in touched)
     gradient = shared.blocks[0].ffn.fc1.weight.grad
     assert gradient[:20, :12].abs().min() > 0 and not gradient[20:].any()
-    alone = vitrail.load(path, shared.inherited(path, "left"), dtype=torch.float64)
+    alone = vitrail.load(path, shared.inherited(path, Prefix()), dtype=torch.float64)
     assert (alone(image) - logits).abs().max() <= 1e-12
 
 
@@ -104,11 +105,9 @@ def test_refusals():
         vitrail.create("vitas_1_3g", image=(30, 32))
     shared = Super(SMALL, patches=(4, 7), heads=(2, 4))
     with pytest.raises(ValueError, match="patches \\(4, 7\\)"):
-        shared.inherited(replace(SMALL, patch=14), "left")
+        shared.inherited(replace(SMALL, patch=14), Prefix())
     with pytest.raises(ValueError, match="no wider"):
-        shared.inherited(replace(SMALL, patch=4, dim=30), "left")
-    with pytest.raises(ValueError, match="side is 'top'"):
-        shared.inherited(replace(SMALL, patch=4), "top")
+        shared.inherited(replace(SMALL, patch=4, dim=30), Prefix())
 
 
 def test_heads_and_slots():

@@ -33,17 +33,31 @@ def refused(capsys, *arguments: str) -> str:
     return text
 
 
+def loaded(*words: str) -> tuple[int, set[str], str]:
+    """Exit code of `vitrail WORDS`, the modules that it imports, and all that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vitrail", *words],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return done.returncode, modules, done.stdout + done.stderr
+
+
+def test_a_refused_fit_imports_nothing_that_takes_seconds(tmp_path):
+    """Neither the compiler, nor Fabric, nor what these import where it is installed."""
+    code, modules, said = loaded("fit", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"))
+    assert code == 2 and "nowhere does not exist" in said and "torch" in modules
+    heavy = {"torch._dynamo", "lightning_fabric", "torchvision.models", "transformers"}
+    assert not heavy & modules
+
+
 def test_import_and_help_leave_torch_alone():
     code = "import sys, vitrail, vitrail.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "vitrail", "--help"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "Usage: vitrail" in done.stdout
-    assert not loaded & {"torch", "numpy", "pydantic", "rich.live", "optuna", "matplotlib"}
+    _, modules, said = loaded("--help")
+    assert "Usage: vitrail" in said
+    assert not modules & {"torch", "numpy", "pydantic", "rich.live", "optuna", "matplotlib"}
 
 
 def test_version(capsys):

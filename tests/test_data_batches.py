@@ -8,7 +8,7 @@ from support.pictures import photo, write_classes
 
 from vitrail.data import augment as augmentation
 from vitrail.data.augment import Augment, draw
-from vitrail.data.batches import Batches, _generator
+from vitrail.data.batches import Batches, generator
 from vitrail.data.cache import pixels, statistics
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
@@ -112,7 +112,7 @@ def test_workers_hand_errors_over_and_stop_when_left(colour, monkeypatch):
     some = source.iterate(0, stop=1000, workers=2)
     next(some)
     some.close()
-    monkeypatch.setattr(source, "_normalised", lambda images: 1 / 0)
+    monkeypatch.setattr(source, "normalised", lambda images: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(source.iterate(0, stop=3, workers=2))
 
@@ -262,7 +262,7 @@ def test_erasing_comes_before_mixing(sample):
     """What is erased of an image shows the other, as timm does it image by image."""
     erased = batches(sample, augment=Augment(flip=0, shift=0, erasing=1.0)).get(0, 0).images
     augment = Augment(flip=0, shift=0, mixup=0.8, erasing=1.0)
-    draws = draw(augment, 32, (28, 28), _generator(3, 0, 1))
+    draws = draw(augment, 32, (28, 28), generator(3, 0, 1))
     share = torch.from_numpy(draws.weight).float().view(-1, 1, 1, 1)
     expected = share * erased + (1 - share) * erased[draws.partner]
     mixed = batches(sample, augment=augment).get(0, 0).images

@@ -104,7 +104,7 @@ def test_a_damaged_file_is_made_again_with_a_word(part, tmp_path, spoil):
     data = path.read_bytes()
     del made
     path.write_bytes(spoil(data))
-    with pytest.warns(UserWarning, match=rf"the cache file .*{path.name} .*: its images are dec"):
+    with pytest.warns(UserWarning, match=rf"the cache file .*{path.name} .*: it is made again"):
         again = pixels(part, (8, 8), 3, folder=tmp_path, progress=False)
     assert np.array_equal(again.images, whole)
     assert path.read_bytes() == data

@@ -17,6 +17,7 @@ from vitrail.models.__main__ import page
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+DESIGN = DOCS / "design.md"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 PROSE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
 SHELL = [
@@ -78,6 +79,8 @@ def test_paths_that_are_named_exist():
     for path in (ROOT / "CONTRIBUTING.md", DOCS / "tutorials" / "your-folder.md"):
         for named in re.findall(r"`((?:vitrail|tests|docs|bench)/[^\s`]*)`", path.read_text()):
             assert "NAME" in named or (ROOT / named).exists(), f"{path.name}: {named}"
+    for named in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|json|md))`", DESIGN.read_text()):
+        assert any((base / named).exists() for base in (ROOT, ROOT / "vitrail")), named
 
 
 def test_the_site_is_whole_and_fetches_nothing(tmp_path):

@@ -29,6 +29,7 @@ from vitrail.models import families
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe
+from vitrail.run import dial as dials
 from vitrail.run.folder import RunFolder
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Place, Plan, train
@@ -319,7 +320,7 @@ def test_sizes_are_set_and_read_as_json():
     assert recipe.methods == (Flexivit(),)
     recipe = override(recipe, ["methods.0.patches=4,8"])
     told = json.loads(json.dumps(to_json(recipe)))
-    assert told["methods"] == [{"kind": "flexivit", "patches": [4, 8]}]
+    assert told["methods"] == [{"kind": "flexivit", "patches": [4, 8], "test_patch": None}]
     assert parse(Recipe, told) == recipe
 
 
@@ -335,15 +336,21 @@ def test_a_run_reloads_predicts_and_exports_at_any_size(photos, quick, tmp_path)
     ]  # fmt: skip
     out = train_recipe(settings, out=tmp_path / "run", threads=1, console=quick)
     model, recipe, labels = RunFolder.open(out).load_model()
-    assert recipe["methods"] == [{"kind": "flexivit", "patches": [2, 4, 8]}]
+    dial = dials.read(RunFolder.open(out))
+    assert [point.name for point in dial.points] == ["patch2", "patch4", "patch8"]
+    stands = dial[dial.chosen].setting.patch
+    assert recipe["methods"] == [{"kind": "flexivit", "patches": [2, 4, 8], "test_patch": stands}]
     assert stems(model)[0].patches == (2, 4, 8) and not model.training
+    assert stems(model)[0].patch == stands
+    assert "One set of weights, many costs" in (out / "report.html").read_text()
+    assert labels == dial[dial.chosen].labels(labels)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(out / "model.onnx")
     logits = session.run(["logits"], {"images": images})[0]
     with torch.no_grad():
         ours = model(labels.normalised(images)).numpy()
         assert np.abs(ours - logits).max() < 1e-4
-        other = choose(model, 8)(labels.normalised(images)).numpy()
+        other = choose(model, 2 if stands == 8 else 8)(labels.normalised(images)).numpy()
     assert np.abs(ours - other).max() > 1e-4
     export_onnx(model, labels, tmp_path / "large.onnx", images=images)  # compares them itself
     session = onnxruntime.InferenceSession(tmp_path / "large.onnx")

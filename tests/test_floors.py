@@ -13,7 +13,7 @@ FLOORS = [
     },
     {"training", "attribution", "attacks"},
     {"models"},
-    {"methods", "tasks", "objectives"},
+    {"methods", "tasks", "objectives", "compression"},
     {"recipes"},
     {"run"},
     {"search", "evaluate", "bench", "serve"},
@@ -44,7 +44,9 @@ ANCESTORS: dict[str, set[str]] = {
     "segmenter": {
         "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "xcit",
     },
+    "semantic_fpn": {"resnet"},
     "senet": {"resnet"},
+    "upernet": {"cswin", "swin"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter
@@ -119,6 +121,7 @@ LINES = {
     "mvit": 350,
     "qna": 315,
     "resnet": 325,
+    "vit": 285,
     "volo": 385,
     "xcit": 275,
 }

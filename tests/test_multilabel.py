@@ -157,7 +157,7 @@ def test_the_wrong_data_is_one_sentence(table, tmp_path):
 # ---- figures ---------------------------------------------------------------------------
 
 
-def test_the_bootstrap_counts_as_torchmetrics_does():
+def test_the_bootstrap_counts_as_scikit_learn_does():
     random = np.random.default_rng(1)
     marks = torch.from_numpy(random.random((50, 4)) < 0.3).float()
     logits = torch.from_numpy(random.integers(-5, 5, (50, 4)) / 2).float()  # many are equal

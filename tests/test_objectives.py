@@ -18,7 +18,7 @@ from vitrail.objectives.context import Context
 from vitrail.objectives.distillation import DistillationLoss
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropyLoss
 from vitrail.recipes.recipe import Data, Recipe, amend
-from vitrail.training.objective import Step
+from vitrail.training.objective import Step, Taught
 from vitrail.training.steps import Steps
 
 NOW = Step(0, 10, 0.0)
@@ -89,6 +89,7 @@ def test_distillation_is_deit_s(case, value):
     first, second, taught = golden.image(expected["input_shape"])
     teacher = nn.Module()
     teacher.forward = lambda images: taught
+    teacher = Taught(teacher)
     batch = batch_of(torch.arange(8))
     terms = DistillationLoss(teacher, value)(lambda images: (first, second), batch, NOW)
     assert golden.deviation(terms["loss"].reshape(1), expected["outputs"][case]) <= 1e-6
@@ -111,6 +112,47 @@ def test_a_teacher_is_opened_frozen_and_must_be_named():
     with pytest.raises(ConfigError, match=r"objective\.teacher is not given"):
         amend(recipe, ["objective=distillation"])
     assert amend(recipe, ["objective=distillation", "objective.teacher=RUN"]).objective == value
+
+
+def test_a_network_learns_from_its_own_average():
+    value = Distillation(outputs="soft", share=0.3, smoothing=0.0, average=0.5)
+    model = toy.net().eval()
+    objective = value.build(model, Context()).train()
+    batch = toy.batches(8).get(0, 0)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert not objective.teacher.model.training
+    assert not [p for p in objective.parameters() if p.requires_grad]
+    assert objective(model, batch, NOW)["teacher"].abs() < 1e-7
+    with torch.no_grad():
+        model.head.weight[0] += 1.0
+    objective.after_step(model, Step(100, 200, 0.0))
+    followed = objective.state_dict()["teacher.model.head.weight"]
+    torch.testing.assert_close(followed, (start["head.weight"] + model.head.weight) / 2)
+    assert objective(model, batch, NOW)["teacher"] > 1e-6
+    recipe = Recipe({}, Data("x"), Steps(1, 1))
+    named = amend(recipe, ["objective=distillation", "objective.average=0.99"]).objective
+    assert named == Distillation(average=0.99)
+    with pytest.raises(ConfigError, match=r"teacher RUN and average 0\.99 are both given"):
+        Distillation("RUN", average=0.99)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("deit_tiny_distilled", {"image": (32, 32), "depth": 1}), ("levit_128s", {})],
+)
+def test_two_heads_answer_with_their_mean_in_eval_mode(name, more):
+    torch.manual_seed(0)
+    model = vitrail.create(name, classes=5, drop_path=0.0, **more).eval()
+    for parameter in model.head.parameters():
+        torch.nn.init.normal_(parameter)
+    image = torch.randn(2, 3, *model.config.image)
+    with torch.no_grad():
+        answer = model(image)
+        first, second = model.head.outputs(model.embedding(image)).values()
+        model.head.train()
+        assert isinstance(model(image), tuple)
+    assert (first - second).abs().max() > 0.1
+    torch.testing.assert_close(answer, (first + second) / 2, rtol=1e-4, atol=1e-4)
 
 
 def test_sigmoid_losses_are_for_one_class_each():

@@ -12,7 +12,7 @@ import os, signal, sys
 # What we stand on may use what its platform has; it is loaded before anything is hidden.
 import filelock, lightning_fabric, lightning_fabric.strategies.ddp, matplotlib.figure, numpy, onnx
 import onnxruntime, optuna, PIL.Image, pydantic, rich.live, safetensors.torch, torch
-import torch.distributed, torchmetrics, torchvision, typer, multiprocessing.popen_spawn_posix
+import sklearn.metrics, torch.distributed, torchvision, typer, multiprocessing.popen_spawn_posix
 import torch.onnx, onnxscript
 
 for module in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog"):

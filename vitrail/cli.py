@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from vitrail import __version__
 from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
+from vitrail.commands.check import check
 from vitrail.commands.compare import compare
 from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
@@ -26,6 +27,7 @@ from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
 from vitrail.commands.recipes import recipes
+from vitrail.commands.search import search
 from vitrail.commands.study import study
 from vitrail.commands.train import train
 from vitrail.errors import VitrailError
@@ -60,8 +62,10 @@ app = typer.Typer(
 )
 
 app.command("list")(list_variants)
+app.command("check")(check)
 app.command("fit")(fit)
 app.command("train")(train)
+app.command("search")(search)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)

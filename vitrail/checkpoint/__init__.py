@@ -8,7 +8,7 @@ safetensors with a digest.
 from vitrail.checkpoint.fitting import Mismatch, assign, compare, require_values
 from vitrail.checkpoint.names import Origins, Row, State, aliases, rename, traced
 from vitrail.checkpoint.places import FOLDER, holds_weights, located
-from vitrail.checkpoint.reading import Contents, contents, metadata, read
+from vitrail.checkpoint.reading import Contents, contents, everything, metadata, read
 from vitrail.checkpoint.saving import save
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "assign",
     "compare",
     "contents",
+    "everything",
     "holds_weights",
     "located",
     "metadata",

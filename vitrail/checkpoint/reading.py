@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,26 @@ def contents(source: str | os.PathLike | Mapping[str, Any]) -> Contents:
         value, written = _opened(path, name)
         unwrapped = unwrap(value)
         return Contents(_values(unwrapped.state), unwrapped.about, written)
+
+
+def everything(source: str | os.PathLike | Mapping[str, Any]) -> State:
+    """Return all tensors of a file or a mapping, also those that `read` passes over, the names of
+    mappings in mappings joined by dots: of "student", "teacher" and what a loss keeps.
+
+    Raises CheckpointError.
+    """
+    name = MAPPING if isinstance(source, Mapping) else os.fspath(source)
+    with door(name):
+        value = source if isinstance(source, Mapping) else _opened(located(name), name)[0]
+        return _values(dict(_leaves(value, "")))
+
+
+def _leaves(value: Any, before: str) -> Iterator[tuple[str, Any]]:
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            yield from _leaves(one, f"{before}{name}.")
+        elif isinstance(one, Tensor | Stored | Strange):
+            yield f"{before}{name}", one
 
 
 def _opened(path: Path, name: str) -> tuple[Any, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,13 +33,36 @@ def export(
         str | None,
         typer.Option(help="Images to calibrate --int8 with, where the run's own are gone."),
     ] = None,
+    dial: Annotated[
+        bool,
+        typer.Option(
+            "--dial", help="Write a file for each setting of the run's dial; they share weights."
+        ),
+    ] = False,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the file of the best setting of the run's dial that takes no longer, e.g. "
+            "5ms."
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Write files of a run for deployment, and check them against its weights."""
-    if not (onnx or engine):
+    if not (onnx or engine or dial or latency):
         raise ConfigError(
-            "nothing to export is named: add --onnx, or --engine onnxruntime or openvino"
+            "nothing to export is named: add --onnx, --engine onnxruntime or openvino, --dial, or "
+            "--latency"
+        )
+    if dial and latency:
+        raise ConfigError(
+            "--dial writes every setting and --latency one of them: ask for one of the two"
+        )
+    if (dial or latency) and (onnx or engine):
+        raise ConfigError(
+            f"--{'dial' if dial else 'latency'} writes files of the dial, --onnx and --engine "
+            "those of the setting where the run stands: ask for one of them at a time"
         )
     if not engine and int8:
         raise ConfigError("--int8 needs an engine: add --engine onnxruntime or openvino")
@@ -47,14 +70,14 @@ def export(
         raise ConfigError("--max-drop limits what --int8 may lose: add --int8")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}: give at least 1")
+    if dial or latency:
+        _export_dial(run, latency, as_json)
     if onnx:
         from vitrail.jobs.export import export_run
 
         made = export_run(run)
-        told = f"{made.path}: {made.size_bytes / 1e6:.2f} MB; the same class on all {made.n} "
-        told += f"{made.images}, logits differ by at most {made.max_logit_difference:.1e}"
         if not as_json:
-            say(told)
+            say(_told(made))
         elif not engine:
             print(json.dumps(vars(made) | {"path": str(made.path)}))
     if engine:
@@ -71,3 +94,26 @@ def export(
             print(json.dumps(asdict(deployed), indent=1))
         else:
             say(deployed.said(run))
+
+
+def _export_dial(run: Path, latency: str | None, as_json: bool) -> None:
+    """Write all settings of a dial, or the best one under a limit."""
+    from vitrail.run.dial import turn
+    from vitrail.run.dial_files import export_dial, export_setting
+
+    shown = sys.stderr.isatty()
+    wish = turn({"latency": latency})
+    if wish is None:
+        made = export_dial(run, progress=shown)
+        say(json.dumps(vars(made) | {"folder": str(made.folder)}) if as_json else made.said())
+        return
+    one = export_setting(run, wish, progress=shown)
+    say(json.dumps(vars(one) | {"path": str(one.path)}) if as_json else _told(one))
+
+
+def _told(made: Any) -> str:
+    """Say what was written, and how it compares with the weights."""
+    return (
+        f"{made.path}: {made.size_bytes / 1e6:.2f} MB; the same class on all {made.n} "
+        f"{made.images}, logits differ by at most {made.max_logit_difference:.1e}"
+    )

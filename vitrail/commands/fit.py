@@ -75,10 +75,17 @@ def fit(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What to learn: classification, or multilabel for several labels per image. "
-            "Default: classification."
+            help="What to learn: classification, multilabel for several labels per image, or "
+            "segmentation for masks. Default: what the data are for."
         ),
     ] = None,
+    flexible: Annotated[
+        bool,
+        typer.Option(
+            "--flexible",
+            help="Learn many patch sizes in one set of weights: the run gets a dial of costs.",
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A field of every recipe, e.g. augment.flip=0 (repeatable)."),
@@ -97,5 +104,6 @@ def fit(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         group_by=group_by, duplicates=duplicates, storage=storage, task=task,
+        flexible=flexible or None,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

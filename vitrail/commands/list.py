@@ -23,6 +23,9 @@ def list_variants(
         str | None, typer.Option(help="Only variants with at most this many parameters, e.g. 30M.")
     ] = None,
     as_json: Json = False,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="List networks that answer for every pixel instead.")
+    ] = False,
 ) -> None:
     """List every published variant with its figures."""
     from vitrail.config import nearest
@@ -30,8 +33,13 @@ def list_variants(
     from vitrail.models.trunk.backbone import input_shape
     from vitrail.units import parse_count
 
+    if dense and (family or max_macs or max_params):
+        raise ConfigError("--dense lists all networks of maps: leave the other options out")
     if family is not None and family not in families():
         raise ConfigError(f"--family is {family!r}: {nearest(family, [*families()])}")
+    if dense:
+        _show_dense(as_json)
+        return
     macs = parse_count(max_macs) / 1e9 if max_macs else float("inf")
     params = parse_count(max_params) / 1e6 if max_params else float("inf")
     chosen = [
@@ -61,6 +69,30 @@ def list_variants(
         f"{len(chosen)} of {len(catalog())} variants; top-1 is the published one, ImageNet-1k; "
         "* counted here, not published"
     )
+
+
+def _show_dense(as_json: bool) -> None:
+    """List the published networks of maps with what their authors report of them."""
+    from vitrail.commands.options import show
+    from vitrail.models import config_json, dense
+
+    if as_json:
+        names = ("params_m", "dataset", "miou", "miou_scales")
+        rows = [
+            {"name": v.name, **{n: getattr(v, n) for n in names}, "config": config_json(v.config)}
+            for v in dense().values()
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    head = ("family", "variant", "params M", "data", "mIoU %", "several scales", "image")
+    rows = []
+    for v in dense().values():
+        figures = ["-" if one is None else f"{one:g}" for one in (v.miou, v.miou_scales)]  # pyright: ignore[reportAttributeAccessIssue]
+        params = "-" if v.params_m is None else f"{v.params_m:g}"
+        image = "x".join(map(str, v.config.image))
+        rows.append((v.family, v.name, params, v.dataset, *figures, image))  # pyright: ignore[reportAttributeAccessIssue]
+    show(head, rows, left=("family", "variant", "data"))
+    print(f"{len(rows)} networks; figures are the published ones")
 
 
 def _figures(v: Any) -> tuple[tuple[float, bool], tuple[float, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,18 +32,51 @@ def predict(
         str | None,
         typer.Option(help="Runtime to answer with, for which `vitrail export` made a file."),
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer at the best setting of the run's dial that takes no longer, e.g. 5ms."
+        ),
+    ] = None,
+    dial: Annotated[
+        float | None,
+        typer.Option(
+            "--dial", help="Place on the run's dial: 0 is the fastest setting, 1 the most accurate."
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer each image in this time, its reading included, at the best setting for "
+            "which there is time, e.g. 20ms."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the masks of a run that gives them, and for pictures of these. "
+            "Default: masks-of-RUN.",
+        ),
+    ] = None,
 ) -> None:
-    """Classify images with a finished run."""
-    from vitrail.jobs.predict import Predictor, as_csv, collect, show
+    """Classify images, or their pixels, with a finished run."""
+    from vitrail.jobs.predict import answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:
         raise ConfigError("--json and --csv are two forms of one answer: ask for one of them")
     work()
-    predictor = Predictor(run, engine=engine, threshold=threshold)
+    predictor = answering(
+        run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
+    )
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    found = predictor.predict(paths, top=top)
+    if predictor.labels.maps and out is None:
+        out = predictor.free_folder()
+    found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
+    if turned := predictor.said(found):
+        print(turned, file=sys.stderr)
     if as_json:
         print(in_json(found))
     elif csv:
@@ -51,6 +85,8 @@ def predict(
         remedy = "" if ":" in found[0].error else ": give another image"
         raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        show(found, console())
+        show([replace(one, ranked=one.ranked[:top]) for one in found], console())
+        if out:
+            print(f"masks, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)

@@ -78,6 +78,18 @@ class Augment:
         """Return whether targets are mixtures of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def views(self) -> int | None:
+        """Return how many different pictures an image may become: 1, or 2 where it is mirrored.
+
+        None where there is no counting them: what crops, shifts, colours, mixes or erases.
+        """
+        operations = self.randaugment is not None and self.randaugment[0] > 0
+        changed = self.shift or self.scale or operations or self.policy or self.erasing
+        if changed or self.mixes:
+            return None
+        return 2 if self.flip else 1
+
 
 @dataclass(frozen=True, eq=False)
 class Draws:

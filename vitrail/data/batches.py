@@ -24,11 +24,13 @@ _AHEAD = 2  # batches under way or waiting, for each worker
 class Batch:
     """`images` float32 (b, C, H, W), normalised, channels last in memory; `targets` int64 (b,)
     class indices, or float32 (b, classes) where images are mixed or have several labels; `indices`
-    int64 (b,) into the pixels."""
+    int64 (b,) into the pixels; `views` int64 (b,) is 1 for mirrored images and 0 for those that are
+    as they were, None where augmentation does more (`Augment.views`)."""
 
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
+    views: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -39,6 +41,7 @@ class Batch:
             self.images.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             self.indices.to(device, non_blocking=True),
+            None if self.views is None else self.views.to(device, non_blocking=True),
         )
 
 
@@ -97,31 +100,43 @@ class Batches:
         All draws are made for the whole batch. The shares are contiguous and cover it once;
         those of a last, smaller batch may be empty. Raises ConfigError for a number too large.
         """
-        if not 0 <= number < self.steps_per_epoch:
-            raise ConfigError(f"batch {number} of an epoch of {self.steps_per_epoch} batches")
-        indices = self._epoch(epoch)[number * self.batch : (number + 1) * self.batch]
-        n = len(indices)
-        rows = np.arange(rank * n // world, (rank + 1) * n // world)
-        mine = indices[rows]
+        indices, rows = self.drawn(epoch, number, rank=rank, world=world)
+        n, mine = len(indices), indices[rows]
         labels = self._labels
         augment = self.augment
+        views: np.ndarray | None = np.zeros(len(mine), np.int64)
         if augment is None:
-            images, targets = self._normalised(self.pixels.take(mine)), labels[mine]
+            images, targets = self.normalised(self.pixels.take(mine)), labels[mine]
         else:
-            random = _generator(self.seed, epoch, number + 1)
+            random = generator(self.seed, epoch, number + 1)
             draws = augmentation.draw(augment, n, self.pixels.image, random)
+            views = None if augment.views is None else draws.flip[rows].astype(np.int64)
             if augment.mixes:
                 images = self._mixed(augment, indices, draws, rows)
                 targets = augmentation.soften(labels[indices], draws, rows, self.classes)
             else:
                 placed = augmentation.place(augment, self.pixels.take(mine), draws, rows)
-                images = augmentation.erase(self._normalised(placed), draws, rows)
+                images = augmentation.erase(self.normalised(placed), draws, rows)
                 targets = labels[mine]
         return Batch(
             torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.from_numpy(targets),
             torch.from_numpy(mine),
+            None if views is None else torch.from_numpy(views),
         )
+
+    def drawn(
+        self, epoch: int, number: int, *, rank: int = 0, world: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return which images batch `number` of `epoch` has, and which of its rows are rank's.
+
+        Raises ConfigError for a number too large.
+        """
+        if not 0 <= number < self.steps_per_epoch:
+            raise ConfigError(f"batch {number} of an epoch of {self.steps_per_epoch} batches")
+        indices = self._epoch(epoch)[number * self.batch : (number + 1) * self.batch]
+        n = len(indices)
+        return indices, np.arange(rank * n // world, (rank + 1) * n // world)
 
     def iterate(
         self, step: int = 0, *, stop: int, workers: int = 0, rank: int = 0, world: int = 1
@@ -153,10 +168,11 @@ class Batches:
         needed, at = np.unique(np.concatenate([rows, draws.partner[rows]]), return_inverse=True)
         placed = augmentation.place(augment, self.pixels.take(indices[needed]), draws, needed)
         # As published: what is erased of one image may show the other.
-        images = augmentation.erase(self._normalised(placed), draws, needed)
+        images = augmentation.erase(self.normalised(placed), draws, needed)
         return augmentation.blend(images[at[: len(rows)]], images[at[len(rows) :]], draws, rows)
 
-    def _normalised(self, images: np.ndarray) -> np.ndarray:
+    def normalised(self, images: np.ndarray) -> np.ndarray:
+        """Return uint8 (b, H, W, C) as float32, less the mean and by the deviation."""
         flat = images.reshape(*images.shape[:2], -1)
         out = np.multiply(flat, self._factor, dtype=np.float32)
         out += self._offset
@@ -166,12 +182,13 @@ class Batches:
         known, order = self._order
         if known != epoch:
             n = len(self.pixels)
-            order = _generator(self.seed, epoch, 0).permutation(n) if self.shuffle else np.arange(n)
+            order = generator(self.seed, epoch, 0).permutation(n) if self.shuffle else np.arange(n)
             if self.shuffle and self.augment is not None:
                 order = order.repeat(self.augment.repeats)[:n]
             self._order = (epoch, order)
         return order
 
 
-def _generator(*words: int) -> np.random.Generator:
+def generator(*words: int) -> np.random.Generator:
+    """Return the generator that some whole numbers name: the same on every machine."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

@@ -1,5 +1,7 @@
 """Decoded images of one size: a memory-mapped file made once, or a stream where that is too big.
 
+What else is made of images once (`kept`) lies in rooms beside them, under the same limit.
+
 A cache file is written under a name of its own and renamed when it is complete, so a kill
 half-way leaves no half file behind that anyone would read, and two runs at once do not meet.
 """
@@ -9,7 +11,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +26,14 @@ from vitrail.data.split import Part
 from vitrail.errors import DataError
 from vitrail.measure.machine import cores
 
-__all__ = ["Pixels", "decode", "decode_full", "pixels", "statistics"]
+__all__ = ["Pixels", "decode", "decode_full", "kept", "pixels", "statistics"]
 
 # More than this is streamed, and so is what would take nine tenths of the free disk.
 LIMIT_BYTES = 64 << 30
 
 # What the cache may take while nobody uses it, unless VITRAIL_CACHE_LIMIT says otherwise.
 CACHE_BYTES = 10 * 10**9
-ROOMS = ("pixels", "latency")
+ROOMS = ("pixels", "latency", "answers")
 
 _ROWS_AT_ONCE = 64
 
@@ -99,21 +101,39 @@ def pixels(
     shape = (len(part), height, width, channels)
     folder = cache_folder() if folder is None else Path(folder)
     path = folder / "pixels" / f"{_name(part, shape)}.npy"
+    images = kept(
+        path, shape, lambda: _blocks(part, shape, workers, progress), limit_bytes=limit_bytes
+    )
+    return Pixels(part, image, channels, images, workers)
+
+
+def kept(
+    path: Path,
+    shape: tuple[int, ...],
+    make: Callable[[], Iterable[np.ndarray]],
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+) -> np.ndarray | None:
+    """Return the uint8 array of a cache file, read-only; `make` gives its rows where it lacks.
+
+    `path` is folder / room / name. None where the file would have more than `limit_bytes` or
+    $VITRAIL_CACHE_LIMIT, or fill the disk. Raises DataError for a cache that cannot be written.
+    """
     try:
-        images = _found(path, shape)
-        if images is None:
+        values = _found(path, shape)
+        if values is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             store.sweep(path.parent)
-            if not _room(folder, math.prod(shape), limit_bytes):
-                return Pixels(part, image, channels, None, workers)
-            _write(path, part, shape, workers, progress)
-            images = store.open_array(path, shape)
+            if not _room(path.parents[1], math.prod(shape), limit_bytes):
+                return None
+            store.write_array(path, shape, make())
+            values = store.open_array(path, shape)
     except (OSError, ValueError) as error:
         raise DataError(
             f"the cache {path.parent} cannot be written ({getattr(error, 'strerror', 0) or error}):"
             " free some space, or name another folder in VITRAIL_CACHE"
         ) from error
-    return Pixels(part, image, channels, images, workers)
+    return values
 
 
 def cache_limit() -> tuple[int, bool]:
@@ -156,11 +176,11 @@ def _name(part: Part, shape: tuple[int, ...]) -> str:
 
 
 def _found(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached images, or None where there are none, or none that can be trusted."""
+    """The cached array, or None where there is none, or none that can be trusted."""
     try:
         return store.open_array(path, shape)
     except ValueError as error:
-        warnings.warn(f"the cache file {path} {error}: its images are decoded again", stacklevel=3)
+        warnings.warn(f"the cache file {path} {error}: it is made again", stacklevel=4)
         return None
 
 
@@ -177,16 +197,15 @@ def _room(folder: Path, need: int, limit_bytes: int) -> bool:
     return need <= 0.9 * shutil.disk_usage(folder).free
 
 
-def _write(
-    path: Path, part: Part, shape: tuple[int, int, int, int], workers: int | None, progress: bool
-) -> None:
+def _blocks(
+    part: Part, shape: tuple[int, int, int, int], workers: int | None, progress: bool
+) -> Iterator[np.ndarray]:
     def work(rows: range) -> np.ndarray:
         return _decoded(part, np.arange(rows.start, rows.stop), shape[1:3], shape[3], 1)
 
     size = _ROWS_AT_ONCE if part.source.pixels is None else 4096
     title = f"decoding to {shape[1]}x{shape[2]}"
-    blocks = in_order(work, shape[0], size=size, workers=workers, title=title, progress=progress)
-    store.write_array(path, shape, blocks)
+    return in_order(work, shape[0], size=size, workers=workers, title=title, progress=progress)
 
 
 def _decoded(

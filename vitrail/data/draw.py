@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitrail.data.gate import Inspection
+from vitrail.data.source import Finding
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
@@ -160,6 +161,28 @@ def require_parts(
     else:
         remedy = _remedy(copied, held)
     raise DataError(f"{said}, {'; '.join(told)}{rest}: {remedy}")
+
+
+def absent(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[Finding]:
+    """Return a finding for each part that lacks classes which are in another one's masks.
+
+    Raises DataError for a part without any image.
+    """
+    findings = []
+    for part, found in counts.items():
+        if not any(found):
+            raise DataError(
+                f"no image is left for {_SAID[part]}: give at least three images with masks"
+            )
+        there = [any(other[at] for other in counts.values()) for at in range(len(classes))]
+        missing = [
+            name for name, n, known in zip(classes, found, there, strict=True) if known and not n
+        ]
+        if missing:
+            names = ", ".join(repr(shortened(name, 60)) for name in missing[:_SHOWN])
+            text = f"no {_SAID[part]} image shows {counted(len(missing), 'class', 'classes')}: "
+            findings.append(Finding("class not in part", "warning", text + names, tuple(missing)))
+    return findings
 
 
 def _remedy(copies: bool, grouped: bool) -> str:

@@ -39,7 +39,7 @@ def findings(
     return (
         *_of_broken(scan.broken),
         *_of_traits(scan),
-        *_of_classes(source, counts),
+        *(() if source.masks is not None else _of_classes(source, counts)),
         *_of_shapes(source, scan),
         *_of_twins(source, scan, groups),
     )
@@ -51,6 +51,10 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "bomb": "too large to be decoded safely", "broken": "damaged",
         "unreadable": "unreadable", "oversized": "too large a file",
         "unread": "of a kind that is not read", "no values": "without any value",
+        "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
+        "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
+        "mask colour": "with a mask of unknown colours",
+        "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}
     for entry in broken:

@@ -45,6 +45,7 @@ class Labels:
     several: bool = False
     thresholds: tuple[float, ...] = ()
     look: Likeness | None = None
+    maps: bool = False
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -76,11 +77,13 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`.
+        there were others; the same holds for `look` and `maps`.
         """
         fields = to_json(self)
         if self.look is None:
             del fields["look"]
+        if not self.maps:
+            del fields["maps"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitrail.data.builtin import BUILTIN
 from vitrail.data.folder import read_folder
+from vitrail.data.masked import is_masked, read_masked
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
 from vitrail.errors import DataError
@@ -44,3 +45,31 @@ def open_source(spec: str | Path, *, download: bool | None = None, several: bool
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     raise DataError(f"{path} is neither a folder nor a file: give a folder of class subfolders")
+
+
+def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
+    """List the images behind `spec` with a mask for each, read once.
+
+    `spec` is a folder with images/ and masks/ in it, whose files have the same names. Raises
+    DataError.
+    """
+    path = Path(spec).expanduser()
+    try:
+        if path.is_dir():
+            return read_masked(path, progress=progress)
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{path} does not exist: give a folder with images/ and masks/ in it"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise DataError(f"{path} is no folder: give a folder with images/ and masks/ in it")
+
+
+def task_of_data(spec: str | Path) -> str | None:
+    """Return the task that data is for where that is certain: "segmentation" for masks beside
+    images; None where it is that of labels, or cannot be told."""
+    if isinstance(spec, str) and spec in BUILTIN:
+        return None
+    return "segmentation" if is_masked(Path(spec).expanduser()) else None

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from vitrail.data.depth import Range
+from vitrail.data.masks import Masks
 from vitrail.errors import DataError
 from vitrail.units import shortened
 
@@ -75,7 +76,8 @@ class Source:
     `pixels`, for sources that are arrays in memory, is uint8 (N, h, w), row i being items[i];
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
-    255 in images of more than 8 bits.
+    255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
+    image are the classes in its mask.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Source:
     pixels: np.ndarray | None = field(default=None, repr=False)
     several: bool = False
     ranges: tuple[Range, ...] = ()
+    masks: Masks | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)

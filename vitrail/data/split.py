@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vitrail.data.draw import draw, require_parts
+from vitrail.data.draw import absent, draw, require_parts
 from vitrail.data.gate import Inspection
 from vitrail.data.scan import KEYS_SHOWN
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
@@ -62,10 +62,13 @@ class Part:
 
     @cached_property
     def digest(self) -> str:
-        """By which the part is known: 32 hexadecimal digits over contents, labels and order."""
+        """By which the part is known: 32 hexadecimal digits over contents, labels, masks and
+        order."""
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
         state.update(self.labels.astype(">i8").tobytes())
+        if self.source.masks is not None:
+            state.update(self.source.masks.digests(self.rows))
         return state.hexdigest()
 
 
@@ -153,10 +156,14 @@ def divide(
     for part, at in drawn.items():
         names[pool[at]] = part
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
-    require_parts(
-        {part: found.counts for part, found in parts.items()}, inspection, groups,
-        given=given, grouped=subjects is not None, copies=duplicates == "group",
-    )  # fmt: skip
+    counts = {part: found.counts for part, found in parts.items()}
+    if inspection.source.masks is not None:
+        findings += absent(counts, inspection.classes)
+    else:
+        require_parts(
+            counts, inspection, groups,
+            given=given, grouped=subjects is not None, copies=duplicates == "group",
+        )  # fmt: skip
     return Split(
         parts["train"], parts["val"], HeldBack(parts["test"]), inspection.classes,
         1 if inspection.grey else 3, tuple(findings),

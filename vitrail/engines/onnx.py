@@ -29,8 +29,9 @@ from vitrail import __version__, digests, files
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
-from vitrail.engines import sealed
-from vitrail.engines.served import Agree, Served, same_answers
+from vitrail.engines import masks, sealed
+from vitrail.engines.served import Agree, same_answers
+from vitrail.engines.served import serve as served
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.session import session
 from vitrail.units import counted
@@ -65,7 +66,7 @@ def export_onnx(
     config: Mapping[str, Any] | None = None,
     described: str = "held-back images",
     progress: bool = False,
-    serve: Callable[[nn.Module, Labels], nn.Module] = Served,
+    serve: Callable[[nn.Module, Labels], nn.Module] = served,
     agree: Agree = same_answers,
 ) -> Exported:
     """Write the model as ONNX and compare it with the original, in eval mode, on `images`.
@@ -89,7 +90,10 @@ def export_onnx(
             files.replacing(path) as part,
         ):
             inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
-            largest = compare(model, labels, _logits(part), images, advance, agree)
+            if labels.maps:
+                largest = masks.compare(model, labels, part, images, advance)
+            else:
+                largest = compare(model, labels, _logits(part), images, advance, agree)
     except OSError as error:
         raise RunError(
             f"{path} cannot be written ({files.reason(error)}): free some space, then do it again"
@@ -123,6 +127,8 @@ def _write(
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
     _prepend(_front(labels, inside=inside), proto.graph)
+    if labels.maps:
+        masks.append(proto.graph, labels)
     facts = labels.to_json() | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",

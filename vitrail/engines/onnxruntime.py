@@ -27,10 +27,11 @@ class OnnxRuntime(Engine):
         self, path: Path, labels: Labels, *, threads: int | None = None, single: bool = False
     ) -> Answer:
         running = session(path, threads=threads)
+        first = "mask" if labels.maps else "probabilities"
 
         def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            probabilities, logits = running.run(["probabilities", "logits"], {"images": images})
-            return np.asarray(probabilities), np.asarray(logits)
+            answers, logits = running.run([first, "logits"], {"images": images})
+            return np.asarray(answers), np.asarray(logits)
 
         return answer
 

@@ -28,10 +28,13 @@ Agree = Callable[[Tensor, np.ndarray, Labels], Agreement]
 def same_answers(ours: Tensor, theirs: np.ndarray, labels: Labels) -> Agreement:
     """Compare logits (B, K): the largest difference, and for how many images the answer differs.
 
-    The answer is the likeliest class, or the set of labels that reach their thresholds.
+    The answer is the likeliest class, or the set of labels that reach their thresholds. Of maps
+    (B, K, H, W) no answer is counted here: `engines.masks` compares masks of all images together.
     """
     expected = ours.float().numpy()
     largest = float(np.abs(theirs - expected).max())
+    if labels.maps:  # whose masks `engines.masks` compares, over all images together
+        return Agreement(largest, 0)
     if not labels.several:
         return Agreement(largest, int((theirs.argmax(1) != expected.argmax(1)).sum()))
     if not labels.thresholds:  # nothing is decided yet, so there are no answers to differ
@@ -63,3 +66,21 @@ class Served(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
         return self.labels.probabilities(logits), logits
+
+
+class ServedMaps(Served):
+    """The deployed model between pixels and scores of every pixel.
+
+    float32 (B, C, H, W) with values of 0 to 255 to logits (B, classes, H, W); the likeliest class
+    at the size of the image is found behind it (`engines.masks`).
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+
+    def forward(self, pixels: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+
+
+def serve(model: nn.Module, labels: Labels) -> nn.Module:
+    """Return the module that is exported: of maps without, of labels with their probabilities."""
+    return (ServedMaps if labels.maps else Served)(model, labels)

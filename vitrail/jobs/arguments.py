@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from vitrail.config import nearest
+from vitrail.data.opening import task_of_data
 from vitrail.data.split import Duplicates
-from vitrail.engines import rivals
+from vitrail.engines import ENGINES, rivals
 from vitrail.errors import ConfigError
 from vitrail.measure.machine import cores
+from vitrail.methods import Flexivit
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
@@ -35,7 +37,8 @@ class Arguments:
     """What the user asked for, complete: it is kept in the run folder for `--resume`.
 
     `settings` change the recipe of every candidate. `input` is the (height, width) of the pictures
-    whose latency is meant, None for the median of the data.
+    whose latency is meant, None for the median of the data; with `flexible` every candidate learns
+    at several patch sizes.
     """
 
     data: str
@@ -55,10 +58,16 @@ class Arguments:
     settings: tuple[str, ...] = ()
     command: str = ""
     input: tuple[int, int] | None = None
+    flexible: bool = False
 
     def __post_init__(self) -> None:
         if self.input is not None:
             check_size(self.input)
+        if self.flexible and self.engine != "onnxruntime":
+            raise ConfigError(
+                f"--engine {self.engine} does not go with --flexible, whose dial is measured in "
+                "ONNX Runtime: leave one of them out"
+            )
 
     @property
     def budget(self) -> Budget:
@@ -71,7 +80,10 @@ class Arguments:
     def wish(self) -> Recipe:
         """An empty recipe with the settings, as far as they do not need the data."""
         base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
-        return amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
+        wish = amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
+        if self.flexible and not any(isinstance(one, Flexivit) for one in wish.methods):
+            wish = replace(wish, methods=(Flexivit(), *wish.methods))
+        return wish
 
     @property
     def hardware(self) -> Hardware:
@@ -102,7 +114,9 @@ class Words(TypedDict, total=False):
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
     `storage` the URL of a database that machines share. `task` is "multilabel" where images have
-    several labels; one class each is the default.
+    several labels and "segmentation" where each has a mask, which the data tell as a rule; one
+    class each is the default. With `flexible` the weights learn many patch sizes, and the run
+    gets a dial.
     """
 
     latency: str | float | None
@@ -120,6 +134,7 @@ class Words(TypedDict, total=False):
     devices: int | None
     engine: str | None
     task: str | None
+    flexible: bool | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -137,15 +152,18 @@ def given(words: Words) -> dict[str, Any]:
 def ask(
     data: str | Path, words: Words, settings: Sequence[str], out: str | Path | None
 ) -> Arguments:
-    """Read and check what `fit` was asked. Raises BudgetError and ConfigError."""
+    """Read and check what `fit` was asked; the task is told by the data where that is certain.
+
+    Raises BudgetError and ConfigError.
+    """
     options = given(words) | ({} if out is None else {"out": out})
     for name in ("threads", "devices"):
         value = words.get(name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
     asked = amended(Arguments(data=str(data), threads=cores()), words)
-    task = words.get("task")
     own = [s for s in settings if s.partition("=")[0].strip() == "task"]
+    task = words.get("task") or (None if own else task_of_data(data))
     if task and own:
         raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
     asked = replace(asked, settings=(*([f"task={task}"] if task else []), *settings))
@@ -156,10 +174,22 @@ def ask(
                 f"--set {setting}: fit chooses {path} itself; use `vitrail train` to set it"
             )
     rivals(asked.engine)
-    asked.wish  # noqa: B018  # checked to the last field before any image is read
+    wish = asked.wish  # checked to the last field before any image is read
+    if wish.task.maps and asked.engine != ENGINES[0]:
+        raise ConfigError(
+            f"--engine {asked.engine}: masks are written by {ENGINES[0]} alone so far, leave it out"
+        )
+    if wish.task.maps and asked.pretrained:
+        raise ConfigError(
+            "--pretrained is for classes of images: networks of masks begin with random weights "
+            "in a fit, leave it out, or name a file by `vitrail train --set pretrained=FILE`"
+        )
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
-    said = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    said = [
+        f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+        for name, value in options.items()
+    ]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
 
@@ -177,6 +207,7 @@ def amended(asked: Arguments, words: Words) -> Arguments:
             "duplicates",
             "devices",
             "engine",
+            "flexible",
         )
         if words.get(name) is not None
     }

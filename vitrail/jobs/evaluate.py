@@ -24,7 +24,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import Part
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
@@ -90,6 +90,11 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
+    if task.maps:
+        raise ConfigError(
+            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)

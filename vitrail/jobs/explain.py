@@ -56,6 +56,11 @@ def explain_files(
     from vitrail.run.folder import RunFolder
 
     model, _, labels = RunFolder.open(run).load_model()
+    if labels.maps:
+        raise ConfigError(
+            f"{os.fspath(run)} gives masks, which show themselves where a class is: use `vitrail "
+            "predict`"
+        )
     if about is not None and about not in labels.classes:
         known = nearest(about, labels.classes)
         raise ConfigError(f"class {about!r} is unknown to the run: {known}")

@@ -24,10 +24,12 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
 from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
 from vitrail.jobs.training import train_in_full
+from vitrail.methods import Methods
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
 from vitrail.report.facts import FindingFacts
 from vitrail.run.budget import Budget
+from vitrail.run.dialling import dialled, quickest
 from vitrail.run.exported import exported_latency
 from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
@@ -41,12 +43,14 @@ from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
 from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
+from vitrail.search.dense_space import dense_sizes
 from vitrail.search.field import Field
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
 from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
+from vitrail.search.suited import refusal
 from vitrail.search.timing import held
 from vitrail.units import seconds
 
@@ -91,7 +95,13 @@ def fit(
         return Run(path)
     asked = ask(data, words, settings, out)
     task = asked.wish.task
-    folder = Path(out) if out else free_name(open_source(data, several=task.several).name)
+    folder = (
+        Path(out)
+        if out
+        else free_name(
+            Path(data).resolve().name if task.maps else open_source(data, several=task.several).name
+        )
+    )
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
@@ -131,7 +141,7 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "duplicates", "pretrained", "task")
+    settled = ("seed", "group-by", "duplicates", "pretrained", "task", "flexible")
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(
@@ -163,11 +173,12 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=classes)
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
+    methods, extra = asked.wish.methods, _taking(extra, asked.wish.methods, view)
     budget = _held(asked, data)
     if budget.beyond:
         view.say(_beyond(budget))
     spent = clock.monotonic() - began
-    left = max(1.0, asked.time_s - spent - reserve(asked.time_s))
+    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, methods))
     terms = Terms(
         image_size=size,
         channels=split.channels,
@@ -179,6 +190,8 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         batch=batch_size(len(split.train), data.workshop.device),
         device=data.workshop.device,
         seed=asked.seed,
+        methods=methods,
+        maps=asked.wish.task.maps,
     )
     with view.shown(), Apart() as apart:
         found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
@@ -187,11 +200,24 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     return replace(found, candidates=found.candidates[:kept])
 
 
+def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) -> list[Candidate]:
+    """The candidates with pretrained weights that take the methods; says why others do not."""
+    kept = []
+    for one in extra:
+        why = refusal(one.config, methods)
+        if why is None:
+            kept.append(one)
+        else:
+            view.phase(f"left out of the race: {one.name}: {why}")
+    return kept
+
+
 def _held(asked: Arguments, data: Read) -> Budget:
     """The budget for the pictures at hand, or those that the user names."""
     split = data.workshop.split
     budget = pictured(asked.budget, data, asked.input)
-    return held(budget, image_sizes(data.inspection.size), split.channels)
+    sizes = (dense_sizes if asked.wish.task.maps else image_sizes)(data.inspection.size)
+    return held(budget, sizes, split.channels)
 
 
 def _beyond(budget: Budget) -> str:
@@ -221,7 +247,7 @@ class _Fit:
         self.desk = Desk(run, data.workshop, data.inspection, state, told, Apart())
         end = state.deadline(asked.time_s)
         view.until(end)
-        self.train_end = end - reserve(asked.time_s)
+        self.train_end = end - reserve(asked.time_s, asked.wish.methods)
 
     def run(self) -> Path:
         """Do all of it; returns the run folder."""
@@ -321,7 +347,8 @@ class _Fit:
                 precision=one.precision,
             )
             recipe = amend(recipe, [s for s in asked.settings if not s.startswith("data")])
-            recipe = replace(recipe, schedule=replace(recipe.schedule, hold=steps[-1]))
+            schedule = replace(recipe.schedule, hold=steps[-1])
+            recipe = replace(recipe, schedule=schedule, methods=asked.wish.methods)
             runners.append(Runner(one, recipe, steps, seconds=tuple(marks)))
         return runners
 
@@ -381,7 +408,8 @@ class _Fit:
             self.view.phase(f"measuring {name} as exported")
             with self.state.phase("export"):
                 timed = exported_latency(
-                    runner.recipe, self.workshop, self.folder,
+                    quickest(runner.recipe, self.workshop.model(runner.recipe)),
+                    self.workshop, self.folder,
                     budget=self.budget, apart=self.desk.apart,
                 )  # fmt: skip
             self.view.update(name, latency_s=timed.latency.p50_s)
@@ -405,6 +433,7 @@ class _Fit:
     ) -> Finished | None:
         limit = self.budget.latency_s
         with self.folder.scratch() as scratch:
+            trained = dialled(trained, self.desk, scratch, self.view.phase)
             shipped: Shipped = ship(trained, self.desk, scratch)
             slow = limit is not None and shipped.timed.held_s(self.budget) > limit
             if slow and not whatever:
@@ -414,15 +443,18 @@ class _Fit:
             return conclude(trained, shipped, self.desk, scratch, field)
 
 
-def reserve(seconds: float) -> float:
-    """Return what export, test and report get of a time limit."""
-    return min(RESERVE_S, RESERVE_SHARE * seconds)
+def reserve(seconds: float, methods: Sequence[Methods] = ()) -> float:
+    """Return what export, test and report get of a time limit; a dial has several files."""
+    more = 2 if methods else 1
+    return min(more * RESERVE_S, more * RESERVE_SHARE * seconds)
 
 
 def _study_name(asked: Arguments, split: Split) -> str:
     limits = f"{asked.latency_s} {asked.macs} {asked.params} {asked.seed}"
     if asked.engine != "onnxruntime":
         limits += f" {asked.engine}"
+    if asked.flexible:
+        limits += " flexible"
     if asked.input is not None:
         limits += f" {spoken(asked.input)}"
     return f"vitrail {split.train.digest[:12]} {limits} {asked.time_s:g}"

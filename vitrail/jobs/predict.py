@@ -1,4 +1,4 @@
-"""Classify images with a finished run; nothing but the run folder is read.
+"""Classify images, or their pixels, with a finished run; nothing but the run folder is read.
 
 The ONNX file answers where there is one, else the weights, with the same probabilities; or the
 file of an engine, which `vitrail export` made.
@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
 
-from vitrail.data.decode import BrokenImage, decode, decode_image, read_file
+from vitrail.data.decode import (
+    BrokenImage,
+    decode,
+    decode_full,
+    decode_image,
+    read_file,
+    resize,
+)
 from vitrail.data.labels import Labels
 from vitrail.data.listing import collect
 from vitrail.data.parallel import in_order
+from vitrail.data.picture import of_image
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
+from vitrail.jobs import masks
+from vitrail.jobs.asked import Picture, asked, from_array
+from vitrail.jobs.timely import Timely
+from vitrail.measure.session import session
 from vitrail.report.predictions import as_csv, as_json, as_table, show
+from vitrail.run import dial as dials
+from vitrail.run.dial import Dial, Point, Turns
 from vitrail.run.folder import RunFolder
 
 __all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "predict", "show"]
@@ -30,8 +45,6 @@ NONE = "none of these"
 NO_LABEL = "none"
 
 Answer = Callable[[np.ndarray], np.ndarray]
-# A file, the bytes of one, an image of Pillow's, or uint8 (H, W) or (H, W, 1, 3 or 4).
-Picture: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image"
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,10 @@ class Prediction:
     the likeliest class is not taken for an answer. In a run of several labels per image `chosen`
     has all that reach their thresholds, most likely first, possibly none; else it is None.
     `unfamiliar` says whether the image looks unlike all that the run learned from, so that no
-    probability means anything; None where the run cannot know.
+    probability means anything; None where the run cannot know. `setting` is that of the run's dial
+    which answered, where it was turned, and `seconds` what the answer took, where there was a
+    deadline. Of a run of masks `mask` is uint8 (h, w), the class of each pixel, `ranked` has the
+    share of pixels of each class, and `written` the files, where there are some.
     """
 
     path: str
@@ -51,6 +67,10 @@ class Prediction:
     threshold: float | None = None
     chosen: tuple[tuple[str, float], ...] | None = None
     unfamiliar: bool | None = None
+    setting: str | None = None
+    seconds: float | None = None
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
+    written: masks.Written | None = None
 
     @property
     def none_of_these(self) -> bool:
@@ -76,9 +96,9 @@ class Predictor:
     """A finished run that answers, in an `engine` that it was exported for where one is named.
 
     `threshold` is the probability below which the answer is "none of these", or that of every
-    label where a run has several; by default the run's own, which may be none. Raises RunError when
-    the folder is none, or has no file for the engine, and ConfigError for a threshold that is no
-    probability.
+    label where a run has several; by default the run's own, which may be none. `point` is one of
+    the run's dial to answer at, by default that where it stands. Raises RunError when the folder is
+    none, or has no file for the engine, and ConfigError for a threshold that is no probability.
     """
 
     def __init__(
@@ -87,57 +107,114 @@ class Predictor:
         *,
         engine: str | None = None,
         threshold: float | None = None,
+        point: Point | None = None,
     ) -> None:
         folder = RunFolder.open(run)
-        self.labels = folder.read_labels()
+        self.labels, self.setting, self._told = folder.read_labels(), point and point.name, ""
+        if point is not None:
+            self.labels = point.labels(self.labels)
         self.threshold = self.labels.threshold if threshold is None else threshold
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}: give a probability from 0 to 1")
-        if engine is not None:
+        self._run = folder
+        if self.labels.maps:
+            if engine is not None or threshold is not None:
+                raise ConfigError(
+                    f"{folder.path} gives masks: leave out {'engine' if engine else 'threshold'}"
+                )
+            self._mask = masks.mask_answer(folder, self.labels)
+        elif engine is not None:
             self._answer = _deployed(folder, self.labels, engine)
+        elif point is not None:
+            dial = dials.read(folder)
+            self._answer, self._told = _turned(folder, dial, point), dial.said(point)
         else:
             self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
 
-    def predict(self, images: Picture | Iterable[Picture], top: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        top: int = 5,
+        *,
+        out: str | os.PathLike | None = None,
+    ) -> list[Prediction]:
         """Return a prediction for every image, in order, of the `top` classes.
 
         An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
         (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
         several. What is no readable image gets its reason and stops nothing. Raises ConfigError
-        for what is none of these, and for `top` below 1.
+        for what is none of these, and for `top` below 1. A run of masks writes them to `out`, if it
+        is given: an empty folder, or one that is not there.
         """
-        if top < 1:
-            raise ConfigError(f"top is {top}: ask for one class at least")
-        named = _named(images)
+        named = asked(images, top)
+        if out is not None and not self.labels.maps:
+            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
+        target = None if out is None else Path(out)
+        if target is not None:
+            masks.check_out(target)
+        files = masks.names([name for name, _ in named])
+
+        def work(rows: range) -> list[Prediction]:
+            if self.labels.maps:
+                return [self._masked(*named[row], top, target, files[row]) for row in rows]
+            return self._batch([named[row] for row in rows], top)
+
         batches = in_order(
-            lambda rows: self._batch([named[row] for row in rows], top),
+            work,
             len(named),
-            size=BATCH,
+            size=1 if self.labels.maps else BATCH,
             workers=None,
             title="predicting",
             progress=len(named) > BATCH,
         )
         return [found for batch in batches for found in batch]
 
+    def free_folder(self) -> Path:
+        """Return a folder in the working directory for masks, which is not there yet."""
+        return masks.mask_folder(self._run)
+
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
-        decoded: list[np.ndarray] = []
-        errors: dict[int, str] = {}
-        for at, (_, picture) in enumerate(some):
-            try:
-                decoded.append(self._decoded(picture))
-            except BrokenImage as error:
-                errors[at] = error.reason
-            except (OSError, ValueError) as error:
-                errors[at] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        whole = np.stack(decoded) if decoded else None
-        answers = iter(() if whole is None else self._answer(whole))
+        seen = [self.decoded(picture) for _, picture in some]
+        fine = [image for image in seen if not isinstance(image, str)]
+        whole = np.stack(fine) if fine else None
+        answers = iter(() if whole is None else self.answers(whole))
         strange = iter(self._unfamiliar(whole))
         return [
-            Prediction(name, error=errors[at])
-            if at in errors
+            Prediction(name, error=image)
+            if isinstance(image, str)
             else replace(self._prediction(name, next(answers), top), unfamiliar=next(strange))
-            for at, (name, _) in enumerate(some)
+            for (name, _), image in zip(some, seen, strict=True)
         ]
+
+    def answered(self, name: str, image: np.ndarray | str, top: int) -> Prediction:
+        """Return the prediction for one image as `decoded` gives it."""
+        if isinstance(image, str):
+            return Prediction(name, error=image)
+        whole = image[None]
+        found = self._prediction(name, self.answers(whole)[0], top)
+        return replace(found, unfamiliar=self._unfamiliar(whole)[0])
+
+    def answers(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities (N, classes) of uint8 (N, H, W, C) at the model's size."""
+        return self._answer(images)
+
+    def said(self, found: Sequence[Prediction]) -> str:
+        """Say at which setting of a dial the images were answered; "" where it was not turned."""
+        return self._told
+
+    def _masked(
+        self, name: str, picture: Picture, top: int, out: Path | None, file: str
+    ) -> Prediction:
+        """The mask of one image at its own size, and the files that it is written to."""
+        image = self.decoded(picture, whole=True)
+        if isinstance(image, str):
+            return Prediction(name, error=image)
+        mask = self._mask(image)
+        [strange] = self._unfamiliar(resize(image[None], self.labels.image))
+        ranked = self._ranked(masks.shares(mask, self.labels), top)
+        written = None if out is None else masks.write(out, file, image, mask, self.labels)
+        there = tuple((label, share) for label, share in ranked if share)
+        return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
 
     def _unfamiliar(self, images: np.ndarray | None) -> list[bool | None]:
         """Whether each image looks unlike all that the run learned from, if the run knows."""
@@ -146,14 +223,27 @@ class Predictor:
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 
-    def _decoded(self, picture: Picture) -> np.ndarray:
-        """uint8 (H, W, C) as the model takes it. Raises BrokenImage, OSError, ValueError."""
+    def decoded(self, picture: Picture, *, whole: bool = False) -> np.ndarray | str:
+        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own size, or why there is
+        none."""
+        try:
+            return self._decoded(picture, whole=whole)
+        except BrokenImage as error:
+            return error.reason
+        except (OSError, ValueError) as error:
+            return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+    def _decoded(self, picture: Picture, *, whole: bool) -> np.ndarray:
         labels = self.labels
         if isinstance(picture, np.ndarray):
-            picture = _from_array(picture)
+            picture = from_array(picture)
         if isinstance(picture, Image.Image):
-            return decode_image(picture, labels.image, labels.channels, labels.ranges)
+            width, height = of_image(picture, labels.ranges).image.size
+            size = (height, width) if whole else labels.image
+            return decode_image(picture, size, labels.channels, labels.ranges)
         data = read_file(picture) if isinstance(picture, (str, os.PathLike)) else bytes(picture)
+        if whole:
+            return decode_full(data, labels.channels, labels.ranges)
         return decode(data, labels.image, labels.channels, labels.ranges)
 
     def _prediction(self, name: str, shares: np.ndarray, top: int) -> Prediction:
@@ -166,7 +256,9 @@ class Predictor:
                 for label, share in ranked
                 if share >= (bounds[label] if self.threshold is None else self.threshold)
             )
-        return Prediction(name, ranked[:top], threshold=self.threshold, chosen=chosen)
+        return Prediction(
+            name, ranked[:top], threshold=self.threshold, chosen=chosen, setting=self.setting
+        )
 
     def _ranked(self, shares: np.ndarray, top: int) -> tuple[tuple[str, float], ...]:
         order = np.argsort(-shares, kind="stable")[:top]
@@ -180,11 +272,15 @@ def predict(
     top: int = 5,
     engine: str | None = None,
     threshold: float | None = None,
+    out: str | os.PathLike | None = None,
+    **turns: Unpack[Turns],
 ) -> list[Prediction]:
-    """Classify images with a finished run.
+    """Classify images, or their pixels, with a finished run.
 
     Returns a prediction for every image, in order, of the `top` classes. `Predictor` says what
-    may be given, and keeps the run open for more. Raises RunError and ConfigError.
+    may be given, and keeps the run open for more; `out` is a folder for masks. `turns` turn the
+    dial of a run that has one: latency="5ms", dial=0.4 or deadline="20ms". Raises RunError,
+    ConfigError and BudgetError.
 
     Examples:
         >>> [found] = vitrail.predict("run", "photos/cat/000.png", top=2)
@@ -194,42 +290,30 @@ def predict(
         >>> found.answer == name
         True
     """
-    return Predictor(run, engine=engine, threshold=threshold).predict(images, top=top)
+    opened = answering(run, engine=engine, threshold=threshold, **turns)
+    return opened.predict(images, top=top, out=out)
 
 
-def _named(images: Any) -> list[tuple[str, Picture]]:
-    """Each image with its path, or with its number from 1. Raises ConfigError."""
-    one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
-    if isinstance(images, one) or (isinstance(images, np.ndarray) and images.ndim != 4):
-        images = [images]
-    if not isinstance(images, Iterable):
-        raise ConfigError(_unknown("what is asked about", images))
-    named: list[tuple[str, Picture]] = []
-    for number, image in enumerate(images, 1):
-        if not isinstance(image, (*one, np.ndarray)):
-            raise ConfigError(_unknown(f"image {number}", image))
-        is_path = isinstance(image, (str, os.PathLike))
-        named.append((os.fsdecode(image) if is_path else f"image {number}", image))
-    return named
-
-
-def _unknown(what: str, image: object) -> str:
-    return (
-        f"{what} is of type {type(image).__name__}: give paths, bytes, Pillow images or arrays of "
-        "uint8 (H, W) or (H, W, 3)"
-    )
-
-
-def _from_array(values: np.ndarray) -> Image.Image:
-    """An array as an image. Raises BrokenImage for one of another shape or type."""
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
-    deep = values.ndim == 2 and values.dtype in (np.uint16, np.int32, np.float32)
-    flat = values.dtype == np.uint8 and (values.ndim == 2 or values.shape[2:] in ((3,), (4,)))
-    if not values.size or not (deep or flat):
-        reason = f"is an array of {values.dtype} {values.shape}, not of uint8 (H, W) or (H, W, 3)"
-        raise BrokenImage("unread", reason)
-    return Image.fromarray(np.ascontiguousarray(values))
+def answering(
+    run: str | os.PathLike,
+    *,
+    engine: str | None = None,
+    threshold: float | None = None,
+    **turns: Unpack[Turns],
+) -> Predictor | Timely:
+    """Open a run to answer, its dial turned where that is asked for. Raises VitrailError."""
+    turn = dials.turn(turns)
+    if turn is None:
+        return Predictor(run, engine=engine, threshold=threshold)
+    if engine is not None:
+        raise ConfigError(
+            f"engine {engine} answers at one setting of a dial: leave out the engine, or the limit"
+        )
+    dial = dials.read(RunFolder.open(run))
+    if turn.deadline_s is not None:
+        at = {p.name: Predictor(run, threshold=threshold, point=p) for p in dial.front}
+        return Timely(dial, turn.deadline_s, at)
+    return Predictor(run, threshold=threshold, point=turn.picked(dial))
 
 
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
@@ -245,12 +329,27 @@ def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:
     return lambda images: answer(images)[0]
 
 
-def _torch(folder: RunFolder) -> Answer:
+def _turned(folder: RunFolder, dial: Dial, point: Point) -> Answer:
+    """The run at a setting of its dial: by its file, else by the weights."""
+    file = dials.file_of(folder, dial, point)
+    if file is not None:
+        running = session(file)
+        return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
+    if point.name == dial.chosen and folder.onnx.is_file():
+        return _onnx(folder, folder.read_labels())
+    return _torch(folder, point)
+
+
+def _torch(folder: RunFolder, point: Point | None = None) -> Answer:
     import torch
 
     from vitrail.layers.fold import deploy
 
     model, _, labels = folder.load_model()
+    if point is not None:
+        from vitrail.run.dialling import turned
+
+        model, labels = turned(model, point.setting), point.labels(labels)
     model = deploy(model)
 
     def answer(images: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,9 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
-from vitrail.recipes.recipe import Recipe, amend, read
+from vitrail.recipes.recipe import Recipe, amend, from_json, read
 from vitrail.run.budget import Budget
+from vitrail.run.dialling import dialled
 from vitrail.run.finish import Asked, Desk, Finished, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, Read, pictured
@@ -116,7 +117,8 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
         raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
     if not run.recipe.is_file():  # stopped between the two files
         run.write_json(run.recipe, state.values["recipe"])
-    recipe = read(run.recipe)
+    # Where the dial of a finished run stands is nothing that its training knew.
+    recipe = replace(read(run.recipe), methods=from_json(state.values["recipe"]).methods)
     images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
     state.require_images(images.digest)
     if settings:
@@ -159,6 +161,7 @@ def _run(recipe: Recipe, desk: Desk, view: View) -> Path:
         view.phase("exporting, testing and reporting")
         trained = Trained(one, recipe, model, scores)
         with run.scratch() as scratch:
+            trained = dialled(trained, desk, scratch, view.phase)
             shipped = ship(trained, desk, scratch)
             finished: Finished = conclude(trained, shipped, desk, scratch)
     finished.say(view.console)

@@ -81,6 +81,17 @@ class Attention(nn.Module):
         q, k, _ = self._heads(x)
         return attention_weights(q, k, scale=self.scale)
 
+    def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
+        """Return the first token's row of `weights`, in time linear in n: what a class token
+        reads."""
+        inner = self.proj.in_features
+        weight, bias = self.qkv.weight, self.qkv.bias
+        biases = (None, None) if bias is None else (bias[:inner], bias[inner : 2 * inner])
+        q = F.linear(x[:, :1], weight[:inner], biases[0])
+        k = F.linear(x, weight[inner : 2 * inner], biases[1])
+        q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k))
+        return attention_weights(q, k, scale=self.scale)
+
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
         """Multiply the output's channels, for good."""
         self.proj = self.proj.scaled(scale)

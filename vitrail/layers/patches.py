@@ -55,6 +55,15 @@ class PatchTokens(nn.Module):
         x, table = some_patches(self.proj, self.seen(image), places), self._positions(grid)
         return self.behind(x if table is None else self._at(x, F.embedding(places, table[0])))
 
+    def hidden(
+        self, image: Float[Tensor, "b channels h w"], mask: Tensor, token: Float[Tensor, "c"]
+    ) -> Float[Tensor, "b n c"]:
+        """Return all tokens, patches of `mask` (B, h w) replaced by `token` before positions."""
+        grid = self.grid(*image.shape[-2:])
+        patches = self.proj(self.seen(image))
+        where = mask.view(-1, 1, *grid)
+        return self._placed(torch.where(where, token.view(1, -1, 1, 1), patches), grid)
+
     def _placed(
         self, patches: Float[Tensor, "b c h w"], grid: tuple[int, int]
     ) -> Float[Tensor, "b n c"]:

@@ -161,7 +161,6 @@ def same_for_all(batch: int, patches: int, keep: int, device: torch.device) -> I
     return torch.tensor(_order(patches)[:keep], device=device).expand(batch, -1)
 
 
-@torch.compiler.assume_constant_result
 def _order(patches: int) -> tuple[int, ...]:
     return _shuffled(patches)
 
@@ -177,6 +176,8 @@ def install(model: nn.Module, around: Callable[[nn.Module], Dropping]) -> nn.Mod
 
     Raises ConfigError where there is no embedding.
     """
+    # Here and not where it is defined, since it imports the compiler, which takes seconds.
+    torch.compiler.assume_constant_result(_order)
     (seam,) = seams(model, "embed")
     dropping = around(seam.module)
     seam.replace(dropping)

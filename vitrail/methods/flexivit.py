@@ -40,7 +40,7 @@ class Flexivit:
 
     `patches` are sizes in pixels that divide the image; by default all those from half to three
     times the model's own that do, and that the model takes. Outside of training the model cuts
-    patches of its own size; `choose` sets another.
+    patches of `test_patch` pixels, by default of its own size; `choose` sets another.
 
     vitrail train --set model=deit_tiny --set methods=flexivit --set methods.0.patches=8,16,32
 
@@ -51,12 +51,18 @@ class Flexivit:
     """
 
     patches: tuple[int, ...] = ()
+    test_patch: int | None = None
 
     def __post_init__(self) -> None:
         if any(patch < 1 for patch in self.patches) or len({*self.patches}) < len(self.patches):
             raise ConfigError(
                 f"patches is {self.patches}: give different sizes of 1 pixel or more, or none for "
                 "all that divide the image"
+            )
+        if self.test_patch is not None and self.test_patch < 1:
+            raise ConfigError(
+                f"test_patch is {self.test_patch}: give a size of 1 pixel or more, or none for the "
+                "model's own"
             )
 
     def check(self, model: nn.Module) -> None:
@@ -67,12 +73,14 @@ class Flexivit:
                 "other patch sizes: take one of them"
             )
         sizes(_config(model), self.patches)
+        if self.test_patch is not None:
+            sizes(_config(model), (self.test_patch,))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Make the model's stem flexible, in place; returns the model."""
         found = sizes(_config(model), self.patches)
         _flexible(model).patches = found
-        return model
+        return model if self.test_patch is None else choose(model, self.test_patch)
 
     def before_step(self, model: nn.Module, step: Step) -> None:
         """Draw the step's patch size: a function of the training's seed and the step alone."""

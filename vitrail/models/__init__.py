@@ -13,6 +13,7 @@ from vitrail.models.trunk.backbone import Backbone, Variant
 from vitrail.models.trunk.catalog import (
     catalog,
     config_from_json,
+    config_in,
     config_json,
     config_name,
     create,
@@ -33,6 +34,7 @@ __all__ = [
     "Variant",
     "catalog",
     "config_from_json",
+    "config_in",
     "config_json",
     "config_name",
     "create",

@@ -106,6 +106,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 

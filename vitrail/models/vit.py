@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -147,6 +147,7 @@ SPACE = Small(
 
 TAKES = HALF  # unless a variant's reference says otherwise
 NAMES = names.TABLES
+WIDTHS = names.widths
 POSITIONS = (
     Table("embed.position", lambda c: tuple(-(-side // c.stride) for side in c.image), zoom_grid),
 )
@@ -264,6 +265,20 @@ class ViT(Isotropic):
                     nn.init.normal_(p, std=1e-6) if ".fc" in name else nn.init.zeros_(p)
         for p in self.head.parameters():
             nn.init.zeros_(p)
+
+
+def cuttable(model: ViT) -> ViT:
+    """Return a ViT of the same function whose positions may lose channels: sinusoids as a table."""
+    if model.config.position != "sincos":
+        return model
+    config = replace(model.config, position="learned")
+    embed = cast(PatchEmbed, model.embed)
+    table = embed._positions(embed.grid(*config.image)).to(next(embed.parameters()))
+    with torch.device("meta"):
+        learned = ViT(config)
+    state = model.state_dict() | {"embed.position": table}
+    learned.load_state_dict(state, assign=True)
+    return learned.train(model.training)
 
 
 MODEL = ViT

@@ -72,7 +72,7 @@ class Adversarial:
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
-        return AdversarialLoss(self, pixels_of(context))
+        return AdversarialLoss(self, Pixels(context.normal.mean, context.normal.std))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Trades:
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
-        return TradesLoss(self, pixels_of(context))
+        return TradesLoss(self, Pixels(context.normal.mean, context.normal.std))
 
 
 def _check(value: Adversarial | Trades) -> None:
@@ -111,16 +111,6 @@ def _check(value: Adversarial | Trades) -> None:
             f"a radius that is 0 for {value.zero} of {value.warmup} steps of warm-up does not "
             "exist: give numbers from 0, zero at most warmup"
         )
-
-
-def pixels_of(context: Context) -> Pixels:
-    """Return how a training's images are normalised. Raises ConfigError where nobody said so."""
-    if not context.mean or len(context.mean) != len(context.std):
-        raise ConfigError(
-            "an attack needs to know pixels, and nothing says how images are normalised: train by "
-            "a recipe, or give the objective a Context with mean and std"
-        )
-    return Pixels(context.mean, context.std)
 
 
 class _Attacked(Objective):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.objectives.parts.views import Normal
 
 
 def _no_models(spec: str) -> nn.Module:
@@ -34,3 +35,13 @@ class Context:
     open_model: Callable[[str], nn.Module] = _no_models
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    @property
+    def normal(self) -> Normal:
+        """Return how pixels became numbers. Raises ConfigError where nobody said so."""
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ConfigError(
+                "this objective needs to know pixels, and nothing says how images are normalised: "
+                "train by a recipe, or give it a Context with mean and std"
+            )
+        return Normal(self.mean, self.std)

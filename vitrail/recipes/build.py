@@ -24,7 +24,7 @@ from vitrail.models import config_from_json, create, load
 from vitrail.objectives.context import Context
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
-from vitrail.tasks import Classification, MultiLabel, Tasks
+from vitrail.tasks import Classification, MultiLabel, Segmentation, Tasks
 from vitrail.training.learner import Learner
 
 ApplyInOrder: Any = tuple[Methods, ...]
@@ -61,9 +61,8 @@ class Builder:
 
     def learner(self, recipe: Recipe) -> Learner:
         """Make the model of a recipe with its objective. Raises VitrailError."""
-        model, data = self.model(recipe), recipe.data
+        model, data, opener = self.model(recipe), recipe.data, self._opener
         context = replace(self.context, mean=data.mean, std=data.std)
-        opener = self._opener
         if opener is not None:
 
             def opened(spec: str) -> nn.Module:
@@ -95,7 +94,7 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     config = config_from_json(recipe["model"])
     methods = parse(ApplyInOrder, recipe.get("methods", []), "methods")
     task = task_of(recipe)
-    if not methods and isinstance(task, Classification | MultiLabel):
+    if not methods and isinstance(task, Classification | MultiLabel | Segmentation):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)
     checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)

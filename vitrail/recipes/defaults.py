@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from vitrail.config import to_json
+from vitrail.config import kind_of, to_json
 from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
 from vitrail.objectives import CrossEntropy
+from vitrail.recipes.on_maps import is_dense
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.training.device import Precision
 from vitrail.training.optimizer import AdamW, Muon, Optimizer
@@ -51,6 +52,11 @@ def augment_for(image: tuple[int, int]) -> Augment:
     return Augment(flip=0.5, scale=(0.4, 1.0))
 
 
+def _learns_as(config: Any) -> str:
+    """The family whose optimizer a network learns with: the host's under a head of maps."""
+    return kind_of(type(config.host)) if is_dense(config) else family_of(config)
+
+
 def default(
     config: Any,
     data: Data,
@@ -73,7 +79,7 @@ def default(
     warmup = max(1, min(30, images // batch // 2, total // 8))
     # The average spans about a twentieth of the training.
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
-    usual = OPTIMIZERS.get(family_of(config), AdamW(lr=1e-3))
+    usual = OPTIMIZERS.get(_learns_as(config), AdamW(lr=1e-3))
     rate = usual.lr * math.sqrt(batch / 128)
     return Recipe(
         model=to_json(config_json(config)),

@@ -14,13 +14,22 @@ from typing import Any
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data.augment import Augment
+from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_json
+from vitrail.models import catalog, config_from_json, config_in, config_json, dense
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
+from vitrail.objectives import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    Objectives,
+    PixelCrossEntropy,
+    Unlabelled,
+)
+from vitrail.recipes.on_maps import on_maps
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -117,15 +126,27 @@ def task_of(value: Mapping[str, Any]) -> Tasks:
 
 def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
+    if task.maps:
+        return PixelCrossEntropy()
     return BinaryCrossEntropy() if task.several else CrossEntropy()
+
+
+def _suits(objective: Objectives, task: Tasks) -> bool:
+    """Return whether an objective minimises what a task is judged by."""
+    own = (BinaryCrossEntropy, PixelCrossEntropy)
+    if task.several or task.maps:
+        return isinstance(objective, type(suited(task)))
+    return not isinstance(objective, own)
 
 
 def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with settings of the command line, checked to the last field.
 
-    `model=NAME` takes a published variant at the data's image size, channels and classes;
-    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`. Another task
-    brings the objective that suits it. Raises ConfigError, also for one that does not.
+    `model=NAME` takes a published variant, or the model of a JSON file such as a search's
+    found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
+    Config; `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits
+    it, and that of masks a head of maps on a backbone. Raises ConfigError, also for an objective
+    that does not suit.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
@@ -141,16 +162,28 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             if type(changed.task) is not type(recipe.task):
                 changed = replace(changed, objective=suited(changed.task))
             recipe = changed
-    if isinstance(recipe.objective, BinaryCrossEntropy) != recipe.task.several:
+    if isinstance(recipe.objective, Unlabelled):
+        name = kind_of(type(recipe.objective)).replace("_", "")
+        raise ConfigError(
+            f"objective {name} learns without labels, and no head learns by it: run `vitrail "
+            f"pretrain PICTURES --method {name}`, then fit with --pretrained and its folder"
+        )
+    if recipe.task.maps:
+        check_augment(recipe.augment)
+    if recipe.task.maps and recipe.model:
+        recipe = replace(recipe, model=to_json(config_json(on_maps(recipe.config))))
+    if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
         raise ConfigError(
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
-    if isinstance(recipe.objective, Distillation) and not recipe.objective.teacher:
+    objective = recipe.objective
+    if isinstance(objective, Distillation) and not (objective.teacher or objective.average):
         raise ConfigError(
             "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
-            "the name of a published variant"
+            "the name of a published variant; or objective.average=0.99 to learn from its own "
+            "average"
         )
     return recipe
 
@@ -160,10 +193,13 @@ def _names_task(setting: str) -> bool:
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
-    known = catalog()
-    if name not in known:
+    known = {**catalog(), **dense()}
+    if name.endswith(".json"):
+        config = config_in(Path(name))
+    elif name not in known:
         raise ConfigError(f"model: no variant {name!r}: {nearest(name, [*known])}")
-    config = known[name].config
+    else:
+        config = known[name].config
     old = recipe.model
     moved = replace(
         config,

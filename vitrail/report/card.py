@@ -9,7 +9,7 @@ from vitrail.report.text import sentence
 from vitrail.report.verdict import headline, verdict
 from vitrail.units import count, counted, percent, seconds, size
 
-_READ = """\
+_OPEN = """\
 ```python
 import json
 import sys
@@ -27,8 +27,9 @@ picture = picture.convert("L" if facts["channels"] == "1" else "RGB")
 if facts["resize"] != "inside":
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
 pixels = np.asarray(picture).reshape(1, picture.height, picture.width, -1)
-
-probabilities, logits = session.run(None, {"images": pixels})
+"""
+_READ = f"""{_OPEN}
+probabilities, logits = session.run(None, {{"images": pixels}})
 """
 _USE = (
     _READ
@@ -45,6 +46,17 @@ for name, share, least in zip(classes, probabilities[0], json.loads(facts["thres
         print(f"{share:.1%} {name}")
 ```"""
 )
+_USE_MASKS = (
+    _OPEN
+    + """\
+
+mask, logits = session.run(None, {"images": pixels})
+Image.fromarray(mask[0]).save("mask.png")
+for label, name in enumerate(classes):
+    print(f"{(mask[0] == label).mean():.1%} {name}")
+```"""
+)
+_KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every image with one of them."
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
@@ -59,7 +71,7 @@ def render_card(facts: Facts) -> str:
     lines += [f"**{_text(top)}.**", ""] if facts.test else []
     lines += [_text(verdict(facts)), "", "| | |", "| --- | --- |"]
     rows = [
-        ("labels" if data.several else "classes", ", ".join(data.classes)),
+        ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
         ("images", f"{height}x{width}, {colour}"),
     ]
     if facts.test:
@@ -101,7 +113,7 @@ def render_card(facts: Facts) -> str:
         f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
         "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE_LABELS if data.several else _USE,
+        _USE_MASKS if data.maps else _USE_LABELS if data.several else _USE,
         "",
         "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
         "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
@@ -116,7 +128,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"- {_KNOWN_LABELS if data.several else _known(facts)}",
+        f"- {_KNOWN_MASKS if data.maps else _KNOWN_LABELS if data.several else _known(facts)}",
         "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
@@ -149,17 +161,23 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """Return what to do next, a command a line; those that name the run are for its own folder."""
+    if facts.data.maps:
+        lines = ["vitrail predict . images/    # write masks, and pictures of them"]
+        return lines + _longer(facts)
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
         *([] if facts.data.several else tests),
         "vitrail explain . image.jpg     # see what it looks at",
         "vitrail export . --engine openvino --int8    # make files for another engine",
     ]
+    return lines + _longer(facts)
+
+
+def _longer(facts: Facts) -> list[str]:
+    """The command of a longer fit, where the run is one."""
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"
-    return (
-        [*lines, f"{sentence(longer)}    # search and train for longer{where}"] if longer else lines
-    )
+    return [f"{sentence(longer)}    # search and train for longer{where}"] if longer else []
 
 
 def _engine(facts: Facts) -> str:

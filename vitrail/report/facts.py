@@ -64,7 +64,8 @@ class DataFacts:
     """The data set: `parts` maps "train", "validation" and "test" to the images of each class.
 
     `origin` is what the user named; `split` says in a sentence how the parts were made. With
-    `several` an image has any number of labels, and `images` how many images each part has.
+    `several` an image has any number of labels, and `images` how many images each part has; with
+    `maps` these are the classes of its pixels.
     """
 
     name: str
@@ -76,16 +77,24 @@ class DataFacts:
     split: str = ""
     several: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
+    maps: bool = False
 
     @property
     def noun(self) -> str:
         """Return what an image has: a class, or labels."""
-        return "label" if self.several else "class"
+        return "label" if self.several and not self.maps else "class"
 
     @property
     def kinds(self) -> str:
         """Return how many classes or labels there are, with the noun."""
-        return counted(len(self.classes), self.noun, "labels" if self.several else "classes")
+        return counted(len(self.classes), self.noun, "classes" if self.noun == "class" else None)
+
+    @property
+    def same(self) -> str:
+        """Return what an exported file and its model have in common on held-back images."""
+        if self.maps:
+            return "the masks are the same"
+        return f"the same {'labels' if self.several else 'class'} in all of them"
 
     def size(self, part: str) -> int:
         """Return how many images a part has."""
@@ -333,9 +342,10 @@ class Facts:
 
     `baselines` were judged on the same test images as the model. `engines` took turns where one
     was asked for. `size_bytes` is that of the exported file (of the weights where there is none),
-    `confusion` has a row per true class and a column per predicted one, `chapters` are further
-    parts of the page, `seconds` the time of each phase, `versions` those of the packages,
-    `machine` such things as cpu, cores, memory_gib. `run` is the run folder as the user wrote it.
+    `confusion` has a row per true class and a column per predicted one, `opening` are chapters
+    that say how the model was found, `chapters` further parts of the page, `seconds` the time
+    of each phase, `versions` those of the packages, `machine` such things as cpu, cores,
+    memory_gib. `run` is the run folder as the user wrote it.
     """
 
     model: ModelFacts
@@ -354,6 +364,7 @@ class Facts:
     calibration: CalibrationFacts | None = None
     refusal: RefusalFacts | None = None
     mistakes: Sequence[Mistake] = ()
+    opening: Sequence[Chapter] = ()
     chapters: Sequence[Chapter] = ()
     export: ExportFacts | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

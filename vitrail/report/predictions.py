@@ -26,16 +26,26 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 
     Where a threshold is in force, "none_of_these" says whether the likeliest class misses it. In a
     run of several labels "labels" has those that reach their thresholds. "unfamiliar", where the
-    run can know, says that the image looks unlike all that it learned from.
+    run can know, says that the image looks unlike all that it learned from. "setting" is that of
+    the run's dial where it was turned, "seconds" what the answer took where there was a deadline.
+    A run of masks has "shares" of pixels by class in place of "classes", and the files "mask" and
+    "overlay".
     """
-    rows = [{"path": p.path} | _answered(p) for p in predictions]
+    rows = [{"path": p.path} | _turned(p) | _answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
+
+
+def _turned(prediction: Prediction) -> dict[str, Any]:
+    told = {"setting": prediction.setting, "seconds": prediction.seconds}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _answered(prediction: Prediction) -> dict[str, Any]:
     if prediction.error:
         return {"error": prediction.error}
+    if prediction.mask is not None:
+        return _mask(prediction)
     ranked = {"classes": _shares(prediction.ranked)}
     if prediction.chosen is not None:
         ranked = {"labels": _shares(prediction.chosen), **ranked}
@@ -48,6 +58,17 @@ def _answered(prediction: Prediction) -> dict[str, Any]:
         "threshold": prediction.threshold,
         **ranked,
     }
+
+
+def _mask(prediction: Prediction) -> dict[str, Any]:
+    """The share of pixels of each class, and the files of the mask."""
+    told: dict[str, Any] = {}
+    if prediction.written is not None:
+        told = {"mask": prediction.written.mask, "overlay": prediction.written.overlay}
+    if prediction.unfamiliar is not None:
+        told["unfamiliar"] = prediction.unfamiliar
+    shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
+    return {**told, "shares": shares}
 
 
 def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:

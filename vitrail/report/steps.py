@@ -32,14 +32,17 @@ def steps(facts: Facts) -> list[Step]:
     tests = [
         Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
     ]
+    longer = longer_run(facts)
+    more = [Step("Search and train for longer", longer)] if longer else []
+    if facts.data.maps:
+        return [Step("Write masks of images, or folders of them", predict), *more]
     found = [
         Step("Classify images, or folders of them", predict),
         *([] if facts.data.several else tests),
         Step("See what it looks at in an image", f"vitrail explain {run} image.jpg"),
         Step(purpose, faster),
     ]
-    longer = longer_run(facts)
-    return [*found, Step("Search and train for longer", longer)] if longer else found
+    return [*found, *more]
 
 
 def folder(facts: Facts) -> str:

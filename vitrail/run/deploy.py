@@ -139,6 +139,10 @@ def export_engine(
     chosen = engine(name)
     with RunFolder.create(path, resume=True) as run:
         model, recipe, labels = run.load_model()
+        if labels.maps:
+            raise ConfigError(
+                f"{run.path} gives masks, which only its model.onnx does so far: leave out --engine"
+            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)

@@ -28,6 +28,8 @@ from vitrail.run.workshop import Workshop
 from vitrail.units import seconds
 
 PARITY_IMAGES = 512
+# A map has as many answers as pixels, and takes the longer.
+PARITY_MAPS = 128
 # Before the training its weights mean nothing, so an engine's file is compared on fewer.
 FEW = 64
 # A file that is a little over in one measurement may have met a busy moment.
@@ -135,14 +137,16 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
+        maps=recipe.task.maps,
     )  # fmt: skip
 
 
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
     """Validation images for the comparison of the exported file with the model."""
     held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
-    pace = max(1, len(held) // PARITY_IMAGES)
-    return held.take(np.arange(0, len(held), pace)[:PARITY_IMAGES])
+    most = PARITY_MAPS if recipe.task.maps else PARITY_IMAGES
+    pace = max(1, len(held) // most)
+    return held.take(np.arange(0, len(held), pace)[:most])
 
 
 def exported_latency(

@@ -11,6 +11,8 @@ from vitrail.data.gate import Inspection
 from vitrail.data.split import Split
 from vitrail.engines.onnx import Exported
 from vitrail.recipes.recipe import Recipe
+from vitrail.report.chapter import Chapter
+from vitrail.report.dial import DialFacts, PointFacts, turned_by
 from vitrail.report.facts import (
     BrokenFile,
     CurvePoint,
@@ -19,6 +21,7 @@ from vitrail.report.facts import (
     FindingFacts,
     ModelFacts,
 )
+from vitrail.run.dial import Dial
 from vitrail.run.subject import Subject
 
 CURVE_POINTS = 300
@@ -48,6 +51,7 @@ def data_facts(
         + list(notes),
         broken=[BrokenFile(b.key, b.reason) for b in inspection.broken],
         several=inspection.source.several,
+        maps=inspection.source.masks is not None,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )
@@ -94,6 +98,21 @@ def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
 def _score(line: Mapping[str, Any]) -> float | None:
     """The main score of a look at the validation part, which older journals call accuracy."""
     return line.get("val_score", line.get("val_accuracy"))
+
+
+def dial_chapter(dial: Dial | None, limit_s: float | None) -> Chapter | None:
+    """Return what a dial was measured to do, if there is one."""
+    if dial is None:
+        return None
+    front = {point.name for point in dial.front}
+    points = [
+        PointFacts(
+            one.name, one.macs, one.score, one.low, one.high,
+            one.p50_s, one.p90_s, one.name in front, one.name == dial.chosen,
+        )
+        for one in dial.points
+    ]  # fmt: skip
+    return turned_by(DialFacts(dial.measure, dial.images, dial.size, dial.threads, points, limit_s))
 
 
 def today() -> str:

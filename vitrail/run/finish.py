@@ -24,6 +24,7 @@ from vitrail.engines.onnx import Exported, export_onnx
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
@@ -36,9 +37,10 @@ from vitrail.report.facts import (
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
+from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
-from vitrail.run import looks
 from vitrail.run.budget import Budget
+from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
@@ -87,7 +89,8 @@ class Asked:
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way.
+    `notes` are what was decided about the data on the way, `opening` chapters on
+    how the model was found.
     """
 
     run: RunFolder
@@ -97,16 +100,21 @@ class Desk:
     asked: Asked
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
+    opening: list[Chapter] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model at the end of its training, with its score on the validation part."""
+    """A model at the end of its training, with its score on the validation part.
+
+    Where it has a `dial`, it stands at the setting that was chosen.
+    """
 
     subject: Subject
     recipe: Recipe
     model: nn.Module
     scores: Scores
+    dial: Dial | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +168,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
     """
     recipe, workshop = trained.recipe, desk.workshop
     with desk.state.phase("export"):
-        outputs = workshop.outputs(trained.model, recipe, workshop.watched(recipe))
+        outputs = workshop.answers(trained.model, recipe, workshop.watched(recipe))
         labels = recipe.task.settled(labels_of(recipe, workshop), outputs)
         labels = replace(labels, look=workshop.look(recipe))
         model, images = at_rest(trained.model), held_back(recipe, workshop)
@@ -182,6 +190,8 @@ def conclude(
     journal = Journal(checkpoints(run.path, trained.subject.name) / "metrics.jsonl")
     run.write_bytes(run.metrics, journal.path.read_bytes())
     run.save_model(trained.model, to_json(recipe), shipped.labels)
+    if trained.dial is not None:
+        dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
         verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
@@ -189,7 +199,9 @@ def conclude(
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         most = _affordable(desk, shipped)
         start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
-        frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
+        frozen = None
+        if not recipe.task.maps:  # whose head sees maps, not one vector an image
+            frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
         against = recipe.task.against(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
         )
@@ -208,6 +220,7 @@ def conclude(
             asked.budget.latency_s, asked.budget.macs, asked.budget.params, asked.time_s
         ),
         candidates=_points(trained, shipped, race),
+        opening=desk.opening,
         curves=gathered.curve_points(journal.read()),
         mistakes=mistakes,
         export=gathered.export_facts(shipped.exported),
@@ -221,8 +234,9 @@ def conclude(
     )
     if facts.refusal is not None:
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    if seen.chapter is not None:
-        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
+    known = [one for one in added if one is not None]
+    facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
@@ -244,6 +258,8 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
     """Return which of up to `most` images deserve a look, and which share of images of unknown
     classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
+    if recipe.task.maps:  # of which only what the gate found is known
+        return looks.looks(desk.inspection, []), None
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}
     some = looks.sampled({**parts, "test": verdict.pixels}, min(most, looks.LOOKED))

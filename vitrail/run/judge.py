@@ -34,7 +34,7 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, workshop: Works
     part = unseal(held_back)
     data = recipe.data
     images = pixels(part, data.image, data.channels, progress=False)
-    return Verdict(workshop.outputs(model, recipe, images), images)
+    return Verdict(workshop.judged(model, recipe, images), images)
 
 
 def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = False) -> Source:

@@ -74,24 +74,40 @@ def _said(reference: Any, identity: Identity) -> Iterator[Said]:
     about = _inside(reference)
     if "mean" in about and "std" in about:
         yield about["mean"], about["std"], str(about.get("interpolation", own.interpolation))
-    if not isinstance(reference, Mapping) and (known := named(os.fspath(reference))):
+    if not isinstance(reference, Mapping) and (known := named(os.fspath(reference), identity)):
         yield known.mean, known.std, known.interpolation
     yield own.mean, own.std, own.interpolation
 
 
-def named(reference: str) -> Any:
+def named(reference: str, identity: Identity) -> Any:
     """What weights of this name take, as far as timm publishes some: of the longest name with
-    which the file's begins; None where its tags disagree or there is none."""
-    words = _letters(reference.rstrip("/").rpartition("/")[2])
-    found = [key for key in inputs() if words.startswith(_letters(key))]
+    which the file's begins; None where its tags disagree or there is none.
+
+    Names of variants that the weights are not of say nothing: efficientnet-lite0 is what many call
+    the file that timm calls tf_efficientnet_lite0.
+    """
+    words, others = _letters(reference.rstrip("/").rpartition("/")[2]), _others(identity)
+    known = {key: v for key, v in inputs().items() if key.partition(".")[0] not in others}
+    found = [key for key in known if words.startswith(_letters(key))]
     if found:
-        return inputs()[max(found, key=len)]
+        return known[max(found, key=len)]
     kinds = {
         (kind.mean, kind.std): kind
-        for key, kind in inputs().items()
+        for key, kind in known.items()
         if words.startswith(_letters(key.partition(".")[0]))
     }
     return next(iter(kinds.values())) if len(kinds) == 1 else None
+
+
+def _others(identity: Identity) -> set[str]:
+    """timm's names of the variants that the weights are not of."""
+    own = {identity.name, *identity.same}
+    stems = {
+        name: v.hub["timm"].rpartition("/")[2].partition(".")[0]
+        for name, v in catalog().items()
+        if "timm" in v.hub
+    }
+    return set(stems.values()) - {stems.get(name) for name in own}
 
 
 def _letters(text: str) -> str:

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 
 from vitrail.data.gate import Inspection, inspect
-from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.data.told import told
 from vitrail.engines import ENGINES, rivals
@@ -58,12 +57,12 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     Raises ConfigError for a device that is not there, before any image is read; DataError.
     """
     began = time.monotonic()
-    open_fabric(hardware.device)
     view.phase("reading the images")
     task = task or Classification()
-    source = open_source(data.spec, several=task.several)
-    task.check(source)
     shown = view.console.is_terminal
+    source = task.source(data.spec, progress=shown)
+    task.check(source)
+    open_fabric(hardware.device)  # takes seconds to import, so a wrong path is told before
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(
         inspection, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,
@@ -71,5 +70,5 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     )  # fmt: skip
     for line in told(inspection, split.findings):
         view.say(line)
-    workshop = Workshop(split, device=hardware.device, devices=hardware.devices)
+    workshop = Workshop(split, device=hardware.device, devices=hardware.devices, say=view.say)
     return Read(inspection, workshop, time.monotonic() - began)

@@ -37,16 +37,17 @@ def write(run: RunFolder, chosen: Engine, figures: Mapping[str, Any]) -> None:
         for part in chosen.files(run.path / name)
         if part.is_file()
     ]
-    told = {"of": digest(run), "files": {part.name: _digest(part) for part in made}}
+    told = {"of": digest(run), "files": {part.name: digest_of(part) for part in made}}
     run.write_json(run.engines, _read(run) | {chosen.name: told | dict(figures)})
 
 
 def digest(run: RunFolder) -> str:
     """By which weights and labels are known: files made of others are not theirs."""
-    return hashlib.sha256((_digest(run.weights) + _digest(run.labels)).encode()).hexdigest()
+    return hashlib.sha256((digest_of(run.weights) + digest_of(run.labels)).encode()).hexdigest()
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """Return the sha256 of a file of a run. Raises RunError."""
     try:
         return digests.of_file(file)
     except OSError as error:
@@ -86,6 +87,6 @@ def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
     if use not in (chosen.file, chosen.int8_file) or not (run.path / use).is_file():
         raise RunError(f"{run.path} lacks the file for {name} ({use}): make it again by {again}")
     for part in chosen.files(run.path / use):
-        if record.files.get(part.name) != _digest(part):
+        if record.files.get(part.name) != digest_of(part):
             raise RunError(f"{part} is damaged or was changed: make it again by {again}")
     return chosen.open(run.path / use, labels)

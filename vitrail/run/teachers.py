@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail import digests
 from vitrail.errors import CheckpointError, ConfigError
-from vitrail.models import catalog, identify, load
+from vitrail.models import catalog, config_json, identify, load
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.recipes.recipe import Data
 from vitrail.run.folder import RunFolder
@@ -39,6 +41,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.model, self.classes, self.order = model, tuple(classes), order
         self.image: tuple[int, int] = tuple(model.config.image)  # pyright: ignore
+        self.count: int = model.config.classes  # pyright: ignore
+        self._takes = seen, own
         # (x seen.std + seen.mean - own.mean) / own.std in one product and one sum.
         pairs = zip(seen.mean, seen.std, own.mean, own.std, strict=True)
         changes = [(s / t, (m - n) / t) for m, s, n, t in pairs]
@@ -46,6 +50,12 @@ class Teacher(nn.Module):
         for name, numbers in zip(("factor", "shift"), zip(*changes, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(numbers).view(1, -1, 1, 1), persistent=False)
         self.eval()
+
+    @cached_property
+    def digest(self) -> str:
+        """By which is known what it computes: its weights, and what it makes of images."""
+        text = f"{config_json(self.model.config)} {self._takes} {self.order}"
+        return digests.of_tensors(self.model.state_dict(), text)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) of the training to logits (B, classes)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
+from vitrail.run.answers import remember
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
@@ -39,10 +40,20 @@ LOOKED_AT = 1000
 
 
 class Workshop:
-    """One split, one device, and the pixels of every image size used so far."""
+    """One split, one device, and the pixels of every image size used so far.
 
-    def __init__(self, split: Split, *, device: str = "auto", devices: int = 1) -> None:
-        self.split = split
+    `say` hears, in a few words, of what is made once before a training.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        device: str = "auto",
+        devices: int = 1,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.split, self._say = split, say
         fabric = open_fabric(device)
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
@@ -106,23 +117,37 @@ class Workshop:
         on_step: OnStep | None = None,
         *,
         together: bool = False,
+        learner: Learner | None = None,
     ) -> Outcome:
         """Train from the folder's last snapshot, or from the start, up to step `until`.
 
         With `together` each of the devices trains in a process of its own, and this one takes
-        over their snapshot; to start them takes some ten seconds.
+        over their snapshot; to start them takes some ten seconds. A `learner` takes the place of
+        the recipe's own, as the shared network of a search does.
         """
         images = self.pixels("train", recipe.data.image, recipe.data.channels)
         share = _Share(recipe, images, folder, until)
+        learner = learner or self.builder.learner(recipe)
+        fabric = self._opened(recipe)
+        # Before there are several processes, which then find what is made here.
+        remember(learner.objective, recipe, images, fabric.device, self._say)
         if together and self.devices > 1:
-            fabric = open_together(self._device, self.devices, recipe.steps.precision)
-            fabric.launch(partial(_train_share, share=share, context=self.builder.context))
-        return share.train(self.builder.learner(recipe), self._opened(recipe), on_step)
+            several = open_together(self._device, self.devices, recipe.steps.precision)
+            several.launch(partial(_train_share, share=share, context=self.builder.context))
+        return share.train(learner, fabric, on_step)
 
     def outputs(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
         """Ask the model about all images, in their order."""
         batches = recipe.task.watching(images, normal(recipe))
         return Outputs(*predict(model.eval(), batches, device=self._opened(recipe)))
+
+    def answers(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
+        """Return what the task keeps of the model's answers to all images, in their order."""
+        return recipe.task.answers(model, images, normal(recipe), self._opened(recipe))
+
+    def judged(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
+        """Return what a finished model says of test images, as they are judged."""
+        return recipe.task.judge(model, images, normal(recipe), self._opened(recipe))
 
     def watched(self, recipe: Recipe, limit: int | None = None) -> Pixels:
         """Return the validation images, or the first `limit` of them.
@@ -134,7 +159,7 @@ class Workshop:
 
     def validate(self, model: nn.Module, recipe: Recipe, limit: int | None = None) -> Scores:
         """Score a model on the validation images, or on the first `limit` of them."""
-        return recipe.task.scores(self.outputs(model, recipe, self.watched(recipe, limit)))
+        return recipe.task.scores(self.answers(model, recipe, self.watched(recipe, limit)))
 
     def better(
         self, outcome: Outcome, recipe: Recipe, limit: int | None = None
@@ -216,4 +241,6 @@ class _Share:
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
-    share.train(Builder(context, open_teacher).learner(share.recipe), fabric)
+    learner = Builder(context, open_teacher).learner(share.recipe)
+    remember(learner.objective, share.recipe, share.images, fabric.device)
+    share.train(learner, fabric)

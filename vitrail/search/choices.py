@@ -59,19 +59,27 @@ class Choice:
     @property
     def sentence(self) -> str:
         """Say what was decided and why."""
-        used = "are used" if self.used else "are not used"
         if self.name == "class weights":
+            used = "are used" if self.used else "are not used"
             why = "" if self.used else ", since it is not clear that they help"
             return (
                 f"class weights {used}{why}: after as many steps balanced accuracy on {self.n} "
                 f"validation images was {self.with_it:.1%} with them, {self.without:.1%} without"
             )
-        why = "" if self.used else ", since left and right differ here"
-        return (
-            f"left-right flips {used}{why}: after as many steps {self.without:.1%} of {self.n} "
-            f"validation images were right without flips, {self.with_it:.1%} with them, and "
-            f"{self.mirrored or 0:.1%} of mirrored ones without them"
+        compared = (
+            f"after as many steps {self.with_it:.1%} of {self.n} validation images were right with "
+            f"them, {self.without:.1%} without"
         )
+        mirrored = self.mirrored or 0.0
+        if self.used:
+            return f"left-right flips are used, since nothing speaks against them: {compared}"
+        if self.without - mirrored > DROP:
+            return (
+                "left-right flips are not used, since left and right differ here: a network that "
+                f"saw no mirrored images is right for {mirrored:.1%} of these and for "
+                f"{self.without:.1%} as they are, without gaining by flips ({self.with_it:.1%})"
+            )
+        return f"left-right flips are not used, since images are recognised better: {compared}"
 
 
 class Question(Protocol):
@@ -110,8 +118,8 @@ class Flips:
     usual: ClassVar[bool] = True
 
     def arises(self, recipe: Recipe, counts: Sequence[int]) -> bool:
-        """Tell whether the recipe flips images."""
-        return recipe.augment.flip > 0
+        """Tell whether the recipe flips images and an image has one answer."""
+        return recipe.augment.flip > 0 and not recipe.task.maps
 
     def applied(self, recipe: Recipe, used: bool) -> Recipe:
         """Return the recipe as it is, or without flips."""
@@ -222,7 +230,7 @@ class Measuring:
             model, _ = workshop.better(outcome, recipe, LOOK_AT)
             said[used] = []
             for network in one.networks(model, used):
-                outputs = workshop.outputs(network, recipe, workshop.watched(recipe, LOOK_AT))
+                outputs = workshop.answers(network, recipe, workshop.watched(recipe, LOOK_AT))
                 said[used].append(recipe.task.right(outputs))
                 truth = outputs.targets.tolist()
         return one.decide(said[True], said[False], truth)

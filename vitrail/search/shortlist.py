@@ -19,15 +19,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from vitrail.config import kind_of
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
+from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
 from vitrail.search.space import small_candidates
+from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
 
 # Shares of the multiply-adds that suit the time, in the order in which they are tried.
@@ -46,7 +50,8 @@ class Terms:
     """What a shortlist is made for: the images, the budget, and how much time there is.
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
-    how many may race, `batch` the images of a training step.
+    how many may race, `batch` the images of a training step, `methods` what all of them take; with
+    `maps` every pixel has a class.
     """
 
     image_size: tuple[int, int]
@@ -59,6 +64,8 @@ class Terms:
     batch: int
     device: str = "cpu"
     seed: int = 0
+    methods: tuple[Methods, ...] = ()
+    maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,18 +139,27 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
         if (late > 0 and enough) or late > max(PATIENCE_S, terms.seconds / 10):
             break
     if not allowed:
-        raise _nothing(pool, budget)
+        raise _nothing(pool, terms)
     return Counted(pool, allowed, space)
 
 
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
-    """Candidates of the `most` promising families, then of the others (marked True)."""
+    """Candidates of the `most` promising families, then of the others (marked True); of networks
+    of maps all."""
+    if terms.maps:
+        sizes = terms.image_size, terms.channels, terms.classes, terms.seed
+        for one in dense_candidates(*sizes):
+            yield one, False
+        return
     ordered = by_prior(families())
+    # A method leaves few of a family's models, or none.
+    most = 2 * most if terms.methods else most
     for chosen, second_choice in ((ordered[:most], False), (ordered[most:], True)):
         for one in small_candidates(
             terms.image_size, terms.channels, terms.classes, terms.seed, chosen
         ):
-            yield one, second_choice
+            if refusal(one.config, terms.methods) is None:
+                yield one, second_choice
 
 
 # ---- time ------------------------------------------------------------------------------
@@ -169,7 +185,7 @@ def time_models(
         say(f"timing {one.name}")
         one = replace(one, latency_s=folded_latency(one, terms.budget).quickest_s)
         if _within(one, terms.budget, REACH):
-            timed.append(paced(one, batch=terms.batch, device=terms.device))
+            timed.append(_paced(one, terms))
         else:
             far.append(one)
     return timed, far
@@ -223,15 +239,22 @@ def _last_resort(
     if not found:
         found = sorted(over, key=lambda c: c.with_resize_s(budget) or 0.0)[:LAST_RESORT]
         over = [c for c in over if c not in found]
-    return [paced(c, batch=terms.batch, device=terms.device) for c in found], over
+    return [_paced(c, terms) for c in found], over
+
+
+def _paced(one: Candidate, terms: Terms) -> Candidate:
+    """The candidate with its training rate; its methods may take more than the bare model."""
+    found = paced(one, batch=terms.batch, device=terms.device)
+    return replace(found, rate=(found.rate or 0.0) / burden(one.config, terms.methods))
 
 
 # ---- choose ----------------------------------------------------------------------------
 
 
 def _prior(one: Candidate) -> float:
-    """The prior of a family; pretrained weights count more than any without."""
-    return prior(one.family) + (one.pretrained is not None)
+    """The prior of a family, or of the host of a network of maps; pretrained weights count more
+    than any without."""
+    return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
 def _merit(one: Candidate, terms: Terms) -> float:
@@ -255,8 +278,10 @@ def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[
 
 
 def _column(one: Candidate) -> str:
-    """Candidates compete for places within their family, pretrained ones among themselves."""
-    return one.family + ("*" if one.pretrained else "")
+    """Candidates compete for places within their family, pretrained ones among themselves, and
+    networks of maps with those of the same host and head."""
+    host, head = (one.model.get(name, {}).get("kind", "") for name in ("host", "decoder"))
+    return f"{one.family}{host}{head}" + ("*" if one.pretrained else "")
 
 
 def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:
@@ -274,7 +299,14 @@ def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:
     return certain[: terms.size]
 
 
-def _nothing(pool: Sequence[Candidate], budget: Budget) -> BudgetError:
+def _nothing(pool: Sequence[Candidate], terms: Terms) -> BudgetError:
+    budget = terms.budget
+    if not pool and terms.methods:
+        names = ", ".join(kind_of(type(method)) for method in terms.methods)
+        return BudgetError(
+            f"no model for images of {terms.image_size[0]}x{terms.image_size[1]} takes the methods "
+            f"{names}: leave one out, or give images whose sides have more divisors"
+        )
     if not pool:
         return BudgetError(
             "no model can be built for these images: give images of 8 pixels or more"

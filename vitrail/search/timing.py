@@ -13,6 +13,7 @@ from vitrail.measure.latency import Latency, eager_latency, remembered
 from vitrail.measure.machine import fast_bf16
 from vitrail.models import create
 from vitrail.recipes.defaults import precision_on
+from vitrail.recipes.on_maps import is_dense
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
 from vitrail.training.activations import saving
@@ -83,7 +84,8 @@ def training_rate(
     model = create(one.config).to(where).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(size, one.model["channels"], *one.image, device=where)
-    labels = torch.randint(0, one.model["classes"], (size,), device=where)
+    answer = (size, *one.image) if is_dense(one.config) else (size,)
+    labels = torch.randint(0, one.model["classes"], answer, device=where)
     less = saving(None, model, (batch, *images.shape[1:]), where)
     low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 

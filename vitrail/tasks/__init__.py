@@ -5,5 +5,6 @@
 
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.multilabel import MultiLabel
+from vitrail.tasks.segmentation import Segmentation
 
-Tasks = Classification | MultiLabel
+Tasks = Classification | MultiLabel | Segmentation

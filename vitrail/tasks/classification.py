@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
+from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
@@ -21,7 +23,7 @@ from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, Cla
 from vitrail.report.facts import Score as TestScore
 from vitrail.tasks import metrics, unknowns
 from vitrail.tasks.baselines import Features, baselines, linear_on
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once
 
 # The largest class over the mean one from which on accuracy says little.
 UNEVEN = 1.5
@@ -39,8 +41,13 @@ class Classification:
     """
 
     several: ClassVar[bool] = False
+    maps: ClassVar[bool] = False
 
     metric: Literal["auto", "accuracy", "balanced"] = "auto"
+
+    def source(self, spec: str | Path, *, progress: bool = False) -> Source:
+        """List the images behind `spec` with their classes. Raises DataError."""
+        return open_source(spec)
 
     def check(self, source: Source) -> None:
         """Raise DataError where images have several labels."""
@@ -66,6 +73,14 @@ class Classification:
         return Batches(
             pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
         )
+
+    def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask the model about all images, in their order."""
+        return each_once(self, model, images, normal, device)
+
+    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask a finished model about the test images."""
+        return each_once(self, model, images, normal, device)
 
     def scores(self, outputs: Outputs) -> Scores:
         """Return accuracy or balanced accuracy as the main score, with both beside it."""

@@ -1,8 +1,9 @@
 """How good logits are: accuracy with its interval, per class, confusion, calibration.
 
-All functions take logits (N, K) and labels (N,) on the CPU. torchmetrics counts; what it has
-not are Wilson's interval (JASA 22, 1927), the bins of a reliability diagram, and the
-temperature (Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599).
+All functions take logits (N, K) and labels (N,) on the CPU. scikit-learn counts; what it has
+not are Wilson's interval (JASA 22, 1927), the bins of a reliability diagram with their error
+(Naeini et al., AAAI 2015), and the temperature (Guo et al., On Calibration of Modern Neural
+Networks, arXiv 1706.04599).
 """
 
 from __future__ import annotations
@@ -83,32 +84,29 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """Counts (K, K): rows are labels, columns are predictions."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
+    from sklearn.metrics import confusion_matrix
 
-    return multiclass_confusion_matrix(logits.argmax(1), labels, num_classes=logits.shape[1])
+    guesses, classes = logits.argmax(1), range(logits.shape[1])
+    return torch.from_numpy(confusion_matrix(labels, guesses, labels=list(classes)))
 
 
 def per_class(logits: Tensor, labels: Tensor) -> tuple[ClassScore, ...]:
     """Precision, recall and F1 of each class, 0 where they are undefined."""
-    from torchmetrics.functional import classification as tm
+    from sklearn.metrics import precision_recall_fscore_support
 
-    guesses, classes = logits.argmax(1), logits.shape[1]
-    columns = [
-        score(guesses, labels, num_classes=classes, average=None).tolist()
-        for score in (tm.multiclass_precision, tm.multiclass_recall, tm.multiclass_f1_score)
-    ]
-    counts = torch.bincount(labels, minlength=classes).tolist()
+    scores = precision_recall_fscore_support(
+        labels,
+        logits.argmax(1),
+        labels=list(range(logits.shape[1])),
+        zero_division=0.0,  # pyright: ignore[reportArgumentType]
+    )
+    *columns, counts = (column.tolist() for column in scores)  # pyright: ignore
     return tuple(ClassScore(*row) for row in zip(counts, *columns, strict=True))
 
 
 def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Calibration:
     """The calibration of softmax(logits / temperature) in 15 equal bins of confidence."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     shares = (logits.double() / temperature).softmax(1)
-    error = multiclass_calibration_error(
-        shares, labels, num_classes=logits.shape[1], n_bins=BINS, norm="l1"
-    )
     sure, guesses = shares.max(1)
     right = (guesses == labels).double()
     edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
@@ -116,6 +114,7 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Cal
     counts = torch.bincount(places, minlength=BINS)
     confidence = torch.bincount(places, sure, minlength=BINS) / counts.clamp(min=1)
     hits = torch.bincount(places, right, minlength=BINS) / counts.clamp(min=1)
+    error = (counts * (confidence - hits).abs()).sum() / len(labels)
     columns = (edges[:-1], edges[1:], counts, confidence, hits)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return Calibration(float(error), tuple(Bin(*row) for row in rows))

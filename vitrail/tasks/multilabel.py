@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
+from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
@@ -25,7 +27,7 @@ from vitrail.report.facts import Baseline, Score
 from vitrail.report.multilabel import LabelRow, label_by_label
 from vitrail.tasks import metrics, several
 from vitrail.tasks.baselines import Features, LabelBaseline, label_baselines, scores_on
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once
 
 WATCHED = 256
 NAME = "mean average precision"
@@ -40,6 +42,11 @@ class MultiLabel:
     """
 
     several: ClassVar[bool] = True
+    maps: ClassVar[bool] = False
+
+    def source(self, spec: str | Path, *, progress: bool = False) -> Source:
+        """List the images behind `spec` with their labels. Raises DataError."""
+        return open_source(spec, several=True)
 
     def check(self, source: Source) -> None:
         """Raise DataError where images have one class each."""
@@ -65,6 +72,14 @@ class MultiLabel:
         return Batches(
             pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
         )
+
+    def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask the model about all images, in their order."""
+        return each_once(self, model, images, normal, device)
+
+    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask a finished model about the test images."""
+        return each_once(self, model, images, normal, device)
 
     def scores(self, outputs: Outputs) -> Scores:
         """Return mean average precision as the main score, with F1 at a probability of 0.5."""

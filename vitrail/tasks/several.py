@@ -1,6 +1,6 @@
 """How good logits are where an image has any number of labels, and where to cut them.
 
-All functions take logits (N, K) and marks of 0 and 1 (N, K) on the CPU. torchmetrics counts; what
+All functions take logits (N, K) and marks of 0 and 1 (N, K) on the CPU. scikit-learn counts; what
 it has not are an average precision of weighted images, for the bootstrap (Efron, Annals of
 Statistics 7, 1979), and the thresholds.
 """
@@ -54,13 +54,14 @@ def cross_entropy(logits: Tensor, marks: Tensor, temperature: float = 1.0) -> fl
 
 def average_precisions(logits: Tensor, marks: Tensor) -> list[float | None]:
     """Return the average precision of each label, None for one that no image has."""
-    from torchmetrics.functional.classification import binary_average_precision
+    from sklearn.metrics import average_precision_score
 
-    # In float64, where no two logits of a network become one probability.
-    columns = zip(logits.double().sigmoid().T, marks.long().T, strict=True)
+    # A network that diverged has a score as well: what is not a number ranks last.
+    ranked = torch.nan_to_num(logits, nan=torch.finfo(logits.dtype).min)
+    columns = zip(ranked.T.numpy(), marks.long().T.numpy(), strict=True)
     return [
-        float(binary_average_precision(shares, truth)) if truth.any() else None
-        for shares, truth in columns
+        float(average_precision_score(truth, scores)) if truth.any() else None
+        for scores, truth in columns
     ]
 
 
@@ -72,17 +73,23 @@ def mean_average_precision(logits: Tensor, marks: Tensor) -> float:
 
 def per_label(logits: Tensor, marks: Tensor, chosen: Tensor) -> tuple[LabelScore, ...]:
     """Return the scores of each label; `chosen` bool (N, K) are the answers."""
-    from torchmetrics.functional import classification as tm
+    from sklearn.metrics import precision_recall_fscore_support
 
+    truth = marks.long().numpy()
     columns = [
-        np.atleast_1d(
-            score(chosen.long(), marks.long(), num_labels=marks.shape[1], average="none").numpy()
-        ).tolist()
-        for score in (tm.multilabel_precision, tm.multilabel_recall, tm.multilabel_f1_score)
+        precision_recall_fscore_support(
+            truth[:, k],
+            answers,
+            pos_label=1,
+            average="binary",
+            zero_division=0.0,  # pyright: ignore[reportArgumentType]
+        )[:3]
+        for k, answers in enumerate(chosen.long().T.numpy())
     ]
     precisions = [value or 0.0 for value in average_precisions(logits, marks)]
     counts = marks.sum(0).long().tolist()
-    return tuple(LabelScore(*row) for row in zip(counts, precisions, *columns, strict=True))
+    rows = zip(counts, precisions, columns, strict=True)
+    return tuple(LabelScore(n, value, *map(float, row)) for n, value, row in rows)
 
 
 def found(chosen: Tensor, marks: Tensor) -> Found:

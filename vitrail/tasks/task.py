@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
 from vitrail.report.facts import Baseline
 from vitrail.tasks.baselines import Features
+from vitrail.training.evaluate import predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,15 @@ class Order:
 
 
 class Task(Protocol):
-    """What a model is for; `several` says whether it learns any number of labels per image."""
+    """What a model is for; `several` says whether it learns any number of labels per image, `maps`
+    whether a class for every pixel."""
 
     several: ClassVar[bool]
+    maps: ClassVar[bool]
+
+    def source(self, spec: str | Path, *, progress: bool = False) -> Source:
+        """List the images behind `spec` with what is true of them. Raises DataError."""
+        ...
 
     def check(self, source: Source) -> None:
         """Raise DataError, in one sentence, unless the source's labels are of this task."""
@@ -94,6 +102,14 @@ class Task(Protocol):
 
     def watching(self, pixels: Pixels, normal: Normal) -> Batches:
         """Return batches to judge by: every image once, in order, as it is."""
+        ...
+
+    def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask the model about all images at its own size, in their order."""
+        ...
+
+    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+        """Ask a finished model about the test images, which are judged as they came."""
         ...
 
     def scores(self, outputs: Outputs) -> Scores:
@@ -155,6 +171,11 @@ class Mistaken:
     guess: str
     confidence: float
     asked: int
+
+
+def each_once(task: Task, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
+    """Return what a model says of all images, and what is true of them, of one answer an image."""
+    return Outputs(*predict(model.eval(), task.watching(images, normal), device=device))
 
 
 def best(scored: Sequence[tuple[Scores, nn.Module]]) -> tuple[Scores, nn.Module]:

@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 class Batch(Protocol):
-    """Images (B, C, H, W), targets (B,) as classes or (B, K) as shares, indices (B,)."""
+    """Images (B, C, H, W), targets (B,) as classes or (B, K) as shares, indices (B,).
+
+    `views` (B,) says which of the pictures that may become of an image each is, so that what is
+    known of (index, view) need not be computed; None where there is no counting them.
+    """
 
     @property
     def images(self) -> Tensor: ...
@@ -18,6 +22,8 @@ class Batch(Protocol):
     def targets(self) -> Tensor: ...
     @property
     def indices(self) -> Tensor: ...
+    @property
+    def views(self) -> Tensor | None: ...
     def to(self, device: torch.device) -> Batch: ...
 
 

@@ -30,7 +30,7 @@ from vitrail.training.device import open_fabric, reduced
 from vitrail.training.interrupt import Interrupted, Stopping
 from vitrail.training.journal import Recorder
 from vitrail.training.learner import Handed, Learner, Turn
-from vitrail.training.objective import Step, detached
+from vitrail.training.objective import Objective, Step, detached
 from vitrail.training.plan import Place, Plan
 from vitrail.training.state import State
 from vitrail.training.steps import Steps
@@ -55,11 +55,13 @@ class Outcome:
     samples_per_s: float
     model: nn.Module
     ema_model: nn.Module | None
+    objective: Objective
 
     @property
     def best(self) -> nn.Module:
-        """The model to judge and keep: the average where there is one."""
-        return self.model if self.ema_model is None else self.ema_model
+        """The model to judge and keep: the average where there is one, or what an objective
+        keeps."""
+        return self.objective.kept(self.model) if self.ema_model is None else self.ema_model
 
 
 def train(
@@ -143,7 +145,9 @@ def train(
                 )
     seconds = time.monotonic() - started
     ema_model = average.model if average else None
-    return Outcome(done, loss, seconds, recorder.samples_per_s, learner.model, ema_model)
+    return Outcome(
+        done, loss, seconds, recorder.samples_per_s, learner.model, ema_model, learner.objective
+    )
 
 
 class Row(NamedTuple):

@@ -68,6 +68,10 @@ class Objective(nn.Module):
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after every optimizer step. Does nothing by default."""
 
+    def kept(self, model: nn.Module) -> nn.Module:
+        """Return what is judged and kept of a training: the model itself, or its teacher."""
+        return model
+
 
 class Frozen(nn.Module):
     """A module that never changes: in eval mode, without gradients, in no snapshot.
@@ -89,6 +93,24 @@ class Frozen(nn.Module):
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
         return self.inner(*inputs)
+
+
+class Taught(Frozen):
+    """A teacher that never changes: maps a batch to what it says of the images.
+
+    Where its answers are `known`, (images, views, classes), they are looked up instead of computed,
+    for batches whose views can be told.
+    """
+
+    known: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.known is None or batch.views is None:
+            return self.inner(batch.images)
+        if self.known.device != batch.indices.device:
+            self.known = self.known.to(batch.indices.device)
+        return self.known[batch.indices, batch.views]
 
 
 def teachers(objective: nn.Module) -> dict[str, str]:

@@ -37,6 +37,10 @@ class Batch:
     targets: Tensor
     indices: Tensor
 
+    @property
+    def views(self) -> None:
+        """None: nothing is remembered of series."""
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))

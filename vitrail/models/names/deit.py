@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.models.names import huggingface
+from vitrail.models.names import huggingface, vit
 
 
 def _first(token: Tensor) -> Tensor:
@@ -69,8 +69,34 @@ def _transformers(config: Any) -> list:
     ]
 
 
+def _pretrained(config: Any) -> list:
+    """Rows for the backbones of SiT and AttMask, without what stands beside them."""
+    token = f"embed.token[+{3 if config.distilled else 2}]"
+    return [
+        *[(part, None) for part in ("head", "rec_", "contr_", "rot_")],
+        ("backbone.", ""),
+        ("masked_embed", None),
+        ("cls_token1", token, _first),
+        ("cls_token2", token, _second),
+        *_authors(config),
+    ]
+
+
 TABLES: dict[str, Callable[[Any], list]] = {
     "facebookresearch/deit": _authors,
     "timm": _authors,
     "transformers": _transformers,
+    "gkakogeorgiou/attmask": _pretrained,
+    "Sara-Ahmed/SiT": _pretrained,
 }
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a DeiT's tensors share a width."""
+    heads = ("head.main.", "head.distilled.") if config.distilled else ("head.",)
+    return [
+        *vit.STEM_WIDTHS,
+        *vit.BLOCK_WIDTHS,
+        *((f"{head}weight", "*, dim") for head in heads),
+        *((f"{head}bias", "*") for head in heads),
+    ]

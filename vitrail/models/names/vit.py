@@ -30,6 +30,46 @@ _RESNET = [
 ]
 
 
+# Which axes of a block and its surroundings share a width, also in other transformers like ViT.
+BLOCK_WIDTHS = [
+    ("blocks.{i}.norm{n}.{leaf}", "dim"),
+    ("blocks.{i}.mixer.qkv.{leaf}", "q:inner.{i} + inner.{i} + inner.{i}, dim"),
+    ("blocks.{i}.mixer.proj.weight", "dim, inner.{i}"),
+    ("blocks.{i}.mixer.proj.bias", "dim"),
+    ("blocks.{i}.ffn.fc1.{leaf}", "hidden.{i}, dim"),
+    ("blocks.{i}.ffn.fc2.weight", "dim, hidden.{i}"),
+    ("blocks.{i}.ffn.fc2.bias", "dim"),
+    ("norm.{leaf}", "dim"),
+]
+STEM_WIDTHS = [
+    ("embed.proj.{leaf}", "dim"),
+    ("embed.position", "*, *, dim"),
+    ("embed.token", "*, *, dim"),
+]
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a ViT's tensors share a width; a pool that attends is a block."""
+    last = config.depth
+    return [
+        *STEM_WIDTHS,
+        *BLOCK_WIDTHS,
+        ("pool.probe", "*, *, dim"),
+        ("pool.q.{leaf}", f"q:inner.{last}, dim"),
+        ("pool.kv.{leaf}", f"inner.{last} + inner.{last}, dim"),
+        ("pool.proj.weight", f"dim, inner.{last}"),
+        ("pool.proj.bias", "dim"),
+        ("pool.norm.{leaf}", "dim"),
+        ("pool.ffn.fc1.{leaf}", f"hidden.{last}, dim"),
+        ("pool.ffn.fc2.weight", f"dim, hidden.{last}"),
+        ("pool.ffn.fc2.bias", "dim"),
+        ("pre_logits.0.weight", "*, dim"),
+        ("pre_logits.0.bias", "*"),
+        ("head.weight", "*, *" if config.pre_logits else "*, dim"),
+        ("head.bias", "*"),
+    ]
+
+
 def _timm(config: Any) -> list:
     token = config.pool == "token"
     return [

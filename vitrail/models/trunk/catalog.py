@@ -6,9 +6,10 @@ import pkgutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vitrail.config import kind_of, nearest
+from vitrail.config import kind_of, nearest, read_json
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
-from vitrail.models.trunk.hosts import differing, nested, unflattened
+from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 
@@ -82,6 +83,7 @@ def dense() -> Mapping[str, Variant]:
 def create(name_or_config: Any, **changes: Any) -> Backbone:
     """Return a model with random weights.
 
+    A name is a variant's, or the path of a JSON file with a model, such as a search's found.json.
     `changes` replace fields of the variant's config; with `classes=0` there is no head, and the
     logits are the embedding. Raises ConfigError for an unknown name or field, a value of a wrong
     type, and sizes that do not fit together.
@@ -130,6 +132,9 @@ def _unbuilt(config: Any, changes: Mapping[str, Any], error: Exception) -> str:
 def resolve(name_or_config: Any, **changes: Any) -> Any:
     """Return the config that a name, or a config, and some changes mean. Raises ConfigError."""
     config = name_or_config
+    if isinstance(config, str | Path) and str(config).endswith(".json"):
+        config = config_in(Path(config))
+        return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
         known = dense() if name_or_config in dense() else catalog()
         if name_or_config not in known:
@@ -224,6 +229,19 @@ def config_from_json(data: Any) -> Any:
     return resolve(module.Config(), **values)
 
 
+def config_in(path: Path) -> Any:
+    """Return the config in a JSON file that has one as its "model": found.json of a search, or
+    recipe.json of any run. Raises ConfigError."""
+    remedy = "give a found.json that `vitrail search` wrote, or the recipe.json of a run"
+    value = read_json(path, dict, remedy=remedy, error=ConfigError)
+    if "model" not in value:
+        raise ConfigError(f"{path} has no model: {remedy}")
+    try:
+        return config_from_json(value["model"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
@@ -235,6 +253,8 @@ def config_name(config: Any) -> str:
             variant.config, image=(0, 0), channels=0, classes=0
         ):
             return variant.name
+    if hasattr(module, "DENSE"):
+        return f"{family_of(config)}-{_hosted_name(config)}"
     if family_of(config) not in families():
         return family_of(config)
     parts = []
@@ -242,6 +262,16 @@ def config_name(config: Any) -> str:
         fields = (key,) if isinstance(key, str) else key
         parts.append("x".join(_short(getattr(config, field)) for field in fields))
     return "-".join([family_of(config), *parts])
+
+
+def _hosted_name(config: Any) -> str:
+    """The host's name, and what the head has else than by default."""
+    host = config.host
+    known = [m for m in networks().values() if type(host) is m.Config]
+    name = config_name(host) if known else kind_of(type(host))
+    usual, own = type(config)(), [f.name for f in fields(config) if f.name not in (*SHARED, "host")]
+    changed = [_short(v) for n in own if (v := getattr(config, n)) != getattr(usual, n)]
+    return "-".join([name, *changed])
 
 
 def _short(value: Any) -> str:

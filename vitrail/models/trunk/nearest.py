@@ -34,11 +34,12 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _share(few: list[str], family: str, table: str) -> float:
     """The part of some names that a family knows under a table, at any of its configs."""
     # A guest is called as its host is: one config of each will do.
-    configs = {
-        type(getattr(variant.config, "host", None)): variant.config
-        for variant in families()[family].VARIANTS.values()
-    }
-    return max(_known(few, family, table, config) for config in configs.values())
+    configs: dict[type, Any] = {}
+    for variant in families()[family].VARIANTS.values():
+        kind = type(getattr(variant.config, "host", None))
+        if kind not in configs and table in tables(variant.config):
+            configs[kind] = variant.config
+    return max((_known(few, family, table, config) for config in configs.values()), default=0.0)
 
 
 def _known(few: list[str], family: str, table: str, config: Any) -> float:
@@ -73,7 +74,7 @@ def nearest(state: Mapping[str, Tensor]) -> str:
             try:
                 rows = tables(variant.config, table)[table]
                 reading = read(known, names, table, rows)
-            except CheckpointError:
+            except CheckpointError:  # tensors or a config that are not published under its names
                 continue
             config = headed(variant.config, reading.shapes) or variant.config
             mismatch = checkpoint.compare(reading.state, skeleton(config))

@@ -91,7 +91,8 @@ def _shortened(beside: Mapping[str, str]) -> list[dict[str, str]]:
 def tables(config: Any, source: str | None = None) -> dict[str, Any]:
     """The rows of each table of names for a config; of one that `source` begins with.
 
-    Raises CheckpointError where there is none of this name.
+    A table's function gives None where nobody publishes such a config under its names. Raises
+    CheckpointError where there is none of this name.
     """
     known = {"vitrail": [], **module_of(config).NAMES}
     if source is not None:
@@ -99,7 +100,13 @@ def tables(config: Any, source: str | None = None) -> dict[str, Any]:
         if chosen is None:
             raise CheckpointError(f"no name table {source!r}: known are {', '.join(known)}")
         known = {chosen: known[chosen]}
-    return {k: rows(config) if callable(rows) else rows for k, rows in known.items()}
+    made = {k: rows(config) if callable(rows) else rows for k, rows in known.items()}
+    if source is not None and None in made.values():
+        raise CheckpointError(
+            f"no {type(config).__module__.rpartition('.')[2]} of this config is published under "
+            f"the names of {source}: choose a variant that is, or leave the source out"
+        )
+    return {k: rows for k, rows in made.items() if rows is not None}
 
 
 def read(

@@ -17,6 +17,9 @@ NAMES = {
     "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
+# What a host is called with whose levels a head of maps reads.
+HEADS = {"segmenter": "Segmenter", "semantic_fpn": "FPN", "upernet": "UPerNet"}
+
 
 def short_title(family: str, config: Any, params: int, image: tuple[int, int]) -> str:
     """Return a title of at most 40 characters: family, widths, parameters, size of the image.
@@ -24,9 +27,16 @@ def short_title(family: str, config: Any, params: int, image: tuple[int, int]) -
     The widths are those of the stages, or width x depth of a model of one width. Models may share
     a title: the config says what they are exactly.
     """
-    name, figures = family_title(family, config), f"{_millions(params)}, {_pixels(image)}"
+    name, figures, behind = (
+        family_title(family, config),
+        f"{_millions(params)}, {_pixels(image)}",
+        "",
+    )
+    if family in HEADS:
+        config, behind = config.host, f" + {HEADS[family]}"
+        name = family_title(type(config).__module__.rpartition(".")[2], config)
     for widths in _widths(config):
-        title = f"{name} {widths}, {figures}" if widths else f"{name}, {figures}"
+        title = f"{name} {widths}{behind}, {figures}" if widths else f"{name}{behind}, {figures}"
         if len(title) <= MOST:
             return title
     room = MOST - len(figures) - 2

@@ -14,16 +14,16 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.patches import class_row
 from vitrail.layers.residual import Block
 from vitrail.models.names.vitas import TENSORS
-from vitrail.models.vitas import HEADS, PATCHES, Config, Embed, ViTAS, init, scale
+from vitrail.models.vitas import HEADS, PATCHES, Config, Embed, init, scale
+from vitrail.search.supernets.indices import Rule, taken
+from vitrail.search.supernets.supernet import Supernet, shapes
 
 
 def _last_everywhere(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,11 +51,12 @@ class PrivateHeads(nn.Module):
         self.proj = Linear(attention // 3, dim)
 
 
-class Super(nn.Module):
+class Super(Supernet):
     """The shared weights of all candidates up to the sizes of `widest`.
 
     Each of `patches` has its own stem, each number of `heads` its own q and k. A candidate
-    inherits, of every weight, the first ("left") or the last ("right") rows and columns.
+    inherits, of every weight, the rows and columns that a rule says: Prefix ("left") and Suffix
+    ("right") in the released code, Circular in the paper's second version.
     """
 
     def __init__(
@@ -77,24 +78,11 @@ class Super(nn.Module):
         self.norm, self.head = nn.LayerNorm(c.dim), Linear(c.dim, c.classes)
         init(self)
 
-    def forward(
-        self, image: Float[Tensor, "b channels h w"], config: Config, side: str
-    ) -> Float[Tensor, "b classes"]:
-        """Logits of a candidate with the weights that it inherits on one side.
-
-        Stochastic depth is off, as in the authors' training of the shared weights.
-        """
-        with torch.device("meta"):
-            candidate = ViTAS(replace(config, drop_path=0.0)).train(self.training)
-        return functional_call(candidate, self.inherited(config, side), (image,))
-
-    def inherited(self, config: Config, side: str) -> dict[str, Tensor]:
+    def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
         """The state of the candidate `config`, views of the shared weights where they suffice.
 
         Raises ValueError for a candidate that is not of this space.
         """
-        if side not in ("left", "right"):
-            raise ValueError(f"side is {side!r}: expected left or right")
         slots = config.filled
         known = {*(config.heads[i] for i in slots)} <= {*self.heads}
         if config.patch not in self.patches or not known:
@@ -103,39 +91,27 @@ class Super(nn.Module):
                 f"has patches {self.patches} and heads {self.heads}"
             )
         own, found = dict(self.named_parameters()), {}
-        with torch.device("meta"):
-            shapes = {name: p.shape for name, p in ViTAS(config).named_parameters()}
-        for name, shape in shapes.items():
+        for name, shape in shapes(config).items():
             kind, _, rest = name.partition(".")
             n, _, inside = rest.partition(".")
             if kind == "embed":
                 shared = own[f"stems.{self.patches.index(config.patch)}.{rest}"]
             elif inside.startswith("mixer.qkv."):
-                found[name] = self._qkv(config, slots[int(n)], inside[10:], shape, side)
+                found[name] = self._qkv(config, slots[int(n)], inside[10:], shape, rule)
                 continue
             else:
                 shared = own[f"blocks.{slots[int(n)]}.{inside}" if kind == "blocks" else name]
-            found[name] = _cut(shared, shape, side)
+            found[name] = taken(shared, shape, rule)
         return found
 
-    def _qkv(self, config: Config, slot: int, leaf: str, shape: Sequence[int], side: str) -> Tensor:
+    def _qkv(
+        self, config: Config, slot: int, leaf: str, shape: Sequence[int], rule: Rule
+    ) -> Tensor:
         """The fused projection: q and k are cut as one matrix, halved afterwards."""
         third, heads, inside = shape[0] // 3, config.heads[slot], f"blocks.{slot}.mixer"
         both = self.get_parameter(f"{inside}.qk.{self.heads.index(heads)}.{leaf}")
-        q, k = _cut(both, (2 * third, *shape[1:]), side).chunk(2)
-        v = _cut(self.get_parameter(f"{inside}.v.{leaf}"), (third, *shape[1:]), side)
+        q, k = taken(both, (2 * third, *shape[1:]), rule).chunk(2)
+        v = taken(self.get_parameter(f"{inside}.v.{leaf}"), (third, *shape[1:]), rule)
         # All candidates share one scale, that of the fewest heads over the widest tokens.
         ratio = scale(self.config.dim, self.heads[0]) / scale(config.dim, heads)
         return torch.cat([q * ratio, k, v])
-
-
-def _cut(weight: Tensor, shape: Sequence[int], side: str) -> Tensor:
-    """The first or last entries of every axis."""
-    for axis, (have, want) in enumerate(zip(weight.shape, shape, strict=True)):
-        if want > have:
-            raise ValueError(
-                f"a candidate needs {want} of {have} channels: it must be no wider than the "
-                "super-transformer"
-            )
-        weight = weight.narrow(axis, 0 if side == "left" else have - want, want)
-    return weight

@@ -1,0 +1,117 @@
+"""What teachers say is computed once where each image has one view or two, and looked up then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.pictures import write_classes
+from test_teachers import CLASSES, recipe_of, run_of
+
+from vitrail.data.augment import Augment
+from vitrail.data.gate import inspect
+from vitrail.data.opening import open_source
+from vitrail.data.policies import AutoAugment
+from vitrail.data.split import divide
+from vitrail.errors import ConfigError
+from vitrail.objectives import Distillation
+from vitrail.run.teachers import Teacher
+from vitrail.run.workshop import Workshop
+
+STILL = Augment(flip=0.0, shift=0.0)
+MIRRORED = Augment(flip=0.5, shift=0.0)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    photos = write_classes(tmp_path_factory.mktemp("data") / "photos", dict.fromkeys(CLASSES, 16))
+    return divide(inspect(open_source(str(photos)), progress=False))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "answers"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Count the pictures that teachers see."""
+    seen, forward = [], Teacher.forward
+
+    def counting(self, images):
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Teacher, "forward", counting)
+    return seen
+
+
+def trained(split, teacher, folder, augment, **changes):
+    workshop = Workshop(split, device="cpu")
+    value = Distillation(str(teacher), **changes)
+    recipe = recipe_of(workshop, value)
+    recipe = replace(recipe, augment=augment, steps=replace(recipe.steps, total=12, batch=8))
+    return workshop.train(recipe, folder, 12).model.state_dict()
+
+
+def test_views_are_counted():
+    assert STILL.views == 1 and replace(STILL, repeats=3).views == 1
+    assert MIRRORED.views == 2
+    more = {
+        "shift": 0.1, "scale": (0.5, 1.0), "randaugment": (2, 9), "mixup": 0.2, "cutmix": 1.0,
+        "erasing": 0.25, "policy": AutoAugment(),
+    }  # fmt: skip
+    for name, value in more.items():
+        assert replace(STILL, **{name: value}).views is None, name
+
+
+@pytest.mark.parametrize(("augment", "views"), [(STILL, 1), (MIRRORED, 2)])
+@pytest.mark.parametrize("outputs", ["hard", "soft"])
+def test_answers_that_are_looked_up_train_as_those_that_are_asked_for(
+    split, tmp_path, cache, asked, monkeypatch, augment, views, outputs
+):
+    run_of(tmp_path / "run")
+    found = trained(split, tmp_path / "run", tmp_path / "once", augment, outputs=outputs)
+    assert sum(asked) == views * len(split.train)
+    [file] = cache.iterdir()
+    again = trained(split, tmp_path / "run", tmp_path / "again", augment, outputs=outputs)
+    assert sum(asked) == views * len(split.train)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    file.unlink()
+    monkeypatch.setenv("VITRAIL_CACHE_LIMIT", "10B")
+    computed = trained(split, tmp_path / "run", tmp_path / "each", augment, outputs=outputs)
+    assert sum(asked) == views * len(split.train) + 12 * 8
+    for name, value in found.items():
+        torch.testing.assert_close(value, computed[name], rtol=1e-3, atol=1e-5)
+
+
+def test_other_pictures_are_asked_about_in_every_step(split, tmp_path, cache, asked):
+    run_of(tmp_path / "run")
+    trained(split, tmp_path / "run", tmp_path / "student", Augment(flip=0.5, shift=0.1))
+    assert sum(asked) == 12 * 8 and not cache.exists()
+
+
+def test_another_teacher_has_answers_of_its_own(split, tmp_path, cache, asked):
+    for seed in (1, 2):
+        run_of(tmp_path / f"run{seed}", seed=seed)
+        trained(split, tmp_path / f"run{seed}", tmp_path / f"student{seed}", STILL)
+    one, other = (np.fromfile(file, np.uint8) for file in cache.iterdir())
+    assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+def test_a_short_training_is_not_worth_asking_about_every_image(split, tmp_path, cache, asked):
+    run_of(tmp_path / "run")
+    workshop = Workshop(split, device="cpu")
+    recipe = recipe_of(workshop, Distillation(str(tmp_path / "run")))
+    recipe = replace(recipe, augment=MIRRORED, steps=replace(recipe.steps, total=2, batch=8))
+    workshop.train(recipe, tmp_path / "student", 2)
+    assert sum(asked) == 2 * 8 and not cache.exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(split, tmp_path):
+    run_of(tmp_path / "run", classes=("cat", "horse"))
+    with pytest.raises(ConfigError, match="run tells cat, horse apart and this training cat, dog"):
+        trained(split, tmp_path / "run", tmp_path / "student", STILL)

@@ -1,0 +1,347 @@
+"""Searches: index rules, spaces and their counts, strategies, costs, and a whole small search."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from io import StringIO
+from typing import Any, cast
+
+import pytest
+import torch
+from rich.console import Console
+from support.pictures import grey, write_classes
+
+import vitrail
+from vitrail.config import to_json
+from vitrail.errors import BudgetError, ConfigError, RunError
+from vitrail.jobs import hunting
+from vitrail.jobs.searched import want
+from vitrail.models import config_json
+from vitrail.report.search import SearchedPoint, SearchFacts, beside_chance
+from vitrail.run.budget import Budget
+from vitrail.run.subject import counted
+from vitrail.search.costs import SAMPLES, WINDOW, Cost, Meter, check_within, fitted, share_within
+from vitrail.search.found import FoundFile, Searched, genes_of
+from vitrail.search.hunt import Hunt
+from vitrail.search.judging import correlation, sampled
+from vitrail.search.spaces import SPACES, Images, space_of
+from vitrail.search.spaces.space import crossed, drawn, mutated
+from vitrail.search.strategies import Evolve, Found, Ground, Random
+from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues, Suffix, taken
+from vitrail.training.interrupt import Interrupted
+
+IMAGES = Images((28, 28), 1, 10)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_counts_are_exact(name):
+    space, rng = space_of(name, IMAGES), random.Random(0)
+    for genes in (*space.ends, *(drawn(space, rng) for _ in range(6))):
+        config = space.config(genes)
+        assert space.count(config) == counted(config)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_ends_are_the_ends(name):
+    space, rng = space_of(name, IMAGES), random.Random(1)
+    small, large = (space.count(space.config(genes)) for genes in space.ends)
+    for _ in range(200):
+        one = space.count(space.config(drawn(space, rng)))
+        assert small.macs <= one.macs <= large.macs and small.params <= one.params <= large.params
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_genes_have_one_form(name):
+    """Whatever is drawn, mutated and crossed stays as it is, and means one network."""
+    space, rng, found = space_of(name, IMAGES), random.Random(2), {}
+    genes = drawn(space, rng)
+    for _ in range(50):
+        genes = crossed(space, mutated(space, genes, 0.2, rng), drawn(space, rng), rng)
+        assert space.canonical(genes) == genes
+        assert found.setdefault(genes, space.config(genes)) == space.config(genes)
+    assert len({*found.values()}) == len(found)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_candidate_is_the_shared_network(name):
+    """Extracted, a subnet computes what the shared network computes of it, by every rule."""
+    torch.manual_seed(0)
+    space, rng = space_of(name, IMAGES), random.Random(3)
+    shared = space.supernet().double().eval()
+    for parameter in shared.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    image = torch.randn(2, 1, 28, 28, dtype=torch.float64)
+    for _ in range(3):
+        config = space.config(drawn(space, rng))
+        outputs = []
+        for rule in space.rules:
+            with torch.no_grad():
+                logits = shared(image, config, rule)
+                assert (shared.extracted(config, rule)(image) - logits).abs().max() <= 1e-12
+            outputs.append(logits)
+        assert all((outputs[0] - one).abs().max() > 1e-6 for one in outputs[1:])
+
+
+def test_ranges_are_views():
+    weight = torch.randn(12, 12)
+    for rule in (Prefix(), Suffix(), Circular(1, 4)):
+        part = taken(weight, (6, 5), rule)
+        assert part.shape == (6, 5) and part.untyped_storage().data_ptr() == weight.data_ptr()
+    assert taken(weight, (12, 12), Suffix()) is weight
+
+
+def test_rules_choose_what_they_say():
+    weight = torch.arange(12.0)
+    assert taken(weight, (5,), Prefix()).tolist() == [0, 1, 2, 3, 4]
+    assert taken(weight, (5,), Suffix()).tolist() == [7, 8, 9, 10, 11]
+    assert taken(weight, (5,), Circular(3, 4)).tolist() == [9, 10, 11, 0, 1]
+    assert taken(weight, (5,), Chosen((4, 0, 9, 11, 2, 7))).tolist() == [4, 0, 9, 11, 2]
+    rows = taken(weight, (6,), Prefix(), {0: Residues(3)})
+    assert rows.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+@pytest.mark.parametrize("have", [12, 10])
+def test_windows_use_each_channel_alike(have):
+    for width in range(1, have + 1):
+        used = torch.zeros(have)
+        for number in range(4):
+            used[taken(torch.arange(have), (width,), Circular(number, 4))] += 1
+        assert used.max() - used.min() <= 1 and used.sum() == 4 * width
+
+
+def test_wrong_rules_say_so():
+    with pytest.raises(ValueError, match="no wider"):
+        taken(torch.zeros(4), (5,), Prefix())
+    with pytest.raises(ValueError, match="residue classes"):
+        taken(torch.zeros(9), (4,), Prefix(), {0: Residues(3)})
+    with pytest.raises(ValueError, match="order of 2 channels"):
+        taken(torch.zeros(9), (4,), Chosen((1, 2)))
+    with pytest.raises(ValueError, match="beyond the 3"):
+        taken(torch.zeros(3), (2,), Chosen((1, 4)))
+    with pytest.raises(ValueError, match="window 4 of 4"):
+        Circular(4, 4)
+
+
+def test_images_that_no_patch_divides():
+    with pytest.raises(ConfigError, match=r"no patch divides 29x31 .*--image, such as 16x16"):
+        space_of("vitas", Images((29, 31), 3, 4))
+    with pytest.raises(ConfigError, match="no search is called 'vitaz'"):
+        space_of("vitaz", IMAGES)
+
+
+# ---- strategies and studies ------------------------------------------------------------
+
+
+def judge(genes):
+    """A score that one can climb: it is best where all genes are 2."""
+    return Found(genes, 1 / (1 + sum((g - 2) ** 2 for g in genes)), 0.0, Cost(1, 1))
+
+
+def never(found):
+    return False
+
+
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
+    """After a stop anywhere the same candidates come, none of them twice, all of them allowed."""
+    space = space_of("vitas", IMAGES)
+
+    def even(genes):
+        return genes[1] % 2 == 0
+
+    ground, strategy = Ground(space, even, seed=3), Evolve(6, 3, 2, 2, generations=4)
+    whole = Hunt(tmp_path / "whole.sqlite", "search").run(strategy, ground, judge, enough=never)
+    assert len(whole) == 24 == len({one.genes for one in whole})
+    assert all(even(one.genes) for one in whole)
+    for stops in (1, 9, 17):
+        hunt = Hunt(tmp_path / "stopped.sqlite", "search")
+        hunt.run(strategy, ground, judge, enough=lambda found, n=stops: len(found) >= n)
+        assert len(hunt.found()) == stops
+    assert Hunt(tmp_path / "stopped.sqlite", "search").run(
+        strategy, ground, judge, enough=never
+    ) == whole  # fmt: skip
+
+
+def test_evolution_climbs_and_chance_does_not(tmp_path):
+    space = space_of("autoformer", IMAGES)
+    ground = Ground(space, lambda genes: True, seed=0)
+    evolved, random_ones = (
+        Hunt(tmp_path / "study.sqlite", name).run(strategy, ground, judge, enough=never)
+        for name, strategy in (("search", Evolve(20, 5, 8, 8, 8)), ("random", Random(160)))
+    )
+    assert len(evolved) == len(random_ones) == 160
+    assert max(one.score for one in evolved) > 1.5 * max(one.score for one in random_ones)
+
+
+def test_a_small_space_ends():
+    """Where nothing new is left, a generation is shorter and the search is over."""
+    space = space_of("autoformer", IMAGES)
+    ground = Ground(space, lambda genes: genes[1] == 0 and not any(genes[3:]))
+    found = Random(500, portion=500).propose(ground, [], 0)
+    assert {genes[:3] for genes in found} == {(w, 0, h) for w in range(3) for h in range(3)}
+    assert Random(10).propose(ground, [judge(genes) for genes in found], 0) == []
+
+
+def test_a_start_comes_first_and_wrong_settings_say_so():
+    space = space_of("autoformer", IMAGES)
+    ground, first = Ground(space, lambda genes: True), space.ends[1]
+    assert Evolve(start=(first,)).propose(ground, [], 0)[0] == first
+    with pytest.raises(ConfigError, match="rate 0 is not above 0"):
+        Evolve(rate=0)
+    with pytest.raises(ConfigError, match="population 0, parents"):
+        Evolve(population=0)
+
+
+def test_a_damaged_study_says_so(tmp_path):
+    space = space_of("autoformer", IMAGES)
+    hunt = Hunt(tmp_path / "study.sqlite", "search")
+    ground = Ground(space, lambda genes: True)
+    hunt.run(Random(2), ground, judge, enough=never)
+    hunt.study.ask().set_user_attr("found", {"genes": "none"})
+    with pytest.raises(RunError, match=r"study.sqlite is damaged \("):
+        hunt.found()
+    nothing = Hunt(tmp_path / "none.sqlite", "search")
+    with pytest.raises(RunError, match="no candidate was found within the limits"):
+        nothing.run(Random(2), Ground(space, lambda genes: False), judge, enough=never)
+
+
+# ---- costs -----------------------------------------------------------------------------
+
+
+def test_budgets_outside_the_space_say_its_range():
+    space = space_of("vitas", IMAGES)
+    with pytest.raises(
+        BudgetError, match=r"--macs 100 is outside .* have \S+ k? ?to .* M, so give"
+    ):
+        check_within(space, Budget(macs=100))
+    with pytest.raises(BudgetError, match="--params 10 is outside the space"):
+        check_within(space, Budget(params=10))
+    assert check_within(space, Budget(macs=10**12)).startswith("--macs 1000 G limits nothing")
+    assert check_within(space, Budget(macs=10**7)) == ""
+
+
+def test_the_identity_is_fitted_to_the_window():
+    space, budget = space_of("vitas", IMAGES), Budget(macs=12_000_000)
+    near: Any = fitted(space, budget, 0)
+    rng = random.Random(0)
+    sizes = [near.count(near.config(drawn(near, rng))).macs for _ in range(SAMPLES)]
+    assert WINDOW * 12e6 <= sum(sizes) / SAMPLES <= 12e6
+    assert near.identity > 0.5 and near == replace(cast(Any, space), identity=near.identity)
+    assert share_within(near, budget, 0) > share_within(space, budget, 0)
+    assert fitted(space, Budget(), 0) is space
+
+
+def test_a_meter_knows_each_candidate_once(monkeypatch):
+    space, asked = space_of("vitas", IMAGES), []
+    small, large = space.ends
+
+    def latency(one, budget):
+        asked.append(one.macs)
+        return type("Timed", (), {"quickest_s": 1e-3})()
+
+    monkeypatch.setattr("vitrail.search.costs.folded_latency", latency)
+    meter = Meter(space, Budget(macs=10**6, latency_s=2e-3), engine=0.5)
+    assert meter.allows(small) and meter.allows(small) and not meter.allows(large)
+    assert asked == [space.count(space.config(small)).macs]  # the large one is over in counts
+    assert meter.cost(small).latency_s == 5e-4 and meter.cost(large).latency_s is None
+
+
+# ---- what comes out --------------------------------------------------------------------
+
+
+def test_rank_correlations_by_hand():
+    told = correlation([(0.1, 0.2), (0.2, 0.3), (0.3, 0.1)])
+    assert told.kendall == pytest.approx(-1 / 3) and told.spearman == pytest.approx(-0.5)
+    assert correlation([(0.1, 0.2), (0.1, 0.3)]).kendall is None
+    some = [Found((i,), i / 10, 0.0, Cost(1, 1)) for i in (3, 1, 0, 2, 4)]
+    assert [one.genes for one in sampled(some, 3)] == [(0,), (2,), (4,)]
+
+
+def test_a_search_is_not_called_better_than_it_is():
+    def facts(best, chance, images=100):
+        points = [SearchedPoint(1, 1, best, "search"), SearchedPoint(1, 1, chance, "random")]
+        return SearchFacts("ViTAS", "paper", points, 0, 10, 1.0, images)
+
+    assert "nothing that chance did not" in beside_chance(facts(0.5, 0.5))
+    assert "do not tell from noise" in beside_chance(facts(0.55, 0.5))
+    assert beside_chance(facts(0.9, 0.5)).endswith("50.0 %, both with inherited weights.")
+
+
+def test_a_found_file_is_a_model_everywhere(tmp_path):
+    space = space_of("vitas", IMAGES)
+    genes = space.canonical((1, 3, *(0, 4, 2) * 2, *(3, 0, 0) * 6))
+    config, path = space.config(genes), tmp_path / "found.json"
+    told = FoundFile(to_json(config_json(config)), Searched("vitas", genes, (28, 28)))
+    path.write_text(json.dumps(to_json(told)))
+    assert vitrail.create(str(path)).config == config
+    assert vitrail.create(path, classes=3).config == replace(config, classes=3)
+    assert genes_of(path, space, (28, 28)) == genes
+    with pytest.raises(ConfigError, match="found in the space vitas, and this search is of autof"):
+        genes_of(path, space_of("autoformer", IMAGES), (28, 28))
+    with pytest.raises(ConfigError, match="for 28x28 images, and this search has 32x32"):
+        genes_of(path, space, (32, 32))
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"found.json has no model: give a found.json"):
+        vitrail.create(str(path))
+    with pytest.raises(ConfigError, match=r"none.json is missing"):
+        vitrail.create(str(tmp_path / "none.json"))
+
+
+def test_what_is_asked_is_checked_first(tmp_path):
+    for name, words, settings, said in (
+        ("vitaz", {}, (), "no search is called 'vitaz'"),
+        ("vitas", {"alone": 2}, (), "--alone 2 is too few"),
+        ("vitas", {"pretrained": "hub"}, (), "search has no --pretrained"),
+        ("vitas", {}, ("evolve.size=3",), "size"),
+        ("vitas", {"macs": "many"}, (), "count 'many'"),
+    ):
+        with pytest.raises((ConfigError, BudgetError), match=said):
+            want(name, "photos", cast(Any, words), settings, None)
+    asked = want("vitas", "photos", {"macs": "3M", "alone": 8}, ("space.shift=false",), "run")
+    assert asked.limits.command == (
+        "vitrail search vitas photos --macs 3M --out run --alone 8 --set space.shift=false"
+    )
+    with pytest.raises(ConfigError, match="sharing"):
+        replace(asked, tuning=("sharing=none",)).tuned(space_of("vitas", IMAGES))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Grey images of two classes, 28 x 28."""
+    return write_classes(tmp_path_factory.mktemp("data") / "digits", {"a": 40, "b": 40}, grey)
+
+
+def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsys):
+    """What was decided and judged before a stop stands; the page and the file tell it."""
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    options = {
+        "macs": "1M", "time": "12s", "alone": 3, "out": tmp_path / "run",
+        "settings": ("evolve.population=4", "evolve.generations=1", "steps.batch=8"),
+        "console": Console(file=StringIO()),
+    }  # fmt: skip
+
+    def stop(self, found):
+        raise KeyboardInterrupt
+
+    whole = hunting.Searching._alone
+    monkeypatch.setattr(hunting.Searching, "_alone", stop)
+    with pytest.raises(Interrupted, match=r"vitrail search vitas \S+ --resume --out"):
+        vitrail.search("vitas", digits, **options)
+    found = json.loads((tmp_path / "run" / "found.json").read_text())
+    monkeypatch.setattr(hunting.Searching, "_alone", whole)
+    run = vitrail.search(
+        "vitas", digits, out=tmp_path / "run", resume=True, console=options["console"]
+    )
+    again = json.loads((tmp_path / "run" / "found.json").read_text())
+    assert again["model"] == found["model"] and again["search"]["genes"] == found["search"]["genes"]
+    figures = again["search"]["figures"]
+    assert figures["evaluated"] == figures["random"] == 4 and len(figures["alone"]["pairs"]) == 3
+    assert run.result["model"]["macs"] == figures["cost"]["macs"] <= 1_000_000
+    page = run.report.read_text()
+    assert "The network that was found" in page and "trained from scratch as well" in page
+    assert run.predict(str(digits / "a" / "000.png"))[0].ranked[0][0] in ("a", "b")
+    with pytest.raises(ConfigError, match="is a search of vitas, not of autoformer"):
+        again = json.loads((tmp_path / "run" / "fit.json").read_text())
+        (tmp_path / "run" / "result.json").unlink()
+        vitrail.search("autoformer", digits, out=tmp_path / "run", resume=True)

@@ -1,0 +1,143 @@
+"""A class for every pixel: from a folder of images and masks to masks of new images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from support import composites
+
+import vitrail
+from vitrail.data.gate import inspect
+from vitrail.data.split import divide, unseal
+from vitrail.errors import ConfigError, RunError
+from vitrail.jobs.predict import Predictor
+from vitrail.jobs.train import train_recipe
+from vitrail.recipes.recipe import Data, Recipe, amend, read
+from vitrail.run.workshop import Workshop
+from vitrail.runs import Run
+from vitrail.training.steps import Steps
+
+MODEL = {
+    "family": "semantic_fpn",
+    "width": 16,
+    "host": {"kind": "resnet", "depths": [1, 1], "dims": [16, 32], "expansion": 1,
+             "strides": [], "stem_kernel": 3, "stem_stride": 1, "stem_dims": []},
+    "image": [32, 32], "channels": 3, "classes": 3, "drop_path": 0.0,
+}  # fmt: skip
+
+
+def settings(data, *more):
+    return [
+        "task=segmentation", f"model={json.dumps(MODEL)}", f"data={data}", "steps.total=20",
+        "steps.batch=8", "augment.scale=none", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return composites.write(tmp_path_factory.mktemp("composites") / "shapes")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train_recipe(settings(data), out=tmp_path_factory.mktemp("run") / "run")
+
+
+def test_a_run_learns_and_says_how_well(run):
+    result = Run(run).result
+    test = result["test"]
+    assert test["name"] == "mean intersection over union"
+    assert Run(run).score == test["mean_intersection_over_union"] > 0.3
+    assert test["low"] <= Run(run).score <= test["high"]
+    names = [one["name"] for one in result["baselines"]]
+    assert names == ["always 'background'", "most frequent class at each position"]
+    assert result["baselines"][0]["mean_intersection_over_union"] < Run(run).score
+    page = (run / "report.html").read_text()
+    assert "Masks beside the truth" in page and "The worst masks" in page
+
+
+def test_the_file_alone_gives_the_reports_figures(run, data):
+    """Whoever has the ONNX file and the images of the test part finds what the report says."""
+    recipe = read(run / "recipe.json")
+    split = unseal(_divided(recipe, data).test).keys
+    session = onnxruntime.InferenceSession(run / "model.onnx")
+    counts = np.zeros((3, 3), np.int64)
+    for key in split:
+        image = np.array(Image.open(data / key).convert("RGB"))
+        truth = np.array(Image.open(data / key.replace("images", "masks")))
+        (mask,) = session.run(["mask"], {"images": image[None]})
+        assert mask.dtype == np.uint8 and mask.shape == (1, *truth.shape)
+        np.add.at(counts, (truth.ravel(), mask[0].ravel()), 1)
+    hits = counts.diagonal()
+    overlap = hits / (counts.sum(0) + counts.sum(1) - hits)
+    assert overlap.mean() == pytest.approx(Run(run).score, abs=2e-3)
+
+
+def _divided(recipe, data):
+    return divide(inspect(recipe.task.source(data), progress=False))
+
+
+def test_masks_are_written_beside_pictures_of_them(run, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [str(data / "images" / f"{i:03}.png") for i in range(2)]
+    found = vitrail.predict(run, paths, out="masks")
+    for one, path in zip(found, paths, strict=True):
+        image = Image.open(path)
+        assert one.written is not None
+        mask, drawn = Image.open(one.written.mask), Image.open(one.written.overlay)
+        assert mask.mode == "P" and mask.size == drawn.size == image.size
+        assert np.array_equal(np.array(mask), one.mask)
+        assert sum(share for _, share in one.ranked) == pytest.approx(1)
+        shares = dict(one.ranked)
+        for label, name in enumerate(composites.NAMES):
+            assert shares.get(name, 0) == pytest.approx((one.mask == label).mean())
+    with pytest.raises(RunError, match="not overwritten"):
+        vitrail.predict(run, paths, out="masks")
+
+
+def test_weights_answer_as_the_file_does(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "model.onnx").unlink()
+    image = np.array(Image.open(data / "images" / "001.png"))
+    ours, theirs = (Predictor(path).predict(image)[0].mask for path in (tmp_path / "run", run))
+    assert (ours == theirs).mean() > 0.995
+
+
+def test_a_stopped_training_goes_on_with_the_same_bits(run, data, tmp_path):
+    recipe = read(run / "recipe.json")
+    workshop = Workshop(_divided(recipe, data), device="cpu")
+    straight = workshop.train(recipe, tmp_path / "straight", 12)
+    workshop.train(recipe, tmp_path / "stopped", 5)
+    resumed = Workshop(_divided(recipe, data), device="cpu").train(recipe, tmp_path / "stopped", 12)
+    ours, theirs = (one.model.state_dict() for one in (straight, resumed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_masks_cannot_do_is_one_sentence(run, data, tmp_path):
+    with pytest.raises(ConfigError, match="gives masks"):
+        vitrail.export(run, engine="onnxruntime")
+    with pytest.raises(ConfigError, match="gives masks"):
+        vitrail.evaluate(run, data)
+    with pytest.raises(ConfigError, match="gives masks"):
+        vitrail.explain(run, [str(data / "images" / "000.png")])
+    with pytest.raises(ConfigError, match="masks do not move"):
+        train_recipe(settings(data, "augment.mixup=0.2"), out=tmp_path / "never")
+    with pytest.raises(ConfigError, match="objective"):
+        train_recipe(settings(data, "objective=cross_entropy"), out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_backbone_gets_a_head_of_maps():
+    base = Recipe({}, Data("x"), Steps(1, 1))
+    for name, family in (("swin_tiny", "semantic_fpn"), ("deit_tiny", "segmenter")):
+        made = amend(base, ["task=segmentation", f"model={name}", "model.image=64,96"])
+        assert made.model["family"] == family and made.config.image == (64, 96)
+        assert torch.is_tensor(vitrail.create(made.config)(torch.zeros(1, 3, 64, 96)))
+    with pytest.raises(ConfigError, match="no head of maps"):
+        amend(base, ["task=segmentation", "model=mixer_s16"])

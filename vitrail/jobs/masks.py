@@ -1,0 +1,117 @@
+"""Masks of a finished run: how its file answers, and the files that they are written to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitrail import files
+from vitrail.data.decode import resize
+from vitrail.data.labels import Labels
+from vitrail.engines.masks import likeliest
+from vitrail.engines.sealed import open_sealed
+from vitrail.errors import RunError
+from vitrail.report.masks import as_png, index_png, over
+from vitrail.run.folder import RunFolder
+
+# uint8 (h, w, C) of any size to the class of each of its pixels, uint8 (h, w).
+Answer = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of one image: the mask of indices, and the image under its colours."""
+
+    mask: str
+    overlay: str
+
+
+def mask_answer(folder: RunFolder, labels: Labels) -> Answer:
+    """Return what answers with a mask: the run's ONNX file, or its weights where there is none.
+
+    Raises RunError.
+    """
+    return _onnx(folder, labels) if folder.onnx.is_file() else _torch(folder)
+
+
+def _onnx(folder: RunFolder, labels: Labels) -> Answer:
+    again = f"vitrail export {folder.path} --onnx"
+    running = open_sealed(folder.onnx, labels, folder.read_tie(), again)
+    if isinstance(running.get_inputs()[0].shape[1], str):
+        return lambda image: np.asarray(running.run(["mask"], {"images": image[None]})[0])[0]
+
+    def answer(image: np.ndarray) -> np.ndarray:
+        import torch
+
+        small = resize(image[None], labels.image)
+        scores = np.asarray(running.run(["logits"], {"images": small})[0])
+        return likeliest(torch.from_numpy(scores), image.shape[:2])[0].numpy()  # pyright: ignore[reportArgumentType]
+
+    return answer
+
+
+def _torch(folder: RunFolder) -> Answer:
+    import torch
+
+    from vitrail.layers.fold import deploy
+
+    model, _, labels = folder.load_model()
+    model = deploy(model)
+
+    def answer(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            scores = model(labels.normalised(resize(image[None], labels.image)))
+        return likeliest(scores, image.shape[:2])[0].numpy()  # pyright: ignore[reportArgumentType]
+
+    return answer
+
+
+def shares(mask: np.ndarray, labels: Labels) -> np.ndarray:
+    """Return which share of a mask's pixels each class has: float64 (classes,)."""
+    return np.bincount(mask.ravel(), minlength=len(labels.classes)) / mask.size
+
+
+def mask_folder(run: RunFolder) -> Path:
+    """Return a folder in the working directory that is not there yet: masks-of-RUN."""
+    number, name = 1, f"masks-of-{run.path.resolve().name}"
+    while True:
+        path = Path(name + (f"-{number}" if number > 1 else ""))
+        if not path.exists():
+            return path
+        number += 1
+
+
+def check_out(out: Path) -> None:
+    """Raise RunError for a folder of masks that has something in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not overwritten: name another folder by --out")
+
+
+def names(paths: Sequence[str]) -> list[str]:
+    """Return a name for the mask of each image: its own without its ending, numbered where several
+    share it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for path in paths:
+        stem = Path(path).stem or "image"
+        seen[stem] += 1
+        found.append(f"{stem}-{seen[stem]}" if seen[stem] > 1 else stem)
+    return found
+
+
+def write(out: Path, name: str, image: np.ndarray, mask: np.ndarray, labels: Labels) -> Written:
+    """Write a mask and the image under its colours to `out`. Raises RunError."""
+    written = Written(str(out / f"{name}.png"), str(out / f"{name}-overlay.png"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files.write(Path(written.mask), index_png(mask, labels.classes))
+        files.write(Path(written.overlay), as_png(over(image, mask, labels.classes)))
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written ({files.reason(error)}): name another folder by --out"
+        ) from error
+    return written

@@ -1,0 +1,156 @@
+"""`vitrail search`: a published search on your images, from a shared network to a trained find.
+
+source -> data gate -> split -> space -> shared network -> search, chance -> full training -> report
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+from rich.console import Console
+
+from vitrail.config import to_json
+from vitrail.data.opening import open_source
+from vitrail.engines.apart import Apart
+from vitrail.errors import ConfigError, RunError
+from vitrail.jobs.hunting import Ready, Searching
+from vitrail.jobs.searched import SearchWords, Wanted, want
+from vitrail.run.budget import Budget
+from vitrail.run.folder import RunFolder, free_name
+from vitrail.run.reading import Read, pictured, read
+from vitrail.run.state import State, resumed
+from vitrail.run.stopping import interruptible
+from vitrail.run.view import View
+from vitrail.runs import Run
+from vitrail.search.costs import Meter, check_within, fitted
+from vitrail.search.found import genes_of
+from vitrail.search.space import image_sizes
+from vitrail.search.spaces import space_of
+from vitrail.search.spaces.images import Images
+from vitrail.search.spaces.space import Space
+from vitrail.search.timing import held
+
+# The largest side that a search trains at unless --image says otherwise.
+SIDE_ON_CPU, SIDE = 96, 224
+
+
+def search(
+    name: str,
+    data: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Unpack[SearchWords],
+) -> Run:
+    """Search a space of networks on your images, and train, test and export what was found.
+
+    `name` is that of the search, such as "vitas"; `data` as for `fit`. `macs`, `params` and
+    `latency` limit the network, `time` is for everything. `alone` networks are trained by
+    themselves as well, to tell how well inherited weights rank them; `start` is a found.json
+    to begin with. `settings` change the recipe, like `augment.flip=0`, the space, like
+    `space.sharing=cyclic`, and the evolution, like `evolve.population=20`. With `resume` the search
+    in `out` goes on.
+
+    The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
+    Raises VitrailError.
+
+    Examples:
+        >>> run = vitrail.search("vitas", "photos", macs="2M", time="20s", out="searched")
+        >>> found = vitrail.create("searched/found.json")
+        >>> type(found).__name__, run.result["model"]["macs"] <= 2_000_000
+        ('ViTAS', True)
+    """
+    view = View(console)
+    if resume:
+        return Run(resumed(out, view, lambda run, state: _again(name, run, state, view)))
+    wanted = want(name, data, options, settings, out)
+    limits = wanted.limits
+    folder = Path(out) if out else free_name(f"{open_source(data).name}-{name}")
+    RunFolder.check_free(folder)
+    began = clock.monotonic()
+    view.until(began + limits.time_s)
+    images = read(limits.wish.data, limits.hardware, view, limits.wish.task)
+    ready = _ready(wanted, images, view)
+    with RunFolder.create(folder) as run:
+        spent = clock.monotonic() - began
+        state = State.new(
+            run.path / "fit.json",
+            search=to_json(wanted.public),
+            images=images.digest,
+            engine=ready.meter.engine,
+            spent_s=spent,
+            seconds={"data": images.seconds, "space": spent - images.seconds},
+        )
+        with interruptible(wanted.again(run.path)):
+            return Run(Searching(ready, run, state, view, images).run())
+
+
+def _again(name: str, run: RunFolder, state: State, view: View) -> Path:
+    """Go on with a stopped search, by its own arguments."""
+    if "search" not in state.values:
+        raise RunError(f"{run.path} was not made by `vitrail search`: go on with its own command")
+    wanted = state.get(Wanted, "search")
+    if wanted.name != name:
+        raise ConfigError(f"{run.path} is a search of {wanted.name}, not of {name}: name that one")
+    limits = wanted.limits
+    with interruptible(wanted.again(run.path)):
+        view.until(state.deadline(limits.time_s))
+        images = read(limits.wish.data, limits.hardware, view, limits.wish.task)
+        state.require_images(images.digest)
+        ready = _ready(wanted, images, view, engine=state.get(float, "engine"))
+        return Searching(ready, run, state, view, images).run()
+
+
+def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) -> Ready:
+    """The space, fitted to the budget, and who measures its candidates; nothing is trained yet.
+
+    Raises BudgetError and ConfigError.
+    """
+    limits, split = wanted.limits, data.workshop.split
+    size = data.inspection.size
+    channels, classes = split.channels, len(split.classes)
+    plain = _space(wanted, data, channels, classes)
+    image = tuple(plain.config(plain.ends[0]).image)
+    budget = pictured(limits.budget, data, limits.input)
+    budget: Budget = held(budget, [image], channels)
+    if loose := check_within(plain, budget):
+        view.say(loose)
+    start = ()
+    if wanted.start is not None:
+        start = (genes_of(Path(wanted.start), plain, image),)
+    view.phase(f"measuring the space of {plain.title} for {size[1]}x{size[0]} images")
+    space = fitted(plain, budget, limits.seed)
+    meter = Meter(space, budget)
+    if engine is not None:
+        meter = replace(meter, engine=engine)
+    else:
+        with Apart() as apart:
+            meter = meter.calibrated(apart, limits.seed)
+    return Ready(wanted, plain, meter, replace(wanted.evolve, start=start))
+
+
+def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:
+    """The space at the image size that was asked for, or at the first that fits it."""
+    sizes = [wanted.image] if wanted.image is not None else _sizes(data)
+    for number, size in enumerate(sizes, 1):
+        try:
+            return wanted.tuned(space_of(wanted.name, Images(size, channels, classes)))
+        except ConfigError:
+            if number == len(sizes):
+                raise
+    raise ConfigError(f"there is no size of images to search {wanted.name} at: give --image")
+
+
+def _sizes(data: Read) -> list[tuple[int, int]]:
+    """Small images as they are, photographs at the largest size that is affordable."""
+    sizes = image_sizes(data.inspection.size)
+    if max(data.inspection.size) <= 48:
+        return sizes
+    most = SIDE_ON_CPU if data.workshop.device == "cpu" else SIDE
+    return sorted((s for s in sizes if max(s) <= most), reverse=True) or sizes[:1]

@@ -1,0 +1,107 @@
+"""What a user asks of a search, complete."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from vitrail.config import override
+from vitrail.errors import ConfigError
+from vitrail.jobs.arguments import Arguments, Words, ask
+from vitrail.run.pictures import read_size
+from vitrail.search.spaces import known
+from vitrail.search.spaces.space import Space
+from vitrail.search.strategies import Evolve
+
+# Fewer have no rank correlation.
+FEWEST_ALONE = 3
+OWN = ("space.", "evolve.")
+NEW = ("alone", "image", "start")
+
+
+class SearchWords(Words, total=False):
+    """The options of `vitrail search`: those of `fit`, and its own.
+
+    `alone` is how many networks are trained by themselves, `image` ("32x32", width first) the size
+    to train at, `start` a found.json whose network begins the search.
+    """
+
+    alone: int | None
+    image: str | None
+    start: str | Path | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for: it is kept in the run folder for `--resume`.
+
+    `tuning` are settings of the space, `evolve` how candidates are bred.
+    """
+
+    name: str
+    limits: Arguments
+    alone: int = 0
+    image: tuple[int, int] | None = None
+    start: str | None = None
+    tuning: tuple[str, ...] = ()
+    evolve: Evolve = field(default_factory=Evolve)
+
+    def __post_init__(self) -> None:
+        known(self.name)
+        if self.alone and self.alone < FEWEST_ALONE:
+            raise ConfigError(
+                f"--alone {self.alone} is too few for a rank correlation: give {FEWEST_ALONE} or "
+                "more, 8 for one that means something"
+            )
+
+    @property
+    def public(self) -> Wanted:
+        """The same as it may be written down."""
+        return replace(self, limits=self.limits.public)
+
+    def again(self, run: Path) -> str:
+        """Return the command that goes on with this search in the folder `run`."""
+        data = shlex.quote(self.limits.data)
+        return f"vitrail search {self.name} {data} --resume --out {shlex.quote(str(run))}"
+
+    def tuned(self, space: Space) -> Space:
+        """Return the space with the settings of the user. Raises ConfigError."""
+        own: Any = space
+        return override(own, list(self.tuning))
+
+
+def want(
+    name: str, data: str | Path, words: SearchWords, settings: Sequence[str], out: Any
+) -> Wanted:
+    """Read and check what `search` was asked, before any image is read.
+
+    Raises BudgetError and ConfigError.
+    """
+    known(name)
+    own: dict[str, Any] = {key: value for key in NEW if (value := words.get(key)) is not None}
+    plain = cast(Words, {key: value for key, value in words.items() if key not in NEW})
+    for option in ("pretrained", "storage"):
+        if plain.get(option) is not None:
+            raise ConfigError(f"search has no --{option}: a found network starts from scratch")
+    tuned = [s for s in settings if s.strip().startswith(OWN)]
+    limits = ask(data, plain, [s for s in settings if s not in tuned], out)
+    said = [f"--{key} {shlex.quote(str(value))}" for key, value in own.items()]
+    said += [f"--set {shlex.quote(setting)}" for setting in tuned]
+    rest = limits.command.removeprefix("vitrail fit")
+    command = " ".join([f"vitrail search {name}{rest}", *said])
+    evolve = override(
+        Evolve(), [s.strip().removeprefix("evolve.") for s in tuned if s.strip().startswith("evo")]
+    )
+    image = own.get("image")
+    return Wanted(
+        name,
+        replace(limits, command=command),
+        int(own.get("alone", 0)),
+        None if image is None else read_size(image),
+        None if own.get("start") is None else str(own["start"]),
+        tuple(s.strip().removeprefix("space.") for s in tuned if s.strip().startswith("space.")),
+        evolve,
+    )

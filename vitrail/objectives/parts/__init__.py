@@ -1,0 +1,1 @@
+"""What several objectives without labels share: views, corruptions, masks, heads, teachers."""

@@ -1,0 +1,112 @@
+"""Training of a shared network: every step trains one random candidate of the space.
+
+Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020,
+arXiv 1904.00420. The candidate of a step is drawn from the training's seed and the step's number,
+so that a training which goes on draws the same.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.recipes.recipe import Recipe
+from vitrail.run.state import State
+from vitrail.run.workshop import Workshop
+from vitrail.search.spaces.space import Space, drawn
+from vitrail.search.supernets.supernet import Supernet
+from vitrail.training.batch import Batch
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Outcome
+from vitrail.training.objective import Model, Objective, Step
+
+# The name of the shared network among the checkpoints and decisions of a run.
+SHARED = "shared"
+PROBE = 12
+FEWEST = 20
+HOLD = 0.5
+# Told of each step: which one, and of how many.
+OnShared = Callable[[int, int], None]
+
+
+class SinglePath(Objective):
+    """Minimises what `inner` does on the logits of the candidate that a step draws.
+
+    A space whose rules are summed adds the logits of all of them, as ViTAS trains both sides; of
+    others a step draws one rule.
+    """
+
+    def __init__(self, inner: Objective, space: Space) -> None:
+        super().__init__()
+        self.inner, self.space = inner, space
+
+    def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
+        space, rng = self.space, random.Random(f"{step.seed} {step.number}")
+        config = space.config(drawn(space, rng))
+        rules = space.rules if space.summed else (rng.choice(space.rules),)
+        shared: Any = model
+
+        def asked(images: Tensor) -> Tensor:
+            return torch.stack([shared(images, config, rule) for rule in rules]).sum(0)
+
+        return self.inner(asked, batch, step)
+
+
+@dataclass(frozen=True, eq=False)
+class OneShot:
+    """The training of the shared network of a space, by a recipe of its largest candidate."""
+
+    space: Space
+    recipe: Recipe
+    workshop: Workshop
+    folder: Path
+
+    def trained(self, state: State, seconds: float, on_step: OnShared) -> Supernet:
+        """Train for about `seconds`, and return the shared network in eval mode.
+
+        Half-way the number of steps is fixed, from the pace so far, and the learning rate begins to
+        fall; what was decided is written down before it is acted upon.
+        """
+        plan: dict[str, Any] | None = state.finals.get(SHARED)
+        batch, began = self.recipe.steps.batch, time.monotonic()
+        if plan is None:
+            outcome = self._to(PROBE, {"hold": PROBE, "total": 1 << 20}, on_step)
+            pace = outcome.samples_per_s / batch if outcome.samples_per_s > 0 else 1.0
+            more = max(FEWEST, int(pace * max(0.0, seconds - (time.monotonic() - began))))
+            hold = PROBE + int(HOLD * more)
+            plan = {"hold": hold, "total": PROBE + more, "pace": pace, "fixed": False}
+            state.decide(SHARED, plan)
+        if not plan["fixed"]:
+            before = time.monotonic()
+            outcome = self._to(plan["hold"], plan, on_step)
+            if outcome.samples_per_s > 0 and before - began < seconds:
+                left = max(0.0, seconds - (time.monotonic() - began))
+                more = max(FEWEST, int(outcome.samples_per_s / batch * left))
+                plan = plan | {"total": min(plan["total"], plan["hold"] + more)}
+            plan = plan | {"fixed": True}
+            state.decide(SHARED, plan)
+        outcome = self._to(plan["total"], plan, on_step)
+        model = outcome.model
+        assert isinstance(model, Supernet)
+        return model.eval()
+
+    def _to(self, until: int, plan: dict[str, Any], on_step: OnShared) -> Outcome:
+        """Go on to a step, from the last snapshot where there is one."""
+        recipe = self.recipe
+        steps = replace(recipe.steps, total=plan["total"], ema=None, lean=False)
+        recipe = replace(recipe, steps=steps, schedule=replace(recipe.schedule, hold=plan["hold"]))
+        torch.manual_seed(recipe.seed)
+        shared = self.space.supernet()
+        inner = recipe.objective.build(shared, self.workshop.builder.context)
+        learner = Learner(shared, SinglePath(inner, self.space))
+        total = min(plan["total"], until) if plan["total"] >= 1 << 20 else plan["total"]
+        return self.workshop.train(
+            recipe, self.folder, until, lambda step, *_: on_step(step, total), learner=learner
+        )

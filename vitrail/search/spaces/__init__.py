@@ -1,0 +1,26 @@
+"""The spaces that `vitrail search` knows by name, one file each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitrail.config import nearest
+from vitrail.errors import ConfigError
+from vitrail.search.spaces.autoformer import AutoFormer
+from vitrail.search.spaces.images import Images
+from vitrail.search.spaces.space import Space
+from vitrail.search.spaces.vitas import ViTAS
+
+SPACES: dict[str, Any] = {kind.name: kind for kind in (ViTAS, AutoFormer)}
+
+
+def known(name: str) -> Any:
+    """Return the kind of space that has this name. Raises ConfigError."""
+    if name not in SPACES:
+        raise ConfigError(f"no search is called {name!r}: {nearest(name, [*SPACES])}")
+    return SPACES[name]
+
+
+def space_of(name: str, images: Images) -> Space:
+    """Return a space for images. Raises ConfigError where it does not fit them."""
+    return known(name).of(images)

@@ -1,0 +1,145 @@
+"""Which candidates to look at next: a function of all that were looked at so far.
+
+Nothing is kept between two calls, and what is drawn depends on the seed and the number of the
+generation alone. So a search that was killed goes on with the same candidates, and none is
+evaluated twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vitrail.errors import ConfigError
+from vitrail.search.costs import Cost
+from vitrail.search.spaces.space import Genes, Space, crossed, drawn, mutated
+
+Allowed = Callable[[Genes], bool]
+# Draws for one candidate until a space is said to hold no more that is new and allowed.
+ATTEMPTS = 400
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate that was evaluated: score in [0, 1], loss, cost, and in which generation."""
+
+    genes: Genes
+    score: float
+    loss: float
+    cost: Cost
+    generation: int = 0
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Sorts the best last."""
+        return self.score, -self.loss
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Where a strategy looks: a space, which of its candidates are allowed, and a seed."""
+
+    space: Space
+    allowed: Allowed
+    seed: int = 0
+
+
+class Strategy(Protocol):
+    """Chooses the candidates of each generation."""
+
+    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
+        """Return new, allowed candidates for a generation, by what the earlier ones gave; none at
+        the end of the search."""
+        ...
+
+
+@dataclass(frozen=True)
+class Random:
+    """Looks at `count` random candidates, in generations of `portion`: what others are compared
+    with."""
+
+    count: int
+    portion: int = 25
+
+    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
+        left = min(self.portion, self.count - generation * self.portion)
+        return _Draft("random", ground, seen, generation).filled(left)
+
+
+@dataclass(frozen=True)
+class Evolve:
+    """Keeps the best of everything seen and goes on from them by mutation and crossover.
+
+    A generation is `mutants` and `crossovers` of the best `parents`, filled up with random ones to
+    `population`; `rate` is how likely a gene is drawn anew. The defaults are AutoFormer's (arXiv
+    2107.00651), with a rate that suits short codes.
+    """
+
+    population: int = 50
+    parents: int = 10
+    mutants: int = 25
+    crossovers: int = 25
+    generations: int = 20
+    rate: float = 0.15
+    start: tuple[Genes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.population, self.parents, self.generations) < 1:
+            raise ConfigError(
+                f"population {self.population}, parents {self.parents} and generations "
+                f"{self.generations} must each be 1 or more"
+            )
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"rate {self.rate} is not above 0 and up to 1: 0.15 is usual")
+
+    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
+        if generation >= self.generations:
+            return []
+        draft = _Draft("evolve", ground, seen, generation)
+        if not generation:
+            for genes in self.start:
+                draft.add(genes)
+            return draft.filled(self.population)
+        best = [one.genes for one in sorted(seen, key=lambda one: one.order)[-self.parents :]]
+        space, rng = ground.space, draft.rng
+
+        def mutant() -> Genes:
+            return mutated(space, rng.choice(best), self.rate, rng)
+
+        def crossover() -> Genes:
+            return crossed(space, rng.choice(best), rng.choice(best), rng)
+
+        draft.gather(mutant, min(self.mutants, self.population))
+        draft.gather(crossover, min(self.mutants + self.crossovers, self.population))
+        return draft.filled(self.population)
+
+
+class _Draft:
+    """A generation that is being put together: nobody who was seen, nobody twice."""
+
+    def __init__(self, name: str, ground: Ground, seen: Sequence[Found], generation: int) -> None:
+        self.ground = ground
+        self.rng = random.Random(f"{name} {ground.seed} {generation}")
+        self.known = {one.genes for one in seen}
+        self.found: list[Genes] = []
+
+    def add(self, genes: Genes) -> bool:
+        """Take a candidate if it is new and allowed."""
+        if genes in self.known or not self.ground.allowed(genes):
+            return False
+        self.known.add(genes)
+        self.found.append(genes)
+        return True
+
+    def gather(self, draw: Callable[[], Genes], size: int) -> None:
+        """Draw until there are `size` candidates, as long as there are new ones."""
+        misses = 0
+        while len(self.found) < size and misses < ATTEMPTS:
+            misses = 0 if self.add(draw()) else misses + 1
+
+    def filled(self, size: int) -> list[Genes]:
+        """Return the generation, filled up with random candidates."""
+        self.gather(lambda: drawn(self.ground.space, self.rng), size)
+        return self.found

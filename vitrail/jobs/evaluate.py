@@ -25,6 +25,7 @@ from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
+from vitrail.jobs.stress import Ask, Stress, Subject, stressed
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
@@ -33,6 +34,7 @@ from vitrail.report.text import link, plain
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import Embedded
+from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
@@ -41,6 +43,7 @@ from vitrail.units import shortened
 
 BATCH = 64
 MISTAKES = 24
+CALM = Stress()
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,20 @@ class Evaluation:
 
 def evaluate(
     run: str | os.PathLike,
-    data: str | os.PathLike,
+    data: str | os.PathLike | None = None,
     *,
     engine: str | None = None,
     name: str | None = None,
+    stress: Stress = CALM,
     progress: bool = False,
 ) -> Evaluation:
-    """Judge a finished run by other labelled images.
+    """Judge a finished run by labelled images, by default its own test images.
 
     `data` is what `fit` takes; its classes must be among those of the run. `engine` answers with
-    what `vitrail export --engine` made. Page, figures and the table of images that deserve a look
-    go to RUN/evaluations/`name` (by default the name of the data). Raises VitrailError.
+    what `vitrail export --engine` made. `stress` attacks the model or corrupts the images as well:
+    `Stress(attack="linf:4/255", corruptions=True)`. Page, figures and the table of images that
+    deserve a look go to RUN/evaluations/`name` (by default the name of the data). Raises
+    VitrailError.
 
     Examples:
         >>> found = vitrail.evaluate("run", "photos")
@@ -89,18 +95,26 @@ def evaluate(
             f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
             "its report.html"
         )
-    source = _known(open_source(os.fspath(data), several=task.several), labels, folder)
+    stress.check(task, labels, engine)
+    if data is None:
+        source = own_test(folder, recipe, progress=progress)
+    else:
+        source = open_source(os.fspath(data), several=task.several)
+    source = _known(source, labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
     images = pixels(part, labels.image, labels.channels, progress=progress)
-    outputs = Outputs(_answers(folder, model, labels, images, engine), _truth(task, images))
+    ask = _asker(folder, model, labels, engine)
+    outputs = Outputs(_answers(ask, images), _truth(task, images))
     judged = task.judged(outputs, labels)
+    where = folder.path / "evaluations" / (name or found.source.name)
+    where.mkdir(parents=True, exist_ok=True)
+    one = Subject(folder, task, model, labels, ask, where, engine)
     facts = Facts(
         model=_model(recipe),
         data=_data(found, part),
-        command=f"vitrail evaluate {os.fspath(run)} {os.fspath(data)}"
-        + (f" --engine {engine}" if engine else ""),
+        command=_command(run, data, engine, stress),
         mistakes=_mistakes(task, outputs, labels, images, model),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
@@ -111,11 +125,11 @@ def evaluate(
     seen = _looks(found, images, outputs, labels, model)
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
-    where = folder.path / "evaluations" / (name or found.source.name)
-    where.mkdir(parents=True, exist_ok=True)
+    chapters, strained = stressed(stress, one, images, progress=progress)
+    facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
-    figures = {key: to_json(value) for key, value in judged.items()}
+    figures = {key: to_json(value) for key, value in judged.items()} | strained
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
     return Evaluation(task.sentence(judged), figures, len(outputs), where)
 
@@ -141,18 +155,32 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
     return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)
 
 
-def _answers(
-    folder: RunFolder, model: Any, labels: Labels, images: Pixels, engine: str | None
-) -> torch.Tensor:
-    """Raw outputs (N, ...) of all images, in their order."""
-    opened = None if engine is None else open_run(folder, labels, engine)
+def _command(
+    run: str | os.PathLike, data: str | os.PathLike | None, engine: str | None, stress: Stress
+) -> str:
+    words = ["vitrail evaluate", os.fspath(run), *([] if data is None else [os.fspath(data)])]
+    words += [f"--engine {engine}"] if engine else []
+    words += [f"--attack {stress.attack}"] if stress.attack else []
+    words += ["--corruptions"] if stress.corruptions else []
+    words += [f"--images {stress.images}"] if stress != replace(stress, images=CALM.images) else []
+    return " ".join(words)
+
+
+def _asker(folder: RunFolder, model: Any, labels: Labels, engine: str | None) -> Ask:
+    """Return what maps uint8 images (B, H, W, C) to raw outputs (B, ...)."""
+    if engine is not None:
+        opened = open_run(folder, labels, engine)
+        return lambda batch: opened(batch)[1]
 
     def ask(batch: np.ndarray) -> np.ndarray:
-        if opened is not None:
-            return opened(batch)[1]
         with torch.inference_mode():
             return model(labels.normalised(batch)).float().numpy()
 
+    return ask
+
+
+def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
+    """Raw outputs (N, ...) of all images, in their order."""
     rows = np.arange(len(images))
     parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
     return torch.from_numpy(np.concatenate(parts))

@@ -1,14 +1,22 @@
-"""The judge: the only place where the test part is opened, once, for the finished model."""
+"""The judge: the only place where the test part is opened, for a finished model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from vitrail.data.cache import Pixels, pixels
-from vitrail.data.split import HeldBack, unseal
-from vitrail.recipes.recipe import Recipe
+from vitrail.data.gate import inspect
+from vitrail.data.opening import open_source
+from vitrail.data.source import Source
+from vitrail.data.split import HeldBack, divide, unseal
+from vitrail.errors import DataError, RunError
+from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.run.folder import RunFolder
+from vitrail.run.state import State
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.task import Outputs
 
@@ -27,3 +35,36 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, workshop: Works
     data = recipe.data
     images = pixels(part, data.image, data.channels, progress=False)
     return Verdict(workshop.judged(model, recipe, images), images)
+
+
+def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = False) -> Source:
+    """Return the test images of a finished run, which nothing is chosen by any more.
+
+    Raises RunError for a run that is not finished or whose images have changed, and DataError
+    where they are gone, or where the run does not say what it learned from.
+    """
+    if "data" not in recipe:
+        raise DataError(
+            f"run folder {run.path} does not say what it learned from: give labelled images"
+        )
+    if not run.result.is_file():
+        raise RunError(f"{run.path} is not finished, so its test images are sealed: --resume it")
+    whole = from_json(recipe)
+    data = whole.data
+    try:
+        source = open_source(data.spec, several=whole.task.several)
+    except DataError as error:
+        raise DataError(
+            f"the images that {run.path} learned from are gone ({error}): give labelled images"
+        ) from error
+    found = inspect(source, progress=progress, threshold=data.threshold)
+    split = divide(
+        found, group_by=data.group_by, val=data.val, test=data.test, seed=data.seed,
+        duplicates=data.duplicates,
+    )  # fmt: skip
+    digests = f"{split.train.digest} {split.val.digest} {split.test.digest}"
+    State.read(run.path / "fit.json").require_images(digests)
+    part = unseal(split.test)
+    arrays = None if source.pixels is None else source.pixels[part.rows]
+    name = f"{source.name}-test"
+    return replace(found.source, name=name, items=part.items, pixels=arrays)

@@ -18,9 +18,10 @@ from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_json
+from vitrail.models import catalog, config_from_json, config_json, identify
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy, Distillation, Objectives
+from vitrail.recipes.base import settled, weights_of
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -60,7 +61,8 @@ class Recipe:
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
     reference whose weights it starts from, None for random ones. `methods` change the model, in
-    their order; `task` says what it is for.
+    their order; `task` says what it is for. `base` is the run folder or file that it starts from
+    where the run is to store only what a method adds to it; it says what `pretrained` is then.
     """
 
     model: dict[str, Any]
@@ -74,6 +76,7 @@ class Recipe:
     pretrained: str | None = None
     task: Tasks = field(default_factory=Classification)
     methods: tuple[Methods, ...] = ()
+    base: str | None = None
 
     @property
     def config(self) -> Any:
@@ -124,8 +127,9 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with settings of the command line, checked to the last field.
 
     `model=NAME` takes a published variant at the data's image size, channels and classes;
-    `model.FIELD=VALUE` changes its Config; `data=SPEC` is short for `data.spec=SPEC`. Another task
-    brings the objective that suits it. Raises ConfigError, also for one that does not.
+    `model.FIELD=VALUE` changes its Config; `base=RUN` takes a trained backbone, and its Config
+    where there is none yet; `data=SPEC` is short for `data.spec=SPEC`. Another task brings the
+    objective that suits it. Raises ConfigError, also for one that does not.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
@@ -133,6 +137,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             recipe = override(recipe, [f"data.spec={text}"])
         elif equals and path == "model" and not text.startswith("{"):
             recipe = replace(recipe, model=_variant(recipe, text))
+        elif equals and path == "base":
+            recipe = _based(recipe, text)
         elif equals and path.startswith("model."):
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
@@ -147,6 +153,11 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
+    if recipe.base is not None and recipe.pretrained != weights_of(recipe.base):
+        raise ConfigError(
+            f"base {recipe.base} and pretrained {recipe.pretrained} both say where to start: give "
+            "one of them"
+        )
     objective = recipe.objective
     if isinstance(objective, Distillation) and not (objective.teacher or objective.average):
         raise ConfigError(
@@ -159,6 +170,14 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def _names_task(setting: str) -> bool:
     return setting.partition("=")[0].strip() == "task"
+
+
+def _based(recipe: Recipe, base: str) -> Recipe:
+    """Start from a base, with its config unless the recipe has one. Raises VitrailError."""
+    base = settled(base)
+    weights = weights_of(base)
+    model = recipe.model or to_json(config_json(identify(weights).config))
+    return replace(recipe, base=base, pretrained=weights, model=model)
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:

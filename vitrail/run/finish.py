@@ -24,6 +24,7 @@ from vitrail.engines.onnx import Exported, export_onnx
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
+from vitrail.report.chapter import Chapter
 from vitrail.report.facts import (
     BudgetFacts,
     CandidatePoint,
@@ -38,11 +39,12 @@ from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
 from vitrail.run import facts as gathered
 from vitrail.run import looks
+from vitrail.run.answers import Embedded
 from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
-from vitrail.run.frozen import Embedded, frozen_features
+from vitrail.run.frozen import frozen_features
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
 from vitrail.run.pictures import Decoding, decoding
@@ -87,7 +89,7 @@ class Asked:
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way.
+    `notes` are what was decided about the data on the way, `chapters` what the page tells besides.
     """
 
     run: RunFolder
@@ -97,6 +99,7 @@ class Desk:
     asked: Asked
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
+    chapters: Sequence[Chapter] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +200,7 @@ def conclude(
         seen, unknown = _looks(trained, desk, verdict, most)
     latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
-        model=gathered.model_facts(trained.subject),
+        model=gathered.model_facts(trained.subject, recipe),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
@@ -221,8 +224,8 @@ def conclude(
     )
     if facts.refusal is not None:
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    if seen.chapter is not None:
-        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    more = [*desk.chapters, *([] if seen.chapter is None else [seen.chapter])]
+    facts = replace(facts, chapters=[*facts.chapters, *more])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))

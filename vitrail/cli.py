@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitrail import __version__
+from vitrail.commands.adapt import adapt
 from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
 from vitrail.commands.check import check
@@ -67,6 +68,7 @@ app.command("check")(check)
 app.command("fit")(fit)
 app.command("train")(train)
 app.command("search")(search)
+app.command("adapt")(adapt)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)

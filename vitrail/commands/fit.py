@@ -58,6 +58,12 @@ def fit(
         str | None,
         typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn from a trained model too: a run, a file of weights or a published variant."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -103,7 +109,7 @@ def fit(
     run(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
-        group_by=group_by, duplicates=duplicates, storage=storage, task=task,
+        teacher=teacher, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
         flexible=flexible or None,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -113,10 +113,11 @@ class Words(TypedDict, total=False):
     first) the size of the pictures that it is for, by default the median of the data, whose resize
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
-    `storage` the URL of a database that machines share. `task` is "multilabel" where images have
-    several labels and "segmentation" where each has a mask, which the data tell as a rule; one
-    class each is the default. With `flexible` the weights learn many patch sizes, and the run
-    gets a dial.
+    `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
+    published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
+    where images have several labels and "segmentation" where each has a mask, which the data tell
+    as a rule; one class each is the default. With `flexible` the weights learn many patch sizes,
+    and the run gets a dial.
     """
 
     latency: str | float | None
@@ -135,6 +136,7 @@ class Words(TypedDict, total=False):
     engine: str | None
     task: str | None
     flexible: bool | None
+    teacher: str | Path | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def ask(
     task = words.get("task") or (None if own else task_of_data(data))
     if task and own:
         raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
-    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *settings))
+    taught = _taught(words.get("teacher"), settings)
+    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *taught, *settings))
     for setting in settings:
         path = setting.partition("=")[0].strip()
         if any(path == name or path.startswith(f"{name}.") for name in DECIDED):
@@ -192,6 +195,20 @@ def ask(
     ]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
+
+
+def _taught(teacher: str | Path | None, settings: Sequence[str]) -> list[str]:
+    """Return the settings by which candidates learn from a teacher. Raises ConfigError."""
+    if teacher is None:
+        return []
+    for setting in settings:
+        if setting.partition("=")[0].strip() in ("objective", "objective.teacher"):
+            raise ConfigError(
+                f"--teacher {teacher} and --set {setting} say twice what is learned: leave one out"
+            )
+    if not str(teacher).strip():
+        raise ConfigError("--teacher is empty: give a run folder, a file of weights or a variant")
+    return ["objective=distillation", f"objective.teacher={teacher}"]
 
 
 def amended(asked: Arguments, words: Words) -> Arguments:

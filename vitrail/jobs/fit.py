@@ -25,12 +25,15 @@ from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
 from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
 from vitrail.jobs.training import train_in_full
 from vitrail.methods import Methods
+from vitrail.objectives import Distillation
+from vitrail.objectives.distillation import require_classes
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
 from vitrail.report.facts import FindingFacts
 from vitrail.run.budget import Budget
 from vitrail.run.dialling import dialled, quickest
 from vitrail.run.exported import exported_latency
+from vitrail.run.facts import teacher_of
 from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.pictures import spoken
@@ -38,6 +41,7 @@ from vitrail.run.reading import Read, pictured, read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import completed
+from vitrail.run.teachers import open_teacher
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
@@ -141,7 +145,7 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "duplicates", "pretrained", "task", "flexible")
+    settled = ("seed", "group-by", "duplicates", "pretrained", "task", "flexible", "teacher")
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(
@@ -173,6 +177,9 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=classes)
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
+    if (teacher := _teacher(asked, data)) is not None:
+        view.say(f"all candidates are taught by {teacher}")
+        extra = [one for one in extra if one.model["channels"] == split.channels]
     methods, extra = asked.wish.methods, _taking(extra, asked.wish.methods, view)
     budget = _held(asked, data)
     if budget.beyond:
@@ -210,6 +217,19 @@ def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) 
         else:
             view.phase(f"left out of the race: {one.name}: {why}")
     return kept
+
+
+def _teacher(asked: Arguments, data: Read) -> str | None:
+    """Return who teaches the candidates, opened once so that one that cannot costs no time."""
+    objective, split = asked.wish.objective, data.workshop.split
+    if not isinstance(objective, Distillation):
+        return None
+    if objective.teacher:
+        whole = (0.5,) * split.channels
+        seen = replace(asked.wish.data, channels=split.channels, mean=whole, std=whole)
+        found = open_teacher(objective.teacher, seen, split.classes)
+        require_classes(objective.teacher, found, split.classes)
+    return teacher_of(objective)
 
 
 def _held(asked: Arguments, data: Read) -> Budget:

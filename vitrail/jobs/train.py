@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +134,11 @@ def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[st
     changed = amend(recipe, settings)
     name = called(recipe.config, recipe.pretrained)
     last = newest(checkpoints(run.path, name) / "checkpoint")
+    if recipe.base is not None and last is None and run.result.is_file():
+        raise ConfigError(
+            f"{run.path} is finished and keeps no snapshots, since it stores only what its base "
+            "lacks: train another run with more steps"
+        )
     done, total = last.state["step"] if last else 0, changed.steps.total
     if total < done or (total == done and run.result.is_file()):
         raise ConfigError(
@@ -164,5 +170,7 @@ def _run(recipe: Recipe, desk: Desk, view: View) -> Path:
             trained = dialled(trained, desk, scratch, view.phase)
             shipped = ship(trained, desk, scratch)
             finished: Finished = conclude(trained, shipped, desk, scratch)
+    if recipe.base is not None:  # snapshots are many times as large as what is stored
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     finished.say(view.console)
     return run.path

@@ -39,12 +39,13 @@ from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
 from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
+from vitrail.run.answers import Embedded
 from vitrail.run.budget import Budget
 from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
-from vitrail.run.frozen import Embedded, frozen_features
+from vitrail.run.frozen import frozen_features
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
 from vitrail.run.pictures import Decoding, decoding
@@ -101,7 +102,8 @@ class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
     `notes` are what was decided about the data on the way, `opening` chapters on how the model was
-    found; `adds` is asked, once all is known, what a job has to say of its own.
+    found, `chapters` what the page tells besides; `adds` is asked, once all is known, what a job
+    has to say of its own.
     """
 
     run: RunFolder
@@ -112,6 +114,7 @@ class Desk:
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
     opening: list[Chapter] = field(default_factory=list)
+    chapters: Sequence[Chapter] = ()
     adds: Adds | None = None
 
 
@@ -221,7 +224,7 @@ def conclude(
         seen, unknown = _looks(trained, desk, verdict, most)
     latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
-        model=gathered.model_facts(trained.subject),
+        model=gathered.model_facts(trained.subject, recipe),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
@@ -248,7 +251,7 @@ def conclude(
         facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
     added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
     known = [one for one in added if one is not None]
-    facts = replace(facts, chapters=[*facts.chapters, *known])
+    facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
     own = desk.adds(facts) if desk.adds else None
     if own is not None:
         facts = replace(facts, opening=[*facts.opening, own.chapter])

@@ -2,7 +2,7 @@
 
     recipe.json          how to train it again, complete
     labels.json          class names, and how images become numbers
-    weights.safetensors  the weights, without pickle
+    weights.safetensors  the weights, without pickle; with a base, those that it lacks
     metrics.jsonl        the journal of the training
     result.json          test figures
     model.onnx           uint8 images in, calibrated probabilities out
@@ -204,15 +204,21 @@ class RunFolder:
     def save_model(self, model: nn.Module, recipe: Mapping[str, Any], labels: Labels) -> None:
         """Write weights, recipe and labels: all that `load_model` needs.
 
-        `recipe` is JSON whose "model" is the model's config.
+        `recipe` is JSON whose "model" is the model's config; where it has a "base", only what this
+        lacks is written.
         """
         from safetensors import SafetensorError
 
         from vitrail import checkpoint, digests
+        from vitrail.recipes import base as bases
+        from vitrail.recipes.build import parted
 
-        weights = model.state_dict()
+        weights = kept = model.state_dict()
+        metadata = {"config": recipe["model"]}
+        if recipe.get("base"):
+            kept, metadata[bases.KEY] = parted(model, recipe, self.path)
         try:
-            checkpoint.save(self.weights, weights, metadata={"config": recipe["model"]})
+            checkpoint.save(self.weights, kept, metadata=metadata)
         except (OSError, SafetensorError) as error:
             raise _unwritable(self.weights, error) from error
         self.write_json(self.labels, labels.to_json() | {TIE: digests.of_model(weights, labels)})

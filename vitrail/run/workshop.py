@@ -17,10 +17,11 @@ from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
 from vitrail.models import identify
+from vitrail.objectives import Distillation
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.run.answers import remember
+from vitrail.run.answers import features, remember
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
@@ -134,7 +135,7 @@ class Workshop:
         if together and self.devices > 1:
             several = open_together(self._device, self.devices, recipe.steps.precision)
             several.launch(partial(_train_share, share=share, context=self.builder.context))
-        return share.train(learner, fabric, on_step)
+        return share.train(learner, fabric, on_step, self._say)
 
     def outputs(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
         """Ask the model about all images, in their order."""
@@ -215,11 +216,20 @@ class _Share:
     folder: Path
     until: int
 
-    def train(self, learner: Learner, fabric: Fabric, on_step: OnStep | None = None) -> Outcome:
+    def train(
+        self,
+        learner: Learner,
+        fabric: Fabric,
+        on_step: OnStep | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> Outcome:
         """Go on with this training in this process."""
         recipe, steps = self.recipe, self.recipe.steps
         order = Order(steps.batch // steps.accumulate, recipe.seed, recipe.augment)
         batches = recipe.task.training(self.images, normal(recipe), order)
+        if not isinstance(recipe.objective, Distillation):  # a teacher wants to see the images
+            model = learner.train().model
+            batches.features = features(model, recipe, self.images, fabric.device, say)
         plan = Plan(
             recipe.optimizer,
             recipe.schedule,

@@ -75,6 +75,11 @@ def identify(
         ('resnet_18', 'vitrail', 7)
     """
     held = checkpoint.contents(source)
+    if "base" in held.written:
+        raise CheckpointError(
+            f"{_said(source)} has only what a run adds to its base: give the run folder where one "
+            "is asked for, or the base"
+        )
     if "config" in held.written:
         return _own(held, source)
     words = [] if isinstance(source, Mapping) else [file_words(source)]

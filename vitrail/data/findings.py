@@ -54,6 +54,7 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
+        "annotation": "with an annotation that cannot be drawn",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}

@@ -230,7 +230,7 @@ class Measuring:
             model, _ = workshop.better(outcome, recipe, LOOK_AT)
             said[used] = []
             for network in one.networks(model, used):
-                outputs = workshop.answers(network, recipe, workshop.watched(recipe, LOOK_AT))
+                outputs = workshop.outputs(network, recipe, workshop.watched(recipe, LOOK_AT))
                 said[used].append(recipe.task.right(outputs))
                 truth = outputs.targets.tolist()
         return one.decide(said[True], said[False], truth)

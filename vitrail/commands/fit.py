@@ -58,6 +58,12 @@ def fit(
         str | None,
         typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
     ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="JSON file whose model races as well, e.g. found.json of a search (repeatable)."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -97,5 +103,5 @@ def fit(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         group_by=group_by, duplicates=duplicates, storage=storage, task=task,
-        settings=settings or (), out=out, resume=resume,
+        add=add, settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -55,6 +55,7 @@ class Arguments:
     settings: tuple[str, ...] = ()
     command: str = ""
     input: tuple[int, int] | None = None
+    add: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input is not None:
@@ -102,7 +103,8 @@ class Words(TypedDict, total=False):
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
     `storage` the URL of a database that machines share. `task` is "multilabel" where images have
-    several labels; one class each is the default.
+    several labels; one class each is the default. `add` are JSON files whose models race as well,
+    such as the found.json of a search.
     """
 
     latency: str | float | None
@@ -120,6 +122,7 @@ class Words(TypedDict, total=False):
     devices: int | None
     engine: str | None
     task: str | None
+    add: str | Path | Sequence[str | Path] | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -159,7 +162,9 @@ def ask(
     asked.wish  # noqa: B018  # checked to the last field before any image is read
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
+    options.pop("add", None)
     said = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    said += [f"--add {shlex.quote(str(file))}" for file in asked.add]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
 
@@ -188,6 +193,9 @@ def amended(asked: Arguments, words: Words) -> Arguments:
         "time": ("time_s", parse_duration),
         "pretrained": ("pretrained", str),
     }
+    if added := words.get("add"):
+        files = (added,) if isinstance(added, str | Path) else added
+        changes["add"] = tuple(str(file) for file in files)
     for name, (field, read) in readers.items():
         if words.get(name) is not None:
             changes[field] = read(words[name])

@@ -17,8 +17,9 @@ from vitrail.config import to_json
 from vitrail.data.opening import open_source
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, RunError
-from vitrail.jobs.hunting import Ready, Searching
+from vitrail.jobs.hunting import Searching
 from vitrail.jobs.searched import SearchWords, Wanted, want
+from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read

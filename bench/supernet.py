@@ -3,8 +3,8 @@
     python bench/supernet.py [--rounds 15] [--batch 64] [--threads 1] [SPACE ...]
 
 For random candidates of each space, forward, backward and AdamW, taking turns: the candidate as a
-model of its own, and the shared network asked for it by one rule. Prints medians in ms and the ratio
-of medians, with that of the quickest runs.
+model of its own, and the shared network asked for it by one rule. Prints medians in ms and the
+ratio of medians, with that of the quickest runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ def main() -> None:
             alone = shared.extracted(config, rule).train()
             steps = (
                 stepper(alone, alone, x, y),
-                stepper(shared, lambda x, c=config, r=rule: shared(x, c, r), x, y),
+                stepper(shared, partial(shared, config=config, rule=rule), x, y),
             )
             for step in steps:
                 step()

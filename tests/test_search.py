@@ -19,6 +19,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, RunError
 from vitrail.jobs import stages
 from vitrail.jobs.arguments import ask
+from vitrail.jobs.search import search
 from vitrail.jobs.searched import want
 from vitrail.models import config_json
 from vitrail.report.search import SearchedPoint, SearchFacts, beside_chance
@@ -240,11 +241,11 @@ def test_budgets_outside_the_space_say_its_range():
 
 
 def test_the_identity_is_fitted_to_the_window():
-    space, budget = space_of("vitas", IMAGES), Budget(macs=12_000_000)
+    space, budget = space_of("vitas", IMAGES), Budget(macs=6_000_000)
     near: Any = fitted(space, budget, 0)
     rng = random.Random(0)
     sizes = [near.count(near.config(drawn(near, rng))).macs for _ in range(SAMPLES)]
-    assert WINDOW * 12e6 <= sum(sizes) / SAMPLES <= 12e6
+    assert WINDOW * 6e6 <= sum(sizes) / SAMPLES <= 6e6
     assert near.identity > 0.5 and near == replace(cast(Any, space), identity=near.identity)
     assert share_within(near, budget, 0) > share_within(space, budget, 0)
     assert fitted(space, Budget(), 0) is space
@@ -361,12 +362,10 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     whole = stages.Stages._alone
     monkeypatch.setattr(stages.Stages, "_alone", stop)
     with pytest.raises(Interrupted, match=r"vitrail search vitas \S+ --resume --out"):
-        vitrail.search("vitas", digits, **options)
+        search("vitas", digits, **options)
     found = json.loads((tmp_path / "run" / "found.json").read_text())
     monkeypatch.setattr(stages.Stages, "_alone", whole)
-    run = vitrail.search(
-        "vitas", digits, out=tmp_path / "run", resume=True, console=options["console"]
-    )
+    run = search("vitas", digits, out=tmp_path / "run", resume=True, console=options["console"])
     again = json.loads((tmp_path / "run" / "found.json").read_text())
     assert again["model"] == found["model"] and again["search"]["genes"] == found["search"]["genes"]
     figures = again["search"]["figures"]
@@ -378,4 +377,4 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     with pytest.raises(ConfigError, match="is a search of vitas, not of autoformer"):
         again = json.loads((tmp_path / "run" / "fit.json").read_text())
         (tmp_path / "run" / "result.json").unlink()
-        vitrail.search("autoformer", digits, out=tmp_path / "run", resume=True)
+        search("autoformer", digits, out=tmp_path / "run", resume=True)

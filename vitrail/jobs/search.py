@@ -61,11 +61,9 @@ def search(
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
 
-    Examples:
-        >>> run = vitrail.search("vitas", "photos", macs="2M", time="20s", out="searched")
-        >>> found = vitrail.create("searched/found.json")
-        >>> type(found).__name__, run.result["model"]["macs"] <= 2_000_000
-        ('ViTAS', True)
+        from vitrail.jobs.search import search
+        run = search("vitas", "photos", macs="20M", time="30m", out="searched")
+        model = vitrail.create("searched/found.json")
     """
     view = View(console)
     if resume:

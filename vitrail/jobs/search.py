@@ -70,7 +70,7 @@ def search(
         return Run(resumed(out, view, lambda run, state: _again(name, run, state, view)))
     wanted = want(name, data, options, settings, out)
     limits = wanted.limits
-    folder = Path(out) if out else free_name(f"{open_source(data).name}-{name}")
+    folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + limits.time_s)
@@ -88,6 +88,14 @@ def search(
         )
         with interruptible(wanted.again(run.path)):
             return Run(Searching(ready, run, state, view, images).run())
+
+
+def _free(wanted: Wanted) -> Path:
+    """A folder that is not there yet, called after the data and the search."""
+    limits = wanted.limits
+    return free_name(
+        f"{open_source(limits.data, several=limits.wish.task.several).name}-{wanted.name}"
+    )
 
 
 def _again(name: str, run: RunFolder, state: State, view: View) -> Path:

@@ -3,7 +3,7 @@
 Chen et al., ICCV 2021, arXiv 2107.02960. Level 1 chooses how many thirds of each block's heads
 attend, with plain details; level 2, for what was chosen, one of nine sizes a block. Together that
 is 4^12 + 9^12 candidates instead of their product. On 224x224 it is the frame of GLiT-Tiny; smaller
-images have six blocks of width 96.
+images have six blocks of width 48.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GLiT:
         """Return level 1 for images. Raises ConfigError where no patch divides them."""
         large = min(images.size) >= 160
         patch = cut(images, (16,) if large else (), cls.title)[0]
-        dim, blocks = (192, 12) if large else (96, 6)
+        dim, blocks = (192, 12) if large else (48, 6)
         base = Config(
             dim=dim, heads=3, patch=patch, drop_path=0.0, image=images.size,
             channels=images.channels, classes=images.classes, **plain((CHEAPEST,) * blocks, 3),

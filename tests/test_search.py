@@ -266,6 +266,24 @@ def test_a_meter_knows_each_candidate_once(monkeypatch):
     assert meter.cost(small).latency_s == 5e-4 and meter.cost(large).latency_s is None
 
 
+def test_a_meter_learns_how_long_the_engine_takes(monkeypatch):
+    """The median over three candidates; a latency that the cheapest misses says what it takes."""
+    space, ratios = space_of("vitas", IMAGES), iter((0.5, 0.2, 0.3))
+    timed = type("Timed", (), {"quickest_s": 4e-3})()
+    monkeypatch.setattr("vitrail.search.costs.folded_latency", lambda one, budget: timed)
+
+    def exported(some, budget, *, seconds, apart):
+        return [replace(one, latency_s=4e-3 * next(ratios)) for one in some]
+
+    monkeypatch.setattr("vitrail.search.costs.as_exported", exported)
+    meter = Meter(space, Budget(latency_s=3e-3)).calibrated(Apart(), 0)
+    assert meter.engine == pytest.approx(0.3)
+    assert Meter(space, Budget(macs=10**7)).calibrated(Apart(), 0).engine == 1.0
+    ratios = iter((0.5, 0.2, 0.3))
+    with pytest.raises(BudgetError, match=r"--latency 1 ms is outside .* ViTAS takes 2 ms here"):
+        Meter(space, Budget(latency_s=1e-3)).calibrated(Apart(), 0)
+
+
 # ---- what comes out --------------------------------------------------------------------
 
 

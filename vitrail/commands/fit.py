@@ -64,6 +64,12 @@ def fit(
             help="Learn from a trained model too: a run, a file of weights or a published variant."
         ),
     ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="JSON file whose model races as well, e.g. found.json of a search (repeatable)."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -110,6 +116,6 @@ def fit(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         teacher=teacher, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
-        flexible=flexible or None,
+        flexible=flexible or None, add=add,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

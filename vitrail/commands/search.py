@@ -10,7 +10,7 @@ from vitrail.commands.options import Json, Out, work
 
 
 def search(
-    name: Annotated[str, typer.Argument(help="Name of the search: vitas or autoformer.")],
+    name: Annotated[str, typer.Argument(help="Name of the search: vitas, autoformer or glit.")],
     data: Annotated[
         str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
     ],

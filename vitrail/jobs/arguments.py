@@ -59,6 +59,7 @@ class Arguments:
     command: str = ""
     input: tuple[int, int] | None = None
     flexible: bool = False
+    add: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input is not None:
@@ -117,7 +118,8 @@ class Words(TypedDict, total=False):
     published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
     where images have several labels and "segmentation" where each has a mask, which the data tell
     as a rule; one class each is the default. With `flexible` the weights learn many patch sizes,
-    and the run gets a dial.
+    and the run gets a dial. `add` are JSON files whose models race as well, such as the found.json
+    of a search.
     """
 
     latency: str | float | None
@@ -137,6 +139,7 @@ class Words(TypedDict, total=False):
     task: str | None
     flexible: bool | None
     teacher: str | Path | None
+    add: str | Path | Sequence[str | Path] | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -189,10 +192,12 @@ def ask(
         )
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
+    options.pop("add", None)
     said = [
         f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
         for name, value in options.items()
     ]
+    said += [f"--add {shlex.quote(str(file))}" for file in asked.add]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
 
@@ -236,6 +241,9 @@ def amended(asked: Arguments, words: Words) -> Arguments:
         "time": ("time_s", parse_duration),
         "pretrained": ("pretrained", str),
     }
+    if added := words.get("add"):
+        files = (added,) if isinstance(added, str | Path) else added
+        changes["add"] = tuple(str(file) for file in files)
     for name, (field, read) in readers.items():
         if words.get(name) is not None:
             changes[field] = read(words[name])

@@ -49,6 +49,7 @@ from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
 from vitrail.search.dense_space import dense_sizes
 from vitrail.search.field import Field
+from vitrail.search.guests import guests, timed
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
@@ -145,7 +146,9 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "duplicates", "pretrained", "task", "flexible", "teacher")
+    settled = (
+        "seed", "group-by", "duplicates", "pretrained", "task", "flexible", "teacher", "add",
+    )  # fmt: skip
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(
@@ -200,8 +203,12 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         methods=methods,
         maps=asked.wish.task.maps,
     )
+    invited = guests(asked.add, terms)
     with view.shown(), Apart() as apart:
         found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
+        first = timed(invited, terms, apart)
+    others = [c for c in found.candidates if c.name not in {guest.name for guest in first}]
+    found = replace(found, candidates=(*first, *others))
     rates = [one.rate or 0.0 for one in found.candidates]
     kept = field_size(rates, terms.batch, RACE_SHARE * left)
     return replace(found, candidates=found.candidates[:kept])

@@ -154,6 +154,10 @@ class ViTAS:
                 return space
             space = replace(space, identity=(least + most) // 2 / 100)
 
+    def deeper(self, genes: Genes) -> ViTAS | None:
+        """Return None: there is one level."""
+        return None
+
     def described(self, config: Config) -> dict[str, str]:
         return {
             "patches": f"{config.patch} x {config.patch} pixels",

@@ -58,8 +58,7 @@ def render(facts: Facts) -> str:
 def _chapters(facts: Facts) -> list[Chapter]:
     """All chapters in order; figures of labels stand before the mistakes."""
     own, common = facts.chapters, classification.chapters(facts)
-    rest = [*own, *common] if facts.data.several else [*common, *own]
-    return [*facts.lead, *rest]
+    return [*own, *common] if facts.data.several else [*common, *own]
 
 
 def filled(template: Path, **values: Any) -> str:

@@ -115,12 +115,16 @@ class Desk:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model at the end of its training, with its score on the validation part."""
+    """A model at the end of its training, with its score on the validation part.
+
+    `judged` answers in its place where the test is of something else that was made of it.
+    """
 
     subject: Subject
     recipe: Recipe
     model: nn.Module
     scores: Scores
+    judged: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +202,9 @@ def conclude(
     run.save_model(trained.model, to_json(recipe), shipped.labels)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
-        verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
+        verdict = judge(
+            trained.judged or trained.model, recipe, desk.workshop.split.test, desk.workshop
+        )
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         most = _affordable(desk, shipped)

@@ -17,7 +17,7 @@ def compress(
         str,
         typer.Option(
             help="How to choose what stays: up (how far answers move without a channel), magnitude "
-            "or random."
+            "or random; int8 keeps all and makes a file in 8-bit integers."
         ),
     ] = "up",
     macs: Annotated[
@@ -34,6 +34,10 @@ def compress(
         typer.Option(
             help="Passes over the training images afterwards; by default as many as the run had."
         ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Percentage points of the score that int8 may lose; 0.5 by default."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Where the run's images are, where they have moved.")
@@ -53,7 +57,7 @@ def compress(
     work()
     made = make(
         run, out=out, resume=resume, method=method, macs=macs, params=params, latency=latency,
-        epochs=epochs, data=data, seed=seed, device=device, threads=threads,
+        epochs=epochs, max_drop=max_drop, data=data, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     if as_json:
         print(json.dumps(made.result["compressed"] | {"run": str(made.path)}, indent=1))

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.jobs.cutting import Asked, clock
+from vitrail.jobs.cutting import INT8, Asked, clock
+from vitrail.jobs.integers import Integers
 from vitrail.jobs.limits import Limits, read, sized
 from vitrail.jobs.smaller import Smaller
 from vitrail.measure.machine import cores
-from vitrail.run.before import before
+from vitrail.run.before import Before, before
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, pictured
 from vitrail.run.state import NAME, State, resumed
@@ -34,7 +35,8 @@ class Words(TypedDict, total=False):
     """The options of `vitrail compress` as they are given; None is not given.
 
     `method` says by what channels are chosen: "up" (how far answers move without them), "magnitude"
-    or "random". `macs`, `params` and `latency` are limits, absolute ("3M", "5ms") or a share of
+    or "random"; "int8" keeps them all and makes a file in integers, which may lose `max_drop`
+    points. `macs`, `params` and `latency` are limits, absolute ("3M", "5ms") or a share of
     what the model costs now ("50%"); `epochs` are passes over the training images afterwards, by
     default as many as the run had. `data` is where the images are now, `seed` draws what is random.
     """
@@ -46,6 +48,7 @@ class Words(TypedDict, total=False):
     epochs: float | None
     data: str | Path | None
     seed: int | None
+    max_drop: float | None
     device: str | None
     threads: int | None
 
@@ -64,7 +67,7 @@ def compress(
     that a user can mend, before any time is spent.
 
     Examples:
-        >>> smaller = vitrail.compress("vit", macs="50%", epochs=1, out="smaller")
+        >>> smaller = compress("vit", macs="50%", epochs=1, out="smaller")
         >>> smaller.result["compressed"]["method"]
         'up'
     """
@@ -73,34 +76,44 @@ def compress(
         return Run(resumed(out, view, lambda folder, state: _again(folder, state, view, site)))
     data = options.get("data")
     old = before(run, None if data is None else str(data))
-    config, figures = old.cuttable.config, old.subject
-    limits = read(
-        options.get("macs"), options.get("params"), options.get("latency"),
-        Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]),
-    )  # fmt: skip
-    asked = Asked(
-        str(run), options.get("method") or "up", limits.macs, limits.params, limits.latency_s,
-        options.get("epochs"), options.get("seed") or 0, None if data is None else str(data),
-        _command(run, options, out),
-    )  # fmt: skip
-    sized(config, limits)
+    asked = _asked(old, run, options, out)
+    if asked.method != INT8:
+        sized(old.cuttable.config, asked.limits)
     folder = Path(out) if out else free_name(f"{old.run.path.name}-smaller")
     RunFolder.check_free(folder)
     images = old.data(site[0], view)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
-    with clock(old, images.workshop, budget) as timed:
-        if limits.latency_s is not None:
-            view.phase("timing smaller models as exported")
-        found = sized(config, limits, timed)
+    decided = {"asked": to_json(asked)}
+    if asked.method != INT8:
+        with clock(old, images.workshop, budget) as timed:
+            if asked.latency_s is not None:
+                view.phase("timing smaller models as exported")
+            decided["shape"] = to_json(sized(old.cuttable.config, asked.limits, timed).shape)
     with RunFolder.create(folder) as made:
         state = State.new(
             made.path / NAME,
-            compress={"asked": to_json(asked), "shape": to_json(found.shape)},
+            compress=decided,
             images=images.digest,
             seconds={"data": images.seconds},
             spent_s=images.seconds,
         )
-        return Run(Smaller(asked, old, images, made, state, view, budget).run())
+        job = Integers if asked.method == INT8 else Smaller
+        return Run(job(asked, old, images, made, state, view, budget).run())
+
+
+def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None) -> Asked:
+    """Read and check what was asked for. Raises BudgetError and ConfigError."""
+    texts = options.get("macs"), options.get("params"), options.get("latency")
+    method, data = options.get("method") or "up", options.get("data")
+    limits = Limits()
+    if method != INT8 or any(text is not None for text in texts):
+        figures = old.subject
+        limits = read(*texts, Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]))
+    return Asked(
+        str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
+        options.get("seed") or 0, None if data is None else str(data),
+        _command(run, options, out), options.get("max_drop"),
+    )  # fmt: skip
 
 
 def _site(options: Mapping[str, Any]) -> tuple[Hardware, int]:
@@ -119,7 +132,9 @@ def _command(run: str | Path, options: Mapping[str, Any], out: str | Path | None
     """Return the command as the user may give it again."""
     given = {name: value for name, value in options.items() if value is not None}
     given |= {} if out is None else {"out": out}
-    words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items()]
+    words = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()
+    ]
     return " ".join(["vitrail compress", shlex.quote(str(run)), *words])
 
 
@@ -133,4 +148,5 @@ def _again(run: RunFolder, state: State, view: View, site: tuple[Hardware, int])
     images = old.data(site[0], view)
     state.require_images(images.digest)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
-    return Smaller(asked, old, images, run, state, view, budget).run()
+    job = Integers if asked.method == INT8 else Smaller
+    return job(asked, old, images, run, state, view, budget).run()

@@ -32,7 +32,8 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.workshop import Workshop
 from vitrail.training.schedule import Schedule
 
-Method = Literal["up", "magnitude", "random"]
+Method = Literal["up", "magnitude", "random", "int8"]
+INT8 = "int8"
 # Training images of each class of which UP-ViTs ask what a channel is worth, and how many at once.
 PROXY, AT_ONCE = 2, 16
 # Passes over the images in which the rate of a tuning rises, at most; a tenth where it is short.
@@ -52,11 +53,22 @@ class Asked:
     seed: int = 0
     data: str | None = None
     command: str = ""
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             known = list(get_args(Method))
             raise ConfigError(f"--method {self.method!r} is unknown: {nearest(self.method, known)}")
+        if self.max_drop is not None and self.method != INT8:
+            raise ConfigError("--max-drop limits what int8 may lose: add --method int8")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"--max-drop is {self.max_drop:g}: give 0 to 100 percentage points")
+        if self.method == INT8 and (self.limits != Limits() or self.epochs is not None):
+            raise ConfigError(
+                "--method int8 keeps all channels and trains nothing, so it takes no --macs, "
+                "--params, --latency or --epochs: leave them out, or give it the folder of a "
+                "smaller run"
+            )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"--epochs is {self.epochs:g}: give a number above 0")
 

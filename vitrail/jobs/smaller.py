@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vitrail import checkpoint
 from vitrail.compression.choosing import Shape
@@ -16,10 +15,10 @@ from vitrail.jobs.cutting import Asked, choose, proxy, tuned_recipe
 from vitrail.models.trunk.widths import Cut, heads_of, sizes, sliced
 from vitrail.recipes.recipe import Recipe
 from vitrail.report import compression
-from vitrail.report.compression import Compressed, Worth
+from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
 from vitrail.run import finish
-from vitrail.run.before import Before, model_json
+from vitrail.run.before import Before, model_json, now, worth
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Addition, Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder
@@ -27,7 +26,7 @@ from vitrail.run.reading import Read
 from vitrail.run.rivals import in_turns
 from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
-from vitrail.run.subject import Subject, subject
+from vitrail.run.subject import subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched
 from vitrail.units import seconds
@@ -120,43 +119,23 @@ class Smaller:
         self, facts: Facts, shipped: Shipped, cut: Cut, told: tuple[float, float, float]
     ) -> Compressed:
         """Put both models side by side."""
-        then, now, old = _before(self.before), _now(facts), self.before
+        then, today, old = worth(self.before), now(facts), self.before
         gain = None
         if old.run.onnx.is_file():
             first, second, gain = in_turns(
                 old.run.onnx, self.folder.onnx, (old.labels, shipped.labels), self.budget.threads
             )
             then = replace(then, latency_s=first.p50_s)
-            now = replace(now, latency_s=second.p50_s)
+            today = replace(today, latency_s=second.p50_s)
         model = old.cuttable
         known = sizes(model)
         heads = {
             width: (heads_of(model.config, width), count) for width, count in cut.heads.items()
         }
         return Compressed(
-            str(old.run.path), self.asked.method, self.asked.limits.spoken(), then, now, gain,
+            str(old.run.path), self.asked.method, self.asked.limits.spoken(), then, today, gain,
             told, compression.rows(known, cut.kept, heads, cut.without), self._steps(),
         )  # fmt: skip
 
     def _steps(self) -> int:
         return self.state.get(Recipe, "recipe").steps.total
-
-
-def _before(old: Before) -> Worth:
-    """Return what the run was judged to be worth."""
-    test, result = old.test, old.result
-    one: Subject = old.subject
-    return Worth(
-        test["accuracy"], test["low"], test["high"], test["n"], one.macs, one.params,
-        result["latency"]["p50_s"], result.get("size_bytes"),
-    )  # fmt: skip
-
-
-def _now(facts: Facts) -> Worth:
-    """Return what the smaller model was just judged to be worth."""
-    test: Any = facts.test
-    assert facts.latency is not None
-    return Worth(
-        test.accuracy, test.low, test.high, test.n, facts.model.macs, facts.model.params,
-        facts.latency.p50_s, facts.size_bytes,
-    )  # fmt: skip

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from vitrail.config import read_json
+from vitrail.config import read_json, to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.models import Backbone, config_json, family_of
+from vitrail.models import Backbone, config_json
 from vitrail.models.trunk.widths import places, prepared
 from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.report.compression import Worth
+from vitrail.report.facts import Facts
 from vitrail.run.folder import RESTORE, RunFolder
 from vitrail.run.reading import Hardware, Read, read
 from vitrail.run.state import NAME, State
@@ -90,17 +91,29 @@ def before(path: str | os.PathLike, data: str | None = None) -> Before:
         if not isinstance(result.get(name), dict):
             raise RunError(f"{run.result} is damaged (it has no {name}): {RESTORE}")
     state = run.path / NAME
-    images = State.read(state).values.get("images") if Path(state).is_file() else None
+    images = State.read(state).values.get("images") if state.is_file() else None
     return Before(run, recipe, model, labels, result, images)  # pyright: ignore[reportArgumentType]
-
-
-def family(found: Before) -> str:
-    """Return the family of a run's model."""
-    return family_of(found.recipe.config)
 
 
 def model_json(config: Any) -> dict[str, Any]:
     """Return a Config as the JSON of a recipe."""
-    from vitrail.config import to_json
-
     return to_json(config_json(config))
+
+
+def worth(old: Before) -> Worth:
+    """Return what a run was judged to be worth."""
+    test, result, one = old.test, old.result, old.subject
+    return Worth(
+        test["accuracy"], test["low"], test["high"], test["n"], one.macs, one.params,
+        result["latency"]["p50_s"], result.get("size_bytes"),
+    )  # fmt: skip
+
+
+def now(facts: Facts) -> Worth:
+    """Return what a model was just judged to be worth."""
+    test, latency = facts.test, facts.latency
+    assert test is not None and latency is not None
+    return Worth(
+        test.accuracy, test.low, test.high, test.n, facts.model.macs, facts.model.params,
+        latency.p50_s, facts.size_bytes,
+    )  # fmt: skip

@@ -122,7 +122,8 @@ class Desk:
 class Trained:
     """A model at the end of its training, with its score on the validation part.
 
-    Where it has a `dial`, it stands at the setting that was chosen.
+    Where it has a `dial`, it stands at the setting that was chosen. `judged` answers in its place
+    where the test is of something else that was made of it.
     """
 
     subject: Subject
@@ -130,6 +131,7 @@ class Trained:
     model: nn.Module
     scores: Scores
     dial: Dial | None = None
+    judged: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +211,9 @@ def conclude(
         dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
-        verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
+        verdict = judge(
+            trained.judged or trained.model, recipe, desk.workshop.split.test, desk.workshop
+        )
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         most = _affordable(desk, shipped)

@@ -25,6 +25,8 @@ from vitrail.commands.growth import growth
 from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
+from vitrail.commands.pretrain import pretrain
+from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
 from vitrail.commands.study import study
 from vitrail.commands.train import train
@@ -62,6 +64,8 @@ app = typer.Typer(
 app.command("list")(list_variants)
 app.command("fit")(fit)
 app.command("train")(train)
+app.command("pretrain")(pretrain)
+app.command("probe")(probe)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HOLDS = {
     "pixels": "decoded images",
     "latency": "measured latencies",
+    "features": "what frozen networks see",
     "downloads": "data sets fetched, kept by --clear",
 }
 

@@ -58,6 +58,13 @@ def fit(
         str | None,
         typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
     ] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures without labels to pretrain on first, with a third of the time, e.g. the "
+            "folder itself."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -96,6 +103,6 @@ def fit(
     run(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
-        group_by=group_by, duplicates=duplicates, storage=storage, task=task,
+        pretrain=pretrain, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -101,6 +101,7 @@ class Words(TypedDict, total=False):
     first) the size of the pictures that it is for, by default the median of the data, whose resize
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
+    `pretrain` names pictures without labels to pretrain on first, with a third of the time;
     `storage` the URL of a database that machines share. `task` is "multilabel" where images have
     several labels; one class each is the default.
     """
@@ -114,6 +115,7 @@ class Words(TypedDict, total=False):
     threads: int | None
     seed: int | None
     pretrained: str | Path | None
+    pretrain: str | Path | None
     group_by: str | None
     duplicates: str | None
     storage: str | None

@@ -12,16 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.pictures import photo, write_classes
-from test_cli import refused
+from test_cli import refused, run
 
 from vitrail.data.gate import inspect
 from vitrail.data.told import told
 from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import RunError
+from vitrail.jobs.fit import brought
 from vitrail.jobs.pretrain import pretrain
+from vitrail.models import identify
+from vitrail.recipes.pretrained import start
 from vitrail.recipes.pretraining import usual_model
 from vitrail.recipes.recipe import read
 from vitrail.run.folder import RunFolder
+from vitrail.run.normalisation import normalisation
+from vitrail.search.shelf import shelf
+from vitrail.tasks.fewshot import few_shots, least_squares, left_out_error, nearest
 from vitrail.training.interrupt import Interrupted
 from vitrail.training.journal import Journal
 

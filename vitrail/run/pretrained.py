@@ -35,7 +35,7 @@ from vitrail.tasks.fewshot import unit
 from vitrail.tasks.task import at_rest
 
 MAPPED, SOUGHT = 1500, 2000
-ASKED, SHOWN, LOOKED = 8, 6, 12
+ASKED, SHOWN, LOOKED = 6, 4, 12
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,8 @@ from vitrail.commands.growth import growth
 from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
+from vitrail.commands.pretrain import pretrain
+from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
 from vitrail.commands.search import search
 from vitrail.commands.study import study
@@ -69,6 +71,8 @@ app.command("fit")(fit)
 app.command("train")(train)
 app.command("search")(search)
 app.command("adapt")(adapt)
+app.command("pretrain")(pretrain)
+app.command("probe")(probe)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)

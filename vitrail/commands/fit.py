@@ -70,6 +70,13 @@ def fit(
             help="JSON file whose model races as well, e.g. found.json of a search (repeatable)."
         ),
     ] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures without labels to pretrain on first, with a third of the time, e.g. the "
+            "folder itself."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -116,6 +123,6 @@ def fit(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         teacher=teacher, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
-        flexible=flexible or None, add=add,
+        flexible=flexible or None, add=add, pretrain=pretrain,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -114,6 +114,7 @@ class Words(TypedDict, total=False):
     first) the size of the pictures that it is for, by default the median of the data, whose resize
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
+    `pretrain` names pictures without labels to pretrain on first, with a third of the time;
     `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
     published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
     where images have several labels and "segmentation" where each has a mask, which the data tell
@@ -131,6 +132,7 @@ class Words(TypedDict, total=False):
     threads: int | None
     seed: int | None
     pretrained: str | Path | None
+    pretrain: str | Path | None
     group_by: str | None
     duplicates: str | None
     storage: str | None

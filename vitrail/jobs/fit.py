@@ -23,6 +23,7 @@ from vitrail.engines import rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
 from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
+from vitrail.jobs.pretrain import pretrain
 from vitrail.jobs.training import train_in_full
 from vitrail.methods import Methods
 from vitrail.objectives import Distillation
@@ -57,9 +58,10 @@ from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
 from vitrail.search.suited import refusal
 from vitrail.search.timing import held
-from vitrail.units import seconds
+from vitrail.units import percent, seconds
 
 RACE_SHARE = 0.3
+PRETRAIN_SHARE = 1 / 3
 # A race on a busy machine may take so many times its share before it is cut short.
 RACE_GRACE = 1.4
 # Export, test and report take about as long whatever the training took.
@@ -99,6 +101,8 @@ def fit(
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)
     asked = ask(data, words, settings, out)
+    if (pictures := words.get("pretrain")) is not None:
+        asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
     folder = (
         Path(out)
@@ -126,10 +130,35 @@ def fit(
             return Run(_Fit(asked, run, state, view, images, found).run())
 
 
+def _pretrained_first(
+    asked: Arguments, pictures: str, words: Words, out: str | Path | None, console: Console | None
+) -> Arguments:
+    """Pretrain on pictures with a share of the time; returns what is left to do with the weights.
+
+    The pretraining is a run of its own beside that of the fit, and is gone on with by its own
+    command.
+    """
+    if asked.pretrained is not None:
+        raise ConfigError(
+            f"--pretrained {asked.pretrained} and --pretrain {pictures} both give weights to start "
+            "from: leave one out"
+        )
+    began = clock.monotonic()
+    beside = free_name("pretraining") if out is None else Path(f"{Path(out)}-pretraining")
+    # The same seed holds back the same images for the test.
+    made = pretrain(
+        pictures, time=PRETRAIN_SHARE * asked.time_s, seed=asked.seed, out=beside,
+        device=words.get("device") or "auto", devices=words.get("devices") or 1, console=console,
+    )  # fmt: skip
+    left = max(1.0, asked.time_s - (clock.monotonic() - began))
+    return replace(asked, pretrained=str(made), time_s=left)
+
+
 def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values:
-        raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
+        maker = "pretrain" if "pretraining" in state.values else "train"
+        raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
     asked = state.get(Arguments, "arguments")
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
@@ -147,7 +176,8 @@ def _changed(
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
     settled = (
-        "seed", "group-by", "duplicates", "pretrained", "task", "flexible", "teacher", "add",
+        "seed", "group-by", "duplicates", "pretrained", "pretrain", "task", "flexible", "teacher",
+        "add",
     )  # fmt: skip
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
@@ -347,6 +377,9 @@ class _Fit:
             deadline=clock.monotonic() + RACE_GRACE * state.values["race_s"],
             localise=lambda r: replace(r, data=replace(r.data, spec=asked.data)),
         )
+        if (said := brought(runners)) is not None:
+            self.desk.notes.append(FindingFacts("pretrained", "info", said))
+            self.view.say(said)
         if not any(runner.accuracy is not None for runner in runners):
             raise RunError(
                 f"no candidate of {asked.storage or 'the race'} was left for this run: give "
@@ -468,6 +501,27 @@ class _Fit:
                 return None
             field = Field(runners, self.found.over, misses, runner, self.budget)
             return conclude(trained, shipped, self.desk, scratch, field)
+
+
+def brought(runners: Sequence[Runner]) -> str | None:
+    """Say what pretrained weights brought in the race; None where it had not both kinds."""
+    seen = [(r.accuracy, r.rung, r.candidate) for r in runners if r.accuracy is not None]
+    with_, without = (
+        max(
+            ((rung, right, one.title) for right, rung, one in seen if bool(one.pretrained) is kind),
+            default=None,
+        )
+        for kind in (True, False)
+    )
+    if with_ is None or without is None:
+        return None
+    ahead = 100 * (with_[1] - without[1])
+    more = "more" if ahead >= 0 else "fewer"
+    return (
+        f"in the race the best start from given weights ({with_[2]}) reached {percent(with_[1])}, "
+        f"the best from scratch ({without[2]}) {percent(without[1])}: {abs(ahead):.1f} points "
+        f"{more}, in rounds {with_[0] + 1} and {without[0] + 1} of equal time"
+    )
 
 
 def reserve(seconds: float, methods: Sequence[Methods] = ()) -> float:

@@ -114,6 +114,8 @@ def _require_changeable(settings: Sequence[str]) -> None:
 
 def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) -> Path:
     """Go on with a training, by its own recipe; with settings also after its end."""
+    if "pretraining" in state.values:
+        raise ConfigError(f"{run.path} was made by `vitrail pretrain`: go on with that command")
     if "command" not in state.values:
         raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
     if not run.recipe.is_file():  # stopped between the two files

@@ -155,6 +155,14 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     masks a head of maps on a backbone. Raises ConfigError, also for an objective that does not
     suit.
     """
+    return checked(changed(recipe, settings))
+
+
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Do as `amend`, without asking whether objective and task suit each other.
+
+    Raises ConfigError.
+    """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
         if equals and path == "data" and not text.startswith("{"):
@@ -167,10 +175,15 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
         else:
-            changed = override(recipe, [setting])
-            if type(changed.task) is not type(recipe.task):
-                changed = replace(changed, objective=suited(changed.task))
-            recipe = changed
+            other = override(recipe, [setting])
+            if type(other.task) is not type(recipe.task):
+                other = replace(other, objective=suited(other.task))
+            recipe = other
+    return recipe
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Return a recipe whose head learns from labels. Raises ConfigError for any other."""
     if isinstance(recipe.objective, Unlabelled):
         name = kind_of(type(recipe.objective)).replace("_", "")
         raise ConfigError(

@@ -227,7 +227,12 @@ class RunFolder:
     # ---- reading -----------------------------------------------------------------------
 
     def read_labels(self) -> Labels:
-        """Class names and normalisation. Raises RunError."""
+        """Class names and normalisation. Raises RunError, also for weights that know no classes."""
+        if read_json(self.labels, dict, remedy=RESTORE).get("classes") == []:
+            raise RunError(
+                f"{self.path} was made by `vitrail pretrain` and knows no classes: fit with "
+                f"--pretrained {self.path}, or ask it by `vitrail probe`"
+            )
         return read_json(self.labels, Labels, remedy=RESTORE, leave_out=(TIE,))
 
     def read_tie(self) -> str | None:

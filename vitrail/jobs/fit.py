@@ -39,6 +39,7 @@ from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.pictures import spoken
 from vitrail.run.reading import Read, pictured, read
+from vitrail.run.reserve import reserve
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import completed
@@ -64,9 +65,6 @@ RACE_SHARE = 0.3
 PRETRAIN_SHARE = 1 / 3
 # A race on a busy machine may take so many times its share before it is cut short.
 RACE_GRACE = 1.4
-# Export, test and report take about as long whatever the training took.
-RESERVE_S = 30.0
-RESERVE_SHARE = 0.15
 
 
 def fit(
@@ -218,7 +216,7 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     if budget.beyond:
         view.say(_beyond(budget))
     spent = clock.monotonic() - began
-    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, methods))
+    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
     terms = Terms(
         image_size=size,
         channels=split.channels,
@@ -304,7 +302,8 @@ class _Fit:
         self.desk = Desk(run, data.workshop, data.inspection, state, told, Apart())
         end = state.deadline(asked.time_s)
         view.until(end)
-        self.train_end = end - reserve(asked.time_s, asked.wish.methods)
+        # A dial has several files.
+        self.train_end = end - reserve(asked.time_s, more=2 if asked.wish.methods else 1)
 
     def run(self) -> Path:
         """Do all of it; returns the run folder."""
@@ -522,12 +521,6 @@ def brought(runners: Sequence[Runner]) -> str | None:
         f"the best from scratch ({without[2]}) {percent(without[1])}: {abs(ahead):.1f} points "
         f"{more}, in rounds {with_[0] + 1} and {without[0] + 1} of equal time"
     )
-
-
-def reserve(seconds: float, methods: Sequence[Methods] = ()) -> float:
-    """Return what export, test and report get of a time limit; a dial has several files."""
-    more = 2 if methods else 1
-    return min(more * RESERVE_S, more * RESERVE_SHARE * seconds)
 
 
 def _study_name(asked: Arguments, split: Split) -> str:

@@ -18,6 +18,7 @@ from vitrail.run.exported import exported_latency
 from vitrail.run.finish import Desk, Finished, conclude, ship
 from vitrail.run.folder import RunFolder
 from vitrail.run.reading import Read
+from vitrail.run.reserve import reserve
 from vitrail.run.state import State
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
@@ -29,7 +30,6 @@ from vitrail.search.strategies import Found
 from vitrail.search.timing import paced
 from vitrail.units import seconds
 
-RESERVE_S, RESERVE_SHARE = 30.0, 0.15
 # Candidates whose exported file is timed before the search gives up on a latency.
 TRIES = 5
 
@@ -45,7 +45,7 @@ class Searching:
         self.desk = Desk(run, data.workshop, data.inspection, state, asked, Apart())
         end = state.deadline(self.limits.time_s)
         view.until(end)
-        self.train_end = end - min(RESERVE_S, RESERVE_SHARE * self.limits.time_s)
+        self.train_end = end - reserve(self.limits.time_s)
 
     def run(self) -> Path:
         """Do all of it; returns the run folder. Raises BudgetError where all candidates that were

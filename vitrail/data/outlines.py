@@ -105,9 +105,10 @@ def _of_runs(rle: Mapping[str, Any], size: tuple[int, int], name: Any) -> np.nda
             KIND,
             f"has annotation {name} of size {rle.get('size')}, where the image is {list(size)}",
         )
-    runs = runs_of(counts) if isinstance(counts, str) else counts
-    whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    if not whole or sum(runs) != size[0] * size[1]:
+    runs: list[int] = runs_of(counts) if isinstance(counts, str) else []
+    if isinstance(counts, list) and all(type(run) is int for run in counts):
+        runs = counts
+    if not runs or min(runs) < 0 or sum(runs) != size[0] * size[1]:
         raise BrokenMask(KIND, f"has annotation {name} whose run lengths do not fill the image")
     inside = np.zeros(len(runs), bool)
     inside[1::2] = True

@@ -189,8 +189,8 @@ def ask(
         )
     if wish.task.maps and asked.pretrained:
         raise ConfigError(
-            "--pretrained is for classes of images: networks of masks begin with random weights "
-            "in a fit, leave it out, or name a file by `vitrail train --set pretrained=FILE`"
+            "--pretrained is for classes of images so far: leave it out, or begin a network of "
+            "masks with a file by `vitrail train --set pretrained=FILE`"
         )
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
@@ -34,6 +34,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     if reference is None:
         return model
     known = identify(reference)
+    if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
+        return _hosting(model, config, reference)
     if input_kind(known.config) != input_kind(config):
         raise CheckpointError(
             f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
@@ -60,6 +62,30 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
         for name, value in ours.items():
             if keep_head or not _in_head(name):
                 value.copy_(donor[name])
+    return model
+
+
+def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of maps with the weights of a classifier in its backbone.
+
+    Raises CheckpointError where the file is of another backbone.
+    """
+    backbone: Backbone = model.get_submodule("backbone")  # pyright: ignore[reportAssignmentType]
+    try:
+        host = replace(config.host, classes=1)
+        module_of(host)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{reference} is of a classifier, and the model's own encoder is none: name the model "
+            "by its backbone, as model=deit_tiny"
+        ) from error
+    donor, ours = start(host, reference).state_dict(), backbone.state_dict()
+    strange = [n for n in ours if n not in donor or donor[n].shape != ours[n].shape]
+    if strange:
+        raise CheckpointError(f"{reference} does not fill {_some(strange)} of the backbone")
+    with torch.no_grad():
+        for name, value in ours.items():
+            value.copy_(donor[name])
     return model
 
 

@@ -38,7 +38,7 @@ from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues,
 from vitrail.training.interrupt import Interrupted
 
 IMAGES = Images((28, 28), 1, 10)
-LEVELS = {name: space_of(name, IMAGES) for name in SPACES}
+LEVELS: dict[str, Any] = {name: space_of(name, IMAGES) for name in SPACES}
 LEVELS["glit details"] = LEVELS["glit"].deeper((0, 1, 2, 3, 0, 3))
 
 

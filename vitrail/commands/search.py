@@ -33,7 +33,8 @@ def search(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="found.json of an earlier search, to begin with its network.")
+        str | None,
+        typer.Option(help="File found.json of an earlier search, whose network comes first."),
     ] = None,
     image: Annotated[
         str | None,

@@ -6,11 +6,13 @@ import json
 import random
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from rich.console import Console
+from support import toy
 from support.pictures import grey, write_classes
 
 import vitrail
@@ -29,7 +31,7 @@ from vitrail.search.costs import SAMPLES, WINDOW, Cost, Meter, check_within, fit
 from vitrail.search.found import FoundFile, Searched, genes_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
-from vitrail.search.judging import correlation, sampled
+from vitrail.search.judging import Inherited, correlation, sampled
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
@@ -38,7 +40,7 @@ from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues,
 from vitrail.training.interrupt import Interrupted
 
 IMAGES = Images((28, 28), 1, 10)
-LEVELS = {name: space_of(name, IMAGES) for name in SPACES}
+LEVELS: dict[str, Any] = {name: space_of(name, IMAGES) for name in SPACES}
 LEVELS["glit details"] = LEVELS["glit"].deeper((0, 1, 2, 3, 0, 3))
 
 
@@ -284,6 +286,32 @@ def test_a_meter_learns_how_long_the_engine_takes(monkeypatch):
         Meter(space, Budget(latency_s=1e-3)).calibrated(Apart(), 0)
 
 
+def test_batch_norms_are_those_of_the_candidate():
+    """Statistics are taken anew, as a plain mean over training images; parameters stay."""
+    net, batches = toy.net(), toy.batches(32)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    told: Any = SimpleNamespace(
+        data=SimpleNamespace(image=(12, 12), channels=1, mean=(0.3,), std=(0.2,)),
+        task=SimpleNamespace(training=lambda pixels, normal, order: batches),
+        steps=SimpleNamespace(batch=32), seed=0,
+    )  # fmt: skip
+    workshop: Any = SimpleNamespace(pixels=lambda part, image, channels: None)
+    nobody: Any = None
+    Inherited(nobody, nobody, workshop, told, 10)._recalibrate(net.eval())
+    with torch.no_grad():
+        maps = torch.cat([net.stem(batches.get(0, n).images) for n in range(16)])
+    assert (net.norm.running_mean - maps.mean((0, 2, 3))).abs().max() <= 1e-5
+    assert not net.training and not net.norm.training
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+def test_a_block_that_is_no_choice_says_so():
+    space = LEVELS["glit"]
+    config = space.config(space.ends[0])
+    with pytest.raises(ValueError, match=r"block 0 has \(2, 1.0, 31, 1.0, 6.0\)"):
+        space.supernet().inherited(replace(config, mlp_ratios=(6.0,) * 6), Prefix())
+
+
 # ---- what comes out --------------------------------------------------------------------
 
 
@@ -392,7 +420,8 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     page = run.report.read_text()
     assert "The network that was found" in page and "trained from scratch as well" in page
     assert run.predict(str(digits / "a" / "000.png"))[0].ranked[0][0] in ("a", "b")
+    with pytest.raises(ConfigError, match="--macs cannot change while a search goes on"):
+        search("vitas", digits, out=tmp_path / "run", resume=True, macs="2M")
     with pytest.raises(ConfigError, match="is a search of vitas, not of autoformer"):
-        again = json.loads((tmp_path / "run" / "fit.json").read_text())
         (tmp_path / "run" / "result.json").unlink()
         search("autoformer", digits, out=tmp_path / "run", resume=True)

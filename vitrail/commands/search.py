@@ -34,9 +34,7 @@ def search(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(
-            help="Path of the found.json of an earlier search, to begin with its network."
-        ),
+        typer.Option(help="File found.json of an earlier search, whose network comes first."),
     ] = None,
     image: Annotated[
         str | None,

@@ -67,6 +67,12 @@ def search(
     """
     view = View(console)
     if resume:
+        given = [f"--{key.replace('_', '-')}" for key, one in options.items() if one is not None]
+        if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
+            raise ConfigError(
+                f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
+                "new one"
+            )
         return Run(resumed(out, view, lambda run, state: _again(name, run, state, view)))
     wanted = want(name, data, options, settings, out)
     limits = wanted.limits

@@ -60,7 +60,7 @@ class ViTAS:
 
     @property
     def slots(self) -> int:
-        """How many blocks there may be."""
+        """Return how many blocks there may be."""
         return len(self.widest.heads)
 
     @cached_property

@@ -47,7 +47,7 @@ class Super(Supernet):
             if i >= len(self.choices) or sizes not in self.choices[i]:
                 raise ValueError(
                     f"block {i} has {sizes} (local heads, attention ratio, kernel, local and MLP "
-                    "ratio), which is no choice of this shared network"
+                    "ratio), which this shared network does not offer"
                 )
             places[str(i)] = self.choices[i].index(sizes)
         found = {}

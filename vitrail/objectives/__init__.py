@@ -8,7 +8,13 @@ from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.distillation import Distillation
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.summed_distillation import SummedDistillation
+from vitrail.objectives.uvc import Uvc
 
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation
+    CrossEntropy
+    | BinaryCrossEntropy
+    | SigmoidCrossEntropy
+    | Distillation
+    | SummedDistillation
+    | Uvc
 )

@@ -12,6 +12,9 @@ from vitrail.compression import uvc
 from vitrail.errors import ConfigError
 from vitrail.models import deit
 from vitrail.models.trunk.widths import sliced
+from vitrail.objectives import Uvc
+from vitrail.objectives.uvc import UvcLoss
+from vitrail.training.objective import Step
 
 UNREAD = ("block_skip_gating", "attn_skip_gating", "mlp_skip_gating", "gumbel")
 
@@ -105,6 +108,26 @@ def test_least_is_the_sum_of_the_smallest_and_its_slope_the_next():
         found = uvc.least(counts, scores)
         found.sum().backward()
         assert found.tolist() == list(total) and counts.grad.tolist() == list(slope)
+
+
+def test_counts_go_where_the_budget_wants_them():
+    """With weights that nobody moves a share of nearly all multiply-adds becomes about a half."""
+    torch.manual_seed(0)
+    model = vitrail.create(
+        deit.Config(dim=16, depth=2, heads=2, hidden=40, patch=8, image=(16, 16))
+    )
+    total = 300
+    loss = UvcLoss(
+        torch.nn.Identity(), Uvc("RUN", pace=75000 / total, interval=10**6), uvc.sizes_of(model)
+    )
+    shares = []
+    for number in range(total):
+        loss.after_step(model, Step(number, total, 0.0))
+        found = uvc.scores(model, 2)
+        shares.append(uvc.resource(loss.s, loss.r, torch.ones(2), found, loss.sizes).item())
+    assert shares[49] == 1 and loss.z > 0
+    assert abs(np.mean(shares[-100:]) - 0.5) < 0.2
+    assert (loss.s[:, 0] <= 1).all() and (loss.s[:, 1] <= 39).all() and (loss.r <= 7).all()
 
 
 def test_a_cut_is_a_model_of_what_the_counts_leave(reference):

@@ -16,8 +16,9 @@ def compress(
     method: Annotated[
         str,
         typer.Option(
-            help="How to choose what stays: up (how far answers move without a channel), magnitude "
-            "or random; int8 keeps all and makes a file in 8-bit integers."
+            help="How to choose what stays: up (how far answers move without a channel), uvc "
+            "(learned with the weights), magnitude or random; int8 keeps all and makes a file in "
+            "8-bit integers."
         ),
     ] = "up",
     macs: Annotated[

@@ -152,9 +152,9 @@ def resource(s: Tensor, r: Tensor, gates: Tensor, found: Scores, sizes: Sizes) -
     # Which heads go is decided by their scores; those that go are counted as whole heads.
     place = found.heads.argsort(dim=1, stable=True).argsort(dim=1)
     stays = (place >= s[:, :1]).to(r.dtype)
-    a = ((sizes.heads - s[:, 0]) / sizes.heads).clamp(0, 1)
+    a = (sizes.heads - s[:, 0]) / sizes.heads
     b = (d - s[:, 0] * sizes.width - (r * stays).sum(1)) / d
-    c = ((m - s[:, 1]) / m).clamp(0, 1)
+    c = (m - s[:, 1]) / m
     block = (qkv + product) * a + (product + n * d * d) * b + 2 * n * d * m * c
     return (stem + (gates * block).sum()) / full(sizes)
 
@@ -171,12 +171,13 @@ def stays(s: Tensor, r: Tensor, found: Scores) -> tuple[Tensor, Tensor]:
 
     Of a head that goes no channel stays; of equal scores the first goes first.
     """
-    heads = _kept(s[:, 0], found.heads)
-    channels = _kept(r, found.channels) & heads[..., None]
-    return channels, _kept(s[:, 1], found.neurons)
+    heads = kept(s[:, 0], found.heads)
+    channels = kept(r, found.channels) & heads[..., None]
+    return channels, kept(s[:, 1], found.neurons)
 
 
-def _kept(count: Tensor, scored: Tensor) -> Tensor:
+def kept(count: Tensor, scored: Tensor) -> Tensor:
+    """Return which groups of scores (..., n) are not the ceil(`count`) of the least."""
     place = scored.argsort(dim=-1, stable=True).argsort(-1)
     return place >= count.ceil().long()[..., None]
 
@@ -190,18 +191,18 @@ def cut(s: Tensor, r: Tensor, runs: Tensor, found: Scores, config: Any) -> Cut:
     channels, neurons = stays(s, r, found)
     if not runs.any():
         raise ConfigError("no block would stay: give a larger budget")
-    kept, heads = {}, {}
+    channels_of, heads = {}, {}
     for block in range(len(s)):
         rows = channels[block].any(1).nonzero().flatten().tolist()
         width = int(channels[block].sum(1).max())
         own = channels.shape[2]
         best = found.channels[block].argsort(dim=1, descending=True, stable=True)[:, :width]
-        kept[f"inner.{block}"] = tuple(
+        channels_of[f"inner.{block}"] = tuple(
             own * head + c for head in rows for c in sorted(best[head].tolist())
         )
         heads[f"inner.{block}"] = len(rows)
-        kept[f"hidden.{block}"] = tuple(neurons[block].nonzero().flatten().tolist())
+        channels_of[f"hidden.{block}"] = tuple(neurons[block].nonzero().flatten().tolist())
         if heads_of(config, f"inner.{block}") != channels.shape[1]:
             raise ConfigError(f"block {block} has other heads than its scores")
     without = tuple((~runs).nonzero().flatten().tolist())
-    return Cut(kept, heads, without)
+    return Cut(channels_of, heads, without)

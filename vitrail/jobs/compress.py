@@ -18,8 +18,9 @@ from rich.console import Console
 
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.jobs.cutting import INT8, Asked, clock
+from vitrail.jobs.cutting import INT8, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
+from vitrail.jobs.learned import require
 from vitrail.jobs.limits import Limits, read, sized
 from vitrail.jobs.smaller import Smaller
 from vitrail.measure.machine import cores
@@ -35,10 +36,11 @@ class Words(TypedDict, total=False):
     """The options of `vitrail compress` as they are given; None is not given.
 
     `method` says by what channels are chosen: "up" (how far answers move without them), "magnitude"
-    or "random"; "int8" keeps them all and makes a file in integers, which may lose `max_drop`
-    points. `macs`, `params` and `latency` are limits, absolute ("3M", "5ms") or a share of
-    what the model costs now ("50%"); `epochs` are passes over the training images afterwards, by
-    default as many as the run had. `data` is where the images are now, `seed` draws what is random.
+    or "random"; "uvc" learns under `macs` which heads, neurons and blocks go; "int8" keeps all and
+    makes a file in integers, which may lose `max_drop` points. `macs`, `params` and `latency` are
+    limits, absolute ("3M", "5ms") or a share of what the model costs now ("50%"); `epochs` are
+    passes over the training images afterwards, by default as many as the run had. `data` is where
+    the images are now, `seed` draws what is random.
     """
 
     method: str | None
@@ -77,14 +79,16 @@ def compress(
     data = options.get("data")
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
-    if asked.method != INT8:
+    if asked.method == UVC:
+        require(old, asked)
+    elif asked.method != INT8:
         sized(old.cuttable.config, asked.limits)
     folder = Path(out) if out else free_name(f"{old.run.path.name}-smaller")
     RunFolder.check_free(folder)
     images = old.data(site[0], view)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
     decided = {"asked": to_json(asked)}
-    if asked.method != INT8:
+    if asked.method not in (INT8, UVC):
         with clock(old, images.workshop, budget) as timed:
             if asked.latency_s is not None:
                 view.phase("timing smaller models as exported")

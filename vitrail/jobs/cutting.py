@@ -32,8 +32,8 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.workshop import Workshop
 from vitrail.training.schedule import Schedule
 
-Method = Literal["up", "magnitude", "random", "int8"]
-INT8 = "int8"
+Method = Literal["up", "uvc", "magnitude", "random", "int8"]
+INT8, UVC = "int8", "uvc"
 # Training images of each class of which UP-ViTs ask what a channel is worth, and how many at once.
 PROXY, AT_ONCE = 2, 16
 # Passes over the images in which the rate of a tuning rises, at most; a tenth where it is short.
@@ -68,6 +68,13 @@ class Asked:
                 "--method int8 keeps all channels and trains nothing, so it takes no --macs, "
                 "--params, --latency or --epochs: leave them out, or give it the folder of a "
                 "smaller run"
+            )
+        if self.method == UVC and (
+            self.macs is None or self.params is not None or self.latency_s is not None
+        ):
+            raise ConfigError(
+                "--method uvc learns under a budget of multiply-adds: give --macs, and neither "
+                "--params nor --latency"
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"--epochs is {self.epochs:g}: give a number above 0")

@@ -11,7 +11,9 @@ from vitrail.compression.choosing import Shape
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
-from vitrail.jobs.cutting import Asked, choose, proxy, tuned_recipe
+from vitrail.jobs.cutting import UVC, Asked, choose, proxy, tuned_recipe
+from vitrail.jobs.learned import learned
+from vitrail.models import Backbone
 from vitrail.models.trunk.widths import Cut, heads_of, sizes, sliced
 from vitrail.recipes.recipe import Recipe
 from vitrail.report import compression
@@ -80,15 +82,9 @@ class Smaller:
 
     def _cut(self) -> tuple[Cut, Recipe]:
         """Choose what stays, and write down what the training begins with."""
-        model = self.before.cuttable
         start = self.folder.path / START
         if "cut" not in self.state.values["compress"]:
-            self.view.phase("asking what every channel is worth")
-            cut = choose(
-                model.to(self.workshop.device), self.state.get(Shape, "compress.shape"), self.asked,
-                proxy(self.before, self.workshop), self.folder.checkpoints / "worth",
-                shown=self.view.console.is_terminal,
-            )  # fmt: skip
+            model, cut = self._chosen()
             smaller = sliced(model, cut)
             checkpoint.save(
                 start, smaller.state_dict(), metadata={"config": model_json(smaller.config)}
@@ -100,6 +96,19 @@ class Smaller:
             told = self.state.values["compress"] | {"cut": to_json(cut)}
             self.state.put(compress=told, recipe=to_json(recipe))
         return self.state.get(Cut, "compress.cut"), self.state.get(Recipe, "recipe")
+
+    def _chosen(self) -> tuple[Backbone, Cut]:
+        """Return a model and what stays of it, by the method that was asked for."""
+        if self.asked.method == UVC:
+            self.view.phase("learning what goes")
+            return learned(self.before, self.asked, self.workshop, self.folder, self.view)
+        self.view.phase("asking what every channel is worth")
+        model = self.before.cuttable
+        return model, choose(
+            model.to(self.workshop.device), self.state.get(Shape, "compress.shape"), self.asked,
+            proxy(self.before, self.workshop), self.folder.checkpoints / "worth",
+            shown=self.view.console.is_terminal,
+        )  # fmt: skip
 
     def _finish(self, trained: Trained, cut: Cut, raw: float) -> tuple[Finished, Shipped]:
         """Export, judge and report, with what it was beside it."""

@@ -12,6 +12,7 @@ from vitrail.methods.lora import LoRA
 from vitrail.methods.mlp_head import MlpHead
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.placed_prompts import PlacedPrompts
+from vitrail.methods.privit import PriViT
 from vitrail.methods.pss import PSS
 from vitrail.methods.side_tune import SideTune
 from vitrail.methods.tuning import BiasTuning, NormTuning
@@ -29,6 +30,7 @@ Methods = (
     | PatchDropout
     | PlacedPrompts
     | PSS
+    | PriViT
     | SideTune
     | VPT
 )

@@ -16,9 +16,10 @@ from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
 from vitrail.objectives.summed_distillation import SummedDistillation
+from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation | Uvc
     | Adversarial | Trades | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

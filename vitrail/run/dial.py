@@ -37,7 +37,7 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.patch is not None and self.patch < 1) or not 0 < self.keep <= 1:
             raise ConfigError(
-                f"a patch of {self.patch} pixels with {self.keep} of them kept is no setting"
+                f"a dial cannot stand at a patch of {self.patch} pixels with {self.keep} of them kept"
             )
 
     @property
@@ -72,9 +72,11 @@ class Point:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.score <= self.high <= 1:
-            raise ConfigError(f"{self.score} in [{self.low}, {self.high}] is no score")
+            raise ConfigError(
+                f"{self.score} cannot be a score with the interval [{self.low}, {self.high}]"
+            )
         if not 0 < self.p50_s <= self.p90_s < math.inf:
-            raise ConfigError(f"{self.p50_s} and {self.p90_s} are no times of one file")
+            raise ConfigError(f"{self.p50_s} and {self.p90_s} cannot be times of one file")
 
     @property
     def name(self) -> str:

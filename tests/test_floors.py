@@ -38,6 +38,7 @@ ANCESTORS: dict[str, set[str]] = {
     "gcnet": {"resnet"},
     "halonet": {"resnet"},
     "lesa": {"resnet"},
+    "lit": {"vit"},
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "sasa": {"resnet"},

@@ -498,7 +498,8 @@ class _Fit:
             if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
-            field = Field(runners, self.found.over, misses, runner, self.budget)
+            won = replace(runner, candidate=replace(runner.candidate, macs=trained.subject.macs))
+            field = Field(runners, self.found.over, misses, won, self.budget)
             return conclude(trained, shipped, self.desk, scratch, field)
 
 

@@ -8,6 +8,8 @@
     model.onnx           uint8 images in, calibrated probabilities out
     model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
     engine.json          which of these files each engine had best answer with, and the figures
+    dial.json            what the weights reach and take at each setting, where they have several
+    dial                 files of these settings, where asked for, and the weights that they share
     report.html          the report
     look-at.csv          what deserves a look: suspected labels, outliers, copies, broken files
     README.md            the model card

@@ -5,7 +5,7 @@
 BASE is a run folder or a file of weights, DATA a folder of class folders. Of the training part the
 first `--images` are learned from, which are a fair sample; the test part is whole. Every way takes
 as many steps of the same size. What is finished is in the file, so a stopped study goes on. The
-test part chooses nothing here: learning rates are those of `vitrail.recipes.ways`.
+test part chooses nothing here: learning rates are those of `vitrail.recipes.ways`, times `--rate`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.table import Table
 from vitrail.data.split import Part
 from vitrail.models import identify
 from vitrail.recipes.base import weights_of
-from vitrail.recipes.recipe import Data
+from vitrail.recipes.recipe import Data, Recipe
 from vitrail.recipes.ways import WAYS, Start, recipe_of
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, read
@@ -42,10 +42,17 @@ def workshop_of(spec: str, images: int) -> Workshop:
     return Workshop(replace(split, train=some), device="cpu")
 
 
-def trained(workshop: Workshop, start: Start, way: str, seed: int, steps: int) -> dict[str, Any]:
-    """Train one way with one seed, and judge it."""
+def recipe_at(way: str, start: Start, seed: int, steps: int, rate: float) -> Recipe:
+    """Return the recipe of a way, its learning rate times `rate`."""
     recipe = recipe_of(way, start, total=steps, seed=seed, device="cpu")
-    recipe = replace(recipe, steps=replace(recipe.steps, batch=32))
+    optimizer: Any = recipe.optimizer
+    faster = replace(optimizer, lr=rate * optimizer.lr)
+    return replace(recipe, steps=replace(recipe.steps, batch=32), optimizer=faster)
+
+
+def trained(workshop: Workshop, recipe: Recipe) -> dict[str, Any]:
+    """Train by a recipe, and judge what came out."""
+    steps = recipe.steps.total
     with tempfile.TemporaryDirectory() as folder:
         outcome = workshop.train(recipe, Path(folder), steps)
         verdict = judge(outcome.best, recipe, workshop.split.test, workshop)
@@ -84,6 +91,7 @@ def main() -> None:
     parser.add_argument("--begin", type=int, default=0, help="The first seed.")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rate", type=float, default=1.0, help="Times the usual learning rates.")
     parser.add_argument("--only", default=",".join(WAYS))
     parser.add_argument("--out", type=Path, default=Path("adapting.json"))
     asked = parser.parse_args()
@@ -99,7 +107,8 @@ def main() -> None:
     for seed in range(asked.begin, asked.seeds):
         for way in ways:
             if f"{way} {seed}" not in done:
-                done[f"{way} {seed}"] = trained(workshop, start, way, seed, asked.steps)
+                recipe = recipe_at(way, start, seed, asked.steps, asked.rate)
+                done[f"{way} {seed}"] = trained(workshop, recipe)
                 asked.out.write_text(json.dumps(done, indent=1))
                 print(way, seed, f"{done[f'{way} {seed}']['accuracy']:.1%}", flush=True)
     if not asked.begin:

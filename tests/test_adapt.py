@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 from io import StringIO
 
 import pytest
+import typer
 from rich.console import Console
 from support.pictures import write_classes
 from test_base import base_in
 
-from vitrail.cli import main
+from vitrail.cli import app, main
+from vitrail.commands.adapt import _most
 from vitrail.errors import BudgetError, CheckpointError, ConfigError
 from vitrail.jobs.adapt import Wanted, adapt, resume
 from vitrail.recipes.ways import WAYS
 from vitrail.report.adapt import HEAD, WayFacts, cells, chapter, ranked
 from vitrail.run.watch import Watched
 from vitrail.training.interrupt import Interrupted
+from vitrail.units import parse_duration
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,18 @@ def test_the_command_says_what_is_wrong(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["adapt", *arguments])
     assert caught.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_command_that_is_told_can_be_typed():
+    asked = Wanted("a base", "photos", 0.02, 90.0, 5, ("lora", "bias"), 3, group_by="(p.)")
+    group = typer.main.get_command(app)
+    name, *words = shlex.split(asked.command)[1:]
+    context = group.commands[name].make_context(name, words)  # pyright: ignore
+    told = context.params
+    assert (told["base"], told["data"], told["seed"], told["epochs"]) == ("a base", "photos", 3, 5)
+    assert _most(told["params"]) == 0.02 and parse_duration(told["time"]) == 90
+    assert told["only"] == "lora,bias" and told["group_by"] == "(p.)"
+    assert _most("50k") == 50_000 and _most(None) is None
 
 
 def test_rows_fill_the_table_the_best_first():

@@ -13,6 +13,7 @@ from rich.console import Console
 from support.pictures import write_classes
 from test_teachers import CLASSES, recipe_of, run_of
 
+from vitrail.cli import main
 from vitrail.data.augment import Augment
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
@@ -115,6 +116,20 @@ def test_a_short_training_is_not_worth_asking_about_every_image(split, tmp_path,
     recipe = replace(recipe, augment=MIRRORED, steps=replace(recipe.steps, total=2, batch=8))
     workshop.train(recipe, tmp_path / "student", 2)
     assert sum(asked) == 2 * 8 and not cache.exists()
+
+
+def test_a_teacher_of_other_classes_leaves_no_run_behind(tmp_path, capsys):
+    photos = write_classes(tmp_path / "photos", dict.fromkeys(("cat", "horse"), 8))
+    run_of(tmp_path / "teacher")
+    settings = {
+        "model": "cct_2_3x2_32", "model.image": "16,16", "data": photos,
+        "objective": "distillation", "objective.teacher": tmp_path / "teacher",
+    }  # fmt: skip
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *words, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2 and not (tmp_path / "run").exists()
+    assert "tells cat, dog apart and this training cat, horse" in capsys.readouterr().err
 
 
 def test_a_teacher_of_other_classes_is_refused(split, tmp_path):

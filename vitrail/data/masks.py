@@ -190,9 +190,7 @@ def _of_colours(values: np.ndarray, meaning: Meaning) -> np.ndarray:
         out[packed == (r << 16 | g << 8 | b)] = label
     if out.min() < 0:
         r, g, b = values[out < 0][0].tolist()
-        raise BrokenMask(
-            "mask colour", f"holds the colour ({r}, {g}, {b}), which none of the classes has"
-        )
+        raise BrokenMask("mask colour", f"holds the colour ({r}, {g}, {b}) of none of the classes")
     return out.astype(np.uint8)
 
 

@@ -9,12 +9,11 @@ goes on.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from rich.console import Console
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, RunError
+from vitrail.jobs.adapt_wanted import Wanted
 from vitrail.models import create, identify
 from vitrail.recipes.base import weights_of
 from vitrail.recipes.defaults import batch_size
@@ -49,42 +49,6 @@ RESULT = "adapt.json"
 RESERVE = 0.2
 # Steps that tell the pace of a way, at most.
 PROBE = 32
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The arguments, kept in the folder for `resume`.
-
-    `params` is the most that may be trained, a number, or a share of the backbone below 1; `only`
-    names some of the ways; `time_s` is for everything.
-    """
-
-    base: str
-    data: str
-    params: float | None = None
-    time_s: float | None = None
-    epochs: int = 10
-    only: tuple[str, ...] = ()
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 1
-    group_by: str | None = None
-
-    def __post_init__(self) -> None:
-        chosen(self.only)
-        if self.epochs < 1:
-            raise ConfigError(f"epochs is {self.epochs}: give 1 or more")
-        if self.params is not None and self.params <= 0:
-            raise ConfigError(f"params is {self.params:g}: give a number above 0, or a share of 1")
-
-    @property
-    def command(self) -> str:
-        """Return the command that asks for this."""
-        words = ["vitrail adapt", shlex.quote(self.base), shlex.quote(self.data)]
-        words += [f"--params {self.params:g}"] if self.params is not None else []
-        words += [f"--time {self.time_s:g}s"] if self.time_s is not None else []
-        words += [f"--only {','.join(self.only)}"] if self.only else []
-        return " ".join([*words, f"--epochs {self.epochs} --seed {self.seed}"])
 
 
 def adapt(wanted: Wanted, *, out: Path | None = None, console: Console | None = None) -> Run:
@@ -196,8 +160,8 @@ class _Adapting:
                 *(self._tested(n, one, state, won=n == winner) for n, one in done.items()),
                 *self.left_out,
             ]
+            run.write_json(run.path / RESULT, [asdict(one) for one in ways])
             finished = self._finish(done[winner], ways, run, state)
-        run.write_text(run.path / RESULT, json.dumps([asdict(w) for w in ways], indent=1) + "\n")
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         finished.say(self.view.console)
         return Run(run.path)

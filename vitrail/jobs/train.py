@@ -15,6 +15,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
+from vitrail.objectives import Distillation
 from vitrail.recipes.recipe import Recipe, amend, from_json, read
 from vitrail.run.budget import Budget
 from vitrail.run.dialling import dialled
@@ -75,6 +76,8 @@ def train_recipe(
     recipe, told = completed(wish, images.workshop)
     if told:
         view.say(told)
+    if isinstance(recipe.objective, Distillation):  # a teacher that does not fit leaves no folder
+        images.workshop.builder.learner(recipe)
     command = wish.command(folder)
     with RunFolder.create(folder) as run:
         state = State.new(

@@ -20,6 +20,7 @@ from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | SummedDistillation | Uvc
-    | Adversarial | Trades | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
+    | Distillation | SummedDistillation | Uvc | Adversarial | Trades
+    | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

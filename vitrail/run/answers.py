@@ -25,14 +25,34 @@ from vitrail.data.cache import Pixels, kept
 from vitrail.data.decode import DECODER
 from vitrail.layers.residual import DropPath
 from vitrail.models import Backbone
+from vitrail.objectives import Distillation
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.teachers import Teacher
 from vitrail.tasks.task import Normal
+from vitrail.training.learner import Learner
 from vitrail.training.objective import Taught
 from vitrail.units import counted
 
 # Answers are held in memory: more than this is computed in every step.
 MOST_BYTES = 2 << 30
+
+
+def known(
+    learner: Learner,
+    recipe: Recipe,
+    images: Pixels,
+    device: torch.device,
+    say: Callable[[str], None] = lambda text: None,
+) -> np.ndarray | None:
+    """Let teachers look up what can be known of `images`; return the features that a head needs.
+
+    These are None where more than a head is trained, or a teacher has to see the images. `say`
+    hears when something is computed. Raises DataError where the cache cannot be written.
+    """
+    remember(learner.objective, recipe, images, device, say)
+    if isinstance(recipe.objective, Distillation):
+        return None
+    return features(learner.train().model, recipe, images, device, say)
 
 
 def remember(

@@ -37,7 +37,7 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.patch is not None and self.patch < 1) or not 0 < self.keep <= 1:
             raise ConfigError(
-                f"a dial cannot stand at a patch of {self.patch} pixels with {self.keep} of them kept"
+                f"a dial cannot stand at patches of {self.patch} pixels, {self.keep} of them kept"
             )
 
     @property

@@ -17,11 +17,10 @@ from vitrail.data.cache import Pixels, pixels, statistics
 from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
 from vitrail.models import identify
-from vitrail.objectives import Distillation
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.run.answers import features, remember
+from vitrail.run.answers import known
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
@@ -130,9 +129,9 @@ class Workshop:
         share = _Share(recipe, images, folder, until)
         learner = learner or self.builder.learner(recipe)
         fabric = self._opened(recipe)
-        # Before there are several processes, which then find what is made here.
-        remember(learner.objective, recipe, images, fabric.device, self._say)
         if together and self.devices > 1:
+            # Once, before there are several processes, which then find it.
+            known(learner, recipe, images, fabric.device, self._say)
             several = open_together(self._device, self.devices, recipe.steps.precision)
             several.launch(partial(_train_share, share=share, context=self.builder.context))
         return share.train(learner, fabric, on_step, self._say)
@@ -227,9 +226,7 @@ class _Share:
         recipe, steps = self.recipe, self.recipe.steps
         order = Order(steps.batch // steps.accumulate, recipe.seed, recipe.augment)
         batches = recipe.task.training(self.images, normal(recipe), order)
-        if not isinstance(recipe.objective, Distillation):  # a teacher wants to see the images
-            model = learner.train().model
-            batches.features = features(model, recipe, self.images, fabric.device, say)
+        batches.features = known(learner, recipe, self.images, fabric.device, say)
         plan = Plan(
             recipe.optimizer,
             recipe.schedule,
@@ -252,5 +249,4 @@ class _Share:
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
     learner = Builder(context, open_teacher).learner(share.recipe)
-    remember(learner.objective, share.recipe, share.images, fabric.device)
     share.train(learner, fabric)

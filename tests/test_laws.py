@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from support.pictures import photo, write_classes
+from test_cli import refused
 
 from vitrail.errors import ConfigError
+from vitrail.study import scaling
 from vitrail.study.laws import Saturating, Shape, fit_saturating, fit_shape, frontier, scaled
+from vitrail.study.scaling import Point, laws, predicted, star, summary
 
 
 def noisy(values, share, seed=0):
@@ -63,3 +70,56 @@ def test_a_shape_grows_by_powers():
 def test_points_that_tell_nothing(call, said):
     with pytest.raises(ConfigError, match=said):
         call()
+
+
+# ---- the sweep -------------------------------------------------------------------------
+
+
+def test_a_star_varies_one_size_at_a_time():
+    shapes = star([32, 64, 96, 128])
+    assert len(shapes) == 10 and len({str(shape) for shape in shapes}) == 10
+    centre = shapes[0]
+    assert centre == {"dim": 128, "depth": 6, "hidden": 512}
+    for shape in shapes[1:]:
+        assert sum(shape[name] != centre[name] for name in centre) == 1
+
+
+def test_points_of_a_star_give_its_laws(tmp_path):
+    """Errors drawn from one form for each size are told by the sweep's own fits."""
+    points = []
+    for shape in star([32, 64, 96, 128]):
+        for spent in (1e9, 3e9, 1e10, 3e10):
+            size = np.prod([shape[n] / m for n, m in (("dim", 128), ("depth", 6), ("hidden", 512))])
+            error = 0.05 + 0.1 * size**-0.4 + (0.1 * size**0.5 + 0.2) * (spent / 1e9) ** -0.5
+            points.append(Point(shape, spent * size, float(error), 1000))
+    found = laws(points, tmp_path, draws=4)
+    assert found.law is not None and set(found.shapes) == {"dim", "depth", "hidden"}
+    assert all(0 < shape.growth < 2 for shape in found.shapes.values())
+    asked = predicted(found, 128)
+    assert asked is not None and asked["error"] < min(p.error for p in points)
+    assert "grows with compute to the power" in summary(found)
+    assert predicted(laws(points[:4], tmp_path, draws=4), 128) is None
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+    folder = write_classes(
+        tmp_path / "photos", {"cat": 12, "dog": 12}, lambda seed: photo(seed, 16, 16)
+    )
+    monkeypatch.setattr(scaling, "DURATIONS", (0.5, 1.0))
+    shapes = [{"dim": 16, "depth": 1, "hidden": 32}, {"dim": 32, "depth": 1, "hidden": 32}]
+    monkeypatch.setattr(scaling, "star", lambda widths: shapes[:1])
+    one = scaling.scale(folder, sizes=(16, 32, 48), time="1s", out=tmp_path / "sweep", device="cpu")
+    assert len(one.points) == 2 and one.points[0].compute < one.points[1].compute
+    assert one.law is None and "too few for a law" in (one.folder / "report.html").read_text()
+    monkeypatch.setattr(scaling, "star", lambda widths: shapes)
+    two = scaling.scale(folder, sizes=(16, 32, 48), time="1s", out=tmp_path / "sweep", device="cpu")
+    assert two.points[:2] == one.points and len(two.points) == 4
+    assert len(json.loads((two.folder / "result.json").read_text())["points"]) == 4
+    assert not list((two.folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("sizes", ["32,64", "32,32,64", "20,32,64", "8,16,32"])
+def test_sizes_that_tell_no_law(capsys, sizes):
+    assert "do not tell a law" in refused(capsys, "scale", "photos", "--sizes", sizes)

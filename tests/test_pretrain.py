@@ -132,6 +132,16 @@ def test_pictures_without_classes(classes, tmp_path, capsys):
     assert "No classes are known" in (found / "report.html").read_text()
 
 
+def test_the_time_decides_over_the_steps(classes):
+    """Without steps.total a few steps are timed, and what is asked for is never less than a look."""
+    settings = [*TINY[:-1], "objective.corruption.most=0.4", "objective.hidden=8"]
+    found = pretrain(classes, method="sit", settings=settings, time="1s", out="timed", device="cpu")
+    recipe = read(found / "recipe.json")
+    assert recipe.steps.total >= 20 and recipe.objective.corruption.most == 0.4
+    looks = json.loads((found / "result.json").read_text())["looks"]
+    assert len(looks) == 11 and looks[-1]["step"] == recipe.steps.total
+
+
 def test_labels_may_be_left_alone(classes):
     assert open_pictures(classes).classes == ("cat", "dog")
     bare = open_pictures(classes, labels=False)

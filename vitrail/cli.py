@@ -31,6 +31,7 @@ from vitrail.commands.predict import predict
 from vitrail.commands.pretrain import pretrain
 from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
+from vitrail.commands.scale import scale
 from vitrail.commands.search import search
 from vitrail.commands.study import study
 from vitrail.commands.train import train
@@ -75,6 +76,7 @@ app.command("pretrain")(pretrain)
 app.command("probe")(probe)
 app.command("recipes")(recipes)
 app.command("study")(study)
+app.command("scale")(scale)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)

@@ -151,10 +151,11 @@ def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) ->
     """Some pictures, evenly over the part, with those whose features are most similar."""
     rows = np.unique(np.linspace(0, len(images) - 1, min(ASKED, len(images))).astype(int))
     x, found = unit(features), []
-    for row in rows.tolist():
+    for row in map(int, rows):
         similar = x @ x[row]
         similar[row] = -np.inf
-        near = np.argsort(-similar, kind="stable")[: min(SHOWN, len(images) - 1)].tolist()
+        closest = np.argsort(-similar, kind="stable")[: min(SHOWN, len(images) - 1)]
+        near = [int(other) for other in closest]
         pictures = [png(one) for one in images.take(np.array([row, *near]))]
         named = [classes[images.labels[r]] for r in (row, *near)] if classes else []
         keys = [images.keys[r] for r in (row, *near)]

@@ -133,7 +133,7 @@ def test_pictures_without_classes(classes, tmp_path, capsys):
 
 
 def test_the_time_decides_over_the_steps(classes):
-    """Without steps.total a few steps are timed, and what is asked for is never less than a look."""
+    """Without steps.total a few steps are timed, and at least one look is asked for."""
     settings = [*TINY[:-1], "objective.corruption.most=0.4", "objective.hidden=8"]
     found = pretrain(classes, method="sit", settings=settings, time="1s", out="timed", device="cpu")
     recipe = read(found / "recipe.json")

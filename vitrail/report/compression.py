@@ -17,8 +17,8 @@ LABELS = {"dim": "embedding", "inner": "attention", "hidden": "MLP"}
 
 @dataclass(frozen=True)
 class Worth:
-    """What a model is worth and what it costs: `accuracy` on the test images with its interval,
-    the median `latency_s` as exported, the `size_bytes` of the file."""
+    """Figures of a model: `accuracy` on the test images with its interval, the median `latency_s`
+    as exported, the `size_bytes` of the file."""
 
     accuracy: float
     low: float

@@ -64,7 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a sweep found: points, laws as far as they could be fitted, and the run folder."""
+    """The findings of a sweep: points, laws as far as they could be fitted, and the run folder."""
 
     points: tuple[Point, ...]
     law: Saturating | None

@@ -37,7 +37,8 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.patch is not None and self.patch < 1) or not 0 < self.keep <= 1:
             raise ConfigError(
-                f"a patch of {self.patch} pixels with {self.keep} of them kept is no setting"
+                f"a setting has patches of {self.patch} pixels, {self.keep} of them kept: give 1 "
+                "pixel or more, and a share in (0, 1]"
             )
 
     @property
@@ -72,9 +73,11 @@ class Point:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.score <= self.high <= 1:
-            raise ConfigError(f"{self.score} in [{self.low}, {self.high}] is no score")
+            raise ConfigError(
+                f"score {self.score} is not in [{self.low}, {self.high}], or not a share"
+            )
         if not 0 < self.p50_s <= self.p90_s < math.inf:
-            raise ConfigError(f"{self.p50_s} and {self.p90_s} are no times of one file")
+            raise ConfigError(f"{self.p50_s} and {self.p90_s} are not times of one file")
 
     @property
     def name(self) -> str:

@@ -115,9 +115,8 @@ def table(found: Mapping[str, Mapping[str, float]], seeds: int) -> Table:
     for arm, how in rows:
         name, _, patch = how.rpartition(" ")
         mine, base = of(arm, how), of("fixed", f"PI {patch}")
-        told = "" if mine is base or (arm, name) == ("fixed", "PI") else gap(
-            {"base": base, "this": mine}, "base"
-        )  # fmt: skip
+        same = (arm, name) == ("fixed", "PI")
+        told = "" if same else gap({"base": base, "this": mine}, "base")
         shown.add_row(arm, patch, name, f"{100 * sum(mine) / seeds:.1f} %", told)
     return shown
 

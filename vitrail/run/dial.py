@@ -37,7 +37,8 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.patch is not None and self.patch < 1) or not 0 < self.keep <= 1:
             raise ConfigError(
-                f"a dial cannot stand at patches of {self.patch} pixels, {self.keep} of them kept"
+                f"a setting has patches of {self.patch} pixels, {self.keep} of them kept: give 1 "
+                "pixel or more, and a share in (0, 1]"
             )
 
     @property
@@ -73,10 +74,10 @@ class Point:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.score <= self.high <= 1:
             raise ConfigError(
-                f"{self.score} cannot be a score with the interval [{self.low}, {self.high}]"
+                f"score {self.score} is not in [{self.low}, {self.high}], or not a share"
             )
         if not 0 < self.p50_s <= self.p90_s < math.inf:
-            raise ConfigError(f"{self.p50_s} and {self.p90_s} cannot be times of one file")
+            raise ConfigError(f"{self.p50_s} and {self.p90_s} are not times of one file")
 
     @property
     def name(self) -> str:

@@ -108,7 +108,7 @@ class Batches:
         indices, rows = self.drawn(epoch, number, rank=rank, world=world)
         n, mine = len(indices), indices[rows]
         if self.features is not None:
-            return self._embedded(mine, n, rows, _generator(self.seed, epoch, number + 1))
+            return self._embedded(mine, n, rows, generator(self.seed, epoch, number + 1))
         labels = self._labels
         augment = self.augment
         views: np.ndarray | None = np.zeros(len(mine), np.int64)

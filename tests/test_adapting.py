@@ -11,7 +11,17 @@ from test_vpt import vit
 
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
-from vitrail.methods import VPT, Adapter, BiasTuning, Freeze, LoRA, NormTuning
+from vitrail.methods import (
+    VPT,
+    Adapter,
+    BiasTuning,
+    Freeze,
+    LoRA,
+    MlpHead,
+    NormTuning,
+    PlacedPrompts,
+    SideTune,
+)
 from vitrail.methods.adapter import Bottleneck
 from vitrail.methods.lora import LowRank
 from vitrail.models import create, small_configs
@@ -33,6 +43,9 @@ METHODS: dict[str, Any] = {
     "norm": NormTuning(),
     "probe": Freeze(),
     "partial": Freeze(1),
+    "placed": PlacedPrompts("channels"),
+    "mlp_head": MlpHead(1),
+    "side_tune": SideTune(4),
 }
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from support.pictures import write_classes
 from test_teachers import CLASSES, recipe_of, run_of
 
+from vitrail.cli import main
 from vitrail.data.augment import Augment
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.policies import AutoAugment
 from vitrail.data.split import divide
-from vitrail.errors import ConfigError
-from vitrail.objectives import Distillation
+from vitrail.errors import ConfigError, VitrailError
+from vitrail.jobs.fit import fit
+from vitrail.methods import Freeze
+from vitrail.models.trunk.backbone import Isotropic
+from vitrail.objectives import CrossEntropy, Distillation
 from vitrail.run.teachers import Teacher
 from vitrail.run.workshop import Workshop
 
@@ -111,7 +118,95 @@ def test_a_short_training_is_not_worth_asking_about_every_image(split, tmp_path,
     assert sum(asked) == 2 * 8 and not cache.exists()
 
 
+def test_a_teacher_of_other_classes_leaves_no_run_behind(tmp_path, capsys):
+    photos = write_classes(tmp_path / "photos", dict.fromkeys(("cat", "horse"), 8))
+    run_of(tmp_path / "teacher")
+    settings = {
+        "model": "cct_2_3x2_32", "model.image": "16,16", "data": photos,
+        "objective": "distillation", "objective.teacher": tmp_path / "teacher",
+    }  # fmt: skip
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *words, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2 and not (tmp_path / "run").exists()
+    assert "tells cat, dog apart and this training cat, horse" in capsys.readouterr().err
+
+
 def test_a_teacher_of_other_classes_is_refused(split, tmp_path):
     run_of(tmp_path / "run", classes=("cat", "horse"))
     with pytest.raises(ConfigError, match="run tells cat, horse apart and this training cat, dog"):
         trained(split, tmp_path / "run", tmp_path / "student", STILL)
+
+
+# ---- features of a linear probe ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("augment", "views"), [(STILL, 1), (MIRRORED, 2)])
+def test_a_probe_on_features_that_are_kept_is_that_on_the_images(
+    split, tmp_path, cache, monkeypatch, augment, views
+):
+    seen, embedding = [], Isotropic.embedding
+
+    def counting(self, image):
+        seen.append(len(image))
+        return embedding(self, image)
+
+    def probe(folder):
+        workshop = Workshop(split, device="cpu")
+        recipe = replace(recipe_of(workshop, CrossEntropy()), methods=(Freeze(),), augment=augment)
+        recipe = replace(recipe, steps=replace(recipe.steps, total=12, batch=8))
+        seen.clear()
+        return workshop.train(recipe, folder, 12)
+
+    monkeypatch.setattr(Isotropic, "embedding", counting)
+    kept = probe(tmp_path / "kept")
+    assert sum(seen) == views * len(split.train)
+    [file] = cache.iterdir()
+    again = probe(tmp_path / "again").model.state_dict()
+    assert not seen
+    assert all(torch.equal(value, again[name]) for name, value in kept.model.state_dict().items())
+    monkeypatch.setenv("VITRAIL_CACHE_LIMIT", "10B")
+    file.unlink()
+    computed = probe(tmp_path / "each")
+    assert sum(seen) == 12 * 8
+    for one, other in ((kept.model, computed.model), (kept.ema_model, computed.ema_model)):
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+# ---- a teacher in a fit ----------------------------------------------------------------
+
+
+def test_a_fit_says_who_taught(tmp_path):
+    photos = write_classes(tmp_path / "photos", dict.fromkeys(CLASSES, 24))
+    run_of(tmp_path / "teacher")
+    (tmp_path / "teacher" / "result.json").write_text(
+        '{"model": {"name": "cct", "title": "CCT of two"}, "test": {"accuracy": 0.912}}'
+    )
+    said = Console(file=StringIO(), width=200)
+    made = fit(
+        photos, teacher=tmp_path / "teacher", params="400k", time="6s", threads=1,
+        settings=["augment.shift=0", "augment.flip=0"], out=tmp_path / "run", console=said,
+    )  # fmt: skip
+    recipe = json.loads((made / "recipe.json").read_text())
+    assert recipe["objective"]["teacher"] == str(tmp_path / "teacher")
+    who = f"{tmp_path / 'teacher'} (CCT of two, 91.2 % on its own test images)"
+    assert made.result["model"]["taught_by"] == who
+    assert f"all candidates are taught by {who}" in said.file.getvalue()
+    assert "taught by | " in (made / "README.md").read_text()
+    assert "what its teacher says" in (made / "report.html").read_text()
+    assert '"teacher"' in (made / "metrics.jsonl").read_text()
+
+
+def test_a_teacher_that_cannot_teach_costs_no_time(tmp_path):
+    photos = write_classes(tmp_path / "photos", dict.fromkeys(("cat", "horse"), 8))
+    run_of(tmp_path / "teacher")
+    for words, settings, said in [
+        ({"teacher": tmp_path / "teacher"}, (), "tells cat, dog apart and this training cat, hor"),
+        ({"teacher": tmp_path / "nowhere"}, (), "nowhere does not exist"),
+        ({"teacher": "a"}, ("objective.teacher=b",), "say twice what is learned"),
+        ({"teacher": " "}, (), "--teacher is empty"),
+    ]:
+        with pytest.raises(VitrailError, match=said):
+            fit(photos, settings=settings, out=tmp_path / "run", time="6s", **words)
+        assert not (tmp_path / "run").exists()

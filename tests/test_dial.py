@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,22 +17,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import refused
 from test_export import images
-from test_fit import photos, quick  # noqa: F401
 from torch import nn
 
 import vitrail
 from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import BudgetError, ConfigError, RunError
+from vitrail.jobs.arguments import Arguments, ask
+from vitrail.jobs.fit import _taking
 from vitrail.jobs.predict import Predictor, answering
 from vitrail.methods import PSS, Flexivit, PatchDropout
 from vitrail.methods.flexivit import stems
-from vitrail.models import config_json
+from vitrail.models import config_json, small_configs
 from vitrail.run import dial as dials
-from vitrail.run.dial import Dial, Point, Setting, Turn, turn
+from vitrail.run.budget import Budget
+from vitrail.run.dial import Dial, Point, Setting
 from vitrail.run.dial_files import export_dial, export_setting
 from vitrail.run.dialling import at, quickest, settings, turned
+from vitrail.run.facts import dial_chapter
 from vitrail.run.folder import RunFolder
+from vitrail.run.turn import Turn, turn
+from vitrail.search import shortlist as shortlisting
+from vitrail.search.candidate import candidate
+from vitrail.search.shortlist import Terms
+from vitrail.search.suited import burden, refusal
 
 LABELS = Labels(("cat", "dog", "cow"), (28, 28), 1, (0.3,), (0.4,), 2.5)
 METHODS = (Flexivit(test_patch=4), PSS())
@@ -324,3 +333,79 @@ def test_the_command_line_refuses_in_one_sentence(run, capsys):
 def test_a_damaged_dial_says_so(run, capsys):
     (run.path / "dial.json").write_text("{")
     assert "dial.json" in refused(capsys, "predict", str(run.path), "x.png", "--dial", "0.4")
+
+
+# ---- what is told ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "chosen", "said"),
+    [
+        (None, "patch2", "patch2</strong> was chosen, the best of 4 settings on the validation"),
+        (4e-3, "patch4", "patch4</strong> was chosen, the best of 4 settings that keeps 4 ms"),
+        (5e-4, "patch7", "patch7</strong> was chosen, the fastest of 4 settings, as none keeps"),
+    ],
+)
+def test_the_page_says_which_setting_was_chosen_and_why(limit_s, chosen, said):
+    chapter = dial_chapter(replace(DIAL, chosen=chosen), limit_s)
+    choice, figure, table, _ = chapter.parts
+    assert said in choice.text
+    assert "90 validation images" in figure.caption and figure.drawn != figure.narrow
+    assert figure.drawn.startswith("<svg") and ("budget" in figure.drawn) == (limit_s is not None)
+    assert [row[1] for row in table.rows] == [
+        "patch7", "patch4", "patch4\u2011keep60", "patch2",
+    ]  # fmt: skip
+    assert [row[1] for row in table.rows if row[-1] == "chosen"] == [chosen]
+    assert [row[-1] for row in table.rows].count("beaten") == 1
+    assert dial_chapter(None, limit_s) is None
+
+
+# ---- a race of flexible models ---------------------------------------------------------
+
+
+def terms(**changes):
+    given = {"image_size": (28, 28), "channels": 1, "classes": 3, "images": 500}
+    given |= {"budget": Budget(), "seconds": 20.0, "size": 4, "batch": 16}
+    return Terms(**{**given, "methods": (Flexivit(),), **changes})
+
+
+def test_only_models_that_take_the_methods_are_listed(monkeypatch):
+    monkeypatch.setattr(shortlisting, "by_prior", lambda known: ["airbench", "vit", "levit"])
+    listed = list(islice(shortlisting._space(terms(), most=3), 2))
+    assert {one.family for one, _ in listed} == {"vit"}
+    assert all(refusal(one.config, (Flexivit(),)) is None for one, _ in listed)
+    free = list(islice(shortlisting._space(terms(methods=()), most=3), 3))
+    assert {one.family for one, _ in free} == {"airbench", "vit", "levit"}
+    monkeypatch.setattr(shortlisting, "_space", lambda terms, most: iter(()))
+    with pytest.raises(BudgetError, match="images of 28x28 takes the methods flexivit"):
+        shortlisting.count_models(terms(), [], lambda text: None)
+
+
+def test_a_step_costs_what_its_sizes_cost_on_average():
+    config = network().config
+    assert burden(config, ()) == burden(config, (PSS(),)) == 1.0
+    alone = [burden(config, (Flexivit((patch, 4)),)) for patch in (2, 7)]
+    assert alone[0] > 2 and 0.5 < alone[1] < 1  # 196 and 16 tokens beside 49
+    assert burden(config, (Flexivit((4,)),)) == 1.0
+
+
+def test_a_flexible_fit_asks_for_the_method_and_remembers_it():
+    asked = ask("photos", {"flexible": True}, ["methods=pss"], None)
+    assert asked.wish.methods == (Flexivit(), PSS())
+    assert asked.command == "vitrail fit photos --flexible --set methods=pss"
+    own = ask("photos", {"flexible": True}, ["methods=flexivit", "methods.0.patches=2,4"], None)
+    assert own.wish.methods == (Flexivit((2, 4)),)
+    assert ask("photos", {}, [], None).wish.methods == ()
+    with pytest.raises(ConfigError, match="--engine openvino does not go with --flexible"):
+        Arguments("photos", engine="openvino", flexible=True)
+
+
+def test_pretrained_models_that_do_not_fit_are_left_out_with_a_sentence():
+    said, view = [], SimpleNamespace(phase=lambda text: said.append(text))
+    configs = {
+        name: small_configs(name, image=(28, 28), channels=1, classes=3)[0]
+        for name in ("vit", "airbench")
+    }
+    extra = [candidate(config, params=1, macs=1) for config in configs.values()]
+    assert [one.family for one in _taking(extra, (Flexivit(),), view)] == ["vit"]
+    assert len(said) == 1 and "flexivit needs a model of images whose first map" in said[0]

@@ -19,7 +19,7 @@ import vitrail
 ROOT = Path(__file__).parent.parent
 PROMISED = [
     "catalog", "compare", "create", "evaluate", "explain", "export", "fit", "identify", "load",
-    "predict", "search", "train",
+    "predict", "train",
 ]  # fmt: skip
 READ_A_RUN = {"evaluate", "explain", "export", "predict"}
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -19,7 +22,8 @@ from vitrail.measure.latency import (
     remembered,
     threads_set,
 )
-from vitrail.measure.machine import machine
+from vitrail.measure.machine import crowding, machine
+from vitrail.run.reserve import reserve
 
 
 class Attention(nn.Module):
@@ -107,3 +111,30 @@ def test_the_machine_is_described_without_its_name():
     assert found["cores"] >= 1
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert socket.gethostname() not in json.dumps(found)
+
+
+def test_a_crowded_core_is_noticed():
+    """Beside two programs on one core everything takes about three times as long."""
+    own = os.sched_getaffinity(0)
+    core = min(own)
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    try:
+        for other in others:
+            other.stdout.readline()
+        os.sched_setaffinity(0, {core})
+        assert crowding() > 2
+    finally:
+        os.sched_setaffinity(0, own)
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def test_what_follows_a_training_gets_more_time_on_a_crowded_machine(monkeypatch):
+    for crowd, wanted in ((1.0, 30), (2.0, 60), (9.0, 120)):
+        monkeypatch.setattr("vitrail.run.reserve.crowding", lambda crowd=crowd: crowd)
+        assert reserve(3600.0) == wanted
+    assert reserve(20.0) == 10

@@ -18,8 +18,11 @@ from vitrail.objectives.context import Context
 from vitrail.objectives.distillation import DistillationLoss
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropyLoss
 from vitrail.recipes.recipe import Data, Recipe, amend
+from vitrail.training.learner import Learner
+from vitrail.training.loop import Place, Plan, Steps, train
 from vitrail.training.objective import Step, Taught
-from vitrail.training.steps import Steps
+from vitrail.training.optimizer import AdamW
+from vitrail.training.schedule import Schedule
 
 NOW = Step(0, 10, 0.0)
 
@@ -134,6 +137,22 @@ def test_a_network_learns_from_its_own_average():
     assert named == Distillation(average=0.99)
     with pytest.raises(ConfigError, match=r"teacher RUN and average 0\.99 are both given"):
         Distillation("RUN", average=0.99)
+
+
+def test_learning_from_its_average_stops_and_goes_on_with_the_same_bits(tmp_path):
+    value = Distillation(outputs="soft", average=0.9)
+
+    def trained(folder, **place):
+        model = toy.net()
+        plan = Plan(AdamW(lr=3e-3), Schedule(2), Steps(8, 16, ema=None))
+        data = toy.batches(16, augment=toy.AUGMENT)
+        place = Place(folder, device="cpu", resume=True, **place)
+        return train(Learner(model, value.build(model, Context())), data, plan, place)
+
+    whole = trained(tmp_path / "whole").model.state_dict()
+    trained(tmp_path / "parts", until=3)
+    parts = trained(tmp_path / "parts").model.state_dict()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
 @pytest.mark.parametrize(

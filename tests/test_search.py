@@ -6,17 +6,22 @@ import json
 import random
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from rich.console import Console
+from support import toy
 from support.pictures import grey, write_classes
 
 import vitrail
 from vitrail.config import to_json
+from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, RunError
-from vitrail.jobs import hunting
+from vitrail.jobs import stages
+from vitrail.jobs.arguments import ask
+from vitrail.jobs.search import search
 from vitrail.jobs.searched import want
 from vitrail.models import config_json
 from vitrail.report.search import SearchedPoint, SearchFacts, beside_chance
@@ -24,8 +29,10 @@ from vitrail.run.budget import Budget
 from vitrail.run.subject import counted
 from vitrail.search.costs import SAMPLES, WINDOW, Cost, Meter, check_within, fitted, share_within
 from vitrail.search.found import FoundFile, Searched, genes_of
+from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
-from vitrail.search.judging import correlation, sampled
+from vitrail.search.judging import Inherited, correlation, sampled
+from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
 from vitrail.search.strategies import Evolve, Found, Ground, Random
@@ -33,29 +40,31 @@ from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues,
 from vitrail.training.interrupt import Interrupted
 
 IMAGES = Images((28, 28), 1, 10)
+LEVELS: dict[str, Any] = {name: space_of(name, IMAGES) for name in SPACES}
+LEVELS["glit details"] = LEVELS["glit"].deeper((0, 1, 2, 3, 0, 3))
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", LEVELS)
 def test_counts_are_exact(name):
-    space, rng = space_of(name, IMAGES), random.Random(0)
-    for genes in (*space.ends, *(drawn(space, rng) for _ in range(6))):
+    space, rng = LEVELS[name], random.Random(0)
+    for genes in (*space.ends, *(drawn(space, rng) for _ in range(3))):
         config = space.config(genes)
         assert space.count(config) == counted(config)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", LEVELS)
 def test_ends_are_the_ends(name):
-    space, rng = space_of(name, IMAGES), random.Random(1)
+    space, rng = LEVELS[name], random.Random(1)
     small, large = (space.count(space.config(genes)) for genes in space.ends)
     for _ in range(200):
         one = space.count(space.config(drawn(space, rng)))
         assert small.macs <= one.macs <= large.macs and small.params <= one.params <= large.params
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", LEVELS)
 def test_genes_have_one_form(name):
     """Whatever is drawn, mutated and crossed stays as it is, and means one network."""
-    space, rng, found = space_of(name, IMAGES), random.Random(2), {}
+    space, rng, found = LEVELS[name], random.Random(2), {}
     genes = drawn(space, rng)
     for _ in range(50):
         genes = crossed(space, mutated(space, genes, 0.2, rng), drawn(space, rng), rng)
@@ -64,11 +73,11 @@ def test_genes_have_one_form(name):
     assert len({*found.values()}) == len(found)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", LEVELS)
 def test_a_candidate_is_the_shared_network(name):
     """Extracted, a subnet computes what the shared network computes of it, by every rule."""
     torch.manual_seed(0)
-    space, rng = space_of(name, IMAGES), random.Random(3)
+    space, rng = LEVELS[name], random.Random(3)
     shared = space.supernet().double().eval()
     for parameter in shared.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -150,11 +159,11 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     def even(genes):
         return genes[1] % 2 == 0
 
-    ground, strategy = Ground(space, even, seed=3), Evolve(6, 3, 2, 2, generations=4)
+    ground, strategy = Ground(space, even, seed=3), Evolve(4, 2, 1, 2, generations=3)
     whole = Hunt(tmp_path / "whole.sqlite", "search").run(strategy, ground, judge, enough=never)
-    assert len(whole) == 24 == len({one.genes for one in whole})
+    assert len(whole) == 12 == len({one.genes for one in whole})
     assert all(even(one.genes) for one in whole)
-    for stops in (1, 9, 17):
+    for stops in (1, 6, 8):
         hunt = Hunt(tmp_path / "stopped.sqlite", "search")
         hunt.run(strategy, ground, judge, enough=lambda found, n=stops: len(found) >= n)
         assert len(hunt.found()) == stops
@@ -163,23 +172,35 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     ) == whole  # fmt: skip
 
 
-def test_evolution_climbs_and_chance_does_not(tmp_path):
+def test_evolution_climbs_and_chance_does_not():
     space = space_of("autoformer", IMAGES)
     ground = Ground(space, lambda genes: True, seed=0)
     evolved, random_ones = (
-        Hunt(tmp_path / "study.sqlite", name).run(strategy, ground, judge, enough=never)
-        for name, strategy in (("search", Evolve(20, 5, 8, 8, 8)), ("random", Random(160)))
+        _in_memory(strategy, ground)
+        for strategy in (Evolve(20, 5, 8, 8, 8), Random(160, portion=160))
     )
     assert len(evolved) == len(random_ones) == 160
     assert max(one.score for one in evolved) > 1.5 * max(one.score for one in random_ones)
 
 
+def _in_memory(strategy, ground):
+    """What a strategy gives, without a study."""
+    found, generation = [], 0
+    while proposed := strategy.propose(ground, found, generation):
+        found += [judge(genes) for genes in proposed]
+        generation += 1
+    return found
+
+
 def test_a_small_space_ends():
     """Where nothing new is left, a generation is shorter and the search is over."""
-    space = space_of("autoformer", IMAGES)
-    ground = Ground(space, lambda genes: genes[1] == 0 and not any(genes[3:]))
+    wide: Any = space_of("autoformer", IMAGES)
+    space = replace(wide, depths=(2,), heads=(1,), ratios=(1.0, 2.0))
+    ground = Ground(space, lambda genes: genes[0] > 0)
     found = Random(500, portion=500).propose(ground, [], 0)
-    assert {genes[:3] for genes in found} == {(w, 0, h) for w in range(3) for h in range(3)}
+    assert set(found) == {
+        (width, 0, 0, one, 0, other) for width in (1, 2) for one in (0, 1) for other in (0, 1)
+    }
     assert Random(10).propose(ground, [judge(genes) for genes in found], 0) == []
 
 
@@ -222,11 +243,11 @@ def test_budgets_outside_the_space_say_its_range():
 
 
 def test_the_identity_is_fitted_to_the_window():
-    space, budget = space_of("vitas", IMAGES), Budget(macs=12_000_000)
+    space, budget = space_of("vitas", IMAGES), Budget(macs=6_000_000)
     near: Any = fitted(space, budget, 0)
     rng = random.Random(0)
     sizes = [near.count(near.config(drawn(near, rng))).macs for _ in range(SAMPLES)]
-    assert WINDOW * 12e6 <= sum(sizes) / SAMPLES <= 12e6
+    assert WINDOW * 6e6 <= sum(sizes) / SAMPLES <= 6e6
     assert near.identity > 0.5 and near == replace(cast(Any, space), identity=near.identity)
     assert share_within(near, budget, 0) > share_within(space, budget, 0)
     assert fitted(space, Budget(), 0) is space
@@ -245,6 +266,50 @@ def test_a_meter_knows_each_candidate_once(monkeypatch):
     assert meter.allows(small) and meter.allows(small) and not meter.allows(large)
     assert asked == [space.count(space.config(small)).macs]  # the large one is over in counts
     assert meter.cost(small).latency_s == 5e-4 and meter.cost(large).latency_s is None
+
+
+def test_a_meter_learns_how_long_the_engine_takes(monkeypatch):
+    """The median over three candidates; a latency that the cheapest misses says what it takes."""
+    space, ratios = space_of("vitas", IMAGES), iter((0.5, 0.2, 0.3))
+    timed = type("Timed", (), {"quickest_s": 4e-3})()
+    monkeypatch.setattr("vitrail.search.costs.folded_latency", lambda one, budget: timed)
+
+    def exported(some, budget, *, seconds, apart):
+        return [replace(one, latency_s=4e-3 * next(ratios)) for one in some]
+
+    monkeypatch.setattr("vitrail.search.costs.as_exported", exported)
+    meter = Meter(space, Budget(latency_s=3e-3)).calibrated(Apart(), 0)
+    assert meter.engine == pytest.approx(0.3)
+    assert Meter(space, Budget(macs=10**7)).calibrated(Apart(), 0).engine == 1.0
+    ratios = iter((0.5, 0.2, 0.3))
+    with pytest.raises(BudgetError, match=r"--latency 1 ms is outside .* ViTAS takes 2 ms here"):
+        Meter(space, Budget(latency_s=1e-3)).calibrated(Apart(), 0)
+
+
+def test_batch_norms_are_those_of_the_candidate():
+    """Statistics are taken anew, as a plain mean over training images; parameters stay."""
+    net, batches = toy.net(), toy.batches(32)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    told: Any = SimpleNamespace(
+        data=SimpleNamespace(image=(12, 12), channels=1, mean=(0.3,), std=(0.2,)),
+        task=SimpleNamespace(training=lambda pixels, normal, order: batches),
+        steps=SimpleNamespace(batch=32), seed=0,
+    )  # fmt: skip
+    workshop: Any = SimpleNamespace(pixels=lambda part, image, channels: None)
+    nobody: Any = None
+    Inherited(nobody, nobody, workshop, told, 10)._recalibrate(net.eval())
+    with torch.no_grad():
+        maps = torch.cat([net.stem(batches.get(0, n).images) for n in range(16)])
+    assert (net.norm.running_mean - maps.mean((0, 2, 3))).abs().max() <= 1e-5
+    assert not net.training and not net.norm.training
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+def test_a_block_that_is_no_choice_says_so():
+    space = LEVELS["glit"]
+    config = space.config(space.ends[0])
+    with pytest.raises(ValueError, match=r"block 0 has \(2, 1.0, 31, 1.0, 6.0\)"):
+        space.supernet().inherited(replace(config, mlp_ratios=(6.0,) * 6), Prefix())
 
 
 # ---- what comes out --------------------------------------------------------------------
@@ -288,6 +353,22 @@ def test_a_found_file_is_a_model_everywhere(tmp_path):
         vitrail.create(str(tmp_path / "none.json"))
 
 
+def test_a_found_file_races_in_a_fit(tmp_path):
+    """It is a candidate at its own image size with the classes of the data, within the limits."""
+    space = space_of("vitas", IMAGES)
+    config, path = space.config(space.ends[0]), tmp_path / "found.json"
+    path.write_text(json.dumps({"model": to_json(config_json(config))}))
+    terms = Terms((40, 40), 3, 4, 100, Budget(), 1.0, 4, 8)
+    (one,) = guests([str(path)], terms)
+    assert one.config == replace(config, channels=3, classes=4)
+    (ready,) = timed([one], terms, Apart())
+    assert ready.name == one.name and ready.latency_s and ready.rate
+    with pytest.raises(BudgetError, match=r"found.json has .* over the budget \(10 param"):
+        guests([str(path)], replace(terms, budget=Budget(params=10)))
+    asked = ask("photos", {"add": [str(path)]}, (), None)
+    assert asked.add == (str(path),) and asked.command == f"vitrail fit photos --add {path}"
+
+
 def test_what_is_asked_is_checked_first(tmp_path):
     for name, words, settings, said in (
         ("vitaz", {}, (), "no search is called 'vitaz'"),
@@ -324,15 +405,13 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     def stop(self, found):
         raise KeyboardInterrupt
 
-    whole = hunting.Searching._alone
-    monkeypatch.setattr(hunting.Searching, "_alone", stop)
+    whole = stages.Stages._alone
+    monkeypatch.setattr(stages.Stages, "_alone", stop)
     with pytest.raises(Interrupted, match=r"vitrail search vitas \S+ --resume --out"):
-        vitrail.search("vitas", digits, **options)
+        search("vitas", digits, **options)
     found = json.loads((tmp_path / "run" / "found.json").read_text())
-    monkeypatch.setattr(hunting.Searching, "_alone", whole)
-    run = vitrail.search(
-        "vitas", digits, out=tmp_path / "run", resume=True, console=options["console"]
-    )
+    monkeypatch.setattr(stages.Stages, "_alone", whole)
+    run = search("vitas", digits, out=tmp_path / "run", resume=True, console=options["console"])
     again = json.loads((tmp_path / "run" / "found.json").read_text())
     assert again["model"] == found["model"] and again["search"]["genes"] == found["search"]["genes"]
     figures = again["search"]["figures"]
@@ -341,7 +420,8 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     page = run.report.read_text()
     assert "The network that was found" in page and "trained from scratch as well" in page
     assert run.predict(str(digits / "a" / "000.png"))[0].ranked[0][0] in ("a", "b")
+    with pytest.raises(ConfigError, match="--macs cannot change while a search goes on"):
+        search("vitas", digits, out=tmp_path / "run", resume=True, macs="2M")
     with pytest.raises(ConfigError, match="is a search of vitas, not of autoformer"):
-        again = json.loads((tmp_path / "run" / "fit.json").read_text())
         (tmp_path / "run" / "result.json").unlink()
-        vitrail.search("autoformer", digits, out=tmp_path / "run", resume=True)
+        search("autoformer", digits, out=tmp_path / "run", resume=True)

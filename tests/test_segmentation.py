@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -13,11 +14,14 @@ from PIL import Image
 from support import composites
 
 import vitrail
+from vitrail import checkpoint
 from vitrail.data.gate import inspect
 from vitrail.data.split import divide, unseal
-from vitrail.errors import ConfigError, RunError
+from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.jobs.predict import Predictor
 from vitrail.jobs.train import train_recipe
+from vitrail.models import config_json, resnet, semantic_fpn
+from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
@@ -117,6 +121,38 @@ def test_a_stopped_training_goes_on_with_the_same_bits(run, data, tmp_path):
     resumed = Workshop(_divided(recipe, data), device="cpu").train(recipe, tmp_path / "stopped", 12)
     ours, theirs = (one.model.state_dict() for one in (straight, resumed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_weights_of_a_classifier_begin_a_network_of_masks(tmp_path):
+    host = resnet.Config(depths=(1, 1), dims=(8, 16), expansion=1, image=(32, 32), classes=7)
+    classifier = vitrail.create(host)
+    file = tmp_path / "classifier.safetensors"
+    checkpoint.save(file, classifier.state_dict(), metadata={"config": config_json(host)})
+    config = semantic_fpn.Config(replace(host, classes=3), width=8)
+    model = start(config, str(file))
+    own, given = model.backbone.state_dict(), classifier.state_dict()
+    assert own and all(torch.equal(own[name], given[name]) for name in own)
+    other = semantic_fpn.Config(replace(host, dims=(8, 24), classes=3), width=8)
+    with pytest.raises(CheckpointError):
+        start(other, str(file))
+
+
+def test_files_of_networks_of_masks_are_identified(run):
+    model = vitrail.create("seg_t_mask_16", classes=5, image=(64, 64))
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    found = vitrail.identify(state)
+    assert found.name == "seg_t_mask_16" and found.config == model.config
+    assert vitrail.identify(run / "weights.safetensors").config.classes == 3
+
+
+@pytest.mark.slow
+def test_a_fit_races_heads_and_keeps_the_figures(data, tmp_path):
+    found = vitrail.fit(data, time="60s", out=tmp_path / "run", params="3M")
+    assert found.result["test"]["name"] == "mean intersection over union"
+    families = {one["family"] for one in found.result["candidates"]}
+    assert families <= {"segmenter", "semantic_fpn", "upernet"} and len(families) > 1
+    [answer] = found.predict(str(data / "images" / "000.png"))
+    assert answer.mask.shape == (32, 40)
 
 
 def test_what_masks_cannot_do_is_one_sentence(run, data, tmp_path):

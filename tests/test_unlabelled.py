@@ -35,7 +35,7 @@ from vitrail.training.steps import Steps
 NOW = Step(3, 10, 0.1, 7)
 COLOUR = Context(mean=(0.5,) * 3, std=(0.25,) * 3)
 SMALL = {"image": (32, 32), "patch": 8, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
-FEW = Teaching(outputs=16)
+FEW = Teaching(outputs=16, hidden=32)
 CROPS = Crops(number=2, size=16)
 METHODS = {
     "sit": Sit(hidden=32),

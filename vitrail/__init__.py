@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vitrail.jobs.export import export
     from vitrail.jobs.fit import fit
     from vitrail.jobs.predict import predict
-    from vitrail.jobs.search import search
     from vitrail.jobs.train import train_recipe as train
     from vitrail.models import catalog, create, identify, load
 
@@ -36,7 +35,6 @@ __all__ = [
     "identify",
     "load",
     "predict",
-    "search",
     "train",
 ]
 
@@ -51,7 +49,6 @@ _HOMES = {
     "identify": ("vitrail.models", "identify"),
     "load": ("vitrail.models", "load"),
     "predict": ("vitrail.jobs.predict", "predict"),
-    "search": ("vitrail.jobs.search", "search"),
     "train": ("vitrail.jobs.train", "train_recipe"),
 }
 

@@ -14,10 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 from vitrail import __version__
+from vitrail.commands.adapt import adapt
 from vitrail.commands.bench import bench
 from vitrail.commands.cache import cache
 from vitrail.commands.check import check
 from vitrail.commands.compare import compare
+from vitrail.commands.compress import compress
 from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
@@ -26,7 +28,10 @@ from vitrail.commands.growth import growth
 from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
+from vitrail.commands.pretrain import pretrain
+from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
+from vitrail.commands.scale import scale
 from vitrail.commands.search import search
 from vitrail.commands.study import study
 from vitrail.commands.train import train
@@ -66,14 +71,19 @@ app.command("check")(check)
 app.command("fit")(fit)
 app.command("train")(train)
 app.command("search")(search)
+app.command("adapt")(adapt)
+app.command("pretrain")(pretrain)
+app.command("probe")(probe)
 app.command("recipes")(recipes)
 app.command("study")(study)
+app.command("scale")(scale)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)
 app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)
+app.command("compress")(compress)
 app.command("bench")(bench)
 app.command("growth")(growth)
 app.command("cache")(cache)

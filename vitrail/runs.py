@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from markupsafe import Markup, escape
 
 from vitrail.config import read_json
 from vitrail.errors import RunError
-from vitrail.jobs.predict import Prediction, Predictor
+from vitrail.jobs.predict import Prediction, answering
 from vitrail.report.text import link, plain
+from vitrail.run import dial
+from vitrail.run.dial import Dial
 from vitrail.run.folder import RunFolder
+from vitrail.run.turn import Turns
 from vitrail.units import count, counted, percent, seconds
 
 
@@ -86,9 +89,17 @@ class Run(os.PathLike):
         """Return the trained model in eval mode."""
         return self._folder.load_model()[0]
 
-    def predict(self, images: Any, *, top: int = 5) -> list[Prediction]:
-        """Answer for an image or several: paths, arrays, whatever `vitrail predict` takes."""
-        return Predictor(self.path).predict(images, top=top)
+    def predict(self, images: Any, *, top: int = 5, **turns: Unpack[Turns]) -> list[Prediction]:
+        """Answer for an image or several: paths, arrays, whatever `vitrail predict` takes.
+
+        `turns` turn the run's dial, as `vitrail.predict` does.
+        """
+        return answering(self.path, **turns).predict(images, top=top)
+
+    @property
+    def dial(self) -> Dial:
+        """What the weights reach and take at each setting. Raises RunError where there is one."""
+        return dial.read(self._folder)
 
     def _repr_html_(self) -> str:
         """Show the answer in a notebook: figures, and a link to the report."""

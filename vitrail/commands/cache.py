@@ -18,6 +18,7 @@ _HOLDS = {
     "pixels": "decoded images",
     "latency": "measured latencies",
     "answers": "what teachers said",
+    "features": "what frozen networks see",
     "downloads": "data sets fetched, kept by --clear",
 }
 

@@ -98,8 +98,8 @@ def export(
 
 def _export_dial(run: Path, latency: str | None, as_json: bool) -> None:
     """Write all settings of a dial, or the best one under a limit."""
-    from vitrail.run.dial import turn
     from vitrail.run.dial_files import export_dial, export_setting
+    from vitrail.run.turn import turn
 
     shown = sys.stderr.isatty()
     wish = turn({"latency": latency})

@@ -58,6 +58,25 @@ def fit(
         str | None,
         typer.Option(help="Also fine-tune weights: a folder of them, a run, or hub to download."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn from a trained model too: a run, a file of weights or a published variant."
+        ),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="JSON file whose model races as well, e.g. found.json of a search (repeatable)."
+        ),
+    ] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures without labels to pretrain on first, with a third of the time, e.g. the "
+            "folder itself."
+        ),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -103,7 +122,7 @@ def fit(
     run(
         data, latency=latency, input=input, engine=engine, macs=macs, params=params, time=time,
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
-        group_by=group_by, duplicates=duplicates, storage=storage, task=task,
-        flexible=flexible or None,
+        teacher=teacher, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
+        flexible=flexible or None, add=add, pretrain=pretrain,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

@@ -61,7 +61,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images, or their pixels, with a finished run."""
-    from vitrail.jobs.predict import answering, as_csv, collect, show
+    from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
 
@@ -72,7 +72,7 @@ def predict(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    if predictor.labels.maps and out is None:
+    if isinstance(predictor, Predictor) and predictor.labels.maps and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):

@@ -10,7 +10,7 @@ from vitrail.commands.options import Json, Out, work
 
 
 def search(
-    name: Annotated[str, typer.Argument(help="Name of the search: vitas or autoformer.")],
+    name: Annotated[str, typer.Argument(help="Name of the search: vitas, autoformer or glit.")],
     data: Annotated[
         str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
     ],
@@ -34,9 +34,7 @@ def search(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(
-            help="Path of the found.json of an earlier search, to begin with its network."
-        ),
+        typer.Option(help="File found.json of an earlier search, whose network comes first."),
     ] = None,
     image: Annotated[
         str | None,

@@ -25,12 +25,14 @@ class Batch:
     """`images` float32 (b, C, H, W), normalised, channels last in memory; `targets` int64 (b,)
     class indices, or float32 (b, classes) where images are mixed or have several labels; `indices`
     int64 (b,) into the pixels; `views` int64 (b,) is 1 for mirrored images and 0 for those that are
-    as they were, None where augmentation does more (`Augment.views`)."""
+    as they were, None where augmentation does more (`Augment.views`). Where `embedded`, the images
+    are features (b, width), as a head sees them."""
 
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
     views: torch.Tensor | None = None
+    embedded: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -42,6 +44,7 @@ class Batch:
             self.targets.to(device, non_blocking=True),
             self.indices.to(device, non_blocking=True),
             None if self.views is None else self.views.to(device, non_blocking=True),
+            self.embedded,
         )
 
 
@@ -89,6 +92,8 @@ class Batches:
         self._factor = np.tile(1 / (255 * std_32), width).astype(np.float32)
         self._offset = np.tile(-mean_32 / std_32, width).astype(np.float32)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        # What is known of each view, (N, views, width), to be given in place of the images.
+        self.features: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -102,6 +107,8 @@ class Batches:
         """
         indices, rows = self.drawn(epoch, number, rank=rank, world=world)
         n, mine = len(indices), indices[rows]
+        if self.features is not None:
+            return self._embedded(mine, n, rows, _generator(self.seed, epoch, number + 1))
         labels = self._labels
         augment = self.augment
         views: np.ndarray | None = np.zeros(len(mine), np.int64)
@@ -161,6 +168,23 @@ class Batches:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _embedded(
+        self, mine: np.ndarray, n: int, rows: np.ndarray, random: np.random.Generator
+    ) -> Batch:
+        """The features of those views that would be shown."""
+        assert self.features is not None
+        views = np.zeros(len(mine), np.int64)
+        if self.augment is not None:
+            drawn = augmentation.draw(self.augment, n, self.pixels.image, random)
+            views = drawn.flip[rows].astype(np.int64)
+        return Batch(
+            torch.from_numpy(self.features[mine, views]),
+            torch.from_numpy(self._labels[mine]),
+            torch.from_numpy(mine),
+            torch.from_numpy(views),
+            embedded=True,
+        )
 
     def _mixed(
         self, augment: Augment, indices: np.ndarray, draws: Draws, rows: np.ndarray

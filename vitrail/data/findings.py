@@ -54,6 +54,7 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
+        "annotation": "with an annotation that cannot be drawn",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}
@@ -84,6 +85,8 @@ def _of_traits(scan: Scan) -> list[Finding]:
 
 def _of_classes(source: Source, counts: np.ndarray) -> list[Finding]:
     findings = []
+    if not len(counts):  # pictures without classes
+        return findings
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] >= 3 * counts[least]:
         text = (
@@ -120,6 +123,7 @@ def _keys(source: Source, scan: Scan, at: np.ndarray) -> tuple[str, ...]:
 # What copies mean, by where they are.
 _COPIES: dict[str, tuple[Severity, str]] = {
     "inside a class": ("info", "kept on one side of the split"),
+    "among the pictures": ("warning", "each of them is learned from"),
     "across classes": ("warning", "one of the labels is wrong"),
     "across the split": ("warning", "a leak, the test looks better than it is"),
 }
@@ -135,7 +139,7 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
         members = order[start : start + count]
         items = [source.items[scan.rows[i]] for i in members]
         exact = (scan.digests[members] == scan.digests[members[0]]).all()
-        where = "inside a class"
+        where = "inside a class" if source.classes else "among the pictures"
         if len({item.part or "train" for item in items}) > 1:
             where = "across the split"
         elif len({item.labels for item in items}) > 1:

@@ -142,7 +142,7 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
             f"none of the {len(source):,} files of {source.origin} can be read as an image (first: "
             f"{shortened(key)} {reason}): give whole JPEG, PNG, WebP, GIF, BMP or TIFF files"
         )
-    if least < 2 or counts.min() >= least:
+    if least < 2 or not len(counts) or counts.min() >= least:
         return
     left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
     remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"

@@ -58,7 +58,8 @@ class Pair:
 def is_masked(root: Path) -> bool:
     """Return whether a folder holds images and masks beside each other, by the names in it."""
     try:
-        return root.is_dir() and bool(_pairs(Tree(root)))
+        tree = Tree(root)
+        return root.is_dir() and any(_has_pictures(tree, pair) for pair in _pairs(tree))
     except OSError:
         return False
 
@@ -128,6 +129,11 @@ def _pairs(tree: Tree) -> list[Pair]:
         if (pair := _beside(_joined(base, name), tree.listing(_joined(base, name))[0]))
     ]
     return found if len({pair.part for pair in found}) == len(found) else []
+
+
+def _has_pictures(tree: Tree, pair: Pair) -> bool:
+    """Return whether masks are files, and not in COCO's JSON for example."""
+    return any(is_picture(key) for key in tree.walk(pair.masks))
 
 
 def _beside(base: str, folders: Sequence[str]) -> Pair | None:

@@ -6,6 +6,7 @@ Opening a source lists its images and reads none of them; nothing is ever writte
 from pathlib import Path
 
 from vitrail.data.builtin import BUILTIN
+from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
 from vitrail.data.masked import is_masked, read_masked
 from vitrail.data.source import Source
@@ -50,11 +51,15 @@ def open_source(spec: str | Path, *, download: bool | None = None, several: bool
 def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
     """List the images behind `spec` with a mask for each, read once.
 
-    `spec` is a folder with images/ and masks/ in it, whose files have the same names. Raises
-    DataError.
+    `spec` is a folder with images/ and masks/ in it, whose files have the same names, or one with
+    COCO's JSON of polygons or run lengths, or such a file. Raises DataError.
     """
     path = Path(spec).expanduser()
     try:
+        if is_masked(path):
+            return read_masked(path, progress=progress)
+        if coco_files(path):
+            return read_coco(path, progress=progress)
         if path.is_dir():
             return read_masked(path, progress=progress)
         path.lstat()
@@ -64,7 +69,7 @@ def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise DataError(f"{path} is no folder: give a folder with images/ and masks/ in it")
+    raise DataError(f"{path} is not a folder: give a folder with images/ and masks/ in it")
 
 
 def task_of_data(spec: str | Path) -> str | None:

@@ -170,6 +170,16 @@ def divide(
     )  # fmt: skip
 
 
+def undivided(inspection: Inspection) -> Split:
+    """Return all images as the training part, for a training that needs no labels.
+
+    The other parts are empty.
+    """
+    everyone, nobody = (_part(inspection, np.arange(n)) for n in (len(inspection), 0))
+    channels = 1 if inspection.grey else 3
+    return Split(everyone, nobody, HeldBack(nobody), inspection.classes, channels)
+
+
 _PARTS = ("train", "val", "test")
 
 

@@ -29,6 +29,8 @@ def told(inspection: Inspection, more: Sequence[Finding] = (), *, most: int = 8)
 
 def _classes(inspection: Inspection) -> str:
     sizes = dict(zip(inspection.classes, inspection.counts, strict=True))
+    if not sizes:
+        return f"{counted(len(inspection), 'image')} without classes"
     text = f"{counted(len(inspection), 'image')} of {counted(len(sizes), 'class', 'classes')}"
     if len(sizes) <= _CLASSES:
         return f"{text}: {', '.join(f'{shortened(name, 40)} {n:,}' for name, n in sizes.items())}"

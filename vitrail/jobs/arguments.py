@@ -59,6 +59,7 @@ class Arguments:
     command: str = ""
     input: tuple[int, int] | None = None
     flexible: bool = False
+    add: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input is not None:
@@ -113,10 +114,13 @@ class Words(TypedDict, total=False):
     first) the size of the pictures that it is for, by default the median of the data, whose resize
     is part of the latency; `macs` and `params` ("50M") are exact counts; `time` ("10m") is for
     everything. `pretrained` is a folder of checkpoint files, or "hub" to download published ones;
-    `storage` the URL of a database that machines share. `task` is "multilabel" where images have
-    several labels and "segmentation" where each has a mask, which the data tell as a rule; one
-    class each is the default. With `flexible` the weights learn many patch sizes, and the run
-    gets a dial.
+    `pretrain` names pictures without labels to pretrain on first, with a third of the time;
+    `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
+    published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
+    where images have several labels and "segmentation" where each has a mask, which the data tell
+    as a rule; one class each is the default. With `flexible` the weights learn many patch sizes,
+    and the run gets a dial. `add` are JSON files whose models race as well, such as the found.json
+    of a search.
     """
 
     latency: str | float | None
@@ -128,6 +132,7 @@ class Words(TypedDict, total=False):
     threads: int | None
     seed: int | None
     pretrained: str | Path | None
+    pretrain: str | Path | None
     group_by: str | None
     duplicates: str | None
     storage: str | None
@@ -135,6 +140,8 @@ class Words(TypedDict, total=False):
     engine: str | None
     task: str | None
     flexible: bool | None
+    teacher: str | Path | None
+    add: str | Path | Sequence[str | Path] | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -166,7 +173,8 @@ def ask(
     task = words.get("task") or (None if own else task_of_data(data))
     if task and own:
         raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
-    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *settings))
+    taught = _taught(words.get("teacher"), settings)
+    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *taught, *settings))
     for setting in settings:
         path = setting.partition("=")[0].strip()
         if any(path == name or path.startswith(f"{name}.") for name in DECIDED):
@@ -181,17 +189,33 @@ def ask(
         )
     if wish.task.maps and asked.pretrained:
         raise ConfigError(
-            "--pretrained is for classes of images: networks of masks begin with random weights "
-            "in a fit, leave it out, or name a file by `vitrail train --set pretrained=FILE`"
+            "--pretrained is for classes of images so far: leave it out, or begin a network of "
+            "masks with a file by `vitrail train --set pretrained=FILE`"
         )
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
+    options.pop("add", None)
     said = [
         f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
         for name, value in options.items()
     ]
+    said += [f"--add {shlex.quote(str(file))}" for file in asked.add]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
+
+
+def _taught(teacher: str | Path | None, settings: Sequence[str]) -> list[str]:
+    """Return the settings by which candidates learn from a teacher. Raises ConfigError."""
+    if teacher is None:
+        return []
+    for setting in settings:
+        if setting.partition("=")[0].strip() in ("objective", "objective.teacher"):
+            raise ConfigError(
+                f"--teacher {teacher} and --set {setting} say twice what is learned: leave one out"
+            )
+    if not str(teacher).strip():
+        raise ConfigError("--teacher is empty: give a run folder, a file of weights or a variant")
+    return ["objective=distillation", f"objective.teacher={teacher}"]
 
 
 def amended(asked: Arguments, words: Words) -> Arguments:
@@ -219,6 +243,9 @@ def amended(asked: Arguments, words: Words) -> Arguments:
         "time": ("time_s", parse_duration),
         "pretrained": ("pretrained", str),
     }
+    if added := words.get("add"):
+        files = (added,) if isinstance(added, str | Path) else added
+        changes["add"] = tuple(str(file) for file in files)
     for name, (field, read) in readers.items():
         if words.get(name) is not None:
             changes[field] = read(words[name])

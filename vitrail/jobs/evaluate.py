@@ -31,9 +31,9 @@ from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
 from vitrail.report.page import render
 from vitrail.report.text import link, plain
+from vitrail.run.answers import Embedded
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
-from vitrail.run.frozen import Embedded
 from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run

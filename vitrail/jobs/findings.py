@@ -14,6 +14,7 @@ from vitrail.report.architecture import Block
 from vitrail.report.chapter import Chapter
 from vitrail.report.search import (
     AloneFacts,
+    LevelFacts,
     SearchedPoint,
     SearchFacts,
     WindowFacts,
@@ -33,7 +34,8 @@ class Findings:
 
     `plain` is the space before it was fitted to the budget. `alone` has the steps and the scores
     of networks that were trained by themselves, by genes; `chosen` is the network that was
-    trained in full, the best unless others were too slow.
+    trained in full, the best unless others were too slow; `earlier` are the levels of the search
+    before this one.
     """
 
     plain: Space
@@ -45,20 +47,24 @@ class Findings:
     images: int
     alone: dict[str, Any] = field(default_factory=dict)
     chosen: Found | None = None
+    earlier: tuple[Findings, ...] = ()
+
+    @property
+    def every(self) -> list[Found]:
+        """Return the candidates of the search, then those of chance."""
+        return [*self.searched, *self.chance]
 
     @property
     def best(self) -> Found:
         """Return the network that was trained in full, or will be."""
-        return self.chosen or max((*self.searched, *self.chance), key=lambda one: one.order)
+        return self.chosen or max(self.every, key=lambda one: one.order)
 
     @property
     def facts_alone(self) -> AloneFacts | None:
         """Return inherited scores beside those of networks trained alone."""
         if not self.alone.get("scores"):
             return None
-        inherited = {
-            " ".join(map(str, one.genes)): one.score for one in (*self.chance, *self.searched)
-        }
+        inherited = {" ".join(map(str, one.genes)): one.score for one in self.every}
         pairs = [(inherited[key], score) for key, score in self.alone["scores"].items()]
         ranks = correlation(pairs)
         return AloneFacts(pairs, self.alone["steps"], ranks.kendall, ranks.spearman)
@@ -114,6 +120,9 @@ def chapters_of(found: Findings, limits: Arguments, recipe: Recipe) -> list[Chap
             network=space.described(config),
             alone=found.facts_alone,
             window=_window(found, limits),
+            earlier=[
+                LevelFacts(len(one.every), one.best.score, one.steps) for one in found.earlier
+            ],
         )
     )
 

@@ -23,21 +23,27 @@ from vitrail.engines import rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, ExportError, RunError
 from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
+from vitrail.jobs.pretrain import pretrain
 from vitrail.jobs.training import train_in_full
 from vitrail.methods import Methods
+from vitrail.objectives import Distillation
+from vitrail.objectives.distillation import require_classes
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
 from vitrail.report.facts import FindingFacts
 from vitrail.run.budget import Budget
 from vitrail.run.dialling import dialled, quickest
 from vitrail.run.exported import exported_latency
+from vitrail.run.facts import teacher_of
 from vitrail.run.finish import Desk, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.pictures import spoken
 from vitrail.run.reading import Read, pictured, read
+from vitrail.run.reserve import reserve
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import completed
+from vitrail.run.teachers import open_teacher
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.runs import Run
@@ -45,6 +51,7 @@ from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
 from vitrail.search.dense_space import dense_sizes
 from vitrail.search.field import Field
+from vitrail.search.guests import guests, timed
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
@@ -52,14 +59,12 @@ from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
 from vitrail.search.suited import refusal
 from vitrail.search.timing import held
-from vitrail.units import seconds
+from vitrail.units import percent, seconds
 
 RACE_SHARE = 0.3
+PRETRAIN_SHARE = 1 / 3
 # A race on a busy machine may take so many times its share before it is cut short.
 RACE_GRACE = 1.4
-# Export, test and report take about as long whatever the training took.
-RESERVE_S = 30.0
-RESERVE_SHARE = 0.15
 
 
 def fit(
@@ -94,6 +99,8 @@ def fit(
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)
     asked = ask(data, words, settings, out)
+    if (pictures := words.get("pretrain")) is not None:
+        asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
     folder = (
         Path(out)
@@ -121,10 +128,35 @@ def fit(
             return Run(_Fit(asked, run, state, view, images, found).run())
 
 
+def _pretrained_first(
+    asked: Arguments, pictures: str, words: Words, out: str | Path | None, console: Console | None
+) -> Arguments:
+    """Pretrain on pictures with a share of the time; returns what is left to do with the weights.
+
+    The pretraining is a run of its own beside that of the fit, and is gone on with by its own
+    command.
+    """
+    if asked.pretrained is not None:
+        raise ConfigError(
+            f"--pretrained {asked.pretrained} and --pretrain {pictures} both give weights to start "
+            "from: leave one out"
+        )
+    began = clock.monotonic()
+    beside = free_name("pretraining") if out is None else Path(f"{Path(out)}-pretraining")
+    # The same seed holds back the same images for the test.
+    made = pretrain(
+        pictures, time=PRETRAIN_SHARE * asked.time_s, seed=asked.seed, out=beside,
+        device=words.get("device") or "auto", devices=words.get("devices") or 1, console=console,
+    )  # fmt: skip
+    left = max(1.0, asked.time_s - (clock.monotonic() - began))
+    return replace(asked, pretrained=str(made), time_s=left)
+
+
 def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values:
-        raise RunError(f"{run.path} was made by `vitrail train`: go on with that command")
+        maker = "pretrain" if "pretraining" in state.values else "train"
+        raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
     asked = state.get(Arguments, "arguments")
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
@@ -141,7 +173,10 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = ("seed", "group-by", "duplicates", "pretrained", "task", "flexible")
+    settled = (
+        "seed", "group-by", "duplicates", "pretrained", "pretrain", "task", "flexible", "teacher",
+        "add",
+    )  # fmt: skip
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:
         raise ConfigError(
@@ -173,12 +208,15 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=classes)
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
+    if (teacher := _teacher(asked, data)) is not None:
+        view.say(f"all candidates are taught by {teacher}")
+        extra = [one for one in extra if one.model["channels"] == split.channels]
     methods, extra = asked.wish.methods, _taking(extra, asked.wish.methods, view)
     budget = _held(asked, data)
     if budget.beyond:
         view.say(_beyond(budget))
     spent = clock.monotonic() - began
-    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, methods))
+    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
     terms = Terms(
         image_size=size,
         channels=split.channels,
@@ -193,8 +231,12 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         methods=methods,
         maps=asked.wish.task.maps,
     )
+    invited = guests(asked.add, terms)
     with view.shown(), Apart() as apart:
         found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
+        first = timed(invited, terms, apart)
+    others = [c for c in found.candidates if c.name not in {guest.name for guest in first}]
+    found = replace(found, candidates=(*first, *others))
     rates = [one.rate or 0.0 for one in found.candidates]
     kept = field_size(rates, terms.batch, RACE_SHARE * left)
     return replace(found, candidates=found.candidates[:kept])
@@ -210,6 +252,19 @@ def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) 
         else:
             view.phase(f"left out of the race: {one.name}: {why}")
     return kept
+
+
+def _teacher(asked: Arguments, data: Read) -> str | None:
+    """Return who teaches the candidates, opened once so that one that cannot costs no time."""
+    objective, split = asked.wish.objective, data.workshop.split
+    if not isinstance(objective, Distillation):
+        return None
+    if objective.teacher:
+        whole = (0.5,) * split.channels
+        seen = replace(asked.wish.data, channels=split.channels, mean=whole, std=whole)
+        found = open_teacher(objective.teacher, seen, split.classes)
+        require_classes(objective.teacher, found, split.classes)
+    return teacher_of(objective)
 
 
 def _held(asked: Arguments, data: Read) -> Budget:
@@ -247,7 +302,8 @@ class _Fit:
         self.desk = Desk(run, data.workshop, data.inspection, state, told, Apart())
         end = state.deadline(asked.time_s)
         view.until(end)
-        self.train_end = end - reserve(asked.time_s, asked.wish.methods)
+        # A dial has several files.
+        self.train_end = end - reserve(asked.time_s, more=2 if asked.wish.methods else 1)
 
     def run(self) -> Path:
         """Do all of it; returns the run folder."""
@@ -320,6 +376,9 @@ class _Fit:
             deadline=clock.monotonic() + RACE_GRACE * state.values["race_s"],
             localise=lambda r: replace(r, data=replace(r.data, spec=asked.data)),
         )
+        if (said := brought(runners)) is not None:
+            self.desk.notes.append(FindingFacts("pretrained", "info", said))
+            self.view.say(said)
         if not any(runner.accuracy is not None for runner in runners):
             raise RunError(
                 f"no candidate of {asked.storage or 'the race'} was left for this run: give "
@@ -439,14 +498,30 @@ class _Fit:
             if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
-            field = Field(runners, self.found.over, misses, runner, self.budget)
+            won = replace(runner, candidate=replace(runner.candidate, macs=trained.subject.macs))
+            field = Field(runners, self.found.over, misses, won, self.budget)
             return conclude(trained, shipped, self.desk, scratch, field)
 
 
-def reserve(seconds: float, methods: Sequence[Methods] = ()) -> float:
-    """Return what export, test and report get of a time limit; a dial has several files."""
-    more = 2 if methods else 1
-    return min(more * RESERVE_S, more * RESERVE_SHARE * seconds)
+def brought(runners: Sequence[Runner]) -> str | None:
+    """Say what pretrained weights brought in the race; None where it had not both kinds."""
+    seen = [(r.accuracy, r.rung, r.candidate) for r in runners if r.accuracy is not None]
+    with_, without = (
+        max(
+            ((rung, right, one.title) for right, rung, one in seen if bool(one.pretrained) is kind),
+            default=None,
+        )
+        for kind in (True, False)
+    )
+    if with_ is None or without is None:
+        return None
+    ahead = 100 * (with_[1] - without[1])
+    more = "more" if ahead >= 0 else "fewer"
+    return (
+        f"in the race the best start from given weights ({with_[2]}) reached {percent(with_[1])}, "
+        f"the best from scratch ({without[2]}) {percent(without[1])}: {abs(ahead):.1f} points "
+        f"{more}, in rounds {with_[0] + 1} and {without[0] + 1} of equal time"
+    )
 
 
 def _study_name(asked: Arguments, split: Split) -> str:

@@ -35,8 +35,9 @@ from vitrail.jobs.timely import Timely
 from vitrail.measure.session import session
 from vitrail.report.predictions import as_csv, as_json, as_table, show
 from vitrail.run import dial as dials
-from vitrail.run.dial import Dial, Point, Turns
+from vitrail.run.dial import Dial, Point
 from vitrail.run.folder import RunFolder
+from vitrail.run.turn import Turns, turn
 
 __all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "predict", "show"]
 
@@ -302,18 +303,18 @@ def answering(
     **turns: Unpack[Turns],
 ) -> Predictor | Timely:
     """Open a run to answer, its dial turned where that is asked for. Raises VitrailError."""
-    turn = dials.turn(turns)
-    if turn is None:
+    wish = turn(turns)
+    if wish is None:
         return Predictor(run, engine=engine, threshold=threshold)
     if engine is not None:
         raise ConfigError(
             f"engine {engine} answers at one setting of a dial: leave out the engine, or the limit"
         )
     dial = dials.read(RunFolder.open(run))
-    if turn.deadline_s is not None:
+    if wish.deadline_s is not None:
         at = {p.name: Predictor(run, threshold=threshold, point=p) for p in dial.front}
-        return Timely(dial, turn.deadline_s, at)
-    return Predictor(run, threshold=threshold, point=turn.picked(dial))
+        return Timely(dial, wish.deadline_s, at)
+    return Predictor(run, threshold=threshold, point=wish.picked(dial))
 
 
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:

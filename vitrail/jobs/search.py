@@ -17,8 +17,9 @@ from vitrail.config import to_json
 from vitrail.data.opening import open_source
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, RunError
-from vitrail.jobs.hunting import Ready, Searching
+from vitrail.jobs.hunting import Searching
 from vitrail.jobs.searched import SearchWords, Wanted, want
+from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
@@ -60,18 +61,22 @@ def search(
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
 
-    Examples:
-        >>> run = vitrail.search("vitas", "photos", macs="2M", time="20s", out="searched")
-        >>> found = vitrail.create("searched/found.json")
-        >>> type(found).__name__, run.result["model"]["macs"] <= 2_000_000
-        ('ViTAS', True)
+        from vitrail.jobs.search import search
+        run = search("vitas", "photos", macs="20M", time="30m", out="searched")
+        model = vitrail.create("searched/found.json")
     """
     view = View(console)
     if resume:
+        given = [f"--{key.replace('_', '-')}" for key, one in options.items() if one is not None]
+        if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
+            raise ConfigError(
+                f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
+                "new one"
+            )
         return Run(resumed(out, view, lambda run, state: _again(name, run, state, view)))
     wanted = want(name, data, options, settings, out)
     limits = wanted.limits
-    folder = Path(out) if out else free_name(f"{open_source(data).name}-{name}")
+    folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + limits.time_s)
@@ -89,6 +94,14 @@ def search(
         )
         with interruptible(wanted.again(run.path)):
             return Run(Searching(ready, run, state, view, images).run())
+
+
+def _free(wanted: Wanted) -> Path:
+    """A folder that is not there yet, called after the data and the search."""
+    limits = wanted.limits
+    return free_name(
+        f"{open_source(limits.data, several=limits.wish.task.several).name}-{wanted.name}"
+    )
 
 
 def _again(name: str, run: RunFolder, state: State, view: View) -> Path:

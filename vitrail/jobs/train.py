@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
+from vitrail.objectives import Distillation
 from vitrail.recipes.recipe import Recipe, amend, from_json, read
 from vitrail.run.budget import Budget
 from vitrail.run.dialling import dialled
@@ -74,6 +76,8 @@ def train_recipe(
     recipe, told = completed(wish, images.workshop)
     if told:
         view.say(told)
+    if isinstance(recipe.objective, Distillation):  # a teacher that does not fit leaves no folder
+        images.workshop.builder.learner(recipe)
     command = wish.command(folder)
     with RunFolder.create(folder) as run:
         state = State.new(
@@ -113,6 +117,8 @@ def _require_changeable(settings: Sequence[str]) -> None:
 
 def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) -> Path:
     """Go on with a training, by its own recipe; with settings also after its end."""
+    if "pretraining" in state.values:
+        raise ConfigError(f"{run.path} was made by `vitrail pretrain`: go on with that command")
     if "command" not in state.values:
         raise ConfigError(f"{run.path} was made by `vitrail fit`: go on with that command")
     if not run.recipe.is_file():  # stopped between the two files
@@ -133,6 +139,11 @@ def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[st
     changed = amend(recipe, settings)
     name = called(recipe.config, recipe.pretrained)
     last = newest(checkpoints(run.path, name) / "checkpoint")
+    if recipe.base is not None and last is None and run.result.is_file():
+        raise ConfigError(
+            f"{run.path} is finished and keeps no snapshots, since it stores only what its base "
+            "lacks: train another run with more steps"
+        )
     done, total = last.state["step"] if last else 0, changed.steps.total
     if total < done or (total == done and run.result.is_file()):
         raise ConfigError(
@@ -164,5 +175,7 @@ def _run(recipe: Recipe, desk: Desk, view: View) -> Path:
             trained = dialled(trained, desk, scratch, view.phase)
             shipped = ship(trained, desk, scratch)
             finished: Finished = conclude(trained, shipped, desk, scratch)
+    if recipe.base is not None:  # snapshots are many times as large as what is stored
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     finished.say(view.console)
     return run.path

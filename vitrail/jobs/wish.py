@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vitrail.errors import ConfigError
 from vitrail.models import create
+from vitrail.recipes.base import require_adapting
 from vitrail.recipes.build import changed
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.paper import Published
@@ -19,7 +20,7 @@ from vitrail.training.steps import Steps
 
 EPOCHS = 30
 # What is in the recipe already when the data are read.
-DECIDED = ("model", "data", "pretrained", "seed")
+DECIDED = ("model", "data", "pretrained", "base", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ def wished(settings: Sequence[str]) -> Wish:
     published, own = asked(settings)
     names = {_path(setting) for setting in own}
     for name, example in (("model", "model=cvt_13"), ("data", "data=photos/")):
-        if name not in names and f"{name}.spec" not in names:
+        told = name in names or f"{name}.spec" in names or (name == "model" and "base" in names)
+        if not told:
             raise ConfigError(f"{name} is not given: add --set {example}")
     family_first = [s for s in own if _path(s) == "model"]
+    family_first += [s for s in own if _path(s) == "base"]
     rest = [s for s in own if s not in family_first]
     wish, model = amend(Recipe({}, Data(""), Steps(1, 1)), family_first), Scaled((), ())
     if published is not None:
@@ -64,7 +67,9 @@ def wished(settings: Sequence[str]) -> Wish:
         task = amend(wish, [s for s in rest if _path(s) == "task"]).task
         rest = [*model.settings, *of_paper(published, several=task.several), *rest]
     wish = amend(wish, rest)
-    changed(create(wish.config), wish.methods, wish.task)
+    made = changed(create(wish.config), wish.methods, wish.task)
+    if wish.base is not None:
+        require_adapting(wish.base, made)
     return Wish(wish, tuple(own), published, model.told)
 
 
@@ -90,6 +95,7 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
         pretrained=early.pretrained,
         device=workshop.device,
     )
+    recipe = replace(recipe, base=early.base)
     rest = [s for s in wish.settings if _path(s).partition(".")[0] not in DECIDED]
     if wish.published is None:
         return amend(recipe, rest), ""

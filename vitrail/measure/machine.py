@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def crowding(seconds: float = 0.03) -> float:
+    """Return how many times as long as alone this thread takes now, beside other programs.
+
+    1 on a quiet machine, 2 where another program has every other turn of its core; `seconds` of
+    processor time go into finding out.
+    """
+    began, own = time.perf_counter(), time.thread_time()
+    while time.thread_time() - own < seconds:
+        pass
+    return max(1.0, (time.perf_counter() - began) / seconds)
 
 
 def fast_bf16() -> bool:

@@ -9,8 +9,12 @@ from vitrail.methods.dropout import Dropout
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
 from vitrail.methods.lora import LoRA
+from vitrail.methods.mlp_head import MlpHead
 from vitrail.methods.patch_dropout import PatchDropout
+from vitrail.methods.placed_prompts import PlacedPrompts
+from vitrail.methods.privit import PriViT
 from vitrail.methods.pss import PSS
+from vitrail.methods.side_tune import SideTune
 from vitrail.methods.tuning import BiasTuning, NormTuning
 from vitrail.methods.vpt import VPT
 
@@ -21,8 +25,12 @@ Methods = (
     | Flexivit
     | Freeze
     | LoRA
+    | MlpHead
     | NormTuning
     | PatchDropout
+    | PlacedPrompts
     | PSS
+    | PriViT
+    | SideTune
     | VPT
 )

@@ -47,6 +47,10 @@ class VPT(Quiet):
     "prompts" or "both". No prompts at all leave the head to be trained. The paper tries 1 to 200
     prompts, with SGD at base learning rates from 0.05 to 50.
 
+    "deep" prompts may be for the first `layers` alone (0 is all), or with `reverse` for the last
+    ones, and `shared` by all of them. Behind the last block that has some they go on as tokens,
+    unless `expand` is off.
+
     vitrail train --set model=vit_b16 --set pretrained=vit.npz --set methods=vpt ...
     """
 
@@ -55,9 +59,14 @@ class VPT(Quiet):
     projection: int = 0
     dropout: float = 0.0
     pool: Pool = "own"
+    layers: int = 0
+    reverse: bool = False
+    shared: bool = False
+    expand: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in (("prompts", self.prompts), ("projection", self.projection)):
+        counts = {"prompts": self.prompts, "projection": self.projection, "layers": self.layers}
+        for name, value in counts.items():
             if value < 0:
                 raise ConfigError(f"{name} is {value}: give a whole number, 0 for none")
         if not 0 <= self.dropout < 1:
@@ -72,6 +81,15 @@ class VPT(Quiet):
                 )
         if self.pool == "prompts" and not self.prompts:
             raise ConfigError("pool is 'prompts' and prompts is 0: give at least one prompt")
+        if self.placed == "shallow" and (self.layers or self.reverse or self.shared):
+            raise ConfigError(
+                "layers, reverse and shared are of deep prompts: leave them out, or set placed=deep"
+            )
+        if self.pool in ("prompts", "both") and not self.expand:
+            raise ConfigError(
+                f"pool is {self.pool!r} and expand is off, so prompts may be gone at the end: "
+                "leave one of them out"
+            )
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError unless blocks take more tokens and nothing else adapts them."""
@@ -87,7 +105,15 @@ class VPT(Quiet):
                     "vpt has neither a projection nor a pool of its own in windows, whose stages "
                     "differ in width: leave projection at 0 and pool at 'own'"
                 )
+            if self.layers or self.reverse or self.shared or not self.expand:
+                raise ConfigError(
+                    "vpt in windows has prompts in all blocks or the first: leave layers, reverse, "
+                    "shared and expand out"
+                )
             return
+        depth = len(getattr(model, "blocks", ()))
+        if self.layers > depth:
+            raise ConfigError(f"layers is {self.layers}: this model has {depth} blocks")
         blocks = getattr(model, "blocks", nn.ModuleList())
         convolve = any(isinstance(m, nn.Conv1d | nn.Conv2d) for m in blocks.modules())
         has_grid = hasattr(getattr(model, "embed", None), "grid")
@@ -109,9 +135,10 @@ class VPT(Quiet):
 
     def _install(self, model: Any) -> nn.Module:
         depth = len(model.blocks)
-        layers = depth if self.placed == "deep" else 1
+        layers = (self.layers or depth) if self.placed == "deep" else 1
+        first = depth - layers if self.reverse else 0
         model.prompts = Prompts(
-            [model.levels[-1].channels] * layers,
+            [model.levels[-1].channels] * (1 if self.shared else layers),
             self.prompts,
             config=model.config,
             stride=model.levels[0].stride,
@@ -119,13 +146,16 @@ class VPT(Quiet):
             dropout=self.dropout,
             like=next(model.blocks.parameters()),
         )
-        prefix = _prefix(model)
+        prefix = prefix_of(model)
         read = self.pool != "own" or not isinstance(model.pool, FirstToken | FirstTokens)
         plain = all(type(b) is Block and type(b.mixer) is Attention for b in model.blocks)
         kind = Keys if layers == depth and plain and not read else Prompted
         for j, block in enumerate(model.blocks):
-            layer = j if j < layers else None
-            leaves = (layers == depth or j == depth - 1) and not (read and j == depth - 1)
+            prompted, end = first <= j < first + layers, j == depth - 1
+            layer = (0 if self.shared else j - first) if prompted else None
+            # The next block brings its own, or nobody reads them.
+            replaced = prompted and (j < first + layers - 1 or not self.expand)
+            leaves = (replaced or (end and (prompted or self.expand))) and not (read and end)
             if layer is not None or leaves:
                 model.blocks[j] = kind(block, model.prompts, layer, prefix, leaves)
         if self.pool != "own":
@@ -198,7 +228,7 @@ class PromptPool(nn.Module):
         return x[:, self.first : self.last].mean(1)
 
 
-def _prefix(model: Any) -> int:
+def prefix_of(model: Any) -> int:
     """Return how many tokens come before the patches."""
     embed = deepcopy(model.embed).to("meta").eval()
     dtype = next(embed.parameters()).dtype

@@ -74,7 +74,7 @@ def every_pixel() -> list[str]:
         "their names. Mean intersection over union in per cent as published, at one scale and at",
         "several mirrored ones.",
     ]
-    for module in (m for m in networks().values() if hasattr(m, "DENSE")):
+    for module in (m for m in networks().values() if getattr(m, "DENSE", None)):
         title, paper = heading(module)
         lines += ["", title, "", paper, ""]
         lines += [

@@ -49,6 +49,13 @@ CHOICES: dict[int, dict[str, tuple]] = {
 _PLAIN = {"attention_ratios": 1.0, "kernels": 31, "local_ratios": 1.0, "mlp_ratios": 4.0}
 
 
+def plain(thirds: Sequence[int], heads: int) -> dict[str, tuple]:
+    """The per-block fields of a Config at level 1: how many thirds of the heads attend, with plain
+    details."""
+    blocks = [{"local": heads - attending * heads // 3, **_PLAIN} for attending in thirds]
+    return {name: tuple(block[name] for block in blocks) for name in blocks[0]}
+
+
 def decoded(thirds: Sequence[int], numbers: Sequence[int], heads: int) -> dict[str, tuple]:
     """The per-block fields of a Config from the authors' codes of both levels of the search.
 

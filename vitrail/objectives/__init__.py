@@ -15,9 +15,12 @@ from vitrail.objectives.mae import Mae
 from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
+from vitrail.objectives.summed_distillation import SummedDistillation
+from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | Distillation | Adversarial | Trades
-    | PixelCrossEntropy | Sit | AttMask | Dino | Ibot | Mae
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
+    | Distillation | SummedDistillation | Uvc | Adversarial | Trades
+    | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

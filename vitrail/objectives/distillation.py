@@ -69,7 +69,7 @@ class Distillation:
         if self.average:
             return DistillationLoss(OwnAverage(model, self.average), self)
         teacher = context.open_model(self.teacher)
-        _require_classes(self.teacher, teacher, context.classes)
+        require_classes(self.teacher, teacher, context.classes)
         return DistillationLoss(Taught(teacher), self)
 
 
@@ -131,7 +131,7 @@ class DistillationLoss(Objective):
         return apart * t**2 / logits.numel()
 
 
-def _require_classes(spec: str, teacher: nn.Module, classes: Sequence[str]) -> None:
+def require_classes(spec: str, teacher: nn.Module, classes: Sequence[str]) -> None:
     """Raise ConfigError unless a teacher tells these classes, as far as it says what it tells."""
     theirs, count = getattr(teacher, "classes", ()), getattr(teacher, "count", len(classes))
     if theirs and theirs != tuple(classes):

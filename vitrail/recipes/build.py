@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from vitrail import checkpoint
 from vitrail.config import parse
+from vitrail.errors import CheckpointError
 from vitrail.methods import Methods
 from vitrail.models import config_from_json, create, load
 from vitrail.objectives.context import Context
+from vitrail.recipes import base as bases
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import Classification, MultiLabel, Segmentation, Tasks
@@ -52,10 +54,12 @@ class Builder:
         model = create(recipe.config)
         if recipe.pretrained is not None:
             # Reading and naming a checkpoint takes seconds, and a race asks for it many times.
-            key = json.dumps([recipe.model, recipe.pretrained, recipe.seed])
+            key = json.dumps([recipe.model, recipe.pretrained, recipe.seed, recipe.keep_head])
             if key not in self._starts:
                 torch.manual_seed(recipe.seed)
-                self._starts[key] = start(recipe.config, recipe.pretrained).state_dict()
+                self._starts[key] = start(
+                    recipe.config, recipe.pretrained, keep_head=recipe.keep_head
+                ).state_dict()
             model.load_state_dict(self._starts[key])
         return changed(model, recipe.methods, recipe.task)
 
@@ -94,8 +98,41 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     config = config_from_json(recipe["model"])
     methods = parse(ApplyInOrder, recipe.get("methods", []), "methods")
     task = task_of(recipe)
+    if recipe.get("base"):
+        return _joined(recipe, weights)
     if not methods and isinstance(task, Classification | MultiLabel | Segmentation):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)
     checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)
+    return model.eval()
+
+
+def grown(recipe: Mapping[str, Any], base: str, seed: int) -> nn.Module:
+    """Return the untrained model that the base of a recipe, in JSON, and its methods give.
+
+    What is random in it comes from `seed`. Raises VitrailError.
+    """
+    config = config_from_json(recipe["model"])
+    methods = parse(ApplyInOrder, recipe.get("methods", []), "methods")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return changed(start(config, bases.weights_of(base)), methods, task_of(recipe))
+
+
+def parted(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> bases.Stored:
+    """Return what the run folder of a recipe with a base has to store of its trained model."""
+    # Of another seed, so that nothing random is taken for the base's.
+    fresh = grown(recipe, recipe["base"], recipe.get("seed", 0) + 1)
+    return bases.parted(model, fresh, recipe["base"], folder)
+
+
+def _joined(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
+    """Return the trained model of a run that has only what its base lacks."""
+    held = checkpoint.contents(weights)
+    written = held.written.get(bases.KEY)
+    if not isinstance(written, dict):
+        raise CheckpointError(f"{weights} does not say what its base is: restore the folder")
+    base = bases.found(recipe["base"], written, weights.parent)
+    model = grown(recipe, base, 0)
+    checkpoint.assign(model, model.state_dict() | held.state, dtype=torch.float32)
     return model.eval()

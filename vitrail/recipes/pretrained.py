@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
@@ -24,15 +24,18 @@ from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
 
 
-def start(config: Any, reference: str | None) -> Backbone:
+def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Backbone:
     """A model of `config` with random weights, or with those behind `reference` but its head.
 
-    Raises CheckpointError when the file does not hold this model, or cannot be fetched.
+    With `keep_head` that comes along. Raises CheckpointError when the file does not hold this
+    model, or cannot be fetched.
     """
     model = create(config)
     if reference is None:
         return model
     known = identify(reference)
+    if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
+        return _hosting(model, config, reference)
     if input_kind(known.config) != input_kind(config):
         raise CheckpointError(
             f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
@@ -47,7 +50,8 @@ def start(config: Any, reference: str | None) -> Backbone:
     strange = [
         name
         for name, value in ours.items()
-        if (name not in donor or donor[name].shape != value.shape) and not _in_head(name)
+        if (name not in donor or donor[name].shape != value.shape)
+        and (keep_head or not _in_head(name))
     ]
     if strange:
         raise CheckpointError(
@@ -56,8 +60,32 @@ def start(config: Any, reference: str | None) -> Backbone:
         )
     with torch.no_grad():
         for name, value in ours.items():
-            if not _in_head(name):
+            if keep_head or not _in_head(name):
                 value.copy_(donor[name])
+    return model
+
+
+def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of maps with the weights of a classifier in its backbone.
+
+    Raises CheckpointError where the file is of another backbone.
+    """
+    backbone: Backbone = model.get_submodule("backbone")  # pyright: ignore[reportAssignmentType]
+    try:
+        host = replace(config.host, classes=1)
+        module_of(host)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{reference} is of a classifier, and the model's own encoder is none: name the model "
+            "by its backbone, as model=deit_tiny"
+        ) from error
+    donor, ours = start(host, reference).state_dict(), backbone.state_dict()
+    strange = [n for n in ours if n not in donor or donor[n].shape != ours[n].shape]
+    if strange:
+        raise CheckpointError(f"{reference} does not fill {_some(strange)} of the backbone")
+    with torch.no_grad():
+        for name, value in ours.items():
+            value.copy_(donor[name])
     return model
 
 

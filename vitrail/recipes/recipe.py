@@ -19,7 +19,7 @@ from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_in, config_json, dense
+from vitrail.models import catalog, config_from_json, config_in, config_json, dense, identify
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import (
     BinaryCrossEntropy,
@@ -27,8 +27,10 @@ from vitrail.objectives import (
     Distillation,
     Objectives,
     PixelCrossEntropy,
+    SummedDistillation,
     Unlabelled,
 )
+from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_maps import on_maps
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -69,7 +71,9 @@ class Recipe:
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
     reference whose weights it starts from, None for random ones. `methods` change the model, in
-    their order; `task` says what it is for.
+    their order; `task` says what it is for. `keep_head` takes the head of the pretrained weights
+    along, which must tell as many classes. `base` is the run folder or file that it starts from
+    where the run is to store only what a method adds to it; it says what `pretrained` is then.
     """
 
     model: dict[str, Any]
@@ -83,6 +87,8 @@ class Recipe:
     pretrained: str | None = None
     task: Tasks = field(default_factory=Classification)
     methods: tuple[Methods, ...] = ()
+    keep_head: bool = False
+    base: str | None = None
 
     @property
     def config(self) -> Any:
@@ -144,9 +150,18 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
     `model=NAME` takes a published variant, or the model of a JSON file such as a search's
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
-    Config; `data=SPEC` is short for `data.spec=SPEC`. Another task brings the objective that suits
-    it, and that of masks a head of maps on a backbone. Raises ConfigError, also for an objective
-    that does not suit.
+    Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
+    is short for `data.spec=SPEC`. Another task brings the objective that suits it, and that of
+    masks a head of maps on a backbone. Raises ConfigError, also for an objective that does not
+    suit.
+    """
+    return checked(changed(recipe, settings))
+
+
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Do as `amend`, without asking whether objective and task suit each other.
+
+    Raises ConfigError.
     """
     for setting in sorted(settings, key=lambda one: not _names_task(one)):
         path, equals, text = (part.strip() for part in setting.partition("="))
@@ -154,14 +169,21 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             recipe = override(recipe, [f"data.spec={text}"])
         elif equals and path == "model" and not text.startswith("{"):
             recipe = replace(recipe, model=_variant(recipe, text))
+        elif equals and path == "base":
+            recipe = _based(recipe, text)
         elif equals and path.startswith("model."):
             config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
         else:
-            changed = override(recipe, [setting])
-            if type(changed.task) is not type(recipe.task):
-                changed = replace(changed, objective=suited(changed.task))
-            recipe = changed
+            other = override(recipe, [setting])
+            if type(other.task) is not type(recipe.task):
+                other = replace(other, objective=suited(other.task))
+            recipe = other
+    return recipe
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Return a recipe whose head learns from labels. Raises ConfigError for any other."""
     if isinstance(recipe.objective, Unlabelled):
         name = kind_of(type(recipe.objective)).replace("_", "")
         raise ConfigError(
@@ -178,8 +200,14 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             f"objective {objective} is not for task {task}: set objective="
             f"{kind_of(type(suited(recipe.task)))}, or leave it out"
         )
+    if recipe.base is not None and recipe.pretrained != weights_of(recipe.base):
+        raise ConfigError(
+            f"base {recipe.base} and pretrained {recipe.pretrained} both say where to start: give "
+            "one of them"
+        )
     objective = recipe.objective
-    if isinstance(objective, Distillation) and not (objective.teacher or objective.average):
+    taught = isinstance(objective, Distillation | SummedDistillation)
+    if taught and not (objective.teacher or getattr(objective, "average", 0)):
         raise ConfigError(
             "objective.teacher is not given: add --set objective.teacher=RUN, a file of weights or "
             "the name of a published variant; or objective.average=0.99 to learn from its own "
@@ -190,6 +218,14 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def _names_task(setting: str) -> bool:
     return setting.partition("=")[0].strip() == "task"
+
+
+def _based(recipe: Recipe, base: str) -> Recipe:
+    """Start from a base, with its config unless the recipe has one. Raises VitrailError."""
+    base = settled(base)
+    weights = weights_of(base)
+    model = recipe.model or to_json(config_json(identify(weights).config))
+    return replace(recipe, base=base, pretrained=weights, model=model)
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:

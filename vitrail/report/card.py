@@ -101,6 +101,8 @@ def render_card(facts: Facts) -> str:
         )
     if model.pretrained:
         rows.append(("started from", model.pretrained))
+    if model.taught_by:
+        rows.append(("taught by", model.taught_by))
     parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
     rows.append(("data", f"{data.name}: {parts} images"))
     if model.shown != model.name:

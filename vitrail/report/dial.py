@@ -103,7 +103,7 @@ def _caption(facts: DialFacts) -> str:
 
 def _table(facts: DialFacts) -> Table:
     columns = [
-        Column("", "number"), Column("setting", "name"), Column("multiply-adds", "number"),
+        Column("", "number"), Column("setting"), Column("multiply-adds", "number"),
         Column(facts.measure, "number"), Column("95\u00a0% interval", "number"),
         Column("latency", "number"), Column("90\u00a0% below", "number"), Column(""),
     ]  # fmt: skip

@@ -22,7 +22,8 @@ Clock = Literal["exported", "torch"]
 class ModelFacts:
     """The model that won: `macs` per image of size `image` = (height, width) in pixels.
 
-    `title` is what people read, the name where it is empty; `config` its Config in JSON.
+    `title` is what people read, the name where it is empty; `config` its Config in JSON;
+    `taught_by` says from whom it learned beside the labels.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelFacts:
     pretrained: str | None = None
     title: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    taught_by: str | None = None
 
     @property
     def shown(self) -> str:

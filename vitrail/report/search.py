@@ -39,6 +39,15 @@ class AloneFacts:
 
 
 @dataclass(frozen=True)
+class LevelFacts:
+    """An earlier level of the search: candidates, the best score, and steps of its network."""
+
+    candidates: int
+    best: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class WindowFacts:
     """The share of random candidates near the budget, before and after the identity was fitted."""
 
@@ -68,6 +77,7 @@ class SearchFacts:
     network: Mapping[str, str] = field(default_factory=dict)
     alone: AloneFacts | None = None
     window: WindowFacts | None = None
+    earlier: Sequence[LevelFacts] = ()
 
     @property
     def found(self) -> SearchedPoint:
@@ -121,6 +131,13 @@ def _search(facts: SearchFacts) -> Chapter:
         ),
         Paragraph(beside_chance(facts)),
     ]
+    for number, level in enumerate(facts.earlier, 1):
+        text = (
+            f"Level {number} of the search had chosen from {level.candidates:,} candidates "
+            f"of a network of its own, which learned for {counted(level.steps, 'step')}: the best "
+            f"had {100 * level.best:.1f} %, and what it left open was searched here."
+        )
+        parts.insert(number - 1, Paragraph(text))
     if facts.window is not None:
         parts.append(Paragraph(window(facts.window)))
     if facts.alone is not None:

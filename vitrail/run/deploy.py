@@ -147,13 +147,13 @@ def export_engine(
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)
         with run.scratch() as scratch:
-            return _make(
+            return deployed(
                 chosen, run, model, labels, images, scratch,
                 max_drop=max_drop if int8 else None, threads=threads or cores(), progress=progress,
             )  # fmt: skip
 
 
-def _make(
+def deployed(
     chosen: Engine,
     run: RunFolder,
     model: Any,
@@ -165,7 +165,10 @@ def _make(
     threads: int,
     progress: bool,
 ) -> Deployed:
-    """Everything is made and measured in `scratch`; what is accepted moves into the run."""
+    """Make, accept and time a run's files for an engine, with `max_drop` in integers as well.
+
+    Everything is made and measured in `scratch`; what is accepted moves into the run.
+    """
     held = images.held if images else synthetic(labels)
     described = f"{len(held)} {'held-back' if images else 'synthetic'} images"
     onnx = run.onnx
@@ -279,7 +282,7 @@ def settle(run: RunFolder, chosen: Engine, made: Deployed, scratch: Path) -> Non
         # What an earlier export left would be of no record.
         for part in chosen.files(run.path / chosen.int8_file):
             part.unlink(missing_ok=True)
-    _note(run, made, chosen)
+    note(run, made, chosen)
 
 
 def _move(chosen: Engine, file: Path, run: RunFolder) -> None:
@@ -293,6 +296,7 @@ def _move(chosen: Engine, file: Path, run: RunFolder) -> None:
         ) from error
 
 
-def _note(run: RunFolder, made: Deployed, chosen: Engine) -> None:
+def note(run: RunFolder, made: Deployed, chosen: Engine) -> None:
+    """Write the record of an engine's files, which belong to the weights that the run has now."""
     told = {k: v for k, v in asdict(made).items() if k not in ("engine", "title")}
     record.write(run, chosen, told | {"machine": machine() | {chosen.name: chosen.version}})

@@ -11,14 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from vitrail.config import read_json, to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import BudgetError, ConfigError, RunError
 from vitrail.run import record
 from vitrail.run.folder import RunFolder
-from vitrail.units import counted, parse_latency, percent, seconds
+from vitrail.units import counted, percent, seconds
 
 NAME = "dial.json"
 # The folder of its exported files.
@@ -37,7 +37,7 @@ class Setting:
     def __post_init__(self) -> None:
         if (self.patch is not None and self.patch < 1) or not 0 < self.keep <= 1:
             raise ConfigError(
-                f"a patch of {self.patch} pixels with {self.keep} of them kept is no setting"
+                f"a dial cannot stand at patches of {self.patch} pixels, {self.keep} of them kept"
             )
 
     @property
@@ -72,9 +72,11 @@ class Point:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.score <= self.high <= 1:
-            raise ConfigError(f"{self.score} in [{self.low}, {self.high}] is no score")
+            raise ConfigError(
+                f"{self.score} cannot be a score with the interval [{self.low}, {self.high}]"
+            )
         if not 0 < self.p50_s <= self.p90_s < math.inf:
-            raise ConfigError(f"{self.p50_s} and {self.p90_s} are no times of one file")
+            raise ConfigError(f"{self.p50_s} and {self.p90_s} cannot be times of one file")
 
     @property
     def name(self) -> str:
@@ -165,62 +167,6 @@ class Dial:
             f"{point.name}: {self.measure} {share} on {counted(self.images, 'validation image')}, "
             f"{seconds(point.p50_s)} for one picture on {counted(self.threads, 'thread')}"
         )
-
-
-class Turns(TypedDict, total=False):
-    """How a dial is turned; None is not at all.
-
-    `latency` ("5ms") is the longest median time of a picture, `dial` a place from 0, the fastest,
-    to 1, the most accurate, and `deadline` ("20ms") when each answer has to be there, the reading
-    of the picture included.
-    """
-
-    latency: str | float | None
-    dial: float | None
-    deadline: str | float | None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A wish to turn a dial: one of a limit in seconds, a place in [0, 1], a deadline in seconds.
-
-    Raises ConfigError.
-    """
-
-    latency_s: float | None = None
-    place: float | None = None
-    deadline_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.place is not None and not 0 <= self.place <= 1:
-            raise ConfigError(
-                f"dial is {self.place:g}: give a place from 0, the fastest, to 1, the most accurate"
-            )
-
-    def picked(self, dial: Dial) -> Point:
-        """Return the setting for all images. Raises BudgetError."""
-        if self.latency_s is not None:
-            return dial.under(self.latency_s)
-        return dial[dial.chosen] if self.place is None else dial.at(self.place)
-
-
-def turn(words: Turns) -> Turn | None:
-    """Read how a dial is to be turned, None where it is not.
-
-    Raises ConfigError, also for more than one wish, and BudgetError for what is no time.
-    """
-    given = [name for name in Turns.__annotations__ if words.get(name) is not None]
-    if len(given) > 1:
-        raise ConfigError(
-            f"{given[0]} and {given[1]} turn the same dial: give one of latency, dial and deadline"
-        )
-    if not given:
-        return None
-    value: Any = words.get(given[0])
-    if given == ["dial"]:
-        return Turn(place=float(value))
-    limit_s = parse_latency(value)
-    return Turn(latency_s=limit_s) if given == ["latency"] else Turn(deadline_s=limit_s)
 
 
 def read(run: RunFolder) -> Dial:

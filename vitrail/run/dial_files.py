@@ -24,9 +24,10 @@ from vitrail.errors import RunError
 from vitrail.models import config_json
 from vitrail.run import dial as dials
 from vitrail.run import record
-from vitrail.run.dial import FOLDER, Dial, Point, Turn
+from vitrail.run.dial import FOLDER, Dial, Point
 from vitrail.run.dialling import turned
 from vitrail.run.folder import RunFolder
+from vitrail.run.turn import Turn
 from vitrail.units import counted, size
 
 DESCRIBED = "synthetic images"

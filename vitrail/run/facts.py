@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import read_json
 from vitrail.data.gate import Inspection
 from vitrail.data.split import Split
 from vitrail.engines.onnx import Exported
+from vitrail.objectives import Distillation, Objectives
+from vitrail.recipes.base import WEIGHTS
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.chapter import Chapter
 from vitrail.report.dial import DialFacts, PointFacts, turned_by
@@ -23,6 +26,7 @@ from vitrail.report.facts import (
 )
 from vitrail.run.dial import Dial
 from vitrail.run.subject import Subject
+from vitrail.units import percent
 
 CURVE_POINTS = 300
 
@@ -57,12 +61,39 @@ def data_facts(
     )
 
 
-def model_facts(one: Subject) -> ModelFacts:
+def model_facts(one: Subject, recipe: Recipe) -> ModelFacts:
     """The model that won."""
     return ModelFacts(
         one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
-        Path(one.pretrained).name if one.pretrained else None, one.title, one.model,
+        _started_from(one.pretrained), one.title, one.model,
+        teacher_of(recipe.objective),
     )  # fmt: skip
+
+
+def _started_from(pretrained: str | None) -> str | None:
+    """Return the name of a file of weights, or that of its run."""
+    if pretrained is None:
+        return None
+    path = Path(pretrained)
+    return path.parent.name if path.name == WEIGHTS else path.name
+
+
+def teacher_of(objective: Objectives) -> str | None:
+    """Return in words who teaches, with its score where it is a run; None where nobody does."""
+    if not isinstance(objective, Distillation):
+        return None
+    if objective.average:
+        return "its own average"
+    result = Path(objective.teacher, "result.json")
+    if not result.is_file():
+        return objective.teacher
+    found = read_json(result, dict, remedy="restore the teacher's folder, or take another")
+    test, model = found.get("test"), found.get("model")
+    if not isinstance(test, dict) or not isinstance(model, dict):
+        return objective.teacher
+    share = test.get(str(test.get("name", "accuracy")).replace(" ", "_"))
+    right = f", {percent(share)} on its own test images" if isinstance(share, float) else ""
+    return f"{objective.teacher} ({model.get('title') or model.get('name')}{right})"
 
 
 def export_facts(exported: Exported) -> ExportFacts:

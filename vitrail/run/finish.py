@@ -6,7 +6,7 @@ exported file is accepted does the judge open the test part (`conclude`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,12 +39,13 @@ from vitrail.report.pictures import composed
 from vitrail.report.verdict import sentence
 from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
+from vitrail.run.answers import Embedded
 from vitrail.run.budget import Budget
 from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
-from vitrail.run.frozen import Embedded, frozen_features
+from vitrail.run.frozen import frozen_features
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
 from vitrail.run.pictures import Decoding, decoding
@@ -85,12 +86,24 @@ class Asked:
     time_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What a job adds to a run: a chapter that stands first, and figures for result.json."""
+
+    chapter: Chapter
+    figures: Mapping[str, Any]
+
+
+Adds = Callable[[Facts], Addition]
+
+
 @dataclass(frozen=True, eq=False)
 class Desk:
     """Where a run is finished: its folder, the data, the state on disk, and other engines.
 
-    `notes` are what was decided about the data on the way, `opening` chapters on
-    how the model was found.
+    `notes` are what was decided about the data on the way, `opening` chapters on how the model was
+    found, `chapters` what the page tells besides; `adds` is asked, once all is known, what a job
+    has to say of its own.
     """
 
     run: RunFolder
@@ -101,13 +114,16 @@ class Desk:
     apart: Apart
     notes: list[FindingFacts] = field(default_factory=list)
     opening: list[Chapter] = field(default_factory=list)
+    chapters: Sequence[Chapter] = ()
+    adds: Adds | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A model at the end of its training, with its score on the validation part.
 
-    Where it has a `dial`, it stands at the setting that was chosen.
+    Where it has a `dial`, it stands at the setting that was chosen. `judged` answers in its place
+    where the test is of something else that was made of it.
     """
 
     subject: Subject
@@ -115,6 +131,7 @@ class Trained:
     model: nn.Module
     scores: Scores
     dial: Dial | None = None
+    judged: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +211,9 @@ def conclude(
         dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
-        verdict = judge(trained.model, recipe, desk.workshop.split.test, desk.workshop)
+        verdict = judge(
+            trained.judged or trained.model, recipe, desk.workshop.split.test, desk.workshop
+        )
         judged = recipe.task.judged(verdict.outputs, shipped.labels)
         train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
         most = _affordable(desk, shipped)
@@ -209,7 +228,7 @@ def conclude(
         seen, unknown = _looks(trained, desk, verdict, most)
     latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
     facts = Facts(
-        model=gathered.model_facts(trained.subject),
+        model=gathered.model_facts(trained.subject, recipe),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
         baselines=against,
@@ -237,10 +256,14 @@ def conclude(
     added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
     known = [one for one in added if one is not None]
     facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
+    own = desk.adds(facts) if desk.adds else None
+    if own is not None:
+        facts = replace(facts, opening=[*facts.opening, own.chapter])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
-    run.write_json(run.result, _result(facts, trained.scores, desk.state))
+    told = _result(facts, trained.scores, desk.state)
+    run.write_json(run.result, {**told, **(own.figures if own else {})})
     return Finished(
         trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
         latency, run.path, shipped.timed.said(asked.budget),

@@ -2,12 +2,14 @@
 
     recipe.json          how to train it again, complete
     labels.json          class names, and how images become numbers
-    weights.safetensors  the weights, without pickle
+    weights.safetensors  the weights, without pickle; with a base, those that it lacks
     metrics.jsonl        the journal of the training
     result.json          test figures
     model.onnx           uint8 images in, calibrated probabilities out
     model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
     engine.json          which of these files each engine had best answer with, and the figures
+    dial.json            what the weights reach and take at each setting, where they have several
+    dial                 files of these settings, where asked for, and the weights that they share
     report.html          the report
     look-at.csv          what deserves a look: suspected labels, outliers, copies, broken files
     README.md            the model card
@@ -204,15 +206,21 @@ class RunFolder:
     def save_model(self, model: nn.Module, recipe: Mapping[str, Any], labels: Labels) -> None:
         """Write weights, recipe and labels: all that `load_model` needs.
 
-        `recipe` is JSON whose "model" is the model's config.
+        `recipe` is JSON whose "model" is the model's config; where it has a "base", only what this
+        lacks is written.
         """
         from safetensors import SafetensorError
 
         from vitrail import checkpoint, digests
+        from vitrail.recipes import base as bases
+        from vitrail.recipes.build import parted
 
-        weights = model.state_dict()
+        weights = kept = model.state_dict()
+        metadata = {"config": recipe["model"]}
+        if recipe.get("base"):
+            kept, metadata[bases.KEY] = parted(model, recipe, self.path)
         try:
-            checkpoint.save(self.weights, weights, metadata={"config": recipe["model"]})
+            checkpoint.save(self.weights, kept, metadata=metadata)
         except (OSError, SafetensorError) as error:
             raise _unwritable(self.weights, error) from error
         self.write_json(self.labels, labels.to_json() | {TIE: digests.of_model(weights, labels)})
@@ -221,7 +229,12 @@ class RunFolder:
     # ---- reading -----------------------------------------------------------------------
 
     def read_labels(self) -> Labels:
-        """Class names and normalisation. Raises RunError."""
+        """Class names and normalisation. Raises RunError, also for weights that know no classes."""
+        if read_json(self.labels, dict, remedy=RESTORE).get("classes") == []:
+            raise RunError(
+                f"{self.path} was made by `vitrail pretrain` and knows no classes: fit with "
+                f"--pretrained {self.path}, or ask it by `vitrail probe`"
+            )
         return read_json(self.labels, Labels, remedy=RESTORE, leave_out=(TIE,))
 
     def read_tie(self) -> str | None:

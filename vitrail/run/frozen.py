@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from vitrail.data.cache import Pixels, pixels
 from vitrail.recipes.recipe import Recipe
+from vitrail.run.answers import Embedded
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.baselines import MOST, Features
-
-
-class Embedded(nn.Module):
-    """What a backbone's head sees, in place of the backbone: (B, width)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.embedding(image)  # pyright: ignore[reportCallIssue]
 
 
 def frozen_features(
@@ -28,7 +16,8 @@ def frozen_features(
 
     They are of up to `most` training images, and of all in `test`, whatever their size there.
     """
-    if recipe.pretrained is None:
+    # Weights that bring their head were trained on these classes, and are nobody's to compare with.
+    if recipe.pretrained is None or recipe.keep_head:
         return None
     data, network = recipe.data, Embedded(workshop.model(recipe))
     train = workshop.pixels("train", data.image, data.channels).first(min(most, MOST))

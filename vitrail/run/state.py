@@ -39,6 +39,7 @@ class Saved:
     recipe: dict[str, Any] | None = None
     command: str | None = None
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compress: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = {"spent_s": self.spent_s, "race_s": self.race_s, "train_s": self.train_s}

@@ -20,7 +20,7 @@ from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
-from vitrail.run.answers import remember
+from vitrail.run.answers import known
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
@@ -129,12 +129,12 @@ class Workshop:
         share = _Share(recipe, images, folder, until)
         learner = learner or self.builder.learner(recipe)
         fabric = self._opened(recipe)
-        # Before there are several processes, which then find what is made here.
-        remember(learner.objective, recipe, images, fabric.device, self._say)
         if together and self.devices > 1:
+            # Once, before there are several processes, which then find it.
+            known(learner, recipe, images, fabric.device, self._say)
             several = open_together(self._device, self.devices, recipe.steps.precision)
             several.launch(partial(_train_share, share=share, context=self.builder.context))
-        return share.train(learner, fabric, on_step)
+        return share.train(learner, fabric, on_step, self._say)
 
     def outputs(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
         """Ask the model about all images, in their order."""
@@ -215,11 +215,18 @@ class _Share:
     folder: Path
     until: int
 
-    def train(self, learner: Learner, fabric: Fabric, on_step: OnStep | None = None) -> Outcome:
+    def train(
+        self,
+        learner: Learner,
+        fabric: Fabric,
+        on_step: OnStep | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> Outcome:
         """Go on with this training in this process."""
         recipe, steps = self.recipe, self.recipe.steps
         order = Order(steps.batch // steps.accumulate, recipe.seed, recipe.augment)
         batches = recipe.task.training(self.images, normal(recipe), order)
+        batches.features = known(learner, recipe, self.images, fabric.device, say)
         plan = Plan(
             recipe.optimizer,
             recipe.schedule,
@@ -242,5 +249,4 @@ class _Share:
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
     learner = Builder(context, open_teacher).learner(share.recipe)
-    remember(learner.objective, share.recipe, share.images, fabric.device)
     share.train(learner, fabric)

@@ -32,6 +32,9 @@ from vitrail.tasks import Classification
 LOOK_AT = 2000
 # How much worse mirrored images must be recognised for left and right to mean something.
 DROP = 0.1
+# Two trainings differ by chance as well, which no interval over images knows of: a difference
+# counts where it lies beyond this with its whole interval.
+CLEAR = 0.01
 # The power of a class's rarity that weighs it: all classes count alike.
 BALANCE = 1.0
 # So many standard errors above 0 the odds of a gain are nine to one.
@@ -134,7 +137,7 @@ class Flips:
         [flipped], [straight, mirrored] = with_it, without
         better = paired(straight, flipped)
         differs = paired(straight, mirrored).low > DROP
-        left_out = better.low > 0 or (differs and better.high > 0 and better.middle > -0.01)
+        left_out = better.low > CLEAR or (differs and better.high > 0 and better.middle > -0.01)
         shares = [sum(right) / len(right) for right in (flipped, straight, mirrored)]
         flips, plain, turned = shares
         return Choice(self.name, not left_out, flips, plain, len(flipped), turned)
@@ -230,7 +233,7 @@ class Measuring:
             model, _ = workshop.better(outcome, recipe, LOOK_AT)
             said[used] = []
             for network in one.networks(model, used):
-                outputs = workshop.answers(network, recipe, workshop.watched(recipe, LOOK_AT))
+                outputs = workshop.outputs(network, recipe, workshop.watched(recipe, LOOK_AT))
                 said[used].append(recipe.task.right(outputs))
                 truth = outputs.targets.tolist()
         return one.decide(said[True], said[False], truth)

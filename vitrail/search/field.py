@@ -17,7 +17,8 @@ class Field:
     """All that took part in a search: runners, those over the budget, and who won.
 
     `runners` begin with the best; `misses` are the latencies of those whose exported file was too
-    slow, by name. All latencies include the resize of a picture of the `budget`.
+    slow, by name. All latencies include the resize of a picture of the `budget`. The winner's
+    multiply-adds are those at the setting of its dial, where it has one.
     """
 
     runners: Sequence[Runner]
@@ -34,6 +35,7 @@ class Field:
             one, status = runner.candidate, "stopped"
             seen, trained, wait = runner.accuracy, runner.done, one.with_resize_s(self.budget)
             if one.name == winner.candidate.name:
+                one = winner.candidate
                 status, seen, trained, wait = "won", accuracy, steps, latency_s
             elif one.name in misses:
                 status, wait = "over budget", misses[one.name]

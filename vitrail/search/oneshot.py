@@ -27,7 +27,7 @@ from vitrail.training.learner import Learner
 from vitrail.training.loop import Outcome
 from vitrail.training.objective import Model, Objective, Step
 
-# The name of the shared network among the checkpoints and decisions of a run.
+# The name of a shared network among the checkpoints and decisions of a run.
 SHARED = "shared"
 PROBE = 12
 FEWEST = 20
@@ -61,12 +61,16 @@ class SinglePath(Objective):
 
 @dataclass(frozen=True, eq=False)
 class OneShot:
-    """The training of the shared network of a space, by a recipe of its largest candidate."""
+    """The training of the shared network of a space, by a recipe of its largest candidate.
+
+    `name` is that of its decisions in the state of the run.
+    """
 
     space: Space
     recipe: Recipe
     workshop: Workshop
     folder: Path
+    name: str = SHARED
 
     def trained(self, state: State, seconds: float, on_step: OnShared) -> Supernet:
         """Train for about `seconds`, and return the shared network in eval mode.
@@ -74,7 +78,7 @@ class OneShot:
         Half-way the number of steps is fixed, from the pace so far, and the learning rate begins to
         fall; what was decided is written down before it is acted upon.
         """
-        plan: dict[str, Any] | None = state.finals.get(SHARED)
+        plan: dict[str, Any] | None = state.finals.get(self.name)
         batch, began = self.recipe.steps.batch, time.monotonic()
         if plan is None:
             outcome = self._to(PROBE, {"hold": PROBE, "total": 1 << 20}, on_step)
@@ -82,7 +86,7 @@ class OneShot:
             more = max(FEWEST, int(pace * max(0.0, seconds - (time.monotonic() - began))))
             hold = PROBE + int(HOLD * more)
             plan = {"hold": hold, "total": PROBE + more, "pace": pace, "fixed": False}
-            state.decide(SHARED, plan)
+            state.decide(self.name, plan)
         if not plan["fixed"]:
             before = time.monotonic()
             outcome = self._to(plan["hold"], plan, on_step)
@@ -91,7 +95,7 @@ class OneShot:
                 more = max(FEWEST, int(outcome.samples_per_s / batch * left))
                 plan = plan | {"total": min(plan["total"], plan["hold"] + more)}
             plan = plan | {"fixed": True}
-            state.decide(SHARED, plan)
+            state.decide(self.name, plan)
         outcome = self._to(plan["total"], plan, on_step)
         model = outcome.model
         assert isinstance(model, Supernet)

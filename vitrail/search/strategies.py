@@ -18,7 +18,7 @@ from vitrail.search.spaces.space import Genes, Space, crossed, drawn, mutated
 
 Allowed = Callable[[Genes], bool]
 # Draws for one candidate until a space is said to hold no more that is new and allowed.
-ATTEMPTS = 400
+ATTEMPTS = 2000
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ HITS, SAID, TRUE = range(3)
 class Shown:
     """An image of the test with its truth and the answer, all uint8 of one size.
 
-    `image` is (H, W, C), the masks are (H, W); `overlap` is the image's own mean, in [0, 1].
+    `image` is (H, W, C), the masks are (H, W); `overlap` is the image's own mean, in [0, 1], and
+    `key` its file.
     """
 
-    row: int
+    key: str
     image: np.ndarray
     truth: np.ndarray
     answer: np.ndarray

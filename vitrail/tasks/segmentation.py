@@ -234,12 +234,12 @@ def _shown(
         with fabric.autocast():
             answer = model(x.to(fabric.device)).argmax(1)[0].cpu().numpy().astype(np.uint8)
         truth = resized(whole(pixels.part, row), pixels.image)
-        found.append(Shown(row, image, truth, answer, overlap))
+        found.append(Shown(pixels.keys[row], image, truth, answer, overlap))
     return found
 
 
 def _drawn(one: Shown) -> PictureOfMask:
-    return PictureOfMask(one.image, one.truth, one.answer, one.overlap)
+    return PictureOfMask(one.image, one.truth, one.answer, one.overlap, one.key)
 
 
 def _per_class(total: Tensor) -> list[tuple[float, float, float, float]]:

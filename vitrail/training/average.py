@@ -31,6 +31,8 @@ class Pairs:
     def __init__(self, copy: nn.Module, model: nn.Module) -> None:
         ours, theirs = copy.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
         names = {id(value): name for name, value in theirs.items()}.values()  # tied ones once
+        # What takes no gradients stays as it was copied.
+        names = [n for n in names if theirs[n].requires_grad or not _parameter(theirs[n])]
         floats = [name for name in names if theirs[name].is_floating_point()]
         self._slow: list[Tensor] = [ours[name].detach() for name in floats]
         self._fast: list[Tensor] = [theirs[name].detach() for name in floats]
@@ -42,3 +44,7 @@ class Pairs:
         get_ema_multi_avg_fn(decay)(self._slow, self._fast, step)
         for ours, theirs in self._copied:
             ours.copy_(theirs)
+
+
+def _parameter(value: Tensor) -> bool:
+    return isinstance(value, nn.Parameter)

@@ -13,7 +13,8 @@ class Batch(Protocol):
     """Images (B, C, H, W), targets (B,) as classes or (B, K) as shares, indices (B,).
 
     `views` (B,) says which of the pictures that may become of an image each is, so that what is
-    known of (index, view) need not be computed; None where there is no counting them.
+    known of (index, view) need not be computed; None where there is no counting them. Of an
+    `embedded` batch the images are features (B, width), for the model's head alone.
     """
 
     @property
@@ -24,6 +25,8 @@ class Batch(Protocol):
     def indices(self) -> Tensor: ...
     @property
     def views(self) -> Tensor | None: ...
+    @property
+    def embedded(self) -> bool: ...
     def to(self, device: torch.device) -> Batch: ...
 
 

@@ -40,7 +40,7 @@ class Learner(nn.Module):
         if isinstance(batch, Handed):
             batch = batch.batch
         terms = self.objective if turn == "first" else self.objective.second
-        return terms(self.model, batch, step)
+        return terms(self.model.head if batch.embedded else self.model, batch, step)  # pyright: ignore
 
     def train(self, mode: bool = True) -> Learner:
         super().train(mode)

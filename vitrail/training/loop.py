@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -117,8 +117,8 @@ def train(
             rates.append(machine.adjust(done, state.caution))
             seed(_mixed(batches.seed, done, rank))
             rows.append(machine.step(feeds, step))
-            if average:
-                average.update(done)
+            if average and (done + 1) % steps.ema_every == 0:
+                average.update(done // steps.ema_every)
             learner.objective.after_step(learner.model, step)
             done += 1
             if done % look and done < until:
@@ -247,7 +247,8 @@ class _Machine:
         losses, told = [], []
         for part in range(steps.accumulate):
             batch = Handed(next(feed).to(fabric.device))
-            less = self._saving(batch.batch.images)
+            # A head alone keeps next to nothing.
+            less = nullcontext if batch.batch.embedded else self._saving(batch.batch.images)
             with fabric.no_backward_sync(self.net, enabled=part < steps.accumulate - 1):
                 with less(), _several():
                     terms = self.net(batch, step, turn)

@@ -49,6 +49,8 @@ class Plan:
         Not the schedule and the total: a short training may go on as a long one.
         """
         names = ("batch", "accumulate", "clip", "units", "ema", "precision")
+        # Named only where it is used: what was begun before it was known goes on.
+        names += ("ema_every",) if self.steps.ema_every > 1 else ()
         kind = type(self.optimizer).__name__.lower()
         return {name: getattr(self.steps, name) for name in names} | {
             "optimizer": {"kind": kind, **to_json(self.optimizer)},

@@ -41,6 +41,11 @@ class Batch:
     def views(self) -> None:
         """None: nothing is remembered of series."""
 
+    @property
+    def embedded(self) -> bool:
+        """Return False: they are series."""
+        return False
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))

@@ -15,10 +15,11 @@ class Steps:
 
     `batch` images make a step, over all processes and `accumulate` micro-batches. `clip` is
     the largest norm of the gradient, `units` the largest of each output's gradient as a share of
-    the norm of its weights (adaptive clipping), `ema` the decay of the average of the weights;
-    None for no clipping, no average. `save_s` are the seconds between two snapshots. `lean`
-    computes cheap activations again instead of keeping them: a quarter to a third less memory;
-    None is where they would take more than half of the memory that is free.
+    the norm of its weights (adaptive clipping), `ema` the decay of the average of the weights,
+    which follows every `ema_every` steps; None for no clipping, no average. `save_s` are the
+    seconds between two snapshots. `lean` computes cheap activations again instead of keeping
+    them: a quarter to a third less memory; None is where they would take more than half of the
+    memory that is free.
     """
 
     total: int
@@ -30,8 +31,11 @@ class Steps:
     save_s: float = 30.0
     lean: bool | None = None
     units: float | None = None
+    ema_every: int = 1
 
     def __post_init__(self) -> None:
+        if self.ema_every < 1:
+            raise ConfigError(f"ema_every {self.ema_every} is below 1: 1 is every step")
         if self.total < 1 or self.batch < 1 or self.accumulate < 1:
             raise ConfigError(
                 f"total {self.total}, batch {self.batch} and accumulate {self.accumulate} must "

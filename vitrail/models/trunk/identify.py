@@ -18,7 +18,9 @@ from vitrail.models.trunk.catalog import (
     catalog,
     config_from_json,
     config_name,
+    dense,
     module_of,
+    shapes,
     skeleton,
 )
 from vitrail.models.trunk.checked import blocks
@@ -27,6 +29,7 @@ from vitrail.models.trunk.nearest import body, likely, nearest
 from vitrail.models.trunk.readings import Reading, light, read, tables, unwrapped
 from vitrail.models.trunk.told import aspect, told
 
+MAPS = 1.5  # by how much heads of other classes and encoders' own heads change a network of maps
 CLOSE = 0.08  # by how much tables of positions and kernels of channels change a model's size
 TRIES = 24  # models that are compared
 # Fields that change nothing of what a model with given weights computes for an image; a family may
@@ -75,6 +78,11 @@ def identify(
         ('resnet_18', 'vitrail', 7)
     """
     held = checkpoint.contents(source)
+    if "base" in held.written:
+        raise CheckpointError(
+            f"{_said(source)} has only what a run adds to its base: give the run folder where one "
+            "is asked for, or the base"
+        )
     if "config" in held.written:
         return _own(held, source)
     words = [] if isinstance(source, Mapping) else [file_words(source)]
@@ -147,6 +155,28 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
                 found[variant.name] = Fit(variant, config, reading)
         if found:
             return _distinct(_squarest(list(found.values())))
+    return _maps(known)
+
+
+def _maps(state: Mapping[str, Tensor]) -> list[Fit]:
+    """The networks of maps that a state fits, which no backbone does."""
+    total = sum(v.numel() for v in state.values())
+    for names in unwrapped(list(state)):
+        found: dict[Any, Fit] = {}
+        for variant in dense().values():
+            values = sum(map(math.prod, shapes(variant.config).values()))
+            if not values / MAPS < total < values * MAPS:
+                continue
+            for table, rows in tables(variant.config).items():
+                try:
+                    reading = read(state, names, table, rows)
+                except CheckpointError:
+                    continue  # a table of other names meets shapes that it cannot take
+                config = told(variant.config, reading.shapes)
+                if config is not None:
+                    found.setdefault(config, Fit(variant, config, reading))
+        if found:
+            return _squarest(list(found.values()))
     return []
 
 

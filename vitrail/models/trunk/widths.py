@@ -32,9 +32,9 @@ from vitrail.models.trunk.adapt import laid_out
 from vitrail.models.trunk.backbone import Backbone
 from vitrail.models.trunk.catalog import bare, create, family_of, module_of, networks
 
-INNER, HEADS = "inner", "heads"
+INNER, HEADS, HIDDEN = "inner", "heads", "hidden"
 # Numbers that a Config holds one a block, and one number for all where they are equal.
-PER_BLOCK = (INNER, HEADS, "hidden")
+PER_BLOCK = (INNER, HEADS, HIDDEN)
 
 
 class Place(NamedTuple):
@@ -112,6 +112,12 @@ def heads_of(config: Any, width: str) -> int:
     return value
 
 
+def prepared(model: Backbone) -> Backbone:
+    """Return a model of the same function of whose every width channels may be taken."""
+    prepare = getattr(module_of(model.config), "cuttable", None)
+    return model if prepare is None else prepare(model)
+
+
 def sliced(model: Backbone, cut: Cut) -> Backbone:
     """Return a model of its own Config that has the channels, heads and blocks that stay.
 
@@ -123,8 +129,7 @@ def sliced(model: Backbone, cut: Cut) -> Backbone:
         >>> smaller.config.depth, smaller.config.hidden[:2]
         (11, (100, 768))
     """
-    if "dim" in cut.kept and (prepare := getattr(module_of(model.config), "cuttable", None)):
-        model = prepare(model)
+    model = prepared(model) if "dim" in cut.kept else model
     known, numbers = sizes(model), _numbers(model.config, cut)
     for width, channels in cut.kept.items():
         if width not in known or max(channels) >= known[width] or min(channels) < 0:
@@ -142,7 +147,8 @@ def sliced(model: Backbone, cut: Cut) -> Backbone:
     rest = {new: value for name, value in state.items() if (new := _moved(name, numbers))}
     like = next(model.parameters())
     with bare():
-        smaller = create(_config(model.config, known, cut))
+        channels = {w: len(cut.kept.get(w, range(n))) for w, n in known.items()}
+        smaller = create(resized(model.config, channels, cut.heads, cut.without))
     assign(smaller, rest, dtype=like.dtype)
     return laid_out(smaller.to(like.device)).train(model.training)
 
@@ -189,22 +195,31 @@ def _moved(name: str, numbers: Mapping[int, int | None]) -> str | None:
     return None if new is None else f"blocks.{new}.{name[match.end() :]}"
 
 
-def _config(config: Any, known: Mapping[str, int], cut: Cut) -> Any:
-    """Return the Config of what stays, with one number where all blocks have the same."""
+def resized(
+    config: Any,
+    channels: Mapping[str, int],
+    heads: Mapping[str, int],
+    without: Sequence[int] = (),
+) -> Any:
+    """Return the Config of a model with so many channels in every width, and without some blocks.
+
+    `heads` is for inner widths whose heads become another number. Where all blocks have the same
+    number it is one.
+    """
     found: dict[str, dict[tuple[int, ...], int]] = {}
-    for width, size in known.items():
+    for width, size in channels.items():
         name, *index = width.split(".")
         if name == HEADS:
             continue
         at = tuple(map(int, index))
-        found.setdefault(name, {})[at] = len(cut.kept.get(width, range(size)))
+        found.setdefault(name, {})[at] = size
         if name == INNER:
-            count = cut.heads.get(width, heads_of(config, width))
+            count = heads.get(width, heads_of(config, width))
             found.setdefault(HEADS, {})[at] = count
     depth = {}
-    if cut.without:
-        depth = {"depth": config.depth - len(cut.without)}
-        found = {name: _without(values, cut.without) for name, values in found.items()}
+    if without:
+        depth = {"depth": config.depth - len(without)}
+        found = {name: _without(values, without) for name, values in found.items()}
     values = {name: _nested(of, name in PER_BLOCK) for name, of in found.items()}
     default = {f.name: f.default for f in fields(config)}.get(INNER)
     if default == 0 and values.get(INNER) == values.get("dim", config.dim):

@@ -27,8 +27,8 @@ from vitrail.training.objective import Objective, Step
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a teacher teaches: `outputs` prototypes, temperatures, centres, and how slowly it
-    follows.
+    """How a teacher teaches: `outputs` prototypes behind a head whose layers are `hidden` wide,
+    temperatures, centres, and how slowly it follows.
 
     Its temperature rises from `cold` to `warm` over `warming` epochs, the student's is `student`.
     Centres keep `centre` of their past in a step, the teacher `momentum` of its weights, which
@@ -36,6 +36,7 @@ class Teaching:
     """
 
     outputs: int = 8192
+    hidden: int = 2048
     student: float = 0.1
     cold: float = 0.04
     warm: float = 0.07
@@ -45,6 +46,8 @@ class Teaching:
     held: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.hidden < 1:
+            raise ConfigError(f"hidden {self.hidden} is below 1: 2048 is usual")
         if self.outputs < 2:
             raise ConfigError(f"outputs {self.outputs} is below 2: 8192 is usual")
         for name in ("student", "cold", "warm"):
@@ -88,7 +91,7 @@ class SelfDistillation(Objective):
         self.crops, self.teaching, self.normal, self.hidden = crops, teaching, normal, hidden
         self.local = crops.sizes(model)
         width = model.width
-        self.head = Prototypes(width, teaching.outputs)
+        self.head = Prototypes(width, teaching.outputs, hidden=teaching.hidden)
         self.teacher = Following(model, self.head)
         self.token = nn.Parameter(torch.zeros(width)) if hidden else None
         self.register_buffer("centre", torch.zeros(1, teaching.outputs))
@@ -112,8 +115,8 @@ class SelfDistillation(Objective):
         else:
             mask = self.hidden.choose(taught.attention, _grid(model, large), indices, step)
             seen = read(model, large, mask=mask, token=self.token)
-            both = self.head(torch.cat([seen.pooled[:, None], seen.patches], 1), held)
-            student, patches = [both[:, 0]], both[:, 1:]
+            # Patches that are seen have no part in the loss, so the head is spared them.
+            student, patches = [self.head(seen.pooled, held)], self.head(seen.patches[mask], held)
         if small is not None:
             student.append(self.head(model.embedding(small), held))
         temperature = self.teaching.temperature(step.epoch)
@@ -150,12 +153,15 @@ class SelfDistillation(Objective):
     def patch_loss(
         self, student: Tensor, answers: Tensor, mask: Tensor, temperature: float
     ) -> Tensor:
-        """Return the mean over images of the mean over hidden patches (2 B, N, K); an image of
-        which nothing is hidden counts as 0."""
-        wanted = ((answers - self.patch_centre) / temperature).softmax(-1)
+        """Return the mean over images of the mean over hidden patches, of the student's outputs for
+        these alone (M, K) and the teacher's for all (2 B, N, K).
+
+        An image of which nothing is hidden counts as 0.
+        """
+        wanted = ((answers[mask] - self.patch_centre[0]) / temperature).softmax(-1)
         said = (student / self.teaching.student).log_softmax(-1)
-        shares = mask.to(said) / mask.sum(1, keepdim=True).clamp(min=1)
-        return (-(wanted * said).sum(-1) * shares).sum(1).mean()
+        shares = (mask.to(said) / mask.sum(1, keepdim=True).clamp(min=1))[mask]
+        return (-(wanted * said).sum(-1) * shares).sum() / len(mask)
 
     @torch.no_grad()
     def _recentre(self, answers: Tensor) -> None:

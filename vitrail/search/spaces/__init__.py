@@ -7,11 +7,12 @@ from typing import Any
 from vitrail.config import nearest
 from vitrail.errors import ConfigError
 from vitrail.search.spaces.autoformer import AutoFormer
+from vitrail.search.spaces.glit import GLiT
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import Space
 from vitrail.search.spaces.vitas import ViTAS
 
-SPACES: dict[str, Any] = {kind.name: kind for kind in (ViTAS, AutoFormer)}
+SPACES: dict[str, Any] = {kind.name: kind for kind in (ViTAS, AutoFormer, GLiT)}
 
 
 def known(name: str) -> Any:

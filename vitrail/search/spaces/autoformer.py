@@ -107,6 +107,10 @@ class AutoFormer:
         """Return the space itself: the paper rejects what is over the limit and fits nothing."""
         return self
 
+    def deeper(self, genes: Genes) -> AutoFormer | None:
+        """Return None: there is one level."""
+        return None
+
     def described(self, config: Config) -> dict[str, str]:
         return {
             "patches": f"{config.patch} x {config.patch} pixels",

@@ -96,6 +96,10 @@ class Space(Protocol):
         as far as its paper fits that; `costs` measures the mean of a space."""
         ...
 
+    def deeper(self, genes: Genes) -> Self | None:
+        """Return the next level of the search for what this one chose, None after the last."""
+        ...
+
     def described(self, config: Any) -> dict[str, str]:
         """Return in words what a candidate has beside its blocks."""
         ...

@@ -60,7 +60,7 @@ class ViTAS:
 
     @property
     def slots(self) -> int:
-        """How many blocks there may be."""
+        """Return how many blocks there may be."""
         return len(self.widest.heads)
 
     @cached_property
@@ -153,6 +153,10 @@ class ViTAS:
             if most - least < 2:
                 return space
             space = replace(space, identity=(least + most) // 2 / 100)
+
+    def deeper(self, genes: Genes) -> ViTAS | None:
+        """Return None: there is one level."""
+        return None
 
     def described(self, config: Config) -> dict[str, str]:
         return {

@@ -79,7 +79,7 @@ class Super(Supernet):
         init(self)
 
     def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
-        """The state of the candidate `config`, views of the shared weights where they suffice.
+        """Return the state of a candidate, views of the shared weights where they suffice.
 
         Raises ValueError for a candidate that is not of this space.
         """

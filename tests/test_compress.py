@@ -1,0 +1,200 @@
+"""A finished run is made smaller: the budget is kept, the test part is opened once, a stop costs
+nothing, and what cannot be is said before any time is spent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+from support.pictures import write_classes
+
+import vitrail
+from vitrail.compression.sizes import largest, least, scaled
+from vitrail.errors import BudgetError, ConfigError, DataError, RunError
+from vitrail.jobs import smaller
+from vitrail.jobs.compress import compress
+from vitrail.jobs.train import train_recipe
+from vitrail.models import deit, vit
+from vitrail.report.compression import Row, picture, rows
+from vitrail.run import finish
+from vitrail.run.subject import counted
+from vitrail.training.interrupt import Interrupted
+
+MODEL = [
+    "model=vit_ti16", "model.image=16,16", "model.patch=8", "model.dim=16", "model.depth=2",
+    "model.heads=2", "model.hidden=32", "model.pool=mean", "model.position=sincos",
+    "steps.batch=8", "steps.total=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A ViT of nearly no training, its data beside it."""
+    root = tmp_path_factory.mktemp("compress")
+    photos = write_classes(root / "photos", {"cat": 20, "dog": 20})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITRAIL_CACHE", str(root / "cache"))
+        train_recipe(
+            [*MODEL, f"data={photos}"], out=root / "run", threads=1, device="cpu", console=silent()
+        )
+    return root / "run"
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, trained):
+    monkeypatch.setenv("VITRAIL_CACHE", str(trained.parent / "cache"))
+
+
+def silent():
+    return Console(file=StringIO(), width=200)
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
+
+
+def made(run, out, **options):
+    return compress(run, out=out, threads=1, device="cpu", console=silent(), **options)
+
+
+def test_a_smaller_run_keeps_its_budget_and_is_judged_once(trained, tmp_path, monkeypatch):
+    opened = []
+    judge = finish.judge
+    monkeypatch.setattr(finish, "judge", lambda *a: opened.append(a) or judge(*a))
+    run = made(trained, tmp_path / "half", macs="50%", epochs=1)
+    assert len(opened) == 1
+    old, new = json.loads((trained / "result.json").read_text()), run.result
+    assert 0.3 < new["model"]["macs"] / old["model"]["macs"] <= 0.5
+    told = new["compressed"]
+    assert told["before"]["accuracy"] == old["test"]["accuracy"]
+    assert told["now"]["accuracy"] == new["test"]["accuracy"]
+    assert told["now"]["n"] == old["test"]["n"] == new["test"]["n"]
+    kept, whole = told["kept"]["MLP 1"]
+    assert 0 < kept < whole == 32
+    page = run.report.read_text()
+    assert "What became smaller" in page and "Which channels of every width stay" in page
+    model = run.model()
+    assert model.config.hidden == kept and model.config.position == "learned"
+    assert len(run.predict(str(trained.parent / "photos/cat/000.png"))) == 1
+    recipe = json.loads((run.path / "recipe.json").read_text())
+    assert recipe["objective"]["kind"] == "summed_distillation"
+    assert recipe["steps"]["total"] == 28 // 8
+
+
+def test_integers_are_judged_by_their_own_answers(trained, tmp_path):
+    run = made(trained, tmp_path / "int8", method="int8", max_drop=100)
+    told = run.result["compressed"]
+    assert told["method"] == "int8" and told["now"]["macs"] == told["before"]["macs"]
+    assert told["now"]["size_bytes"] == (run.path / "model.int8.onnx").stat().st_size
+    assert "stay in float" in run.report.read_text()
+    found = vitrail.evaluate(run, trained.parent / "photos", engine="onnxruntime")
+    assert 0 <= found.figures["test"]["accuracy"] <= 1
+
+
+@pytest.mark.slow  # trains twice
+def test_what_goes_may_be_learned(trained, tmp_path):
+    run = made(trained, tmp_path / "uvc", method="uvc", macs="60%", epochs=1)
+    old = json.loads((trained / "result.json").read_text())
+    assert run.result["model"]["macs"] <= 0.6 * old["model"]["macs"]
+    assert run.result["compressed"]["method"] == "uvc"
+    assert run.model().config.dim == 16
+
+
+def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
+    """What channels are worth is asked once; the weights are those of an undisturbed training."""
+    whole = made(trained, tmp_path / "whole", macs="60%", epochs=1, method="random", seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(smaller.Watched, "to_end", stopped)
+        with pytest.raises(Interrupted, match=r"compress .* --resume"):
+            made(trained, tmp_path / "run", macs="60%", epochs=1, method="random", seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(smaller, "choose", None)
+        run = made(trained, tmp_path / "run", resume=True)
+    ours, theirs = run.model().state_dict(), whole.model().state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({}, BudgetError, "no budget is given: add --macs 50%"),
+        ({"macs": "3G"}, BudgetError, r"--macs 3G is 3 G, and the model has .*: give less"),
+        ({"params": "100%"}, BudgetError, r"--params 100% is .*: give less"),
+        ({"macs": "0.1%"}, BudgetError, r"one head and one neuron .* multiply-adds from .* to "),
+        ({"params": 20}, BudgetError, "parameters from .* to "),
+        ({"macs": "x"}, BudgetError, "'x' is not a number"),
+        ({"macs": "50%", "method": "magic"}, ConfigError, "--method 'magic' is unknown"),
+        ({"macs": "50%", "epochs": 0}, ConfigError, "--epochs is 0: give a number above 0"),
+        ({"method": "int8", "macs": "50%"}, ConfigError, "int8 keeps all channels .* no --macs"),
+        ({"method": "uvc", "params": "50%"}, ConfigError, "uvc learns under .* give --macs"),
+        ({"method": "uvc", "macs": "2%"}, BudgetError, "one block of one head and one neuron"),
+        ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
+        ({"macs": "50%", "threads": 0}, ConfigError, "threads is 0"),
+        ({"macs": "50%", "budget": 1}, ConfigError, "compress has no option 'budget'"),
+        ({"macs": "50%", "data": "gone"}, DataError, "cannot be read .* give where they are by"),
+    ],
+)
+def test_what_cannot_be_is_said_first(trained, tmp_path, options, error, said):
+    with pytest.raises(error, match=said):
+        compress(trained, out=tmp_path / "run", console=silent(), **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_are_not_taken_for_the_runs(trained, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(trained.parent / "photos", photos)
+    (photos / "cat" / "003.png").unlink()
+    with pytest.raises(RunError, match=r"are not those of .* give where these are"):
+        compress(trained, macs="50%", data=photos, out=tmp_path / "run", console=silent())
+
+
+def test_only_what_was_trained_here_can_be_made_smaller(trained, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    (other / "result.json").unlink()
+    with pytest.raises(RunError, match="was not trained and judged here"):
+        compress(other, macs="50%", console=silent())
+    with pytest.raises(RunError, match="was not made by `vitrail compress`"):
+        compress(other, out=other, resume=True, console=silent())
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5, 0.2])
+@pytest.mark.parametrize(
+    "config", [deit.Config(), vit.Config(dim=48, depth=3, heads=4, hidden=100, image=(32, 32))]
+)
+def test_the_largest_sizes_within_a_budget(config, share):
+    limit = share * counted(config).macs
+    found = largest(config, lambda one: counted(one).macs <= limit)
+    assert 0.9 * limit < counted(found.config).macs <= limit
+    assert largest(config, lambda one: counted(one).macs < 10) is None
+
+
+def test_the_least_is_one_head_of_one_channel_and_one_neuron():
+    small = least(deit.Config()).config
+    assert (small.heads, small.inner, small.hidden) == (1, 1, 1)
+    assert scaled(deit.Config(), 1.0).config == deit.Config()
+
+
+def test_the_picture_has_a_stripe_for_each_run_of_channels():
+    sizes = {"dim": 8, "inner.0": 4, "hidden.0": 6, "inner.1": 4, "hidden.1": 6}
+    kept = {"dim": (0, 1, 2, 5), "inner.0": (0, 1), "hidden.0": (5,)}
+    found = rows(sizes, kept, {"inner.0": (2, 1)}, without=(1,))
+    assert [(row.name, len(row.kept), row.channels) for row in found] == [
+        ("embedding", 4, 8), ("attention 1", 2, 4), ("MLP 1", 1, 6), ("attention 2", 0, 4),
+        ("MLP 2", 0, 6),
+    ]  # fmt: skip
+    drawn = picture(found)
+    assert drawn.count('fill="var(--accent)"') == 5
+    assert picture([Row("embedding", 8, (0, 1, 2, 5))]).count('z"') == 1

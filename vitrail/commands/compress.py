@@ -1,0 +1,64 @@
+"""`vitrail compress`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrail.commands.options import Device, Json, Out, Threads, work
+
+
+def compress(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How to choose what stays: up (how far answers move without a channel), uvc "
+            "(learned with the weights), magnitude or random; int8 keeps all and makes a file in "
+            "8-bit integers."
+        ),
+    ] = "up",
+    macs: Annotated[
+        str | None, typer.Option(help="Most multiply-adds for one image: 50% of them, or 3M.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Most parameters: 50% of them, or 300k.")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Longest time for one image as exported: 50%, or 5ms.")
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training images afterwards; by default as many as the run had."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Percentage points of the score that int8 may lose; 0.5 by default."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the run's images are, where they have moved.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue what was interrupted in --out.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Make a finished run's model smaller, and tune, test and export what is left."""
+    from vitrail.jobs.compress import compress as make
+
+    work()
+    made = make(
+        run, out=out, resume=resume, method=method, macs=macs, params=params, latency=latency,
+        epochs=epochs, max_drop=max_drop, data=data, seed=seed, device=device, threads=threads,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(made.result["compressed"] | {"run": str(made.path)}, indent=1))

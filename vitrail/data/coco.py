@@ -1,0 +1,187 @@
+"""COCO's JSON of polygons and run lengths beside images, as a source of masks.
+
+    photos/annotations.json  photos/images/          also annotations/*.json, or images beside it
+    photos/annotations/instances_train.json          a file for each part, told by its name
+
+Lin et al., ECCV 2014, arXiv 1405.0312. Class 0 is the background; categories follow by their ids.
+Larger objects are drawn first, so that smaller ones lie over them; crowds count for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitrail import files
+from vitrail.data.masked import IMAGES, with_classes
+from vitrail.data.masks import MOST_CLASSES, look
+from vitrail.data.outlines import Drawing, Outlines
+from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of, require_classes
+from vitrail.data.tree import Tree, is_picture
+from vitrail.errors import DataError
+from vitrail.units import counted, shortened
+
+BACKGROUND = "background"
+MOST_BYTES = 1 << 30
+NEEDED = ("images", "annotations", "categories")
+
+
+@dataclass
+class _Gathered:
+    """What the files of a folder say together, and what is odd about it."""
+
+    items: list[Item] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    odd: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, key: str) -> None:
+        self.odd.setdefault(kind, []).append(key)
+
+
+# What is told of each oddity: how grave it is, and what becomes of it.
+_TOLD: dict[str, tuple[Severity, str, str]] = {
+    "missing image": ("error", "image", "listed, but not there, left out"),
+    "listed twice": ("error", "image", "listed twice, the first is taken"),
+    "no image of it": ("warning", "annotation", "of no listed image left out"),
+    "same annotation": ("warning", "annotation", "there twice, drawn once"),
+    "crowd": ("info", "crowd region", "that count for nothing"),
+    "negative": ("info", "image", "without any annotation, all background"),
+    "unlisted image": ("warning", "image", "that no annotation file lists left out"),
+}
+
+
+def coco_files(root: Path) -> list[Path]:
+    """Return the annotation files of a folder, or the file itself, told by their beginnings."""
+    if root.is_file():
+        return [root] if root.suffix == ".json" else []
+    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    return [path for path in found if _begins_like_coco(path)]
+
+
+def _begins_like_coco(path: Path) -> bool:
+    """Whether the keys that only such a file has are in it."""
+    try:
+        data = files.read(path, MOST_BYTES)
+    except OSError:
+        return False
+    return all(f'"{name}"'.encode() in data for name in (*NEEDED, "file_name"))
+
+
+def read_coco(root: Path, *, progress: bool = False) -> Source:
+    """List the images of COCO's files with a mask for each, drawn once to be looked at.
+
+    Raises DataError.
+    """
+    paths = coco_files(root)
+    folder = root.parent if root.is_file() else root
+    if not paths:
+        raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
+    read = {path: _loaded(path) for path in paths}
+    names, ids = _categories(read)
+    gathered = _Gathered()
+    parts = {path: part_of(path.stem.rpartition("_")[2]) for path in paths}
+    given = len(paths) > 1 and all(parts.values())
+    for path, content in read.items():
+        _gather(gathered, folder, path, content, ids, parts[path] if given else None)
+    require_classes(names, str(root), ": background is one, each category another")
+    if not gathered.items:
+        raise DataError(f"no image that {paths[0]} lists is there: put them into images/ beside it")
+    reader = Outlines(tuple(gathered.drawings), tuple(item.key for item in gathered.items))
+    masks = look(reader, progress=progress)
+    known = {item.key for item in gathered.items} | {*gathered.odd.get("listed twice", [])}
+    for key in Tree(folder).walk(""):
+        if is_picture(key) and key not in known:
+            gathered.note("unlisted image", key)
+    findings = [_finding(kind, keys) for kind, keys in gathered.odd.items()]
+    return Source(
+        folder.resolve().name, names, with_classes(gathered.items, masks), str(root),
+        tuple(findings), folder, several=True, masks=masks,
+    )  # fmt: skip
+
+
+def _finding(kind: str, keys: Sequence[str]) -> Finding:
+    severity, noun, said = _TOLD[kind]
+    return Finding(kind, severity, f"{counted(len(keys), noun)} {said}", tuple(keys))
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(files.read(path, MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}): write it again") from error
+    lists = isinstance(found, dict) and all(isinstance(found.get(n), list) for n in NEEDED)
+    if not lists or not all(isinstance(one, dict) for n in NEEDED for one in found[n]):
+        raise DataError(f"{path} has no lists of {', '.join(NEEDED)}: it is none of COCO's files")
+    return found
+
+
+def _categories(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """The classes, background first, and the class of each category's id."""
+    known: dict[Any, str] = {}
+    for path, content in read.items():
+        for one in content["categories"]:
+            number, name = one.get("id"), one.get("name")
+            if not isinstance(number, int) or not isinstance(name, str) or not name.strip():
+                raise DataError(f"{path} has a category without a whole id and a name: correct it")
+            if known.setdefault(number, name) != name:
+                raise DataError(f"{path} calls category {number} {name!r}, not {known[number]!r}")
+    own = [known[number] for number in sorted(known)]
+    if len(set(own)) < len(own):
+        twice = next(name for name in own if own.count(name) > 1)
+        raise DataError(f"two categories are called {shortened(twice)!r}: give each its own name")
+    plain = own[0].casefold() == BACKGROUND if own else False
+    names = own if plain else [BACKGROUND, *own]
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"there are {len(names)} classes: masks of 8 bits hold {MOST_CLASSES}")
+    return tuple(names), {number: names.index(known[number]) for number in known}
+
+
+def _gather(
+    into: _Gathered, folder: Path, path: Path, content: Mapping[str, Any], ids: Mapping[Any, int],
+    part: PartName | None,
+) -> None:  # fmt: skip
+    """Take in one file: its images that are there, each with what is drawn on it."""
+    of_image: dict[Any, list[dict[str, Any]]] = {}
+    for one in content["annotations"]:
+        of_image.setdefault(one.get("image_id"), []).append(one)
+    seen = {item.key for item in into.items}
+    for one in content["images"]:
+        own = of_image.pop(one.get("id"), [])
+        key = _key(folder, path, one.get("file_name"))
+        if key is None:
+            into.note("missing image", str(one.get("file_name")))
+            continue
+        if key in seen:
+            into.note("listed twice", key)
+            continue
+        seen.add(key)
+        distinct = {json.dumps([o.get("category_id"), o.get("segmentation")]): o for o in own}
+        if len(distinct) < len(own):
+            into.note("same annotation", key)
+        for drawn in distinct.values():
+            if drawn.get("iscrowd"):
+                into.note("crowd", key)
+        if not own:
+            into.note("negative", key)
+        into.items.append(Item(key, -1, part))
+        size = one.get("height"), one.get("width")
+        into.drawings.append(Drawing(size, tuple(distinct.values()), ids))
+    for number in of_image:
+        into.note("no image of it", f"image_id {number}")
+
+
+def _key(folder: Path, path: Path, name: Any) -> str | None:
+    """Where an image lies, relative to the folder; None where it is not there, or outside."""
+    if not isinstance(name, str) or not name:
+        return None
+    beside = [path.parent, folder, *(folder / one for one in IMAGES)]
+    part = path.stem.rpartition("_")[2]
+    beside += [folder / part, *(folder / one / part for one in IMAGES)]
+    for place in beside:
+        there = place / name
+        if there.is_file() and there.resolve().is_relative_to(folder.resolve()):
+            return there.relative_to(folder).as_posix()
+    return None

@@ -1,0 +1,156 @@
+"""`vitrail compress RUN --method up --macs 50%`: a smaller model out of a finished run.
+
+run -> sizes within the budget -> what its channels are worth -> the cut -> tuning by what the model
+was -> export -> judge -> report
+
+What is left is an ordinary model: its own Config and its own run folder, which can be served,
+exported and made smaller again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from rich.console import Console
+
+from vitrail.config import nearest, to_json
+from vitrail.errors import ConfigError, RunError
+from vitrail.jobs.cutting import INT8, UVC, Asked, clock
+from vitrail.jobs.integers import Integers
+from vitrail.jobs.learned import require
+from vitrail.jobs.limits import Limits, read, sized
+from vitrail.jobs.smaller import Smaller
+from vitrail.measure.machine import cores
+from vitrail.run.before import Before, before
+from vitrail.run.folder import RunFolder, free_name
+from vitrail.run.reading import Hardware, pictured
+from vitrail.run.state import NAME, State, resumed
+from vitrail.run.view import View
+from vitrail.runs import Run
+
+
+class Words(TypedDict, total=False):
+    """The options of `vitrail compress` as they are given; None is not given.
+
+    `method` says by what channels are chosen: "up" (how far answers move without them), "magnitude"
+    or "random"; "uvc" learns under `macs` which heads, neurons and blocks go; "int8" keeps all and
+    makes a file in integers, which may lose `max_drop` points. `macs`, `params` and `latency` are
+    limits, absolute ("3M", "5ms") or a share of what the model costs now ("50%"); `epochs` are
+    passes over the training images afterwards, by default as many as the run had. `data` is where
+    the images are now, `seed` draws what is random.
+    """
+
+    method: str | None
+    macs: str | int | None
+    params: str | int | None
+    latency: str | float | None
+    epochs: float | None
+    data: str | Path | None
+    seed: int | None
+    max_drop: float | None
+    device: str | None
+    threads: int | None
+
+
+def compress(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Unpack[Words],
+) -> Run:
+    """Make a finished run's model smaller, tune, judge and export what is left; a run of its own.
+
+    It uses the run's images, their parts and its recipe. Raises VitrailError for every mistake
+    that a user can mend, before any time is spent.
+
+    Examples:
+        >>> smaller = compress("vit", macs="50%", epochs=1, out="smaller")
+        >>> smaller.result["compressed"]["method"]
+        'up'
+    """
+    view, site = View(console), _site(options)
+    if resume:
+        return Run(resumed(out, view, lambda folder, state: _again(folder, state, view, site)))
+    data = options.get("data")
+    old = before(run, None if data is None else str(data))
+    asked = _asked(old, run, options, out)
+    if asked.method == UVC:
+        require(old, asked)
+    elif asked.method != INT8:
+        sized(old.cuttable.config, asked.limits)
+    folder = Path(out) if out else free_name(f"{old.run.path.name}-smaller")
+    RunFolder.check_free(folder)
+    images = old.data(site[0], view)
+    budget = pictured(asked.budget(site[0].device, site[1]), images)
+    decided = {"asked": to_json(asked)}
+    if asked.method not in (INT8, UVC):
+        with clock(old, images.workshop, budget) as timed:
+            if asked.latency_s is not None:
+                view.phase("timing smaller models as exported")
+            decided["shape"] = to_json(sized(old.cuttable.config, asked.limits, timed).shape)
+    with RunFolder.create(folder) as made:
+        state = State.new(
+            made.path / NAME,
+            compress=decided,
+            images=images.digest,
+            seconds={"data": images.seconds},
+            spent_s=images.seconds,
+        )
+        job = Integers if asked.method == INT8 else Smaller
+        return Run(job(asked, old, images, made, state, view, budget).run())
+
+
+def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None) -> Asked:
+    """Read and check what was asked for. Raises BudgetError and ConfigError."""
+    texts = options.get("macs"), options.get("params"), options.get("latency")
+    method, data = options.get("method") or "up", options.get("data")
+    limits = Limits()
+    if method != INT8 or any(text is not None for text in texts):
+        figures = old.subject
+        limits = read(*texts, Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]))
+    return Asked(
+        str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
+        options.get("seed") or 0, None if data is None else str(data),
+        _command(run, options, out), options.get("max_drop"),
+    )  # fmt: skip
+
+
+def _site(options: Mapping[str, Any]) -> tuple[Hardware, int]:
+    """Return where to compute, and with how many threads to measure. Raises ConfigError."""
+    known = [*Words.__annotations__]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"compress has no option {name!r}: {nearest(name, known)}")
+    threads = options.get("threads")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}: give 1 or more")
+    return Hardware(options.get("device") or "auto"), threads or cores()
+
+
+def _command(run: str | Path, options: Mapping[str, Any], out: str | Path | None) -> str:
+    """Return the command as the user may give it again."""
+    given = {name: value for name, value in options.items() if value is not None}
+    given |= {} if out is None else {"out": out}
+    words = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()
+    ]
+    return " ".join(["vitrail compress", shlex.quote(str(run)), *words])
+
+
+def _again(run: RunFolder, state: State, view: View, site: tuple[Hardware, int]) -> Path:
+    """Go on with what was begun, by its own arguments."""
+    if "compress" not in state.values:
+        raise RunError(f"{run.path} was not made by `vitrail compress`: go on with the command "
+                       "that made it")  # fmt: skip
+    asked = state.get(Asked, "compress.asked")
+    old = before(asked.run, asked.data)
+    images = old.data(site[0], view)
+    state.require_images(images.digest)
+    budget = pictured(asked.budget(site[0].device, site[1]), images)
+    job = Integers if asked.method == INT8 else Smaller
+    return job(asked, old, images, run, state, view, budget).run()

@@ -1,0 +1,198 @@
+"""The levels of a search: at each a shared network, candidates of the search and of chance."""
+
+from __future__ import annotations
+
+import shutil
+import time as clock
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vitrail.jobs.findings import Findings, written
+from vitrail.jobs.searched import Wanted
+from vitrail.recipes.recipe import Recipe
+from vitrail.run.folder import RunFolder
+from vitrail.run.state import State
+from vitrail.run.view import View
+from vitrail.run.watch import checkpoints
+from vitrail.run.workshop import Workshop
+from vitrail.search.candidate import Candidate
+from vitrail.search.costs import Meter
+from vitrail.search.hunt import Hunt, Judge
+from vitrail.search.judging import Inherited, sampled
+from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
+from vitrail.search.oneshot import SHARED, OneShot
+from vitrail.search.race import LOOK_AT
+from vitrail.search.rungs import EFFICIENCY
+from vitrail.search.spaces.space import Genes, Space
+from vitrail.search.strategies import Evolve, Found, Ground, Random, Strategy
+
+# Of the time for training: the shared networks, the searches with chance beside them, and where it
+# is asked for the networks that are trained alone. The network that is found has the rest.
+SHARED_SHARE, HUNT_SHARE, ALONE_SHARE = 0.4, 0.2, 0.25
+# Candidates that are judged whatever the time, so that there is something to choose from.
+FEWEST = 8
+SEARCH, CHANCE = "search", "random"
+STUDY = "study.sqlite"
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What was asked for, the space as it is and fitted to the budget (the meter's), and how
+    candidates are bred."""
+
+    wanted: Wanted
+    plain: Space
+    meter: Meter
+    evolve: Evolve
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Where a search works: its folder, what was decided, the view, and who trains; `recipe` makes
+    the recipe of a candidate, `paced` a candidate with its training rate."""
+
+    folder: RunFolder
+    state: State
+    view: View
+    workshop: Workshop
+    recipe: Callable[[Candidate], Recipe]
+    paced: Callable[[Meter, Found], Candidate]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the live view."""
+
+    name: str
+    macs: int = 0
+    latency_s: float | None = None
+
+
+class Stages:
+    """All levels of one search, one after the other."""
+
+    def __init__(self, ready: Ready, bench: Bench) -> None:
+        self.ready, self.bench = ready, bench
+        self.limits = ready.wanted.limits
+
+    def run(self) -> Findings:
+        """Search every level, and train some candidates of the last alone where it is asked for."""
+        levels = [found := self._level(self.ready.meter, 1, ())]
+        while (space := found.meter.space.deeper(found.best.genes)) is not None:
+            meter = replace(self.ready.meter, space=space, known={})
+            levels.append(found := self._level(meter, len(levels) + 1, levels))
+        alone = self._alone(found) if self.ready.wanted.alone else {}
+        return replace(found, alone=alone, earlier=tuple(levels[:-1]))
+
+    def _level(self, meter: Meter, number: int, earlier: Any) -> Findings:
+        """Train the shared network of a level, search, and look at as many random candidates."""
+        bench, state = self.bench, self.bench.state
+        end = "" if number == 1 else f"-{number}"
+        large = meter.candidate(meter.space.ends[1])
+        bench.view.enter([Line(SHARED + end, large.macs), Line(SEARCH + end), Line(CHANCE + end)])
+        recipe, share = bench.recipe(large), state.values["train_s"] / self._levels(meter, earlier)
+        if self.ready.wanted.alone:
+            share *= 1 - ALONE_SHARE
+        shared, steps = self._shared(meter.space, recipe, SHARED + end, SHARED_SHARE * share)
+        judge = Inherited(shared, meter, bench.workshop, recipe, LOOK_AT)
+        with state.phase("search"):
+            half, counts = HUNT_SHARE * share / 2, dict(state.values.get("searched", {}))
+            ground = Ground(meter.space, meter.allows, self.limits.seed)
+            evolve = self.ready.evolve if number == 1 else replace(self.ready.evolve, start=())
+            most = counts.get(str(number))
+            searched = self._hunt(SEARCH + end, evolve, ground, judge, (half, most))
+            state.put(searched=counts | {str(number): len(searched)})
+            n = len(searched)
+            chance = self._hunt(CHANCE + end, Random(n), ground, judge, (1.5 * half, n))
+        images = len(bench.workshop.watched(recipe, LOOK_AT))
+        seconds = state.seconds["shared network"]
+        plain = self.ready.plain if number == 1 else meter.space
+        found = Findings(plain, meter, searched, chance, steps, seconds, images)
+        written(found, bench.folder, self.limits)
+        return found
+
+    def _levels(self, meter: Meter, earlier: Any) -> int:
+        """How many levels there are: those behind, this one, and those to come."""
+        number, space = len(earlier) + 1, meter.space
+        while (space := space.deeper(space.ends[0])) is not None:
+            number += 1
+        return number
+
+    def _shared(self, space: Space, recipe: Recipe, name: str, seconds: float) -> tuple[Any, int]:
+        bench, view = self.bench, self.bench.view
+        view.phase("training the shared network")
+        view.update(name, status="training")
+        folder = checkpoints(bench.folder.path, name)
+        with bench.state.phase("shared network"):
+            one_shot = OneShot(space, recipe, bench.workshop, folder, name)
+            shared = one_shot.trained(
+                bench.state, seconds, lambda step, total: view.step(name, step, total)
+            )
+        steps = int(bench.state.finals[name]["total"])
+        view.update(name, status="trained", steps=steps)
+        return shared, steps
+
+    def _hunt(
+        self,
+        name: str,
+        strategy: Strategy,
+        ground: Ground,
+        judge: Judge,
+        limits: tuple[float, int | None],
+    ) -> list[Found]:
+        """Run one strategy for so many seconds, or up to a number of candidates."""
+        view, (seconds, most) = self.bench.view, limits
+        stop, best, made = clock.monotonic() + seconds, 0.0, 0
+        view.phase(f"{name}: judging candidates with inherited weights")
+
+        def told(genes: Genes) -> Found:
+            nonlocal best, made
+            one, made = judge(genes), made + 1
+            view.step(name, made, most or 0)
+            if one.score > best:
+                best = one.score
+                view.update(name, accuracy=best, steps=made, status="searching")
+            return one
+
+        def enough(found: list[Found]) -> bool:
+            if most is not None and len(found) >= most:
+                return True
+            return len(found) >= FEWEST and clock.monotonic() > stop
+
+        hunt = Hunt(self.bench.folder.path / STUDY, name)
+        found = hunt.run(strategy, ground, told, enough=enough)
+        view.update(name, status="done", steps=len(found))
+        return found
+
+    def _alone(self, found: Findings) -> dict[str, Any]:
+        """Train some candidates from scratch, all for as many steps; their scores by genes."""
+        bench, state = self.bench, self.bench.state
+        some = sampled(found.every, self.ready.wanted.alone)
+        plan = dict(state.values.get("alone", {}))
+        with state.phase("trained alone"):
+            if not plan:
+                rates = [bench.paced(found.meter, one).rate or 1.0 for one in some]
+                batch = bench.recipe(found.meter.candidate(some[0].genes)).steps.batch
+                each = ALONE_SHARE * state.values["train_s"] / len(some)
+                steps = max(FEWEST_STEPS, int(EFFICIENCY * min(rates) * each / batch))
+                plan = {"steps": steps, "scores": {}}
+                state.put(alone=plan)
+            for at, one in enumerate(some, 1):
+                key = " ".join(map(str, one.genes))
+                if key not in plan["scores"]:
+                    bench.view.phase(f"training network {at} of {len(some)} alone")
+                    plan["scores"][key] = self._trained_alone(found.meter, one, plan["steps"])
+                    state.put(alone=plan)
+        return plan
+
+    def _trained_alone(self, meter: Meter, one: Found, steps: int) -> float:
+        bench = self.bench
+        recipe = bench.recipe(meter.candidate(one.genes))
+        recipe = replace(recipe, steps=replace(recipe.steps, total=steps, ema=None))
+        where = checkpoints(bench.folder.path, "alone")
+        shutil.rmtree(where, ignore_errors=True)
+        outcome = bench.workshop.train(recipe, where, steps)
+        score = bench.workshop.validate(outcome.model, recipe, LOOK_AT).main
+        shutil.rmtree(where, ignore_errors=True)
+        return score

@@ -227,7 +227,7 @@ REFUSED = {
     "no name": (lambda d: (d / "classes.txt").write_text("a\n\nb\n"), "without a name"),
     "one class": (lambda d: (d / "classes.txt").write_text("a\n"), "only the class"),
     "no text": (lambda d: (d / "classes.txt").write_bytes(b"\xff\xfe\x00a"), "as text"),
-    "bad json": (lambda d: _instead(d, "classes.json", "{"), "no JSON"),
+    "bad json": (lambda d: _instead(d, "classes.json", "{"), "as JSON"),
     "no names": (lambda d: _instead(d, "classes.json", "[1, 2]"), "neither a list"),
     "large values": (lambda d: _instead(d, "classes.json", '{"0": "a", "300": "b"}'), "0 to 255"),
     "no columns": (lambda d: _instead(d, "class_dict.csv", "a,b\n1,2\n"), "no columns"),

@@ -69,7 +69,7 @@ def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise DataError(f"{path} is no folder: give a folder with images/ and masks/ in it")
+    raise DataError(f"{path} is not a folder: give a folder with images/ and masks/ in it")
 
 
 def task_of_data(spec: str | Path) -> str | None:

@@ -90,7 +90,7 @@ def _of_polygons(polygons: list[Any], size: tuple[int, int], name: Any) -> np.nd
             )
         flat = np.asarray(points, np.float64)
         if not np.isfinite(flat).all():
-            raise BrokenMask(KIND, f"has annotation {name} with a point that is no number")
+            raise BrokenMask(KIND, f"has annotation {name} with a point that is not a number")
         # A pixel is inside where its centre is, as COCO counts from the corner of the first one.
         moved = np.clip(flat, -1e6, 1e6) - 0.5
         brush.polygon([tuple(pair) for pair in moved.reshape(-1, 2).tolist()], fill=1)

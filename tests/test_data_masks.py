@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from support import composites
+from support.pictures import write_classes
 
+from vitrail import cli
 from vitrail.data.augment import Augment
 from vitrail.data.cache import pixels
 from vitrail.data.gate import inspect
@@ -225,7 +227,7 @@ REFUSED = {
     "no name": (lambda d: (d / "classes.txt").write_text("a\n\nb\n"), "without a name"),
     "one class": (lambda d: (d / "classes.txt").write_text("a\n"), "only the class"),
     "no text": (lambda d: (d / "classes.txt").write_bytes(b"\xff\xfe\x00a"), "as text"),
-    "bad json": (lambda d: _instead(d, "classes.json", "{"), "no JSON"),
+    "bad json": (lambda d: _instead(d, "classes.json", "{"), "as JSON"),
     "no names": (lambda d: _instead(d, "classes.json", "[1, 2]"), "neither a list"),
     "large values": (lambda d: _instead(d, "classes.json", '{"0": "a", "300": "b"}'), "0 to 255"),
     "no columns": (lambda d: _instead(d, "class_dict.csv", "a,b\n1,2\n"), "no columns"),
@@ -359,3 +361,43 @@ def test_the_test_part_keeps_its_masks(data):
     split = divide(looked(data))
     part = unseal(split.test)
     assert mask_pixels(part, (16, 20)).take([0]).shape == (1, 16, 20)
+
+
+# ---- the gate alone --------------------------------------------------------------------
+
+
+def test_the_gate_alone_says_all_and_writes_nothing(data, tmp_path, capsys):
+    wrong = _wrong(data)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    _main(["check", str(data)])
+    said = capsys.readouterr().out
+    assert "11 images of 3 classes" in said and "to learn segmentation from" in said
+    _main(["check", str(data), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "segmentation" and sum(found["parts"].values()) == 24 - len(wrong)
+    assert {one["key"] for one in found["broken"]} == set(wrong)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_the_gate_alone_is_of_any_task(tmp_path, capsys):
+    write_classes(tmp_path / "photos", {"cat": 6, "dog": 6})
+    _main(["check", str(tmp_path / "photos")])
+    assert "to learn classification from" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        _main(["check", str(tmp_path / "photos"), "--task", "segmentation"])
+    assert stopped.value.code == 2
+    assert "no folder of masks" in capsys.readouterr().err
+
+
+def test_networks_of_masks_are_listed(capsys):
+    _main(["list", "--dense", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["upernet_swin_tiny"]["miou"] == 44.5 and "seg_t_mask_16" in rows
+
+
+def _main(arguments):
+    try:
+        cli.main(arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise

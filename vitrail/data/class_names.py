@@ -56,7 +56,7 @@ def _of_json(path: Path, text: str) -> dict[int, str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): correct it") from error
+        raise DataError(f"{path} cannot be read as JSON ({error}): correct it") from error
     if isinstance(found, list) and all(isinstance(one, str) for one in found):
         return dict(enumerate(found))
     if isinstance(found, dict) and all(

@@ -171,7 +171,7 @@ def as_classes(values: np.ndarray, meaning: Meaning) -> np.ndarray:
         unknown = np.unique(values[found < 0])
         raise BrokenMask(
             "mask value",
-            f"holds the value {unknown[0]}, which none of the classes has"
+            f"holds the value {unknown[0]}, which stands for no class"
             + (f" (and {len(unknown) - 1} more such)" if len(unknown) > 1 else ""),
         )
     return found.astype(np.uint8)
@@ -190,7 +190,9 @@ def _of_colours(values: np.ndarray, meaning: Meaning) -> np.ndarray:
         out[packed == (r << 16 | g << 8 | b)] = label
     if out.min() < 0:
         r, g, b = values[out < 0][0].tolist()
-        raise BrokenMask("mask colour", f"holds the colour ({r}, {g}, {b}) of none of the classes")
+        raise BrokenMask(
+            "mask colour", f"holds the colour ({r}, {g}, {b}), which stands for no class"
+        )
     return out.astype(np.uint8)
 
 

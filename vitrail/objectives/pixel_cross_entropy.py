@@ -63,13 +63,11 @@ class PixelCrossEntropyLoss(Objective):
         scores = model(batch.images)
         assert isinstance(scores, Tensor)
         scores = scores if scores.dtype == torch.float64 else scores.float()
+        weights = None if self.weights is None else self.weights.to(scores.dtype)
         total = F.cross_entropy(
-            scores, batch.targets, self.weights, ignore_index=IGNORE, reduction="sum",
+            scores, batch.targets, weights, ignore_index=IGNORE, reduction="sum",
             label_smoothing=self.smoothing,
         )  # fmt: skip
         labelled = batch.targets != IGNORE
-        if self.weights is None:
-            count = labelled.sum()
-        else:
-            count = self.weights[batch.targets[labelled]].sum()
+        count = labelled.sum() if weights is None else weights[batch.targets[labelled]].sum()
         return {"loss": total / count.clamp(min=1)}

@@ -9,6 +9,7 @@
     model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
     engine.json          which of these files each engine had best answer with, and the figures
     report.html          the report
+    found.json           of a search: the network that it found, a model that other commands take
     look-at.csv          what deserves a look: suspected labels, outliers, copies, broken files
     README.md            the model card
 

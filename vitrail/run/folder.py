@@ -11,6 +11,7 @@
     dial.json            what the weights reach and take at each setting, where they have several
     dial                 files of these settings, where asked for, and the weights that they share
     report.html          the report
+    found.json           of a search: the network that it found, a model that other commands take
     look-at.csv          what deserves a look: suspected labels, outliers, copies, broken files
     README.md            the model card
 

@@ -112,6 +112,7 @@ def test_what_goes_may_be_learned(trained, tmp_path):
     assert run.model().config.dim == 16
 
 
+@pytest.mark.slow  # trains, exports and reports twice
 def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
     """What channels are worth is asked once; the weights are those of an undisturbed training."""
     whole = made(trained, tmp_path / "whole", macs="60%", epochs=1, method="random", seed=3)

@@ -13,10 +13,11 @@ from torch import nn
 import vitrail
 from vitrail.config import parse, to_json
 from vitrail.errors import ConfigError
-from vitrail.objectives import Distillation, SigmoidCrossEntropy
+from vitrail.objectives import Distillation, SigmoidCrossEntropy, SummedDistillation, Uvc
 from vitrail.objectives.context import Context
 from vitrail.objectives.distillation import DistillationLoss
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropyLoss
+from vitrail.objectives.summed_distillation import SummedDistillationLoss
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Place, Plan, Steps, train
@@ -99,6 +100,22 @@ def test_distillation_is_deit_s(case, value):
     one = DistillationLoss(teacher, value)(lambda images: second, batch, NOW)
     two = DistillationLoss(teacher, value)(lambda images: (second, second), batch, NOW)
     torch.testing.assert_close(one["loss"], two["loss"])
+
+
+def test_the_summed_divergence_is_a_sum_over_the_batch():
+    """Of the teacher from the model, beside the cross entropy; two heads learn by their mean."""
+    torch.manual_seed(0)
+    first, second, taught = torch.randn(3, 8, 4)
+    teacher = nn.Module()
+    teacher.forward = lambda images: taught
+    batch = batch_of(torch.arange(8) % 4)
+    loss = SummedDistillationLoss(teacher, SummedDistillation("RUN"))
+    terms = loss(lambda images: (first, second), batch, NOW)
+    logits, p = (first + second) / 2, taught.softmax(1)
+    apart = (p * (p.log() - logits.log_softmax(1))).sum()
+    torch.testing.assert_close(terms["teacher"], apart)
+    expected = F.cross_entropy(logits, batch.targets) + 0.2 * apart
+    torch.testing.assert_close(terms["loss"], expected)
 
 
 def test_a_teacher_is_opened_frozen_and_must_be_named():
@@ -189,6 +206,9 @@ def test_sigmoid_losses_are_for_one_class_each():
         (Distillation, {"share": 2}, "share 2.0"),
         (Distillation, {"temperature": 0}, "temperature 0.0"),
         (Distillation, {"smoothing": 1}, "smoothing 1.0"),
+        (SummedDistillation, {"weight": -1}, "weight -1.0"),
+        (Uvc, {"budget": 1}, "budget 1.0"),
+        (Uvc, {"interval": 0}, "interval 0"),
     ],
 )
 def test_impossible_settings(kind, values, said):

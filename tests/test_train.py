@@ -101,6 +101,23 @@ def test_accumulation_is_the_same_step(tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_an_average_may_follow_less_often(tmp_path):
+    """Once in five steps: the one after ten has seen two, with the weights of a young average."""
+    seen = []
+    plan = Plan(Sgd(lr=0.1), Schedule(0, 10), Steps(10, 32, ema=0.9, ema_every=5))
+    for until in (5, 10):
+        learner = Learner(toy.net(plain=True), CrossEntropyLoss())
+        start = learner.model.stem.bias.detach().clone()
+        place = Place(tmp_path / str(until), device="cpu", until=until)
+        outcome = train(learner, toy.batches(32), plan, place)
+        seen.append((outcome.model.stem.bias.detach(), outcome.ema_model.stem.bias))
+    average = start
+    for number, (weights, _) in enumerate(seen):
+        decay = min(0.9, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+        torch.testing.assert_close(seen[number][1], average)
+
+
 def test_average_follows_the_weights(tmp_path):
     seen = []
 

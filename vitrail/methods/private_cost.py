@@ -23,7 +23,7 @@ Kind = Literal["softmax", "square", "gelu", "relu", "norm", "linear", "product"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call of an operation on `of` numbers (multiply-adds of linear ones) takes.
+    """Tells what one call of an operation on `of` numbers takes, or on so many multiply-adds.
 
     That is seconds of both parties' processors, bytes sent, and messages whatever the size."""
 

@@ -118,6 +118,7 @@ SPACE = Small(
 )
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 POSITIONS = (Table("embed.position", patches, bicubic_grid),)
 
 

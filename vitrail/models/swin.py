@@ -122,6 +122,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 # Bias tables move only where an image is so small that a stage's window changes.
 POSITIONS = (
     Table("stem.position", lambda c: grids(c)[0], bicubic_grid),

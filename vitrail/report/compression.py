@@ -17,8 +17,11 @@ LABELS = {"dim": "embedding", "inner": "attention", "hidden": "MLP"}
 
 @dataclass(frozen=True)
 class Worth:
-    """Figures of a model: `accuracy` on the test images with its interval, the median `latency_s`
-    as exported, the `size_bytes` of the file."""
+    """Tells what a model is worth and what it costs.
+
+    `accuracy` is on the test images, with its 95 % interval; `latency_s` the median as exported,
+    `size_bytes` that of the file.
+    """
 
     accuracy: float
     low: float

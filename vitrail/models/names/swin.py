@@ -57,3 +57,30 @@ TABLES: dict[str, list | Callable[[Any], list]] = {
     "torchvision": _torchvision,
     "transformers": _TRANSFORMERS,
 }
+
+# Which axes of a Swin's tensors share a width. Its embedding, which doubles from stage to stage,
+# is not cut: one number says it for all of them.
+_WIDTHS = [
+    ("{part}.proj.{leaf}", "*"),
+    ("{part}.norm.{leaf}", "*"),
+    ("{part}.position", "*"),
+    ("stages.{s}.down.{part}.{leaf}", "*"),
+    ("stages.{s}.blocks.{i}.norm{n}.{leaf}", "*"),
+    (
+        "stages.{s}.blocks.{i}.mixer.qkv.{leaf}",
+        "q:inner.{s}.{i} + inner.{s}.{i} + inner.{s}.{i}, *",
+    ),
+    ("stages.{s}.blocks.{i}.mixer.bias.table", "*, heads.{s}.{i}"),
+    ("stages.{s}.blocks.{i}.mixer.proj.weight", "*, inner.{s}.{i}"),
+    ("stages.{s}.blocks.{i}.mixer.proj.bias", "*"),
+    ("stages.{s}.blocks.{i}.ffn.fc1.{leaf}", "hidden.{s}.{i}, *"),
+    ("stages.{s}.blocks.{i}.ffn.fc2.weight", "*, hidden.{s}.{i}"),
+    ("stages.{s}.blocks.{i}.ffn.fc2.bias", "*"),
+    ("norm.{leaf}", "*"),
+    ("head.{leaf}", "*"),
+]
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a Swin's tensors share a width."""
+    return _WIDTHS

@@ -18,6 +18,8 @@ from vitrail.data.gate import inspect
 from vitrail.data.told import told
 from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import RunError
+from vitrail.jobs import fit as fit_module
+from vitrail.jobs.arguments import Arguments
 from vitrail.jobs.fit import brought
 from vitrail.jobs.pretrain import pretrain
 from vitrail.models import identify
@@ -133,7 +135,7 @@ def test_pictures_without_classes(classes, tmp_path, capsys):
 
 
 def test_the_time_decides_over_the_steps(classes):
-    """Without steps.total a few steps are timed, and at least one look is asked for."""
+    """Without steps.total a few steps are timed; there are always enough for ten looks."""
     settings = [*TINY[:-1], "objective.corruption.most=0.4", "objective.hidden=8"]
     found = pretrain(classes, method="sit", settings=settings, time="1s", out="timed", device="cpu")
     recipe = read(found / "recipe.json")
@@ -219,6 +221,23 @@ def test_what_weights_brought_is_told():
 def test_one_source_of_weights(capsys):
     told = refused(capsys, "fit", "photos", "--pretrained", "run", "--pretrain", "photos")
     assert "leave one out" in told
+
+
+def test_a_fit_pretrains_first(monkeypatch):
+    """It takes a third of the time and the seed, and the fit goes on with the weights."""
+    made = []
+
+    def pretrained(pictures, **more):
+        made.append((pictures, more))
+        return Path("run-pretraining")
+
+    monkeypatch.setattr(fit_module, "pretrain", pretrained)
+    asked = Arguments("photos", time_s=30.0, seed=3)
+    left = fit_module._pretrained_first(asked, "pictures", {"device": "cpu"}, "run", None)
+    [(pictures, more)] = made
+    assert pictures == "pictures" and more["out"] == Path("run-pretraining")
+    assert more["time"] == 10.0 and more["seed"] == 3 and more["device"] == "cpu"
+    assert left.pretrained == "run-pretraining" and 20 < left.time_s <= 30
 
 
 def test_a_probe_tells_classes(finished, classes, capsys, monkeypatch):

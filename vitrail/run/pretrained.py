@@ -31,9 +31,11 @@ from vitrail.run.probing import embedded
 from vitrail.run.reading import Read
 from vitrail.run.state import State
 from vitrail.run.subject import Subject
+from vitrail.run.watch import checkpoints
 from vitrail.tasks.fewshot import unit
 from vitrail.tasks.task import at_rest
 
+NAME = "backbone"  # of the folder of checkpoints
 MAPPED, SOUGHT = 1500, 2000
 ASKED, SHOWN, LOOKED = 6, 4, 12
 
@@ -66,16 +68,10 @@ def conclude(found: Pretrained, run: RunFolder, images: Read, state: State) -> N
         "ranges": to_json(workshop.split.train.source.ranges),
     }
     run.write_json(run.labels, labels)
-    run.write_bytes(run.metrics, _journal(run))
+    run.write_bytes(run.metrics, (checkpoints(run.path, NAME) / "metrics.jsonl").read_bytes())
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, card(facts))
     run.write_json(run.result, _result(found, facts, state))
-
-
-def _journal(run: RunFolder) -> bytes:
-    from vitrail.run.watch import checkpoints
-
-    return (checkpoints(run.path, "backbone") / "metrics.jsonl").read_bytes()
 
 
 def _result(found: Pretrained, facts: PretrainingFacts, state: State) -> dict[str, Any]:
@@ -157,7 +153,7 @@ def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) ->
         closest = np.argsort(-similar, kind="stable")[: min(SHOWN, len(images) - 1)]
         near = [int(other) for other in closest]
         pictures = [png(one) for one in images.take(np.array([row, *near]))]
-        named = [classes[images.labels[r]] for r in (row, *near)] if classes else []
+        named = [classes[int(images.labels[r])] for r in (row, *near)] if classes else []
         keys = [images.keys[r] for r in (row, *near)]
         found.append(Neighbours(pictures, keys, named))
     return found

@@ -64,7 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The findings of a sweep: points, laws as far as they could be fitted, and the run folder."""
+    """Holds what a sweep found: points, laws as far as they could be fitted, and the run folder."""
 
     points: tuple[Point, ...]
     law: Saturating | None

@@ -26,8 +26,10 @@ from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
 from vitrail.commands.recipes import recipes
+from vitrail.commands.serve import serve
 from vitrail.commands.study import study
 from vitrail.commands.train import train
+from vitrail.commands.weights import weights
 from vitrail.errors import VitrailError
 from vitrail.report.text import sentence
 from vitrail.run.stopping import terminable
@@ -65,8 +67,10 @@ app.command("train")(train)
 app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("predict")(predict)
+app.command("serve")(serve)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)
+app.command("weights")(weights)
 app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)

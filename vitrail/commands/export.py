@@ -25,6 +25,10 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also make a file in 8-bit integers.")
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a model repository that Triton Inference Server serves."),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Percentage points of the score that --int8 may lose; 0.5 by default."),
@@ -37,9 +41,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write files of a run for deployment, and check them against its weights."""
-    if not (onnx or engine):
+    if not (onnx or engine or triton):
         raise ConfigError(
-            "nothing to export is named: add --onnx, or --engine onnxruntime or openvino"
+            "nothing to export is named: add --onnx, --triton FOLDER, or --engine onnxruntime or "
+            "openvino"
         )
     if not engine and int8:
         raise ConfigError("--int8 needs an engine: add --engine onnxruntime or openvino")
@@ -57,6 +62,14 @@ def export(
             say(told)
         elif not engine:
             print(json.dumps(vars(made) | {"path": str(made.path)}))
+    if triton is not None:
+        from vitrail.jobs.export import export_triton
+
+        made_there = export_triton(run, triton)
+        if as_json and not (onnx or engine):
+            print(json.dumps({"path": str(made_there)}))
+        elif not as_json:
+            say(f"{made_there}: start Triton with --model-repository={triton}")
     if engine:
         from dataclasses import asdict
 

@@ -42,6 +42,8 @@ from vitrail.runs import Run
 from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
 from vitrail.search.field import Field
+from vitrail.search.first_rung import SHARE, Bench, Probed, probed
+from vitrail.search.first_rung import chosen as best_of
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
 from vitrail.search.shelf import published, shelf
@@ -96,7 +98,7 @@ def fit(
     began = clock.monotonic()
     view.until(began + asked.time_s)
     images = read(asked.wish.data, asked.hardware, view, task)
-    found = _list(asked, view, images, began)
+    found, probes = _list(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
         state = State.new(
@@ -104,6 +106,7 @@ def fit(
             arguments=to_json(asked.public),
             images=images.digest,
             shortlist=to_json(found),
+            features=to_json(probes),
             spent_s=spent,
             seconds={"data": images.seconds, "shortlist": spent - images.seconds},
         )
@@ -152,8 +155,9 @@ def _changed(
     return now
 
 
-def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
-    """The candidates; made before there is a run folder, so that a wrong budget leaves none."""
+def _list(asked: Arguments, view: View, data: Read, began: float) -> tuple[Shortlist, list[Probed]]:
+    """The candidates, and how those of a shelf stand on their features; made before there is a run
+    folder, so that a wrong budget leaves none."""
     split = data.workshop.split
     size, classes = data.inspection.size, len(split.classes)
     extra: list[Candidate] = []
@@ -166,6 +170,12 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     budget = _held(asked, data)
     if budget.beyond:
         view.say(_beyond(budget))
+    probes: list[Probed] = []
+    if extra and asked.pretrained != "hub":
+        share = SHARE * max(1.0, asked.time_s - (clock.monotonic() - began))
+        bench = Bench(data.workshop, asked.wish.data, asked.settings, budget, share, view.phase)
+        probes = probed(extra, bench)
+        extra = best_of(extra, probes)
     spent = clock.monotonic() - began
     left = max(1.0, asked.time_s - spent - reserve(asked.time_s))
     terms = Terms(
@@ -184,7 +194,7 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
         found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
     rates = [one.rate or 0.0 for one in found.candidates]
     kept = field_size(rates, terms.batch, RACE_SHARE * left)
-    return replace(found, candidates=found.candidates[:kept])
+    return replace(found, candidates=found.candidates[:kept]), probes
 
 
 def _held(asked: Arguments, data: Read) -> Budget:
@@ -392,8 +402,26 @@ class _Fit:
         with self.state.phase("training"):
             watched = Watched(self.workshop, self.folder.path, name, self.view)
             trained = train_in_full(runner, watched, self.state, self.train_end)
+            trained = self._no_worse(trained, runner)
         self.view.phase("exporting, testing and reporting")
         return self._finish(trained, runner, runners, misses, whatever)
+
+    def _no_worse(self, trained: Trained, runner: Runner) -> Trained:
+        """Keep the published weights under their linear head where training made them worse."""
+        recipe = runner.recipe
+        if recipe.head != "linear" or self.workshop.head(recipe) is None:
+            return trained
+        start = self.workshop.model(recipe).eval()
+        scores = self.workshop.validate(start, recipe)
+        if scores.order <= trained.scores.order:
+            return trained
+        note = (
+            f"the linear model on features is kept: it has {scores.main:.1%} of {scores.n} "
+            f"validation images right, and {trained.scores.main:.1%} after the training"
+        )
+        self.view.say(note)
+        self.desk.notes.append(FindingFacts("features", "info", note))
+        return replace(trained, model=start, scores=scores)
 
     def _finish(
         self,
@@ -403,14 +431,15 @@ class _Fit:
         misses: dict[str, float],
         whatever: bool,
     ) -> Finished | None:
-        limit = self.budget.latency_s
+        limit, values = self.budget.latency_s, self.state.values
         with self.folder.scratch() as scratch:
             shipped: Shipped = ship(trained, self.desk, scratch)
             slow = limit is not None and shipped.timed.held_s(self.budget) > limit
             if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
-            field = Field(runners, self.found.over, misses, runner, self.budget)
+            probes = self.state.get(list[Probed], "features") if "features" in values else []
+            field = Field(runners, self.found.over, misses, runner, self.budget, probes)
             return conclude(trained, shipped, self.desk, scratch, field)
 
 

@@ -119,6 +119,12 @@ class Predictor:
         )
         return [found for batch in batches for found in batch]
 
+    def of_pixels(self, images: np.ndarray, names: Sequence[str], top: int) -> list[Prediction]:
+        """Return a prediction for each of uint8 (N, H, W, C), decoded at the size of the model."""
+        shares, strange = self._answer(images), self._unfamiliar(images)
+        rows = zip(names, shares, strange, strict=True)
+        return [replace(self._prediction(n, s, top), unfamiliar=u) for n, s, u in rows]
+
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
         decoded: list[np.ndarray] = []
         errors: dict[int, str] = {}
@@ -129,20 +135,15 @@ class Predictor:
                 errors[at] = error.reason
             except (OSError, ValueError) as error:
                 errors[at] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        whole = np.stack(decoded) if decoded else None
-        answers = iter(() if whole is None else self._answer(whole))
-        strange = iter(self._unfamiliar(whole))
+        read = [name for at, (name, _) in enumerate(some) if at not in errors]
+        found = iter(self.of_pixels(np.stack(decoded), read, top) if read else ())
         return [
-            Prediction(name, error=errors[at])
-            if at in errors
-            else replace(self._prediction(name, next(answers), top), unfamiliar=next(strange))
+            Prediction(name, error=errors[at]) if at in errors else next(found)
             for at, (name, _) in enumerate(some)
         ]
 
-    def _unfamiliar(self, images: np.ndarray | None) -> list[bool | None]:
+    def _unfamiliar(self, images: np.ndarray) -> list[bool | None]:
         """Whether each image looks unlike all that the run learned from, if the run knows."""
-        if images is None:
-            return []
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 

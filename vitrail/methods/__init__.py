@@ -11,6 +11,7 @@ from vitrail.methods.freeze import Freeze
 from vitrail.methods.lora import LoRA
 from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.pss import PSS
+from vitrail.methods.still_norms import StillNorms
 from vitrail.methods.tuning import BiasTuning, NormTuning
 from vitrail.methods.vpt import VPT
 
@@ -24,5 +25,6 @@ Methods = (
     | NormTuning
     | PatchDropout
     | PSS
+    | StillNorms
     | VPT
 )

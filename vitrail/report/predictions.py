@@ -28,12 +28,13 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     run of several labels "labels" has those that reach their thresholds. "unfamiliar", where the
     run can know, says that the image looks unlike all that it learned from.
     """
-    rows = [{"path": p.path} | _answered(p) for p in predictions]
+    rows = [{"path": p.path} | answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
 
 
-def _answered(prediction: Prediction) -> dict[str, Any]:
+def answered(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction in JSON, without its path."""
     if prediction.error:
         return {"error": prediction.error}
     ranked = {"classes": _shares(prediction.ranked)}

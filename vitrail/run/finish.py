@@ -41,8 +41,9 @@ from vitrail.run import looks
 from vitrail.run.budget import Budget
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
+from vitrail.run.features import Embedded
 from vitrail.run.folder import RunFolder
-from vitrail.run.frozen import Embedded, frozen_features
+from vitrail.run.frozen import frozen_features
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
 from vitrail.run.pictures import Decoding, decoding

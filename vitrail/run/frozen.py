@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from vitrail.data.cache import Pixels, pixels
 from vitrail.recipes.recipe import Recipe
+from vitrail.run.features import Embedded, unchanged
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.baselines import MOST, Features
-
-
-class Embedded(nn.Module):
-    """What a backbone's head sees, in place of the backbone: (B, width)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.embedding(image)  # pyright: ignore[reportCallIssue]
 
 
 def frozen_features(
@@ -30,7 +18,7 @@ def frozen_features(
     """
     if recipe.pretrained is None:
         return None
-    data, network = recipe.data, Embedded(workshop.model(recipe))
+    data, network = recipe.data, Embedded(workshop.model(unchanged(recipe)))
     train = workshop.pixels("train", data.image, data.channels).first(min(most, MOST))
     if (test.image, test.channels) != (data.image, data.channels):
         test = pixels(test.part, data.image, data.channels, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +21,10 @@ from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
+from vitrail.run.features import linear_head
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
+from vitrail.tasks.linear_head import LinearHead
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict
@@ -47,7 +50,8 @@ class Workshop:
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
         context = Context(split.classes, split.train.counts, len(split.train))
-        self.builder = Builder(context, open_teacher)
+        self.builder = Builder(context, open_teacher, self.head)
+        self._heads: dict[str, LinearHead | None] = {}
         self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -93,6 +97,14 @@ class Workshop:
         """Make the untrained model of a recipe: the same weights every time."""
         return self.builder.model(recipe)
 
+    def head(self, recipe: Recipe) -> LinearHead | None:
+        """Return the linear model on features with which a recipe's head begins, fitted once; None
+        where there is none for it."""
+        key = json.dumps([recipe.model, recipe.pretrained, recipe.seed, to_json(recipe.data)])
+        if key not in self._heads:
+            self._heads[key] = linear_head(recipe, self)
+        return self._heads[key]
+
     @property
     def speedup(self) -> float:
         """Return how many times faster all devices are thought to train than one."""
@@ -116,6 +128,7 @@ class Workshop:
         share = _Share(recipe, images, folder, until)
         if together and self.devices > 1:
             fabric = open_together(self._device, self.devices, recipe.steps.precision)
+            share = replace(share, head=self.head(recipe) if recipe.head == "linear" else None)
             fabric.launch(partial(_train_share, share=share, context=self.builder.context))
         return share.train(self.builder.learner(recipe), self._opened(recipe), on_step)
 
@@ -189,6 +202,7 @@ class _Share:
     images: Pixels
     folder: Path
     until: int
+    head: LinearHead | None = None
 
     def train(self, learner: Learner, fabric: Fabric, on_step: OnStep | None = None) -> Outcome:
         """Go on with this training in this process."""
@@ -216,4 +230,5 @@ class _Share:
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
-    share.train(Builder(context, open_teacher).learner(share.recipe), fabric)
+    builder = Builder(context, open_teacher, lambda _: share.head)
+    share.train(builder.learner(share.recipe), fabric)

@@ -18,7 +18,8 @@ from vitrail.data.decode import resize
 from vitrail.data.gate import inspect
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
-from vitrail.engines.onnx import export_onnx, save_front, synthetic
+from vitrail.engines.front import save_front
+from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import BudgetError, ConfigError, DataError
 from vitrail.jobs.arguments import Arguments, amended
 from vitrail.measure.session import session

@@ -33,8 +33,10 @@ from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
 from vitrail.commands.scale import scale
 from vitrail.commands.search import search
+from vitrail.commands.serve import serve
 from vitrail.commands.study import study
 from vitrail.commands.train import train
+from vitrail.commands.weights import weights
 from vitrail.errors import VitrailError
 from vitrail.report.text import sentence
 from vitrail.run.stopping import terminable
@@ -78,8 +80,10 @@ app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("scale")(scale)
 app.command("predict")(predict)
+app.command("serve")(serve)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)
+app.command("weights")(weights)
 app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)

@@ -5,6 +5,7 @@
 safetensors with a digest.
 """
 
+from vitrail.checkpoint import hub
 from vitrail.checkpoint.fitting import Mismatch, assign, compare, require_values
 from vitrail.checkpoint.names import Origins, Row, State, aliases, rename, traced
 from vitrail.checkpoint.places import FOLDER, holds_weights, located
@@ -24,6 +25,7 @@ __all__ = [
     "contents",
     "everything",
     "holds_weights",
+    "hub",
     "located",
     "metadata",
     "read",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from vitrail.checkpoint.door import door, first_line
+from vitrail.checkpoint import hub
+from vitrail.checkpoint.door import door
 from vitrail.checkpoint.stored import Unfit
 from vitrail.errors import CheckpointError
 
@@ -20,8 +20,8 @@ FOLDER = (
 def located(source: str | os.PathLike) -> Path:
     """The file of weights that a path or a Hub reference means. Raises CheckpointError."""
     name = os.fspath(source)
-    if name.startswith("hf-hub:"):
-        return _download(name)
+    if name.startswith(hub.PREFIX):
+        return hub.fetched(name, FOLDER)
     if "://" in name:
         raise CheckpointError(
             f"{name} is an address: download the file and give its path, or give hf-hub:owner/name"
@@ -46,34 +46,3 @@ def holds_weights(folder: Path) -> bool:
     """Whether a folder is a model as libraries save it, and not a run of vitrail's."""
     names = (name for name in FOLDER if name != "weights.safetensors")
     return any((folder / name).is_file() for name in names)
-
-
-def _download(reference: str) -> Path:
-    from huggingface_hub import hf_hub_download, list_repo_files
-
-    parts = reference.removeprefix("hf-hub:").split("/")
-    repo = "/".join(parts[:2])
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(repo, file))
-
-    try:
-        if len(parts) > 2:
-            return fetch("/".join(parts[2:]))
-        files = list_repo_files(repo)
-        wanted = next((w for w in FOLDER if w in files), None)
-        if wanted is not None:
-            path = fetch(wanted)
-            if wanted.endswith(".index.json"):
-                for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
-                    fetch(shard)
-            return path
-    except Exception as e:
-        raise CheckpointError(
-            f"{reference} cannot be downloaded ({first_line(e)}): check the name and the "
-            "network, or give a file"
-        ) from e
-    raise CheckpointError(
-        f"{reference} holds no model.safetensors or pytorch_model.bin: name the file, as in "
-        f"hf-hub:{repo}/weights.pth"
-    )

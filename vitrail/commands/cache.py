@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOLDS = {
     "pixels": "decoded images",
+    "features": "what published weights make of images",
     "latency": "measured latencies",
     "answers": "what teachers said",
     "features": "what frozen networks see",

@@ -25,6 +25,10 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also make a file in 8-bit integers.")
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a model repository that Triton Inference Server serves."),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Percentage points of the score that --int8 may lose; 0.5 by default."),
@@ -50,19 +54,19 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write files of a run for deployment, and check them against its weights."""
-    if not (onnx or engine or dial or latency):
+    if not (onnx or engine or triton or dial or latency):
         raise ConfigError(
-            "nothing to export is named: add --onnx, --engine onnxruntime or openvino, --dial, or "
-            "--latency"
+            "nothing to export is named: add --onnx, --triton FOLDER, --engine onnxruntime or "
+            "openvino, --dial, or --latency"
         )
     if dial and latency:
         raise ConfigError(
             "--dial writes every setting and --latency one of them: ask for one of the two"
         )
-    if (dial or latency) and (onnx or engine):
+    if (dial or latency) and (onnx or engine or triton):
         raise ConfigError(
-            f"--{'dial' if dial else 'latency'} writes files of the dial, --onnx and --engine "
-            "those of the setting where the run stands: ask for one of them at a time"
+            f"--{'dial' if dial else 'latency'} writes files of the dial, --onnx, --triton and "
+            "--engine those of the setting where the run stands: ask for one of them at a time"
         )
     if not engine and int8:
         raise ConfigError("--int8 needs an engine: add --engine onnxruntime or openvino")
@@ -80,6 +84,14 @@ def export(
             say(_told(made))
         elif not engine:
             print(json.dumps(vars(made) | {"path": str(made.path)}))
+    if triton is not None:
+        from vitrail.jobs.export import export_triton
+
+        made_there = export_triton(run, triton)
+        if as_json and not (onnx or engine):
+            print(json.dumps({"path": str(made_there)}))
+        elif not as_json:
+            say(f"{made_there}: start Triton with --model-repository={triton}")
     if engine:
         from dataclasses import asdict
 

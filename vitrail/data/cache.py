@@ -33,7 +33,7 @@ LIMIT_BYTES = 64 << 30
 
 # What the cache may take while nobody uses it, unless VITRAIL_CACHE_LIMIT says otherwise.
 CACHE_BYTES = 10 * 10**9
-ROOMS = ("pixels", "latency", "answers", "features")
+ROOMS = ("pixels", "features", "answers", "latency")
 
 _ROWS_AT_ONCE = 64
 

@@ -30,6 +30,7 @@ from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
 from vitrail.engines import masks, sealed
+from vitrail.engines.front import front, prepend, save_front
 from vitrail.engines.served import Agree, same_answers
 from vitrail.engines.served import serve as served
 from vitrail.errors import ExportError, RunError
@@ -126,7 +127,7 @@ def _write(
         raise ExportError(f"the model cannot be exported to ONNX: {first}") from error
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
     inside = resize_agrees(labels, path, opsets=proto.opset_import)
-    _prepend(_front(labels, inside=inside), proto.graph)
+    prepend(front(labels, inside=inside), proto.graph)
     if labels.maps:
         masks.append(proto.graph, labels)
     facts = labels.to_json() | {
@@ -141,78 +142,6 @@ def _write(
     )
     sealed.write(path, proto.SerializeToString())
     return inside
-
-
-def _front(labels: Labels, *, inside: bool) -> Any:
-    """Make the graph from "images", uint8 (B, h, w, C), to "pixels", float32 (B, C, H, W)."""
-    from onnx import TensorProto, helper
-
-    shape = [labels.channels, *labels.image]
-    nodes = [helper.make_node("Transpose", ["images"], ["front.upright"], perm=[0, 3, 1, 2])]
-    constants = []
-    if inside:
-        constants = [helper.make_tensor("front.shape", TensorProto.INT64, [3], shape)]
-        # All four sizes are given: ONNX Runtime's optimizer breaks a Resize of two axes.
-        nodes += [
-            helper.make_node("Cast", ["front.upright"], ["front.float"], to=TensorProto.FLOAT),
-            helper.make_node("Shape", ["images"], ["front.batch"], start=0, end=1),
-            helper.make_node("Concat", ["front.batch", "front.shape"], ["front.sizes"], axis=0),
-            helper.make_node(
-                "Resize",
-                ["front.float", "", "", "front.sizes"],
-                ["front.resized"],
-                mode="linear",
-                coordinate_transformation_mode="half_pixel",
-                antialias=1,
-                exclude_outside=1,
-            ),
-            helper.make_node("Round", ["front.resized"], ["pixels"]),
-        ]
-    else:
-        nodes.append(helper.make_node("Cast", ["front.upright"], ["pixels"], to=TensorProto.FLOAT))
-    size = ["height", "width"] if inside else list(labels.image)
-    given = ("images", TensorProto.UINT8, ["batch", *size, labels.channels])
-    made = ("pixels", TensorProto.FLOAT, ["batch", *shape])
-    given, made = (helper.make_tensor_value_info(*info) for info in (given, made))
-    return helper.make_graph(nodes, "front", [given], [made], constants)
-
-
-def save_front(labels: Labels, path: Path, opsets: Sequence[Any] = ()) -> None:
-    """Write what a file does to images before its model, resize included, as a file of its own."""
-    from onnx import helper, save
-
-    # The oldest operators whose Resize knows `antialias`.
-    opsets, front = opsets or [helper.make_opsetid("", 18)], _front(labels, inside=True)
-    save(helper.make_model(front, opset_imports=opsets, ir_version=9), path)
-
-
-def fixed_size(path: Path, labels: Labels) -> Any:
-    """Return the exported file without its Resize, for images of the model's size only."""
-    import onnx
-
-    proto = onnx.load(path)
-    for field in ("node", "initializer", "value_info"):
-        kept = [entry for entry in getattr(proto.graph, field) if not _of_front(entry)]
-        proto.graph.ClearField(field)
-        getattr(proto.graph, field).extend(kept)
-    _prepend(_front(labels, inside=False), proto.graph)
-    return proto
-
-
-def _of_front(entry: Any) -> bool:
-    """Return whether a node makes, or another entry names, a part of `_front`."""
-    name = entry.output[0] if hasattr(entry, "output") else entry.name
-    return name == "pixels" or name.startswith("front.")
-
-
-def _prepend(front: Any, graph: Any) -> None:
-    """Put `front` before `graph`, whose only input is what `front` makes."""
-    nodes = [*front.node, *graph.node]
-    for field, values in (("input", front.input), ("node", nodes)):
-        graph.ClearField(field)
-        getattr(graph, field).extend(values)
-    graph.initializer.extend(front.initializer)
-    graph.value_info.extend(front.output)
 
 
 def resize_agrees(labels: Labels, path: Path, *, opsets: Sequence[Any]) -> bool:

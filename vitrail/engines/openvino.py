@@ -17,7 +17,8 @@ import numpy as np
 
 from vitrail.data.labels import Labels
 from vitrail.engines.engine import Answer, Engine, Quantiser
-from vitrail.engines.onnx import fixed_size, quiet
+from vitrail.engines.front import fixed_size
+from vitrail.engines.onnx import quiet
 from vitrail.errors import ConfigError, ExportError, RunError, extra
 from vitrail.measure.machine import cores
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from vitrail.engines.onnx import Exported, export_onnx, synthetic
+from vitrail.engines.sealed import open_sealed
+from vitrail.engines.triton import write_repository
 from vitrail.errors import ConfigError
 from vitrail.models import config_json
 from vitrail.run.deploy import MAX_DROP, Deployed, export_engine
@@ -59,3 +62,15 @@ def export_run(path: str | os.PathLike) -> Exported:
             described="synthetic images",
             progress=True,
         )
+
+
+def export_triton(run: str | os.PathLike, folder: Path) -> Path:
+    """Write a finished run's ONNX file into a model repository for Triton; returns its place.
+
+    The model is called as the run's folder is. Raises RunError, ConfigError and ExportError.
+    """
+    known = RunFolder.open(run)
+    labels = known.read_labels()
+    again = f"vitrail export {known.path} --onnx"
+    open_sealed(known.onnx, labels, known.read_tie(), again)
+    return write_repository(known.onnx, labels, folder, known.path.resolve().name)

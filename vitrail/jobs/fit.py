@@ -51,6 +51,8 @@ from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
 from vitrail.search.dense_space import dense_sizes
 from vitrail.search.field import Field
+from vitrail.search.first_rung import SHARE, Bench, Probed, probed
+from vitrail.search.first_rung import chosen as best_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, candidates_for, field_size, rung_seconds, rung_steps
@@ -113,7 +115,7 @@ def fit(
     began = clock.monotonic()
     view.until(began + asked.time_s)
     images = read(asked.wish.data, asked.hardware, view, task)
-    found = _list(asked, view, images, began)
+    found, probes = _list(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
         state = State.new(
@@ -121,6 +123,7 @@ def fit(
             arguments=to_json(asked.public),
             images=images.digest,
             shortlist=to_json(found),
+            features=to_json(probes),
             spent_s=spent,
             seconds={"data": images.seconds, "shortlist": spent - images.seconds},
         )
@@ -197,8 +200,9 @@ def _changed(
     return now
 
 
-def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
-    """The candidates; made before there is a run folder, so that a wrong budget leaves none."""
+def _list(asked: Arguments, view: View, data: Read, began: float) -> tuple[Shortlist, list[Probed]]:
+    """The candidates, and how those of a shelf stand on their features; made before there is a run
+    folder, so that a wrong budget leaves none."""
     split = data.workshop.split
     size, classes = data.inspection.size, len(split.classes)
     extra: list[Candidate] = []
@@ -215,6 +219,12 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     budget = _held(asked, data)
     if budget.beyond:
         view.say(_beyond(budget))
+    probes: list[Probed] = []
+    if extra and asked.pretrained != "hub":
+        share = SHARE * max(1.0, asked.time_s - (clock.monotonic() - began))
+        bench = Bench(data.workshop, asked.wish.data, asked.settings, budget, share, view.phase)
+        probes = probed(extra, bench)
+        extra = best_of(extra, probes)
     spent = clock.monotonic() - began
     left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
     terms = Terms(
@@ -239,7 +249,7 @@ def _list(asked: Arguments, view: View, data: Read, began: float) -> Shortlist:
     found = replace(found, candidates=(*first, *others))
     rates = [one.rate or 0.0 for one in found.candidates]
     kept = field_size(rates, terms.batch, RACE_SHARE * left)
-    return replace(found, candidates=found.candidates[:kept])
+    return replace(found, candidates=found.candidates[:kept]), probes
 
 
 def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) -> list[Candidate]:
@@ -479,8 +489,26 @@ class _Fit:
         with self.state.phase("training"):
             watched = Watched(self.workshop, self.folder.path, name, self.view)
             trained = train_in_full(runner, watched, self.state, self.train_end)
+            trained = self._no_worse(trained, runner)
         self.view.phase("exporting, testing and reporting")
         return self._finish(trained, runner, runners, misses, whatever)
+
+    def _no_worse(self, trained: Trained, runner: Runner) -> Trained:
+        """Keep the published weights under their linear head where training made them worse."""
+        recipe = runner.recipe
+        if recipe.head != "linear" or self.workshop.head(recipe) is None:
+            return trained
+        start = self.workshop.model(recipe).eval()
+        scores = self.workshop.validate(start, recipe)
+        if scores.order <= trained.scores.order:
+            return trained
+        note = (
+            f"the linear model on features is kept: it has {scores.main:.1%} of {scores.n} "
+            f"validation images right, and {trained.scores.main:.1%} after the training"
+        )
+        self.view.say(note)
+        self.desk.notes.append(FindingFacts("features", "info", note))
+        return replace(trained, model=start, scores=scores)
 
     def _finish(
         self,
@@ -490,7 +518,7 @@ class _Fit:
         misses: dict[str, float],
         whatever: bool,
     ) -> Finished | None:
-        limit = self.budget.latency_s
+        limit, values = self.budget.latency_s, self.state.values
         with self.folder.scratch() as scratch:
             trained = dialled(trained, self.desk, scratch, self.view.phase)
             shipped: Shipped = ship(trained, self.desk, scratch)
@@ -499,7 +527,8 @@ class _Fit:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
             won = replace(runner, candidate=replace(runner.candidate, macs=trained.subject.macs))
-            field = Field(runners, self.found.over, misses, won, self.budget)
+            probes = self.state.get(list[Probed], "features") if "features" in values else []
+            field = Field(runners, self.found.over, misses, won, self.budget, probes)
             return conclude(trained, shipped, self.desk, scratch, field)
 
 

@@ -174,16 +174,20 @@ class Predictor:
         """Return a folder in the working directory for masks, which is not there yet."""
         return masks.mask_folder(self._run)
 
+    def of_pixels(self, images: np.ndarray, names: Sequence[str], top: int) -> list[Prediction]:
+        """Return a prediction for each of uint8 (N, H, W, C), decoded at the size of the model."""
+        rows = zip(names, self.answers(images), self._unfamiliar(images), strict=True)
+        return [replace(self._prediction(n, s, top), unfamiliar=u) for n, s, u in rows]
+
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
         seen = [self.decoded(picture) for _, picture in some]
-        fine = [image for image in seen if not isinstance(image, str)]
-        whole = np.stack(fine) if fine else None
-        answers = iter(() if whole is None else self.answers(whole))
-        strange = iter(self._unfamiliar(whole))
+        fine = [
+            (n, one) for (n, _), one in zip(some, seen, strict=True) if not isinstance(one, str)
+        ]
+        names, images = [n for n, _ in fine], [one for _, one in fine]
+        found = iter(self.of_pixels(np.stack(images), names, top) if fine else ())
         return [
-            Prediction(name, error=image)
-            if isinstance(image, str)
-            else replace(self._prediction(name, next(answers), top), unfamiliar=next(strange))
+            Prediction(name, error=image) if isinstance(image, str) else next(found)
             for (name, _), image in zip(some, seen, strict=True)
         ]
 
@@ -191,9 +195,7 @@ class Predictor:
         """Return the prediction for one image as `decoded` gives it."""
         if isinstance(image, str):
             return Prediction(name, error=image)
-        whole = image[None]
-        found = self._prediction(name, self.answers(whole)[0], top)
-        return replace(found, unfamiliar=self._unfamiliar(whole)[0])
+        return self.of_pixels(image[None], [name], top)[0]
 
     def answers(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (N, classes) of uint8 (N, H, W, C) at the model's size."""
@@ -217,10 +219,8 @@ class Predictor:
         there = tuple((label, share) for label, share in ranked if share)
         return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
 
-    def _unfamiliar(self, images: np.ndarray | None) -> list[bool | None]:
+    def _unfamiliar(self, images: np.ndarray) -> list[bool | None]:
         """Whether each image looks unlike all that the run learned from, if the run knows."""
-        if images is None:
-            return []
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 

@@ -15,6 +15,7 @@ from vitrail.methods.placed_prompts import PlacedPrompts
 from vitrail.methods.privit import PriViT
 from vitrail.methods.pss import PSS
 from vitrail.methods.side_tune import SideTune
+from vitrail.methods.still_norms import StillNorms
 from vitrail.methods.tuning import BiasTuning, NormTuning
 from vitrail.methods.vpt import VPT
 
@@ -32,5 +33,6 @@ Methods = (
     | PSS
     | PriViT
     | SideTune
+    | StillNorms
     | VPT
 )

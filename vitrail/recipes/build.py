@@ -1,6 +1,7 @@
 """The only place that makes a model of a recipe.
 
-    config -> create -> pretrained weights -> methods in order -> the task's head -> the objective
+    config -> create -> pretrained weights -> linear head -> methods in order -> the task's head
+        -> the objective
 
 A fit, each process of a distributed training, resuming, and loading a finished run all call this,
 so that whatever a recipe says is true of all of them.
@@ -27,21 +28,30 @@ from vitrail.recipes import base as bases
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import Classification, MultiLabel, Segmentation, Tasks
+from vitrail.tasks.linear_head import LinearHead
 from vitrail.training.learner import Learner
 
 ApplyInOrder: Any = tuple[Methods, ...]
 # Opens a trained model by its name for a training on such data, that tells such classes.
 Opener = Callable[[str, Data, Sequence[str]], nn.Module]
+# Fits the head with which a recipe's training begins; None where there is none for it.
+Fitter = Callable[[Recipe], LinearHead | None]
 
 
 class Builder:
     """Makes learners of recipes; reads each file of pretrained weights once, each teacher as well.
 
-    `context` is what objectives may ask for; what they call teachers comes from `opener`.
+    `context` is what objectives may ask for; what they call teachers comes from `opener`, and heads
+    that are linear models on features from `fitter`.
     """
 
-    def __init__(self, context: Context | None = None, opener: Opener | None = None) -> None:
-        self.context, self._opener = context or Context(), opener
+    def __init__(
+        self,
+        context: Context | None = None,
+        opener: Opener | None = None,
+        fitter: Fitter | None = None,
+    ) -> None:
+        self.context, self._opener, self._fitter = context or Context(), opener, fitter
         self._starts: dict[str, dict[str, Tensor]] = {}
         self._teachers: dict[tuple[str, Data], nn.Module] = {}
 
@@ -50,6 +60,8 @@ class Builder:
 
         Raises VitrailError.
         """
+        # Before anything is random: to fit it makes models of its own.
+        fitted = self._fitter(recipe) if recipe.head == "linear" and self._fitter else None
         torch.manual_seed(recipe.seed)
         model = create(recipe.config)
         if recipe.pretrained is not None:
@@ -61,6 +73,8 @@ class Builder:
                     recipe.config, recipe.pretrained, keep_head=recipe.keep_head
                 ).state_dict()
             model.load_state_dict(self._starts[key])
+        if fitted is not None:
+            fitted.into(model.head)  # pyright: ignore[reportArgumentType]
         return changed(model, recipe.methods, recipe.task)
 
     def learner(self, recipe: Recipe) -> Learner:

@@ -91,4 +91,5 @@ def default(
         augment=augment_for(config.image),
         seed=seed,
         pretrained=pretrained,
+        head="linear" if pretrained else "random",
     )

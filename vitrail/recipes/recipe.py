@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data.augment import Augment
@@ -70,9 +70,10 @@ class Recipe:
     """A training, complete.
 
     `model` is `{"family": ..., fields of its Config}`; `pretrained` is the file or Hub
-    reference whose weights it starts from, None for random ones. `methods` change the model, in
-    their order; `task` says what it is for. `keep_head` takes the head of the pretrained weights
-    along, which must tell as many classes. `base` is the run folder or file that it starts from
+    reference whose weights it starts from, None for random ones; `head` says how its head starts
+    then, "random" or "linear" as the linear model on the features that these weights give, and
+    `keep_head` takes theirs along, which must tell as many classes. `methods` change the model, in
+    their order; `task` says what it is for. `base` is the run folder or file that it starts from
     where the run is to store only what a method adds to it; it says what `pretrained` is then.
     """
 
@@ -85,6 +86,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
     pretrained: str | None = None
+    head: Literal["random", "linear"] = "random"
     task: Tasks = field(default_factory=Classification)
     methods: tuple[Methods, ...] = ()
     keep_head: bool = False

@@ -218,7 +218,8 @@ class BudgetFacts:
 class CandidatePoint:
     """A model of the race: `accuracy` on the validation split at its last step, or None.
 
-    `status` is "won", "finished", "stopped", "over budget", "failed" or "not tried". `clock` says
+    `status` is "won", "finished", "features" (published weights under a linear model), "stopped",
+    "over budget", "failed" or "not tried". `clock` says
     what `latency_s` was measured on; None means the exported file for the winner and torch for
     all others. `title` is what people read, the name where it is empty.
     """

@@ -19,7 +19,7 @@ from vitrail.report.verdict import headline, limits, standing, verdict
 from vitrail.units import count, counted, percent, points, seconds, size
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
-_ORDER = ("won", "finished", "stopped", "over budget", "failed", "not tried")
+_ORDER = ("won", "finished", "features", "stopped", "over budget", "failed", "not tried")
 
 
 def render(facts: Facts) -> str:

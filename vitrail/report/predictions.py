@@ -31,7 +31,7 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     A run of masks has "shares" of pixels by class in place of "classes", and the files "mask" and
     "overlay".
     """
-    rows = [{"path": p.path} | _turned(p) | _answered(p) for p in predictions]
+    rows = [{"path": p.path} | _turned(p) | answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
 
@@ -41,7 +41,8 @@ def _turned(prediction: Prediction) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _answered(prediction: Prediction) -> dict[str, Any]:
+def answered(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction in JSON, without its path."""
     if prediction.error:
         return {"error": prediction.error}
     if prediction.mask is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitrail.data.cache import Pixels, pixels
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.answers import Embedded
+from vitrail.run.features import unchanged
 from vitrail.run.workshop import Workshop
 from vitrail.tasks.baselines import MOST, Features
 
@@ -19,7 +20,7 @@ def frozen_features(
     # Weights that bring their head were trained on these classes, and are nobody's to compare with.
     if recipe.pretrained is None or recipe.keep_head:
         return None
-    data, network = recipe.data, Embedded(workshop.model(recipe))
+    data, network = recipe.data, Embedded(workshop.model(unchanged(recipe)))
     train = workshop.pixels("train", data.image, data.channels).first(min(most, MOST))
     if (test.image, test.channels) != (data.image, data.channels):
         test = pixels(test.part, data.image, data.channels, progress=False)

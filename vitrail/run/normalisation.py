@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitrail import checkpoint
-from vitrail.checkpoint import FOLDER
+from vitrail.checkpoint import FOLDER, hub
 from vitrail.errors import CheckpointError
 from vitrail.models import Identity, catalog
 from vitrail.models.trunk.backbone import IMAGENET, input_kind
@@ -134,7 +134,7 @@ def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
     for name in _BESIDE:
         path = file.with_name(name)
         if not path.is_file() and reference.startswith("hf-hub:"):
-            path = _fetched(reference, name) or path
+            path = hub.beside(reference, name) or path
         try:
             record = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
@@ -143,18 +143,6 @@ def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
             raise CheckpointError(f"{path} cannot be read ({e}): fetch it again") from e
         if isinstance(record, dict):
             yield record
-
-
-def _fetched(reference: str, name: str) -> Path | None:
-    """A file of the same Hub repository, or None where it has none of this name."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repo = "/".join(reference.removeprefix("hf-hub:").split("/")[:2])
-    try:
-        return Path(hf_hub_download(repo, name))
-    except (HfHubHTTPError, LocalEntryNotFoundError):
-        return None
 
 
 def _read(record: Mapping[str, Any], way: str) -> Said | None:

@@ -22,7 +22,7 @@ from vitrail import files
 from vitrail.data.decode import decode_full, read_picture, resize
 from vitrail.data.gate import Inspection
 from vitrail.data.labels import Labels
-from vitrail.engines.onnx import save_front
+from vitrail.engines.front import save_front
 from vitrail.errors import ConfigError, DataError
 from vitrail.measure.latency import (
     Latency,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +22,10 @@ from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.answers import known
+from vitrail.run.features import linear_head
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
+from vitrail.tasks.linear_head import LinearHead
 from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict
@@ -58,7 +61,8 @@ class Workshop:
         self.device = str(fabric.device)
         self._device, self.devices = device, devices
         context = Context(split.classes, split.train.counts, len(split.train))
-        self.builder = Builder(context, open_teacher)
+        self.builder = Builder(context, open_teacher, self.head)
+        self._heads: dict[str, LinearHead | None] = {}
         self._fabrics: dict[Precision, Fabric] = {"32-true": fabric}
         self._pixels: dict[tuple[str, tuple[int, int], int], Pixels] = {}
         self._statistics: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -104,6 +108,14 @@ class Workshop:
         """Make the untrained model of a recipe: the same weights every time."""
         return self.builder.model(recipe)
 
+    def head(self, recipe: Recipe) -> LinearHead | None:
+        """Return the linear model on features with which a recipe's head begins, fitted once; None
+        where there is none for it."""
+        key = json.dumps([recipe.model, recipe.pretrained, recipe.seed, to_json(recipe.data)])
+        if key not in self._heads:
+            self._heads[key] = linear_head(recipe, self)
+        return self._heads[key]
+
     @property
     def speedup(self) -> float:
         """Return how many times faster all devices are thought to train than one."""
@@ -133,6 +145,7 @@ class Workshop:
             # Once, before there are several processes, which then find it.
             known(learner, recipe, images, fabric.device, self._say)
             several = open_together(self._device, self.devices, recipe.steps.precision)
+            share = replace(share, head=self.head(recipe) if recipe.head == "linear" else None)
             several.launch(partial(_train_share, share=share, context=self.builder.context))
         return share.train(learner, fabric, on_step, self._say)
 
@@ -214,6 +227,7 @@ class _Share:
     images: Pixels
     folder: Path
     until: int
+    head: LinearHead | None = None
 
     def train(
         self,
@@ -248,5 +262,5 @@ class _Share:
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:
     heap.keep()
-    learner = Builder(context, open_teacher).learner(share.recipe)
-    share.train(learner, fabric)
+    builder = Builder(context, open_teacher, lambda _: share.head)
+    share.train(builder.learner(share.recipe), fabric)

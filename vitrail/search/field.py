@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.facts import CandidatePoint, Clock
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.first_rung import Probed
 from vitrail.search.rungs import Runner
 
 
@@ -18,7 +19,8 @@ class Field:
 
     `runners` begin with the best; `misses` are the latencies of those whose exported file was too
     slow, by name. All latencies include the resize of a picture of the `budget`. The winner's
-    multiply-adds are those at the setting of its dial, where it has one.
+    multiply-adds are those at the setting of its dial, where it has one. `probes` are linear models
+    on the features of a shelf.
     """
 
     runners: Sequence[Runner]
@@ -26,6 +28,7 @@ class Field:
     misses: Mapping[str, float]
     winner: Runner
     budget: Budget
+    probes: Sequence[Probed] = ()
 
     def points(self, latency_s: float, accuracy: float, steps: int) -> list[CandidatePoint]:
         """Return all candidates with what became of them; the winner with its final figures."""
@@ -45,6 +48,14 @@ class Field:
                 status = "finished"
             timed: Clock = "exported" if status == "won" or one.name in misses else "torch"
             points.append(_point(one, wait, seen, trained, status, timed))
+        points += [
+            replace(
+                _point(p.candidate, None, p.accuracy, 0, "features"),
+                name=f"{p.candidate.name}-features",
+                title=f"{p.candidate.title}, features",
+            )
+            for p in self.probes
+        ]
         points += [
             _point(one, one.with_resize_s(self.budget), None, 0, "over budget") for one in self.over
         ]

@@ -34,16 +34,20 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _share(few: list[str], family: str, table: str) -> float:
     """The part of some names that a family knows under a table, at any of its configs."""
     # A guest is called as its host is: one config of each will do.
-    configs: dict[type, Any] = {}
-    for variant in families()[family].VARIANTS.values():
+    known: dict[type, Any] = {}
+    for variant in reversed(families()[family].VARIANTS.values()):
         kind = type(getattr(variant.config, "host", None))
-        if kind not in configs and table in tables(variant.config):
-            configs[kind] = variant.config
-    return max((_known(few, family, table, config) for config in configs.values()), default=0.0)
+        if kind in known:
+            continue
+        try:
+            known[kind] = variant.config, tables(variant.config, table)[table]
+        except CheckpointError:
+            continue  # nobody publishes this variant under the table's names
+    return max((_known(few, family, *one) for one in known.values()), default=0.0)
 
 
-def _known(few: list[str], family: str, table: str, config: Any) -> float:
-    ours = checkpoint.aliases(few, tables(config, table)[table])
+def _known(few: list[str], family: str, config: Any, rows: Any) -> float:
+    ours = checkpoint.aliases(few, rows)
     known = vocabulary().get(family)
     if known is None:  # a new family, which is not counted yet
         known = {unnumbered(name) for name in shapes(config)}

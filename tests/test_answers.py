@@ -148,7 +148,8 @@ def test_a_probe_on_features_that_are_kept_is_that_on_the_images(
     seen, embedding = [], Isotropic.embedding
 
     def counting(self, image):
-        seen.append(len(image))
+        if not image.is_meta:  # where memory is counted nothing is computed
+            seen.append(len(image))
         return embedding(self, image)
 
     def probe(folder):

@@ -149,7 +149,9 @@ def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
     below: dict[PartName | None, str] = {
         part_of(name): name for name in tree.listing(pair.images)[0]
     }
-    other = {part_of(name): name for name in tree.listing(pair.masks)[0]}
+    other: dict[PartName | None, str] = {
+        part_of(name): name for name in tree.listing(pair.masks)[0]
+    }
     found = [
         Pair(_joined(pair.images, name), _joined(pair.masks, other[part]), part)
         for part, name in below.items()

@@ -76,7 +76,7 @@ def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
         found = store.open_array(path, shape)
     except ValueError:
         return None
-    return None if found is None else np.ascontiguousarray(found).view(np.float32)
+    return None if found is None else np.array(found).view(np.float32)
 
 
 def _name(recipe: Recipe, model: nn.Module, images: Pixels) -> str:

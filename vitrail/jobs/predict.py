@@ -181,11 +181,9 @@ class Predictor:
 
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
         seen = [self.decoded(picture) for _, picture in some]
-        fine = [
-            (n, one) for (n, _), one in zip(some, seen, strict=True) if not isinstance(one, str)
-        ]
-        names, images = [n for n, _ in fine], [one for _, one in fine]
-        found = iter(self.of_pixels(np.stack(images), names, top) if fine else ())
+        images = [one for one in seen if not isinstance(one, str)]
+        names = [n for (n, _), one in zip(some, seen, strict=True) if not isinstance(one, str)]
+        found = iter(self.of_pixels(np.stack(images), names, top) if images else ())
         return [
             Prediction(name, error=image) if isinstance(image, str) else next(found)
             for (name, _), image in zip(some, seen, strict=True)

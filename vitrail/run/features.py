@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from vitrail import digests
 from vitrail.config import to_json
@@ -24,6 +24,7 @@ from vitrail.data.cache import Pixels
 from vitrail.data.decode import DECODER
 from vitrail.layers.fold import deploy
 from vitrail.recipes.recipe import Recipe
+from vitrail.run.answers import Embedded
 from vitrail.tasks.linear_head import LinearHead, fit_head
 
 if TYPE_CHECKING:
@@ -31,17 +32,6 @@ if TYPE_CHECKING:
 
 # Images on which a linear head is fitted: more make it slower and hardly better.
 MOST = 4000
-
-
-class Embedded(nn.Module):
-    """What a backbone's head sees, in place of the backbone: (B, width)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.embedding(image)  # pyright: ignore[reportCallIssue]
 
 
 def unchanged(recipe: Recipe) -> Recipe:

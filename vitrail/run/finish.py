@@ -44,7 +44,6 @@ from vitrail.run.budget import Budget
 from vitrail.run.dial import Dial
 from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
-from vitrail.run.features import Embedded
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import frozen_features
 from vitrail.run.judge import Verdict, judge

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 _HOLDS = {
     "pixels": "decoded images",
-    "features": "what published weights make of images",
     "latency": "measured latencies",
     "answers": "what teachers said",
-    "features": "what frozen networks see",
+    "features": "what frozen networks see of images",
     "downloads": "data sets fetched, kept by --clear",
 }
 

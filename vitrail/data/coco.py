@@ -82,7 +82,9 @@ def read_coco(root: Path, *, progress: bool = False) -> Source:
     read = {path: _loaded(path) for path in paths}
     names, ids = _categories(read)
     gathered = _Gathered()
-    parts = {path: part_of(path.stem.rpartition("_")[2]) for path in paths}
+    parts: dict[Path, PartName | None] = {
+        path: part_of(path.stem.rpartition("_")[2]) for path in paths
+    }
     given = len(paths) > 1 and all(parts.values())
     for path, content in read.items():
         _gather(gathered, folder, path, content, ids, parts[path] if given else None)

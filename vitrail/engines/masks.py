@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.errors import ExportError
 from vitrail.measure.session import session
+
+# Whoever asks an exported file imports no torch, which takes seconds.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Rounding in another engine moves a pixel where two classes are as likely.
 ALIKE, TOLERANCE = 0.999, 1e-4
@@ -59,8 +60,10 @@ def append(graph: Any, labels: Labels) -> None:
 
 def likeliest(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the class of every pixel, uint8 (B, h, w), of scores (B, classes, H, W)."""
+    import torch
+
     if tuple(scores.shape[-2:]) != tuple(size):
-        scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        scores = torch.nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
     return scores.argmax(1).to(torch.uint8)
 
 
@@ -78,6 +81,8 @@ def compare(
     by 1 of 255. Raises ExportError where a score differs by 1e-4 or more, or the masks' mean
     intersection over union is below 0.999.
     """
+    import torch
+
     running, (height, width) = session(path), labels.image
     inside = isinstance(running.get_inputs()[0].shape[1], str)
     alike, largest = Overlap(len(labels.classes)), []

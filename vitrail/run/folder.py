@@ -231,7 +231,9 @@ class RunFolder:
 
     def read_labels(self) -> Labels:
         """Class names and normalisation. Raises RunError, also for weights that know no classes."""
-        if read_json(self.labels, dict, remedy=RESTORE).get("classes") == []:
+        classless = read_json(self.labels, dict, remedy=RESTORE).get("classes") == []
+        fit = self.path / "fit.json"
+        if classless and fit.is_file() and "pretraining" in read_json(fit, dict, remedy=RESTORE):
             raise RunError(
                 f"{self.path} was made by `vitrail pretrain` and knows no classes: fit with "
                 f"--pretrained {self.path}, or ask it by `vitrail probe`"

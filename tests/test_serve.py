@@ -326,7 +326,7 @@ print(*{{n.partition(".")[0] for n, f in files.items() if "site-packages" in f}}
     assert "torch" not in needed
     allowed = {"setuptools", "click", "annotated-doc", "shellingham", "markupsafe", "h11", "anyio"}
     allowed |= {"typing-extensions", "idna", "protobuf", "ml-dtypes", "flatbuffers", "pygments"}
-    allowed |= {"annotated-types", "pydantic-core", "typing-inspection", "packaging"}
+    allowed |= {"pillow-heif", "annotated-types", "pydantic-core", "typing-inspection", "packaging"}
     strange = {name for name in needed - allowed if not re.search(rf"\b{name}\b", recipe)}
     assert not strange
 

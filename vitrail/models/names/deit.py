@@ -73,7 +73,8 @@ def _pretrained(config: Any) -> list:
     """Rows for the backbones of SiT and AttMask, without what stands beside them."""
     token = f"embed.token[+{3 if config.distilled else 2}]"
     return [
-        *[(part, None) for part in ("head", "rec_", "contr_", "rot_")],
+        *[(part, None) for part in ("head.mlp.", "head.last_", "head_recons.")],
+        *[(part, None) for part in ("rec_", "contr_", "rot_")],
         ("backbone.", ""),
         ("masked_embed", None),
         ("cls_token1", token, _first),

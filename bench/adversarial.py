@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -23,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from turns import measured
 
 import vitrail
 from vitrail.attacks import PGD
@@ -64,17 +64,6 @@ def turn(name: str, value: Objectives, images: Tensor, bf16: bool) -> Callable[[
         wait(images.device)
 
     return call
-
-
-def measured(calls: Mapping[str, Callable[[], None]], rounds: int) -> Mapping[str, Sequence[float]]:
-    """Seconds of each round of each call, in turns, behind one of warm-up."""
-    spent: dict[str, list[float]] = {who: [] for who in calls}
-    for _ in range(rounds + 1):
-        for who, call in calls.items():
-            start = time.perf_counter()
-            call()
-            spent[who].append(time.perf_counter() - start)
-    return {who: times[1:] for who, times in spent.items()}
 
 
 def main() -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from turns import measured
 
 import vitrail
 from vitrail.data.augment import Augment
@@ -75,17 +75,6 @@ def steps(made: Learner, data: Batches) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
-
-
-def measured(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, Sequence[float]]:
-    """Seconds of each round of each call, in turns, behind one of warm-up."""
-    spent: dict[str, list[float]] = {who: [] for who in calls}
-    for _ in range(rounds + 1):
-        for who, call in calls.items():
-            start = time.perf_counter()
-            call()
-            spent[who].append(time.perf_counter() - start)
-    return {who: times[1:] for who, times in spent.items()}
 
 
 def main() -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -23,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from turns import measured
 
 import vitrail
 from vitrail.bench.steps import forward, training
@@ -39,17 +39,6 @@ def pair(name: str, patch: int) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     flexible = Flexivit((patch,)).apply(vitrail.create(name))
     return {"fixed": vitrail.create(name, patch=patch), "flexible": choose(flexible, patch)}
-
-
-def measured(calls: Mapping[str, Callable[[], None]], rounds: int) -> Spent:
-    """Seconds of each round of each call, in turns, behind one of warm-up."""
-    spent: dict[str, list[float]] = {who: [] for who in calls}
-    for _ in range(rounds + 1):
-        for who, call in calls.items():
-            start = time.perf_counter()
-            call()
-            spent[who].append(time.perf_counter() - start)
-    return {who: times[1:] for who, times in spent.items()}
 
 
 def main() -> None:

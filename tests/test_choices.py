@@ -31,14 +31,14 @@ def answers(*shares):
 @pytest.mark.parametrize(
     ("flipped", "straight", "mirrored", "used", "why"),
     [
-        (0.9, 0.9, 0.85, True, "nothing speaks against them"),
+        (0.9, 0.9, 0.85, True, "nothing clearly speaks against them"),
         (0.6, 0.9, 0.85, False, "images are recognised better"),
         # No more than two trainings differ by anyway.
-        (13 / 15, 0.9, 0.85, True, "nothing speaks against them"),
+        (13 / 15, 0.9, 0.85, True, "nothing clearly speaks against them"),
         # As good without, and mirrored ones are something else.
         (0.9, 0.9, 0.3, False, "left and right differ here"),
         # They differ, but the network without flips is worse.
-        (0.9, 0.7, 0.3, True, "nothing speaks against them"),
+        (0.9, 0.7, 0.3, True, "nothing clearly speaks against them"),
     ],
 )
 def test_flips_are_used_where_they_are_right(flipped, straight, mirrored, used, why):

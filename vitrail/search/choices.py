@@ -75,7 +75,9 @@ class Choice:
         )
         mirrored = self.mirrored or 0.0
         if self.used:
-            return f"left-right flips are used, since nothing speaks against them: {compared}"
+            return (
+                f"left-right flips are used, since nothing clearly speaks against them: {compared}"
+            )
         if self.without - mirrored > DROP:
             return (
                 "left-right flips are not used, since left and right differ here: a network that "

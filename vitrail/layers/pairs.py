@@ -75,7 +75,7 @@ def recall(
     return {k: (rank <= k).double().mean().item() for k in at}
 
 
-def prototypes(prompts: Sequence[Float[Tensor, "p d"]]) -> Float[Tensor, "k d"]:
+def prototypes(prompts: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "k d"]:
     """Return one embedding a class from those of its prompts: their mean, of length 1.
 
     The class of an image is that of the largest cosine.

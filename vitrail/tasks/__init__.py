@@ -6,5 +6,6 @@
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
+from vitrail.tasks.series import Series
 
-Tasks = Classification | MultiLabel | Segmentation
+Tasks = Classification | MultiLabel | Segmentation | Series

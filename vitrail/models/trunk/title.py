@@ -13,8 +13,8 @@ MOST = 40  # characters
 # Families whose file does not begin with a name of one word.
 NAMES = {
     "aa_resnet": "AA-ResNet", "attention_cnn": "Attention-CNN", "cbam": "CBAM", "dinat": "DiNAT",
-    "eca": "ECA-Net", "evolving": "EA-ResNet", "nat": "NAT", "vit_c": "ViT-C",
-    "vit_hybrid": "ViT hybrid",
+    "eca": "ECA-Net", "evolving": "EA-ResNet", "evolving_series": "EA-DC-Transformer",
+    "nat": "NAT", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
 # What a host is called with whose levels a head of maps reads.
@@ -89,4 +89,6 @@ def _millions(params: int) -> str:
 
 def _pixels(image: tuple[int, int]) -> str:
     height, width = image
+    if width == 1:  # a time series
+        return f"{height} steps"
     return f"{height} px" if height == width else f"{height}x{width} px"

@@ -41,6 +41,7 @@ ANCESTORS: dict[str, set[str]] = {
     "lit": {"vit"},
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
+    "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {
         "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "xcit",

@@ -383,7 +383,7 @@ def test_who_wants_images_refuses_series(tmp_path, capsys):
     image = vitrail.catalog()["resnet_18"].config
     with pytest.raises(CheckpointError, match="takes 16x2 series, and the model 224x224 images"):
         start(image, str(file))
-    with pytest.raises(CheckpointError, match="evolving_series-.*, a model of series: images"):
+    with pytest.raises(CheckpointError, match=r"evolving_series-.*, a model of series: images"):
         shelf(file, image_size=(32, 32), classes=5)
     recipe = Recipe(config_json(small), Data("x"), Steps(1, 1))
     with pytest.raises(ConfigError, match="model takes 16x2 series, a recipe trains on images"):

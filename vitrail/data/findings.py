@@ -24,11 +24,15 @@ _TRAITS = {
     "CMYK": "{} the four inks CMYK, converted to RGB",
     "animated": "{} several frames, of which the first is taken",
     "rotated": "{} an EXIF rotation, which is applied",
+    "turned": "{} a rotation, which is applied",
+    "uneven rate": "{} an uneven rate of frames: each moment shows the frame of its time",
+    "short clip": "{} fewer frames than are shown, and shows the last one again",
+    "still": "{} nothing that moves",
     "missing": "{} missing numbers, which count as the mean",
     "far off": "{} numbers far away from all others: a sensor's fault, or another unit",
     "extension": "{} an extension of another format, decoded by content",
 }
-_WARN = ("far off", "stretched", "dim", "no data", "bands", "extension")
+_WARN = ("short clip", "still", "far off", "stretched", "dim", "no data", "bands", "extension")
 
 
 def findings(
@@ -56,6 +60,9 @@ def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
+        "no video": "without a video stream", "no frames": "without a frame",
+        "broken clip": "damaged, cut off, or no video",
+        "long clip": "too long",
         "no numbers": "without any number", "too short": "too short",
         "annotation": "with an annotation that cannot be drawn",
         "mask format": "with a mask that is none of indices",

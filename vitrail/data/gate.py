@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.data import scan, twins
+from vitrail.data.clip_gate import scan_clips
 from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
@@ -70,7 +71,7 @@ class Inspection:
         """Channels that show all there is: 1 of grey images, else 3; of series the features."""
         if self.source.series is not None:
             return self.source.series.values.shape[2]
-        return 1 if self.grey else 3
+        return 1 if self.grey and self.source.clips is None else 3
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -128,6 +129,9 @@ def inspect(
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
     if source.series is not None:
         found = scan_series(source, source.series)
+    elif source.clips is not None:
+        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
+        source = replace(source, clips=replace(source.clips, lengths=lengths))
     elif source.pixels is None:
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:

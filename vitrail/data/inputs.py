@@ -1,9 +1,10 @@
-"""What a network is shown of a part, whatever its items are: pictures or series."""
+"""What a network is shown of a part, whatever its items are: pictures, clips or series."""
 
 from __future__ import annotations
 
 from vitrail.data.cache import Pixels, pixels
 from vitrail.data.cache import statistics as of_pixels
+from vitrail.data.clip_pixels import clip_pixels
 from vitrail.data.series_pixels import SeriesPixels, series_pixels
 from vitrail.data.split import Part
 
@@ -17,6 +18,8 @@ def inputs(part: Part, image: tuple[int, int], channels: int, *, progress: bool 
     """
     if part.source.series is not None:
         return series_pixels(part, image[0])
+    if part.source.clips is not None:
+        return clip_pixels(part, image, progress=progress)
     return pixels(part, image, channels, progress=progress)
 
 

@@ -1,6 +1,7 @@
 """A list of labelled images, what is known of them, and how to read one."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,23 @@ class Finding:
     groups: tuple[tuple[str, ...], ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a clip are shown: `frames` of them, every `stride`-th one; a test is of so
+    many `views`. `lengths`, once the gate has looked, are the frames of each whole clip, by its row
+    in the source."""
+
+    frames: int
+    stride: int
+    views: int = 1
+    lengths: Mapping[int, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def span(self) -> int:
+        """Frames from the first that is shown to the last."""
+        return (self.frames - 1) * self.stride + 1
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A list of labelled images and how to read them.
@@ -85,7 +103,7 @@ class Source:
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
     image are the classes in its mask. With `series` the items are time series, of which row i is
-    items[i].
+    items[i]; with `clips` they are files of videos.
     """
 
     name: str
@@ -99,6 +117,7 @@ class Source:
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
     series: Series | None = field(default=None, repr=False)
+    clips: Sampling | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -106,6 +125,8 @@ class Source:
     @property
     def kind(self) -> Kind:
         """What the items are."""
+        if self.clips is not None:
+            return "clips"
         return "images" if self.series is None else "series"
 
     @property

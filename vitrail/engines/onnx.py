@@ -210,12 +210,16 @@ def compare(
 
 def synthetic(labels: Labels, n: int = ENOUGH) -> np.ndarray:
     """Make inputs to compare on where no real ones are at hand: images uint8 (n, H, W, C), series
-    float32 (n, T, F)."""
+    float32 (n, T, F), clips uint8 (n, T, H, W, C)."""
     random = np.random.default_rng(0)
     if labels.takes == "series":
         shape = n, labels.image[0], labels.channels
         drawn = random.standard_normal(shape, dtype=np.float32)
         return drawn * np.float32(labels.std) + np.float32(labels.mean)
+    if labels.takes == "clips":
+        still = np.stack([_scene(random, labels) for _ in range(n)])
+        # A scene that is shifted a little from frame to frame.
+        return np.stack([np.roll(still, at, 2) for at in range(labels.frames)], 1)
     return np.stack([_scene(random, labels) for _ in range(n)])
 
 

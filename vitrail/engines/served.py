@@ -97,6 +97,27 @@ class ServedSeries(Served):
         return self.labels.probabilities(logits), logits
 
 
+class ServedClips(Served):
+    """The deployed model between clips and probabilities.
+
+    uint8 (B, T, H, W, C) to probabilities and logits, each (B, classes).
+    """
+
+    entry: ClassVar[str] = "clips"
+
+    def example(self) -> Tensor:
+        """Return two inputs: with one, torch would take the batch for a constant."""
+        told = self.labels
+        return torch.zeros(2, told.frames, *told.image, told.channels, dtype=torch.uint8)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        # Normalised where the channels are last, as the statistics of an image are.
+        shape = (1, 1, 1, 1, -1)
+        x = pixels.float() * self.factor.view(shape) + self.offset.view(shape)  # pyright: ignore
+        logits = self.model(x.permute(0, 4, 1, 2, 3))
+        return self.labels.probabilities(logits), logits
+
+
 class ServedMaps(Served):
     """The deployed model between pixels and scores of every pixel.
 
@@ -114,4 +135,6 @@ def serve(model: nn.Module, labels: Labels) -> nn.Module:
     """Return the module that is exported: of maps without, of labels with their probabilities."""
     if labels.takes == "series":
         return ServedSeries(model, labels)
+    if labels.takes == "clips":
+        return ServedClips(model, labels)
     return (ServedMaps if labels.maps else Served)(model, labels)

@@ -71,8 +71,14 @@ def listed(
         methods=methods,
         maps=asked.wish.task.maps,
         takes=asked.wish.task.takes,
+        frames=_frames(data),
     )
     return _invited(asked, terms, extra, view), probes
+
+
+def _frames(data: Read) -> int:
+    clips = data.inspection.source.clips
+    return 1 if clips is None else clips.frames
 
 
 def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:

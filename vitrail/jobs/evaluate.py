@@ -38,7 +38,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Outputs, Task
+from vitrail.tasks.task import Normal, Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64
@@ -106,7 +106,10 @@ def evaluate(
     part = Part(found.source, found.rows, found.digests)
     images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    outputs = Outputs(_answers(ask, images), _truth(task, images))
+    if task.takes == "clips":  # each of which is seen in several views
+        outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
+    else:
+        outputs = Outputs(_answers(ask, images), _truth(task, images))
     judged = task.judged(outputs, labels)
     where = folder.path / "evaluations" / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from vitrail.data.parallel import in_order
 from vitrail.data.picture import of_image
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
-from vitrail.jobs import masks
+from vitrail.jobs import clips, masks
 from vitrail.jobs.asked import Picture, asked, from_array
 from vitrail.jobs.series import Case, cases
 from vitrail.jobs.timely import Timely
@@ -148,6 +148,8 @@ class Predictor:
         for what is none of these, and for `top` below 1. A run of masks writes them to `out`, if it
         is given: an empty folder, or one that is not there.
         """
+        if self.labels.takes == "clips":
+            return self._of_clips(clips.asked(images), top, out)
         if self.labels.takes == "series":
             return self._of_series(cases(images, self.labels), top, out)
         named = asked(images, top)
@@ -176,13 +178,36 @@ class Predictor:
     def _of_series(
         self, some: Sequence[Case], top: int, out: str | os.PathLike | None
     ) -> list[Prediction]:
-        if out is not None:
-            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
+        self._require_no_masks(out)
         return [
             found
             for at in range(0, len(some), BATCH)
             for found in self._answered(some[at : at + BATCH], top)
         ]
+
+    def _of_clips(
+        self, some: Sequence[clips.Asked], top: int, out: str | os.PathLike | None
+    ) -> list[Prediction]:
+        """Predictions of clips, each by the mean probability of its views."""
+        self._require_no_masks(out)
+
+        def work(rows: range) -> list[Prediction]:
+            return [self._of_clip(*some[row], top) for row in rows]
+
+        batches = in_order(
+            work, len(some), size=1, workers=None, title="predicting", progress=len(some) > BATCH
+        )
+        return [found for batch in batches for found in batch]
+
+    def _of_clip(self, name: str, given: Path | np.ndarray, top: int) -> Prediction:
+        views = clips.views(given, self.labels)
+        if isinstance(views, str):
+            return Prediction(name, error=views)
+        return self._prediction(name, self.answers(views).mean(0), top)
+
+    def _require_no_masks(self, out: str | os.PathLike | None) -> None:
+        if out is not None:
+            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
 
     def free_folder(self) -> Path:
         """Return a folder in the working directory for masks, which is not there yet."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitrail.config import kind_of, to_json
 from vitrail.data.augment import Augment
-from vitrail.models import config_json, family_of
+from vitrail.models import config_json, family_of, per_frame
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.objectives import CrossEntropy
 from vitrail.recipes.on_inputs import AS_THEY_ARE
@@ -56,8 +56,10 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's under a head of maps."""
-    return kind_of(type(config.host)) if is_dense(config) else family_of(config)
+    """The family whose optimizer a network learns with: the host's where there is one of maps or of
+    frames."""
+    hosted = is_dense(config) or isinstance(config, per_frame.Config)
+    return kind_of(type(config.host)) if hosted else family_of(config)
 
 
 def default(

@@ -18,7 +18,7 @@ from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
-from vitrail.models import Backbone, create, identify, load, module_of
+from vitrail.models import Backbone, create, identify, load, module_of, per_frame
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
@@ -34,7 +34,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     if reference is None:
         return model
     known = identify(reference)
-    if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
+    holds = [hasattr(module_of(one), "DENSE") or _by_frame(one) for one in (config, known.config)]
+    if holds == [True, False]:
         return _hosting(model, config, reference)
     if input_kind(known.config) != input_kind(config):
         raise CheckpointError(
@@ -65,14 +66,18 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     return model
 
 
+def _by_frame(config: Any) -> bool:
+    return isinstance(config, per_frame.Config)
+
+
 def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
-    """The network of maps with the weights of a classifier in its backbone.
+    """The network of maps, or of frames, with the weights of a classifier in its backbone.
 
     Raises CheckpointError where the file is of another backbone.
     """
     backbone: Backbone = model.get_submodule("backbone")  # pyright: ignore[reportAssignmentType]
     try:
-        host = replace(config.host, classes=1)
+        host = replace(config.host, classes=0 if _by_frame(config) else 1)
         module_of(host)
     except ConfigError as error:
         raise CheckpointError(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data.augment import Augment
+from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
@@ -31,9 +32,9 @@ from vitrail.objectives import (
     Unlabelled,
 )
 from vitrail.recipes.base import settled, weights_of
-from vitrail.recipes.on_inputs import AS_THEY_ARE, require_as_they_are, require_taken
+from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Classification, Tasks
+from vitrail.tasks import Classification, Tasks, Video
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
@@ -195,6 +196,12 @@ def checked(recipe: Recipe) -> Recipe:
         check_augment(recipe.augment)
     if recipe.task.takes == "series":
         require_as_they_are(recipe.augment)
+    if isinstance(recipe.task, Video):
+        check_clips(recipe.augment)
+    if isinstance(recipe.task, Video) and recipe.model:
+        config = on_clips(recipe.config, recipe.task)
+        task = replace(recipe.task, frames=config.frames)
+        recipe = replace(recipe, model=to_json(config_json(config)), task=task)
     if recipe.task.maps and recipe.model:
         recipe = replace(recipe, model=to_json(config_json(on_maps(recipe.config))))
     if not _suits(recipe.objective, recipe.task):

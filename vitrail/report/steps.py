@@ -24,9 +24,8 @@ def steps(facts: Facts) -> list[Step]:
     """Return the next steps of a run, as commands for the folder in which it was started."""
     run = shlex.quote(folder(facts))
     chosen = next((e.name for e in facts.engines if e.counts and e.gain is not None), None)
-    predict = f"vitrail predict {run} {FILES[facts.data.takes]}" + (
-        f" --engine {chosen}" if chosen else ""
-    )
+    predict = f"vitrail predict {run} {FILES[facts.data.takes]}"
+    predict += f" --engine {chosen}" if chosen else ""
     faster = f"vitrail export {run} --engine {chosen or 'openvino'} --int8"
     purpose = (
         "Make it faster: a file for another engine, in 8-bit integers where that loses little "

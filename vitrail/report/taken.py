@@ -33,10 +33,11 @@ probabilities, logits = session.run(None, {"series": series})
 """ + _TAIL,
     "clips": _HEAD + """
 import av
+from PIL import Image
 
 frames, stride = int(facts["frames"]), int(facts["stride"])
 with av.open(sys.argv[1]) as video:
-    seen = [frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="AREA")
+    seen = [np.asarray(frame.to_image().resize((width, height), Image.Resampling.BILINEAR))
             for frame in video.decode(video=0)]
 first = max(0, (len(seen) - (frames - 1) * stride - 1) // 2)
 rows = np.minimum(first + stride * np.arange(frames), len(seen) - 1)

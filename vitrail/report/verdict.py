@@ -123,10 +123,8 @@ def advice(facts: Facts) -> str:
         name = _named(found.baseline, article="the")
         if found.worse:
             return f"Use {name} instead: it is better on these {facts.data.items}, and simpler."
-        return (
-            f"Prefer {name}: these {counted(facts.test.n, facts.data.item, facts.data.items)} do not tell the two apart, "
-            "and it is simpler."
-        )
+        these = counted(facts.test.n, facts.data.item, facts.data.items)
+        return f"Prefer {name}: these {these} do not tell the two apart, and it is simpler."
     return (
         "Nothing that this test can show was learned: look at what was found in the data, give "
         f"more {facts.data.items} of the rare classes, or more time."

@@ -75,6 +75,7 @@ def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
         told = Labels(
             names, one.image, channels, (0.5,) * channels, (0.25,) * channels,
             maps=is_dense(one.config), takes=input_kind(one.config),  # pyright: ignore
+            frames=getattr(one.config, "frames", 1),
         )  # fmt: skip
         images = synthetic(told, 8)
         if budget.engine != PLAIN:

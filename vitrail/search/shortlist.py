@@ -27,6 +27,7 @@ from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
@@ -53,7 +54,8 @@ class Terms:
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
-    `maps` every pixel has a class. Where the task `takes` series, `image_size` is (steps, 1).
+    `maps` every pixel has a class. Where the task `takes` series, `image_size` is (steps, 1); clips
+    have so many `frames`.
     """
 
     image_size: tuple[int, int]
@@ -69,6 +71,7 @@ class Terms:
     methods: tuple[Methods, ...] = ()
     maps: bool = False
     takes: Kind = "images"
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,10 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     of maps all."""
     if terms.takes == "series":
         for one in series_candidates(terms.image_size, terms.channels, terms.classes, terms.seed):
+            yield one, False
+        return
+    if terms.takes == "clips":
+        for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
             yield one, False
         return
     if terms.maps:

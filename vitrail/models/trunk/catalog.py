@@ -263,14 +263,14 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    if not any(hasattr(module, table) for table in ("VARIANTS", "DENSE", "SERIES")):
+    if not any(hasattr(module, table) for table in ("VARIANTS", "DENSE", "SERIES", "CLIPS")):
         return family_of(config)
     nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}
     plain = sized(config, **nothing)
     for variant in named().values():
         if type(variant.config) is type(config) and plain == sized(variant.config, **nothing):
             return variant.name
-    if hasattr(module, "DENSE"):
+    if hasattr(module, "DENSE") or hasattr(module, "CLIPS"):
         return f"{family_of(config)}-{_hosted_name(config)}"
     if not hasattr(module, "SPACE"):
         return family_of(config)

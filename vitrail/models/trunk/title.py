@@ -17,8 +17,13 @@ NAMES = {
     "nat": "NAT", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
-# What a host is called with whose levels a head of maps reads.
-HEADS = {"segmenter": "Segmenter", "semantic_fpn": "FPN", "upernet": "UPerNet"}
+# What a host is called with whose levels a head of maps reads, or which looks at frames.
+HEADS = {
+    "segmenter": "Segmenter",
+    "semantic_fpn": "FPN",
+    "upernet": "UPerNet",
+    "per_frame": "frames",
+}
 
 
 def short_title(family: str, config: Any, params: int, image: tuple[int, int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import onnxruntime
@@ -101,7 +102,7 @@ def test_frames_are_upright_and_even_in_time(tmp_path):
     # Ten frames, a pause of as many again, the rest: while it lasts the tenth stays.
     times = [5 * at + (50 if at >= 10 else 0) for at in range(20)]
     uneven = frames_of(clips.write(tmp_path / "c.mp4", shown, times=times), (32, 32))
-    still = [bool((a == b).all()) for a, b in zip(uneven, uneven[1:], strict=False)]
+    still = [bool((a == b).all()) for a, b in pairwise(uneven)]
     assert len(uneven) == 20 and sum(still) >= 5
     assert not times_of([0.0, 0.1, 0.2, 0.3]).uneven and times_of([0.0, 0.1, 0.2, 0.9]).uneven
 

@@ -115,6 +115,7 @@ def test_models_import_no_cousins():
 LINES = {
     "bats": 375,
     "coatnet": 390,
+    "evolving_series": 290,
     "hornet": 335,
     "lesa": 350,
     "localvit": 275,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ class ClipPixels(Pixels):
         assert clips is not None
         return clips
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Frames of each clip, int64 (N,)."""
-        known = dict(self.sampling.lengths)
+        known = self.sampling.lengths
         return np.array([known[row] for row in self.part.rows.tolist()], np.int64)
 
     def seen_from(self, view: int, views: int) -> ClipPixels:
@@ -178,7 +179,7 @@ class ClipBatches(Batches):
             lengths = clips.lengths[indices]
             last = [last_start(int(n), clips.sampling) for n in lengths]
             starts = random.integers(0, np.array(last) + 1)[rows]
-            draws = augmentation.draw(self.augment, len(indices), clips.image, random)
+            draws = self._draws(self.augment, indices, epoch, random)
             # Frames side by side as channels: so what moves one moves all.
             folded = _folded(clips.taken(mine, starts.tolist()))
             placed = augmentation.place(self.augment, folded, draws, rows)

@@ -121,13 +121,13 @@ class PerFrame(Backbone):
         self, image: Float[Tensor, "b channels t h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Return the host's maps of every frame, (B, T, h, w, C)."""
-        frames, clips = self._frames(image)
-        return [x.unflatten(0, (clips, -1)) for x in self.backbone.features(frames, at)]
+        maps = self.backbone.features(self._frames(image), at)
+        return [x.unflatten(0, (-1, self.config.frames)) for x in maps]
 
     def embedding(self, image: Float[Tensor, "b channels t h w"]) -> Float[Tensor, "b width"]:
         """Return what the head sees: what all frames show, pooled over time."""
-        frames, clips = self._frames(image)
-        return self.pool(self.backbone.embedding(frames).unflatten(0, (clips, -1)))
+        seen = self.backbone.embedding(self._frames(image))
+        return self.pool(seen.unflatten(0, (-1, self.config.frames)))
 
     def no_decay(self) -> set[str]:
         """Return the parameters of backbone and pool that take no weight decay."""
@@ -143,15 +143,15 @@ class PerFrame(Backbone):
         inner = name.removeprefix("backbone.")
         return self.depth if inner == name else self.backbone.depth_of(inner)
 
-    def _frames(self, clip: Tensor) -> tuple[Tensor, int]:
-        """All frames (B T, channels, H, W), and B."""
+    def _frames(self, clip: Tensor) -> Tensor:
+        """All frames (B T, channels, H, W)."""
         check_image(clip, self.config, "per_frame")
         if clip.shape[2] != self.config.frames:
             raise ValueError(
                 f"clip has {clip.shape[2]} frames; this per_frame takes {self.config.frames}: "
                 "sample so many, or build it for yours"
             )
-        return clip.transpose(1, 2).flatten(0, 1), clip.shape[0]
+        return clip.transpose(1, 2).flatten(0, 1)
 
 
 MODEL = PerFrame

@@ -1,11 +1,13 @@
 """Time series: .ts files and tables with their faults, the gate, a run from files to answers."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from test_cli import refused
 from test_cli import run as command
 
@@ -25,6 +27,7 @@ from vitrail.models.evolving_series import Config
 from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, read
+from vitrail.report import curves
 from vitrail.run.adopt import adopt
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
@@ -216,6 +219,15 @@ def test_learns_who_speaks(run):
     assert found["model"]["title"].endswith("26 steps")
     page = (run / "report.html").read_text()
     assert "test series" in page and "test image" not in page
+    assert found["test"]["accuracy"] == 1 or "curves of" in page
+
+
+def test_curves_have_gaps_where_numbers_are_missing():
+    """A feature is drawn over its own range; between numbers that are missing there is white."""
+    numbers = np.array([[0.0], [1], [np.nan], [np.nan], [np.nan], [0], [1], [np.nan]])
+    picture = np.asarray(Image.open(io.BytesIO(curves.drawn(numbers))))
+    ink = (picture != 255).any((0, 2))
+    assert ink[12] and ink[-13] and not ink[len(ink) // 3 : len(ink) // 2].any()
 
 
 def test_the_file_alone_gives_the_reports_figures(run, vowels):

@@ -106,7 +106,7 @@ def evaluate(
     part = Part(found.source, found.rows, found.digests)
     images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    if task.takes == "clips":  # each of which is seen in several views
+    if task.takes != "images":  # a clip is seen in several views, and the worst are kept to draw
         outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
     else:
         outputs = Outputs(_answers(ask, images), _truth(task, images))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -19,11 +19,13 @@ from vitrail.engines.served import serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.report.curves import Curve, curves
 from vitrail.report.facts import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import WATCHED, Classification, baseline
 from vitrail.tasks.series_baselines import nearest, usual
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once
+from vitrail.tasks.worst import Judged, judged, worst_of
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,19 @@ class Series(Classification):
         """Return the model between raw numbers and probabilities."""
         return serve(model, labels)
 
+    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Judged:
+        """Ask a finished model about the test series, and keep its worst mistakes."""
+        return judged(each_once(self, model, images, normal, device), images)
+
+    def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
+        """Return what a classification tells, and curves of the worst mistakes."""
+        names = labels.classes
+        drawn = [
+            Curve(one.key, one.shown, names[one.truth], names[one.guess], one.share)
+            for one in worst_of(outputs)
+        ]
+        return {**super().judged(outputs, labels), "chapters": curves(drawn)}
+
     def against(
         self,
         train: Pixels,
@@ -92,5 +107,5 @@ class Series(Classification):
         return [baseline(name, constant, said, truth, ours) for name, constant, said in told]
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
-        """Return none: the worst answers are drawn in a chapter of their own."""
+        """Return none: the worst answers are drawn as curves."""
         return []

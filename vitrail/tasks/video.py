@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,21 +24,12 @@ from vitrail.report.filmstrips import Strip, filmstrips
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once
+from vitrail.tasks.worst import Judged, judged, worst_of
 
 # Frames of a clip where the model does not say how many it takes.
 FRAMES = 8
 # Clips that are asked about at once.
 WATCHED = 16
-# The worst mistakes that are drawn.
-WORST = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Watched(Outputs):
-    """What a model says of clips, and its worst mistakes: the clip's key, frames uint8
-    (T, H, W, 3), true class, answer, and how sure it was."""
-
-    worst: Sequence[tuple[str, np.ndarray, int, int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class Video(Classification):
             drop_last=False,
         )  # fmt: skip
 
-    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Watched:
+    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Judged:
         """Ask a finished model about the test clips, each seen in `views` views.
 
         What is returned as logits are those of the mean probability.
@@ -115,8 +105,7 @@ class Video(Classification):
             for view in range(views)
         ]
         shares = torch.stack([one.values.double().softmax(1) for one in seen]).mean(0)
-        told = Outputs(shares.log().float(), seen[0].targets)
-        return Watched(told.values, told.targets, _worst(told, _clips(images)))
+        return judged(Outputs(shares.log().float(), seen[0].targets), images)
 
     def served(self, model: nn.Module, labels: Labels) -> nn.Module:
         """Return the model between uint8 clips and probabilities."""
@@ -125,11 +114,10 @@ class Video(Classification):
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return what a classification tells, and filmstrips of the worst mistakes."""
         found = dict(super().judged(outputs, labels))
-        worst = outputs.worst if isinstance(outputs, Watched) else ()
         names = labels.classes
         strips = [
-            Strip(key, frames, names[truth], names[guess], share)
-            for key, frames, truth, guess, share in worst
+            Strip(one.key, one.shown, names[one.truth], names[one.guess], one.share)
+            for one in worst_of(outputs)
         ]
         return found | {"chapters": filmstrips(strips, self.views)}
 
@@ -157,17 +145,3 @@ class Video(Classification):
 def _clips(pixels: Pixels) -> ClipPixels:
     assert isinstance(pixels, ClipPixels)
     return pixels
-
-
-def _worst(told: Outputs, clips: ClipPixels) -> Sequence[tuple[str, np.ndarray, int, int, float]]:
-    """The wrong answers that the model was surest of, with the frames of the middle."""
-    sure, guesses = told.values.softmax(1).max(1)
-    wrong = (guesses != told.targets).nonzero().flatten()
-    rows = wrong[sure[wrong].argsort(descending=True)][:WORST].tolist()
-    return [
-        (
-            clips.keys[row], clips.take([row])[0], int(told.targets[row]), int(guesses[row]),
-            float(sure[row]),
-        )
-        for row in rows
-    ]  # fmt: skip

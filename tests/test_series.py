@@ -346,6 +346,16 @@ def test_tables_of_images_are_none_of_series(tmp_path):
 # ---- the gate --------------------------------------------------------------------------
 
 
+def test_series_of_which_none_can_be_used(tmp_path):
+    rows = [f"{case},{step},,up" for case in (0, 1) for step in range(3)]
+    path = table(tmp_path, rows, "case,t,x,class")
+    with pytest.raises(DataError, match="expected a table in long form"):
+        open_series(path)
+    text = HEADER + "?,?:?,?:up\n?,?:?,?:down\n"
+    with pytest.raises(DataError, match="none of the 2 series of .* can be used .first: some.ts:1"):
+        inspect(open_series(write(tmp_path, text)), progress=False)
+
+
 def test_the_gate_tells_what_is_wrong_with_series(tmp_path):
     """An answer key: each fault is planted once, and nothing else is told as one."""
     random = np.random.default_rng(0)

@@ -79,6 +79,14 @@ def test_a_folder_of_broken_clips(tmp_path):
     assert task_of_data(root) == "video"
 
 
+def test_clips_of_which_none_can_be_read(tmp_path):
+    for label in clips.CLASSES:
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "a.mp4").write_text("no video")
+    with pytest.raises(DataError, match="none of the 2 files of .* can be read as a video .first"):
+        inspect(TASK.source(tmp_path), progress=False)
+
+
 def test_a_copy_is_alike_in_all_its_frames():
     """One frame that differs parts two clips, a little noise everywhere does not."""
     random = np.random.default_rng(0)

@@ -86,7 +86,7 @@ def copies(looks: np.ndarray, digests: np.ndarray) -> np.ndarray:
     """
     n = len(looks)
     groups = np.full(n, -1, np.int64)
-    flat = looks.reshape(n, -1)
+    flat = looks.reshape(n, int(np.prod(looks.shape[1:])))
     order = np.lexsort(digests.T[::-1])
     for start in range(0, n, BLOCK):
         block = order[start : start + BLOCK]

@@ -83,7 +83,7 @@ def test_clips_of_which_none_can_be_read(tmp_path):
     for label in clips.CLASSES:
         (tmp_path / label).mkdir()
         (tmp_path / label / "a.mp4").write_text("no video")
-    with pytest.raises(DataError, match="none of the 2 files of .* can be read as a video .first"):
+    with pytest.raises(DataError, match=r"none of the 2 files of .* can be read as a video .first"):
         inspect(TASK.source(tmp_path), progress=False)
 
 

@@ -20,16 +20,19 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from vitrail.config import kind_of
+from vitrail.data.source import Kind
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
+from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
+from vitrail.search.series_space import series_candidates
 from vitrail.search.space import small_candidates
 from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
@@ -53,7 +56,8 @@ class Terms:
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
-    `maps` every pixel has a class.
+    `maps` every pixel has a class. Where the task `takes` series, `image_size` is (steps, 1); clips
+    have so many `frames`.
     """
 
     image_size: tuple[int, int]
@@ -68,6 +72,8 @@ class Terms:
     seed: int = 0
     methods: tuple[Methods, ...] = ()
     maps: bool = False
+    takes: Kind = "images"
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,14 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     """Candidates of the `most` promising families, then of the others (marked True); of networks
     of maps all."""
+    if terms.takes == "series":
+        for one in series_candidates(terms.image_size, terms.channels, terms.classes, terms.seed):
+            yield one, False
+        return
+    if terms.takes == "clips":
+        for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
+            yield one, False
+        return
     if terms.maps:
         sizes = terms.image_size, terms.channels, terms.classes, terms.seed
         for one in dense_candidates(*sizes):
@@ -236,7 +250,7 @@ def time_exported(
 
 def _within(one: Candidate, budget: Budget, reach: float) -> bool:
     """Whether the latency is at most `reach` times what the limit leaves to it, if there is one."""
-    room = budget.room_s(one.image, one.model["channels"])
+    room = budget.room_s(one.image, one.channels)
     return room is None or (one.latency_s or 0.0) <= reach * room
 
 

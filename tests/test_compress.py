@@ -18,6 +18,7 @@ from vitrail.errors import BudgetError, ConfigError, DataError, RunError
 from vitrail.jobs import smaller
 from vitrail.jobs.compress import compress
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.switches import counts, switches
 from vitrail.models import deit, vit
 from vitrail.report.compression import Row, picture, rows
 from vitrail.run import finish
@@ -103,6 +104,20 @@ def test_integers_are_judged_by_their_own_answers(trained, tmp_path):
     assert 0 <= found.figures["test"]["accuracy"] <= 1
 
 
+def test_gelus_and_softmaxes_go_for_computing_on_secrets(trained, tmp_path):
+    """Of 2 blocks of 4 tokens and 2 heads at most 3 tokens and a half of the rows stay."""
+    run = made(trained, tmp_path / "privit", method="privit", gelus=3, softmaxes="50%", epochs=2)
+    told = run.result["compressed"]
+    assert told["gelus"] == [3, 8] and told["softmaxes"] == [8, 16]
+    assert told["predicted"]["now"]["bytes"] < told["predicted"]["before"]["bytes"]
+    assert told["now"]["macs"] == told["before"]["macs"]
+    model = run.model()
+    assert counts(model) == (3, 8)
+    assert all(set(one.unique().tolist()) <= {0, 1} for kind in switches(model) for one in kind)
+    assert "Which GELUs and softmaxes of every block stay" in run.report.read_text()
+    assert len(run.predict(str(trained.parent / "photos/cat/000.png"))) == 1
+
+
 @pytest.mark.slow  # trains twice
 def test_what_goes_may_be_learned(trained, tmp_path):
     run = made(trained, tmp_path / "uvc", method="uvc", macs="60%", epochs=1)
@@ -141,6 +156,9 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
         ({"method": "int8", "macs": "50%"}, ConfigError, "int8 keeps all channels .* no --macs"),
         ({"method": "uvc", "params": "50%"}, ConfigError, "uvc learns under .* give --macs"),
         ({"method": "uvc", "macs": "2%"}, BudgetError, "one block of one head and one neuron"),
+        ({"method": "privit"}, BudgetError, "all 8 tokens of GELU and 16 rows .* give --gelus"),
+        ({"method": "privit", "gelus": 9}, BudgetError, "--gelus 9 is 9, and the model has 8"),
+        ({"method": "up", "gelus": 3, "macs": "50%"}, ConfigError, "budgets of --method privit"),
         ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
         ({"macs": "50%", "threads": 0}, ConfigError, "threads is 0"),
         ({"macs": "50%", "budget": 1}, ConfigError, "compress has no option 'budget'"),

@@ -168,12 +168,14 @@ def _has_depths(model: nn.Module) -> bool:
 
 
 def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:
+    pace = getattr(model, "pace", None)
+    own = 1.0 if pace is None else pace(name)
     if optimizer.layer_decay == 1:
-        return 1.0
+        return own
     if not _has_depths(model):
         raise ConfigError(
             f"layer_decay {optimizer.layer_decay} needs a model with depth and depth_of, and "
             f"{type(getattr(model, 'model', model)).__name__} has none: give layer_decay=1"
         )
     depth, depth_of = model.depth, model.depth_of
-    return optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore
+    return own * optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore

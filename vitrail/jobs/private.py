@@ -48,8 +48,9 @@ def private(
 
     `weights` are "shared", or "public" where both may know them, which is cheaper; `protocol` is
     "semi2k" or "cheetah" of the engine SPU; `network` is what the prediction is for; with `shown`
-    one sees that it waits. Raises ConfigError for a run that is no ViT or DeiT of one class an image, DataError for an image that
-    cannot be read, RunError for a missing engine and where a party dies.
+    one sees that it waits. Raises ConfigError for a run that is no ViT or DeiT of one class an
+    image, DataError for an image that cannot be read, RunError for a missing engine and where a
+    party dies.
 
     Examples:
         >>> found = private("run", "cat.jpg")

@@ -1,4 +1,4 @@
-"""The page of an answer that was computed on secrets: what it is, what it took, how far it is off."""
+"""The page of an answer on secrets: what it is, what it took, how far it is off."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TEMPLATE = Path(__file__).parent / "private.html.jinja"
 SHOWN = 5
 # What the protocols promise, as their engine has them.
 PROMISES = {
-    "semi2k": "SEMI2K: both hold a summand of every number and follow the protocol. The client deals "
-    "the random numbers that products need: the server learns nothing of the image, but a client "
-    "that keeps what it dealt could find out weights.",
-    "cheetah": "Cheetah: both hold a summand of every number and follow the protocol. Products come "
-    "from oblivious transfers and homomorphic encryption, so nobody deals and neither learns what is "
-    "the other's.",
+    "semi2k": "SEMI2K: both hold a summand of every number and follow the protocol. The client "
+    "deals the random numbers that products need: the server learns nothing of the image, but a "
+    "client that keeps what it dealt could find out weights.",
+    "cheetah": "Cheetah: both hold a summand of every number and follow the protocol. Products "
+    "come from oblivious transfers and homomorphic encryption, so nobody deals and neither learns "
+    "what is the other's.",
 }
 
 
@@ -58,8 +58,9 @@ class PrivateFacts:
         plain, q = self.plain[0]
         said = "as in plain" if plain == name else f"in plain it is {plain} ({percent(q)})"
         return (
-            f"{name} ({percent(p)}), {said}; logits differ by up to {self.off:.2g}. Two parties took "
-            f"{seconds(m['wall_s'])}, {size(int(m['bytes']))} and {count(m['messages'])} messages"
+            f"{name} ({percent(p)}), {said}; logits differ by up to {self.off:.2g}. Two parties "
+            f"took {seconds(m['wall_s'])}, {size(int(m['bytes']))} and {count(m['messages'])} "
+            "messages"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,10 +100,10 @@ def chapters(facts: PrivateFacts) -> list[Chapter]:
         Chapter("What it took", [
             Table([Column(""), Column("measured", "number"), Column("predicted", "number")], took),
             Paragraph(
-                f"{facts.gelus[0]} of {facts.gelus[1]} tokens take a GELU and {facts.softmaxes[0]} of "
-                f"{facts.softmaxes[1]} rows a softmax. Measured on this machine, whose parties talk "
-                f"over its loopback; predicted from a table of single operations for {facts.network}. "
-                f"Before that, {seconds(facts.start_s)} went into starting, compiling and "
+                f"{facts.gelus[0]} of {facts.gelus[1]} tokens take a GELU and {facts.softmaxes[0]} "
+                f"of {facts.softmaxes[1]} rows a softmax. Measured on this machine, whose parties "
+                "talk over its loopback; predicted from a table of single operations for "
+                f"{facts.network}. Before that, {seconds(facts.start_s)} went into starting, compiling and "
                 f"{size(facts.shared_bytes)} of shares and answer.", soft=True,
             ),
             Table(
@@ -114,8 +115,8 @@ def chapters(facts: PrivateFacts) -> list[Chapter]:
         ]),
         Chapter("Who knows what", [
             Paragraph(
-                f"The client alone has the image, {clear}, and the answer is revealed to the client "
-                "only. Known to both are the network's sizes and which switches are on."
+                f"The client alone has the image, {clear}, and the answer is revealed to the "
+                "client only. Known to both are the network's sizes and which switches are on."
             ),
             Paragraph(PROMISES[facts.protocol]),
         ]),

@@ -86,7 +86,7 @@ def private(
         gelus=(dear[0], _all(switched)[0]),
         softmaxes=(dear[1], _all(switched)[1]),
         measured=_measured(met),
-        predicted=_predicted(operations(switched), network),
+        predicted=_predicted(operations(switched, weights), network),
         shared_bytes=met.shared_bytes,
         start_s=met.start_s,
         kinds=[(k.name, k.calls, k.seconds, k.bytes, k.messages) for k in met.kinds],

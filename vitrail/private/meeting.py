@@ -44,7 +44,7 @@ class Kind:
 class Met:
     """What two parties computed.
 
-    `logits` were revealed to the client; `bytes` and `messages` are what both sent to each other
+    `logits` were revealed to the client; `bytes` and `messages` are what each sent to the other
     while they computed, `shared_bytes` what went over with the shares before and the answer after;
     `run_s` is the wall time of the computation, `processor_s` that of both parties' processors,
     `start_s` all that came before it; `kinds` the engine's operations, the longest first.
@@ -173,8 +173,8 @@ def _found(places: dict[str, Path], whole_s: float) -> Met:
     run = max(one["run_s"] for one in found.values())
     return Met(
         np.array(found[CLIENT]["logits"]),
-        sum(int(link[1]) for link in links if link),
-        sum(int(link[2]) for link in links if link),
+        max(int(link[1]) for link in links if link),
+        max(int(link[2]) for link in links if link),
         sum(one["shared_bytes"] for one in found.values()),
         run,
         sum(one["processor_s"] for one in found.values()),

@@ -105,7 +105,7 @@ def attention(block: Any, x: Any, w: Any) -> Any:
 
     heads, n = block["heads"], x.shape[0]
     q, k, v = (x @ w["qkv"][:-1] + w["qkv"][-1]).reshape(n, 3, heads, -1).transpose(1, 2, 0, 3)
-    rows = (block["scale"] * (q @ k.transpose(0, 2, 1))).reshape(heads * n, n)
+    rows = (q @ k.transpose(0, 2, 1)).reshape(heads * n, n)
     rows = switched(
         rows, block["softmaxes"], lambda s: nn.softmax(s, -1), lambda s: s * s * (1 / n)
     )

@@ -111,8 +111,10 @@ def _block(block: Any, tokens: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "norm1": _norm(block.norm1), "norm2": _norm(block.norm2), "qkv": _affine(mixer.qkv),
         "proj": _affine(mixer.proj), "fc1": _affine(ffn.fc1), "fc2": _affine(ffn.fc2),
     }  # fmt: skip
-    scale = width**-0.5 if mixer.scale is None else mixer.scale
-    told = {"heads": mixer.heads, "scale": scale, "eps": block.norm1.eps}
+    # Queries bring their scale along, which saves a product of all scores.
+    queries = arrays["qkv"][:, : mixer.proj.in_features]
+    queries *= width**-0.5 if mixer.scale is None else mixer.scale
+    told = {"heads": mixer.heads, "eps": block.norm1.eps}
     return arrays, told | {"gelus": _on(gelus), "softmaxes": _on(softmaxes)}
 
 

@@ -60,7 +60,7 @@ class PrivateFacts:
         return (
             f"{name} ({percent(p)}), {said}; logits differ by up to {self.off:.2g}. Two parties "
             f"took {seconds(m['wall_s'])}, {size(int(m['bytes']))} and {count(m['messages'])} "
-            "messages"
+            "messages each way"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def chapters(facts: PrivateFacts) -> list[Chapter]:
     ]
     m, p = facts.measured, facts.predicted
     says = (
-        ("bytes sent by both", "bytes", lambda v: size(int(v))),
-        ("messages of both", "messages", count),
+        ("bytes that each sends", "bytes", lambda v: size(int(v))),
+        ("messages that each sends", "messages", count),
         ("processors of both", "processor_s", seconds),
         ("time", "wall_s", seconds),
     )
@@ -103,8 +103,8 @@ def chapters(facts: PrivateFacts) -> list[Chapter]:
                 f"{facts.gelus[0]} of {facts.gelus[1]} tokens take a GELU and {facts.softmaxes[0]} "
                 f"of {facts.softmaxes[1]} rows a softmax. Measured on this machine, whose parties "
                 "talk over its loopback; predicted from a table of single operations for "
-                f"{facts.network}. Before that, {seconds(facts.start_s)} went into starting, compiling and "
-                f"{size(facts.shared_bytes)} of shares and answer.", soft=True,
+                f"{facts.network}. Before that, {seconds(facts.start_s)} went into starting, "
+                f"compiling and {size(facts.shared_bytes)} of shares and answer.", soft=True,
             ),
             Table(
                 [Column("operation"), *(Column(t, "number") for t in (

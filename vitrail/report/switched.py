@@ -17,7 +17,7 @@ Rows = Sequence[Sequence[Sequence[bool]]]
 @dataclass(frozen=True)
 class Private:
     """What one image is predicted to take two parties: seconds of their processors, bytes and
-    messages sent, and the whole on a local network and on a wide one."""
+    messages that each sends, and the whole on a local network and on a wide one."""
 
     compute_s: float
     bytes: float
@@ -96,8 +96,8 @@ def _table(made: Switches) -> Table:
     pairs = [
         ("tokens of GELU", made.was[0], made.left[0], str),
         ("rows of softmax", made.was[1], made.left[1], str),
-        ("bytes sent", pb.bytes, pn.bytes, lambda v: size(int(v))),
-        ("messages", pb.messages, pn.messages, count),
+        ("bytes that each sends", pb.bytes, pn.bytes, lambda v: size(int(v))),
+        ("messages that each sends", pb.messages, pn.messages, count),
         ("processors", pb.compute_s, pn.compute_s, seconds),
         ("on a local network", pb.lan_s, pn.lan_s, seconds),
         ("on a wide network", pb.wan_s, pn.wan_s, seconds),

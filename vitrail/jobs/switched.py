@@ -15,6 +15,7 @@ from torch import nn
 
 from vitrail.config import to_json
 from vitrail.errors import BudgetError
+from vitrail.jobs.cutting import RANDOM, Asked
 from vitrail.jobs.making import Making
 from vitrail.layers.switches import counts, switches
 from vitrail.methods import PriViT
@@ -80,6 +81,37 @@ def _with_switches(model: nn.Module) -> nn.Module:
     return PriViT().apply(deepcopy(model))
 
 
+def switched_recipe(before: Before, asked: Asked, images: int) -> Recipe:
+    """Return how weights and switches are trained: by the run's recipe, taught by the run, slower."""
+    old = before.recipe
+    assert asked.gelus is not None and asked.softmaxes is not None
+    total, rate = old.steps.total, RATE
+    if asked.epochs is not None:
+        total = max(2, round(asked.epochs * max(1, images // old.steps.batch)))
+    if isinstance(old.optimizer, AdamW | Muon):
+        rate = old.optimizer.lr / SLOWER
+    joint = max(1, round(JOINT * total))
+    rows = counts(_with_switches(before.model))[1]
+    return replace(
+        old,
+        steps=replace(old.steps, total=total, ema=None),
+        schedule=Schedule(hold=joint),
+        optimizer=AdamW(lr=rate, weight_decay=DECAY),
+        objective=Switching(
+            str(before.run.path), asked.gelus, asked.softmaxes,
+            joint=joint,
+            interval=max(1, joint // INTERVALS),
+            pace=REACHES / (joint * rate),
+            fall_softmaxes=max(1, round(FALL * rows)),
+            drawn=asked.method == RANDOM,
+        ),
+        methods=(PriViT(),),
+        pretrained=str(before.run.weights),
+        keep_head=True,
+        seed=asked.seed,
+    )  # fmt: skip
+
+
 class Switched(Making):
     """Learns, or draws, which GELUs and softmaxes stay, tunes the weights, and judges the model."""
 
@@ -87,7 +119,8 @@ class Switched(Making):
         """Do all of it; returns the run folder."""
         path = self.folder.path
         with interruptible(self.again), self.view.shown():
-            recipe = self._recipe()
+            recipe = switched_recipe(self.before, self.asked, len(self.workshop.split.train))
+            self.folder.write_json(self.folder.recipe, to_json(recipe))
             one = subject(recipe.config)
             self.view.enter([one])
             self.view.phase(f"learning which GELUs and softmaxes of {one.name} stay")
@@ -101,39 +134,6 @@ class Switched(Making):
                 finished = conclude(trained, shipped, desk, scratch)
         finished.say(self.view.console)
         return path
-
-    def _recipe(self) -> Recipe:
-        """Return how it is trained: by the run's recipe, taught by the run, slower."""
-        old, asked = self.before.recipe, self.asked
-        assert asked.gelus is not None and asked.softmaxes is not None
-        total, rate = old.steps.total, RATE
-        if asked.epochs is not None:
-            per_epoch = max(1, len(self.workshop.split.train) // old.steps.batch)
-            total = max(2, round(asked.epochs * per_epoch))
-        if isinstance(old.optimizer, AdamW | Muon):
-            rate = old.optimizer.lr / SLOWER
-        joint = max(1, round(JOINT * total))
-        rows = counts(_with_switches(self.before.model))[1]
-        made = replace(
-            old,
-            steps=replace(old.steps, total=total, ema=None),
-            schedule=Schedule(hold=joint),
-            optimizer=AdamW(lr=rate, weight_decay=DECAY),
-            objective=Switching(
-                str(self.before.run.path), asked.gelus, asked.softmaxes,
-                joint=joint,
-                interval=max(1, joint // INTERVALS),
-                pace=REACHES / (joint * rate),
-                fall_softmaxes=max(1, round(FALL * rows)),
-                drawn=asked.method == "random",
-            ),
-            methods=(PriViT(),),
-            pretrained=str(self.before.run.weights),
-            keep_head=True,
-            seed=asked.seed,
-        )  # fmt: skip
-        self.folder.write_json(self.folder.recipe, to_json(made))
-        return made
 
     def _added(self, facts: Facts, model: nn.Module, tuned: float) -> Addition:
         """Put both models side by side, as they would be computed on secrets."""

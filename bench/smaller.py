@@ -2,12 +2,12 @@
 
     python bench/smaller.py PHOTOS [--out FOLDER] [--seeds 3] [--epochs 10] [--tuning 4]
 
-PHOTOS is a folder of classes, such as some thousand images of CIFAR-10. A small ViT is trained on it
-once for `--epochs`; then, for every seed and `--tuning` epochs:
+PHOTOS is a folder of classes, such as some thousand images of CIFAR-10. A small ViT is trained on
+it once for `--epochs`; then, for every seed and `--tuning` epochs:
 
     up        pruned by importance to half of its multiply-adds and tuned
     magnitude pruned by the size of weights to the same, and tuned
-    uvc       what goes is learned with the weights (a fifth of the epochs of the training), and tuned
+    uvc       what goes is learned with the weights (a fifth of the training's epochs), and tuned
     small     the shape that `up` has, trained from the start for all epochs of both together
     privit    a quarter of GELUs and softmaxes, learned
     random    as many, drawn by a coin

@@ -96,7 +96,9 @@ class Integers(Making):
                 f"of {file}.",
             ),
         )  # fmt: skip
-        return Addition(compression.chapter(told), {"compressed": told.to_json()})
+        return Addition(
+            compression.chapter(told), {"compressed": told.to_json()}, self.among(told.now)
+        )
 
 
 def _timed(shipped: Shipped, made: Deployed, small: Path) -> Shipped:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from vitrail.engines.apart import Apart
 from vitrail.jobs.cutting import Asked
+from vitrail.jobs.kin import WHOLE, kin, way
+from vitrail.report.chapter import Chapter
+from vitrail.report.compression import Worth
+from vitrail.report.kin import Kin
+from vitrail.report.kin import chapter as siblings
 from vitrail.run import finish
 from vitrail.run.before import Before
 from vitrail.run.budget import Budget
@@ -44,6 +49,15 @@ class Making:
         """The command that goes on with it."""
         source, path = (shlex.quote(str(p)) for p in (self.before.run.path, self.folder.path))
         return f"vitrail compress {source} --resume --out {path}"
+
+    def among(self, now: Worth) -> list[Chapter]:
+        """Return the chapter of what was made of the same model beside it, where there is any."""
+        path, source = self.folder.path, self.before.run.path
+        others = kin(path, source, now.n)
+        if not others:
+            return []
+        ways = [w for w in (way(source), self.asked.method) if w != WHOLE]
+        return [siblings([*others, Kin(path.name, " + ".join(ways), now)], path.name)]
 
     def desk(self, adds: Adds | None = None) -> Desk:
         """Return where the run is finished."""

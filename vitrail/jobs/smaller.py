@@ -95,7 +95,9 @@ class Smaller(Making):
 
             def adds(facts: Facts) -> Addition:
                 made = self._told(facts, shipped, cut, told)
-                return Addition(compression.chapter(made), {"compressed": made.to_json()})
+                return Addition(
+                    compression.chapter(made), {"compressed": made.to_json()}, self.among(made.now)
+                )
 
             return conclude(trained, shipped, replace(desk, adds=adds), scratch), shipped
 

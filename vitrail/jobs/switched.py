@@ -82,7 +82,7 @@ def _with_switches(model: nn.Module) -> nn.Module:
 
 
 def switched_recipe(before: Before, asked: Asked, images: int) -> Recipe:
-    """Return how weights and switches are trained: by the run's recipe, taught by the run, slower."""
+    """Return how weights and switches are trained: by the run's recipe, taught by the run."""
     old = before.recipe
     assert asked.gelus is not None and asked.softmaxes is not None
     total, rate = old.steps.total, RATE
@@ -143,7 +143,7 @@ class Switched(Making):
             _predicted(operations(old)), _predicted(operations(model)), counts(old), counts(model),
             (self.before.result["validation"]["accuracy"], tuned), *map(_rows, switches(model)),
         )  # fmt: skip
-        return Addition(report.chapter(told), {"compressed": told.to_json()})
+        return Addition(report.chapter(told), {"compressed": told.to_json()}, self.among(told.now))
 
 
 def _predicted(found: Operations) -> Private:

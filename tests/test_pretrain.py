@@ -83,6 +83,21 @@ def test_a_pretraining_leaves_weights_and_a_page(finished):
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow  # starts two processes
+def test_two_processes_have_the_loss_curve_of_one(classes, finished, tmp_path):
+    """Each sees half of a batch; centres, views and hidden patches are those of the whole."""
+    words = [*TINY, *SMALL_HEAD]
+    two = pretrain(
+        classes, method="attmask", settings=words, out=tmp_path / "two", device="cpu", devices=2
+    )
+    curves = [
+        [line["loss"] for line in Journal(path / "metrics.jsonl").read() if "loss" in line]
+        for path in (finished, two)
+    ]
+    assert len(curves[0]) == 6
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
 def test_a_run_without_classes_answers_nothing(finished):
     with pytest.raises(RunError, match="made by `vitrail pretrain` and knows no classes"):
         RunFolder.open(finished).load_model()

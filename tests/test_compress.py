@@ -163,11 +163,13 @@ def test_kin_are_runs_of_the_same_beginning(tmp_path):
 
 def test_the_front_is_what_nothing_beats_in_both():
     def run(name, accuracy, latency):
-        return Kin(name, "up", Worth(accuracy, 0, 1, 90, 9, 3, latency))
+        way = "whole" if name == "a" else "up + int8"
+        return Kin(name, way, Worth(accuracy, 0, 1, 90, 9, 3, latency))
 
     runs = [run("a", 0.9, 3), run("b", 0.8, 2), run("c", 0.7, 2.5), run("d", 0.6, 1)]
     assert [one.name for one in best(runs)] == ["d", "b", "a"]
-    assert "up" in front(runs, "b", (4.0, 3.0))
+    drawn = front(runs, "b", (4.0, 3.0))
+    assert "up + int8" in drawn and "whole" in drawn
 
 
 @pytest.mark.slow  # trains twice

@@ -40,6 +40,8 @@ SLOWER, RATE, DECAY = 5, 1e-4, 1e-4
 # Half of the steps are joint, in so many intervals. A switch that is always pushed down goes off
 # after a quarter of them, as the authors' does after 10,000 steps.
 JOINT, INTERVALS, REACHES = 0.5, 50, 4
+# Multipliers begin higher than the authors', who let them rise over hundreds of epochs.
+FIRST = 1e-3
 # The authors' least fall of softmaxes: 200 of 7,092 rows an interval.
 FALL = 200 / 7092
 
@@ -102,6 +104,7 @@ def switched_recipe(before: Before, asked: Asked, images: int) -> Recipe:
             joint=joint,
             interval=max(1, joint // INTERVALS),
             pace=REACHES / (joint * rate),
+            first=FIRST,
             fall_softmaxes=max(1, round(FALL * rows)),
             drawn=asked.method == RANDOM,
         ),

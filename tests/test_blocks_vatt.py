@@ -194,7 +194,7 @@ def test_dropped_patches_are_the_same_of_a_batch_and_never_projected():
     kept = drop(12, torch.device("cpu"))
     assert len(kept.unique()) == 6 and drop.eval()(12, torch.device("cpu")) is None
     assert DropToken(0.5, 12)(6, torch.device("cpu")) is None
-    with pytest.raises(ValueError, match="keep is 0.0: give a share"):
+    with pytest.raises(ValueError, match=r"keep is 0\.0: give a share"):
         DropToken(0.0, 12)
 
 

@@ -295,11 +295,8 @@ def input_shape(config: Any) -> tuple[int, ...]:
     kind = input_kind(config)
     if kind == "series":
         return config.length, config.features
-    return (
-        config.channels,
-        *((config.frames,) if kind in ("clips", "triples") else ()),
-        *config.image,
-    )
+    frames = (config.frames,) if kind in ("clips", "triples") else ()
+    return (config.channels, *frames, *config.image)
 
 
 def input_words(config: Any) -> str:

@@ -40,7 +40,7 @@ def findings(
         *_of_broken(scan.broken),
         *_of_traits(scan),
         *(() if source.masks is not None else _of_classes(source, counts)),
-        *_of_shapes(source, scan),
+        *(() if source.wanted is not None else _of_shapes(source, scan)),
         *_of_twins(source, scan, groups),
     )
 
@@ -54,6 +54,7 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
+        "not a sound": "no sound", "silent": "silent", "too short": "too short",
         "annotation": "with an annotation that cannot be drawn",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
@@ -90,13 +91,13 @@ def _of_classes(source: Source, counts: np.ndarray) -> list[Finding]:
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] >= 3 * counts[least]:
         text = (
-            f"class {shortened(source.classes[most], 60)!r} has {counts[most]:,} images, "
+            f"class {shortened(source.classes[most], 60)!r} has {counts[most]:,} {source.noun}s, "
             f"{shortened(source.classes[least], 60)!r} only {counts[least]:,}"
         )
         findings.append(Finding("imbalance", "warning", text))
     few = [name for name, n in zip(source.classes, counts, strict=True) if n < 20]
     if few:
-        text = f"{len(few)} of {len(counts)} classes have fewer than 20 images"
+        text = f"{len(few)} of {len(counts)} classes have fewer than 20 {source.noun}s"
         findings.append(Finding("small class", "warning", text, tuple(few)))
     return findings
 
@@ -152,7 +153,7 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
     findings = []
     for (sort, where), n in sorted(totals.items()):
         severity, consequence = _COPIES[where]
-        what = "identical files" if sort == "exact" else "nearly identical images"
+        what = "identical files" if sort == "exact" else f"nearly identical {source.noun}s"
         text = f"{counted(n, 'group')} of {what} {where}: {consequence}"
         shown = sets[sort, where]
         joined = tuple(map(" = ".join, shown))

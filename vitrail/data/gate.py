@@ -13,6 +13,7 @@ from vitrail.data import scan, twins
 from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
+from vitrail.data.sound_gate import scan_sounds
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
@@ -115,11 +116,17 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
-    if source.pixels is None:
+    more: tuple[Finding, ...] = ()
+    if source.wanted is not None:
+        found, hearing, more = scan_sounds(
+            source, source.wanted, workers=workers, progress=progress
+        )
+        source = replace(source, hearing=hearing)
+    elif source.pixels is None:
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
-    source, more = replace(source, ranges=found.ranges), ()
+    source = replace(source, ranges=found.ranges)
     if source.masks is not None:
         found, least = without_faults(source, source.masks, found), 0
     counts = np.array(label_counts(source, label_array(source, found.rows)))
@@ -149,7 +156,7 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
     scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
     if len(scarce) == 1:
         name, n = scarce[0]
-        has = "only one readable image" if n else "no readable image"
+        has = f"only one readable {source.noun}" if n else f"no readable {source.noun}"
         raise DataError(
             f"class {shortened(name)!r} of {source.origin} has {has}{left}: {remedy}, or remove "
             "the class"
@@ -158,8 +165,8 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
     more = f" and {len(scarce) - 10:,} more" if len(scarce) > 10 else ""
     raise DataError(
         f"{len(scarce):,} of {len(counts):,} classes of {source.origin} have fewer than three "
-        f"readable images ({shown}{more}){left}: {remedy.replace('give it', 'give each')}, or "
-        "remove the class"
+        f"readable {source.noun}s ({shown}{more}){left}: "
+        f"{remedy.replace('give it', 'give each')}, or remove the class"
     )
 
 

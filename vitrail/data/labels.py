@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.config import to_json
 from vitrail.data.depth import Range
+from vitrail.data.hearing import Hearing
 from vitrail.data.likeness import Likeness
 from vitrail.errors import ConfigError
 
@@ -30,7 +31,8 @@ class Labels:
     `threshold`, a probability, is "none of these"; `look` tells images unlike all that the model
     learned from. With `several` an image has any number of
     labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
-    its own one of `thresholds` belongs to the image; before they are chosen there are none.
+    its own one of `thresholds` belongs to the image; before they are chosen there are none. With
+    `hearing` the files are sounds, and the images their spectrograms.
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -46,6 +48,7 @@ class Labels:
     thresholds: tuple[float, ...] = ()
     look: Likeness | None = None
     maps: bool = False
+    hearing: Hearing | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -77,13 +80,15 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look` and `maps`.
+        there were others; the same holds for `look`, `maps` and `hearing`.
         """
         fields = to_json(self)
         if self.look is None:
             del fields["look"]
         if not self.maps:
             del fields["maps"]
+        if self.hearing is None:
+            del fields["hearing"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

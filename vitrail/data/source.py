@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from vitrail.data.depth import Range
+from vitrail.data.hearing import Hearing, Wanted
 from vitrail.data.masks import Masks
 from vitrail.errors import DataError
 from vitrail.units import shortened
@@ -77,7 +78,8 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask.
+    image are the classes in its mask. With `wanted` the files are sounds, and their images
+    spectrograms, as `hearing` says once the gate has listened.
     """
 
     name: str
@@ -90,9 +92,16 @@ class Source:
     several: bool = False
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
+    wanted: Wanted | None = None
+    hearing: Hearing | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def noun(self) -> str:
+        """What an item is: an image, or a sound."""
+        return "image" if self.wanted is None else "sound"
 
     def read(self, item: Item) -> bytes:
         """The encoded file of an image (PNG for array sources). Raises OSError of the file."""

@@ -29,9 +29,10 @@ def told(inspection: Inspection, more: Sequence[Finding] = (), *, most: int = 8)
 
 def _classes(inspection: Inspection) -> str:
     sizes = dict(zip(inspection.classes, inspection.counts, strict=True))
+    noun = inspection.source.noun
     if not sizes:
-        return f"{counted(len(inspection), 'image')} without classes"
-    text = f"{counted(len(inspection), 'image')} of {counted(len(sizes), 'class', 'classes')}"
+        return f"{counted(len(inspection), noun)} without classes"
+    text = f"{counted(len(inspection), noun)} of {counted(len(sizes), 'class', 'classes')}"
     if len(sizes) <= _CLASSES:
         return f"{text}: {', '.join(f'{shortened(name, 40)} {n:,}' for name, n in sizes.items())}"
     least, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))

@@ -70,6 +70,7 @@ def listed(
         seed=asked.seed,
         methods=methods,
         maps=asked.wish.task.maps,
+        sounds=split.train.source.hearing is not None,
     )
     return _invited(asked, terms, extra, view), probes
 

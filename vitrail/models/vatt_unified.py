@@ -2,7 +2,8 @@
 
 Akbari et al., NeurIPS 2021, arXiv 2104.11178; see `vatt`. Each kind of input has patches, a linear
 layer with GELU before the encoder and one behind it, positions and an aggregating token of its own;
-the encoder is shared. The network published is `MEDIUM`: 161 M parameters, where the paper tells 155 M.
+the encoder is shared. The network published is `MEDIUM`: 161 M parameters, of which the paper
+tells 155 M.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
-        maps=recipe.task.maps,
+        maps=recipe.task.maps, hearing=workshop.split.train.source.hearing,
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 `Tasks` is the union of all; a recipe names one.
 """
 
+from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
 
-Tasks = Classification | MultiLabel | Segmentation
+Tasks = Classification | MultiLabel | Segmentation | Audio

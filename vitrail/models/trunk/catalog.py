@@ -245,7 +245,7 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
+    if not any(hasattr(module, name) for name in ("VARIANTS", "DENSE", "SPACE")):
         return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
     for variant in (*catalog().values(), *dense().values()):
@@ -255,7 +255,7 @@ def config_name(config: Any) -> str:
             return variant.name
     if hasattr(module, "DENSE"):
         return f"{family_of(config)}-{_hosted_name(config)}"
-    if family_of(config) not in families():
+    if not hasattr(module, "SPACE"):
         return family_of(config)
     parts = []
     for key in module_of(config).SPACE.choices:

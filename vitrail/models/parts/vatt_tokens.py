@@ -123,7 +123,7 @@ class DropToken(nn.Module):
 
 def with_first(token: Float[Tensor, "c"], x: Float[Tensor, "b n c"]) -> Float[Tensor, "b m c"]:
     """Return tokens behind a learned one, which has no position and is never dropped."""
-    return torch.cat([token.expand(len(x), 1, -1), x], 1)
+    return torch.cat([token.expand(x.shape[0], 1, -1), x], 1)
 
 
 def aggregate(dim: int) -> nn.Parameter:

@@ -94,8 +94,8 @@ def fit(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What to learn: classification, multilabel for several labels per image, or "
-            "segmentation for masks. Default: what the data are for."
+            help="What to learn: classification, multilabel for several labels per image, "
+            "segmentation for masks, or audio for sounds. Default: what the data are for."
         ),
     ] = None,
     flexible: Annotated[

@@ -56,6 +56,22 @@ for label, name in enumerate(classes):
     print(f"{(mask[0] == label).mean():.1%} {name}")
 ```"""
 )
+_USE_SOUNDS = """```python
+import json
+import sys
+
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("sound.onnx")
+facts = session.get_modelmeta().custom_metadata_map
+classes, hearing = json.loads(facts["classes"]), json.loads(facts["hearing"])
+wave, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
+assert rate == hearing["rate"], f"resample it to {hearing['rate']} Hz, as vitrail predict does"
+probabilities, logits = session.run(None, {"sounds": wave.mean(1)[None]})
+for place in probabilities[0].argsort()[::-1][:3]:
+    print(f"{probabilities[0, place]:.1%} {classes[place]}")
+```"""
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every image with one of them."
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
@@ -73,6 +89,7 @@ def render_card(facts: Facts) -> str:
     rows = [
         ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
         ("images", f"{height}x{width}, {colour}"),
+        *([("sounds", data.heard)] if data.heard else []),
     ]
     if facts.test:
         t = facts.test
@@ -112,15 +129,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Use",
         "",
-        f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
-        "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
-        "",
-        _USE_MASKS if data.maps else _USE_LABELS if data.several else _USE,
-        "",
-        "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
-        "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
-        "",
-        "Transparent pictures and those of 16 bits need what `vitrail predict` does for them.",
+        *(_of_sounds(facts) if data.heard else _of_images(facts)),
         "",
         "## Next",
         "",
@@ -142,6 +151,36 @@ def render_card(facts: Facts) -> str:
         "report.html has all figures; recipe.json is the complete training recipe.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_images(facts: Facts) -> list[str]:
+    """How images are answered."""
+    data = facts.data
+    return [
+        f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
+        "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
+        "",
+        _USE_MASKS if data.maps else _USE_LABELS if data.several else _USE,
+        "",
+        "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
+        "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
+        "",
+        "Transparent pictures and those of 16 bits need what `vitrail predict` does for them.",
+    ]
+
+
+def _of_sounds(facts: Facts) -> list[str]:
+    """How sounds are answered."""
+    return [
+        "`vitrail predict . sound.wav`, or, with ONNX Runtime and soundfile alone, "
+        "`python use.py sound.wav` with this as `use.py` beside `sound.onnx`:",
+        "",
+        _USE_SOUNDS,
+        "",
+        "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
+        f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
+        "the spectrograms as uint8 images.",
+    ]
 
 
 def _known(facts: Facts) -> str:
@@ -166,6 +205,8 @@ def _next(facts: Facts) -> list[str]:
     if facts.data.maps:
         lines = ["vitrail predict . images/    # write masks, and pictures of them"]
         return lines + _longer(facts)
+    if facts.data.heard:
+        return ["vitrail predict . sounds/    # tell sounds, or folders of them", *_longer(facts)]
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [
         *([] if facts.data.several else tests),

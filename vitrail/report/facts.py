@@ -80,6 +80,7 @@ class DataFacts:
     several: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
     maps: bool = False
+    heard: str = ""
 
     @property
     def noun(self) -> str:

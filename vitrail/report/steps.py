@@ -36,6 +36,12 @@ def steps(facts: Facts) -> list[Step]:
     more = [Step("Search and train for longer", longer)] if longer else []
     if facts.data.maps:
         return [Step("Write masks of images, or folders of them", predict), *more]
+    if facts.data.heard:
+        return [
+            Step("Tell sounds, or folders of them", f"vitrail predict {run} sound.wav"),
+            Step("Make it faster: a file for another engine, of spectrograms", faster),
+            *more,
+        ]
     found = [
         Step("Classify images, or folders of them", predict),
         *([] if facts.data.several else tests),

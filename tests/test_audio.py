@@ -275,6 +275,7 @@ def test_the_file_takes_waveforms_of_any_length_and_answers_as_the_run(run, data
     assert session.run(["probabilities"], {"sounds": several})[0].shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_an_export_writes_both_files_again(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     before = (copy / "sound.onnx").read_bytes()
@@ -283,10 +284,9 @@ def test_an_export_writes_both_files_again(run, tmp_path):
     assert (copy / "sound.onnx").read_bytes() == before
 
 
-def test_folders_of_sounds_are_predicted(run, data, broken):
-    said = command("predict", str(run), str(data / "rise"), "--json")
-    found = json.loads(said.stdout)
-    assert len(found) == 24
+def test_folders_of_sounds_are_predicted(run, data, broken, capsys):
+    assert command("predict", str(run), str(data / "rise"), "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 24
     [one] = vitrail.predict(run, broken / "rise" / "silent.wav")
     assert one.error == "is silent" and one.answer is None
     [one] = vitrail.predict(run, np.zeros((8, 8), np.uint8))

@@ -71,8 +71,10 @@ def predict(
     predictor = answering(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
-    noun = "image" if predictor.labels.hearing is None else "sound"
-    paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
+    paths = images
+    if predictor.labels.takes == "images":
+        noun = "image" if predictor.labels.hearing is None else "sound"
+        paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     if isinstance(predictor, Predictor) and predictor.labels.maps and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)

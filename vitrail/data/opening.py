@@ -12,9 +12,11 @@ from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
 from vitrail.data.hearing import Wanted
 from vitrail.data.masked import is_masked, read_masked
+from vitrail.data.series import is_series
 from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
+from vitrail.data.videos import are_videos
 from vitrail.errors import DataError
 
 # So many files of a folder say that it is one of sounds.
@@ -94,10 +96,15 @@ def open_sounds(spec: str | Path, wanted: Wanted) -> Source:
 
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
-    images, "audio" for folders of sounds; None where it is that of labels, or cannot be told."""
+    images, "series" for files of time series, "video" for folders of video files alone, "audio" for
+    folders of sounds; None where it is that of labels, or cannot be told."""
     if isinstance(spec, str) and spec in BUILTIN:
         return None
     path = Path(spec).expanduser()
+    if is_series(path):
+        return "series"
+    if are_videos(path):
+        return "video"
     if is_masked(path):
         return "segmentation"
     return "audio" if _sounding(path) else None

@@ -66,6 +66,11 @@ def explain_files(
             f"{os.fspath(run)} tells sounds, which are not explained so far: see the "
             "worst mistakes in its report.html"
         )
+    if labels.takes != "images":
+        raise ConfigError(
+            f"{os.fspath(run)} takes {labels.takes}, and what a network looks at is drawn for "
+            "images alone: use `vitrail predict`"
+        )
     if about is not None and about not in labels.classes:
         known = nearest(about, labels.classes)
         raise ConfigError(f"class {about!r} is unknown to the run: {known}")

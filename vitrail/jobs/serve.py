@@ -47,6 +47,11 @@ class Served:
         self.labels = self.predictor.labels
         if self.labels.hearing is not None:
             raise ConfigError(f"{folder.path} tells sounds, which are not served: use `predict`")
+        if self.labels.takes != "images":
+            raise ConfigError(
+                f"{folder.path} takes {self.labels.takes}, and pictures are served alone so far: "
+                "use `vitrail predict`, or its model.onnx"
+            )
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "resize.onnx"
             save_front(self.labels, path)

@@ -58,6 +58,7 @@ def data_facts(
         several=inspection.source.several,
         maps=inspection.source.masks is not None,
         heard=_heard(inspection.source.hearing),
+        takes=inspection.source.kind,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )
@@ -73,7 +74,7 @@ def _heard(hearing: Hearing | None) -> str:
 def model_facts(one: Subject, recipe: Recipe) -> ModelFacts:
     """The model that won."""
     return ModelFacts(
-        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
+        one.name, one.family, one.params, one.macs, one.image, one.channels,
         _started_from(one.pretrained), one.title, one.model,
         teacher_of(recipe.objective),
     )  # fmt: skip

@@ -12,13 +12,13 @@ from vitrail.config import override
 from vitrail.errors import ConfigError
 from vitrail.jobs.arguments import Arguments, Words, ask
 from vitrail.run.pictures import read_size
-from vitrail.search.spaces import known
+from vitrail.search.spaces import SHARED, known
 from vitrail.search.spaces.space import Space
-from vitrail.search.strategies import Evolve
+from vitrail.search.strategies import Evolve, Progressive
 
 # Fewer have no rank correlation.
 FEWEST_ALONE = 3
-OWN = ("space.", "evolve.")
+OWN = ("space.", "evolve.", "grow.")
 NEW = ("alone", "image", "start")
 
 
@@ -38,7 +38,8 @@ class SearchWords(Words, total=False):
 class Wanted:
     """What the user asked for: it is kept in the run folder for `--resume`.
 
-    `tuning` are settings of the space, `evolve` how candidates are bred.
+    `tuning` are settings of the space, `evolve` how candidates are bred,
+    `grow` how cells grow.
     """
 
     name: str
@@ -48,9 +49,15 @@ class Wanted:
     start: str | None = None
     tuning: tuple[str, ...] = ()
     evolve: Evolve = field(default_factory=Evolve)
+    grow: Progressive = field(default_factory=Progressive)
 
     def __post_init__(self) -> None:
         known(self.name)
+        if self.alone and self.name not in SHARED:
+            raise ConfigError(
+                f"--alone is of searches whose candidates share weights ({', '.join(SHARED)}): "
+                f"leave it out for {self.name}, which judges each otherwise"
+            )
         if self.alone and self.alone < FEWEST_ALONE:
             raise ConfigError(
                 f"--alone {self.alone} is too few for a rank correlation: give {FEWEST_ALONE} or "
@@ -92,9 +99,10 @@ def want(
     said += [f"--set {shlex.quote(setting)}" for setting in tuned]
     rest = limits.command.removeprefix("vitrail fit")
     command = " ".join([f"vitrail search {name}{rest}", *said])
-    evolve = override(
-        Evolve(), [s.strip().removeprefix("evolve.") for s in tuned if s.strip().startswith("evo")]
-    )
+
+    def under(prefix: str) -> list[str]:
+        return [s.strip().removeprefix(prefix) for s in tuned if s.strip().startswith(prefix)]
+
     image = own.get("image")
     return Wanted(
         name,
@@ -102,6 +110,7 @@ def want(
         int(own.get("alone", 0)),
         None if image is None else read_size(image),
         None if own.get("start") is None else str(own["start"]),
-        tuple(s.strip().removeprefix("space.") for s in tuned if s.strip().startswith("space.")),
-        evolve,
+        tuple(under("space.")),
+        override(Evolve(), under("evolve.")),
+        override(Progressive(), under("grow.")),
     )

@@ -23,7 +23,8 @@ Readings:
   in the last cell. The paper's rise with the training step is left to the training.
 - The CIFAR net is the same stack without stem cells, its stem as wide as F: 3.16 M parameters,
   published as 3.2; with reductions between the stages, as in NASNet, it would have 4.25.
-- The auxiliary classifier serves training only: it is not built, and its weights are dropped.
+- The auxiliary classifier serves training only: `auxiliary` builds it, `deploy` drops it, and the
+  weights of published ones are left out. Maps of fewer than 5x5 places are not pooled for it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.conv import ConvNorm, channels_last
+from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last
 from vitrail.layers.genotype import Genotype, check
 from vitrail.layers.mbconv import same, symmetric
 from vitrail.layers.residual import Blocks
@@ -76,6 +77,7 @@ class Config:
     concat: tuple[int, ...] = ()
     padding: str = "same"
     drop_path: float = 0.0
+    auxiliary: bool = False
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
@@ -156,8 +158,26 @@ def _check(c: Config) -> None:
         )
 
 
+class Auxiliary(nn.Module):
+    """The head of training behind the second stage, on a rectified map (B, h, w, C) of `size`."""
+
+    def __init__(self, dim: int, size: tuple[int, int], classes: int) -> None:
+        super().__init__()
+        self.pooled = min(size) >= 5
+        height, width = ((side - 5) // 3 + 1 if self.pooled else side for side in size)
+        self.conv1, self.norm1 = Conv2d(dim, 128, 1, bias=False), nn.BatchNorm2d(128)
+        self.conv2 = Conv2d(128, 768, (height, width), bias=False)
+        self.norm2, self.linear = nn.BatchNorm2d(768), linear_head(768, classes)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b k"]:
+        x = channels_first(x)
+        x = F.relu(self.norm1(self.conv1(F.avg_pool2d(x, 5, 3) if self.pooled else x)))
+        return self.linear(F.relu(self.norm2(self.conv2(x))).mean((2, 3)))
+
+
 class PNASNet(Backbone):
-    """Stem, cells that each read the two before, mean, linear head.
+    """Stem, cells that each read the two before, mean, linear head; in training logits of the
+    auxiliary head as well.
 
     Maps are the stem's output and those of the last cell of each stride, rectified; without stem
     cells, of cells only.
@@ -198,6 +218,9 @@ class PNASNet(Backbone):
                 ends.append(i)
         self.levels, self._ends, self.width = tuple(levels), tuple(ends), last.channels
         self.pool, self.head = Mean(), linear_head(self.width, c.classes)
+        self.auxiliary: Auxiliary | None = None
+        if c.auxiliary:
+            self.auxiliary = Auxiliary(*self._second(), c.classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 # Nodes are sums of two: with He's gain each cell would double its map.
@@ -220,6 +243,29 @@ class PNASNet(Backbone):
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         return self.pool(self.features(image)[-1])
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor | tuple[Tensor, Tensor]:
+        if self.auxiliary is None or not self.training:
+            return super().forward(image)
+        maps = self.features(image)
+        return self.head(self.pool(maps[-1])), self.auxiliary(maps[-2])
+
+    def deployed(self) -> nn.Module:
+        """Without the auxiliary head."""
+        self.auxiliary = None
+        return self
+
+    def depth_of(self, name: str) -> int:
+        """As any backbone's; the auxiliary head is as deep as the head."""
+        return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
+
+    def _second(self) -> tuple[int, tuple[int, int]]:
+        """Width and size of the map behind the second stage."""
+        c, (height, width) = self.config, self.config.image
+        if c.stem_cells:
+            height, width = (height - 3) // 2 + 1, (width - 3) // 2 + 1
+        step = 1 << (c.stem_cells + 1)
+        return self.levels[-2].channels, (-(-height // step), -(-width // step))
 
 
 ATTENDS = False  # no part of it has weights that sum to one

@@ -48,6 +48,46 @@ class LevelFacts:
 
 
 @dataclass(frozen=True)
+class GrowthFacts:
+    """Cells that grew: each was judged by a small network, trained for `steps`.
+
+    `sizes` are how many cells of one block, two and so on were trained; `ranks` are (predictor,
+    blocks, cells, Spearman's rank correlation of what was expected and what was reached, None where
+    it cannot be told); `predictor` is the one that chose.
+    """
+
+    steps: int
+    sizes: Sequence[int]
+    predictor: str
+    ranks: Sequence[tuple[str, int, int, float | None]]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "trained": list(self.sizes),
+            "steps": self.steps,
+            "predictor": self.predictor,
+            "ranks": [
+                {"predictor": kind, "blocks": blocks, "cells": n, "spearman": rank}
+                for kind, blocks, n, rank in self.ranks
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class MixtureFacts:
+    """What a mixture of operations learned: its temperature, the mean entropy of an edge in nats,
+    how many of the strongest `edges` have no weights, and what was binary meanwhile."""
+
+    temperature: float
+    entropy: float
+    free: int
+    edges: int
+    binary: str
+
+
+@dataclass(frozen=True)
 class WindowFacts:
     """The share of random candidates near the budget, before and after the identity was fitted."""
 
@@ -77,6 +117,8 @@ class SearchFacts:
     network: Mapping[str, str] = field(default_factory=dict)
     alone: AloneFacts | None = None
     window: WindowFacts | None = None
+    growth: GrowthFacts | None = None
+    mixture: MixtureFacts | None = None
     earlier: Sequence[LevelFacts] = ()
 
     @property
@@ -113,15 +155,9 @@ def _network(facts: SearchFacts) -> Chapter:
 
 
 def _search(facts: SearchFacts) -> Chapter:
-    searched, chance = facts.of("search"), facts.of("random")
+    how = Paragraph(_how(facts))
     parts: list[Part] = [
-        Paragraph(
-            f"{facts.title} ({facts.paper}): one network held the weights of all candidates and "
-            f"learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), each of "
-            f"which trained a random candidate. Then {counted(len(searched), 'candidate')} of the "
-            f"search and {len(chance)} random ones were judged with the weights that they inherit, "
-            f"on {counted(facts.images, 'validation image')}, none of them twice."
-        ),
+        how,
         Figure(
             front(facts, canvas.WIDE, "candidates"),
             f"{facts.measure} over multiply-adds of all candidates",
@@ -142,6 +178,8 @@ def _search(facts: SearchFacts) -> Chapter:
         parts.append(Paragraph(window(facts.window)))
     if facts.alone is not None:
         parts += _alone(facts, facts.alone)
+    if facts.growth is not None and facts.growth.ranks:
+        parts.append(_ranks(facts.growth))
     ordered = sorted(facts.points, key=lambda one: -one.score)[:12]
     rows = [
         (f"{100 * one.score:.1f} %", count(one.macs), count(one.params),
@@ -156,6 +194,68 @@ def _search(facts: SearchFacts) -> Chapter:
     return Chapter("The search", parts)
 
 
+def _how(facts: SearchFacts) -> str:
+    if facts.growth is not None:
+        return _grown(facts)
+    return _shared(facts) if facts.mixture is None else _mixed(facts)
+
+
+def _shared(facts: SearchFacts) -> str:
+    searched, chance = facts.of("search"), facts.of("random")
+    return (
+        f"{facts.title} ({facts.paper}): one network held the weights of all candidates and "
+        f"learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), each of "
+        f"which trained a random candidate. Then {counted(len(searched), 'candidate')} of the "
+        f"search and {len(chance)} random ones were judged with the weights that they inherit, "
+        f"on {counted(facts.images, 'validation image')}, none of them twice."
+    )
+
+
+def _mixed(facts: SearchFacts) -> str:
+    assert facts.mixture is not None
+    mixture, searched = facts.mixture, facts.of("search")
+    real = {"none": "nothing was binary", "inputs": "inputs were binary, weights real"}
+    return (
+        f"{facts.title} ({facts.paper}): one network had all operations on every edge of its cells "
+        f"and learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), in each of "
+        "which what the operations weigh was learned on one half of the training images and all "
+        f"else on the other; {real.get(mixture.binary, 'all was binary')}. The temperature was "
+        f"{mixture.temperature:g}; the entropy of an edge ended at {mixture.entropy:.2f} of 2.08 "
+        f"nats, and {mixture.free} of the {mixture.edges} strongest edges have no weights. The "
+        f"strongest cells within the limits are what was found, whatever their score; "
+        f"{counted(len(searched), 'candidate')} like them and as many random ones were judged with "
+        f"inherited weights on {counted(facts.images, 'validation image')}."
+    )
+
+
+def _grown(facts: SearchFacts) -> str:
+    assert facts.growth is not None
+    growth, chance = facts.growth, len(facts.of("random"))
+    sizes = ", ".join(map(str, growth.sizes))
+    return (
+        f"{facts.title} ({facts.paper}): {counted(sum(growth.sizes), 'small network')} were "
+        f"trained, each for {counted(growth.steps, 'step')} and none twice: {sizes} cells of one "
+        f"block, two and so on. Of each size those were trained of which a predictor, fitted to "
+        f"the smaller ones, expected most. {chance} random cells of the largest size were trained "
+        f"beside them. {counted(facts.images, 'validation image')} judged each."
+    )
+
+
+def _ranks(growth: GrowthFacts) -> Part:
+    """How well each predictor ordered cells that were larger than all it knew."""
+    names = {"mlp": "MLP", "lstm": "LSTM"}
+    rows = [
+        (names[kind] + (", which chose" if kind == growth.predictor else ""), str(blocks), str(n),
+         "not told" if rank is None else f"{rank:.2f}")
+        for kind, blocks, n, rank in growth.ranks
+    ]  # fmt: skip
+    columns = [
+        Column("predictor"), Column("blocks", "number"), Column("cells", "number"),
+        Column("rank correlation", "number"),
+    ]  # fmt: skip
+    return Fold("how well the predictors ranked cells of the next size", [Table(columns, rows)])
+
+
 def beside_chance(facts: SearchFacts) -> str:
     """Compare the best of the search with the best of as many random candidates, in words."""
     searched, chance = facts.of("search"), facts.of("random")
@@ -163,9 +263,10 @@ def beside_chance(facts: SearchFacts) -> str:
         return "There was no time to look at random candidates beside the search."
     n = min(len(searched), len(chance))
     best, random = (max(one.score for one in some[:n]) for some in (searched, chance))
+    weights = "both with inherited weights" if facts.growth is None else "both trained small"
     lead = (
         f"At the same budget the best of {n} candidates of the search has {100 * best:.1f} % and "
-        f"the best of {n} random ones {100 * random:.1f} %, both with inherited weights"
+        f"the best of {n} random ones {100 * random:.1f} %, {weights}"
     )
     if best <= random:
         return f"{lead}: the search found nothing that chance did not."

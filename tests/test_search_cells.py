@@ -31,7 +31,7 @@ from vitrail.search.costs import Cost
 from vitrail.search.predictor import fitted
 from vitrail.search.spaces import Images, space_of
 from vitrail.search.spaces.blocks import canonical, grown
-from vitrail.search.strategies import Found, Ground, Progressive
+from vitrail.search.strategies import Found, Ground, Nsga, Progressive
 from vitrail.search.strategies.differentiable import Differentiable, probabilities
 from vitrail.search.supernets.bats import CHOICES, EDGES, MIXED, NODES
 from vitrail.training.batch import Batch
@@ -118,11 +118,37 @@ def test_wrong_settings_of_cells_say_so():
             make()
 
 
+def test_a_front_is_looked_for_the_same_way_again():
+    """After any stop NSGA-II goes on with the same candidates, new and allowed each."""
+    space: Any = space_of("autoformer", Images((28, 28), 1, 10))
+    ground, strategy = Ground(space, lambda genes: genes[0] < 2, seed=1), Nsga(8, 3)
+    runs = []
+    for _ in range(2):
+        seen: list[Found] = []
+        for generation in range(3):
+            proposed = strategy.propose(ground, seen, generation)
+            assert 0 < len(proposed) <= 8 and all(genes[0] < 2 for genes in proposed)
+            for genes in proposed:
+                macs = space.count(space.config(genes)).macs
+                seen.append(Found(genes, 1 / (1 + sum(genes)), 0.0, Cost(macs, 1), generation))
+        assert len({one.genes for one in seen}) == len(seen)
+        runs.append(seen)
+    assert runs[0] == runs[1] and strategy.propose(ground, runs[0], 3) == []
+    with pytest.raises(ConfigError, match="make no front"):
+        Nsga(1)
+    with pytest.raises(ConfigError, match="no strategy is called 'nsgaa'"):
+        want("vitas", "photos", {"strategy": "nsgaa"}, (), None)
+    with pytest.raises(ConfigError, match="--strategy nsga is of searches that look among"):
+        want("bats", "photos", {"strategy": "nsga"}, (), None)
+    asked = want("vitas", "photos", {"strategy": "nsga"}, ("evolve.population=6",), None)
+    assert asked.looks() == Nsga(6, 20)
+
+
 # ---- the final training ----------------------------------------------------------------
 
 
 def test_paths_are_dropped_more_and_more():
-    config = replace(pnasnet.SPACE.config, dim=8, depth=1, stem_cells=0, image=(12, 12), classes=3)
+    config = replace(pnasnet.SPACE.base, dim=8, depth=1, stem_cells=0, image=(12, 12), classes=3)
     model, method = create(config), ScheduledDropPath(0.4)
     method.check(model)
     method.apply(model)
@@ -136,7 +162,7 @@ def test_paths_are_dropped_more_and_more():
 
 def test_the_auxiliary_head_learns_and_goes():
     config = replace(
-        pnasnet.SPACE.config, dim=8, depth=1, stem_cells=0, image=(12, 12), channels=1, classes=3,
+        pnasnet.SPACE.base, dim=8, depth=1, stem_cells=0, image=(12, 12), channels=1, classes=3,
         auxiliary=True,
     )  # fmt: skip
     model, image = create(config).train(), torch.randn(4, 1, 12, 12)
@@ -153,7 +179,7 @@ def test_the_auxiliary_head_learns_and_goes():
 
 def test_weights_become_binary_half_way():
     config = replace(
-        bats.SPACE.config, dim=4, groups=4, cells=3, binary="sign", image=(8, 8), channels=1,
+        bats.SPACE.base, dim=4, groups=4, cells=3, binary="sign", image=(8, 8), channels=1,
         classes=3,
     )  # fmt: skip
     model, method = create(config), BinaryWeights(0.5)
@@ -252,7 +278,7 @@ def test_cells_grow_stopped_and_resumed(digits, tmp_path, monkeypatch):
         "mlp", "lstm",
     }  # fmt: skip
     assert found["search"]["figures"]["random"] == 5
-    recipe = run.recipe
+    recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["model"]["auxiliary"] and recipe["methods"][0]["kind"] == "scheduled_drop_path"
     page = run.report.read_text()
     assert "cells of one block, two and so on" in page and "The network that was found" in page
@@ -266,13 +292,16 @@ def test_cells_are_learned_by_gradients(digits, tmp_path, monkeypatch):
     out, console = tmp_path / "run", Console(file=StringIO())
     run = search(
         "bats", digits, time="15s", out=out, console=console,
-        settings=("space.shared_dim=4", "space.found.dim=8", "space.found.cells=3", "steps.batch=8"),
+        settings=(
+            "space.shared_dim=4", "space.found.dim=8", "space.found.cells=3", "steps.batch=8",
+        ),
     )  # fmt: skip
     found = json.loads((out / "found.json").read_text())
     mixture = found["search"]["figures"]["mixture"]
     assert mixture["binary"] == "inputs" and mixture["edges"] == 16
-    assert found["model"]["binary"] == "sign" == run.recipe["model"]["binary"]
-    assert run.recipe["methods"][0]["kind"] == "binary_weights"
+    recipe = json.loads((out / "recipe.json").read_text())
+    assert found["model"]["binary"] == "sign" == recipe["model"]["binary"]
+    assert recipe["methods"][0]["kind"] == "binary_weights"
     assert "all operations on every edge" in run.report.read_text()
     assert vitrail.create(out / "found.json").config.normal
 
@@ -280,7 +309,7 @@ def test_cells_are_learned_by_gradients(digits, tmp_path, monkeypatch):
 def test_signs_may_turn_but_not_many(monkeypatch):
     """One image in twenty may depart in another runtime, and no more."""
     config = replace(
-        bats.SPACE.config, dim=4, groups=4, cells=3, binary="sign", image=(8, 8), channels=1,
+        bats.SPACE.base, dim=4, groups=4, cells=3, binary="sign", image=(8, 8), channels=1,
         classes=3, auxiliary=False,
     )  # fmt: skip
     model = create(config).eval()

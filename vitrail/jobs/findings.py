@@ -37,8 +37,7 @@ class Findings:
     `plain` is the space before it was fitted to the budget. `alone` has the steps and the scores
     of networks that were trained by themselves, by genes; `chosen` is the network that was
     trained in full, the best unless others were too slow; `growth` says how cells grew, where they
-    were trained one by one, `mixture` what gradients learned; `earlier` are the levels of the search
-    before this one.
+    were trained one by one, `mixture` what gradients learned; `earlier` are the levels before.
     """
 
     plain: Space

@@ -37,7 +37,7 @@ class Growing(Stages):
     def run(self) -> Findings:
         """Grow cells, train as many random ones of the largest size, and say which is best."""
         bench, meter = self.bench, self.ready.meter
-        state, space = bench.state, cast(PNAS, meter.space)
+        state, space = bench.state, cast(Any, meter.space)
         bench.view.enter([Line(SEARCH), Line(CHANCE)])
         bench.view.phase("measuring how fast cells are trained")
         with state.phase("search"):
@@ -65,7 +65,7 @@ class Growing(Stages):
         written(found, bench.folder, self.limits)
         return found
 
-    def _plan(self, space: PNAS) -> dict[str, Any]:
+    def _plan(self, space: Any) -> dict[str, Any]:
         """How many cells of each size, and for how many steps each: what there is time for."""
         workshop, rng = self.bench.workshop, random.Random(self.limits.seed)
         sample = self.bench.recipe(self.ready.meter.candidate(space.begun()[0]))

@@ -28,7 +28,7 @@ class Relaxing(Stages):
     def run(self) -> Findings:
         """Learn the mixture, and judge its strongest cells, some like them, and random ones."""
         bench, meter = self.bench, self.ready.meter
-        state, space = bench.state, cast(BATS, meter.space)
+        state, space = bench.state, cast(Any, meter.space)
         large = meter.candidate(space.ends[1])
         bench.view.enter([Line(SHARED, large.macs), Line(SEARCH), Line(CHANCE)])
         recipe, share = bench.recipe(large), state.values["train_s"]

@@ -145,7 +145,7 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
     else:
         with Apart() as apart:
             meter = meter.calibrated(apart, limits.seed)
-    return Ready(wanted, plain, meter, replace(wanted.evolve, start=start))
+    return Ready(wanted, plain, meter, start)
 
 
 def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:

@@ -122,13 +122,15 @@ class BATS:
                 edges = [at for at, (owner, _) in enumerate(EDGES) if owner == node]
                 best = {at: max(range(len(CHOICES)), key=table[at].__getitem__) for at in edges}
                 two = sorted(sorted(edges, key=lambda at: -table[at][best[at]])[:2])
-                states = tuple(EDGES[at][1] for at in two)
+                first, second = (EDGES[at][1] for at in two)
                 pairs = [*combinations(range(node + 2), 2)]
-                found += [pairs.index(states), *(best[at] for at in two)]
+                found += [pairs.index((first, second)), *(best[at] for at in two)]
         return tuple(found)
 
     def count(self, config: Config) -> Counts:
-        return counted(config)
+        counts = counted(config)
+        assert counts is not None  # every cell of the space can be built
+        return counts
 
     def supernet(self) -> Super:
         config = replace(
@@ -140,10 +142,6 @@ class BATS:
     def fitted(self, costs: Callable[[BATS], float], low: float, high: float) -> BATS:
         """Return the space itself: what is over a limit is rejected."""
         return self
-
-    def deeper(self, genes: Genes) -> BATS | None:
-        """Return None: there is one level."""
-        return None
 
     def described(self, config: Config) -> dict[str, str]:
         def said(genotype: Genotype) -> str:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
+from torch import nn
+
 from vitrail.measure.counts import Counts
 from vitrail.search.supernets.indices import Rule
-from vitrail.search.supernets.supernet import Supernet
 
 Genes = tuple[int, ...]
 
@@ -74,7 +75,7 @@ class Space(Protocol):
         ...
 
     def count(self, config: Any) -> Counts:
-        """Return exact counts, by a formula: thousands of candidates are looked at."""
+        """Return exact counts, by a formula where thousands of candidates are looked at."""
         ...
 
     def fitted(self, costs: Callable[[Self], float], low: float, high: float) -> Self:
@@ -104,9 +105,13 @@ class SharedSpace(Space, Protocol):
     @property
     def summed(self) -> bool: ...
 
-    def supernet(self) -> Supernet:
+    def supernet(self) -> nn.Module:
         """Return the shared network with random weights."""
         ...
+
+
+class Levelled(SharedSpace, Protocol):
+    """A space that is searched level by level, each with a shared network of its own."""
 
     def deeper(self, genes: Genes) -> Self | None:
         """Return the next level of the search for what this one chose, None after the last."""

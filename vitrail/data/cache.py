@@ -70,7 +70,7 @@ class Pixels:
         """The first `n` images: a fair sample, as a part is in the order of its digests."""
         part = Part(self.part.source, self.part.rows[:n], self.part.digests[:n])
         images = None if self.images is None else self.images[:n]
-        return Pixels(part, self.image, self.channels, images, self.workers)
+        return type(self)(part, self.image, self.channels, images, self.workers)
 
     def halves(self) -> tuple["Pixels", "Pixels"]:
         """The images in two halves, both fair samples."""

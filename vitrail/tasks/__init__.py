@@ -6,5 +6,7 @@
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
+from vitrail.tasks.series import Series
+from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation
+Tasks = Classification | MultiLabel | Segmentation | Series | Video

@@ -24,7 +24,8 @@ from vitrail.jobs.arguments import ask
 from vitrail.jobs.search import search
 from vitrail.jobs.searched import want
 from vitrail.models import config_json
-from vitrail.report.search import SearchedPoint, SearchFacts, beside_chance
+from vitrail.report.search import beside_chance
+from vitrail.report.search_facts import SearchedPoint, SearchFacts
 from vitrail.run.budget import Budget
 from vitrail.run.subject import counted
 from vitrail.search.costs import SAMPLES, WINDOW, Cost, Meter, check_within, fitted, share_within

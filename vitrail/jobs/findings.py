@@ -12,7 +12,8 @@ from vitrail.models import config_json
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.architecture import Block
 from vitrail.report.chapter import Chapter
-from vitrail.report.search import (
+from vitrail.report.search import chapters
+from vitrail.report.search_facts import (
     AloneFacts,
     GrowthFacts,
     LevelFacts,
@@ -20,7 +21,6 @@ from vitrail.report.search import (
     SearchedPoint,
     SearchFacts,
     WindowFacts,
-    chapters,
 )
 from vitrail.run.folder import RunFolder
 from vitrail.search.costs import Meter, share_within

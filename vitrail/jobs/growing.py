@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.stages import CHANCE, SEARCH, Line, Stages
-from vitrail.report.search import GrowthFacts
+from vitrail.report.search_facts import GrowthFacts
 from vitrail.run.watch import checkpoints
 from vitrail.search.candidate import candidate
 from vitrail.search.judging import correlation

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.stages import CHANCE, HUNT_SHARE, SEARCH, SHARED_SHARE, Line, Stages
-from vitrail.report.search import MixtureFacts
+from vitrail.report.search_facts import MixtureFacts
 from vitrail.search.judging import Inherited
 from vitrail.search.oneshot import SHARED
 from vitrail.search.race import LOOK_AT

@@ -37,12 +37,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.conv import Conv2d, ConvNorm, channels_first, channels_last
+from vitrail.layers.conv import ConvNorm, channels_last
 from vitrail.layers.genotype import Genotype, check
 from vitrail.layers.mbconv import same, symmetric
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import pnasnet as names
+from vitrail.models.parts.pnasnet_auxiliary import Auxiliary
 from vitrail.models.parts.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
 from vitrail.models.trunk.backbone import HALF, Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
@@ -158,23 +159,6 @@ def _check(c: Config) -> None:
         )
 
 
-class Auxiliary(nn.Module):
-    """The head of training behind the second stage, on a rectified map (B, h, w, C) of `size`."""
-
-    def __init__(self, dim: int, size: tuple[int, int], classes: int) -> None:
-        super().__init__()
-        self.pooled = min(size) >= 5
-        height, width = ((side - 5) // 3 + 1 if self.pooled else side for side in size)
-        self.conv1, self.norm1 = Conv2d(dim, 128, 1, bias=False), nn.BatchNorm2d(128)
-        self.conv2 = Conv2d(128, 768, (height, width), bias=False)
-        self.norm2, self.linear = nn.BatchNorm2d(768), linear_head(768, classes)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b k"]:
-        x = channels_first(x)
-        x = F.relu(self.norm1(self.conv1(F.avg_pool2d(x, 5, 3) if self.pooled else x)))
-        return self.linear(F.relu(self.norm2(self.conv2(x))).mean((2, 3)))
-
-
 class PNASNet(Backbone):
     """Stem, cells that each read the two before, mean, linear head; in training logits of the
     auxiliary head as well.
@@ -220,7 +204,7 @@ class PNASNet(Backbone):
         self.pool, self.head = Mean(), linear_head(self.width, c.classes)
         self.auxiliary: Auxiliary | None = None
         if c.auxiliary:
-            self.auxiliary = Auxiliary(*self._second(), c.classes)
+            self.auxiliary = Auxiliary(self.levels[-2].channels, c.image, c.stem_cells, c.classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 # Nodes are sums of two: with He's gain each cell would double its map.
@@ -258,14 +242,6 @@ class PNASNet(Backbone):
     def depth_of(self, name: str) -> int:
         """As any backbone's; the auxiliary head is as deep as the head."""
         return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
-
-    def _second(self) -> tuple[int, tuple[int, int]]:
-        """Width and size of the map behind the second stage."""
-        c, (height, width) = self.config, self.config.image
-        if c.stem_cells:
-            height, width = (height - 3) // 2 + 1, (width - 3) // 2 + 1
-        step = 1 << (c.stem_cells + 1)
-        return self.levels[-2].channels, (-(-height // step), -(-width // step))
 
 
 ATTENDS = False  # no part of it has weights that sum to one

@@ -2,133 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from vitrail.report import canvas
-from vitrail.report.architecture import Block, drawn
+from vitrail.report.architecture import drawn
 from vitrail.report.canvas import ACCENT, SECOND, SOFT
 from vitrail.report.chapter import Chapter, Column, Figure, Fold, Pair, Paragraph, Part, Table
+from vitrail.report.search_facts import (
+    AloneFacts,
+    GrowthFacts,
+    SearchedPoint,
+    SearchFacts,
+    WindowFacts,
+)
+from vitrail.report.search_words import told
 from vitrail.units import count, counted, seconds
-
-
-@dataclass(frozen=True)
-class SearchedPoint:
-    """A candidate with inherited weights: its score in [0, 1] on validation images, and its cost.
-
-    `by` is the strategy that proposed it.
-    """
-
-    macs: int
-    params: int
-    score: float
-    by: str
-    latency_s: float | None = None
-
-
-@dataclass(frozen=True)
-class AloneFacts:
-    """Networks that were trained by themselves as well: (inherited, alone) scores, and rank
-    correlations, None where they have none."""
-
-    pairs: Sequence[tuple[float, float]]
-    steps: int
-    kendall: float | None
-    spearman: float | None
-
-
-@dataclass(frozen=True)
-class LevelFacts:
-    """An earlier level of the search: candidates, the best score, and steps of its network."""
-
-    candidates: int
-    best: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class GrowthFacts:
-    """Cells that grew: each was judged by a small network, trained for `steps`.
-
-    `sizes` are how many cells of one block, two and so on were trained; `ranks` are (predictor,
-    blocks, cells, Spearman's rank correlation of what was expected and what was reached, None where
-    it cannot be told); `predictor` is the one that chose.
-    """
-
-    steps: int
-    sizes: Sequence[int]
-    predictor: str
-    ranks: Sequence[tuple[str, int, int, float | None]]
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return {
-            "trained": list(self.sizes),
-            "steps": self.steps,
-            "predictor": self.predictor,
-            "ranks": [
-                {"predictor": kind, "blocks": blocks, "cells": n, "spearman": rank}
-                for kind, blocks, n, rank in self.ranks
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class MixtureFacts:
-    """What a mixture of operations learned: its temperature, the mean entropy of an edge in nats,
-    how many of the strongest `edges` have no weights, and what was binary meanwhile."""
-
-    temperature: float
-    entropy: float
-    free: int
-    edges: int
-    binary: str
-
-
-@dataclass(frozen=True)
-class WindowFacts:
-    """The share of random candidates near the budget, before and after the identity was fitted."""
-
-    before: float
-    after: float
-    identity: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SearchFacts:
-    """A search as the page tells it.
-
-    `steps` trained the shared network for `shared_s` seconds; `images` validation images judged
-    each candidate. `network` says what the found network has beside its `blocks`.
-    """
-
-    title: str
-    paper: str
-    points: Sequence[SearchedPoint]
-    best: int
-    steps: int
-    shared_s: float
-    images: int
-    measure: str = "accuracy"
-    limit_macs: int | None = None
-    blocks: Sequence[Block] = ()
-    network: Mapping[str, str] = field(default_factory=dict)
-    alone: AloneFacts | None = None
-    window: WindowFacts | None = None
-    growth: GrowthFacts | None = None
-    mixture: MixtureFacts | None = None
-    earlier: Sequence[LevelFacts] = ()
-
-    @property
-    def found(self) -> SearchedPoint:
-        """Return the candidate that was chosen."""
-        return self.points[self.best]
-
-    def of(self, by: str) -> list[SearchedPoint]:
-        """Return the candidates of a strategy."""
-        return [one for one in self.points if one.by == by]
 
 
 def chapters(facts: SearchFacts) -> list[Chapter]:
@@ -155,7 +44,7 @@ def _network(facts: SearchFacts) -> Chapter:
 
 
 def _search(facts: SearchFacts) -> Chapter:
-    how = Paragraph(_how(facts))
+    how = Paragraph(told(facts))
     parts: list[Part] = [
         how,
         Figure(
@@ -192,53 +81,6 @@ def _search(facts: SearchFacts) -> Chapter:
     ]  # fmt: skip
     parts.append(Fold(f"the best {len(rows)} of {len(facts.points)}", [Table(columns, rows)]))
     return Chapter("The search", parts)
-
-
-def _how(facts: SearchFacts) -> str:
-    if facts.growth is not None:
-        return _grown(facts)
-    return _shared(facts) if facts.mixture is None else _mixed(facts)
-
-
-def _shared(facts: SearchFacts) -> str:
-    searched, chance = facts.of("search"), facts.of("random")
-    return (
-        f"{facts.title} ({facts.paper}): one network held the weights of all candidates and "
-        f"learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), each of "
-        f"which trained a random candidate. Then {counted(len(searched), 'candidate')} of the "
-        f"search and {len(chance)} random ones were judged with the weights that they inherit, "
-        f"on {counted(facts.images, 'validation image')}, none of them twice."
-    )
-
-
-def _mixed(facts: SearchFacts) -> str:
-    assert facts.mixture is not None
-    mixture, searched = facts.mixture, facts.of("search")
-    real = {"none": "nothing was binary", "inputs": "inputs were binary, weights real"}
-    return (
-        f"{facts.title} ({facts.paper}): one network had all operations on every edge of its cells "
-        f"and learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), in each of "
-        "which what the operations weigh was learned on one half of the training images and all "
-        f"else on the other; {real.get(mixture.binary, 'all was binary')}. The temperature was "
-        f"{mixture.temperature:g}; the entropy of an edge ended at {mixture.entropy:.2f} of 2.08 "
-        f"nats, and {mixture.free} of the {mixture.edges} strongest edges have no weights. The "
-        f"strongest cells within the limits are what was found, whatever their score; "
-        f"{counted(len(searched), 'candidate')} like them and as many random ones were judged with "
-        f"inherited weights on {counted(facts.images, 'validation image')}."
-    )
-
-
-def _grown(facts: SearchFacts) -> str:
-    assert facts.growth is not None
-    growth, chance = facts.growth, len(facts.of("random"))
-    sizes = ", ".join(map(str, growth.sizes))
-    return (
-        f"{facts.title} ({facts.paper}): {counted(sum(growth.sizes), 'small network')} were "
-        f"trained, each for {counted(growth.steps, 'step')} and none twice: {sizes} cells of one "
-        f"block, two and so on. Of each size those were trained of which a predictor, fitted to "
-        f"the smaller ones, expected most. {chance} random cells of the largest size were trained "
-        f"beside them. {counted(facts.images, 'validation image')} judged each."
-    )
 
 
 def _ranks(growth: GrowthFacts) -> Part:

@@ -51,8 +51,8 @@ class Growing(Stages):
             def judge(genes: Genes) -> Found:
                 return self._judged(space, genes, plan["steps"])
 
-            # A busy machine costs time, not cells: without the last ones there would be no result.
-            searched = self._hunt(SEARCH, grow, ground, judge, (10 * half, most), how)
+            most = dict(state.values.get("searched", {})).get("1", most)
+            searched = self._hunt(SEARCH, grow, ground, judge, (1.5 * half, most), how)
             state.put(searched={"1": len(searched)})
             n, how = len(searched), "training as many random cells"
             chance = self._hunt(CHANCE, Random(n), ground, judge, (1.5 * half, n), how)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
-from vitrail.jobs.stages import CHANCE, HUNT_SHARE, SEARCH, SHARED_SHARE, Line, Stages
+from vitrail.jobs.stages import ALONE_SHARE, CHANCE, HUNT_SHARE, SEARCH, SHARED_SHARE, Line, Stages
 from vitrail.report.search_facts import MixtureFacts
 from vitrail.search.judging import Inherited
 from vitrail.search.oneshot import SHARED
@@ -33,7 +33,7 @@ class Relaxing(Stages):
         bench.view.enter([Line(SHARED, large.macs), Line(SEARCH), Line(CHANCE)])
         recipe, share = bench.recipe(large), state.values["train_s"]
         if self.ready.wanted.alone:
-            share *= 0.75
+            share *= 1 - ALONE_SHARE
         trained, steps = self._shared(space, recipe, SHARED, SHARED_SHARE * share)
         mixture = cast(Super, trained)
         normal, reduce = (table.tolist() for table in mixture.mixture())

@@ -73,6 +73,14 @@ class Pixels:
         images = None if self.images is None else self.images[:n]
         return type(self)(part, self.image, self.channels, images, self.workers)
 
+    def halves(self) -> tuple["Pixels", "Pixels"]:
+        """The images in two halves, both fair samples."""
+        half = len(self) // 2
+        part, images = self.part, self.images
+        rest = Part(part.source, part.rows[half:], part.digests[half:])
+        held = None if images is None else images[half:]
+        return self.first(half), Pixels(rest, self.image, self.channels, held, self.workers)
+
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """A copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""
         if self.images is not None:

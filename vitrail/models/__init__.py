@@ -1,9 +1,11 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
-answers for every pixel has DENSE in place of VARIANTS, whose names they know as well.
+answers for every pixel has DENSE in place of VARIANTS, one that looks for what it is asked has
+QUERIED; names of both are known as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name
+queried()                   every published network that finds what it is asked for by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
 identify(file)              which variant a file is, and whose names it uses
@@ -22,6 +24,7 @@ from vitrail.models.trunk.catalog import (
     family_of,
     module_of,
     networks,
+    queried,
     resolve,
     small_configs,
 )
@@ -46,6 +49,7 @@ __all__ = [
     "load",
     "module_of",
     "networks",
+    "queried",
     "resolve",
     "small_configs",
 ]

@@ -71,11 +71,22 @@ def catalog() -> Mapping[str, Variant]:
 def dense() -> Mapping[str, Variant]:
     """Return every published network that answers for each pixel, by name, with its file's name as
     the family: those of `DENSE` in the files of networks."""
+    return _listed("DENSE")
+
+
+@lru_cache(maxsize=1)
+def queried() -> Mapping[str, Variant]:
+    """Return every published network that finds what it is asked for, by name: those of `QUERIED`
+    in the files of networks."""
+    return _listed("QUERIED")
+
+
+def _listed(table: str) -> Mapping[str, Variant]:
     return MappingProxyType(
         {
             name: replace(variant, name=name, family=family)
             for family, module in networks().items()
-            for name, variant in getattr(module, "DENSE", {}).items()
+            for name, variant in getattr(module, table, {}).items()
         }
     )
 
@@ -136,8 +147,8 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
         config = config_in(Path(config))
         return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
-        known = dense() if name_or_config in dense() else catalog()
-        if name_or_config not in known:
+        known = next((k for k in (catalog(), dense(), queried()) if name_or_config in k), None)
+        if known is None:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
         config = known[name_or_config].config
     return checked(config, changes, module_of(config))
@@ -245,6 +256,11 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
+    if hasattr(module, "QUERIED"):
+        plain = replace(config, image=(0, 0), channels=0)
+        for name, variant in module.QUERIED.items():
+            if plain == replace(variant.config, image=(0, 0), channels=0):
+                return name
     if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
         return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
@@ -301,5 +317,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, [*catalog(), *dense()], n=3)
+    close = get_close_matches(name, [*catalog(), *dense(), *queried()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -1,10 +1,12 @@
 """A list of labelled images, what is known of them, and how to read one."""
 
+from __future__ import annotations
+
 import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from vitrail.data.depth import Range
 from vitrail.data.masks import Masks
 from vitrail.errors import DataError
 from vitrail.units import shortened
+
+if TYPE_CHECKING:
+    from vitrail.data.captions import Captions
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
@@ -77,7 +82,7 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask.
+    image are the classes in its mask; with `captions` every image has sentences.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Source:
     several: bool = False
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
+    captions: Captions | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -36,6 +36,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     known = identify(reference)
     if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
         return _hosting(model, config, reference)
+    if input_kind(config) == "pairs" and input_kind(known.config) == "images":
+        return _seeing(model, config, reference)
     if input_kind(known.config) != input_kind(config):
         raise CheckpointError(
             f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
@@ -85,6 +87,19 @@ def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
         raise CheckpointError(f"{reference} does not fill {_some(strange)} of the backbone")
     with torch.no_grad():
         for name, value in ours.items():
+            value.copy_(donor[name])
+    return model
+
+
+def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of pairs with the weights of a classifier in its image tower.
+
+    Raises CheckpointError where the file is of another tower.
+    """
+    tower: Backbone = model.get_submodule("tower")  # pyright: ignore[reportAssignmentType]
+    donor = start(config.tower, reference).state_dict()
+    with torch.no_grad():
+        for name, value in tower.state_dict().items():
             value.copy_(donor[name])
     return model
 

@@ -225,7 +225,7 @@ def _of_folder(root: Path) -> _Listed:
         found.add(key, [line for line in lines if line.strip()])
         texts[stem] = ""
         folders = PurePosixPath(key).parts[:-1]
-        found.parts[key] = next(filter(None, map(part_of, folders)), None)
+        found.parts[key] = next((part for name in folders if (part := part_of(name))), None)
         if named := [name for name in folders if part_of(name) is None]:
             found.labels[key] = named[-1]
     pictures = {str(PurePosixPath(key).with_suffix("")) for key in keys if is_picture(key)}

@@ -57,7 +57,8 @@ class ZeroShot(Predictor):
             raise ConfigError(f"threshold is {threshold}: give a probability from 0 to 1")
         if lacking := [one for one in prompts if "{}" not in one]:
             raise ConfigError(
-                f"prompt {lacking[0]!r} has no {{}} where the class stands: write 'a photo of a {{}}'"
+                f"prompt {lacking[0]!r} has no {{}} where the class stands: write it as 'a photo "
+                "of a {}'"
             )
         found = opened(self._run, tuple(classes))
         self.labels, model = found.labels, found.model

@@ -83,9 +83,9 @@ class CaptionBatches(Batches):
             check_augment(self.augment)
         captions = captions_of(pixels)
         texts = captions.of(pixels.part.rows)
-        self._ids = captions.words([text for some in texts for text in some])
-        counts = np.array([len(some) for some in texts])
-        self._counts, self._first = counts, np.cumsum(counts) - counts
+        self._ids: np.ndarray = captions.words([text for some in texts for text in some])
+        self._counts: np.ndarray = np.array([len(some) for some in texts])
+        self._first: np.ndarray = np.cumsum(self._counts) - self._counts
 
     def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch `number` of `epoch`; of several processes, rank's share of its rows."""

@@ -79,7 +79,7 @@ class Detector:
     def words(self) -> Words:
         """Return how sentences become ids. Raises CheckpointError where nothing says so."""
         if self._words is None:
-            path = self._tokenizer or _beside(self._weights)
+            path = Path(self._tokenizer) if self._tokenizer else _beside(self._weights)
             words = opened(path, self.config.text.length, pad=0)
             if words.size > self.config.text.vocabulary:
                 raise CheckpointError(

@@ -36,7 +36,7 @@ from vitrail.units import counted, seconds
 __all__ = ["NAME", "again", "train"]
 
 # A batch tells each pair from all others in it, so it is as large as the data allow.
-SMALLEST, LARGEST, PER_EPOCH = 8, 256, 16
+SMALLEST, LARGEST, PER_EPOCH = 16, 256, 8
 
 
 def train(wish: Wish, folder: Path, hardware: Hardware, view: View) -> Path:

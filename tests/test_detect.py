@@ -137,7 +137,7 @@ def test_bad_input_is_told_in_a_sentence(folder, tmp_path, capsys):
     told = said(
         capsys, image, "--for", "a", "--weights", lonely, "--tokenizer", tmp_path / "other.json"
     )
-    assert "other.json is no tokenizer" in told
+    assert "other.json is not a tokenizer" in told
     with pytest.raises(ConfigError, match="said once"):
         Asked()
 

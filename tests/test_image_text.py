@@ -115,7 +115,7 @@ def test_words_end_again_and_again(tmp_path):
     assert learned(["a red shirt", "a blue bag"] * 3, 6).text() == words.text()
     with pytest.raises(ConfigError, match="vocabulary is 20: every byte is a piece"):
         learned(["a"], 6, most=20)
-    with pytest.raises(DataError, match="is no tokenizer"):
+    with pytest.raises(DataError, match="is not a tokenizer"):
         opened(tmp_path / "none.json", 6)
 
 
@@ -166,7 +166,7 @@ def test_lines_of_json(tmp_path):
     [
         ("a.csv", "image,colour\na.png,red", "has the columns image, colour: expected image and"),
         ("a.csv", "image,caption\nno.png,red", "holds no image with a sentence .1 image that is n"),
-        ("a.jsonl", "[1]", "line 1 is no JSON object"),
+        ("a.jsonl", "[1]", "line 1 is not a JSON object"),
         ("a.doc", "image", "is a file of another kind"),
     ],
 )
@@ -339,7 +339,7 @@ def test_bad_input_is_told_in_a_sentence(run, table, tmp_path, capsys):
     assert "set model.bias=true" in train(*UNLOCKED, "objective.loss=sigmoid")
     assert "methods change a network of images" in train(*UNLOCKED, "methods=freeze")
     told = train(*UNLOCKED, f"task.tokenizer={image}")
-    assert "is no tokenizer" in told
+    assert "is not a tokenizer" in told
     assert not (tmp_path / "none").exists()
     assert "has no classes of its own" in said(capsys, "predict", run, image)
     assert "has no classes of its own" in said(capsys, "evaluate", run)

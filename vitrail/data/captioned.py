@@ -199,7 +199,7 @@ def _of_lines(path: Path) -> Cells:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number} is no JSON object: write one in each line")
+            raise DataError(f"{path}, line {number} is not a JSON object: write one in each line")
         cells = {
             str(k): tuple(map(str, v)) if isinstance(v, list) else "" if v is None else str(v)
             for k, v in value.items()

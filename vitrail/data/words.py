@@ -99,12 +99,12 @@ def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:
         made = library.Tokenizer.from_str(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give a "
+            f"{path} is not a tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give a "
             "tokenizer.json of the library tokenizers"
         ) from error
     except Exception as error:  # what the library raises has no other kind
         raise DataError(
-            f"{path} is no tokenizer ({str(error)[:80]}): give a tokenizer.json of the library "
+            f"{path} is not a tokenizer ({str(error)[:80]}): give a tokenizer.json of the library "
             "tokenizers"
         ) from error
     return Words(made, length, pad=pad)

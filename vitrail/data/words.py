@@ -99,8 +99,8 @@ def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:
         made = library.Tokenizer.from_str(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is not a tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give a "
-            "tokenizer.json of the library tokenizers"
+            f"{path} is not a tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give "
+            "a tokenizer.json of the library tokenizers"
         ) from error
     except Exception as error:  # what the library raises has no other kind
         raise DataError(

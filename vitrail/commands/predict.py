@@ -95,7 +95,9 @@ def predict(
     else:
         asked = {"--engine": engine, "--latency": latency, "--dial": dial, "--deadline": deadline}
         predictor = _in_words(run, classes, prompts, threshold, asked)
-    paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
+    paths = images
+    if predictor.labels.takes == "images":
+        paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
     if isinstance(predictor, Predictor) and predictor.labels.maps and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)

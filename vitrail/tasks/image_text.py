@@ -21,7 +21,7 @@ from vitrail.data.cache import Pixels
 from vitrail.data.captioned import ALL, open_captions
 from vitrail.data.captions import CaptionBatches, captions_of
 from vitrail.data.labels import Labels
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.data.words import MOST, Words
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
@@ -54,6 +54,7 @@ class ImageText:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
+    takes: ClassVar[Kind] = "images"
 
     tokenizer: str | None = None
     vocabulary: int = MOST

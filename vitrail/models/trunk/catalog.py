@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from vitrail.config import kind_of, nearest, read_json
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
-from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
+from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant, sized
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
 from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
@@ -91,6 +91,18 @@ def _listed(table: str) -> Mapping[str, Variant]:
     )
 
 
+@lru_cache(maxsize=1)
+def series() -> Mapping[str, Variant]:
+    """Return every published network of time series, by name, with its file's name as the family:
+    those of `SERIES` in the files of networks."""
+    return _listed("SERIES")
+
+
+def named() -> Mapping[str, Variant]:
+    """Return all that has a name: variants of the catalog, networks of maps and of series."""
+    return {**catalog(), **dense(), **series()}
+
+
 def create(name_or_config: Any, **changes: Any) -> Backbone:
     """Return a model with random weights.
 
@@ -147,8 +159,8 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
         config = config_in(Path(config))
         return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
-        known = next((k for k in (catalog(), dense(), queried()) if name_or_config in k), None)
-        if known is None:
+        known = {**named(), **queried()}
+        if name_or_config not in known:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
         config = known[name_or_config].config
     return checked(config, changes, module_of(config))
@@ -261,17 +273,16 @@ def config_name(config: Any) -> str:
         for name, variant in module.QUERIED.items():
             if plain == replace(variant.config, image=(0, 0), channels=0):
                 return name
-    if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
+    if not any(hasattr(module, table) for table in ("VARIANTS", "DENSE", "SERIES", "CLIPS")):
         return family_of(config)
-    plain = replace(config, image=(0, 0), channels=0, classes=0)
-    for variant in (*catalog().values(), *dense().values()):
-        if type(variant.config) is type(config) and plain == replace(
-            variant.config, image=(0, 0), channels=0, classes=0
-        ):
+    nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}
+    plain = sized(config, **nothing)
+    for variant in named().values():
+        if type(variant.config) is type(config) and plain == sized(variant.config, **nothing):
             return variant.name
-    if hasattr(module, "DENSE"):
+    if hasattr(module, "DENSE") or hasattr(module, "CLIPS"):
         return f"{family_of(config)}-{_hosted_name(config)}"
-    if family_of(config) not in families():
+    if not hasattr(module, "SPACE"):
         return family_of(config)
     parts = []
     for key in module_of(config).SPACE.choices:
@@ -317,5 +328,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, [*catalog(), *dense(), *queried()], n=3)
+    close = get_close_matches(name, [*named(), *queried()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -85,7 +85,7 @@ class CaptionBatches(Batches):
         texts = captions.of(pixels.part.rows)
         self._ids: np.ndarray = captions.words([text for some in texts for text in some])
         self._counts: np.ndarray = np.array([len(some) for some in texts])
-        self._first: np.ndarray = np.cumsum(self._counts) - self._counts
+        self._begins: np.ndarray = np.cumsum(self._counts) - self._counts
 
     def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch `number` of `epoch`; of several processes, rank's share of its rows."""
@@ -93,5 +93,5 @@ class CaptionBatches(Batches):
         indices, rows = self.drawn(epoch, number, rank=rank, world=world)
         shares = generator(self.seed, epoch, number + 1, 1).random(len(indices))[rows]
         mine = found.indices.numpy()
-        at = self._first[mine] + (shares * self._counts[mine]).astype(np.int64)
+        at = self._begins[mine] + (shares * self._counts[mine]).astype(np.int64)
         return replace(found, targets=torch.from_numpy(self._ids[at]))

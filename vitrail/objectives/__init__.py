@@ -7,6 +7,7 @@
 from vitrail.objectives.adversarial import Adversarial, Trades
 from vitrail.objectives.attmask import AttMask
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
+from vitrail.objectives.contrastive import Contrastive
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.dino import Dino
 from vitrail.objectives.distillation import Distillation
@@ -23,5 +24,5 @@ Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
     | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
-    | Sit | AttMask | Dino | Ibot | Mae
+    | Sit | AttMask | Dino | Ibot | Mae | Contrastive
 )  # fmt: skip

@@ -110,8 +110,8 @@ class Source:
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
     image are the classes in its mask; with `captions` every image has sentences. With `series` the
     items are time series, of which row i is items[i]; with `clips` they are files of videos. With
-    `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate has
-    listened.
+    `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
+    has listened.
     """
 
     name: str

@@ -160,7 +160,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
     is short for `data.spec=SPEC`. Another task brings the objective that suits it, that of masks a
     head of maps on a backbone, and that of sentences a text tower beside it; for sounds
-    spectrograms are moved and no more. Raises ConfigError, also for an objective that does not suit.
+    spectrograms are moved and no more. Raises ConfigError, also for an objective that does not
+    suit.
     """
     return checked(changed(recipe, settings))
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"methods", "tasks", "objectives", "compression"},
     {"recipes"},
     {"run"},
-    {"search", "evaluate", "bench", "serve"},
+    {"search", "evaluate", "bench", "serve", "private"},
     {"jobs", "runs"},
     {"study"},
     {"commands"},

@@ -21,7 +21,7 @@ from vitrail.training.steps import Steps
 
 # What a family learns with, at batch 128; networks of convolutions and BatchNorm bear larger rates.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "airbench": Muon(lr=0.014, weight_decay=0.1, momentum=0.6),
+    "airbench": Muon(lr=0.018, weight_decay=0.1, momentum=0.6),
     "resnet": AdamW(lr=3e-3),
     "levit": AdamW(lr=2e-3),
     "cct": AdamW(lr=1.5e-3),

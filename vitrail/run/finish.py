@@ -88,10 +88,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Addition:
-    """What a job adds to a run: a chapter that stands first, and figures for result.json."""
+    """What a job adds to a run: a chapter that stands first, more behind it, and figures for
+    result.json."""
 
     chapter: Chapter
     figures: Mapping[str, Any]
+    more: Sequence[Chapter] = ()
 
 
 Adds = Callable[[Facts], Addition]
@@ -259,7 +261,7 @@ def conclude(
     facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
     own = desk.adds(facts) if desk.adds else None
     if own is not None:
-        facts = replace(facts, opening=[*facts.opening, own.chapter])
+        facts = replace(facts, opening=[*facts.opening, own.chapter, *own.more])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))

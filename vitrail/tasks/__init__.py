@@ -3,10 +3,11 @@
 `Tasks` is the union of all; a recipe names one.
 """
 
+from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Series | Video
+Tasks = Classification | MultiLabel | Segmentation | Series | Video | Audio

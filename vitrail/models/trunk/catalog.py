@@ -263,7 +263,8 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    if not any(hasattr(module, table) for table in ("VARIANTS", "DENSE", "SERIES", "CLIPS")):
+    tables = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SPACE")
+    if not any(hasattr(module, table) for table in tables):
         return family_of(config)
     nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}
     plain = sized(config, **nothing)

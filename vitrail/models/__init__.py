@@ -1,9 +1,11 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
-answers for every pixel has DENSE in place of VARIANTS, whose names they know as well.
+answers for every pixel has DENSE in place of VARIANTS, one of scans SCANS, whose names they know
+as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name
+scans()                     every published network of lidar scans by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
 identify(file)              which variant a file is, and whose names it uses
@@ -23,6 +25,7 @@ from vitrail.models.trunk.catalog import (
     module_of,
     networks,
     resolve,
+    scans,
     small_configs,
 )
 from vitrail.models.trunk.identify import Identity, identify, identify_state
@@ -47,5 +50,6 @@ __all__ = [
     "module_of",
     "networks",
     "resolve",
+    "scans",
     "small_configs",
 ]

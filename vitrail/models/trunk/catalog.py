@@ -80,6 +80,19 @@ def dense() -> Mapping[str, Variant]:
     )
 
 
+@lru_cache(maxsize=1)
+def scans() -> Mapping[str, Variant]:
+    """Return every published network of lidar scans by name: those of `SCANS` in the files of
+    networks."""
+    return MappingProxyType(
+        {
+            name: replace(variant, name=name, family=family)
+            for family, module in networks().items()
+            for name, variant in getattr(module, "SCANS", {}).items()
+        }
+    )
+
+
 def create(name_or_config: Any, **changes: Any) -> Backbone:
     """Return a model with random weights.
 
@@ -136,7 +149,7 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
         config = config_in(Path(config))
         return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
-        known = dense() if name_or_config in dense() else catalog()
+        known = next((k for k in (dense(), scans()) if name_or_config in k), catalog())
         if name_or_config not in known:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
         config = known[name_or_config].config
@@ -245,10 +258,10 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
+    if not any(hasattr(module, table) for table in ("VARIANTS", "DENSE", "SCANS")):
         return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
-    for variant in (*catalog().values(), *dense().values()):
+    for variant in (*catalog().values(), *dense().values(), *scans().values()):
         if type(variant.config) is type(config) and plain == replace(
             variant.config, image=(0, 0), channels=0, classes=0
         ):
@@ -301,5 +314,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, [*catalog(), *dense()], n=3)
+    close = get_close_matches(name, [*catalog(), *dense(), *scans()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -4,9 +4,9 @@ A JSON file dropped into tests/goldens is a test. Its `create` key is the varian
 what is changed of it; `maps` names the outputs that are its features, channels first, and the
 output "stem" is what an embedding cuts, before positions; `kept` names entries of the state that
 the reference did not fill but computed, and where ours are found; `unread` names parts of names of
-parameters that the reference has but never reads. Range images have `points`, so many each. A network of series has the file's name in
-`create`, and `lengths` where its series are padded. An output "at_row3_col5" is that of one pixel
-of the logits.
+parameters that the reference has but never reads. Range images have `points`, so many each. A
+network of series has the file's name in `create`, and `lengths` where its series are padded. An
+output "at_row3_col5" is that of one pixel of the logits.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ _STEM, _UP, _POINTS = ConvStem(), UpDecoder(), PointHead()
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a RangeViT; `image` is the crop that it is trained on, `patch` is (rows, columns)."""
+    """Sizes of a RangeViT; `image` is the crop it is trained on, `patch` is (rows, columns)."""
 
     dim: int = 384
     depth: int = 12

@@ -7,6 +7,8 @@ The activation stands between a convolution and its BatchNorm, so the norm canno
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -102,7 +104,7 @@ class ConvTokens(nn.Module):
     ) -> None:
         super().__init__()
         dims = [channels, *[context] * 3]
-        blocks = [ContextBlock(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)]
+        blocks = [ContextBlock(a, b) for a, b in pairwise(dims)]
         self.blocks = nn.ModuleList([*blocks, WideBlock(context, width)])
         high, wide = patch
         self.pool = nn.AvgPool2d((high + 1, wide + 1), patch, (high // 2, wide // 2))

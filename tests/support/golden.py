@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitrail.models.parts.kpconv import Points
+from vitrail.layers.points import Points
 
 FOLDER = Path(__file__).parents[1] / "goldens"
 

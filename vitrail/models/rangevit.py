@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.init import trunc_normal_linear
+from vitrail.layers.points import Points
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.residual import Block, Blocks, rising
 from vitrail.models.names import rangevit as names
-from vitrail.models.parts.kpconv import KPConv, Points
+from vitrail.models.parts.kpconv import KPConv
 from vitrail.models.parts.range_stem import ConvTokens, PatchTokens, Tokens, UpConv
 from vitrail.models.trunk.backbone import Backbone, InputKind, Level, Variant, check_image
 from vitrail.models.trunk.heads import linear_head

@@ -12,7 +12,6 @@ the faces of a cube on a sphere around the centre, rotated at random.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,20 +21,6 @@ KERNEL_POINTS = 15
 EXTENT, RADIUS = 1.2, 0.6
 # Rows whose gathered features are held at once where nothing learns.
 AT_ONCE = 1 << 14
-
-
-class Points(NamedTuple):
-    """The points of a batch of range images, one image after the other.
-
-    `places` (N, 2) are where each lies in its image, (x, y) from -1 to 1; `xyz` (N, 3) in metres;
-    `neighbours` (N, K) the rows of its nearest points, itself first; `counts` how many points each
-    image has.
-    """
-
-    places: Float[Tensor, "n 2"]
-    xyz: Float[Tensor, "n 3"]
-    neighbours: Int[Tensor, "n k"]
-    counts: tuple[int, ...]
 
 
 class KPConv(nn.Module):

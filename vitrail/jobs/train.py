@@ -13,6 +13,7 @@ from rich.console import Console
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
+from vitrail.jobs.lidar import go_on, train_scans
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
 from vitrail.objectives import Distillation
@@ -28,6 +29,7 @@ from vitrail.run.stopping import interruptible
 from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
+from vitrail.tasks import Lidar
 from vitrail.training.snapshot import newest
 
 # What may change while a training goes on: none of it decides over steps that were made already.
@@ -72,6 +74,8 @@ def train_recipe(
     wish = wished(settings)
     folder = Path(out) if out is not None else free_name(wish.recipe.model["family"])
     RunFolder.check_free(folder)
+    if isinstance(wish.recipe.task, Lidar):
+        return train_scans(wish, folder, hardware, view)
     images = read_data(wish.recipe.data, hardware, view, wish.recipe.task)
     recipe, told = completed(wish, images.workshop)
     if told:
@@ -125,6 +129,8 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
         run.write_json(run.recipe, state.values["recipe"])
     # Where the dial of a finished run stands is nothing that its training knew.
     recipe = replace(read(run.recipe), methods=from_json(state.values["recipe"]).methods)
+    if isinstance(recipe.task, Lidar) and not settings:
+        return go_on(recipe, run, state, site.hardware, site.view)
     images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
     state.require_images(images.digest)
     if settings:

@@ -74,9 +74,7 @@ class PixelHead:
 
 @dataclass(frozen=True)
 class PointHead:
-    """A KPConv over each point's `neighbours` nearest ones, itself among them."""
-
-    neighbours: int = 7
+    """A KPConv over each point's nearest ones, itself among them; seven as published."""
 
 
 _STEM, _UP, _POINTS = ConvStem(), UpDecoder(), PointHead()
@@ -226,6 +224,11 @@ class RangeViT(Backbone):
             raise ValueError("this model answers for points: give them beside the range image")
         return self.head(self.refiner(maps, points))
 
+    @property
+    def network(self) -> nn.Module:
+        """Return the network between projection and points as a module of images alone."""
+        return _Network(self)
+
     def depth_of(self, name: str) -> int:
         """Return how deep a parameter lies: decoder and refiner where the head does."""
         behind = name.startswith(("decoder.", "refiner."))
@@ -244,6 +247,17 @@ class RangeViT(Backbone):
         h, w = image.shape[-2:]
         high, wide = self.config.patch
         return resized(x.movedim(-1, 1), (h + -h % high, w + -w % wide))[..., :h, :w]
+
+
+class _Network(nn.Module):
+    """A range image (B, 5, H, W) to what windows are averaged of, (B, C, H, W)."""
+
+    def __init__(self, whole: RangeViT) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, images: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c h w"]:
+        return self.whole.maps(images)
 
 
 def _stem(c: Config) -> nn.Module:

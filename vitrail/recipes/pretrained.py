@@ -7,6 +7,7 @@ triangle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     known = identify(reference)
     if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
         return _hosting(model, config, reference)
+    if hasattr(module_of(config), "SCANS") and input_kind(known.config) == "images":
+        return _seeing(model, config, reference)
     if input_kind(known.config) != input_kind(config):
         raise CheckpointError(
             f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
@@ -86,6 +89,37 @@ def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
     with torch.no_grad():
         for name, value in ours.items():
             value.copy_(donor[name])
+    return model
+
+
+def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of scans with what a ViT of images gives it: blocks, token, positions, and the
+    patches' kernel where it has one. Raises CheckpointError."""
+    known = identify(reference)
+    source = None if known.source == "vitrail" else known.source
+    donor = load(known.config, reference, source=source)
+    state, ours = donor.state_dict(), model.state_dict()
+    if "embed.position" not in state or "embed.token" not in state:
+        raise CheckpointError(
+            f"{reference} is {known.name}, and a network of scans begins with a ViT or a DeiT: "
+            "give weights of one"
+        )
+    side = math.isqrt(state["embed.position"].shape[1])
+    try:
+        own = module_of(config).from_images(config, state, side)
+    except ValueError as error:
+        raise CheckpointError(f"{reference}: {error}") from error
+    blocks = {n for n in ours if n.startswith(("blocks.", "norm.", "embed."))}
+    strange = sorted(n for n in blocks | own.keys()
+                     if n not in own or n not in ours or own[n].shape != ours[n].shape)  # fmt: skip
+    if strange:
+        raise CheckpointError(
+            f"{reference} does not fill {_some(strange)} of the model: give both one depth and "
+            "width"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            ours[name].copy_(value)
     return model
 
 

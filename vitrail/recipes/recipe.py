@@ -19,12 +19,13 @@ from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_in, config_json, dense, identify
+from vitrail.models import catalog, config_from_json, config_in, config_json, dense, identify, scans
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import (
     BinaryCrossEntropy,
     CrossEntropy,
     Distillation,
+    FocalLovasz,
     Objectives,
     PixelCrossEntropy,
     SummedDistillation,
@@ -32,7 +33,7 @@ from vitrail.objectives import (
 )
 from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Classification, Tasks
+from vitrail.tasks import Classification, Lidar, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
@@ -95,11 +96,12 @@ class Recipe:
     @property
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
-        config = config_from_json(self.model)
-        if input_kind(config) != "images":
+        config, wanted = config_from_json(self.model), getattr(self.task, "takes", "images")
+        if input_kind(config) != wanted:
+            task = kind_of(type(self.task))
             raise ConfigError(
-                f"model takes {input_words(config)}, a recipe trains on images: take a model of "
-                "images, as `vitrail list` shows them"
+                f"model takes {input_words(config)}, and task {task} {wanted}: take a model of "
+                f"{wanted}, as `vitrail list` shows them"
             )
         return config
 
@@ -134,6 +136,8 @@ def task_of(value: Mapping[str, Any]) -> Tasks:
 
 def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
+    if isinstance(task, Lidar):
+        return FocalLovasz()
     if task.maps:
         return PixelCrossEntropy()
     return BinaryCrossEntropy() if task.several else CrossEntropy()
@@ -141,8 +145,8 @@ def suited(task: Tasks) -> Objectives:
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy)
-    if task.several or task.maps:
+    own = (BinaryCrossEntropy, PixelCrossEntropy, FocalLovasz)
+    if task.several or task.maps or isinstance(task, Lidar):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -231,7 +235,7 @@ def _based(recipe: Recipe, base: str) -> Recipe:
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
-    known = {**catalog(), **dense()}
+    known = {**catalog(), **dense(), **scans()}
     if name.endswith(".json"):
         config = config_in(Path(name))
     elif name not in known:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.data.cache import Pixels, pixels
+from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.source import Source
@@ -33,7 +33,7 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, workshop: Works
     """Open the test part and let the finished model look at it."""
     part = unseal(held_back)
     data = recipe.data
-    images = pixels(part, data.image, data.channels, progress=False)
+    images = workshop.opened(part, data.image, data.channels)
     return Verdict(workshop.judged(model, recipe, images), images)
 
 

@@ -92,7 +92,9 @@ def counted(config: Any) -> Counts | None:
         try:
             with torch.device("meta"):
                 model = create(config)
-            _COUNTS[key] = counts(model, config.image, config.channels)
+            # What refines points costs by the point, not by the image.
+            network = getattr(model, "network", model)
+            _COUNTS[key] = counts(network, config.image, config.channels)
         except ConfigError:
             _COUNTS[key] = None
     return _COUNTS[key]

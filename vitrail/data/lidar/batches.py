@@ -115,7 +115,7 @@ class ScanBatches(Batches):
         image, width = self.scans.image_of(scan), self.scans.image[1]
         free = max(0, image.index.shape[1] - width)
         begin = int(random.integers(0, free + 1))
-        row, column = image.cells()
+        _, column = image.cells()
         inside = (column >= begin) & (column < begin + width)
         if not inside.any():  # there is always a point somewhere
             begin = min(free, max(0, int(column[random.integers(len(column))]) - width // 2))

@@ -48,7 +48,7 @@ class Sensor:
             )
 
     def rays(self) -> np.ndarray:
-        """Return the directions in the order of a file, ring by ring: float64 (N, 3) of length 1."""
+        """Return the directions in the order of a file, ring by ring: (N, 3) of length 1."""
         step = (self.up - self.down) / self.beams
         elevation = np.radians(self.up - step * (np.arange(self.beams) + 0.5))
         azimuth = 2 * math.pi * (np.arange(self.columns) + 0.5) / self.columns

@@ -79,9 +79,7 @@ def open_scans(spec: str | Path) -> ScanSource:
     """List the scans of a folder with their labels. Raises DataError."""
     root = Path(spec).expanduser()
     if not root.is_dir():
-        raise DataError(
-            f"{spec} is no folder: give a folder of scans, as {' '.join(ENDINGS)} files"
-        )
+        raise DataError(f"{spec} is no folder: give one of scans, as {' '.join(ENDINGS)} files")
     try:
         tree = Tree(root)
         keys = [key for key in tree.walk("") if key.lower().endswith((*ENDINGS, ".label"))]
@@ -189,8 +187,8 @@ def _plain(root: Path, keys: Sequence[str]) -> Made:
     told = named(root)
     if told is not None:
         classes, meaning, file = told
-        values = dict(meaning.values or {at: at for at in range(len(classes))})
-        values |= {value: IGNORE for value in meaning.ignored}
+        values = dict(meaning.values or enumerate(range(len(classes))))
+        values |= dict.fromkeys(meaning.ignored, IGNORE)
         note = Finding("classes", "info", f"classes are named by {file}")
         return found, Meaning(classes, values), None, [*_unlabelled(without), note]
     held = _values(root, found)

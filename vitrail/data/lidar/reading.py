@@ -159,10 +159,8 @@ def _library(name: str, path: Path) -> Any:
 def _pcd(path: Path) -> Scan:
     library = _library("pypcd4", path)
     try:
-        cloud = library.PointCloud.from_path(path)
-        return _of_fields(
-            {n: cloud.pc_data[n] for n in cloud.fields if n in cloud.pc_data.dtype.names}
-        )
+        data = library.PointCloud.from_path(path).pc_data
+        return _of_fields({name: data[name] for name in data.dtype.names})
     except (BrokenScan, OSError):
         raise
     except Exception as error:  # whatever a damaged header makes the library stumble over

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from vitrail.data.lidar.reader import Network
 from vitrail.errors import RunError
 
 EXTENT_M, EPS = 1.2, 1e-5
@@ -80,3 +82,17 @@ def sampled(map: np.ndarray, places: np.ndarray) -> np.ndarray:
     upper = rows[top * width + left] * (1 - a) + rows[top * width + right] * a
     lower = rows[below * width + left] * (1 - a) + rows[below * width + right] * a
     return (upper * (1 - b) + lower * b).astype(np.float32)
+
+
+def in_numpy(running: Any, state: Mapping[str, Any], neighbours: int) -> Network:
+    """Return a run as functions of arrays: its file in ONNX Runtime, and its other weights."""
+    arrays = {
+        name: np.asarray(value, np.float32)
+        for name, value in state.items()
+        if name.startswith(("refiner.", "head."))
+    }
+
+    def maps(images: np.ndarray) -> np.ndarray:
+        return np.asarray(running.run(["maps"], {"images": images})[0])
+
+    return Network(maps, Refined.of(arrays), neighbours)

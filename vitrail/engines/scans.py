@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vitrail import __version__, digests, files
 from vitrail.data.labels import Labels
 from vitrail.data.lidar.reader import Answered, Network
 from vitrail.engines import sealed
-from vitrail.engines.kpconv import Refined
+from vitrail.engines.kpconv import in_numpy
 from vitrail.engines.onnx import TOLERANCE, Exported, quiet
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.session import session
@@ -66,20 +66,6 @@ def export_scans(
         ) from error
     size = path.stat().st_size
     return Exported(path, size, compared.n, largest, False, "held-back scans")
-
-
-def in_numpy(running: Any, state: Mapping[str, Any], neighbours: int) -> Network:
-    """Return a run as functions of arrays: its file in ONNX Runtime, and its other weights."""
-    arrays = {
-        name: np.asarray(value, np.float32)
-        for name, value in state.items()
-        if name.startswith(("refiner.", "head."))
-    }
-
-    def maps(images: np.ndarray) -> np.ndarray:
-        return np.asarray(running.run(["maps"], {"images": images})[0])
-
-    return Network(maps, Refined.of(arrays), neighbours)
 
 
 def _write(network: nn.Module, labels: Labels, tie: str, path: Path) -> None:
@@ -126,6 +112,5 @@ def _largest(compared: Compared, theirs: Network) -> float:
 def _changed(ours: Answered, other: Answered) -> int:
     """Points of another class, but for those whose two best scores are one to rounding."""
     differ = ours.labels != other.labels
-    best: Sequence[Any] = np.sort(ours.scores[differ], 1)[:, -2:]
-    gap = np.asarray([two - one for one, two in best])
-    return int((gap > TOLERANCE).sum()) if len(gap) else 0
+    best = np.sort(ours.scores[differ], 1)
+    return int((best[:, -1] - best[:, -2] > TOLERANCE).sum())

@@ -20,8 +20,9 @@ from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.data.lidar.reader import Answered, Network
 from vitrail.data.lidar.scans import Scans
+from vitrail.engines.kpconv import in_numpy
 from vitrail.engines.onnx import Exported
-from vitrail.engines.scans import Compared, export_scans, in_numpy
+from vitrail.engines.scans import Compared, export_scans
 from vitrail.measure.machine import machine
 from vitrail.measure.session import session
 from vitrail.recipes.recipe import Recipe

@@ -241,7 +241,8 @@ def in_torch(model: nn.Module, device: torch.device, neighbours: int) -> Network
     def refine(
         map: np.ndarray, places: np.ndarray, xyz: np.ndarray, near: np.ndarray
     ) -> np.ndarray:
-        points = Points(*(torch.from_numpy(a).to(device) for a in (places, xyz, near)), (len(xyz),))
+        where, at, rows = (torch.from_numpy(one).to(device) for one in (places, xyz, near))
+        points = Points(where, at, rows, (len(xyz),))
         with torch.no_grad():
             features = network.refiner(torch.from_numpy(map)[None].to(device), points)
             return network.head(features).float().cpu().numpy()

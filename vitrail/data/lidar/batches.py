@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitrail.data.batches import Batches, generator
 from vitrail.data.lidar.near import nearest
-from vitrail.data.lidar.projection import ByScan, Projected
+from vitrail.data.lidar.projection import ByScan, Projected, placed
 from vitrail.data.lidar.reading import Scan
 from vitrail.data.lidar.scans import Scans
 from vitrail.data.masks import IGNORE
@@ -72,8 +72,8 @@ class ScanBatch:
         """Return the same batch on a device."""
         points = self.points
         if points is not None:
-            tensors = (one.to(device, non_blocking=True) for one in points[:3])
-            points = Points(*tensors, points.counts)
+            places, xyz, near = (one.to(device, non_blocking=True) for one in points[:3])
+            points = Points(places, xyz, near, points.counts)
         images, targets, indices = (
             one.to(device, non_blocking=True) for one in (self.images, self.targets, self.indices)
         )
@@ -147,13 +147,6 @@ def cropped(scan: Scan, image: Projected, columns: slice, crop: Crop) -> Cropped
     places = placed(image.places[inside], columns.start, seen.shape[1:])
     xyz = scan.xyz[inside]
     return Cropped(seen, scan.labels[inside], places, xyz, nearest(xyz, crop.neighbours))
-
-
-def placed(places: np.ndarray, begin: int, size: tuple[int, ...]) -> np.ndarray:
-    """Return where points at (u, v) pixels lie in a crop of (H, W): (x, y) from -1 to 1."""
-    height, width = size
-    scale = np.array([2 / width, 2 / height], np.float32)
-    return (places - np.array([begin, 0], np.float32)) * scale - 1
 
 
 def joined(parts: list[Cropped], indices: np.ndarray) -> ScanBatch:

@@ -62,7 +62,7 @@ class ScanSource(Source):
         if found.labels is None:
             raise BrokenScan("no labels", "has no labels beside it or in it")
         classes = self.meaning.of(found.labels).astype(np.int64)
-        return Scan(found.xyz, found.intensity, classes, found.left_out)
+        return Scan(found.xyz, found.intensity, classes, found.rows, found.points)
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,15 @@ WIDTHS = (256, 512, 1024, 2048)
 
 
 class Seen(NamedTuple):
-    """What is kept of one scan: a digest, points, those of each class, ignored ones and those left
-    out, the farthest, the least and the greatest elevation in degrees, and the beams."""
+    """What is kept of one scan: a digest, points, those of each class, ignored ones, whether
+    some were left out, the farthest, the least and the greatest elevation in degrees, and how many
+    beams."""
 
     digest: bytes
     points: int
     counts: np.ndarray
     ignored: int
-    left_out: int
+    left_out: bool
     far: float
     angles: tuple[float, float]
     beams: int
@@ -113,11 +114,11 @@ def _look(source: ScanSource, row: int) -> Seen | Broken:
         return Broken(key, "no labels", "has no point of any class")
     state = hashlib.blake2b(digest_size=16)
     for part in (scan.xyz, scan.intensity, scan.labels):
-        state.update(np.ascontiguousarray(part))
+        state.update(np.ascontiguousarray(part).tobytes())
     far = np.sqrt((scan.xyz.astype(np.float64) ** 2).sum(1))
     return Seen(
         state.digest(), len(scan), counts[: len(source.classes)], int(counts[IGNORE]),
-        scan.left_out, float(far.max()), *_angles(scan, far),
+        scan.rows is not None, float(far.max()), *_angles(scan, far),
     )  # fmt: skip
 
 
@@ -164,7 +165,7 @@ def _of_scans(source: ScanSource, rows: np.ndarray, seen: Sequence[Seen]) -> lis
 
     findings = []
     for kind, chosen, text in (
-        ("points left out", those(*(one.left_out > 0 for one in seen)),
+        ("points left out", those(*(one.left_out for one in seen)),
          "{} with points that are not finite, which are left out"),
         ("thin scan", those(*(one.points < THIN * middle for one in seen)),
          f"{{}} with less than {percent(THIN)} of the usual number of points"),

@@ -118,6 +118,13 @@ class ByScan:
 Projection = Spherical | ByScan
 
 
+def placed(places: np.ndarray, begin: int, size: tuple[int, ...]) -> np.ndarray:
+    """Return where points at (u, v) pixels lie in a crop of (H, W): (x, y) from -1 to 1."""
+    height, width = size
+    scale = np.array([2 / width, 2 / height], np.float32)
+    return (places - np.array([begin, 0], np.float32)) * scale - 1
+
+
 def _check_sides(height: int, width: int) -> None:
     if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
         raise ConfigError(f"a range image of {height}x{width} is not of sides of 1 to {MOST_SIDE}")

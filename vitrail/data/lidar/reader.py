@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitrail.data.lidar.batches import placed
 from vitrail.data.lidar.near import VOTERS, WINDOW, nearest, voted
-from vitrail.data.lidar.projection import CHANNELS, Projected, Projection
+from vitrail.data.lidar.projection import CHANNELS, Projected, Projection, placed
 from vitrail.errors import ConfigError
 
 # Range images (B, 5, H, W) to maps (B, C, H, W): of features, or of scores.

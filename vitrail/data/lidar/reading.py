@@ -35,13 +35,14 @@ class BrokenScan(Exception):
 @dataclass(frozen=True, eq=False)
 class Scan:
     """Points in metres around the sensor: `xyz` float32 (N, 3), `intensity` float32 (N,), and
-    `labels` int64 (N,), the values of the file, where it has some; `left_out` counts points that
-    were not finite."""
+    `labels` int64 (N,), the values of the file, where it has some. Where points were not finite,
+    `rows` int64 (N,) are those that stayed of the file's `points`."""
 
     xyz: np.ndarray
     intensity: np.ndarray
     labels: np.ndarray | None = None
-    left_out: int = 0
+    rows: np.ndarray | None = None
+    points: int = 0
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -92,7 +93,7 @@ def _finite(scan: Scan) -> Scan:
     if n == len(scan):
         return scan
     labels = None if scan.labels is None else scan.labels[good]
-    return Scan(scan.xyz[good], scan.intensity[good], labels, len(scan) - n)
+    return Scan(scan.xyz[good], scan.intensity[good], labels, np.flatnonzero(good), len(scan))
 
 
 def _reader(path: Path) -> Callable[[Path], Scan]:
@@ -130,8 +131,8 @@ def _npy(path: Path) -> Scan:
             f"has an array of {values.shape} and {values.dtype}: points are rows of x, y, z, "
             "intensity, label, the last two if they are known",
         )
-    named = dict(zip(("x", "y", "z", "intensity", "label"), values.T, strict=False))
-    return _of_fields(named)
+    names: list[str] = ["x", "y", "z", "intensity", "label"]
+    return _of_fields(dict(zip(names, values.T, strict=False)))
 
 
 def _of_fields(fields: Mapping[str, Any]) -> Scan:

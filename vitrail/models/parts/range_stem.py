@@ -131,12 +131,13 @@ class PatchTokens(nn.Module):
 class UpConv(nn.Module):
     """Tokens (B, h, w, D) and the stem's map to a map (B, H, W, width) of all pixels.
 
-    A token becomes the pixels of its patch; its channels are (width, rows, columns).
+    A token becomes the pixels of its patch; its channels are (width, rows, columns). Of the stem's
+    map `skip` channels are read, or none.
     """
 
     def __init__(self, dim: int, width: int, skip: int, patch: tuple[int, int]) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.skips = patch, skip > 0
         self.up = Linear(dim, width * patch[0] * patch[1])
         self.join = ConvActNorm(width + skip, width, 3, padding=1)
         self.out = ConvActNorm(width, width, 1)
@@ -148,7 +149,7 @@ class UpConv(nn.Module):
         high, wide = self.patch
         x = self.up(x).view(b, h, w, -1, high, wide)
         x = x.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, h * high, w * wide)
-        joined = x if skip is None else torch.cat([x, skip], 1)
+        joined = torch.cat([x, skip], 1) if self.skips and skip is not None else x
         return self.out(self.join(joined)).permute(0, 2, 3, 1)
 
 

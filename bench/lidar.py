@@ -1,6 +1,6 @@
 """A study: which parts of RangeViT tell thin and small things, on synthetic scans.
 
-    python bench/lidar.py [--seeds 3] [--steps 300] [--drives 8] [--out lidar.json]
+    python bench/lidar.py [--seeds 3] [--steps 300] [--drives 8] [--columns 256] [--out lidar.json]
 
 A ray caster makes the scans (`vitrail.data.lidar.cast`), so nothing here says how good a network
 is on any street. Arms differ in stem, decoder, the stem's map behind the decoder ("skip"), patches,
@@ -48,7 +48,7 @@ ARMS = {
     "the same with refiner": {"stem": CONV, "decoder": SKIP, "points": rangevit.PointHead()},
 }
 PATCHES = ((2, 8), (4, 16))
-BATCH = 8
+BATCH = 4
 
 
 def recipe_of(
@@ -84,13 +84,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--columns", type=int, default=256)
     parser.add_argument("--drives", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("lidar.json"))
     asked = parser.parse_args()
     done: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         street = Path(folder) / "street"
-        write_street(street, Sensor(16, 256), drives=asked.drives, scans=20)
+        write_street(street, Sensor(16, asked.columns), drives=asked.drives, scans=20)
         read = read_scans(Data(str(street)), Hardware("cpu"), View(), Lidar())
         for seed in range(asked.seeds):
             for name, arm, patch in arms():

@@ -24,7 +24,7 @@ from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import BudgetError, ConfigError, RunError
 from vitrail.jobs.arguments import Arguments, ask
-from vitrail.jobs.fit import _taking
+from vitrail.jobs.entrants import _taking
 from vitrail.jobs.predict import Predictor, answering
 from vitrail.methods import PSS, Flexivit, PatchDropout
 from vitrail.methods.flexivit import stems

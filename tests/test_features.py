@@ -16,7 +16,7 @@ import vitrail
 from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
-from vitrail.jobs import fit as job
+from vitrail.jobs.fitting import Fitting
 from vitrail.recipes.defaults import default
 from vitrail.recipes.recipe import Data, amend
 from vitrail.run import features as kept
@@ -207,7 +207,7 @@ def test_a_training_that_makes_it_worse_is_not_kept(workshop, a_shelf):
     """Else the run is what was trained; what is kept is told."""
     one, recipe = recipe_of(workshop, a_shelf)
     said: list[str] = []
-    fitting: Any = object.__new__(job._Fit)
+    fitting: Any = object.__new__(Fitting)
     fitting.workshop, fitting.view = workshop, SimpleNamespace(say=said.append)
     fitting.desk = SimpleNamespace(notes=[])
     runner = Runner(one, recipe, (8,))

@@ -557,7 +557,7 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
 
     monkeypatch.setattr(exported, "_turn", slow_first)
     # However busy the machine is, two are raced.
-    monkeypatch.setattr("vitrail.jobs.fit.RACE_GRACE", 1e9)
+    monkeypatch.setattr("vitrail.jobs.fitting.RACE_GRACE", 1e9)
     run = fit(photos, latency="80ms", time="14s", threads=1, out=tmp_path / "run", console=quick)
     statuses = {c["status"] for c in json.loads((run / "result.json").read_text())["candidates"]}
     assert {"won", "over budget"} <= statuses

@@ -24,6 +24,7 @@ from vitrail.config import parse
 from vitrail.data.labels import Labels
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, ExportError, RunError
+from vitrail.jobs import fitting
 from vitrail.jobs.arguments import Arguments, ask
 from vitrail.jobs.fit import fit
 from vitrail.measure.latency import Latency
@@ -290,7 +291,7 @@ def test_the_report_names_the_engine():
 
 def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path, monkeypatch):
     """The signal comes when OpenVINO has computed."""
-    whole, out = sys.modules["vitrail.jobs.fit"], tmp_path / "run"
+    whole, out = fitting, tmp_path / "run"
     monkeypatch.setattr(exported, "SECONDS", 0.1)
     wanted = {"latency": "80ms", "params": "200k", "time": "8s", "threads": 1}
     with monkeypatch.context() as m:

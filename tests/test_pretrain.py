@@ -20,7 +20,6 @@ from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import RunError
 from vitrail.jobs import fit as fit_module
 from vitrail.jobs.arguments import Arguments
-from vitrail.jobs.fit import brought
 from vitrail.jobs.pretrain import pretrain
 from vitrail.models import identify
 from vitrail.recipes.pretrained import start
@@ -28,6 +27,7 @@ from vitrail.recipes.pretraining import usual_model
 from vitrail.recipes.recipe import read
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
+from vitrail.search.field import brought
 from vitrail.search.shelf import shelf
 from vitrail.tasks.fewshot import few_shots, least_squares, left_out_error, nearest
 from vitrail.training.interrupt import Interrupted

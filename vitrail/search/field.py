@@ -11,6 +11,7 @@ from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
 from vitrail.search.first_rung import Probed
 from vitrail.search.rungs import Runner
+from vitrail.units import percent
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,27 @@ class Field:
     def pretrained(self) -> Recipe | None:
         """Return the recipe of the best runner that starts from published weights, if one does."""
         return next((r.recipe for r in self.runners if r.candidate.pretrained), None)
+
+
+def brought(runners: Sequence[Runner]) -> str | None:
+    """Say what pretrained weights brought in the race; None where it had not both kinds."""
+    seen = [(r.accuracy, r.rung, r.candidate) for r in runners if r.accuracy is not None]
+    with_, without = (
+        max(
+            ((rung, right, one.title) for right, rung, one in seen if bool(one.pretrained) is kind),
+            default=None,
+        )
+        for kind in (True, False)
+    )
+    if with_ is None or without is None:
+        return None
+    ahead = 100 * (with_[1] - without[1])
+    more = "more" if ahead >= 0 else "fewer"
+    return (
+        f"in the race the best start from given weights ({with_[2]}) reached {percent(with_[1])}, "
+        f"the best from scratch ({without[2]}) {percent(without[1])}: {abs(ahead):.1f} points "
+        f"{more}, in rounds {with_[0] + 1} and {without[0] + 1} of equal time"
+    )
 
 
 def _point(

@@ -1,0 +1,144 @@
+"""Who takes part in a fit: the shortlist, the models of a shelf and invited ones."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vitrail.engines.apart import Apart
+from vitrail.jobs.arguments import Arguments
+from vitrail.methods import Methods
+from vitrail.objectives import Distillation
+from vitrail.objectives.distillation import require_classes
+from vitrail.recipes.defaults import batch_size
+from vitrail.run.budget import Budget
+from vitrail.run.facts import teacher_of
+from vitrail.run.reading import Read, pictured
+from vitrail.run.reserve import reserve
+from vitrail.run.teachers import open_teacher
+from vitrail.run.view import View
+from vitrail.search.candidate import Candidate
+from vitrail.search.dense_space import dense_sizes
+from vitrail.search.first_rung import SHARE, Bench, Probed, probed
+from vitrail.search.first_rung import chosen as best_of
+from vitrail.search.guests import guests, timed
+from vitrail.search.rungs import candidates_for, field_size
+from vitrail.search.shelf import published, shelf
+from vitrail.search.shortlist import Shortlist, Terms, shortlist
+from vitrail.search.space import image_sizes
+from vitrail.search.suited import refusal
+from vitrail.search.timing import held
+from vitrail.units import seconds
+
+# Of the time that is left for training: the race.
+RACE_SHARE = 0.3
+
+
+def listed(
+    asked: Arguments, view: View, data: Read, began: float
+) -> tuple[Shortlist, list[Probed]]:
+    """Return the candidates, and how those of a shelf stand on their features.
+
+    They are listed before there is a run folder, so that a wrong budget leaves none.
+    Raises BudgetError, ConfigError.
+    """
+    split, methods = data.workshop.split, asked.wish.methods
+    budget = within(asked, data)
+    extra = _taking(_started(asked, view, data), methods, view)
+    if budget.beyond:
+        view.say(_beyond(budget))
+    probes: list[Probed] = []
+    if extra and asked.pretrained != "hub":
+        share = SHARE * max(1.0, asked.time_s - (clock.monotonic() - began))
+        bench = Bench(data.workshop, asked.wish.data, asked.settings, budget, share, view.phase)
+        probes = probed(extra, bench)
+        extra = best_of(extra, probes)
+    spent = clock.monotonic() - began
+    left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
+    terms = Terms(
+        image_size=data.inspection.size,
+        channels=split.channels,
+        classes=len(split.classes),
+        images=len(split.train),
+        budget=budget,
+        seconds=left,
+        size=candidates_for(RACE_SHARE * left),
+        batch=batch_size(len(split.train), data.workshop.device),
+        device=data.workshop.device,
+        seed=asked.seed,
+        methods=methods,
+        maps=asked.wish.task.maps,
+    )
+    return _invited(asked, terms, extra, view), probes
+
+
+def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
+    """Return the candidates that start from weights: of a shelf, or published ones."""
+    split, size, extra = data.workshop.split, data.inspection.size, list[Candidate]()
+    if asked.pretrained == "hub":
+        extra = published(image_size=size, classes=len(split.classes))
+    elif asked.pretrained is not None:
+        extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=len(split.classes))
+        for sentence in left_out:
+            view.phase(f"left out of the shelf: {sentence}")
+    if (teacher := _teacher(asked, data)) is not None:
+        view.say(f"all candidates are taught by {teacher}")
+        extra = [one for one in extra if one.model["channels"] == split.channels]
+    return extra
+
+
+def _invited(asked: Arguments, terms: Terms, extra: Sequence[Candidate], view: View) -> Shortlist:
+    """Return the shortlist behind those whom the user adds, as many as the race has time for."""
+    invited = guests(asked.add, terms)
+    with view.shown(), Apart() as apart:
+        found = shortlist(terms, extra=extra, say=view.phase, apart=apart)
+        first = timed(invited, terms, apart)
+    others = [c for c in found.candidates if c.name not in {guest.name for guest in first}]
+    everyone = (*first, *others)
+    kept = field_size(
+        [one.rate or 0.0 for one in everyone], terms.batch, RACE_SHARE * terms.seconds
+    )
+    return replace(found, candidates=everyone[:kept])
+
+
+def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) -> list[Candidate]:
+    """The candidates with pretrained weights that take the methods; says why others do not."""
+    kept = []
+    for one in extra:
+        why = refusal(one.config, methods)
+        if why is None:
+            kept.append(one)
+        else:
+            view.phase(f"left out of the race: {one.name}: {why}")
+    return kept
+
+
+def _teacher(asked: Arguments, data: Read) -> str | None:
+    """Return who teaches the candidates, opened once so that one that cannot costs no time."""
+    objective, split = asked.wish.objective, data.workshop.split
+    if not isinstance(objective, Distillation):
+        return None
+    if objective.teacher:
+        whole = (0.5,) * split.channels
+        seen = replace(asked.wish.data, channels=split.channels, mean=whole, std=whole)
+        found = open_teacher(objective.teacher, seen, split.classes)
+        require_classes(objective.teacher, found, split.classes)
+    return teacher_of(objective)
+
+
+def within(asked: Arguments, data: Read) -> Budget:
+    """Return the budget for the pictures at hand, or those that the user names."""
+    split = data.workshop.split
+    budget = pictured(asked.budget, data, asked.input)
+    sizes = (dense_sizes if asked.wish.task.maps else image_sizes)(data.inspection.size)
+    return held(budget, sizes, split.channels)
+
+
+def _beyond(budget: Budget) -> str:
+    assert budget.pictures is not None and budget.latency_s is not None
+    return (
+        f"resizing a picture of {budget.pictures.spoken()} alone takes longer than "
+        f"{seconds(budget.latency_s)}: models are held to the limit without it"
+    )

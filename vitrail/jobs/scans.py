@@ -171,7 +171,7 @@ def _onnx(run: RunFolder, labels: Labels, neighbours: int) -> Network:
 def _torch(run: RunFolder, neighbours: int) -> Network:
     import torch
 
-    from vitrail.tasks.lidar import in_torch
+    from vitrail.tasks.scan_answers import in_torch
 
     model, _, _ = run.load_model(scans=True)
     return in_torch(model, torch.device("cpu"), neighbours)

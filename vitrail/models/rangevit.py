@@ -17,7 +17,7 @@ nothing. Their published counts leave out the kernel points, which never learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,7 +33,7 @@ from vitrail.layers.points import Points
 from vitrail.layers.position import bilinear_grid
 from vitrail.layers.residual import Block, Blocks, rising
 from vitrail.models.names import rangevit as names
-from vitrail.models.parts.kpconv import KPConv
+from vitrail.models.parts.kpconv import Refiner
 from vitrail.models.parts.range_stem import ConvTokens, PatchTokens, Tokens, UpConv
 from vitrail.models.trunk.backbone import Backbone, InputKind, Level, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
@@ -142,25 +142,6 @@ class Embed(nn.Module):
         b, h, w, _ = x.shape
         placed = x.flatten(1, 2) + bilinear_grid(self.position, self.made_for, (h, w))
         return torch.cat([self.token.expand(b, -1, -1), placed], 1)
-
-
-class Refiner(nn.Module):
-    """A map (B, C, H, W), read at each point, and the points' neighbours: features (N, C)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.kpconv = KPConv(dim, dim)
-        self.norm = nn.BatchNorm1d(dim)
-
-    def forward(self, x: Float[Tensor, "b c h w"], points: Points) -> Float[Tensor, "n c"]:
-        sampled = [
-            F.grid_sample(
-                one[None], places[None, None], padding_mode="border", align_corners=False
-            )[0, :, 0].mT
-            for one, places in zip(x, points.places.split(points.counts), strict=True)
-        ]
-        x = self.kpconv(points.xyz, torch.cat(sampled), points.neighbours)
-        return self.norm(x).relu()
 
 
 class RangeViT(Backbone):
@@ -286,32 +267,6 @@ def _decoder(c: Config) -> tuple[nn.Module, int]:
         )
     skip = c.stem.width if c.decoder.skip and isinstance(c.stem, ConvStem) else 0
     return UpConv(c.dim, c.decoder.width, skip, c.patch), c.decoder.width
-
-
-def from_images(config: Config, state: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
-    """Return what a RangeViT takes from a ViT of images, by its own names.
-
-    `state` is of a ViT or DeiT in our names, whose positions are of `side` x `side` patches: its
-    blocks, last norm, class token, and positions, resized bilinearly to the grid of the crop. Where
-    there is no stem of convolutions the patches' kernel is resized bilinearly, its channels are
-    repeated and scaled by 3 to the number of channels, so that sums stay. Raises ValueError where
-    sizes differ.
-    """
-    own = {k: v for k, v in state.items() if k.startswith(("blocks.", "norm."))}
-    own["embed.token"] = state["embed.token"][:, :1]
-    own["embed.position"] = bilinear_grid(state["embed.position"], (side, side), config.grid)
-    if isinstance(config.stem, PatchStem):
-        kernel = state["embed.proj.weight"]
-        given, wanted = kernel.shape[1], config.channels
-        many = kernel.repeat(1, -(-wanted // given), 1, 1)[:, :wanted] * (given / wanted)
-        own["stem.proj.weight"] = resized(many, config.patch)
-        own["stem.proj.bias"] = state["embed.proj.bias"]
-    if own["embed.token"].shape[-1] != config.dim:
-        raise ValueError(
-            f"the ViT is {own['embed.token'].shape[-1]} wide and the model {config.dim}: give "
-            f"dim={own['embed.token'].shape[-1]}, with its heads and depth"
-        )
-    return own
 
 
 MODEL = RangeViT

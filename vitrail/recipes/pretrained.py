@@ -20,6 +20,7 @@ from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
 from vitrail.models import Backbone, create, identify, load, module_of
+from vitrail.models.parts.range_start import from_images
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
@@ -106,7 +107,7 @@ def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
         )
     side = math.isqrt(state["embed.position"].shape[1])
     try:
-        own = module_of(config).from_images(config, state, side)
+        own = from_images(config, state, side)
     except ValueError as error:
         raise CheckpointError(f"{reference}: {error}") from error
     blocks = {n for n in ours if n.startswith(("blocks.", "norm.", "embed."))}

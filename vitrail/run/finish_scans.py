@@ -37,7 +37,7 @@ from vitrail.run.subject import Subject
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import normal
 from vitrail.tasks import Lidar
-from vitrail.tasks.lidar import in_torch
+from vitrail.tasks.scan_answers import in_torch
 from vitrail.tasks.task import Scores, at_rest
 from vitrail.training.journal import Journal
 from vitrail.units import seconds

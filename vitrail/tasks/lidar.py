@@ -14,42 +14,40 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.data.labels import Labels
 from vitrail.data.lidar.batches import Crop, Moves, ScanBatches
 from vitrail.data.lidar.folder import ScanSource, open_scans
 from vitrail.data.lidar.projection import ByScan, Spherical
-from vitrail.data.lidar.reader import Answered, Network, Reader
+from vitrail.data.lidar.reader import Reader
 from vitrail.data.lidar.scans import Scans
-from vitrail.data.masks import IGNORE
 from vitrail.data.source import Source
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
-from vitrail.layers.points import Points
 from vitrail.models import Backbone
-from vitrail.models.rangevit import PointHead, RangeViT
+from vitrail.models.rangevit import RangeViT
 from vitrail.models.trunk.backbone import InputKind
 from vitrail.report.facts import Baseline, Score
-from vitrail.report.lidar import ClassOfPoints, ShownScan, point_by_point
+from vitrail.report.lidar import ClassOfPoints, point_by_point
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.by_height import by_height
-from vitrail.tasks.maps import Maps
+from vitrail.tasks.scan_answers import (
+    Asked,
+    ScanMaps,
+    counted,
+    in_torch,
+    points_of,
+    scan_maps,
+    shown_of,
+)
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
 # Scans on the page: the worst, and some evenly from all.
 WORST, EXAMPLES = 3, 3
-
-
-@dataclass(frozen=True, eq=False)
-class ScanMaps(Maps):
-    """Counts of points in place of pixels, and scans to show."""
-
-    scans: Sequence[ShownScan] = ()
 
 
 @dataclass(frozen=True)
@@ -138,19 +136,19 @@ class Lidar:
         order = own.argsort(stable=True).tolist()
         pace = max(1, len(order) // EXAMPLES)
         chosen = [*dict.fromkeys([*order[:WORST], *range(0, len(order), pace)])]
-        shown = [_shown(images, at, asked.labels[at], float(own[at])) for at in chosen]
+        shown = [shown_of(images, at, asked.labels[at], float(own[at])) for at in chosen]
         return replace(asked.maps, scans=shown)
 
-    def _asked(self, model: nn.Module, scans: Scans, normal: Normal, device: Any) -> _Asked:
+    def _asked(self, model: nn.Module, scans: Scans, normal: Normal, device: Any) -> Asked:
         fabric = open_fabric(device)
         fabric.to_device(model.eval())
         network = in_torch(model, fabric.device, self.neighbours)
         reader = self.reader(scans.image[1], normal)
-        return _counted(scans, lambda at: reader.answer(*_points(scans, at), network))
+        return counted(scans, lambda at: reader.answer(*points_of(scans, at), network))
 
     def scores(self, outputs: Outputs) -> Scores:
         """Return mean intersection over union, with the share of right points beside it."""
-        told = _maps(outputs)
+        told = scan_maps(outputs)
         main = float(maps.mean_overlap(told.values.sum(0)))
         figures = {NAME: main, "point accuracy": maps.pixel_accuracy(told.values)}
         return Scores(main, told.loss, len(told), NAME, figures)
@@ -176,7 +174,7 @@ class Lidar:
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return the mean with its interval over resampled scans, and figures of each class."""
-        told = _maps(outputs)
+        told = scan_maps(outputs)
         total = told.values.sum(0)
         main = float(maps.mean_overlap(total))
         spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
@@ -201,11 +199,11 @@ class Lidar:
         features: Features | None = None,
     ) -> Sequence[Baseline]:
         """Return how a constant and the usual class at each height and range do."""
-        told = _maps(outputs)
+        told = scan_maps(outputs)
         resampled = maps.Resampled(len(told))
         spread, ours = resampled.means(told.values), float(maps.mean_overlap(told.values.sum(0)))
         frequent, placed = by_height(train)
-        counts = _counted(test, lambda at: placed(test.scan(at))).maps.values
+        counts = counted(test, lambda at: placed(test.scan(at))).maps.values
         found = []
         for name, constant, values in (
             (f"always {labels.classes[frequent]!r}", True,
@@ -228,76 +226,3 @@ class Lidar:
             f"{NAME} {test.accuracy:.1%} on {test.n} test scans (95 % interval {test.low:.1%} to "
             f"{test.high:.1%}), {test.figures['point accuracy']:.1%} of points right"
         )
-
-
-def in_torch(model: nn.Module, device: torch.device, neighbours: int) -> Network:
-    """Return a model as functions of arrays, which compute on `device`."""
-    network: Any = model
-
-    def maps_of(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return network.maps(torch.from_numpy(images).to(device)).float().cpu().numpy()
-
-    def refine(
-        map: np.ndarray, places: np.ndarray, xyz: np.ndarray, near: np.ndarray
-    ) -> np.ndarray:
-        where, at, rows = (torch.from_numpy(one).to(device) for one in (places, xyz, near))
-        points = Points(where, at, rows, (len(xyz),))
-        with torch.no_grad():
-            features = network.refiner(torch.from_numpy(map)[None].to(device), points)
-            return network.head(features).float().cpu().numpy()
-
-    refines = isinstance(network.config.points, PointHead)
-    return Network(maps_of, refine if refines else None, neighbours)
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """Counts of all scans, and the answers of each."""
-
-    maps: ScanMaps
-    labels: Sequence[np.ndarray]
-
-
-def _counted(scans: Scans, answer: Any) -> _Asked:
-    """Ask about every scan of a part by its number, and count."""
-    classes = len(scans.classes)
-    values, table, answers = [], torch.zeros(classes, classes, dtype=torch.int64), []
-    loss, labelled = 0.0, 0
-    for at in range(len(scans)):
-        said: Answered = answer(at)
-        truth = torch.from_numpy(_truth(scans, at))
-        there = int((truth != IGNORE).sum())
-        total = F.cross_entropy(
-            torch.from_numpy(said.scores), truth, ignore_index=IGNORE, reduction="sum"
-        )
-        loss, labelled = loss + float(total), labelled + there
-        counts, confusion = maps.counted(torch.from_numpy(said.labels)[None], truth[None], classes)
-        values.append(counts)
-        table += confusion
-        answers.append(said.labels)
-    found = torch.cat(values)
-    told = ScanMaps(found, found[:, maps.TRUE], loss / max(1, labelled), table)
-    return _Asked(told, answers)
-
-
-def _points(scans: Scans, at: int) -> tuple[np.ndarray, np.ndarray]:
-    scan = scans.scan(at)
-    return scan.xyz, scan.intensity
-
-
-def _truth(scans: Scans, at: int) -> np.ndarray:
-    labels = scans.scan(at).labels
-    assert labels is not None
-    return labels
-
-
-def _shown(scans: Scans, at: int, answer: np.ndarray, overlap: float) -> ShownScan:
-    scan = scans.scan(at)
-    truth = _truth(scans, at).astype(np.uint8)
-    return ShownScan(scans.keys[at], scan.xyz, scans.image_of(scan).index, truth, answer, overlap)
-
-
-def _maps(outputs: Outputs) -> ScanMaps:
-    assert isinstance(outputs, ScanMaps)
-    return outputs

@@ -29,7 +29,7 @@ RARE, MUCH = 0.001, 0.5
 # A scan with less than this share of the median number of points is told.
 THIN = 0.25
 FAR_M = 500.0
-WIDTHS = (256, 512, 1024, 2048)
+HEIGHTS, WIDTHS = (8, 16, 32, 64), (64, 128, 256, 512, 1024, 2048)
 
 
 class Seen(NamedTuple):
@@ -138,7 +138,7 @@ def _fitting(seen: Sequence[Seen]) -> Spherical:
     low = min(one.angles[0] for one in seen)
     high = max(one.angles[1] for one in seen)
     beams = int(np.median([one.beams for one in seen]))
-    height = next((h for h in (16, 32, 64) if beams <= h + 4), 64)
+    height = next((h for h in HEIGHTS if beams <= 1.25 * h), HEIGHTS[-1])
     points = float(np.median([one.points for one in seen])) / height
     width = next((w for w in WIDTHS if points <= w), WIDTHS[-1])
     margin = 0.5 * (high - low) / height

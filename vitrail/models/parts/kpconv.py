@@ -14,8 +14,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from vitrail.layers.points import Points
 
 KERNEL_POINTS = 15
 EXTENT, RADIUS = 1.2, 0.6
@@ -74,3 +77,22 @@ def kernel_points(radius: float = RADIUS) -> Float[Tensor, "p 3"]:
     faces = torch.cat([torch.eye(3), -torch.eye(3)])
     turn, _ = torch.linalg.qr(torch.randn(3, 3))
     return radius * torch.cat([torch.zeros(1, 3), torch.cat([corners, faces]) @ turn])
+
+
+class Refiner(nn.Module):
+    """A map (B, C, H, W), read at each point, and the points' neighbours: features (N, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.kpconv = KPConv(dim, dim)
+        self.norm = nn.BatchNorm1d(dim)
+
+    def forward(self, x: Float[Tensor, "b c h w"], points: Points) -> Float[Tensor, "n c"]:
+        sampled = [
+            F.grid_sample(
+                one[None], places[None, None], padding_mode="border", align_corners=False
+            )[0, :, 0].mT
+            for one, places in zip(x, points.places.split(points.counts), strict=True)
+        ]
+        x = self.kpconv(points.xyz, torch.cat(sampled), points.neighbours)
+        return self.norm(x).relu()

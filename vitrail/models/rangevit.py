@@ -109,9 +109,8 @@ class Config:
 
 
 _S = Config()
-_B, _L = replace(_S, dim=768, heads=12, hidden=3072), replace(
-    _S, dim=1024, depth=24, heads=16, hidden=4096
-)  # fmt: skip
+_B = replace(_S, dim=768, heads=12, hidden=3072)
+_L = replace(_S, dim=1024, depth=24, heads=16, hidden=4096)
 _KITTI = replace(_S, image=(64, 384), classes=20)
 _NARROW = replace(_KITTI, stem=ConvStem(128), decoder=UpDecoder(128))
 _LINEAR = replace(_S, stem=PatchStem(), decoder=LinearDecoder(), points=PixelHead())
@@ -225,8 +224,7 @@ class RangeViT(Backbone):
         return tokens[:, 1:].unflatten(1, x.shape[1:3]), skip
 
     def _cut(self, x: Float[Tensor, "b h2 w2 c"], image: Tensor) -> Float[Tensor, "b c h w"]:
-        h, w = image.shape[-2:]
-        high, wide = self.config.patch
+        (h, w), (high, wide) = image.shape[-2:], self.config.patch
         return resized(x.movedim(-1, 1), (h + -h % high, w + -w % wide))[..., :h, :w]
 
 

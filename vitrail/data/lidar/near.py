@@ -20,12 +20,12 @@ def nearest(xyz: np.ndarray, k: int) -> np.ndarray:
 
     Where there are fewer than k points the last ones repeat the point itself.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     n = len(xyz)
     if not n:
         return np.zeros((0, k), np.int64)
-    found = cKDTree(xyz).query(xyz, min(k, n))[1].reshape(n, -1)
+    found = KDTree(xyz).query(xyz, min(k, n))[1].reshape(n, -1)
     own = np.arange(n)
     # Of points at one place the tree may name another first.
     misplaced = np.flatnonzero(found[:, 0] != own)

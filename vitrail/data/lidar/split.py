@@ -39,7 +39,9 @@ def divide_scans(
     source = _labelled(found)
     given = {source.items[row].part for row in found.rows} - {None}
     shares: dict[PartName, float] = {"test": test, "val": val}
-    wanted = {name: share for name, share in shares.items() if name not in given}
+    wanted: dict[PartName, float] = {
+        name: share for name, share in shares.items() if name not in given
+    }
     drives: dict[str, list[int]] = {}
     parts: list[PartName] = ["train"] * len(found)
     for at, row in enumerate(found.rows.tolist()):
@@ -49,7 +51,8 @@ def divide_scans(
         else:
             drives.setdefault(source.drives[row], []).append(at)
     whole = len(drives) >= MANY
-    for name, some in (_drawn if whole else _ends)(drives, wanted, seed).items():
+    drawn = _drawn(drives, wanted, seed) if whole else _ends(drives, wanted)
+    for name, some in drawn.items():
         for at in some:
             parts[at] = name
     findings = _together(found, parts)
@@ -66,9 +69,7 @@ def divide_scans(
     )  # fmt: skip
 
 
-def _ends(
-    drives: dict[str, list[int]], wanted: dict[PartName, float], seed: int
-) -> dict[PartName, list[int]]:
+def _ends(drives: dict[str, list[int]], wanted: dict[PartName, float]) -> dict[PartName, list[int]]:
     """The end of each drive: the test part last."""
     found: dict[PartName, list[int]] = {name: [] for name in wanted}
     for some in drives.values():
@@ -99,14 +100,15 @@ def _drawn(
 def _together(found: Inspected, parts: list[PartName]) -> list[Finding]:
     """Put equal scans into one part, that which is held back the longest; tell of drives that are
     in several parts because the folder says so."""
-    rank = ("train", "val", "test")
-    first: dict[bytes, PartName] = {}
+    rank: tuple[PartName, ...] = ("train", "val", "test")
+    last: dict[bytes, int] = {}
     for one, part in zip(found.seen, parts, strict=True):
-        first[one.digest] = max(first.get(one.digest, "train"), part, key=rank.index)
+        last[one.digest] = max(last.get(one.digest, 0), rank.index(part))
+    held = {digest: rank[at] for digest, at in last.items()}
     moved = 0
     for at, one in enumerate(found.seen):
-        moved += parts[at] != first[one.digest]
-        parts[at] = first[one.digest]
+        moved += parts[at] != held[one.digest]
+        parts[at] = held[one.digest]
     if not moved:
         return []
     text = f"{moved} scans moved to the part of their copy, so that none is on both sides"

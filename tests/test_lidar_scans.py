@@ -276,7 +276,7 @@ def test_nuscenes_by_its_tables(one, tmp_path):
     assert (scan.labels[one.labels == cast.POLE] == IGNORE).all()
     assert source.drives[0] == "n015-2018"
     (tmp_path / "v1.0-mini" / "category.json").write_text("{}")
-    with pytest.raises(DataError, match=r"category\.json is no table"):
+    with pytest.raises(DataError, match=r"category\.json is not a table"):
         open_scans(tmp_path)
 
 
@@ -298,7 +298,7 @@ def test_parts_are_stretches_of_drives_and_copies_stay_together(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: None, "is no folder"),
+        (lambda path: None, "is not a folder"),
         (lambda path: path.mkdir(), "has no class"),
         (lambda path: streets.unlabelled(path), "has no scan with labels"),
     ],

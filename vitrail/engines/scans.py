@@ -34,7 +34,7 @@ Answer = Callable[[int, Network], Answered]
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Which scans an export is compared on: how each is answered, how many, and how torch does."""
+    """The scans an export is compared on: how each is answered, how many, and how torch does."""
 
     answer: Answer
     n: int

@@ -79,7 +79,7 @@ def open_scans(spec: str | Path) -> ScanSource:
     """List the scans of a folder with their labels. Raises DataError."""
     root = Path(spec).expanduser()
     if not root.is_dir():
-        raise DataError(f"{spec} is no folder: give one of scans, as {' '.join(ENDINGS)} files")
+        raise DataError(f"{spec} is not a folder: give one of scans, as {' '.join(ENDINGS)} files")
     try:
         tree = Tree(root)
         keys = [key for key in tree.walk("") if key.lower().endswith((*ENDINGS, ".label"))]
@@ -167,7 +167,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): restore it") from error
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise DataError(f"{path} is no table of nuScenes: restore it")
+        raise DataError(f"{path} is not a table of nuScenes: restore it")
     return found
 
 

@@ -118,7 +118,7 @@ def _loaded(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise BrokenScan("damaged", f"is no whole NumPy file ({error})") from error
+        raise BrokenScan("damaged", f"is not a whole NumPy file ({error})") from error
 
 
 def _npy(path: Path) -> Scan:
@@ -165,7 +165,7 @@ def _pcd(path: Path) -> Scan:
     except (BrokenScan, OSError):
         raise
     except Exception as error:  # whatever a damaged header makes the library stumble over
-        raise BrokenScan("damaged", f"is no whole PCD file ({_first(error)})") from error
+        raise BrokenScan("damaged", f"is not a whole PCD file ({_first(error)})") from error
 
 
 def _ply(path: Path) -> Scan:
@@ -173,7 +173,7 @@ def _ply(path: Path) -> Scan:
     try:
         data = library.PlyData.read(str(path))["vertex"].data
     except (library.PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise BrokenScan("damaged", f"is no whole PLY file ({_first(error)})") from error
+        raise BrokenScan("damaged", f"is not a whole PLY file ({_first(error)})") from error
     return _of_fields({name: data[name] for name in data.dtype.names})
 
 

@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_refused_at_once(street, tmp_path, more, said):
 
 
 def test_images_are_not_trained_on_by_a_network_of_scans(tmp_path):
-    with pytest.raises(ConfigError, match="and task classification images"):
+    with pytest.raises(ConfigError, match="a recipe trains on images"):
         train_recipe([f"model={MODEL}", "data=fashion-sample"], out=tmp_path / "run")
     with pytest.raises(ConfigError, match="has no race so far"):
         vitrail.fit("fashion-sample", task="lidar")

@@ -73,11 +73,12 @@ def predict(
     predictor = answering(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
+    of_scans = isinstance(predictor, ScanPredictor)
+    paths = images
     if isinstance(predictor, ScanPredictor):
         paths = predictor.collect(images)
-    else:
+    elif predictor.labels.takes == "images":
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    of_scans = isinstance(predictor, ScanPredictor)
     of_maps = isinstance(predictor, Predictor) and predictor.labels.maps
     if out is None and not isinstance(predictor, Timely) and (of_scans or of_maps):
         out = predictor.free_folder()

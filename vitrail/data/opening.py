@@ -9,8 +9,10 @@ from vitrail.data.builtin import BUILTIN
 from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
 from vitrail.data.masked import is_masked, read_masked
+from vitrail.data.series import is_series
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
+from vitrail.data.videos import are_videos
 from vitrail.errors import DataError
 
 
@@ -74,7 +76,13 @@ def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
 
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
-    images; None where it is that of labels, or cannot be told."""
+    images, "series" for files of time series, "video" for folders of video files alone; None where
+    it is that of labels, or cannot be told."""
     if isinstance(spec, str) and spec in BUILTIN:
         return None
-    return "segmentation" if is_masked(Path(spec).expanduser()) else None
+    path = Path(spec).expanduser()
+    if is_series(path):
+        return "series"
+    if are_videos(path):
+        return "video"
+    return "segmentation" if is_masked(path) else None

@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
-from vitrail.data.cache import Pixels, pixels
+from vitrail.data.cache import Pixels
 from vitrail.data.gate import Inspection, inspect
+from vitrail.data.inputs import inputs
 from vitrail.data.labels import Labels
-from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Outputs, Task
+from vitrail.tasks.task import Normal, Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64
@@ -99,21 +99,24 @@ def evaluate(
     if data is None:
         source = own_test(folder, recipe, progress=progress)
     else:
-        source = open_source(os.fspath(data), several=task.several)
+        source = task.source(os.fspath(data), progress=progress)
     source = _known(source, labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
-    images = pixels(part, labels.image, labels.channels, progress=progress)
+    images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    outputs = Outputs(_answers(ask, images), _truth(task, images))
+    if task.takes != "images":  # a clip is seen in several views, and the worst are kept to draw
+        outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
+    else:
+        outputs = Outputs(_answers(ask, images), _truth(task, images))
     judged = task.judged(outputs, labels)
     where = folder.path / "evaluations" / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
     one = Subject(folder, task, model, labels, ask, where, engine)
     facts = Facts(
         model=_model(recipe),
-        data=_data(found, part),
+        data=_data(found, part, task),
         command=_command(run, data, engine, stress),
         mistakes=_mistakes(task, outputs, labels, images, model),
         versions=machine()["versions"],
@@ -129,7 +132,9 @@ def evaluate(
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
-    figures = {key: to_json(value) for key, value in judged.items()} | strained
+    # What a task draws is for the page.
+    told = {key: to_json(value) for key, value in judged.items() if key != "chapters"}
+    figures = told | strained
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
     return Evaluation(task.sentence(judged), figures, len(outputs), where)
 
@@ -141,7 +146,7 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
         some = shortened(", ".join(labels.classes))
         raise DataError(
             f"{source.origin} has the class {unknown[0]!r}, which {folder.path} does not know: "
-            f"give images of {some}"
+            f"give {source.nouns} of {some}"
         )
     at = [labels.classes.index(name) for name in source.classes]
     items = tuple(
@@ -189,7 +194,9 @@ def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
 def _looks(
     found: Inspection, images: Pixels, outputs: Outputs, labels: Labels, model: Any
 ) -> Looks:
-    """Return which of the images deserve a look."""
+    """Return which of the images deserve a look; of what is no image only what the gate found."""
+    if labels.takes != "images":
+        return looks(found, [])
     network = Embedded(model)
 
     def embed(some: Pixels) -> np.ndarray:
@@ -219,7 +226,7 @@ def _model(recipe: dict[str, Any]) -> ModelFacts:
     )  # fmt: skip
 
 
-def _data(found: Inspection, part: Part) -> DataFacts:
+def _data(found: Inspection, part: Part, task: Task) -> DataFacts:
     return DataFacts(
         name=found.source.name,
         origin=found.source.origin,
@@ -227,7 +234,8 @@ def _data(found: Inspection, part: Part) -> DataFacts:
         parts={"test": part.counts},
         findings=[FindingFacts(f.kind, f.severity, f.message, f.keys) for f in found.findings],
         broken=[BrokenFile(b.key, b.reason) for b in found.broken],
-        split="all images are judged, none is learned from",
+        split=f"all {found.source.nouns} are judged, none is learned from",
+        takes=task.takes,
     )
 
 

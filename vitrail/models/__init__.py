@@ -1,10 +1,11 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
-answers for every pixel has DENSE in place of VARIANTS, one of scans SCANS, whose names they know
-as well.
+answers for every pixel has DENSE in place of VARIANTS, one of time series SERIES, one of lidar
+scans SCANS, whose names they know as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name
+series()                    every published network of time series by name
 scans()                     every published network of lidar scans by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
@@ -23,9 +24,11 @@ from vitrail.models.trunk.catalog import (
     families,
     family_of,
     module_of,
+    named,
     networks,
     resolve,
     scans,
+    series,
     small_configs,
 )
 from vitrail.models.trunk.identify import Identity, identify, identify_state
@@ -48,8 +51,10 @@ __all__ = [
     "identify_state",
     "load",
     "module_of",
+    "named",
     "networks",
     "resolve",
     "scans",
+    "series",
     "small_configs",
 ]

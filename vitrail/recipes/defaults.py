@@ -8,8 +8,10 @@ from typing import Any
 
 from vitrail.config import kind_of, to_json
 from vitrail.data.augment import Augment
-from vitrail.models import config_json, family_of
+from vitrail.models import config_json, family_of, per_frame
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.objectives import CrossEntropy
+from vitrail.recipes.on_inputs import AS_THEY_ARE
 from vitrail.recipes.on_maps import is_dense
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.training.device import Precision
@@ -19,10 +21,11 @@ from vitrail.training.steps import Steps
 
 # What a family learns with, at batch 128; networks of convolutions and BatchNorm bear larger rates.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "airbench": Muon(lr=0.014, weight_decay=0.1, momentum=0.6),
+    "airbench": Muon(lr=0.018, weight_decay=0.1, momentum=0.6),
     "resnet": AdamW(lr=3e-3),
     "levit": AdamW(lr=2e-3),
     "cct": AdamW(lr=1.5e-3),
+    "evolving_series": AdamW(lr=1e-3, weight_decay=0.0),
 }
 FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
 
@@ -53,8 +56,10 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's under a head of maps."""
-    return kind_of(type(config.host)) if is_dense(config) else family_of(config)
+    """The family whose optimizer a network learns with: the host's where there is one of maps or of
+    frames."""
+    hosted = is_dense(config) or isinstance(config, per_frame.Config)
+    return kind_of(type(config.host)) if hosted else family_of(config)
 
 
 def default(
@@ -88,7 +93,7 @@ def default(
         optimizer=FINE_TUNING if pretrained else replace(usual, lr=round(rate, 6)),
         schedule=Schedule(warmup),
         objective=CrossEntropy(0.1),
-        augment=augment_for(config.image),
+        augment=AS_THEY_ARE if input_kind(config) == "series" else augment_for(config.image),
         seed=seed,
         pretrained=pretrained,
         head="linear" if pretrained else "random",

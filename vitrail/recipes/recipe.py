@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data.augment import Augment
+from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_in, config_json, dense, identify, scans
-from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.models import config_from_json, config_in, config_json, identify, named
+from vitrail.models.trunk.backbone import sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -32,8 +33,9 @@ from vitrail.objectives import (
     Unlabelled,
 )
 from vitrail.recipes.base import settled, weights_of
+from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Classification, Lidar, Tasks
+from vitrail.tasks import Classification, Lidar, Tasks, Video
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
@@ -96,13 +98,8 @@ class Recipe:
     @property
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
-        config, wanted = config_from_json(self.model), getattr(self.task, "takes", "images")
-        if input_kind(config) != wanted:
-            task = kind_of(type(self.task))
-            raise ConfigError(
-                f"model takes {input_words(config)}, and task {task} {wanted}: take a model of "
-                f"{wanted}, as `vitrail list` shows them"
-            )
+        config = config_from_json(self.model)
+        require_taken(config, self.task)
         return config
 
 
@@ -184,6 +181,8 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             other = override(recipe, [setting])
             if type(other.task) is not type(recipe.task):
                 other = replace(other, objective=suited(other.task))
+                if other.task.takes == "series":
+                    other = replace(other, augment=AS_THEY_ARE)
             recipe = other
     return recipe
 
@@ -198,6 +197,14 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if recipe.task.maps:
         check_augment(recipe.augment)
+    if recipe.task.takes == "series":
+        require_as_they_are(recipe.augment)
+    if isinstance(recipe.task, Video):
+        check_clips(recipe.augment)
+    if isinstance(recipe.task, Video) and recipe.model:
+        config = on_clips(recipe.config, recipe.task)
+        task = replace(recipe.task, frames=config.frames)
+        recipe = replace(recipe, model=to_json(config_json(config)), task=task)
     if recipe.task.maps and recipe.model:
         recipe = replace(recipe, model=to_json(config_json(on_maps(recipe.config))))
     if not _suits(recipe.objective, recipe.task):
@@ -235,7 +242,7 @@ def _based(recipe: Recipe, base: str) -> Recipe:
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
-    known = {**catalog(), **dense(), **scans()}
+    known = named()
     if name.endswith(".json"):
         config = config_in(Path(name))
     elif name not in known:
@@ -243,7 +250,7 @@ def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
     else:
         config = known[name].config
     old = recipe.model
-    moved = replace(
+    moved = sized(
         config,
         channels=old.get("channels", config.channels),
         classes=old.get("classes", config.classes),

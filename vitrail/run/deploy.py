@@ -143,6 +143,11 @@ def export_engine(
             raise ConfigError(
                 f"{run.path} gives masks, which only its model.onnx does so far: leave out --engine"
             )
+        if labels.takes != "images":
+            raise ConfigError(
+                f"{run.path} takes {labels.takes}, for which model.onnx is the only file so far: "
+                "leave out --engine"
+            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)

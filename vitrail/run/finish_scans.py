@@ -122,7 +122,8 @@ def finish(trained: TrainedScans, run: RunFolder, read: ReadScans, state: State)
 def labels_of(recipe: Recipe, read: ReadScans) -> Labels:
     """Return what stands between scans and the network."""
     data = recipe.data
-    return Labels(read.workshop.split.classes, data.image, data.channels, data.mean, data.std)
+    classes = read.workshop.split.classes
+    return Labels(classes, data.image, data.channels, data.mean, data.std, takes="scans")
 
 
 def _ship(

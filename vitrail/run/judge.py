@@ -10,7 +10,6 @@ from torch import nn
 
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
-from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import DataError, RunError
@@ -52,7 +51,7 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     whole = from_json(recipe)
     data = whole.data
     try:
-        source = open_source(data.spec, several=whole.task.several)
+        source = whole.task.source(data.spec)
     except DataError as error:
         raise DataError(
             f"the images that {run.path} learned from are gone ({error}): give labelled images"
@@ -66,5 +65,6 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     State.read(run.path / "fit.json").require_images(digests)
     part = unseal(split.test)
     arrays = None if source.pixels is None else source.pixels[part.rows]
+    series = None if source.series is None else source.series.taken(part.rows)
     name = f"{source.name}-test"
-    return replace(found.source, name=name, items=part.items, pixels=arrays)
+    return replace(found.source, name=name, items=part.items, pixels=arrays, series=series)

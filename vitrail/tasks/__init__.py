@@ -7,5 +7,7 @@ from vitrail.tasks.classification import Classification
 from vitrail.tasks.lidar import Lidar
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
+from vitrail.tasks.series import Series
+from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Lidar
+Tasks = Classification | MultiLabel | Segmentation | Series | Video | Lidar

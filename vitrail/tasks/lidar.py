@@ -22,12 +22,11 @@ from vitrail.data.lidar.folder import ScanSource, open_scans
 from vitrail.data.lidar.projection import ByScan, Spherical
 from vitrail.data.lidar.reader import Reader
 from vitrail.data.lidar.scans import Scans
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.rangevit import RangeViT
-from vitrail.models.trunk.backbone import InputKind
 from vitrail.report.facts import Baseline, Score
 from vitrail.report.lidar import ClassOfPoints, point_by_point
 from vitrail.tasks import maps
@@ -71,7 +70,7 @@ class Lidar:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
-    takes: ClassVar[InputKind] = "scans"
+    takes: ClassVar[Kind] = "scans"
 
     projection: FromData | Spherical | ByScan = FromData()
     moves: Moves = _MOVES

@@ -22,6 +22,7 @@ Kind = Literal["images", "series", "clips", "scans"]
 # One item, and several.
 NOUNS: dict[Kind, tuple[str, str]] = {
     "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
+    "scans": ("scan", "scans"),
 }  # fmt: skip
 
 _PARTS: dict[str, PartName] = {

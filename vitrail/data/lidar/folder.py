@@ -28,7 +28,7 @@ from vitrail.data.lidar.meaning import Meaning
 from vitrail.data.lidar.projection import ByScan, Projection, Spherical
 from vitrail.data.lidar.reading import ENDINGS, LABEL_ENDINGS, BrokenScan, Scan, read_scan
 from vitrail.data.masks import IGNORE
-from vitrail.data.source import Finding, Item, PartName, Source, part_of, require_classes
+from vitrail.data.source import Finding, Item, Kind, PartName, Source, part_of, require_classes
 from vitrail.data.tree import Tree
 from vitrail.errors import DataError
 from vitrail.units import counted
@@ -51,6 +51,11 @@ class ScanSource(Source):
     drives: tuple[str, ...] = field(default=(), repr=False)
     meaning: Meaning = field(default=meanings.KITTI, repr=False)
     projection: Projection | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the items are: scans."""
+        return "scans"
 
     def scan(self, row: int) -> Scan:
         """Return a scan with its classes, int64 (N,). Raises BrokenScan, OSError and DataError."""

@@ -78,7 +78,8 @@ def predict(
     if isinstance(predictor, ScanPredictor):
         paths = predictor.collect(images)
     elif predictor.labels.takes == "images":
-        paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
+        noun = "image" if predictor.labels.hearing is None else "sound"
+        paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     of_maps = isinstance(predictor, Predictor) and predictor.labels.maps
     if out is None and not isinstance(predictor, Timely) and (of_scans or of_maps):
         out = predictor.free_folder()

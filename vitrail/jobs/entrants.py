@@ -72,6 +72,7 @@ def listed(
         maps=asked.wish.task.maps,
         takes=asked.wish.task.takes,
         frames=_frames(data),
+        sounds=split.train.source.hearing is not None,
     )
     return _invited(asked, terms, extra, view), probes
 

@@ -95,6 +95,11 @@ def evaluate(
             f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
             "its report.html"
         )
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)

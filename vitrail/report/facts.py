@@ -81,6 +81,7 @@ class DataFacts:
     several: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
     maps: bool = False
+    heard: str = ""
     takes: Kind = "images"
 
     @property

@@ -41,6 +41,12 @@ def steps(facts: Facts) -> list[Step]:
     more = [Step("Search and train for longer", longer)] if longer else []
     if facts.data.maps:
         return [Step("Write masks of images, or folders of them", predict), *more]
+    if facts.data.heard:
+        return [
+            Step("Tell sounds, or folders of them", f"vitrail predict {run} sound.wav"),
+            Step("Make it faster: a file for another engine, of spectrograms", faster),
+            *more,
+        ]
     if facts.data.takes != "images":
         return [Step(f"Classify {facts.data.items}", predict), *tests, *more]
     found = [

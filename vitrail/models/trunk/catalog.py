@@ -27,7 +27,7 @@ from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 # What the files of networks call their published ones.
-_TABLES = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SCANS")
+_TABLES = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SCANS", "SPACE")
 
 
 @lru_cache(maxsize=1)

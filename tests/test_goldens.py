@@ -4,9 +4,9 @@ A JSON file dropped into tests/goldens is a test. Its `create` key is the varian
 what is changed of it; `maps` names the outputs that are its features, channels first, and the
 output "stem" is what an embedding cuts, before positions; `kept` names entries of the state that
 the reference did not fill but computed, and where ours are found; `unread` names parts of names of
-parameters that the reference has but never reads. A network of series has the file's name in
-`create`, and `lengths` where its series are padded. An output "at_row3_col5" is that of one pixel
-of the logits.
+parameters that the reference has but never reads. Range images have `points`, so many each. A
+network of series has the file's name in `create`, and `lengths` where its series are padded. An
+output "at_row3_col5" is that of one pixel of the logits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = golden.files()
 def test_golden(path):
     expected = golden.read(path)
     name, changes = expected["create"]
-    if name in vitrail.catalog() or name in models.dense():
+    if any(name in known() for known in (models.catalog, models.dense, models.scans)):
         config = models.resolve(name, **changes)
     else:
         config = models.config_from_json({"family": name, **changes})
@@ -50,6 +50,9 @@ def test_golden(path):
         outputs = {"logits": model(x, *more)}
         for pooled in {"pooled", "representation"} & set(expected["outputs"]):
             outputs[pooled] = model.embedding(x, *more)
+        if "points" in expected["outputs"]:
+            points = outputs["logits"][..., None, None]
+            outputs |= {"points": points, "features": model.maps(x)}
         if "stem" in expected["outputs"]:
             outputs["stem"] = model.embed.cut(x)
         if named := expected.get("maps"):

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vitrail.layers.points import Points
+
 FOLDER = Path(__file__).parents[1] / "goldens"
 
 
@@ -45,11 +47,23 @@ def image(shape: list[int], seed: int = 0) -> torch.Tensor:
 
 
 def inputs(golden: dict) -> tuple[torch.Tensor, ...]:
-    """The input, and where series have `lengths` the mask of their steps."""
+    """The input, and where series have `lengths` the mask of their steps; where range images have
+    `points`, so many of each."""
     x = image(golden["input_shape"])
+    if "points" in golden:
+        return x, points(len(x), golden["points"])
     if "lengths" not in golden:
         return (x,)
     return x, (torch.arange(x.shape[1]) < torch.tensor(golden["lengths"])[:, None]).double()
+
+
+def points(images: int, each: int) -> Points:
+    """Points of range images, with the seven nearest of the same image."""
+    n = images * each
+    xyz, places = 0.5 * image([n, 3], 1), image([n, 2], 2).tanh()
+    near = [torch.cdist(some, some).argsort(1)[:, :7] for some in xyz.split(each)]
+    offsets = torch.arange(images).repeat_interleave(each)[:, None] * each
+    return Points(places, xyz, torch.cat(near) + offsets, (each,) * images)
 
 
 def state(golden: dict) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    images: Annotated[list[str], typer.Argument(help="Image files or folders of them.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or scans, or folders of them.")],
     top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
     threshold: Annotated[
         float | None,
@@ -73,14 +73,16 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the masks of a run that gives them, and for pictures of these. "
-            "Default: masks-of-RUN.",
+            help="Folder for the masks of a run that gives them, or labels of points, and for "
+            "pictures of these. Default: masks-of-RUN, or labels-of-RUN.",
         ),
     ] = None,
 ) -> None:
-    """Classify images, or their pixels, with a finished run."""
+    """Classify images, their pixels, or points of lidar scans, with a finished run."""
     from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
+    from vitrail.jobs.scans import ScanPredictor
+    from vitrail.jobs.timely import Timely
     from vitrail.report.text import plain
 
     if as_json and csv:
@@ -95,11 +97,15 @@ def predict(
     else:
         asked = {"--engine": engine, "--latency": latency, "--dial": dial, "--deadline": deadline}
         predictor = _in_words(run, classes, prompts, threshold, asked)
+    of_scans = isinstance(predictor, ScanPredictor)
     paths = images
-    if predictor.labels.takes == "images":
+    if isinstance(predictor, ScanPredictor):
+        paths = predictor.collect(images)
+    elif predictor.labels.takes == "images":
         noun = "image" if predictor.labels.hearing is None else "sound"
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
-    if isinstance(predictor, Predictor) and predictor.labels.maps and out is None:
+    of_maps = isinstance(predictor, Predictor) and predictor.labels.maps
+    if out is None and not isinstance(predictor, Timely) and (of_scans or of_maps):
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):
@@ -114,7 +120,8 @@ def predict(
     else:
         show([replace(one, ranked=one.ranked[:top]) for one in found], console())
         if out:
-            print(f"masks, and pictures of them, are in {plain(str(out))}")
+            what = "labels of points" if of_scans else "masks"
+            print(f"{what}, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)
 

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
-Kind = Literal["images", "series", "clips"]
+Kind = Literal["images", "series", "clips", "scans"]
 
 # One item, and several.
 NOUNS: dict[Kind, tuple[str, str]] = {
     "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
+    "scans": ("scan", "scans"),
 }  # fmt: skip
 
 _PARTS: dict[str, PartName] = {

@@ -21,6 +21,7 @@ from vitrail.run.finish import Asked
 from vitrail.run.pictures import check_size, read_size
 from vitrail.run.reading import Hardware
 from vitrail.run.storage import redacted
+from vitrail.tasks import Lidar
 from vitrail.training.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
@@ -183,6 +184,11 @@ def ask(
             )
     rivals(asked.engine)
     wish = asked.wish  # checked to the last field before any image is read
+    if isinstance(wish.task, Lidar):
+        raise ConfigError(
+            "task lidar has no race so far: train one network by `vitrail train --set task=lidar "
+            f"--set model=rangevit_s_nuscenes --set data={data}`"
+        )
     _check_kind(asked, wish)
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))

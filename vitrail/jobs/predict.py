@@ -33,6 +33,7 @@ from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
 from vitrail.jobs import clips, masks
 from vitrail.jobs.asked import Picture, asked, from_array
+from vitrail.jobs.scans import ScanPredictor
 from vitrail.jobs.series import Case, cases
 from vitrail.jobs.timely import Timely
 from vitrail.measure.session import session
@@ -62,7 +63,8 @@ class Prediction:
     probability means anything; None where the run cannot know. `setting` is that of the run's dial
     which answered, where it was turned, and `seconds` what the answer took, where there was a
     deadline. Of a run of masks `mask` is uint8 (h, w), the class of each pixel, `ranked` has the
-    share of pixels of each class, and `written` the files, where there are some.
+    share of pixels of each class, and `written` the files, where there are some; of a run of lidar
+    scans `points` is uint8 (N,), the class of each point of the file.
     """
 
     path: str
@@ -75,6 +77,7 @@ class Prediction:
     seconds: float | None = None
     mask: np.ndarray | None = field(default=None, repr=False, compare=False)
     written: masks.Written | None = None
+    points: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def none_of_these(self) -> bool:
@@ -327,7 +330,7 @@ def predict(
     out: str | os.PathLike | None = None,
     **turns: Unpack[Turns],
 ) -> list[Prediction]:
-    """Classify images, or their pixels, with a finished run.
+    """Classify images, their pixels, or points of lidar scans, with a finished run.
 
     Returns a prediction for every image, in order, of the `top` classes. `Predictor` says what
     may be given, and keeps the run open for more; `out` is a folder for masks. `turns` turn the
@@ -352,9 +355,17 @@ def answering(
     engine: str | None = None,
     threshold: float | None = None,
     **turns: Unpack[Turns],
-) -> Predictor | Timely:
+) -> Predictor | Timely | ScanPredictor:
     """Open a run to answer, its dial turned where that is asked for. Raises VitrailError."""
     wish = turn(turns)
+    folder = RunFolder.open(run)
+    if folder.of_scans():
+        if wish is not None or engine is not None or threshold is not None:
+            raise ConfigError(
+                f"{folder.path} answers for points of scans in one way: leave out engine, "
+                "threshold and dial"
+            )
+        return ScanPredictor(folder)
     if wish is None:
         return Predictor(run, engine=engine, threshold=threshold)
     if engine is not None:

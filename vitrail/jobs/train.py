@@ -14,6 +14,7 @@ from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs import pairs
+from vitrail.jobs.lidar import go_on, train_scans
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
 from vitrail.objectives import Distillation
@@ -29,7 +30,7 @@ from vitrail.run.stopping import interruptible
 from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
-from vitrail.tasks import ImageText
+from vitrail.tasks import ImageText, Lidar
 from vitrail.training.snapshot import newest
 
 # What may change while a training goes on: none of it decides over steps that were made already.
@@ -76,6 +77,8 @@ def train_recipe(
     RunFolder.check_free(folder)
     if isinstance(wish.recipe.task, ImageText):
         return pairs.train(wish, folder, hardware, view)
+    if isinstance(wish.recipe.task, Lidar):
+        return train_scans(wish, folder, hardware, view)
     images = read_data(wish.recipe.data, hardware, view, wish.recipe.task)
     recipe, told = completed(wish, images.workshop)
     if told:
@@ -129,10 +132,12 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
         run.write_json(run.recipe, state.values["recipe"])
     # Where the dial of a finished run stands is nothing that its training knew.
     recipe = replace(read(run.recipe), methods=from_json(state.values["recipe"]).methods)
-    if isinstance(recipe.task, ImageText):
+    if isinstance(recipe.task, ImageText | Lidar):
         if settings:
             recipe = _changed(recipe, run, state, settings)
-        return pairs.again(run, recipe, state, site.hardware, site.view)
+        if isinstance(recipe.task, ImageText):
+            return pairs.again(run, recipe, state, site.hardware, site.view)
+        return go_on(recipe, run, state, site.hardware, site.view)
     images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
     state.require_images(images.digest)
     if settings:

@@ -11,6 +11,7 @@ from vitrail.objectives.contrastive import Contrastive
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.dino import Dino
 from vitrail.objectives.distillation import Distillation
+from vitrail.objectives.focal_lovasz import FocalLovasz
 from vitrail.objectives.ibot import Ibot
 from vitrail.objectives.mae import Mae
 from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
@@ -23,6 +24,6 @@ from vitrail.objectives.uvc import Uvc
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
-    | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
+    | FocalLovasz | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
     | Sit | AttMask | Dino | Ibot | Mae | Contrastive
 )  # fmt: skip

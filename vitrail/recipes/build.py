@@ -30,6 +30,7 @@ from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import (
     Classification,
     ImageText,
+    Lidar,
     MultiLabel,
     Segmentation,
     Series,
@@ -123,7 +124,7 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     if recipe.get("base"):
         return _joined(recipe, weights)
     if not methods and isinstance(
-        task, Classification | MultiLabel | Segmentation | Series | Video | ImageText
+        task, Classification | MultiLabel | Segmentation | Series | Video | ImageText | Lidar
     ):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)

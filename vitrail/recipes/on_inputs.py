@@ -1,4 +1,4 @@
-"""What a model takes and what a task is about have to be the same: images, clips or series."""
+"""What a model takes and what a task is about have to be the same: images, clips, series, scans."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ AS_THEY_ARE = Augment(flip=0.0, shift=0.0)
 _TAKE = {
     "images": "a model of images, as `vitrail list` shows them",
     "series": "model=ea_dc",
+    "scans": "model=rangevit_s_nuscenes",
     "clips": "model=mvit_b_16x4, or any backbone of images for each frame",
 }
 

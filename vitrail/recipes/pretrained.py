@@ -7,6 +7,7 @@ triangle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
 from vitrail.models import Backbone, Identity, create, identify, load, module_of, per_frame
+from vitrail.models.parts.range_start import from_images
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
@@ -39,6 +41,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
         return _hosting(model, config, reference)
     kinds = input_kind(known.config), input_kind(config)
     if kinds == ("images", "pairs"):
+        return _towered(model, config, reference)
+    if kinds == ("images", "scans"):
         return _seeing(model, config, reference)
     if kinds == ("images", "clips") and type(known.config) is type(config):
         return _inflated(model, known, reference)
@@ -137,7 +141,7 @@ def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
     return model
 
 
-def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
+def _towered(model: Backbone, config: Any, reference: str) -> Backbone:
     """The network of pairs with the weights of a classifier in its image tower.
 
     Raises CheckpointError where the file is of another tower.
@@ -147,6 +151,37 @@ def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
     with torch.no_grad():
         for name, value in tower.state_dict().items():
             value.copy_(donor[name])
+    return model
+
+
+def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of scans with what a ViT of images gives it: blocks, token, positions, and the
+    patches' kernel where it has one. Raises CheckpointError."""
+    known = identify(reference)
+    source = None if known.source == "vitrail" else known.source
+    donor = load(known.config, reference, source=source)
+    state, ours = donor.state_dict(), model.state_dict()
+    if "embed.position" not in state or "embed.token" not in state:
+        raise CheckpointError(
+            f"{reference} is {known.name}, and a network of scans begins with a ViT or a DeiT: "
+            "give weights of one"
+        )
+    side = math.isqrt(state["embed.position"].shape[1])
+    try:
+        own = from_images(config, state, side)
+    except ValueError as error:
+        raise CheckpointError(f"{reference}: {error}") from error
+    blocks = {n for n in ours if n.startswith(("blocks.", "norm.", "embed."))}
+    strange = sorted(n for n in blocks | own.keys()
+                     if n not in own or n not in ours or own[n].shape != ours[n].shape)  # fmt: skip
+    if strange:
+        raise CheckpointError(
+            f"{reference} does not fill {_some(strange)} of the model: give both one depth and "
+            "width"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            ours[name].copy_(value)
     return model
 
 

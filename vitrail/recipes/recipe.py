@@ -28,6 +28,7 @@ from vitrail.objectives import (
     Contrastive,
     CrossEntropy,
     Distillation,
+    FocalLovasz,
     Objectives,
     PixelCrossEntropy,
     SummedDistillation,
@@ -37,7 +38,7 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
 from vitrail.recipes.with_text import path_of, with_text
-from vitrail.tasks import Audio, Classification, ImageText, Tasks, Video
+from vitrail.tasks import Audio, Classification, ImageText, Lidar, Tasks, Video
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -139,6 +140,8 @@ def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
     if isinstance(task, ImageText):
         return Contrastive()
+    if isinstance(task, Lidar):
+        return FocalLovasz()
     if task.maps:
         return PixelCrossEntropy()
     return BinaryCrossEntropy() if task.several else CrossEntropy()
@@ -146,8 +149,8 @@ def suited(task: Tasks) -> Objectives:
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy, Contrastive)
-    if task.several or task.maps or isinstance(task, ImageText):
+    own = (BinaryCrossEntropy, PixelCrossEntropy, Contrastive, FocalLovasz)
+    if task.several or task.maps or isinstance(task, ImageText | Lidar):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 

@@ -7,7 +7,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
+
+from vitrail.report.text import plain
 
 # Of a class of such a name the image shows as it is.
 BACKGROUND = ("background", "other", "none")
@@ -29,6 +32,18 @@ def colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
         found.append((round(255 * red), round(255 * green), round(255 * blue)))
         turn += 1
     return found
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """Return each class with its colour; a background is the image itself."""
+    shown = [
+        Markup('<span class="swatch" style="background: rgb({}, {}, {})"></span>&nbsp;{}').format(
+            *colour, plain(name)
+        )
+        for name, colour in zip(names, colours(names), strict=True)
+        if name.casefold() not in BACKGROUND
+    ]
+    return Markup(", ").join(shown)
 
 
 def over(image: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndarray:

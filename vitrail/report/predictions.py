@@ -29,7 +29,7 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     run can know, says that the image looks unlike all that it learned from. "setting" is that of
     the run's dial where it was turned, "seconds" what the answer took where there was a deadline.
     A run of masks has "shares" of pixels by class in place of "classes", and the files "mask" and
-    "overlay".
+    "overlay", one of lidar scans "shares" of points, and the files "labels" and "picture".
     """
     rows = [{"path": p.path} | _turned(p) | answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -47,6 +47,8 @@ def answered(prediction: Prediction) -> dict[str, Any]:
         return {"error": prediction.error}
     if prediction.mask is not None:
         return _mask(prediction)
+    if prediction.points is not None:
+        return _points(prediction)
     ranked = {"classes": _shares(prediction.ranked)}
     if prediction.chosen is not None:
         ranked = {"labels": _shares(prediction.chosen), **ranked}
@@ -68,6 +70,15 @@ def _mask(prediction: Prediction) -> dict[str, Any]:
         told = {"mask": prediction.written.mask, "overlay": prediction.written.overlay}
     if prediction.unfamiliar is not None:
         told["unfamiliar"] = prediction.unfamiliar
+    shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
+    return {**told, "shares": shares}
+
+
+def _points(prediction: Prediction) -> dict[str, Any]:
+    """The share of a scan's points of each class, and the files of its labels."""
+    told: dict[str, Any] = {}
+    if prediction.written is not None:
+        told = {"labels": prediction.written.mask, "picture": prediction.written.overlay}
     shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
     return {**told, "shares": shares}
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 
 from vitrail.report.chapter import (
     Card,
@@ -20,8 +19,7 @@ from vitrail.report.chapter import (
     Table,
 )
 from vitrail.report.facts import Score
-from vitrail.report.masks import BACKGROUND, as_png, colours, over
-from vitrail.report.text import plain
+from vitrail.report.masks import as_png, legend, over
 from vitrail.units import counted, percent
 
 # Up to here all classes stand in one table, and confusions in a matrix.
@@ -70,7 +68,7 @@ def pixel_by_pixel(
             [
                 Paragraph("Test images, evenly from all: the truth on the left, the answer on "
                           "the right."),
-                Paragraph(_legend(names)),
+                Paragraph(legend(names)),
                 _gallery(examples, names),
             ],
         ),
@@ -87,18 +85,6 @@ def pixel_by_pixel(
         _classes(rows, test),
         *_confusions(names, confusion),
     ]  # fmt: skip
-
-
-def _legend(names: Sequence[str]) -> Markup:
-    """Each class with its colour; a background is the image itself."""
-    shown = [
-        Markup('<span class="swatch" style="background: rgb({}, {}, {})"></span>&nbsp;{}').format(
-            *colour, plain(name)
-        )
-        for name, colour in zip(names, colours(names), strict=True)
-        if name.casefold() not in BACKGROUND
-    ]
-    return Markup(", ").join(shown)
 
 
 def _gallery(some: Sequence[PictureOfMask], names: Sequence[str]) -> Gallery:

@@ -234,9 +234,22 @@ class RunFolder:
 
     # ---- reading -----------------------------------------------------------------------
 
-    def read_labels(self) -> Labels:
-        """Class names and normalisation. Raises RunError, also for weights that know no classes."""
+    def of_scans(self) -> bool:
+        """Return whether the run answers for points of lidar scans, and not for images."""
+        if not self.recipe.is_file():
+            return False
+        task = read_json(self.recipe, dict, remedy=RESTORE).get("task")
+        return isinstance(task, dict) and task.get("kind") == "lidar"
+
+    def read_labels(self, *, scans: bool = False) -> Labels:
+        """Class names and normalisation. Raises RunError, also for weights that know no classes,
+        and for a run of lidar scans unless the caller knows `scans`."""
         self._require_classes()
+        if not scans and self.of_scans():
+            raise RunError(
+                f"{self.path} answers for points of lidar scans, and this is for images: ask it by "
+                f"`vitrail predict {self.path} SCANS`"
+            )
         classless = read_json(self.labels, dict, remedy=RESTORE).get("classes") == []
         fit = self.path / "fit.json"
         if classless and fit.is_file() and "pretraining" in read_json(fit, dict, remedy=RESTORE):
@@ -273,7 +286,7 @@ class RunFolder:
             raise RunError(f"{self.recipe} names no model: restore it, or give another run folder")
         return recipe
 
-    def load_model(self) -> tuple[nn.Module, dict[str, Any], Labels]:
+    def load_model(self, *, scans: bool = False) -> tuple[nn.Module, dict[str, Any], Labels]:
         """The model in eval mode with every tensor of the file, the recipe, the labels.
 
         Raises RunError when a file is missing or damaged, CheckpointError when weights, labels and
@@ -283,7 +296,7 @@ class RunFolder:
         from vitrail.models import config_from_json
         from vitrail.recipes.build import restored
 
-        recipe, labels = self.read_recipe(), self.read_labels()
+        recipe, labels = self.read_recipe(), self.read_labels(scans=scans)
         if not self.weights.is_file():
             raise RunError(f"{self.weights} is missing: finish the run with --resume")
         try:

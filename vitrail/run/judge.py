@@ -10,7 +10,6 @@ from torch import nn
 
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
-from vitrail.data.inputs import inputs
 from vitrail.data.source import Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import DataError, RunError
@@ -33,7 +32,7 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, workshop: Works
     """Open the test part and let the finished model look at it."""
     part = unseal(held_back)
     data = recipe.data
-    images = inputs(part, data.image, data.channels, progress=False)
+    images = workshop.opened(part, data.image, data.channels)
     return Verdict(workshop.judged(model, recipe, images), images)
 
 

@@ -103,8 +103,10 @@ def counted(config: Any) -> Counts | None:
         try:
             with torch.device("meta"):
                 model = create(config)
+            # What refines points costs by the point, not by the image.
+            network = getattr(model, "network", model)
             first, *rest = input_shape(config)
-            _COUNTS[key] = counts(model, tuple(rest), first)
+            _COUNTS[key] = counts(network, tuple(rest), first)
         except ConfigError:
             _COUNTS[key] = None
     return _COUNTS[key]

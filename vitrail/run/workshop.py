@@ -94,8 +94,14 @@ class Workshop:
         key = (part, image, channels)
         if key not in self._pixels:
             chosen: Part = {"train": self.split.train, "val": self.split.val}[part]
-            self._pixels[key] = inputs(chosen, image, channels, progress=progress)
+            self._pixels[key] = self.opened(chosen, image, channels, progress=progress)
         return self._pixels[key]
+
+    def opened(
+        self, part: Part, image: tuple[int, int], channels: int, *, progress: bool = False
+    ) -> Pixels:
+        """Return the images of a part at a size."""
+        return inputs(part, image, channels, progress=progress)
 
     def look(self, recipe: Recipe) -> Likeness | None:
         """Return how the training images look, so that others can be told; see `likeness`.

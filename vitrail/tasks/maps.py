@@ -83,6 +83,13 @@ def pixel_accuracy(counts: Tensor) -> float:
     return float(total[HITS].sum() / total[TRUE].sum().clamp(min=1))
 
 
+def per_class(total: Tensor) -> list[tuple[float, float, float, float]]:
+    """Return of each class the share of true pixels, intersection over union, precision, recall."""
+    hits, said, true = total.double().unbind(0)
+    columns = true / true.sum(), overlaps(total), hits / said, hits / true
+    return [tuple(row) for row in torch.stack(columns, 1).tolist()]
+
+
 class Resampled:
     """Mean overlaps of some models on the same resamples of N images."""
 

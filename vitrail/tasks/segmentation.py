@@ -145,7 +145,7 @@ class Segmentation:
         images = (told.targets > 0).sum(0).tolist()
         rows = [
             MapRow(name, n, *figures)
-            for name, n, figures in zip(labels.classes, images, _per_class(total), strict=True)
+            for name, n, figures in zip(labels.classes, images, maps.per_class(total), strict=True)
         ]
         drawn = [_drawn(one) for one in told.shown]
         worst = sorted(drawn, key=lambda one: one.overlap)[:WORST]
@@ -241,13 +241,6 @@ def _shown(
 
 def _drawn(one: Shown) -> PictureOfMask:
     return PictureOfMask(one.image, one.truth, one.answer, one.overlap, one.key)
-
-
-def _per_class(total: Tensor) -> list[tuple[float, float, float, float]]:
-    """Of each class the share of true pixels, intersection over union, precision and recall."""
-    hits, said, true = total.double().unbind(0)
-    columns = true / true.sum(), maps.overlaps(total), hits / said, hits / true
-    return [tuple(row) for row in torch.stack(columns, 1).tolist()]
 
 
 def _frequencies(train: Pixels, classes: int) -> tuple[int, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.layers.protocols import Restores
 from vitrail.layers.residual import Blocks
 
-InputKind = Literal["images", "clips", "series", "pairs", "triples"]
+InputKind = Literal["images", "clips", "series", "pairs", "triples", "scans"]
 
 
 class Config(Protocol):
@@ -291,7 +291,7 @@ def input_kind(config: Any) -> InputKind:
 def input_shape(config: Any) -> tuple[int, ...]:
     """Return the shape of what a model takes, without the batch: of images (channels, H, W), of
     clips (channels, T, H, W), of series (T, features), of pairs that of their images, of triples
-    that of their clips."""
+    that of their clips, of scans that of their range images."""
     kind = input_kind(config)
     if kind == "series":
         return config.length, config.features

@@ -26,6 +26,8 @@ from vitrail.models.trunk.figures import inputs
 from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
+# What the files of networks call their published ones.
+_TABLES = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SCANS", "SPACE")
 
 
 @lru_cache(maxsize=1)
@@ -92,6 +94,19 @@ def _listed(table: str) -> Mapping[str, Variant]:
 
 
 @lru_cache(maxsize=1)
+def scans() -> Mapping[str, Variant]:
+    """Return every published network of lidar scans, by name, with its file's name as the family:
+    those of `SCANS` in the files of networks."""
+    return MappingProxyType(
+        {
+            name: replace(variant, name=name, family=family)
+            for family, module in networks().items()
+            for name, variant in getattr(module, "SCANS", {}).items()
+        }
+    )
+
+
+@lru_cache(maxsize=1)
 def series() -> Mapping[str, Variant]:
     """Return every published network of time series, by name, with its file's name as the family:
     those of `SERIES` in the files of networks."""
@@ -99,8 +114,9 @@ def series() -> Mapping[str, Variant]:
 
 
 def named() -> Mapping[str, Variant]:
-    """Return all that has a name: variants of the catalog, networks of maps and of series."""
-    return {**catalog(), **dense(), **series()}
+    """Return all that has a name: variants of the catalog, networks of maps, of series and of
+    scans."""
+    return {**catalog(), **dense(), **series(), **scans()}
 
 
 def create(name_or_config: Any, **changes: Any) -> Backbone:
@@ -273,8 +289,7 @@ def config_name(config: Any) -> str:
         for name, variant in module.QUERIED.items():
             if plain == replace(variant.config, image=(0, 0), channels=0):
                 return name
-    tables = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SPACE")
-    if not any(hasattr(module, table) for table in tables):
+    if not any(hasattr(module, table) for table in _TABLES):
         return family_of(config)
     nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}
     plain = sized(config, **nothing)

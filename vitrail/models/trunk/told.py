@@ -126,9 +126,9 @@ def _images(config: Any, state: Shapes) -> list[tuple[int, int]]:
     if not wrong:
         return []
     found: set[tuple[int, int]] = set()
-    for stride in sorted(
-        {level.stride for level in skeleton(config).levels} | {getattr(config, "patch", 1)}
-    ):
+    patch = getattr(config, "patch", 1)
+    square = {patch} if isinstance(patch, int) else set()
+    for stride in sorted({level.stride for level in skeleton(config).levels} | square):
         grid = (math.ceil(config.image[0] / stride), math.ceil(config.image[1] / stride))
         sides: tuple[set[int], set[int]] = {grid[0]}, {grid[1]}
         for mine, its in dict.fromkeys(wrong):

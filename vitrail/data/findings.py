@@ -39,7 +39,7 @@ def findings(
     return (
         *_of_broken(scan.broken),
         *_of_traits(scan),
-        *(() if source.masks is not None else _of_classes(source, counts)),
+        *(() if source.masks is not None or source.boxes is not None else _of_classes(source, counts)),
         *_of_shapes(source, scan),
         *_of_twins(source, scan, groups),
     )
@@ -54,7 +54,7 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
-        "annotation": "with an annotation that cannot be drawn",
+        "annotation": "with an annotation that cannot be used",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}

@@ -46,6 +46,7 @@ class Labels:
     thresholds: tuple[float, ...] = ()
     look: Likeness | None = None
     maps: bool = False
+    boxes: bool = False
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -77,13 +78,15 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look` and `maps`.
+        there were others; the same holds for `look`, `maps` and
+        `boxes`.
         """
         fields = to_json(self)
         if self.look is None:
             del fields["look"]
-        if not self.maps:
-            del fields["maps"]
+        for name in ("maps", "boxes"):
+            if not getattr(self, name):
+                del fields[name]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

@@ -5,12 +5,16 @@ Opening a source lists its images and reads none of them; nothing is ever writte
 
 from pathlib import Path
 
+from vitrail.data.box_coco import boxes_alone, read_box_coco
+from vitrail.data.box_table import box_table, read_box_table
 from vitrail.data.builtin import BUILTIN
 from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
 from vitrail.data.masked import is_masked, read_masked
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
+from vitrail.data.voc import read_voc, voc_files
+from vitrail.data.yolo import read_yolo, yolo_files
 from vitrail.errors import DataError
 
 
@@ -72,9 +76,48 @@ def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
     raise DataError(f"{path} is not a folder: give a folder with images/ and masks/ in it")
 
 
+def open_boxes(spec: str | Path) -> Source:
+    """List the images behind `spec` with the boxes in each.
+
+    `spec` is a folder with COCO's JSON, Pascal VOC's XML files or YOLO's texts beside images, or
+    COCO's file itself, or a table with a row for each box. Raises DataError.
+    """
+    path = Path(spec).expanduser()
+    try:
+        if coco_files(path):
+            return read_box_coco(path)
+        if box_table(path) is not None:
+            return read_box_table(path)
+        if voc_files(path):
+            return read_voc(path)
+        if yolo_files(path):
+            return read_yolo(path)
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give a folder of images with boxes") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise DataError(
+        f"{path} has no boxes beside its images: give COCO's JSON, Pascal VOC's XML, YOLO's texts, "
+        "or a table of image,xmin,ymin,xmax,ymax,class"
+    )
+
+
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
-    images; None where it is that of labels, or cannot be told."""
+    images, "detection" for boxes; None where it is that of labels, or cannot be told."""
     if isinstance(spec, str) and spec in BUILTIN:
         return None
-    return "segmentation" if is_masked(Path(spec).expanduser()) else None
+    path = Path(spec).expanduser()
+    if is_masked(path):
+        return "segmentation"
+    return "detection" if _is_boxed(path) else None
+
+
+def _is_boxed(path: Path) -> bool:
+    try:
+        if coco := coco_files(path):
+            return boxes_alone(coco)
+        return box_table(path) is not None or voc_files(path) or yolo_files(path)
+    except (OSError, DataError):
+        return False

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitrail.data.boxes import Boxes
 from vitrail.data.depth import Range
 from vitrail.data.masks import Masks
 from vitrail.errors import DataError
@@ -77,7 +78,7 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask.
+    image are the classes in its mask; with `boxes` they are those of its boxes.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Source:
     several: bool = False
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
+    boxes: Boxes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)

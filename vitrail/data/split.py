@@ -62,13 +62,15 @@ class Part:
 
     @cached_property
     def digest(self) -> str:
-        """By which the part is known: 32 hexadecimal digits over contents, labels, masks and
-        order."""
+        """By which the part is known: 32 hexadecimal digits over contents, labels, masks,
+        boxes and order."""
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
         state.update(self.labels.astype(">i8").tobytes())
         if self.source.masks is not None:
             state.update(self.source.masks.digests(self.rows))
+        if self.source.boxes is not None:
+            state.update(self.source.boxes.digests(self.rows))
         return state.hexdigest()
 
 
@@ -157,7 +159,7 @@ def divide(
         names[pool[at]] = part
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
     counts = {part: found.counts for part, found in parts.items()}
-    if inspection.source.masks is not None:
+    if inspection.source.masks is not None or inspection.source.boxes is not None:
         findings += absent(counts, inspection.classes)
     else:
         require_parts(

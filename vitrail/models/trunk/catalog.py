@@ -245,7 +245,8 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    if not hasattr(module, "VARIANTS") and not hasattr(module, "DENSE"):
+    hosted = hasattr(module, "DENSE") or hasattr(module, "BOXES")
+    if not hasattr(module, "VARIANTS") and not hosted:
         return family_of(config)
     plain = replace(config, image=(0, 0), channels=0, classes=0)
     for variant in (*catalog().values(), *dense().values()):
@@ -253,7 +254,7 @@ def config_name(config: Any) -> str:
             variant.config, image=(0, 0), channels=0, classes=0
         ):
             return variant.name
-    if hasattr(module, "DENSE"):
+    if hosted:
         return f"{family_of(config)}-{_hosted_name(config)}"
     if family_of(config) not in families():
         return family_of(config)

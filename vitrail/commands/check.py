@@ -15,13 +15,13 @@ def check(
     data: Annotated[
         str,
         typer.Argument(
-            help="Folder of class folders, folder of images and masks, table, or built-in name."
+            help="Folder of class folders, of images and masks or boxes, table, or built-in name."
         ),
     ],
     task: Annotated[
         str | None,
         typer.Option(
-            help="What it is for: classification, multilabel or segmentation. Default: what the "
+            help="What it is for: classification, multilabel, segmentation or detection. Default: what the "
             "data tell."
         ),
     ] = None,

@@ -95,7 +95,7 @@ def fit(
         str | None,
         typer.Option(
             help="What to learn: classification, multilabel for several labels per image, or "
-            "segmentation for masks. Default: what the data are for."
+            "segmentation for masks, detection for boxes. Default: what the data are for."
         ),
     ] = None,
     flexible: Annotated[

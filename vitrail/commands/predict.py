@@ -55,12 +55,12 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the masks of a run that gives them, and for pictures of these. "
-            "Default: masks-of-RUN.",
+            help="Folder for the masks or boxes of a run that gives them, and for pictures of these. "
+            "Default: masks-of-RUN or boxes-of-RUN.",
         ),
     ] = None,
 ) -> None:
-    """Classify images, or their pixels, with a finished run."""
+    """Classify images or their pixels, or find objects, with a finished run."""
     from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.report.text import plain
@@ -72,7 +72,7 @@ def predict(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
-    if isinstance(predictor, Predictor) and predictor.labels.maps and out is None:
+    if isinstance(predictor, Predictor) and predictor.writes and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):
@@ -87,6 +87,8 @@ def predict(
     else:
         show([replace(one, ranked=one.ranked[:top]) for one in found], console())
         if out:
-            print(f"masks, and pictures of them, are in {plain(str(out))}")
+            print(
+                f"{'masks' if predictor.labels.maps else 'boxes'}, and pictures of them, are in {plain(str(out))}"
+            )
     if all(p.error for p in found):
         raise typer.Exit(2)

@@ -175,9 +175,7 @@ def _of_classes(classes: Sequence[str], boxes: np.ndarray, images: np.ndarray) -
 
 
 def _of_nothing(source: Source, scan: Scan, some: Sequence[Truth]) -> list[Finding]:
-    keys = [
-        source.items[row].key for row, one in zip(scan.rows, some, strict=True) if not len(one)
-    ]
+    keys = [source.items[row].key for row, one in zip(scan.rows, some, strict=True) if not len(one)]
     if not keys:
         return []
     text = f"{counted(len(keys), 'image')} without a box, taken as showing nothing to be found"

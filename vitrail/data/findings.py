@@ -39,7 +39,11 @@ def findings(
     return (
         *_of_broken(scan.broken),
         *_of_traits(scan),
-        *(() if source.masks is not None or source.boxes is not None else _of_classes(source, counts)),
+        *(
+            ()
+            if source.masks is not None or source.boxes is not None
+            else _of_classes(source, counts)
+        ),
         *_of_shapes(source, scan),
         *_of_twins(source, scan, groups),
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vitrail.data import scan, twins
-from vitrail.data.findings import findings
 from vitrail.data.box_gate import with_boxes
+from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts

@@ -183,14 +183,15 @@ def ask(
             )
     rivals(asked.engine)
     wish = asked.wish  # checked to the last field before any image is read
-    if wish.task.maps and asked.engine != ENGINES[0]:
+    masks = "boxes" if wish.task.boxes else "masks"
+    if (wish.task.maps or wish.task.boxes) and asked.engine != ENGINES[0]:
         raise ConfigError(
-            f"--engine {asked.engine}: masks are written by {ENGINES[0]} alone so far, leave it out"
+            f"--engine {asked.engine}: {masks} are written by {ENGINES[0]} alone so far, leave it out"
         )
-    if wish.task.maps and asked.pretrained:
+    if (wish.task.maps or wish.task.boxes) and asked.pretrained:
         raise ConfigError(
             "--pretrained is for classes of images so far: leave it out, or begin a network of "
-            "masks with a file by `vitrail train --set pretrained=FILE`"
+            f"{masks} with a file by `vitrail train --set pretrained=FILE`"
         )
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))

@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
+from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels, pixels
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.labels import Labels
-from vitrail.data.opening import open_source
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Outputs, Task
+from vitrail.tasks.task import Normal, Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64
@@ -95,18 +95,26 @@ def evaluate(
             f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
             "its report.html"
         )
+    if task.boxes and (engine is not None or stress != CALM):
+        raise ConfigError(
+            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
+            "engines, attacks and corruptions"
+        )
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)
     else:
-        source = open_source(os.fspath(data), several=task.several)
+        source = task.source(os.fspath(data), progress=progress)
     source = _known(source, labels, folder)
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
     images = pixels(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    outputs = Outputs(_answers(ask, images), _truth(task, images))
+    if task.boxes:
+        outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
+    else:
+        outputs = Outputs(_answers(ask, images), _truth(task, images))
     judged = task.judged(outputs, labels)
     where = folder.path / "evaluations" / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
@@ -122,10 +130,12 @@ def evaluate(
         run=os.fspath(run),
         **judged,
     )
-    seen = _looks(found, images, outputs, labels, model)
+    seen = looks(found, []) if task.boxes else _looks(found, images, outputs, labels, model)
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
-    chapters, strained = stressed(stress, one, images, progress=progress)
+    chapters, strained = (
+        ([], {}) if task.boxes else stressed(stress, one, images, progress=progress)
+    )
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
@@ -152,7 +162,11 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
         )
         for item in source.items
     )
-    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)
+    boxes = source.boxes
+    if boxes is not None:
+        order = np.array(at, np.int64)
+        boxes = Boxes(tuple(replace(one, labels=order[one.labels]) for one in boxes.truths))
+    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes)
 
 
 def _command(
@@ -228,6 +242,7 @@ def _data(found: Inspection, part: Part) -> DataFacts:
         findings=[FindingFacts(f.kind, f.severity, f.message, f.keys) for f in found.findings],
         broken=[BrokenFile(b.key, b.reason) for b in found.broken],
         split="all images are judged, none is learned from",
+        boxes=found.source.boxes is not None,
     )
 
 

@@ -74,7 +74,9 @@ def fit(
         Path(out)
         if out
         else free_name(
-            Path(data).resolve().name if task.maps else open_source(data, several=task.several).name
+            Path(data).resolve().name
+            if task.maps or task.boxes
+            else open_source(data, several=task.several).name
         )
     )
     RunFolder.check_free(folder)

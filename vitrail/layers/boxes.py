@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Less likely boxes say nothing; those of a class that overlap more are one; a class has so many.
 LEAST_SCORE, MOST_OVERLAP, MOST_BOXES = 0.05, 0.5, 100
+# A box with less of a side of the image is none.
+LEAST_SIDE = 1e-3
 
 
 class Answers(NamedTuple):
@@ -25,6 +27,15 @@ class Boxes(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+def inside(boxes: Tensor, scores: Tensor) -> Answers:
+    """Return answers whose boxes (B, N, 4) are cut at the borders of the image; of what is left
+    without area nothing is said."""
+    cut = boxes.clamp(0, 1)
+    area = (cut[..., 2:] - cut[..., :2] > LEAST_SIDE).all(-1, keepdim=True)
+    return Answers(cut, scores * area.to(scores.dtype))
+
 
 def best(answers: Answers) -> list[Boxes]:
     """Return the boxes of each image: of each class those that no surer one overlaps.

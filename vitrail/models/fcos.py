@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.boxes import Answers
+from vitrail.layers.boxes import Answers, inside
 from vitrail.models import resnet
 from vitrail.models.parts.box_hosts import GROUP, Hosts, check_width, hosted, neck
 from vitrail.models.parts.box_losses import BACKGROUND, IGNORED, apart, focal, in_crowds, objects
@@ -104,7 +104,7 @@ class Fcos(Detector):
     def answers(self, raw: Tensor) -> Answers:
         """Return boxes inside of the image, and how sure each class is."""
         scores = (raw[..., 5:].sigmoid() * raw[..., 4:5].sigmoid()).sqrt()
-        return Answers(raw[..., :4].clamp(0, 1), scores)
+        return inside(raw[..., :4], scores)
 
     def losses(self, raw: Tensor, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
         """Return the losses of classes, boxes and centre-ness, and their sum, for each place of an
@@ -115,7 +115,9 @@ class Fcos(Detector):
         own = labels >= 0
         total = own.sum().clamp(min=1)
         truth = boxes[own].to(raw.dtype)
-        middle = centredness((place.centres.to(raw.dtype) / sides).expand(*own.shape, 2)[own], truth)
+        middle = centredness(
+            (place.centres.to(raw.dtype) / sides).expand(*own.shape, 2)[own], truth
+        )
         classes = focal(raw[..., 5:], labels) / total
         places = apart(raw[..., :4][own], truth) / total
         centres = F.binary_cross_entropy_with_logits(raw[..., 4][own], middle, reduction="sum")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.boxes import Answers
+from vitrail.layers.boxes import Answers, inside
 from vitrail.models import resnet
 from vitrail.models.parts.box_hosts import GROUP, Hosts, check_width, hosted, neck
 from vitrail.models.parts.box_losses import (
@@ -118,9 +118,7 @@ class RetinaNet(Detector):
     def anchors(self, image: tuple[int, int], like: Tensor) -> Float[Tensor, "n 4"]:
         """Return the anchors of images of (H, W) that it has seen, in shares of the sides."""
         place = self.places(image, like.device)
-        shapes = [
-            (size / shape**0.5, size * shape**0.5) for size in _SIZES for shape in _SHAPES
-        ]
+        shapes = [(size / shape**0.5, size * shape**0.5) for size in _SIZES for shape in _SHAPES]
         half = place.strides[:, None, None] * torch.tensor(shapes, device=like.device) / 2
         corners = [place.centres[:, None] - half, place.centres[:, None] + half]
         sides = torch.tensor(image[::-1], device=like.device).repeat(2)
@@ -128,7 +126,7 @@ class RetinaNet(Detector):
 
     def answers(self, raw: Tensor) -> Answers:
         """Return boxes inside of the image, and how sure each class is."""
-        return Answers(raw[..., :4].clamp(0, 1), raw[..., 4:].sigmoid())
+        return inside(raw[..., :4], raw[..., 4:].sigmoid())
 
     def losses(self, raw: Tensor, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
         """Return the focal loss of classes, the loss of boxes, and their sum, for each object."""

@@ -7,6 +7,7 @@
 from vitrail.objectives.adversarial import Adversarial, Trades
 from vitrail.objectives.attmask import AttMask
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
+from vitrail.objectives.box_loss import BoxLoss
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.dino import Dino
 from vitrail.objectives.distillation import Distillation
@@ -20,7 +21,7 @@ from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
     | Distillation | SummedDistillation | Uvc | Adversarial | Trades
     | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

@@ -17,7 +17,7 @@ from vitrail.training.objective import Model, Objective, Step
 class BoxLoss:
     """Minimises the losses of a detector, each per object: those that its file describes.
 
-        vitrail train --set task=detection --set model.family=retinanet ...
+    vitrail train --set task=detection --set model.family=retinanet ...
     """
 
     def build(self, model: nn.Module, context: Context) -> Objective:

@@ -10,6 +10,7 @@ from vitrail.config import kind_of, to_json
 from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of
 from vitrail.objectives import CrossEntropy
+from vitrail.recipes.on_boxes import is_detector
 from vitrail.recipes.on_maps import is_dense
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.training.device import Precision
@@ -53,8 +54,10 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's under a head of maps."""
-    return kind_of(type(config.host)) if is_dense(config) else family_of(config)
+    """The family whose optimizer a network learns with: the host's under a head of maps
+    or boxes."""
+    hosted = is_dense(config) or is_detector(config)
+    return kind_of(type(config.host)) if hosted else family_of(config)
 
 
 def default(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
+from vitrail.data import box_batches
 from vitrail.data.augment import Augment
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
@@ -23,6 +24,7 @@ from vitrail.models import catalog, config_from_json, config_in, config_json, de
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.objectives import (
     BinaryCrossEntropy,
+    BoxLoss,
     CrossEntropy,
     Distillation,
     Objectives,
@@ -31,6 +33,7 @@ from vitrail.objectives import (
     Unlabelled,
 )
 from vitrail.recipes.base import settled, weights_of
+from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_maps import on_maps
 from vitrail.tasks import Classification, Tasks
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -136,13 +139,15 @@ def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
     if task.maps:
         return PixelCrossEntropy()
+    if task.boxes:
+        return BoxLoss()
     return BinaryCrossEntropy() if task.several else CrossEntropy()
 
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy)
-    if task.several or task.maps:
+    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss)
+    if task.several or task.maps or task.boxes:
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -154,7 +159,7 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
     is short for `data.spec=SPEC`. Another task brings the objective that suits it, and that of
-    masks a head of maps on a backbone. Raises ConfigError, also for an objective that does not
+    masks a head of maps on a backbone, that of boxes a detector. Raises ConfigError, also for an objective that does not
     suit.
     """
     return checked(changed(recipe, settings))
@@ -194,8 +199,11 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if recipe.task.maps:
         check_augment(recipe.augment)
-    if recipe.task.maps and recipe.model:
-        recipe = replace(recipe, model=to_json(config_json(on_maps(recipe.config))))
+    if recipe.task.boxes:
+        box_batches.check_augment(recipe.augment)
+    if (recipe.task.maps or recipe.task.boxes) and recipe.model:
+        headed = (on_maps if recipe.task.maps else on_boxes)(recipe.config)
+        recipe = replace(recipe, model=to_json(config_json(headed)))
     if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
         raise ConfigError(

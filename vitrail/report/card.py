@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import Baseline, Facts
+from vitrail.report.facts import Baseline, DataFacts, Facts
 from vitrail.report.pictures import composed
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.text import sentence
@@ -55,6 +55,19 @@ Image.fromarray(mask[0]).save("mask.png")
 for label, name in enumerate(classes):
     print(f"{(mask[0] == label).mean():.1%} {name}")
 ```"""
+)
+_USE_BOXES = (
+    _OPEN
+    + """\
+
+boxes, scores, labels, image = session.run(None, {"images": pixels})
+for box, score, label in zip(boxes, scores, labels):
+    if score >= json.loads(facts["threshold"]):
+        print(f"{classes[label]} {score:.2f} {box.round(1).tolist()}")
+```"""
+)
+_KNOWN_BOXES = (
+    "It finds objects of these classes only, and says nothing of what else is in an image."
 )
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every image with one of them."
@@ -115,7 +128,7 @@ def render_card(facts: Facts) -> str:
         f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
         "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE_MASKS if data.maps else _USE_LABELS if data.several else _USE,
+        _use(data),
         "",
         "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
         "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
@@ -130,7 +143,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"- {_KNOWN_MASKS if data.maps else _KNOWN_LABELS if data.several else _known(facts)}",
+        f"- {_known(facts)}",
         "- The figures hold for images like those of the test split; another camera, light or "
         "selection may change them.",
         "- Whether you may use the model depends on the rights to the images it was trained on.",
@@ -144,8 +157,20 @@ def render_card(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _use(data: DataFacts) -> str:
+    """Return the program that reads the answers of the file."""
+    if data.maps or data.boxes:
+        return _USE_MASKS if data.maps else _USE_BOXES
+    return _USE_LABELS if data.several else _USE
+
+
 def _known(facts: Facts) -> str:
     """Return what becomes of images of other classes."""
+    data = facts.data
+    if data.maps or data.boxes:
+        return _KNOWN_MASKS if data.maps else _KNOWN_BOXES
+    if data.several:
+        return _KNOWN_LABELS
     if facts.refusal is None:
         return _KNOWN
     r = facts.refusal
@@ -163,8 +188,9 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """Return what to do next, a command a line; those that name the run are for its own folder."""
-    if facts.data.maps:
-        lines = ["vitrail predict . images/    # write masks, and pictures of them"]
+    if facts.data.maps or facts.data.boxes:
+        what = "masks" if facts.data.maps else "boxes"
+        lines = [f"vitrail predict . images/    # write {what}, and pictures of them"]
         return lines + _longer(facts)
     tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
     lines = [

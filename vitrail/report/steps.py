@@ -36,6 +36,10 @@ def steps(facts: Facts) -> list[Step]:
     more = [Step("Search and train for longer", longer)] if longer else []
     if facts.data.maps:
         return [Step("Write masks of images, or folders of them", predict), *more]
+    if facts.data.boxes:
+        found = Step("Find objects in images, or folders of them", predict)
+        again = "Test it on other images with boxes"
+        return [found, Step(again, f"vitrail evaluate {run} labelled/"), *more]
     found = [
         Step("Classify images, or folders of them", predict),
         *([] if facts.data.several else tests),

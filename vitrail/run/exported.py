@@ -28,7 +28,7 @@ from vitrail.run.workshop import Workshop
 from vitrail.units import seconds
 
 PARITY_IMAGES = 512
-# A map has as many answers as pixels, and takes the longer.
+# A map has as many answers as pixels, a detector as places, and they take the longer.
 PARITY_MAPS = 128
 # Before the training its weights mean nothing, so an engine's file is compared on fewer.
 FEW = 64
@@ -137,14 +137,14 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
-        maps=recipe.task.maps,
+        maps=recipe.task.maps, boxes=recipe.task.boxes,
     )  # fmt: skip
 
 
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
     """Validation images for the comparison of the exported file with the model."""
     held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
-    most = PARITY_MAPS if recipe.task.maps else PARITY_IMAGES
+    most = PARITY_MAPS if recipe.task.maps or recipe.task.boxes else PARITY_IMAGES
     pace = max(1, len(held) // most)
     return held.take(np.arange(0, len(held), pace)[:most])
 

@@ -56,6 +56,7 @@ def data_facts(
         broken=[BrokenFile(b.key, b.reason) for b in inspection.broken],
         several=inspection.source.several,
         maps=inspection.source.masks is not None,
+        boxes=inspection.source.boxes is not None,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )

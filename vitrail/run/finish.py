@@ -219,7 +219,7 @@ def conclude(
         most = _affordable(desk, shipped)
         start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
         frozen = None
-        if not recipe.task.maps:  # whose head sees maps, not one vector an image
+        if not (recipe.task.maps or recipe.task.boxes):  # whose heads see maps, not one vector
             frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
         against = recipe.task.against(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
@@ -281,7 +281,7 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
     """Return which of up to `most` images deserve a look, and which share of images of unknown
     classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
-    if recipe.task.maps:  # of which only what the gate found is known
+    if recipe.task.maps or recipe.task.boxes:  # of which only what the gate found is known
         return looks.looks(desk.inspection, []), None
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels, pixels
 from vitrail.data.gate import inspect
-from vitrail.data.opening import open_source
+from vitrail.data.opening import open_boxes, open_source
 from vitrail.data.source import Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import DataError, RunError
@@ -52,7 +53,10 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     whole = from_json(recipe)
     data = whole.data
     try:
-        source = open_source(data.spec, several=whole.task.several)
+        if whole.task.boxes:
+            source = open_boxes(data.spec)
+        else:
+            source = open_source(data.spec, several=whole.task.several)
     except DataError as error:
         raise DataError(
             f"the images that {run.path} learned from are gone ({error}): give labelled images"
@@ -67,4 +71,7 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     part = unseal(split.test)
     arrays = None if source.pixels is None else source.pixels[part.rows]
     name = f"{source.name}-test"
-    return replace(found.source, name=name, items=part.items, pixels=arrays)
+    boxes = found.source.boxes
+    if boxes is not None:
+        boxes = Boxes(tuple(boxes.truths[int(row)] for row in part.rows))
+    return replace(found.source, name=name, items=part.items, pixels=arrays, boxes=boxes)

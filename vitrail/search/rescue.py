@@ -22,6 +22,7 @@ from vitrail.engines.onnx import export_onnx
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, remembered
 from vitrail.models import create
+from vitrail.recipes.on_boxes import is_detector
 from vitrail.recipes.on_maps import is_dense
 from vitrail.run.budget import Budget
 from vitrail.run.exported import PLAIN, measured
@@ -76,7 +77,7 @@ def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
         names = tuple(map(str, range(one.model["classes"])))
         told = Labels(
             names, (height, width), channels, (0.5,) * channels, (0.25,) * channels,
-            maps=is_dense(one.config),
+            maps=is_dense(one.config), boxes=is_detector(one.config),
         )  # fmt: skip
         shape = 8, height, width, channels
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -25,6 +25,7 @@ from vitrail.errors import BudgetError
 from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
+from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
 from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
@@ -66,6 +67,7 @@ class Terms:
     seed: int = 0
     methods: tuple[Methods, ...] = ()
     maps: bool = False
+    boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,11 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     """Candidates of the `most` promising families, then of the others (marked True); of networks
-    of maps all."""
-    if terms.maps:
+    of maps and of detectors all."""
+    if terms.maps or terms.boxes:
+        space = dense_candidates if terms.maps else box_candidates
         sizes = terms.image_size, terms.channels, terms.classes, terms.seed
-        for one in dense_candidates(*sizes):
+        for one in space(*sizes):
             yield one, False
         return
     ordered = by_prior(families())

@@ -4,7 +4,8 @@
 """
 
 from vitrail.tasks.classification import Classification
+from vitrail.tasks.detection import Detection
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
 
-Tasks = Classification | MultiLabel | Segmentation
+Tasks = Classification | MultiLabel | Segmentation | Detection

@@ -43,6 +43,7 @@ class MultiLabel:
 
     several: ClassVar[bool] = True
     maps: ClassVar[bool] = False
+    boxes: ClassVar[bool] = False
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with their labels. Raises DataError."""

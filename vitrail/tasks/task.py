@@ -79,10 +79,11 @@ class Order:
 
 class Task(Protocol):
     """What a model is for; `several` says whether it learns any number of labels per image, `maps`
-    whether a class for every pixel."""
+    whether a class for every pixel, `boxes` whether boxes around objects."""
 
     several: ClassVar[bool]
     maps: ClassVar[bool]
+    boxes: ClassVar[bool]
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with what is true of them. Raises DataError."""

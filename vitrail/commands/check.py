@@ -21,8 +21,8 @@ def check(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What it is for: classification, multilabel, segmentation or detection. Default: what the "
-            "data tell."
+            help="What it is for: classification, multilabel, segmentation or detection. "
+            "Default: what the data tell."
         ),
     ] = None,
     group_by: GroupBy = None,

@@ -55,8 +55,8 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the masks or boxes of a run that gives them, and for pictures of these. "
-            "Default: masks-of-RUN or boxes-of-RUN.",
+            help="Folder for the masks or boxes of a run that gives them, and for pictures of "
+            "these. Default: masks-of-RUN or boxes-of-RUN.",
         ),
     ] = None,
 ) -> None:
@@ -87,8 +87,7 @@ def predict(
     else:
         show([replace(one, ranked=one.ranked[:top]) for one in found], console())
         if out:
-            print(
-                f"{'masks' if predictor.labels.maps else 'boxes'}, and pictures of them, are in {plain(str(out))}"
-            )
+            what = "masks" if predictor.labels.maps else "boxes"
+            print(f"{what}, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)

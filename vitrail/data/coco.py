@@ -177,7 +177,7 @@ def _gather(
 
 
 def image_key(folder: Path, path: Path, name: Any) -> str | None:
-    """Return where an image lies, relative to the folder; None where it is not there, or outside."""
+    """Return where an image lies, relative to the folder; None where it is not there."""
     if not isinstance(name, str) or not name:
         return None
     beside = [path.parent, folder, *(folder / one for one in IMAGES)]

@@ -134,7 +134,8 @@ def inspect(
     groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
     return Inspection(
         source, found.rows, found.digests, found.sizes, found.modes, found.mode_names, groups,
-        tuple(found.broken), source.findings + findings(source, found, counts, groups) + tuple(more),
+        tuple(found.broken),
+        (*source.findings, *findings(source, found, counts, groups), *more),
         found.grey,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ MOST_CLASSES = 10_000
 
 
 def yolo_files(root: Path) -> bool:
-    """Return whether a folder has text files beside images whose first line is a class and a box."""
+    """Return whether a folder has texts beside images that begin with a class and a box."""
     if not root.is_dir():
         return False
     found = listing(root, ".txt", TEXTS)

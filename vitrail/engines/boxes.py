@@ -160,7 +160,7 @@ def compare(
     images: np.ndarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> float:
-    """Return the largest difference of a score between a detector and its file, which find the same.
+    """Return the largest difference of a score between a detector and its file that find the same.
 
     `images` are uint8 (N, H, W, C) at the model's size; some are given all at once as well, and
     some larger. Raises ExportError where more than one box of a thousand has no equal: of the same

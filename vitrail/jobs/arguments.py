@@ -186,7 +186,8 @@ def ask(
     masks = "boxes" if wish.task.boxes else "masks"
     if (wish.task.maps or wish.task.boxes) and asked.engine != ENGINES[0]:
         raise ConfigError(
-            f"--engine {asked.engine}: {masks} are written by {ENGINES[0]} alone so far, leave it out"
+            f"--engine {asked.engine}: {masks} are written by {ENGINES[0]} alone so far, leave it "
+            "out"
         )
     if (wish.task.maps or wish.task.boxes) and asked.pretrained:
         raise ConfigError(

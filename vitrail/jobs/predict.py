@@ -153,8 +153,8 @@ class Predictor:
         An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
         (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
         several. What is no readable image gets its reason and stops nothing. Raises ConfigError
-        for what is none of these, and for `top` below 1. A run of masks or boxes writes them to `out`, if
-        it is given: an empty folder, or one that is not there.
+        for what is none of these, and for `top` below 1. A run of masks or boxes writes them
+        to `out`, if it is given: an empty folder, or one that is not there.
         """
         named = asked(images, top)
         if out is not None and not self.writes:

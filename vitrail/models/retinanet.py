@@ -1,4 +1,4 @@
-"""RetinaNet: one convolutional head on every level of a pyramid says of nine anchors what they hold.
+"""RetinaNet: one head on every level of a pyramid says of nine anchors a place what they hold.
 
 Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002. Anchors of three
 sizes and three shapes stand at each place; those that overlap an object by half are its own, those

@@ -159,8 +159,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
     is short for `data.spec=SPEC`. Another task brings the objective that suits it, and that of
-    masks a head of maps on a backbone, that of boxes a detector. Raises ConfigError, also for an objective that does not
-    suit.
+    masks a head of maps on a backbone, that of boxes a detector. Raises ConfigError, also for an
+    objective that does not suit.
     """
     return checked(changed(recipe, settings))
 

@@ -141,7 +141,8 @@ def export_engine(
         model, recipe, labels = run.load_model()
         if labels.maps or labels.boxes:
             raise ConfigError(
-                f"{run.path} gives {'masks' if labels.maps else 'boxes'}, which only its model.onnx does so far: leave out --engine"
+                f"{run.path} gives {'masks' if labels.maps else 'boxes'}, which only its "
+                "model.onnx does so far: leave out --engine"
             )
         images = None
         if int8 or data is not None:

@@ -28,6 +28,7 @@ AUGMENTS = [
         erasing=0.7, noise=True, repeats=3,
     ),
     Augment(policy=GoogleRandAugment(2, 15), mixup=0.5, mixing="roll"),
+    Augment(shift=0.2, flips="alternating", border="mirrored"),
 ]  # fmt: skip
 
 
@@ -174,6 +175,45 @@ def test_flip_and_shift_move_pixels_and_bring_in_black(colour):
         (down, right), image = draws.shift[i], images[i]
         padded = np.pad(image[:, ::-1] if draws.flip[i] else image, ((9, 9), (9, 9), (0, 0)))
         assert np.array_equal(out[i], padded[9 - down : 29 - down, 9 - right : 33 - right])
+
+
+def test_shifts_may_bring_in_the_mirrored_border(colour):
+    """The same draws show the same pixels as over black, and at the border their mirror image."""
+    images = colour.take(np.arange(8))
+    draws = draw(Augment(shift=0.2), 8, (20, 24), generator(0))
+    black, filled = (
+        augmentation.place(Augment(shift=0.2, border=border), images, draws, np.arange(8))
+        for border in ("black", "mirrored")
+    )
+    for one, dark, whole in zip(images, black, filled, strict=True):
+        seen = dark.any(-1)
+        assert np.array_equal(dark[seen], whole[seen])
+        assert {tuple(pixel) for pixel in whole.reshape(-1, 3)} <= {
+            tuple(pixel) for pixel in one.reshape(-1, 3)
+        }
+    down, right = 2, -3
+    [moved] = augmentation._shifted_mirrored(images[:1], [(down, right)], [False])
+    assert np.array_equal(moved[0, :20], images[0, down, 3:23])
+    assert np.array_equal(moved[5, 21:], images[0, 3, [22, 21, 20]])
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs(colour):
+    plain = batches(colour, shuffle=False, drop_last=False)
+    turning = batches(
+        colour, shuffle=False, drop_last=False, augment=Augment(shift=0, flips="alternating")
+    )
+    flipped = []
+    for epoch in range(3):
+        views = [turning.get(epoch, number) for number in range(len(turning))]
+        seen = torch.cat([view.images for view in views])
+        images = torch.cat([plain.get(0, number).images for number in range(len(plain))])
+        turned = torch.cat([view.views for view in views]).bool()
+        assert torch.equal(seen, torch.where(turned[:, None, None, None], images.flip(3), images))
+        flipped.append(turned)
+    assert torch.equal(flipped[0], ~flipped[1]) and torch.equal(flipped[0], flipped[2])
+    assert 0.2 < flipped[0].float().mean() < 0.8
+    never = batches(colour, augment=Augment(flip=0, shift=0, flips="alternating")).get(1, 0)
+    assert not never.views.any()
 
 
 def test_crops_are_resized_back(colour):

@@ -106,6 +106,16 @@ def test_small_classes_have_one_of_each(n, expected):
     assert not split.findings
 
 
+@pytest.mark.parametrize(("enough", "each", "held"), [(48, 2, 48), (48, 20, 80), (5000, 20, 96)])
+def test_no_more_is_held_back_than_tells_models_apart(enough, each, held, monkeypatch):
+    monkeypatch.setattr("vitrail.data.split.ENOUGH", enough)
+    monkeypatch.setattr("vitrail.data.split.ENOUGH_EACH", each)
+    images = made([0, 1, 2, 3] * 160)
+    split = divide(images)
+    assert (len(split.train), len(split.val), len(split.test)) == (640 - 2 * held, held, held)
+    assert len(divide(images, test=0.5).test) == 320
+
+
 def test_twins_stay_on_one_side_with_large_groups_too():
     labels = [0] * 60 + [1] * 60
     twins = [i // 6 for i in range(120)]

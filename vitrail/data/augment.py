@@ -5,7 +5,8 @@ alone, so that any share of a batch comes out as it would in the whole.
 
 Random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896. Mixup: Zhang et al., ICLR 2018,
 arXiv:1710.09412. CutMix: Yun et al., ICCV 2019, arXiv:1905.04899. Repeated augmentation: Hoffer
-et al., CVPR 2020, arXiv:1901.09335; Berman et al., arXiv:1902.05509.
+et al., CVPR 2020, arXiv:1901.09335; Berman et al., arXiv:1902.05509. Alternating flips: Jordan,
+2024, arXiv:2404.00498.
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ _ERASED = (0.02, 1 / 3)
 class Augment:
     """How training images are varied.
 
-    flip: probability of a left-right flip. shift: largest shift along each side, as a fraction
-    of it, black moving in. scale: range of the area of a random crop that is resized back to
+    flip: probability of a left-right flip. flips: "random" draws anew in each epoch; "alternating"
+    draws in the first and turns each image round from epoch to epoch, so that two epochs show both
+    sides of it. shift: largest shift along each side, as a fraction of it; border: what moves in,
+    black or the mirrored image. scale: range of the area of a random crop that is resized back to
     the whole image; replaces shift. randaugment: torchvision's, (operations, magnitude 0-30).
     policy: timm's or Google's RandAugment, AutoAugment or a colour jitter, after crop and flip.
     mixup, cutmix: the parameter of the Beta distribution, 0 for none; where both are on, one of
@@ -51,6 +54,8 @@ class Augment:
     mixing: Literal["image", "batch", "roll"] = "image"
     noise: bool = False
     repeats: int = 1
+    flips: Literal["random", "alternating"] = "random"
+    border: Literal["black", "mirrored"] = "black"
 
     def __post_init__(self) -> None:
         for name in ("flip", "shift", "erasing"):
@@ -209,7 +214,8 @@ def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) 
         flipped = draws.flip[rows]
         images[flipped] = images[flipped, :, ::-1]
     elif augment.shift or augment.flip:
-        images = _shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
+        shifted = _shifted if augment.border == "black" else _shifted_mirrored
+        images = shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
     return images if draws.policy is None else operate_all(images, draws.policy, rows)
 
 
@@ -222,6 +228,19 @@ def _shifted(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
         target[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = image[
             max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
         ]
+    return out
+
+
+def _shifted_mirrored(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
+    _, height, width, _ = images.shape
+    reach = max((abs(by) for shift in shifts for by in shift), default=0)
+    around = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "reflect")
+    out = np.empty_like(images)
+    for image, target, (down, right), flip in zip(around, out, shifts, flips, strict=True):
+        top, left = reach - down, reach - right
+        if flip:
+            image = image[:, ::-1]
+        target[:] = image[top : top + height, left : left + width]
     return out
 
 

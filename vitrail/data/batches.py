@@ -7,7 +7,7 @@ ahead change nothing, and two processes see between them what one would see.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -92,6 +92,7 @@ class Batches:
         self._factor = np.tile(1 / (255 * std_32), width).astype(np.float32)
         self._offset = np.tile(-mean_32 / std_32, width).astype(np.float32)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._first: np.ndarray | None = None  # who is flipped in the first epoch
         # What is known of each view, (N, views, width), to be given in place of the images.
         self.features: np.ndarray | None = None
 
@@ -106,9 +107,9 @@ class Batches:
         those of a last, smaller batch may be empty. Raises ConfigError for a number too large.
         """
         indices, rows = self.drawn(epoch, number, rank=rank, world=world)
-        n, mine = len(indices), indices[rows]
+        mine = indices[rows]
         if self.features is not None:
-            return self._embedded(mine, n, rows, generator(self.seed, epoch, number + 1))
+            return self._embedded(indices, rows, epoch, generator(self.seed, epoch, number + 1))
         labels = self._labels
         augment = self.augment
         views: np.ndarray | None = np.zeros(len(mine), np.int64)
@@ -116,7 +117,7 @@ class Batches:
             images, targets = self.normalised(self.pixels.take(mine)), labels[mine]
         else:
             random = generator(self.seed, epoch, number + 1)
-            draws = augmentation.draw(augment, n, self.pixels.image, random)
+            draws = self._draws(augment, indices, epoch, random)
             views = None if augment.views is None else draws.flip[rows].astype(np.int64)
             if augment.mixes:
                 images = self._mixed(augment, indices, draws, rows)
@@ -170,13 +171,14 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _embedded(
-        self, mine: np.ndarray, n: int, rows: np.ndarray, random: np.random.Generator
+        self, indices: np.ndarray, rows: np.ndarray, epoch: int, random: np.random.Generator
     ) -> Batch:
         """The features of those views that would be shown."""
         assert self.features is not None
+        mine = indices[rows]
         views = np.zeros(len(mine), np.int64)
         if self.augment is not None:
-            drawn = augmentation.draw(self.augment, n, self.pixels.image, random)
+            drawn = self._draws(self.augment, indices, epoch, random)
             views = drawn.flip[rows].astype(np.int64)
         return Batch(
             torch.from_numpy(self.features[mine, views]),
@@ -185,6 +187,19 @@ class Batches:
             torch.from_numpy(views),
             embedded=True,
         )
+
+    def _draws(
+        self, augment: Augment, indices: np.ndarray, epoch: int, random: np.random.Generator
+    ) -> Draws:
+        """What is drawn for the images of a batch; alternating flips depend on image and epoch."""
+        draws = augmentation.draw(augment, len(indices), self.pixels.image, random)
+        if augment.flips == "random":
+            return draws
+        if self._first is None:
+            coins = generator(self.seed, 0, 0, 1).random(len(self.pixels))
+            self._first = coins < augment.flip
+        turned = self._first[indices] ^ bool(epoch % 2) if augment.flip else draws.flip
+        return replace(draws, flip=turned)
 
     def _mixed(
         self, augment: Augment, indices: np.ndarray, draws: Draws, rows: np.ndarray

@@ -5,6 +5,8 @@ and the shorter side, up to 255 pixels.
 """
 
 import zlib
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -18,10 +20,7 @@ _SIDE = 240  # means are taken from a picture of this side, which is finer than 
 
 def signature(image: Image.Image) -> np.ndarray:
     """Return uint8 (BYTES,) of an upright image in mode L or RGB."""
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    bands = [small] if image.mode == "L" else small.convert("YCbCr").split()
-    luma = _means(np.asarray(bands[0]), FINE)
-    chroma = [_means(np.asarray(band), CHROMA) for band in bands[1:]]
+    luma, *chroma = _small_means(image) if max(image.size) <= _SIDE else _large_means(image)
     return _packed(
         luma[None],
         np.array(chroma)[None] if chroma else None,
@@ -31,7 +30,7 @@ def signature(image: Image.Image) -> np.ndarray:
 
 def grey_signatures(pixels: np.ndarray) -> np.ndarray:
     """Return uint8 (N, BYTES) of uint8 (N, h, w): what `signature` gives, to half a level."""
-    rows, columns = (_averaging(side) for side in pixels.shape[1:])
+    rows, columns = (_averaging(side, FINE) for side in pixels.shape[1:])
     luma = np.clip(rows @ pixels.astype(np.float32) @ columns.T, 0, 255)
     size = pixels.shape[:0:-1]
     return _packed(luma, None, [_checksum(np.ascontiguousarray(i).data, size) for i in pixels])
@@ -42,16 +41,38 @@ def luma(signatures: np.ndarray) -> np.ndarray:
     return signatures[:, :LUMA_BYTES].view("<u2").astype(np.float32) / 256
 
 
+def _large_means(image: Image.Image) -> list[np.ndarray]:
+    """Luma (24, 24), and of colours chroma (8, 8) twice."""
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    bands = [np.asarray(band) for band in _bands(small)]
+    return [_means(band, CHROMA if i else FINE) for i, band in enumerate(bands)]
+
+
 def _means(band: np.ndarray, side: int) -> np.ndarray:
     step = _SIDE // side
     return band.reshape(side, step, side, step).mean((1, 3), dtype=np.float32)
 
 
-def _averaging(side: int) -> np.ndarray:
-    """(24, side): how much each pixel of a row counts in each mean, as Pillow resizes."""
-    unit = Image.fromarray(np.eye(side, dtype=np.float32))
-    resized = np.asarray(unit.resize((side, _SIDE), Image.Resampling.BILINEAR))
-    return resized.reshape(FINE, -1, side).mean(1)
+def _small_means(image: Image.Image) -> list[np.ndarray]:
+    """The same of what would only be enlarged: two products of small matrices instead."""
+    found = []
+    for i, band in enumerate(_bands(image)):
+        pixels, side = np.asarray(band, np.float32), CHROMA if i else FINE
+        rows, columns = (_averaging(length, side) for length in pixels.shape)
+        found.append(np.clip(rows @ pixels @ columns.T, 0, 255))
+    return found
+
+
+def _bands(image: Image.Image) -> Sequence[Image.Image]:
+    return [image] if image.mode == "L" else image.convert("YCbCr").split()
+
+
+@lru_cache(maxsize=64)
+def _averaging(length: int, side: int) -> np.ndarray:
+    """(side, length): how much each pixel of a row counts in each mean, as Pillow resizes."""
+    unit = Image.fromarray(np.eye(length, dtype=np.float32))
+    resized = np.asarray(unit.resize((length, _SIDE), Image.Resampling.BILINEAR))
+    return resized.reshape(side, -1, length).mean(1)
 
 
 def _packed(luma: np.ndarray, chroma: np.ndarray | None, sums: list[bytes]) -> np.ndarray:

@@ -116,15 +116,16 @@ def divide(
     inspection: Inspection,
     *,
     group_by: str | None = None,
-    val: float = 0.15,
-    test: float = 0.15,
+    val: float | None = None,
+    test: float | None = None,
     seed: int = 0,
     duplicates: Duplicates = "group",
 ) -> Split:
     """Split the inspected images, class by class, into training, validation and test.
 
     Parts that the source gives are kept; a missing one is drawn from the training images, `val`
-    and `test` being fractions of those. `group_by` is a regular expression searched in each
+    and `test` being fractions of those: 0.15 unless given, and no more images than tell models
+    apart, 5,000 or 20 of each class. `group_by` is a regular expression searched in each
     key: images with an equal first group (or whole match, where it has no group) stay together.
     `duplicates` says what becomes of images that are copies of each other: "group" keeps them on
     one side, "keep" lets them fall anywhere, "drop" leaves out all but one, and all of those
@@ -149,7 +150,12 @@ def divide(
         findings += _crossing(items, names, subjects, group_by)
         groups = unite(groups, subjects)
     pool = np.flatnonzero(names == "train")
-    fractions = {part: f for part, f in (("test", test), ("val", val)) if part not in given}
+    usual = _share(len(pool), len(inspection.classes))
+    fractions = {
+        part: usual if own is None else own
+        for part, own in (("test", test), ("val", val))
+        if part not in given
+    }
     labels = [items[row].labels for row in pool]
     drawn = draw(
         labels, inspection.digests[pool], groups[pool], fractions,
@@ -183,9 +189,20 @@ def undivided(inspection: Inspection) -> Split:
 
 
 _PARTS = ("train", "val", "test")
+# Of the images for validation, and for the test; and how many are enough, in all and of a class.
+SHARE, ENOUGH, ENOUGH_EACH = 0.15, 5000, 20
 
 
-def _check(val: float, test: float, duplicates: str) -> None:
+def _share(images: int, classes: int) -> float:
+    """The fraction that is held back for a part: what tells models apart, and learning the rest.
+
+    Of 5,000 images nine tenths are known to a point.
+    """
+    return min(SHARE, max(ENOUGH, ENOUGH_EACH * classes) / max(1, images))
+
+
+def _check(val: float | None, test: float | None, duplicates: str) -> None:
+    val, test = (SHARE if part is None else part for part in (val, test))
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise ConfigError(
             f"val is {val} and test is {test}: both are fractions above 0, together below 1"

@@ -34,7 +34,7 @@ Plain = (
 )
 Hosts = Pyramids | Plain
 # How much finer or coarser than its map the levels of a plain backbone are.
-SCALES = (4, 2, 1, 0.5)
+SCALES = (4.0, 2.0, 1.0, 0.5)
 # Channels that a GroupNorm of a head takes together: 32 groups at the published width.
 GROUP = 8
 

@@ -139,7 +139,8 @@ def evaluate(
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
-    figures = {key: to_json(value) for key, value in judged.items()} | strained
+    told = {key: to_json(value) for key, value in judged.items() if key != "chapters"}
+    figures = told | strained
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
     return Evaluation(task.sentence(judged), figures, len(outputs), where)
 

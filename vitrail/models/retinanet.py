@@ -155,7 +155,9 @@ def matched(anchors: Float[Tensor, "n 4"], targets: Tensor) -> tuple[Tensor, Ten
         most, which = overlap.max(0)
         labels[most >= APART] = IGNORED
         nearest = overlap.amax(1, keepdim=True)
-        own = (most >= OWN) | ((overlap == nearest) & (nearest > 0)).any(0)
+        best = (overlap == nearest) & (nearest > 0)
+        which = torch.where(best.any(0), best.to(overlap.dtype).argmax(0), which)
+        own = (most >= OWN) | best.any(0)
         labels[own] = kinds[which[own]]
         found[own] = boxes[which[own]].to(anchors.dtype)
     labels[in_crowds(anchors, crowds) & (labels == BACKGROUND)] = IGNORED

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class BrokenBoxes(Exception):
@@ -44,11 +45,10 @@ class Truth:
         """The classes that it shows, each once, without those of crowds."""
         return tuple(np.unique(self.labels[~self.crowd]).tolist())
 
-    def kept(self, chosen: np.ndarray) -> Truth:
+    def kept(self, chosen: ArrayLike) -> Truth:
         """Return some of the boxes, by rows or by marks."""
-        return replace(
-            self, boxes=self.boxes[chosen], labels=self.labels[chosen], crowd=self.crowd[chosen]
-        )
+        at = np.asarray(chosen)
+        return replace(self, boxes=self.boxes[at], labels=self.labels[at], crowd=self.crowd[at])
 
     def as_shares(self) -> np.ndarray:
         """Return the boxes in shares of the sides, of what the gate has looked at."""

@@ -45,6 +45,10 @@ class Written:
     boxes: str
     drawn: str
 
+    def to_json(self) -> dict[str, str]:
+        """Return the files by what they hold."""
+        return {"file": self.boxes, "drawn": self.drawn}
+
 
 def box_answer(folder: RunFolder, labels: Labels) -> Answer:
     """Return what answers with boxes: the run's ONNX file, or its weights where there is none.

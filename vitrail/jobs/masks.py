@@ -29,6 +29,10 @@ class Written:
     mask: str
     overlay: str
 
+    def to_json(self) -> dict[str, str]:
+        """Return the files by what they hold."""
+        return {"mask": self.mask, "overlay": self.overlay}
+
 
 def mask_answer(folder: RunFolder, labels: Labels) -> Answer:
     """Return what answers with a mask: the run's ONNX file, or its weights where there is none.

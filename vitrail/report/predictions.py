@@ -68,7 +68,7 @@ def _mask(prediction: Prediction) -> dict[str, Any]:
     """The share of pixels of each class, and the files of the mask."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
-        told = {"mask": prediction.written.mask, "overlay": prediction.written.overlay}
+        told = prediction.written.to_json()
     if prediction.unfamiliar is not None:
         told["unfamiliar"] = prediction.unfamiliar
     shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
@@ -79,7 +79,7 @@ def _boxes(prediction: Prediction) -> dict[str, Any]:
     """The boxes above the threshold, and the files of them."""
     told: dict[str, Any] = {"threshold": prediction.threshold}
     if prediction.written is not None:
-        told |= {"file": prediction.written.boxes, "drawn": prediction.written.drawn}  # pyright: ignore
+        told |= prediction.written.to_json()
     if prediction.unfamiliar is not None:
         told["unfamiliar"] = prediction.unfamiliar
     return {**told, "boxes": [one.to_json() for one in prediction.boxes or ()]}

@@ -130,7 +130,7 @@ def _listed(values: Tensor, *, crowds: bool) -> list[dict[str, Any]]:
 def _coco(boxes: list[dict[str, Any]], images: int, classes: int) -> Any:
     from pycocotools.coco import COCO  # pyright: ignore[reportMissingImports]
 
-    made = COCO()
+    made: Any = COCO()
     made.dataset = {
         "images": [{"id": i} for i in range(images)],
         "categories": [{"id": i} for i in range(classes)],

@@ -54,7 +54,8 @@ def main() -> None:
     workshop = Workshop(divide(inspect(source, progress=False)), device="cpu")
     images = len(workshop.split.train)
     file = vitrail.search.prior.MEASURED
-    accuracy = json.loads(file.read_text())["accuracy"] if file.is_file() else {}
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    accuracy = known.get("accuracy", {})
     for family in options.families or list(families()):
         one = suited(family, options.images, images, options.seconds)
         steps = max(1, int((one.rate or 1.0) * options.seconds / batch_size(images)))
@@ -69,7 +70,7 @@ def main() -> None:
             _, scores = workshop.better(outcome, recipe)
         accuracy[family] = round(scores.main, 4)
         print(f"{family:18} {100 * scores.main:5.1f} %  {steps:5} steps  {one.name}", flush=True)
-    facts = {
+    facts = known | {
         "data": f"fashion-sample, {images} images of {options.images} pixels",
         "seconds": options.seconds,
         "machine": machine(),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from support.pictures import write_classes
 import vitrail
 from vitrail.compression.sizes import largest, least, scaled
 from vitrail.errors import BudgetError, ConfigError, DataError, RunError
-from vitrail.jobs import smaller
+from vitrail.jobs import cutting, smaller
 from vitrail.jobs.compress import compress
+from vitrail.jobs.kin import kin
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.switches import counts, switches
 from vitrail.models import deit, vit
-from vitrail.report.compression import Row, picture, rows
+from vitrail.report.compression import Row, Worth, picture, rows
+from vitrail.report.kin import Kin, best, front
 from vitrail.run import finish
 from vitrail.run.subject import counted
 from vitrail.training.interrupt import Interrupted
@@ -99,8 +103,73 @@ def test_integers_are_judged_by_their_own_answers(trained, tmp_path):
     assert told["method"] == "int8" and told["now"]["macs"] == told["before"]["macs"]
     assert told["now"]["size_bytes"] == (run.path / "model.int8.onnx").stat().st_size
     assert "stay in float" in run.report.read_text()
+    assert "Beside its kin" in run.report.read_text()
     found = vitrail.evaluate(run, trained.parent / "photos", engine="onnxruntime")
     assert 0 <= found.figures["test"]["accuracy"] <= 1
+
+
+def test_gelus_and_softmaxes_go_for_computing_on_secrets(trained, tmp_path):
+    """Of 2 blocks of 4 tokens and 2 heads at most 3 tokens and a half of the rows stay."""
+    run = made(trained, tmp_path / "privit", method="privit", gelus=3, softmaxes="50%", epochs=2)
+    told = run.result["compressed"]
+    assert told["gelus"] == [3, 8] and told["softmaxes"] == [8, 16]
+    assert told["predicted"]["now"]["bytes"] < told["predicted"]["before"]["bytes"]
+    assert told["now"]["macs"] == told["before"]["macs"]
+    model = run.model()
+    assert counts(model) == (3, 8)
+    assert all(set(one.unique().tolist()) <= {0, 1} for kind in switches(model) for one in kind)
+    assert "Which GELUs and softmaxes of every block stay" in run.report.read_text()
+    assert len(run.predict(str(trained.parent / "photos/cat/000.png"))) == 1
+
+
+@pytest.mark.slow  # trains once more
+def test_a_latency_is_kept_by_what_models_take_as_exported(trained, tmp_path, monkeypatch):
+    """The run takes 1 s, it says, and models take that in proportion to their multiply-adds."""
+    slow = tmp_path / "run"
+    shutil.copytree(trained, slow)
+    told = json.loads((slow / "result.json").read_text())
+    told["latency"]["p50_s"], whole = 1.0, told["model"]["macs"]
+    (slow / "result.json").write_text(json.dumps(told))
+    timed = []
+
+    def latency(recipe, *_, **__):
+        timed.append(counted(recipe.config).macs / whole)
+        return SimpleNamespace(held_s=lambda budget: timed[-1])
+
+    monkeypatch.setattr(cutting, "exported_latency", latency)
+    run = made(slow, tmp_path / "half", latency="50%", method="magnitude", epochs=1)
+    assert 0.4 < run.result["model"]["macs"] / whole <= 0.5
+    assert len(timed) == len(set(timed)) > 3
+    assert run.result["budget"]["latency_s"] == 0.5
+
+
+def test_kin_are_runs_of_the_same_beginning(tmp_path):
+    """a was made smaller to b, b to c; d is of another beginning, e is no run."""
+    test = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 90}
+    plain = {"test": test, "latency": {"p50_s": 1e-3}, "model": {"macs": 9, "params": 3}}
+    sources = {"a": None, "b": ("a", "up"), "c": ("b", "int8"), "d": None, "e": None}
+    for name, source in sources.items():
+        (tmp_path / name).mkdir()
+        made = {"source": str(tmp_path / source[0]), "method": source[1]} if source else None
+        told = plain if made is None else plain | {"compressed": made}
+        (tmp_path / name / "result.json").write_text("" if name == "e" else json.dumps(told))
+    found = kin(tmp_path / "new", tmp_path / "b", 90)
+    assert [(one.name, one.way) for one in found] == [
+        ("a", "whole"), ("b", "up"), ("c", "up + int8"),
+    ]  # fmt: skip
+    assert kin(tmp_path / "c", tmp_path / "b", 90) == found[:2]
+    assert kin(tmp_path / "new", tmp_path / "b", 91) == []
+
+
+def test_the_front_is_what_nothing_beats_in_both():
+    def run(name, accuracy, latency):
+        way = "whole" if name == "a" else "up + int8"
+        return Kin(name, way, Worth(accuracy, 0, 1, 90, 9, 3, latency))
+
+    runs = [run("a", 0.9, 3), run("b", 0.8, 2), run("c", 0.7, 2.5), run("d", 0.6, 1)]
+    assert [one.name for one in best(runs)] == ["d", "b", "a"]
+    drawn = front(runs, "b", (4.0, 3.0))
+    assert "up + int8" in drawn and "whole" in drawn
 
 
 @pytest.mark.slow  # trains twice
@@ -141,6 +210,9 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
         ({"method": "int8", "macs": "50%"}, ConfigError, "int8 keeps all channels .* no --macs"),
         ({"method": "uvc", "params": "50%"}, ConfigError, "uvc learns under .* give --macs"),
         ({"method": "uvc", "macs": "2%"}, BudgetError, "one block of one head and one neuron"),
+        ({"method": "privit"}, BudgetError, "all 8 tokens of GELU and 16 rows .* give --gelus"),
+        ({"method": "privit", "gelus": 9}, BudgetError, "--gelus 9 is 9, and the model has 8"),
+        ({"method": "up", "gelus": 3, "macs": "50%"}, ConfigError, "budgets of --method privit"),
         ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
         ({"macs": "50%", "threads": 0}, ConfigError, "threads is 0"),
         ({"macs": "50%", "budget": 1}, ConfigError, "compress has no option 'budget'"),

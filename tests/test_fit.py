@@ -28,6 +28,7 @@ from vitrail.run.view import View
 from vitrail.search import shortlist as shortlisting
 from vitrail.search import timing
 from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.fitness import passes
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
 from vitrail.search.shelf import shelf
@@ -202,6 +203,29 @@ def test_what_torch_finds_slow_may_race(monkeypatch):
         lambda text: None,
     )
     assert not near and len(far) == 1
+
+
+def test_sizes_follow_what_a_family_turns_out_to_compute(monkeypatch):
+    """A family ten times as quick as a matrix product promised is timed at ten times the size."""
+    monkeypatch.setattr(shortlisting, "folded_latency", stepwise(0.01))
+    monkeypatch.setattr(shortlisting, "peak_macs_per_s", lambda: 7.5e6)
+    terms = Terms((28, 28), 1, 3, 500, Budget(latency_s=0.1), 1000.0, 4, 16)
+    suited = 1e6 * 1000 / (500 * passes(500, "resnet"))  # multiply-adds of the forward pass
+    sizes = [suited * 10**power for power in (-2, -1, -0.5, 0, 0.5, 1, 2)]
+    field = [candidate(small("resnet"), params=1, macs=int(size)) for size in sizes]
+    field = [replace(one, name=str(i)) for i, one in enumerate(field)]
+
+    def order(rate):
+        seen = []
+        monkeypatch.setattr(
+            shortlisting, "paced", lambda one, **_: seen.append(one.name) or rate(one)
+        )
+        shortlisting.time_models(field, terms, lambda text: None)
+        return seen
+
+    as_promised = order(lambda one: replace(one, rate=1e6 / one.macs))
+    assert as_promised[0] == "3" and set(as_promised[1:3]) == {"2", "4"}
+    assert order(lambda one: replace(one, rate=1e7 / one.macs))[:2] == ["3", "5"]
 
 
 # ---- race ------------------------------------------------------------------------------

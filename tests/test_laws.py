@@ -95,10 +95,10 @@ def test_points_of_a_star_give_its_laws(tmp_path):
     found = laws(points, tmp_path, draws=4)
     assert found.law is not None and set(found.shapes) == {"dim", "depth", "hidden"}
     assert all(0 < shape.growth < 2 for shape in found.shapes.values())
-    asked = predicted(found, 128)
+    asked = predicted(found)
     assert asked is not None and asked["error"] < min(p.error for p in points)
     assert "grows with compute to the power" in summary(found)
-    assert predicted(laws(points[:4], tmp_path, draws=4), 128) is None
+    assert predicted(laws(points[:4], tmp_path, draws=4)) is None
 
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -117,6 +117,15 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     two = scaling.scale(folder, sizes=(16, 32, 48), time="1s", out=tmp_path / "sweep", device="cpu")
     assert two.points[:2] == one.points and len(two.points) == 4
     assert len(json.loads((two.folder / "result.json").read_text())["points"]) == 4
+    asked = {"times": 4.0, "from": {}, "shape": shapes[0], "error": 0.25, "compute": 3e7}
+    monkeypatch.setattr(scaling, "predicted", lambda found: asked)
+    three, four = (
+        scaling.scale(folder, sizes=(16, 32, 48), time="1s", out=tmp_path / "sweep", device="cpu")
+        for _ in range(2)
+    )
+    assert three.proof is not None and three.proof.sizes == shapes[0]
+    assert three.proof.compute == pytest.approx(3e7, rel=0.2)
+    assert four.proof == three.proof and "asked for: width 16" in summary(three)
     assert not list((two.folder / "checkpoints").iterdir())
 
 

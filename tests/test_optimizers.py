@@ -20,7 +20,7 @@ from vitrail.training.lamb import Lamb
 from vitrail.training.learner import Learner
 from vitrail.training.lion import Lion
 from vitrail.training.loop import Place, Plan, train
-from vitrail.training.optimizer import build
+from vitrail.training.optimizer import AdamW, adjust, build, decay
 from vitrail.training.schedule import Cosine
 
 optim, agc = Peer("timm.optim"), Peer("timm.utils.agc")
@@ -212,3 +212,18 @@ def test_impossible_clipping():
 def test_values_go_through_json():
     for value in NEW:
         assert parse(type(value), to_json(value)) == value
+
+
+def test_a_decay_goes_to_its_end_by_a_cosine_where_there_is_one():
+    """DINO's: 0.04 to 0.4, half of the way at half of the steps; biases have none."""
+    value = AdamW(lr=1e-3, weight_decay=0.04, final_decay=0.4)
+    found = [decay(value, step, 100) for step in (0, 25, 50, 99)]
+    assert found == pytest.approx([0.04, 0.4 - 0.36 * (1 + 0.5**0.5) / 2, 0.22, 0.39991], abs=1e-5)
+    made = build(value, nn.Linear(3, 2))
+    adjust(made, 1e-3, 0.22)
+    assert {len(g["params"][0].shape): g["weight_decay"] for g in made.param_groups} == {
+        2: 0.22, 1: 0.0,
+    }  # fmt: skip
+    assert decay(AdamW(), 50, 100) is None and decay(Lion(), 50, 100) is None
+    with pytest.raises(ConfigError, match="no decay that changes: give both"):
+        AdamW(weight_decay=0.0, final_decay=0.4)

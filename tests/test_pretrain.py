@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from support.pictures import photo, write_classes
 from test_cli import refused, run
@@ -20,13 +21,15 @@ from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import RunError
 from vitrail.jobs import fit as fit_module
 from vitrail.jobs.arguments import Arguments
-from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.pretrain import Asked, pretrain, read_pictures
 from vitrail.models import identify
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.pretraining import usual_model
 from vitrail.recipes.recipe import read
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
+from vitrail.run.reading import Hardware
+from vitrail.run.view import View
 from vitrail.search.field import brought
 from vitrail.search.shelf import shelf
 from vitrail.tasks.fewshot import few_shots, least_squares, left_out_error, nearest
@@ -81,6 +84,21 @@ def test_a_pretraining_leaves_weights_and_a_page(finished):
     for said in ("A map of the features", "Pictures that look alike", "Where it looks", "Learning"):
         assert said in page
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow  # starts two processes
+def test_two_processes_have_the_loss_curve_of_one(classes, finished, tmp_path):
+    """Each sees half of a batch; centres, views and hidden patches are those of the whole."""
+    recipe = read(RunFolder.open(finished).recipe)
+    asked = Asked(str(classes), "attmask", None, 60.0, True, 0, (*TINY, *SMALL_HEAD))
+    workshop = read_pictures(asked, Hardware("cpu", 2), View(Console(quiet=True))).workshop
+    workshop.train(recipe, tmp_path / "two", recipe.steps.total, together=True)
+    curves = [
+        [line["loss"] for line in Journal(path / "metrics.jsonl").read() if "loss" in line]
+        for path in (finished, tmp_path / "two")
+    ]
+    assert len(curves[0]) == 6
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
 def test_a_run_without_classes_answers_nothing(finished):

@@ -1,30 +1,48 @@
-"""Time series: the .ts format with its faults, standardisation, batches, a network that learns."""
+"""Time series: .ts files and tables with their faults, the gate, a run from files to answers."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from test_cli import refused
 from test_cli import run as command
 
 import vitrail
 from vitrail.checkpoint import save
 from vitrail.data import uea
+from vitrail.data.gate import inspect
+from vitrail.data.opening import task_of_data
+from vitrail.data.series import open_series
+from vitrail.data.series_pixels import padded, series_pixels
+from vitrail.data.split import Part, divide
 from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
+from vitrail.jobs.stress import Stress
+from vitrail.jobs.train import train_recipe
 from vitrail.models import config_json
 from vitrail.models.evolving_series import Config
 from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.recipes.pretrained import start
-from vitrail.recipes.recipe import Data, Recipe
+from vitrail.recipes.recipe import Data, Recipe, read
+from vitrail.report import curves
 from vitrail.run.adopt import adopt
+from vitrail.run.workshop import Workshop
+from vitrail.runs import Run
 from vitrail.search.shelf import shelf
-from vitrail.training.objective import Step
-from vitrail.training.series import Batches, SeriesLoss, fit, predict
+from vitrail.tasks.series import Series as SeriesTask
+from vitrail.tasks.task import Normal, Order
 from vitrail.training.steps import Steps
 
 FOLDER = Path(__file__).parent / "series"
-VOWELS = [FOLDER / f"JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST")]
+VOWELS = [FOLDER / "vowels" / f"JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST")]
+OWN = ("dim", "hidden", "depth", "ffn", "keys", "values")
+SMALL = {
+    "features": 12, "length": 26, "classes": 9, "dim": 32, "hidden": 32, "depth": 1, "ffn": 64,
+    "keys": 0.25, "values": 0.25,
+}  # fmt: skip
 HEADER = """# a comment
 @problemName Made up
 @timeStamps false
@@ -82,8 +100,10 @@ def test_missing_and_uneven(tmp_path):
 def test_without_labels(tmp_path):
     found = uea.read(write(tmp_path, "@classLabel false\n@data\n1,2:3,4\n"))
     assert found.labels is None and found.values.shape == (1, 2, 2) and found.name == "some"
-    with pytest.raises(DataError, match="no labels"):
-        Batches(found, batch=2)
+    with pytest.raises(DataError, match="has no classes: say @classLabel true"):
+        open_series(tmp_path / "some.ts")
+    with pytest.raises(DataError, match="has numbers as targets"):
+        open_series(FOLDER / "Covid3Month_TEST.ts")
 
 
 @pytest.mark.parametrize(
@@ -142,10 +162,12 @@ def test_standard():
     )
 
 
-def test_batches():
+def test_batches(vowels):
     """Each epoch sees a case once, in an order of its own; processes share a batch."""
-    train = uea.Standard.of(part := uea.read(VOWELS[0])).apply(part)
-    batches = Batches(train, batch=18, seed=1)
+    part = Part(vowels, np.arange(54), np.zeros((54, 2), np.uint64))
+    pixels = series_pixels(part, 26)
+    normal = Normal(*pixels.statistics())
+    batches = SeriesTask().training(pixels, normal, Order(18, 1))
     assert batches.steps_per_epoch == 3
     orders = [
         torch.cat([batch.indices for batch in batches.iterate(3 * e, stop=3 * e + 3)])
@@ -155,41 +177,221 @@ def test_batches():
     assert not torch.equal(*orders)
     whole = batches.get(1, 2)
     shares = [batches.get(1, 2, rank=r, world=2) for r in (0, 1)]
-    assert torch.equal(torch.cat([s.images for s in shares]), whole.images)
-    assert torch.equal(whole.mask, torch.from_numpy(train.mask)[whole.indices])
-    assert Batches(train, batch=500).steps_per_epoch == 1
+    joined = torch.cat([s.images for s in shares])
+    assert torch.equal(joined.nan_to_num(9), whole.images.nan_to_num(9))
+    steps = (~whole.images.isnan()).any(2).sum(1)
+    assert steps.tolist() == vowels.series.mask.sum(1)[whole.indices].tolist()
 
 
-def test_targets_of_a_regression():
-    series = uea.read(FOLDER / "Covid3Month_TEST.ts")
-    batch = Batches(series, batch=12).get(0, 0)
-    outputs = torch.full((12, 1), 0.5)
-    loss = SeriesLoss()(lambda x, mask: outputs, batch, Step(0, 1, 0.0))["loss"]
-    assert loss.item() == pytest.approx(float(((0.5 - series.labels) ** 2).mean()))
+def test_a_network_reads_nan_as_it_reads_a_mask(vowels):
+    """What is behind the last step, and a number that is missing, is told by NaN alone."""
+    series = vowels.series.taken(np.arange(6))
+    model = vitrail.create(Config(**SMALL)).eval()
+    mask = torch.from_numpy(series.mask)
+    values = torch.from_numpy(series.values).clone()
+    values[2, 3, 1] = 0
+    told = values.masked_fill(~mask[..., None], torch.nan)
+    told[2, 3, 1] = torch.nan
+    assert torch.equal(model(told), model(values, mask))
 
 
-def test_learns_who_speaks(tmp_path):
-    """Nine speakers from six utterances each: chance is 11 %."""
-    train, test = uea.read_parts(*VOWELS)
-    standard = uea.Standard.of(train)
-    train, test = standard.apply(train), standard.apply(test)
-    config = Config(
-        features=12,
-        length=train.mask.shape[1],
-        classes=9,
-        dim=32,
-        hidden=32,
-        depth=1,
-        ffn=64,
-        keys=0.25,
-        values=0.25,
+@pytest.fixture(scope="module")
+def vowels():
+    return open_series(FOLDER / "vowels")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Nine speakers from some eight utterances each: chance is 11 %."""
+    sizes = [f"model.{name}={value}" for name, value in SMALL.items() if name in OWN]
+    wanted = ["task=series", "model=ea_dc", f"data={FOLDER / 'vowels'}", *sizes]
+    return train_recipe(
+        [*wanted, "steps.total=60", "steps.batch=16", "optimizer.lr=0.003"],
+        out=tmp_path_factory.mktemp("series") / "run", device="cpu",
+    )  # fmt: skip
+
+
+def test_learns_who_speaks(run):
+    found = Run(run).result
+    assert found["test"]["n"] == 36 and found["test"]["accuracy"] > 0.5
+    names = [one["name"] for one in found["baselines"]]
+    assert names == ["always '1'", "nearest training series"]
+    assert found["model"]["title"].endswith("26 steps")
+    page = (run / "report.html").read_text()
+    assert "test series" in page and "test image" not in page
+    assert found["test"]["accuracy"] == 1 or "curves of" in page
+
+
+def test_curves_have_gaps_where_numbers_are_missing():
+    """A feature is drawn over its own range; between numbers that are missing there is white."""
+    numbers = np.array([[0.0], [1], [np.nan], [np.nan], [np.nan], [0], [1], [np.nan]])
+    picture = np.asarray(Image.open(io.BytesIO(curves.drawn(numbers))))
+    ink = (picture != 255).any((0, 2))
+    assert ink[12] and ink[-13] and not ink[len(ink) // 3 : len(ink) // 2].any()
+
+
+def test_the_file_alone_gives_the_reports_figures(run, vowels):
+    """Whoever has the ONNX file and the test part's numbers finds what the report says."""
+    test = np.array([item.part == "test" for item in vowels.items])
+    given = padded(vowels.series.taken(np.flatnonzero(test)), 26)
+    session = onnxruntime.InferenceSession(run / "model.onnx")
+    shares, logits = session.run(["probabilities", "logits"], {"series": given})
+    right = logits.argmax(1) == vowels.series.labels[test]
+    assert right.mean() == pytest.approx(Run(run).accuracy)
+    assert shares.sum(1) == pytest.approx(1)
+    found = vitrail.predict(run, FOLDER / "vowels" / "JapaneseVowels_TEST.ts")
+    assert [one.ranked[0][0] for one in found] == [vowels.classes[row.argmax()] for row in logits]
+    assert found[0].path == "JapaneseVowels_TEST.ts:1"
+    (run / "model.onnx").rename(run / "kept.onnx")
+    try:
+        [answer] = vitrail.predict(run, given[0])
+    finally:
+        (run / "kept.onnx").rename(run / "model.onnx")
+    assert dict(answer.ranked)[answer.ranked[0][0]] == pytest.approx(shares[0].max(), abs=1e-4)
+
+
+def test_what_is_asked_wrongly_gets_its_reason(run, tmp_path):
+    few = vitrail.predict(run, [np.zeros((4, 3), np.float32), np.zeros((99, 12), np.float32)])
+    assert [one.error for one in few] == [
+        "has 3 features, and the run takes 12",
+        "has 99 steps, and the run takes 26 at most",
+    ]
+    [one] = vitrail.predict(run, str(tmp_path / "none.ts"))
+    assert one.error.startswith("cannot be read")
+    for ask in (
+        lambda: vitrail.explain(run, ["x.png"]),
+        lambda: vitrail.export(run, engine="onnxruntime"),
+        lambda: vitrail.evaluate(run, stress=Stress(corruptions=True)),
+    ):
+        with pytest.raises(ConfigError, match="takes series"):
+            ask()
+
+
+def test_the_runs_own_test_is_judged_again(run):
+    found = vitrail.evaluate(run)
+    assert found.n == 36 and found.figures["test"]["accuracy"] == Run(run).accuracy
+    other = vitrail.evaluate(run, FOLDER / "vowels" / "JapaneseVowels_TEST.ts")
+    assert other.figures["test"]["accuracy"] == Run(run).accuracy
+
+
+def test_a_stopped_training_goes_on_with_the_same_bits(run, vowels, tmp_path):
+    recipe = read(run / "recipe.json")
+    split = divide(inspect(vowels, progress=False))
+    straight = Workshop(split, device="cpu").train(recipe, tmp_path / "straight", 6)
+    Workshop(split, device="cpu").train(recipe, tmp_path / "stopped", 3)
+    resumed = Workshop(split, device="cpu").train(recipe, tmp_path / "stopped", 6)
+    ours, theirs = (one.model.state_dict() for one in (straight, resumed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_a_fit_recognises_series(tmp_path):
+    found = vitrail.fit(FOLDER / "vowels", time="60s", out=tmp_path / "run")
+    assert found.result["test"]["n"] == 36
+    assert {one["family"] for one in found.result["candidates"]} == {"evolving_series"}
+
+
+# ---- tables in long form ---------------------------------------------------------------
+
+
+def table(folder, rows, head="case,time,x,y,class,split"):
+    path = folder / "walks.csv"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def test_a_table_in_long_form(tmp_path):
+    """Rows are sorted by time; an empty cell is missing; padding is behind the last step."""
+    rows = ["a,2,3,30,up,train", "a,1,1,,up,train", "b,0,5,50,down,test"]
+    rows += ["b,1,6,60,down,test", "b,2,7,70,down,test"]
+    path = table(tmp_path, rows)
+    found = open_series(path)
+    assert found.classes == ("down", "up") and [i.key for i in found.items] == ["a", "b"]
+    assert [(i.label, i.part) for i in found.items] == [(1, "train"), (0, "test")]
+    nan = np.nan
+    np.testing.assert_array_equal(
+        padded(found.series, 3),
+        np.array([[[1, nan], [3, 30], [nan, nan]], [[5, 50], [6, 60], [7, 70]]], np.float32),
     )
-    torch.manual_seed(0)
-    model = vitrail.create(config)
-    outcome = fit(model, train, folder=tmp_path, epochs=15, batch=18, device="cpu")
-    assert outcome.step == 45
-    found = predict(model, test).argmax(1).numpy()
-    assert (found == test.labels).mean() > 0.6
+    assert task_of_data(path) == "series" and task_of_data(FOLDER / "vowels") == "series"
+
+
+@pytest.mark.parametrize(
+    ("rows", "head", "message"),
+    [
+        ([], "case,time,x,class", "has no rows"),
+        (["a,0,1,up", "a,0,2,up"], "case,time,x,class", "row 3: the time '0' of this series"),
+        (["a,0,1,up", "a,1,2,down"], "case,time,x,class", "row 3: series 'a' is 'down' here"),
+        (["a,0,1,up", "a,1,z,up", "a,2,3,up"], "case,time,x,class", "row 3: 'z' in column 'x'"),
+        ([",0,1,up"], "case,time,x,class", "row 2: the case is empty"),
+        (["a,0,1,"], "case,time,x,class", "row 2: the class is empty"),
+        (["0,1,up"], "time,x,class", "expected a table in long form"),
+        (["a,0,1,up"], "case,time,x,class", "needs at least two classes"),
+    ],
+)
+def test_malformed_tables(tmp_path, rows, head, message):
+    with pytest.raises(DataError, match=message) as caught:
+        open_series(table(tmp_path, rows, head))
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_of_images_are_none_of_series(tmp_path):
+    images = table(tmp_path, [f"{i}.png,{i % 2}" for i in range(9)], "path,label")
+    assert task_of_data(images) is None
+    video = tmp_path / "video.ts"
+    video.write_bytes(b"G@\x00\x10" + bytes(180))
+    assert task_of_data(video) is None
+
+
+# ---- the gate --------------------------------------------------------------------------
+
+
+def test_series_of_which_none_can_be_used(tmp_path):
+    rows = [f"{case},{step},,up" for case in (0, 1) for step in range(3)]
+    path = table(tmp_path, rows, "case,t,x,class")
+    with pytest.raises(DataError, match="expected a table in long form"):
+        open_series(path)
+    text = HEADER + "?,?:?,?:up\n?,?:?,?:down\n"
+    with pytest.raises(
+        DataError, match=r"none of the 2 series of .* can be used .first: some\.ts:1"
+    ):
+        inspect(open_series(write(tmp_path, text)), progress=False)
+
+
+def test_the_gate_tells_what_is_wrong_with_series(tmp_path):
+    """An answer key: each fault is planted once, and nothing else is told as one."""
+    random = np.random.default_rng(0)
+    rows = []
+    for case in range(40):
+        label = ("up", "down")[case % 2]
+        for step in range(6):
+            x, y = random.normal(size=2).round(3)
+            rows.append([f"c{case:02}", step, x, y, 1.0, label])
+    for row in rows:
+        if row[0] == "c05":
+            row[2:5] = "", "", ""
+        if row[0] == "c07":  # the numbers of c06, which is of the other class
+            twin = rows[6 * 6 + row[1]]
+            row[2:5] = twin[2:5]
+        if row[0] == "c08" and row[1] == 2:
+            row[2] = 4000
+        if row[0] == "c09" and row[1] == 3:
+            row[3] = ""
+    rows = [row for row in rows if row[0] != "c11" or row[1] == 0]
+    rows = [row for row in rows if row[0] != "c12" or row[1] < 4]
+    path = table(tmp_path, [",".join(map(str, r)) for r in rows], "case,time,x,y,z,class")
+    found = inspect(open_series(path), progress=False)
+    assert {one.key: one.kind for one in found.broken} == {"c05": "no numbers", "c11": "too short"}
+    told = {one.kind: one.keys for one in found.findings if one.kind != "small class"}
+    assert told == {
+        "no numbers": ("c05",),
+        "too short": ("c11",),
+        "missing": ("c09",),
+        "far off": ("c08",),
+        "exact duplicates": ("c06 = c07",),
+        "lengths": (),
+        "constant feature": ("feature 3",),
+    }
 
 
 def test_who_wants_images_refuses_series(tmp_path, capsys):
@@ -201,11 +403,11 @@ def test_who_wants_images_refuses_series(tmp_path, capsys):
     assert command("load", str(file)) == 0
     assert "2 classes, 16x2 series" in capsys.readouterr().out
     said = refused(capsys, "load", str(file), "--out", str(tmp_path / "run"))
-    assert "is evolving_series, which takes series: give weights" in said
+    assert "is evolving_series-" in said and "which takes series: give weights" in said
     image = vitrail.catalog()["resnet_18"].config
     with pytest.raises(CheckpointError, match="takes 16x2 series, and the model 224x224 images"):
         start(image, str(file))
-    with pytest.raises(CheckpointError, match="evolving_series, a model of series: images"):
+    with pytest.raises(CheckpointError, match=r"evolving_series-.*, a model of series: images"):
         shelf(file, image_size=(32, 32), classes=5)
     recipe = Recipe(config_json(small), Data("x"), Steps(1, 1))
     with pytest.raises(ConfigError, match="model takes 16x2 series, a recipe trains on images"):

@@ -29,6 +29,7 @@ from vitrail.commands.list import list_variants
 from vitrail.commands.load import load
 from vitrail.commands.predict import predict
 from vitrail.commands.pretrain import pretrain
+from vitrail.commands.private import private
 from vitrail.commands.probe import probe
 from vitrail.commands.recipes import recipes
 from vitrail.commands.scale import scale
@@ -88,6 +89,7 @@ app.command("load")(load)
 app.command("export")(export)
 app.command("compare")(compare)
 app.command("compress")(compress)
+app.command("private")(private)
 app.command("bench")(bench)
 app.command("growth")(growth)
 app.command("cache")(cache)

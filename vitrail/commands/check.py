@@ -21,7 +21,8 @@ def check(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What it is for: classification, multilabel, segmentation or detection. "
+            help="What it is for: classification, multilabel, segmentation, detection, series or "
+            "video. "
             "Default: what the data tell."
         ),
     ] = None,

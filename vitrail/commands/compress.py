@@ -18,7 +18,8 @@ def compress(
         typer.Option(
             help="How to choose what stays: up (how far answers move without a channel), uvc "
             "(learned with the weights), magnitude or random; int8 keeps all and makes a file in "
-            "8-bit integers."
+            "8-bit integers; privit keeps all and learns which GELUs and softmaxes "
+            "stay, for `vitrail private`."
         ),
     ] = "up",
     macs: Annotated[
@@ -40,6 +41,20 @@ def compress(
         float | None,
         typer.Option(help="Percentage points of the score that int8 may lose; 0.5 by default."),
     ] = None,
+    gelus: Annotated[
+        str | None,
+        typer.Option(
+            help="Most tokens whose GELU privit keeps, over all blocks: 25% of them, or "
+            "500; by default all."
+        ),
+    ] = None,
+    softmaxes: Annotated[
+        str | None,
+        typer.Option(
+            help="Most rows of softmax that privit keeps, over all heads: 25% of them, or "
+            "500; by default all."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Where the run's images are, where they have moved.")
     ] = None,
@@ -58,7 +73,8 @@ def compress(
     work()
     made = make(
         run, out=out, resume=resume, method=method, macs=macs, params=params, latency=latency,
-        epochs=epochs, max_drop=max_drop, data=data, seed=seed, device=device, threads=threads,
+        epochs=epochs, max_drop=max_drop, gelus=gelus, softmaxes=softmaxes,
+        data=data, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     if as_json:
         print(json.dumps(made.result["compressed"] | {"run": str(made.path)}, indent=1))

@@ -94,8 +94,9 @@ def fit(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What to learn: classification, multilabel for several labels per image, or "
-            "segmentation for masks, detection for boxes. Default: what the data are for."
+            help="What to learn: classification, multilabel for several labels per image, "
+            "segmentation for masks, detection for boxes, series for time series, or video for "
+            "clips. Default: what the data are for."
         ),
     ] = None,
     flexible: Annotated[

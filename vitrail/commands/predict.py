@@ -71,7 +71,9 @@ def predict(
     predictor = answering(
         run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
     )
-    paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
+    paths = images
+    if predictor.labels.takes == "images":
+        paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
     if isinstance(predictor, Predictor) and predictor.writes and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)

@@ -70,7 +70,7 @@ class Pixels:
         """The first `n` images: a fair sample, as a part is in the order of its digests."""
         part = Part(self.part.source, self.part.rows[:n], self.part.digests[:n])
         images = None if self.images is None else self.images[:n]
-        return Pixels(part, self.image, self.channels, images, self.workers)
+        return type(self)(part, self.image, self.channels, images, self.workers)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """A copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""

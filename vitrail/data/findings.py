@@ -24,9 +24,15 @@ _TRAITS = {
     "CMYK": "{} the four inks CMYK, converted to RGB",
     "animated": "{} several frames, of which the first is taken",
     "rotated": "{} an EXIF rotation, which is applied",
+    "turned": "{} a rotation, which is applied",
+    "uneven rate": "{} an uneven rate of frames: each moment shows the frame of its time",
+    "short clip": "{} fewer frames than are shown, and shows the last one again",
+    "still": "{} nothing that moves",
+    "missing": "{} missing numbers, which count as the mean",
+    "far off": "{} numbers far away from all others: a sensor's fault, or another unit",
     "extension": "{} an extension of another format, decoded by content",
 }
-_WARN = ("stretched", "dim", "no data", "bands", "extension")
+_WARN = ("short clip", "still", "far off", "stretched", "dim", "no data", "bands", "extension")
 
 
 def findings(
@@ -37,19 +43,15 @@ def findings(
     `counts` int64 (C,) are the images of each class, `groups` int64 (N,) those of twins.
     """
     return (
-        *_of_broken(scan.broken),
-        *_of_traits(scan),
-        *(
-            ()
-            if source.masks is not None or source.boxes is not None
-            else _of_classes(source, counts)
-        ),
-        *_of_shapes(source, scan),
+        *_of_broken(source, scan.broken),
+        *_of_traits(source, scan),
+        *(() if source.masks or source.boxes else _of_classes(source, counts)),
+        *(() if source.kind == "series" else _of_shapes(source, scan)),
         *_of_twins(source, scan, groups),
     )
 
 
-def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
+def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
     means = {
         "empty": "empty", "not an image": "no image", "truncated": "truncated",
         "bomb": "too large to be decoded safely", "broken": "damaged",
@@ -58,6 +60,10 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
         "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
         "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
         "mask colour": "with a mask of unknown colours",
+        "no video": "without a video stream", "no frames": "without a frame",
+        "broken clip": "damaged, cut off, or no video",
+        "long clip": "too long",
+        "no numbers": "without any number", "too short": "too short",
         "annotation": "with an annotation that cannot be used",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
@@ -65,12 +71,12 @@ def _of_broken(broken: Sequence[Broken]) -> list[Finding]:
     for entry in broken:
         groups.setdefault(entry.kind, []).append(entry.key)
     return [
-        Finding(kind, "error", f"{_files_are(len(keys))} {means[kind]}, left out", tuple(keys))
+        Finding(kind, "error", f"{_are(source, len(keys))} {means[kind]}, left out", tuple(keys))
         for kind, keys in groups.items()
     ]
 
 
-def _of_traits(scan: Scan) -> list[Finding]:
+def _of_traits(source: Source, scan: Scan) -> list[Finding]:
     scaled = {
         one.kind: f", of which {one.low:g} to {one.high:g} become 0 to 255 in all of them"
         for one in scan.ranges
@@ -79,8 +85,7 @@ def _of_traits(scan: Scan) -> list[Finding]:
         Finding(
             trait,
             "warning" if trait in _WARN else "info",
-            _TRAITS[trait].format(f"{n:,} image" + (" has" if n == 1 else "s have"))
-            + scaled.get(trait, ""),
+            _TRAITS[trait].format(_having(source, n)) + scaled.get(trait, ""),
             tuple(keys),
         )
         for trait, (n, keys) in scan.traits.items()
@@ -94,13 +99,13 @@ def _of_classes(source: Source, counts: np.ndarray) -> list[Finding]:
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] >= 3 * counts[least]:
         text = (
-            f"class {shortened(source.classes[most], 60)!r} has {counts[most]:,} images, "
+            f"class {shortened(source.classes[most], 60)!r} has {counts[most]:,} {source.nouns}, "
             f"{shortened(source.classes[least], 60)!r} only {counts[least]:,}"
         )
         findings.append(Finding("imbalance", "warning", text))
     few = [name for name, n in zip(source.classes, counts, strict=True) if n < 20]
     if few:
-        text = f"{len(few)} of {len(counts)} classes have fewer than 20 images"
+        text = f"{len(few)} of {len(counts)} classes have fewer than 20 {source.nouns}"
         findings.append(Finding("small class", "warning", text, tuple(few)))
     return findings
 
@@ -156,7 +161,9 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
     findings = []
     for (sort, where), n in sorted(totals.items()):
         severity, consequence = _COPIES[where]
-        what = "identical files" if sort == "exact" else "nearly identical images"
+        what = "nearly identical " + source.nouns
+        if sort == "exact":
+            what = "identical " + ("series" if source.kind == "series" else "files")
         text = f"{counted(n, 'group')} of {what} {where}: {consequence}"
         shown = sets[sort, where]
         joined = tuple(map(" = ".join, shown))
@@ -164,8 +171,13 @@ def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
     return findings
 
 
-def _files_are(n: int) -> str:
-    return "1 file is" if n == 1 else f"{n:,} files are"
+def _having(source: Source, n: int) -> str:
+    return f"{counted(n, source.noun, source.nouns)} {'has' if n == 1 else 'have'}"
+
+
+def _are(source: Source, n: int) -> str:
+    one, many = ("series", "series") if source.kind == "series" else ("file", "files")
+    return f"1 {one} is" if n == 1 else f"{n:,} {many} are"
 
 
 def _images(n: int) -> str:

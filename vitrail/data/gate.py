@@ -11,9 +11,11 @@ import numpy as np
 
 from vitrail.data import scan, twins
 from vitrail.data.box_gate import with_boxes
+from vitrail.data.clip_gate import scan_clips
 from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
+from vitrail.data.series_gate import scan_series, series_findings
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
@@ -59,8 +61,18 @@ class Inspection:
 
     @property
     def size(self) -> tuple[int, int]:
+        """The median (height, width); of series the most steps that one has, and 1."""
+        if self.source.series is not None:
+            return int(self.sizes[:, 0].max()), 1
         height, width = np.median(self.sizes, axis=0)
         return int(height), int(width)
+
+    @property
+    def channels(self) -> int:
+        """Channels that show all there is: 1 of grey images, else 3; of series the features."""
+        if self.source.series is not None:
+            return self.source.series.values.shape[2]
+        return 1 if self.grey and self.source.clips is None else 3
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -116,7 +128,12 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
-    if source.pixels is None:
+    if source.series is not None:
+        found = scan_series(source, source.series)
+    elif source.clips is not None:
+        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
+        source = replace(source, clips=replace(source.clips, lengths=lengths))
+    elif source.pixels is None:
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
@@ -130,8 +147,12 @@ def inspect(
     _require(source, found, counts, least)
     if source.masks is not None:
         more = mask_findings(source, source.masks, found)
+    if source.series is not None:
+        more = series_findings(source.series, found)
     first = np.fromiter((source.items[row].label for row in found.rows), np.int64)
-    groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
+    groups = found.groups
+    if groups is None:
+        groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
     return Inspection(
         source, found.rows, found.digests, found.sizes, found.modes, found.mode_names, groups,
         tuple(found.broken),
@@ -140,12 +161,21 @@ def inspect(
     )  # fmt: skip
 
 
+_UNITS = {"images": "files", "series": "series", "clips": "files"}
+_READ = {"images": "read as an image", "series": "used", "clips": "read as a video"}
+_WHOLE = {
+    "images": "give whole JPEG, PNG, WebP, GIF, BMP or TIFF files",
+    "series": "give series with numbers",
+    "clips": "give whole MP4, MKV, WebM, MOV or AVI files",
+}
+
+
 def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> None:
     if not len(found.rows):
         key, _, reason = found.broken[0]
         raise DataError(
-            f"none of the {len(source):,} files of {source.origin} can be read as an image (first: "
-            f"{shortened(key)} {reason}): give whole JPEG, PNG, WebP, GIF, BMP or TIFF files"
+            f"none of the {len(source):,} {_UNITS[source.kind]} of {source.origin} can be "
+            f"{_READ[source.kind]} (first: {shortened(key)} {reason}): {_WHOLE[source.kind]}"
         )
     if least < 2 or not len(counts) or counts.min() >= least:
         return
@@ -154,7 +184,7 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
     scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
     if len(scarce) == 1:
         name, n = scarce[0]
-        has = "only one readable image" if n else "no readable image"
+        has = f"only one readable {source.noun}" if n else f"no readable {source.noun}"
         raise DataError(
             f"class {shortened(name)!r} of {source.origin} has {has}{left}: {remedy}, or remove "
             "the class"
@@ -163,8 +193,8 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
     more = f" and {len(scarce) - 10:,} more" if len(scarce) > 10 else ""
     raise DataError(
         f"{len(scarce):,} of {len(counts):,} classes of {source.origin} have fewer than three "
-        f"readable images ({shown}{more}){left}: {remedy.replace('give it', 'give each')}, or "
-        "remove the class"
+        f"readable {source.nouns} ({shown}{more}){left}: {remedy.replace('give it', 'give each')}, "
+        "or remove the class"
     )
 
 

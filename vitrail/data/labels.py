@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.config import to_json
 from vitrail.data.depth import Range
 from vitrail.data.likeness import Likeness
+from vitrail.data.source import Kind
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Labels:
     `threshold`, a probability, is "none of these"; `look` tells images unlike all that the model
     learned from. With `several` an image has any number of
     labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
-    its own one of `thresholds` belongs to the image; before they are chosen there are none.
+    its own one of `thresholds` belongs to the image; before they are chosen there are none. What
+    `takes` series has `image` = (steps, 1), a channel for each feature, and `mean` and `std` in
+    the features' own units; clips have `frames`, every `stride`-th of a video, in so many `views`.
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -47,6 +50,10 @@ class Labels:
     look: Likeness | None = None
     maps: bool = False
     boxes: bool = False
+    takes: Kind = "images"
+    frames: int = 1
+    stride: int = 1
+    views: int = 1
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -59,6 +66,11 @@ class Labels:
             raise ConfigError(
                 f"mean has {len(self.mean)} and std {len(self.std)} values, neither one for all "
                 f"nor one for each of {self.channels} channels"
+            )
+        if not all(1 <= n <= MOST_SIDE for n in (self.frames, self.stride, self.views)):
+            raise ConfigError(
+                f"frames {self.frames}, stride {self.stride}, views {self.views} are not all 1 to "
+                f"{MOST_SIDE}"
             )
         if not all(map(math.isfinite, self.mean)):
             raise ConfigError(f"mean {self.mean} is not of finite numbers")
@@ -78,8 +90,7 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`, `maps` and
-        `boxes`.
+        there were others; the same holds for `look`, `maps`, `boxes` and `takes`.
         """
         fields = to_json(self)
         if self.look is None:
@@ -87,6 +98,10 @@ class Labels:
         for name in ("maps", "boxes"):
             if not getattr(self, name):
                 del fields[name]
+        if self.takes == "images":
+            del fields["takes"]
+        if self.takes != "clips":
+            del fields["frames"], fields["stride"], fields["views"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields
@@ -104,9 +119,20 @@ class Labels:
         return probabilities.double() >= bounds
 
     def normalised(self, images: Any) -> Tensor:
-        """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them."""
+        """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them.
+
+        Series stay float32 (N, steps, channels); clips uint8 (N, T, H, W, channels) become float32
+        (N, channels, T, H, W).
+        """
         import torch
 
+        if self.takes == "series":
+            middle, spread = (torch.tensor(v) for v in (self.mean, self.std))
+            return (torch.as_tensor(images) - middle) / spread
+        if self.takes == "clips":
+            clips = torch.as_tensor(images).permute(0, 4, 1, 2, 3).float() / 255
+            middle, spread = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (self.mean, self.std))
+            return (clips - middle) / spread
         x = torch.as_tensor(images).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std

@@ -11,8 +11,10 @@ from vitrail.data.builtin import BUILTIN
 from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
 from vitrail.data.masked import is_masked, read_masked
+from vitrail.data.series import is_series
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
+from vitrail.data.videos import are_videos
 from vitrail.data.voc import read_voc, voc_files
 from vitrail.data.yolo import read_yolo, yolo_files
 from vitrail.errors import DataError
@@ -105,10 +107,15 @@ def open_boxes(spec: str | Path) -> Source:
 
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
-    images, "detection" for boxes; None where it is that of labels, or cannot be told."""
+    images, "detection" for boxes, "series" for files of time series, "video" for folders of video
+    files alone; None where it is that of labels, or cannot be told."""
     if isinstance(spec, str) and spec in BUILTIN:
         return None
     path = Path(spec).expanduser()
+    if is_series(path):
+        return "series"
+    if are_videos(path):
+        return "video"
     if is_masked(path):
         return "segmentation"
     return "detection" if _is_boxed(path) else None

@@ -18,8 +18,11 @@ QUALITY = 80
 def thumbnails(source: Source, keys: Iterable[str], *, side: int = 96) -> dict[str, bytes]:
     """Return the images called `keys` as PNG or JPEG files of at most `side` x `side` pixels.
 
-    Images that cannot be read any more, and keys that the source does not have, are left out.
+    Images that cannot be read any more, and keys that the source does not have, are left out, and
+    so is what is no image.
     """
+    if source.kind != "images":
+        return {}
     wanted = dict.fromkeys(keys)
     items = {item.key: item for item in source.items if item.key in wanted}
     found = [items[key] for key in wanted if key in items]

@@ -1,6 +1,7 @@
 """A list of labelled images, what is known of them, and how to read one."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,18 @@ import numpy as np
 from vitrail.data.boxes import Boxes
 from vitrail.data.depth import Range
 from vitrail.data.masks import Masks
+from vitrail.data.uea import Series
 from vitrail.errors import DataError
 from vitrail.units import shortened
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
+Kind = Literal["images", "series", "clips"]
+
+# One item, and several.
+NOUNS: dict[Kind, tuple[str, str]] = {
+    "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
+}  # fmt: skip
 
 _PARTS: dict[str, PartName] = {
     "train": "train", "training": "train", "trn": "train", "tr": "train", "learn": "train",
@@ -70,6 +78,23 @@ class Finding:
     groups: tuple[tuple[str, ...], ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a clip are shown: `frames` of them, every `stride`-th one; a test is of so
+    many `views`. `lengths`, once the gate has looked, are the frames of each whole clip, by its row
+    in the source."""
+
+    frames: int
+    stride: int
+    views: int = 1
+    lengths: Mapping[int, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def span(self) -> int:
+        """Frames from the first that is shown to the last."""
+        return (self.frames - 1) * self.stride + 1
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A list of labelled images and how to read them.
@@ -78,7 +103,8 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask; with `boxes` they are those of its boxes.
+    image are the classes in its mask; with `boxes` they are those of its boxes. With `series` the
+    items are time series, of which row i is items[i]; with `clips` they are files of videos.
     """
 
     name: str
@@ -92,9 +118,28 @@ class Source:
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
     boxes: Boxes | None = field(default=None, repr=False)
+    series: Series | None = field(default=None, repr=False)
+    clips: Sampling | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def kind(self) -> Kind:
+        """What the items are."""
+        if self.clips is not None:
+            return "clips"
+        return "images" if self.series is None else "series"
+
+    @property
+    def noun(self) -> str:
+        """Return what one item is called."""
+        return NOUNS[self.kind][0]
+
+    @property
+    def nouns(self) -> str:
+        """Return what several items are called."""
+        return NOUNS[self.kind][1]
 
     def read(self, item: Item) -> bytes:
         """The encoded file of an image (PNG for array sources). Raises OSError of the file."""

@@ -174,7 +174,7 @@ def divide(
         )  # fmt: skip
     return Split(
         parts["train"], parts["val"], HeldBack(parts["test"]), inspection.classes,
-        1 if inspection.grey else 3, tuple(findings),
+        inspection.channels, tuple(findings),
     )  # fmt: skip
 
 
@@ -184,8 +184,7 @@ def undivided(inspection: Inspection) -> Split:
     The other parts are empty.
     """
     everyone, nobody = (_part(inspection, np.arange(n)) for n in (len(inspection), 0))
-    channels = 1 if inspection.grey else 3
-    return Split(everyone, nobody, HeldBack(nobody), inspection.classes, channels)
+    return Split(everyone, nobody, HeldBack(nobody), inspection.classes, inspection.channels)
 
 
 _PARTS = ("train", "val", "test")

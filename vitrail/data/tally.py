@@ -26,7 +26,8 @@ class Broken(NamedTuple):
 class Scan:
     """What a pass saw: of the images that were read, row by row, what `gate.Inspection` says and
     the signatures of `twins`; of the broken ones, the reasons; of each trait, how many have it
-    and some keys; of each kind of values beyond 8 bits, the range that becomes 0 to 255."""
+    and some keys; of each kind of values beyond 8 bits, the range that becomes 0 to 255; `groups`
+    are those of copies where they are not told by signatures."""
 
     rows: np.ndarray
     digests: np.ndarray
@@ -38,6 +39,7 @@ class Scan:
     broken: list[Broken]
     traits: dict[str, tuple[int, list[str]]]
     ranges: tuple[Range, ...] = ()
+    groups: np.ndarray | None = None
 
 
 class Seen(NamedTuple):

@@ -28,10 +28,11 @@ def told(inspection: Inspection, more: Sequence[Finding] = (), *, most: int = 8)
 
 
 def _classes(inspection: Inspection) -> str:
+    kinds = inspection.source.noun, inspection.source.nouns
     sizes = dict(zip(inspection.classes, inspection.counts, strict=True))
     if not sizes:
-        return f"{counted(len(inspection), 'image')} without classes"
-    text = f"{counted(len(inspection), 'image')} of {counted(len(sizes), 'class', 'classes')}"
+        return f"{counted(len(inspection), *kinds)} without classes"
+    text = f"{counted(len(inspection), *kinds)} of {counted(len(sizes), 'class', 'classes')}"
     if len(sizes) <= _CLASSES:
         return f"{text}: {', '.join(f'{shortened(name, 40)} {n:,}' for name, n in sizes.items())}"
     least, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))

@@ -38,6 +38,11 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def taken(self, rows: np.ndarray) -> Series:
+        """Return the cases at `rows`."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, values=self.values[rows], mask=self.mask[rows], labels=labels)
+
     def padded(self, length: int) -> Series:
         """The same cases with `length` steps. DataError where some are longer."""
         longest = self.mask.shape[1]
@@ -126,7 +131,7 @@ def read(path: Path | str) -> Series:
             labels.append(label)
     if not cases:
         raise DataError(f"{path} has no case behind @data: the file is cut off, fetch it again")
-    values, mask = _together(cases)
+    values, mask = together(cases)
     kind = np.float32 if header.targets else np.int64
     known = np.array(labels, kind) if header.labelled else None
     return Series(header.name or path.stem, values, mask, known, header.classes)
@@ -257,8 +262,8 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _together(cases: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Cases (F, T) as one array (N, T, F), with the mask (N, T) of their steps."""
+def together(cases: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return cases (F, T) as one array (N, T, F), with the mask (N, T) of their steps."""
     lengths = []
     for case in cases:
         steps = np.flatnonzero(~np.isnan(case).all(0))

@@ -110,15 +110,13 @@ def _write(
     """Write the file, tied to its weights and labels; returns whether it resizes images itself."""
     import onnx
 
-    # Two images: with one, torch would take the batch for a constant.
-    example = torch.zeros(2, labels.channels, *labels.image)
     try:
         with quiet():
             program = torch.onnx.export(
                 served,
-                (example,),
+                (served.example(),),  # pyright: ignore
                 dynamo=True,
-                input_names=["pixels"],
+                input_names=[served.entry],  # pyright: ignore
                 output_names=list(served.outputs),  # pyright: ignore
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 verbose=False,
@@ -128,8 +126,10 @@ def _write(
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"the model cannot be exported to ONNX: {first}") from error
     proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
-    inside = resize_agrees(labels, path, opsets=proto.opset_import)
-    prepend(front(labels, inside=inside), proto.graph)
+    inside = False
+    if labels.takes == "images":  # others come in the model's own size, and are normalised inside
+        inside = resize_agrees(labels, path, opsets=proto.opset_import)
+        prepend(front(labels, inside=inside), proto.graph)
     if labels.maps:
         masks.append(proto.graph, labels)
     if labels.boxes:
@@ -175,7 +175,8 @@ def _logits(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         running = session(path)
     except RunError as error:
         raise ExportError(f"ONNX Runtime refuses the exported model: {error.__cause__}") from error
-    return lambda images: np.asarray(running.run(["logits"], {"images": images})[0])
+    entry = running.get_inputs()[0].name
+    return lambda images: np.asarray(running.run(["logits"], {entry: images})[0])
 
 
 def compare(
@@ -211,10 +212,19 @@ def compare(
     return largest
 
 
-def synthetic(labels: Labels) -> np.ndarray:
-    """Make images to compare on where no real ones are at hand: uint8 (256, H, W, C)."""
+def synthetic(labels: Labels, n: int = ENOUGH) -> np.ndarray:
+    """Make inputs to compare on where no real ones are at hand: images uint8 (n, H, W, C), series
+    float32 (n, T, F), clips uint8 (n, T, H, W, C)."""
     random = np.random.default_rng(0)
-    return np.stack([_scene(random, labels) for _ in range(ENOUGH)])
+    if labels.takes == "series":
+        shape = n, labels.image[0], labels.channels
+        drawn = random.standard_normal(shape, dtype=np.float32)
+        return drawn * np.float32(labels.std) + np.float32(labels.mean)
+    if labels.takes == "clips":
+        still = np.stack([_scene(random, labels) for _ in range(n)])
+        # A scene that is shifted a little from frame to frame.
+        return np.stack([np.roll(still, at, 2) for at in range(labels.frames)], 1)
+    return np.stack([_scene(random, labels) for _ in range(n)])
 
 
 def _scene(random: np.random.Generator, labels: Labels) -> np.ndarray:

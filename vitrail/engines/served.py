@@ -54,6 +54,8 @@ class Served(nn.Module):
 
     # The last one is what the model itself gives, and is compared with it.
     outputs: ClassVar[tuple[str, ...]] = ("probabilities", "logits")
+    # How its input is called in the file.
+    entry: ClassVar[str] = "pixels"
 
     def __init__(self, model: nn.Module, labels: Labels) -> None:
         super().__init__()
@@ -63,8 +65,56 @@ class Served(nn.Module):
         self.register_buffer("factor", (1 / (255 * std)).view(1, -1, 1, 1))
         self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1))
 
+    def example(self) -> Tensor:
+        """Return two inputs: with one, torch would take the batch for a constant."""
+        return torch.zeros(2, self.labels.channels, *self.labels.image)
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        return self.labels.probabilities(logits), logits
+
+
+class ServedSeries(Served):
+    """The deployed model between series and probabilities.
+
+    float32 (B, T, F) in the features' own units, NaN where a number is missing or behind the last
+    step, to probabilities and logits, each (B, classes).
+    """
+
+    entry: ClassVar[str] = "series"
+
+    def __init__(self, model: nn.Module, labels: Labels) -> None:
+        super().__init__(model, labels)
+        self.register_buffer("middle", torch.tensor(labels.mean))
+        self.register_buffer("spread", torch.tensor(labels.std))
+
+    def example(self) -> Tensor:
+        """Return two inputs: with one, torch would take the batch for a constant."""
+        return torch.zeros(2, self.labels.image[0], self.labels.channels)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model((pixels - self.middle) / self.spread)  # pyright: ignore[reportOperatorIssue]
+        return self.labels.probabilities(logits), logits
+
+
+class ServedClips(Served):
+    """The deployed model between clips and probabilities.
+
+    uint8 (B, T, H, W, C) to probabilities and logits, each (B, classes).
+    """
+
+    entry: ClassVar[str] = "clips"
+
+    def example(self) -> Tensor:
+        """Return two inputs: with one, torch would take the batch for a constant."""
+        told = self.labels
+        return torch.zeros(2, told.frames, *told.image, told.channels, dtype=torch.uint8)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        # Normalised where the channels are last, as the statistics of an image are.
+        shape = (1, 1, 1, 1, -1)
+        x = pixels.float() * self.factor.view(shape) + self.offset.view(shape)  # pyright: ignore
+        logits = self.model(x.permute(0, 4, 1, 2, 3))
         return self.labels.probabilities(logits), logits
 
 
@@ -100,4 +150,8 @@ def serve(model: nn.Module, labels: Labels) -> nn.Module:
     """Return the module that is exported: of maps without, of labels with their probabilities."""
     if labels.boxes:
         return ServedBoxes(model, labels)
+    if labels.takes == "series":
+        return ServedSeries(model, labels)
+    if labels.takes == "clips":
+        return ServedClips(model, labels)
     return (ServedMaps if labels.maps else Served)(model, labels)

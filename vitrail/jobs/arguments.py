@@ -117,10 +117,10 @@ class Words(TypedDict, total=False):
     `pretrain` names pictures without labels to pretrain on first, with a third of the time;
     `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
     published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
-    where images have several labels and "segmentation" where each has a mask, which the data tell
-    as a rule; one class each is the default. With `flexible` the weights learn many patch sizes,
-    and the run gets a dial. `add` are JSON files whose models race as well, such as the found.json
-    of a search.
+    where images have several labels, "segmentation" where each has a mask, "series" for time series
+    and "video" for clips, which the data tell as a rule; one class each is the default. With
+    `flexible` the weights learn many patch sizes, and the run gets a dial. `add` are JSON files
+    whose models race as well, such as the found.json of a search.
     """
 
     latency: str | float | None
@@ -183,17 +183,7 @@ def ask(
             )
     rivals(asked.engine)
     wish = asked.wish  # checked to the last field before any image is read
-    masks = "boxes" if wish.task.boxes else "masks"
-    if (wish.task.maps or wish.task.boxes) and asked.engine != ENGINES[0]:
-        raise ConfigError(
-            f"--engine {asked.engine}: {masks} are written by {ENGINES[0]} alone so far, leave it "
-            "out"
-        )
-    if (wish.task.maps or wish.task.boxes) and asked.pretrained:
-        raise ConfigError(
-            "--pretrained is for classes of images so far: leave it out, or begin a network of "
-            f"{masks} with a file by `vitrail train --set pretrained=FILE`"
-        )
+    _check_kind(asked, wish)
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))
     options.pop("add", None)
@@ -204,6 +194,26 @@ def ask(
     said += [f"--add {shlex.quote(str(file))}" for file in asked.add]
     said += [f"--set {shlex.quote(setting)}" for setting in settings]
     return replace(asked, command=" ".join(["vitrail fit", shlex.quote(str(data)), *said]))
+
+
+def _check_kind(asked: Arguments, wish: Recipe) -> None:
+    """Raise ConfigError for what is asked of images alone, where the task is about others."""
+    others = "masks" if wish.task.maps else "boxes" if wish.task.boxes else wish.task.takes
+    if others == "images":
+        return
+    if asked.engine != ENGINES[0]:
+        raise ConfigError(
+            f"--engine {asked.engine}: answers to {others} come by {ENGINES[0]} alone so far, "
+            "leave it out"
+        )
+    if asked.pretrained:
+        raise ConfigError(
+            "--pretrained is for classes of images so far: leave it out, or begin a network with "
+            "a file by `vitrail train --set pretrained=FILE`"
+        )
+    if wish.task.takes != "images" and (asked.input or asked.flexible):
+        name = "input" if asked.input else "flexible"
+        raise ConfigError(f"--{name} is about images, and the data are {others}: leave it out")
 
 
 def _taught(teacher: str | Path | None, settings: Sequence[str]) -> list[str]:

@@ -18,11 +18,13 @@ from rich.console import Console
 
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.jobs.cutting import INT8, UVC, Asked, clock
+from vitrail.jobs.cutting import INT8, PRIVIT, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
 from vitrail.jobs.learned import require
 from vitrail.jobs.limits import Limits, read, sized
+from vitrail.jobs.making import Making
 from vitrail.jobs.smaller import Smaller
+from vitrail.jobs.switched import Switched, wanted
 from vitrail.measure.machine import cores
 from vitrail.run.before import Before, before
 from vitrail.run.folder import RunFolder, free_name
@@ -37,10 +39,12 @@ class Words(TypedDict, total=False):
 
     `method` says by what channels are chosen: "up" (how far answers move without them), "magnitude"
     or "random"; "uvc" learns under `macs` which heads, neurons and blocks go; "int8" keeps all and
-    makes a file in integers, which may lose `max_drop` points. `macs`, `params` and `latency` are
-    limits, absolute ("3M", "5ms") or a share of what the model costs now ("50%"); `epochs` are
-    passes over the training images afterwards, by default as many as the run had. `data` is where
-    the images are now, `seed` draws what is random.
+    makes a file in integers, which may lose `max_drop` points; "privit" learns which GELUs and
+    softmaxes stay where answers are computed on secrets, at most `gelus` tokens and `softmaxes`
+    rows (numbers, or shares of all). `macs`, `params` and `latency` are limits, absolute ("3M",
+    "5ms") or a share of what the model costs now ("50%"); `epochs` are passes over the training
+    images afterwards, by default as many as the run had. `data` is where the images are now, `seed`
+    draws what is random.
     """
 
     method: str | None
@@ -51,6 +55,8 @@ class Words(TypedDict, total=False):
     data: str | Path | None
     seed: int | None
     max_drop: float | None
+    gelus: str | int | None
+    softmaxes: str | int | None
     device: str | None
     threads: int | None
 
@@ -81,14 +87,14 @@ def compress(
     asked = _asked(old, run, options, out)
     if asked.method == UVC:
         require(old, asked)
-    elif asked.method != INT8:
+    elif _cuts(asked):
         sized(old.cuttable.config, asked.limits)
     folder = Path(out) if out else free_name(f"{old.run.path.name}-smaller")
     RunFolder.check_free(folder)
     images = old.data(site[0], view)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
     decided = {"asked": to_json(asked)}
-    if asked.method not in (INT8, UVC):
+    if _cuts(asked) and asked.method != UVC:
         with clock(old, images.workshop, budget) as timed:
             if asked.latency_s is not None:
                 view.phase("timing smaller models as exported")
@@ -101,22 +107,37 @@ def compress(
             seconds={"data": images.seconds},
             spent_s=images.seconds,
         )
-        job = Integers if asked.method == INT8 else Smaller
-        return Run(job(asked, old, images, made, state, view, budget).run())
+        return Run(_job(asked)(asked, old, images, made, state, view, budget).run())
+
+
+def _cuts(asked: Asked) -> bool:
+    """Return whether channels of the model go."""
+    return asked.method != INT8 and not asked.switched
+
+
+def _job(asked: Asked) -> type[Making]:
+    """Return what makes the smaller run."""
+    if asked.switched:
+        return Switched
+    return Integers if asked.method == INT8 else Smaller
 
 
 def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None) -> Asked:
     """Read and check what was asked for. Raises BudgetError and ConfigError."""
     texts = options.get("macs"), options.get("params"), options.get("latency")
     method, data = options.get("method") or "up", options.get("data")
-    limits = Limits()
-    if method != INT8 or any(text is not None for text in texts):
+    limits, kept = Limits(), (options.get("gelus"), options.get("softmaxes"))
+    gelus, softmaxes = None, None
+    if method == PRIVIT or kept != (None, None):
+        gelus, softmaxes = wanted(old, *kept)
+    if (method not in (INT8, PRIVIT) and gelus is None) or any(text is not None for text in texts):
         figures = old.subject
         limits = read(*texts, Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]))
     return Asked(
         str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
         options.get("seed") or 0, None if data is None else str(data),
         _command(run, options, out), options.get("max_drop"),
+        gelus, softmaxes,
     )  # fmt: skip
 
 
@@ -152,5 +173,4 @@ def _again(run: RunFolder, state: State, view: View, site: tuple[Hardware, int])
     images = old.data(site[0], view)
     state.require_images(images.digest)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
-    job = Integers if asked.method == INT8 else Smaller
-    return job(asked, old, images, run, state, view, budget).run()
+    return _job(asked)(asked, old, images, run, state, view, budget).run()

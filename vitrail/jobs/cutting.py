@@ -32,8 +32,8 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.workshop import Workshop
 from vitrail.training.schedule import Schedule
 
-Method = Literal["up", "uvc", "magnitude", "random", "int8"]
-INT8, UVC = "int8", "uvc"
+Method = Literal["up", "uvc", "magnitude", "random", "int8", "privit"]
+INT8, UVC, PRIVIT, RANDOM = "int8", "uvc", "privit", "random"
 # Training images of each class of which UP-ViTs ask what a channel is worth, and how many at once.
 PROXY, AT_ONCE = 2, 16
 # Passes over the images in which the rate of a tuning rises, at most; a tenth where it is short.
@@ -54,6 +54,8 @@ class Asked:
     data: str | None = None
     command: str = ""
     max_drop: float | None = None
+    gelus: int | None = None
+    softmaxes: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -76,8 +78,18 @@ class Asked:
                 "--method uvc learns under a budget of multiply-adds: give --macs, and neither "
                 "--params nor --latency"
             )
+        if self.switched and (self.method not in (PRIVIT, RANDOM) or self.limits != Limits()):
+            raise ConfigError(
+                "--gelus and --softmaxes are budgets of --method privit, or random, which keep all "
+                "channels: leave out --macs, --params and --latency"
+            )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"--epochs is {self.epochs:g}: give a number above 0")
+
+    @property
+    def switched(self) -> bool:
+        """Whether GELUs and softmaxes are what becomes fewer."""
+        return self.gelus is not None or self.softmaxes is not None
 
     @property
     def limits(self) -> Limits:

@@ -71,8 +71,15 @@ def listed(
         methods=methods,
         maps=asked.wish.task.maps,
         boxes=asked.wish.task.boxes,
+        takes=asked.wish.task.takes,
+        frames=_frames(data),
     )
     return _invited(asked, terms, extra, view), probes
+
+
+def _frames(data: Read) -> int:
+    clips = data.inspection.source.clips
+    return 1 if clips is None else clips.frames
 
 
 def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
@@ -86,7 +93,7 @@ def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
             view.phase(f"left out of the shelf: {sentence}")
     if (teacher := _teacher(asked, data)) is not None:
         view.say(f"all candidates are taught by {teacher}")
-        extra = [one for one in extra if one.model["channels"] == split.channels]
+        extra = [one for one in extra if one.channels == split.channels]
     return extra
 
 
@@ -133,6 +140,8 @@ def within(asked: Arguments, data: Read) -> Budget:
     """Return the budget for the pictures at hand, or those that the user names."""
     split, task = data.workshop.split, asked.wish.task
     budget = pictured(asked.budget, data, asked.input)
+    if budget.pictures is None:  # what comes at the model's own size
+        return budget
     sizes = (dense_sizes if task.maps or task.boxes else image_sizes)(data.inspection.size)
     return held(budget, sizes, split.channels)
 

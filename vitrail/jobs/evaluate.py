@@ -19,8 +19,9 @@ from markupsafe import Markup
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
 from vitrail.data.boxes import Boxes
-from vitrail.data.cache import Pixels, pixels
+from vitrail.data.cache import Pixels
 from vitrail.data.gate import Inspection, inspect
+from vitrail.data.inputs import inputs
 from vitrail.data.labels import Labels
 from vitrail.data.source import Source
 from vitrail.data.split import Part
@@ -109,9 +110,9 @@ def evaluate(
     task.check(source)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
-    images = pixels(part, labels.image, labels.channels, progress=progress)
+    images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    if task.boxes:
+    if task.boxes or task.takes != "images":  # clips are seen in several views, boxes drawn
         outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
     else:
         outputs = Outputs(_answers(ask, images), _truth(task, images))
@@ -121,7 +122,7 @@ def evaluate(
     one = Subject(folder, task, model, labels, ask, where, engine)
     facts = Facts(
         model=_model(recipe),
-        data=_data(found, part),
+        data=_data(found, part, task),
         command=_command(run, data, engine, stress),
         mistakes=_mistakes(task, outputs, labels, images, model),
         versions=machine()["versions"],
@@ -139,6 +140,7 @@ def evaluate(
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
+    # What a task draws is for the page.
     told = {key: to_json(value) for key, value in judged.items() if key != "chapters"}
     figures = told | strained
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
@@ -152,7 +154,7 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
         some = shortened(", ".join(labels.classes))
         raise DataError(
             f"{source.origin} has the class {unknown[0]!r}, which {folder.path} does not know: "
-            f"give images of {some}"
+            f"give {source.nouns} of {some}"
         )
     at = [labels.classes.index(name) for name in source.classes]
     items = tuple(
@@ -204,7 +206,9 @@ def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
 def _looks(
     found: Inspection, images: Pixels, outputs: Outputs, labels: Labels, model: Any
 ) -> Looks:
-    """Return which of the images deserve a look."""
+    """Return which of the images deserve a look; of what is no image only what the gate found."""
+    if labels.takes != "images":
+        return looks(found, [])
     network = Embedded(model)
 
     def embed(some: Pixels) -> np.ndarray:
@@ -234,7 +238,7 @@ def _model(recipe: dict[str, Any]) -> ModelFacts:
     )  # fmt: skip
 
 
-def _data(found: Inspection, part: Part) -> DataFacts:
+def _data(found: Inspection, part: Part, task: Task) -> DataFacts:
     return DataFacts(
         name=found.source.name,
         origin=found.source.origin,
@@ -242,8 +246,9 @@ def _data(found: Inspection, part: Part) -> DataFacts:
         parts={"test": part.counts},
         findings=[FindingFacts(f.kind, f.severity, f.message, f.keys) for f in found.findings],
         broken=[BrokenFile(b.key, b.reason) for b in found.broken],
-        split="all images are judged, none is learned from",
-        boxes=found.source.boxes is not None,
+        split=f"all {found.source.nouns} are judged, none is learned from",
+        takes=task.takes,
+        boxes=task.boxes,
     )
 
 

@@ -61,6 +61,11 @@ def explain_files(
             f"{os.fspath(run)} gives {'masks' if labels.maps else 'boxes'}, which show themselves "
             "where a class is: use `vitrail predict`"
         )
+    if labels.takes != "images":
+        raise ConfigError(
+            f"{os.fspath(run)} takes {labels.takes}, and what a network looks at is drawn for "
+            "images alone: use `vitrail predict`"
+        )
     if about is not None and about not in labels.classes:
         known = nearest(about, labels.classes)
         raise ConfigError(f"class {about!r} is unknown to the run: {known}")

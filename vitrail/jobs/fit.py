@@ -31,6 +31,7 @@ from vitrail.run.storage import completed
 from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.shortlist import Shortlist
+from vitrail.tasks import Tasks
 
 PRETRAIN_SHARE = 1 / 3
 
@@ -46,7 +47,8 @@ def fit(
 ) -> Run:
     """Find, train, judge and export the best model for `data`.
 
-    `data` is a folder of class folders, a CSV or Parquet table, or a built-in name. `options` are
+    `data` is a folder of class folders, a CSV or Parquet table, a built-in name, or what its task
+    reads: images beside masks, files of time series. `options` are
     limits and what else `fit.arguments.Words` tells. `settings` change the recipe of every
     candidate, like `augment.flip=0`. With `resume` the run in `out` goes on with its own
     arguments; new limits and more time are taken over.
@@ -70,15 +72,7 @@ def fit(
     if (pictures := words.get("pretrain")) is not None:
         asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
-    folder = (
-        Path(out)
-        if out
-        else free_name(
-            Path(data).resolve().name
-            if task.maps or task.boxes
-            else open_source(data, several=task.several).name
-        )
-    )
+    folder = Path(out) if out else free_name(_called(data, task))
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
@@ -97,6 +91,13 @@ def fit(
         )
         with interruptible(asked.again(run.path)):
             return Run(Fitting(asked, run, state, view, images, found).run())
+
+
+def _called(data: str | Path, task: Tasks) -> str:
+    """Return how the data are called, without reading what is slow to read."""
+    if task.maps or task.boxes or task.takes != "images":
+        return Path(data).resolve().stem
+    return open_source(data, several=task.several).name
 
 
 def _pretrained_first(

@@ -99,7 +99,7 @@ class Fitting:
     def _decode(self) -> None:
         """The pixels of every image size of the race, before the clock of the race starts."""
         shown = self.view.console.is_terminal
-        for image, channels in {(c.image, c.model["channels"]) for c in self.found.candidates}:
+        for image, channels in {(c.image, c.channels) for c in self.found.candidates}:
             for part in ("train", "val"):
                 self.workshop.pixels(part, image, channels, progress=shown)
 
@@ -152,7 +152,7 @@ class Fitting:
             whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
             recipe = default(
                 one.config,
-                workshop.data(asked.wish.data, one.image, one.model["channels"], one.pretrained),
+                workshop.data(asked.wish.data, one.image, one.channels, one.pretrained),
                 images=images,
                 total=max(steps[-1] + 1, whole),
                 seed=asked.seed,

@@ -65,8 +65,8 @@ class Searching:
     def _recipe(self, one: Candidate) -> Recipe:
         """The recipe of a candidate; its images are decoded at the first call."""
         limits, workshop = self.limits, self.workshop
-        data = workshop.data(limits.wish.data, one.image, one.model["channels"])
-        workshop.pixels("val", one.image, one.model["channels"])
+        data = workshop.data(limits.wish.data, one.image, one.channels)
+        workshop.pixels("val", one.image, one.channels)
         recipe = default(
             one.config, data, images=len(workshop.split.train), total=1 << 20, seed=limits.seed,
             device=workshop.device, precision=one.precision if one.rate else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +12,16 @@ from torch import Tensor, nn
 from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.engines import ENGINES, Answer, engine
-from vitrail.engines.apart import Apart
-from vitrail.jobs.cutting import Asked
+from vitrail.jobs.making import Making
 from vitrail.report import compression
 from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
-from vitrail.run import finish
-from vitrail.run.before import Before, now, worth
-from vitrail.run.budget import Budget
+from vitrail.run.before import now, worth
 from vitrail.run.deploy import MAX_DROP, Deployed, deployed, note
 from vitrail.run.exported import Timed
-from vitrail.run.finish import Addition, Desk, Shipped, Trained, conclude, ship
-from vitrail.run.folder import RunFolder
+from vitrail.run.finish import Addition, Shipped, Trained, conclude, ship
 from vitrail.run.images import real_images
-from vitrail.run.reading import Read
-from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
-from vitrail.run.view import View
 from vitrail.run.watch import checkpoints
 
 PLAIN = ENGINES[0]
@@ -50,36 +42,20 @@ class Answering(nn.Module):
         return torch.from_numpy(np.asarray(self.answer(asked)[1])).to(images)
 
 
-class Integers:
-    """Makes a run in int8 of the run `before` in the folder `run`."""
-
-    def __init__(
-        self,
-        asked: Asked,
-        before: Before,
-        data: Read,
-        run: RunFolder,
-        state: State,
-        view: View,
-        budget: Budget,
-    ) -> None:
-        self.asked, self.before, self.data, self.folder = asked, before, data, run
-        self.state, self.view, self.budget = state, view, budget
+class Integers(Making):
+    """Quantises a model's file and judges it by its own answers."""
 
     def run(self) -> Path:
         """Do all of it; returns the run folder. Raises ExportError where int8 loses too much."""
         old, path = self.before, self.folder.path
-        source = shlex.quote(str(old.run.path))
-        again = f"vitrail compress {source} --resume --out {shlex.quote(str(path))}"
-        with interruptible(again), self.view.shown():
+        with interruptible(self.again), self.view.shown():
             one, recipe, workshop = old.subject, old.recipe, self.data.workshop
             self.view.phase("exporting")
             journal = checkpoints(path, one.name) / "metrics.jsonl"
             journal.parent.mkdir(parents=True, exist_ok=True)
             self.folder.write_bytes(journal, old.run.metrics.read_bytes())
             trained = Trained(one, recipe, old.model, workshop.validate(old.model, recipe))
-            asked = finish.Asked(self.asked.command, self.budget, self.asked.seed)
-            desk = Desk(self.folder, workshop, self.data.inspection, self.state, asked, Apart())
+            desk = self.desk()
             with self.folder.scratch() as scratch:
                 shipped = ship(trained, desk, scratch)
                 self.folder.save_model(old.model, to_json(recipe), shipped.labels)
@@ -120,7 +96,9 @@ class Integers:
                 f"of {file}.",
             ),
         )  # fmt: skip
-        return Addition(compression.chapter(told), {"compressed": told.to_json()})
+        return Addition(
+            compression.chapter(told), {"compressed": told.to_json()}, self.among(told.now)
+        )
 
 
 def _timed(shipped: Shipped, made: Deployed, small: Path) -> Shipped:

@@ -29,8 +29,9 @@ from vitrail.data.parallel import in_order
 from vitrail.data.picture import of_image
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
-from vitrail.jobs import boxes, masks
+from vitrail.jobs import boxes, clips, masks
 from vitrail.jobs.asked import Picture, asked, from_array
+from vitrail.jobs.series import Case, cases
 from vitrail.jobs.timely import Timely
 from vitrail.measure.session import session
 from vitrail.report.predictions import as_csv, as_json, as_table, show
@@ -156,6 +157,10 @@ class Predictor:
         for what is none of these, and for `top` below 1. A run of masks or boxes writes them
         to `out`, if it is given: an empty folder, or one that is not there.
         """
+        if self.labels.takes == "clips":
+            return self._of_clips(clips.asked(images), top, out)
+        if self.labels.takes == "series":
+            return self._of_series(cases(images, self.labels), top, out)
         named = asked(images, top)
         if out is not None and not self.writes:
             raise ConfigError(f"{self._run.path} gives no masks or boxes: leave out --out")
@@ -186,6 +191,40 @@ class Predictor:
         """Return whether answers are written to files: masks, or boxes."""
         return self.labels.maps or self.labels.boxes
 
+    def _of_series(
+        self, some: Sequence[Case], top: int, out: str | os.PathLike | None
+    ) -> list[Prediction]:
+        self._require_no_masks(out)
+        return [
+            found
+            for at in range(0, len(some), BATCH)
+            for found in self._answered(some[at : at + BATCH], top)
+        ]
+
+    def _of_clips(
+        self, some: Sequence[clips.Asked], top: int, out: str | os.PathLike | None
+    ) -> list[Prediction]:
+        """Predictions of clips, each by the mean probability of its views."""
+        self._require_no_masks(out)
+
+        def work(rows: range) -> list[Prediction]:
+            return [self._of_clip(*some[row], top) for row in rows]
+
+        batches = in_order(
+            work, len(some), size=1, workers=None, title="predicting", progress=len(some) > BATCH
+        )
+        return [found for batch in batches for found in batch]
+
+    def _of_clip(self, name: str, given: Path | np.ndarray, top: int) -> Prediction:
+        views = clips.views(given, self.labels)
+        if isinstance(views, str):
+            return Prediction(name, error=views)
+        return self._prediction(name, self.answers(views).mean(0), top)
+
+    def _require_no_masks(self, out: str | os.PathLike | None) -> None:
+        if out is not None:
+            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
+
     def free_folder(self) -> Path:
         """Return a folder in the working directory for masks or boxes, not there yet."""
         return masks.mask_folder(self._run, "masks" if self.labels.maps else "boxes")
@@ -196,13 +235,16 @@ class Predictor:
         return [replace(self._prediction(n, s, top), unfamiliar=u) for n, s, u in rows]
 
     def _batch(self, some: Sequence[tuple[str, Picture]], top: int) -> list[Prediction]:
-        seen = [self.decoded(picture) for _, picture in some]
-        images = [one for one in seen if not isinstance(one, str)]
-        names = [n for (n, _), one in zip(some, seen, strict=True) if not isinstance(one, str)]
+        return self._answered([(name, self.decoded(picture)) for name, picture in some], top)
+
+    def _answered(self, some: Sequence[tuple[str, np.ndarray | str]], top: int) -> list[Prediction]:
+        """Predictions of what the model takes, or the reasons why there is nothing."""
+        images = [one for _, one in some if not isinstance(one, str)]
+        names = [name for name, one in some if not isinstance(one, str)]
         found = iter(self.of_pixels(np.stack(images), names, top) if images else ())
         return [
             Prediction(name, error=image) if isinstance(image, str) else next(found)
-            for (name, _), image in zip(some, seen, strict=True)
+            for name, image in some
         ]
 
     def answered(self, name: str, image: np.ndarray | str, top: int) -> Prediction:
@@ -346,7 +388,8 @@ def answering(
 def _onnx(folder: RunFolder, labels: Labels) -> Answer:
     again = f"vitrail export {folder.path} --onnx"
     running = open_sealed(folder.onnx, labels, folder.read_tie(), again)
-    return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
+    entry = running.get_inputs()[0].name
+    return lambda images: running.run(["probabilities"], {entry: images})[0]  # pyright: ignore[reportReturnType]
 
 
 def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:

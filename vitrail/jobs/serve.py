@@ -45,6 +45,11 @@ class Served:
             raise ConfigError(f"--top is {top}: ask for one class at least")
         self.predictor, self.top = Predictor(run, threshold=threshold), top
         self.labels = self.predictor.labels
+        if self.labels.takes != "images":
+            raise ConfigError(
+                f"{folder.path} takes {self.labels.takes}, and pictures are served alone so far: "
+                "use `vitrail predict`, or its model.onnx"
+            )
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "resize.onnx"
             save_front(self.labels, path)

@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from vitrail import checkpoint
 from vitrail.compression.choosing import Shape
 from vitrail.config import to_json
-from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
-from vitrail.jobs.cutting import UVC, Asked, choose, proxy, tuned_recipe
+from vitrail.jobs.cutting import UVC, choose, proxy, tuned_recipe
 from vitrail.jobs.learned import learned
+from vitrail.jobs.making import Making
 from vitrail.models import Backbone
 from vitrail.models.trunk.widths import Cut, heads_of, sizes, sliced
 from vitrail.recipes.recipe import Recipe
 from vitrail.report import compression
 from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
-from vitrail.run import finish
-from vitrail.run.before import Before, model_json, now, worth
-from vitrail.run.budget import Budget
-from vitrail.run.finish import Addition, Desk, Finished, Shipped, Trained, conclude, ship
-from vitrail.run.folder import RunFolder
-from vitrail.run.reading import Read
+from vitrail.run.before import model_json, now, worth
+from vitrail.run.finish import Addition, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.rivals import in_turns
-from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
 from vitrail.run.subject import subject
-from vitrail.run.view import View
 from vitrail.run.watch import Watched
 from vitrail.units import seconds
 
 START = "start.safetensors"
 
 
-class Smaller:
-    """Makes a smaller model of the run `before` in the folder `run`; what is decided is in `state`,
-    so that it goes on where it was stopped."""
-
-    def __init__(
-        self,
-        asked: Asked,
-        before: Before,
-        data: Read,
-        run: RunFolder,
-        state: State,
-        view: View,
-        budget: Budget,
-    ) -> None:
-        self.asked, self.before, self.data, self.folder = asked, before, data, run
-        self.state, self.view, self.budget = state, view, budget
-        self.workshop = data.workshop
+class Smaller(Making):
+    """Cuts a model, tunes what is left by what the model was, and judges it."""
 
     def run(self) -> Path:
         """Do all of it; returns the run folder. Raises BudgetError where the latency is missed."""
         path = self.folder.path
-        source = shlex.quote(str(self.before.run.path))
-        again = f"vitrail compress {source} --resume --out {shlex.quote(str(path))}"
-        with interruptible(again), self.view.shown():
+        with interruptible(self.again), self.view.shown():
             with self.state.phase("cut"):
                 cut, recipe = self._cut()
                 raw = self.workshop.validate(self.workshop.model(recipe), recipe)
@@ -112,15 +88,16 @@ class Smaller:
 
     def _finish(self, trained: Trained, cut: Cut, raw: float) -> tuple[Finished, Shipped]:
         """Export, judge and report, with what it was beside it."""
-        asked = finish.Asked(self.asked.command, self.budget, self.asked.seed)
-        desk = Desk(self.folder, self.workshop, self.data.inspection, self.state, asked, Apart())
+        desk = self.desk()
         with self.folder.scratch() as scratch:
             shipped = ship(trained, desk, scratch)
             told = (self.before.result["validation"]["accuracy"], raw, trained.scores.main)
 
             def adds(facts: Facts) -> Addition:
                 made = self._told(facts, shipped, cut, told)
-                return Addition(compression.chapter(made), {"compressed": made.to_json()})
+                return Addition(
+                    compression.chapter(made), {"compressed": made.to_json()}, self.among(made.now)
+                )
 
             return conclude(trained, shipped, replace(desk, adds=adds), scratch), shipped
 

@@ -72,7 +72,12 @@ class Stress:
         return None if self.attack is None else ball_of(self.attack)
 
     def check(self, task: Task, labels: Labels, engine: str | None) -> None:
-        """Raise ConfigError where a run or an engine cannot be attacked."""
+        """Raise ConfigError where a run or an engine cannot be attacked, or inputs corrupted."""
+        if labels.takes != "images" and (self.attack or self.corruptions):
+            raise ConfigError(
+                f"attacks and corruptions are of images, and this run takes {labels.takes}: leave "
+                "them out"
+            )
         ball = self.ball
         if ball is None:
             return

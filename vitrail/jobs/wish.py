@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vitrail.errors import ConfigError
 from vitrail.models import create
+from vitrail.models.trunk.backbone import sized
 from vitrail.recipes.base import require_adapting
 from vitrail.recipes.build import changed
 from vitrail.recipes.defaults import batch_size, default
@@ -81,7 +82,9 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
     """
     split, early = workshop.split, wish.recipe
     channels = early.config.channels if early.pretrained else split.channels
-    config = replace(early.config, classes=len(split.classes), channels=channels)
+    series = split.train.source.series
+    image = None if series is None else (series.mask.shape[1], 1)
+    config = sized(early.config, classes=len(split.classes), channels=channels, image=image)
     create(config)
     data = workshop.data(early.data, tuple(config.image), channels, early.pretrained)
     images = len(split.train)

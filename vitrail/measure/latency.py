@@ -161,9 +161,10 @@ def onnx_latency(
     seconds: float = 1.0,
     image: tuple[int, int] | None = None,
 ) -> Latency:
-    """Measure an exported file in ONNX Runtime on the CPU, for one random uint8 image.
+    """Measure an exported file in ONNX Runtime on the CPU, for one random input.
 
-    The input is (1, H, W, C); `image` gives (H, W) where the file leaves them open.
+    It is a uint8 image (1, H, W, C), `image` giving (H, W) where the file leaves them open, or what
+    else the file takes.
     """
     import numpy as np
 
@@ -175,7 +176,11 @@ def onnx_latency(
         1 if i == 0 else side if isinstance(side, int) else fallback[i]
         for i, side in enumerate(entry.shape)
     ]
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    random = np.random.default_rng(0)
+    if entry.type == "tensor(float)":
+        pixels = random.standard_normal(shape, dtype=np.float32)
+    else:
+        pixels = random.integers(0, 256, shape, dtype=np.uint8)
     return alternate([lambda: running.run(None, {entry.name: pixels})], seconds=seconds)[0]
 
 

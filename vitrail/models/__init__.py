@@ -1,9 +1,11 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
-answers for every pixel has DENSE in place of VARIANTS, whose names they know as well.
+answers for every pixel has DENSE in place of VARIANTS, one of time series SERIES, whose names they
+know as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name
+series()                    every published network of time series by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
 identify(file)              which variant a file is, and whose names it uses
@@ -21,8 +23,10 @@ from vitrail.models.trunk.catalog import (
     families,
     family_of,
     module_of,
+    named,
     networks,
     resolve,
+    series,
     small_configs,
 )
 from vitrail.models.trunk.identify import Identity, identify, identify_state
@@ -45,7 +49,9 @@ __all__ = [
     "identify_state",
     "load",
     "module_of",
+    "named",
     "networks",
     "resolve",
+    "series",
     "small_configs",
 ]

@@ -87,6 +87,7 @@ SPACE = Small(
 
 Grid = tuple[int, int]
 NAMES = names.TABLES
+WIDTHS = names.widths
 
 
 class ConvAttention(nn.Module):

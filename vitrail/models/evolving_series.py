@@ -5,9 +5,10 @@ arXiv 2212.08330. A block has two augmented convolutions, each with a small netw
 some of their channels are attention to all steps, whose logits evolve from one to the next
 through the whole network. Series are (B, T, features) of one length, shorter ones padded.
 
-It is a network of series, so it is in no catalog of image backbones: `vitrail.create` and
-`vitrail.load` take its `Config`. `alpha` is the share of the logits before and `beta` that of
-their convolution, as in the papers; the code calls them beta and alpha.
+It is a network of series, so it is in no catalog of image backbones: `SERIES` has its published
+sizes, and `vitrail.create` and `vitrail.load` take their name or a `Config`. Without a mask a
+missing number, and all behind the last step, is NaN. `alpha` is the share of the logits before
+and `beta` that of their convolution, as in the papers; the code calls them beta and alpha.
 
 What the code does and trained weights rely on:
 - what attention yields, (heads, T, channels), is read as (heads, channels, T) without being
@@ -35,7 +36,7 @@ from vitrail.layers.linear import Linear, frozen, linear
 from vitrail.layers.residual import Blocks
 from vitrail.models.names import evolving_series as names
 from vitrail.models.parts.evolving_series_conv import AugmentedConv
-from vitrail.models.trunk.backbone import Backbone, InputKind
+from vitrail.models.trunk.backbone import Backbone, InputKind, Small, Variant
 from vitrail.models.trunk.heads import linear_head
 
 
@@ -70,6 +71,28 @@ class Config:
     def input_kind(self) -> InputKind:
         """Series."""
         return "series"
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """The steps, and 1: what others call the sides of an image."""
+        return self.length, 1
+
+    @property
+    def channels(self) -> int:
+        """The features, of which each is a channel."""
+        return self.features
+
+
+SERIES = {"ea_dc": Variant(Config())}
+SPACE = Small(
+    Config(dropout=0.1),
+    {
+        ("dim", "hidden", "ffn"): ((32, 32, 64), (64, 64, 256), (96, 96, 192)),
+        "depth": (1, 2, 3),
+        ("keys", "values"): ((0.125, 0.125), (0.25, 0.25), (0.5, 0.5)),
+        "kernel": (3, 5),
+    },
+)
 
 
 NAMES = names.TABLES
@@ -210,6 +233,7 @@ class EvolvingSeries(Backbone):
                 f"series are {tuple(series.shape)}; this network takes (B, {c.length}, "
                 f"{c.features}): pad them to that length, or build it for yours"
             )
+        series, mask = _told(series, mask)
         x = self.embed(_kept(series, series, mask)) * c.dim**0.5
         x, logits, kept = self.dropout(x + self.position), None, []
         for block in self.blocks:
@@ -221,8 +245,19 @@ class EvolvingSeries(Backbone):
         self, series: Float[Tensor, "b t f"], mask: Tensor | None = None
     ) -> Float[Tensor, "b width"]:
         """Return what the head sees: all steps in a row, zeros where there is padding."""
+        series, mask = _told(series, mask)
         x = self.dropout(self.act(self.features(series, mask)[0]))
         return _kept(x, series, mask).flatten(1)
+
+
+def _told(series: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The series with 0 for NaN, and the mask, which is up to the last step that has a number
+    where none is given."""
+    if mask is not None:
+        return series, mask
+    number = torch.arange(1, series.shape[1] + 1, device=series.device)
+    last = (number * (~torch.isnan(series)).any(2)).amax(1, keepdim=True)
+    return torch.nan_to_num(series), number <= last
 
 
 def _kept(x: Tensor, series: Tensor, mask: Tensor | None) -> Float[Tensor, "b t c"]:

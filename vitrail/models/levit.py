@@ -101,6 +101,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 # A shrinking attention's keys are on the map of the stage before.
 POSITIONS = (
     Table(

@@ -87,6 +87,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 POSITIONS = (Table("stages.{i}.position", lambda c, i: grids(c, *c.image)[i], bilinear_grid),)
 
 

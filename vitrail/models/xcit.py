@@ -111,6 +111,7 @@ SPACE = Small(
 
 
 NAMES = names.TABLES
+WIDTHS = names.widths
 
 
 class Embed(nn.Module):

@@ -17,11 +17,12 @@ from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
 from vitrail.objectives.summed_distillation import SummedDistillation
+from vitrail.objectives.switching import Switching
 from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
-    | Distillation | SummedDistillation | Uvc | Adversarial | Trades
+    | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
     | Sit | AttMask | Dino | Ibot | Mae
 )  # fmt: skip

@@ -27,7 +27,7 @@ from vitrail.objectives.context import Context
 from vitrail.recipes import base as bases
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
-from vitrail.tasks import Classification, Detection, MultiLabel, Segmentation, Tasks
+from vitrail.tasks import Classification, Detection, MultiLabel, Segmentation, Series, Tasks, Video
 from vitrail.tasks.linear_head import LinearHead
 from vitrail.training.learner import Learner
 
@@ -114,7 +114,9 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     task = task_of(recipe)
     if recipe.get("base"):
         return _joined(recipe, weights)
-    if not methods and isinstance(task, Classification | MultiLabel | Segmentation | Detection):
+    if not methods and isinstance(
+        task, Classification | MultiLabel | Segmentation | Detection | Series | Video
+    ):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)
     checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)

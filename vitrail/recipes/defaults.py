@@ -8,9 +8,11 @@ from typing import Any
 
 from vitrail.config import kind_of, to_json
 from vitrail.data.augment import Augment
-from vitrail.models import config_json, family_of
+from vitrail.models import config_json, family_of, per_frame
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.objectives import CrossEntropy
 from vitrail.recipes.on_boxes import is_detector
+from vitrail.recipes.on_inputs import AS_THEY_ARE
 from vitrail.recipes.on_maps import is_dense
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.training.device import Precision
@@ -20,10 +22,11 @@ from vitrail.training.steps import Steps
 
 # What a family learns with, at batch 128; networks of convolutions and BatchNorm bear larger rates.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "airbench": Muon(lr=0.014, weight_decay=0.1, momentum=0.6),
+    "airbench": Muon(lr=0.018, weight_decay=0.1, momentum=0.6),
     "resnet": AdamW(lr=3e-3),
     "levit": AdamW(lr=2e-3),
     "cct": AdamW(lr=1.5e-3),
+    "evolving_series": AdamW(lr=1e-3, weight_decay=0.0),
 }
 FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
 
@@ -54,9 +57,9 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's under a head of maps
-    or boxes."""
-    hosted = is_dense(config) or is_detector(config)
+    """The family whose optimizer a network learns with: the host's where there is one of maps, of
+    boxes or of frames."""
+    hosted = is_dense(config) or is_detector(config) or isinstance(config, per_frame.Config)
     return kind_of(type(config.host)) if hosted else family_of(config)
 
 
@@ -91,7 +94,7 @@ def default(
         optimizer=FINE_TUNING if pretrained else replace(usual, lr=round(rate, 6)),
         schedule=Schedule(warmup),
         objective=CrossEntropy(0.1),
-        augment=augment_for(config.image),
+        augment=AS_THEY_ARE if input_kind(config) == "series" else augment_for(config.image),
         seed=seed,
         pretrained=pretrained,
         head="linear" if pretrained else "random",

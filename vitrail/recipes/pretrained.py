@@ -18,7 +18,7 @@ from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
-from vitrail.models import Backbone, create, identify, load, module_of
+from vitrail.models import Backbone, Identity, create, identify, load, module_of, per_frame
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
@@ -34,9 +34,13 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     if reference is None:
         return model
     known = identify(reference)
-    if hasattr(module_of(config), "DENSE") and not hasattr(module_of(known.config), "DENSE"):
+    holds = [hasattr(module_of(one), "DENSE") or _by_frame(one) for one in (config, known.config)]
+    if holds == [True, False]:
         return _hosting(model, config, reference)
-    if input_kind(known.config) != input_kind(config):
+    kinds = input_kind(known.config), input_kind(config)
+    if kinds == ("images", "clips") and type(known.config) is type(config):
+        return _inflated(model, known, reference)
+    if kinds[0] != kinds[1]:
         raise CheckpointError(
             f"{reference} is {known.name}, which takes {input_words(known.config)}, and the model "
             f"{input_words(config)}: give weights of a model like it"
@@ -65,14 +69,56 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     return model
 
 
+def _inflated(model: Backbone, known: Identity, reference: str) -> Backbone:
+    """The network of clips with the weights of one of images, as Carreira and Zisserman inflate
+    them (CVPR 2017, arXiv 1705.07750): kernels are repeated over time and divided by how often, so
+    that a picture that stands still shows what it showed. What is of time alone stays as it is.
+
+    Raises CheckpointError where something else is not filled.
+    """
+    source = None if known.source == "vitrail" else known.source
+    donor = load(known.config, reference, source=source, image=model.config.image).state_dict()
+    ours = {name: value for name, value in model.state_dict().items() if not _in_head(name)}
+    filled = {name: _over_time(donor[name], ours[name]) for name in ours if name in donor}
+    strange = [name for name in ours if filled.get(name) is None and not _of_time(name)]
+    if strange:
+        raise CheckpointError(
+            f"{reference} is {known.name}, which does not fill {_some(strange)} of the network of "
+            "clips: give weights of the same sizes"
+        )
+    with torch.no_grad():
+        for name, value in filled.items():
+            if value is not None:
+                ours[name].copy_(value)
+    return model
+
+
+def _over_time(value: Tensor, own: Tensor) -> Tensor | None:
+    """A tensor of images as one of clips of that shape; None where it is of another."""
+    if value.shape == own.shape:
+        return value
+    kernel = value.ndim + 1 == own.ndim == 5
+    if kernel and own.shape[:2] == value.shape[:2] and own.shape[3:] == value.shape[2:]:
+        return value[:, :, None].expand(own.shape) / own.shape[2]
+    return None
+
+
+def _of_time(name: str) -> bool:
+    return name.endswith(("stem.time", "position.t"))
+
+
+def _by_frame(config: Any) -> bool:
+    return isinstance(config, per_frame.Config)
+
+
 def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
-    """The network of maps with the weights of a classifier in its backbone.
+    """The network of maps, or of frames, with the weights of a classifier in its backbone.
 
     Raises CheckpointError where the file is of another backbone.
     """
     backbone: Backbone = model.get_submodule("backbone")  # pyright: ignore[reportAssignmentType]
     try:
-        host = replace(config.host, classes=1)
+        host = replace(config.host, classes=0 if _by_frame(config) else 1)
         module_of(host)
     except ConfigError as error:
         raise CheckpointError(

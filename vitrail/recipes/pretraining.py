@@ -27,6 +27,8 @@ from vitrail.training.steps import Steps
 Method = Literal["sit", "attmask", "dino", "ibot", "mae"]
 METHODS: tuple[str, ...] = get_args(Method)
 SMALL_SIDE = 64
+# Where the weight decay ends, which begins at 0.04: SiT's second version has less. MAE's stays.
+DECAYS = {"sit": 0.1, "attmask": 0.4, "dino": 0.4, "ibot": 0.4}
 # The papers' trainings are longer than this; a shorter one has a teacher that follows sooner.
 LONG = 50_000
 # Nothing: views are the objective's own.
@@ -95,7 +97,9 @@ def usual_pretraining(
         model=to_json(config_json(config)),
         data=data,
         steps=Steps(total, batch, clip=3.0, ema=None, precision=precision_on(device)),
-        optimizer=AdamW(lr=round(rate, 6), weight_decay=0.04, betas=betas),
+        optimizer=AdamW(
+            lr=round(rate, 6), weight_decay=0.04, betas=betas, final_decay=DECAYS.get(method)
+        ),
         schedule=Cosine(warmup, floor=0.002),
         objective=usual_objective(method, images, tuple(config.image), total),
         augment=AS_IT_IS,

@@ -15,13 +15,14 @@ from typing import Any, Literal
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data import box_batches
 from vitrail.data.augment import Augment
+from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import catalog, config_from_json, config_in, config_json, dense, identify
-from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.models import config_from_json, config_in, config_json, identify, named
+from vitrail.models.trunk.backbone import sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
     BoxLoss,
@@ -34,8 +35,9 @@ from vitrail.objectives import (
 )
 from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
+from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Classification, Tasks
+from vitrail.tasks import Classification, Tasks, Video
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
@@ -99,11 +101,7 @@ class Recipe:
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
-        if input_kind(config) != "images":
-            raise ConfigError(
-                f"model takes {input_words(config)}, a recipe trains on images: take a model of "
-                "images, as `vitrail list` shows them"
-            )
+        require_taken(config, self.task)
         return config
 
 
@@ -185,6 +183,8 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             other = override(recipe, [setting])
             if type(other.task) is not type(recipe.task):
                 other = replace(other, objective=suited(other.task))
+                if other.task.takes == "series":
+                    other = replace(other, augment=AS_THEY_ARE)
             recipe = other
     return recipe
 
@@ -199,6 +199,14 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if recipe.task.maps:
         check_augment(recipe.augment)
+    if recipe.task.takes == "series":
+        require_as_they_are(recipe.augment)
+    if isinstance(recipe.task, Video):
+        check_clips(recipe.augment)
+    if isinstance(recipe.task, Video) and recipe.model:
+        config = on_clips(recipe.config, recipe.task)
+        task = replace(recipe.task, frames=config.frames)
+        recipe = replace(recipe, model=to_json(config_json(config)), task=task)
     if recipe.task.boxes:
         box_batches.check_augment(recipe.augment)
     if (recipe.task.maps or recipe.task.boxes) and recipe.model:
@@ -239,7 +247,7 @@ def _based(recipe: Recipe, base: str) -> Recipe:
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
-    known = {**catalog(), **dense()}
+    known = named()
     if name.endswith(".json"):
         config = config_in(Path(name))
     elif name not in known:
@@ -247,7 +255,7 @@ def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
     else:
         config = known[name].config
     old = recipe.model
-    moved = replace(
+    moved = sized(
         config,
         channels=old.get("channels", config.channels),
         classes=old.get("classes", config.classes),

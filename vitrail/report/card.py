@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitrail.report.facts import Baseline, DataFacts, Facts
 from vitrail.report.pictures import composed
 from vitrail.report.steps import folder, longer_run
+from vitrail.report.taken import FILES, GRAPHS, USE, inputs
 from vitrail.report.text import sentence
 from vitrail.report.verdict import headline, verdict
 from vitrail.units import count, counted, percent, seconds, size
@@ -70,27 +71,27 @@ _KNOWN_BOXES = (
     "It finds objects of these classes only, and says nothing of what else is in an image."
 )
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
-_KNOWN = "It knows these classes only: it answers every image with one of them."
+_KNOWN = "It knows these classes only: it answers every {} with one of them."
+# What else may change where the data come from.
+_SOURCE = {"images": "camera, light", "series": "sensor", "clips": "camera, light"}
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
 
 def render_card(facts: Facts) -> str:
     """Return the card as Markdown."""
     model, data = facts.model, facts.data
-    height, width = model.image
-    colour = "grey" if model.channels == 1 else "RGB"
     top = headline(facts)
     lines = [f"# {_text(model.shown)}", ""]
     lines += [f"**{_text(top)}.**", ""] if facts.test else []
     lines += [_text(verdict(facts)), "", "| | |", "| --- | --- |"]
     rows = [
         ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
-        ("images", f"{height}x{width}, {colour}"),
+        (data.items, _sizes(facts)),
     ]
     if facts.test:
         t = facts.test
         interval = f"95 % interval {percent(t.low)} to {percent(t.high)}"
-        text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, 'image')})"
+        text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, data.item, data.items)})"
         rows.append((f"test {t.name}", text))
         if t.balanced is not None:
             rows.append(("balanced accuracy", percent(t.balanced)))
@@ -117,7 +118,7 @@ def render_card(facts: Facts) -> str:
     if model.taught_by:
         rows.append(("taught by", model.taught_by))
     parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
-    rows.append(("data", f"{data.name}: {parts} images"))
+    rows.append(("data", f"{data.name}: {parts} {data.items}"))
     if model.shown != model.name:
         rows.append(("exact name", model.name))
     lines += [f"| {_text(name)} | {_text(value)} |" for name, value in rows]
@@ -125,15 +126,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Use",
         "",
-        f"`vitrail predict . image.jpg{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
-        "alone, `python use.py image.jpg` with this as `use.py` beside `model.onnx`:",
-        "",
-        _use(data),
-        "",
-        "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
-        "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
-        "",
-        "Transparent pictures and those of 16 bits need what `vitrail predict` does for them.",
+        *_use(facts),
         "",
         "## Next",
         "",
@@ -144,9 +137,10 @@ def render_card(facts: Facts) -> str:
         "## Limits",
         "",
         f"- {_known(facts)}",
-        "- The figures hold for images like those of the test split; another camera, light or "
-        "selection may change them.",
-        "- Whether you may use the model depends on the rights to the images it was trained on.",
+        f"- The figures hold for {data.items} like those of the test split; another "
+        f"{_SOURCE[data.takes]} or selection may change them.",
+        f"- Whether you may use the model depends on the rights to the {data.items} it was trained "
+        "on.",
         "",
         "## Repeat",
         "",
@@ -157,11 +151,44 @@ def render_card(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(data: DataFacts) -> str:
-    """Return the program that reads the answers of the file."""
+def _sizes(facts: Facts) -> str:
+    """Return what the model takes, in a cell of the table."""
+    if facts.data.takes != "images":
+        return inputs(facts.model, facts.data)
+    height, width = facts.model.image
+    return f"{height}x{width}, {'grey' if facts.model.channels == 1 else 'RGB'}"
+
+
+def _program(data: DataFacts) -> str:
+    """Return the program that reads the answers of a file of images."""
     if data.maps or data.boxes:
         return _USE_MASKS if data.maps else _USE_BOXES
     return _USE_LABELS if data.several else _USE
+
+
+def _use(facts: Facts) -> list[str]:
+    """Return how the model is asked, by the command line and by a program of a few lines."""
+    data = facts.data
+    file = FILES[data.takes]
+    if data.takes != "images":
+        given = "walk.csv" if data.takes == "series" else file
+        more = "PyAV" if data.takes == "clips" else "NumPy"
+        return [
+            f"`vitrail predict . {file}`, or, with ONNX Runtime and {more} alone, `python use.py "
+            f"{given}` with this as `use.py` beside `model.onnx`:",
+            "", USE[data.takes], "", GRAPHS[data.takes],
+        ]  # fmt: skip
+    return [
+        f"`vitrail predict . {file}{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
+        f"alone, `python use.py {file}` with this as `use.py` beside `model.onnx`:",
+        "",
+        _program(data),
+        "",
+        "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
+        "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
+        "",
+        "Transparent pictures and those of 16 bits need what `vitrail predict` does for them.",
+    ]
 
 
 def _known(facts: Facts) -> str:
@@ -172,12 +199,13 @@ def _known(facts: Facts) -> str:
     if data.several:
         return _KNOWN_LABELS
     if facts.refusal is None:
-        return _KNOWN
+        return _KNOWN.format(facts.data.item)
     r = facts.refusal
     share = "" if r.unknown is None else f", as of about {percent(r.unknown, 0)} of unknown classes"
     return (
         f'It knows these classes only. `vitrail predict` says "none of these" below a probability '
-        f"of {r.threshold:.2f}{share}; other images of unknown classes get a wrong answer."
+        f"of {r.threshold:.2f}{share}; other {facts.data.items} of unknown classes get a wrong "
+        "answer."
     )
 
 
@@ -192,7 +220,11 @@ def _next(facts: Facts) -> list[str]:
         what = "masks" if facts.data.maps else "boxes"
         lines = [f"vitrail predict . images/    # write {what}, and pictures of them"]
         return lines + _longer(facts)
-    tests = ["vitrail evaluate . labelled/    # test it on other images with known classes"]
+    tests = [
+        f"vitrail evaluate . labelled/    # test it on other {facts.data.items} with known classes"
+    ]
+    if facts.data.takes != "images":
+        return tests + _longer(facts)
     lines = [
         *([] if facts.data.several else tests),
         "vitrail explain . image.jpg     # see what it looks at",

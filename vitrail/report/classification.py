@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from vitrail.data.source import NOUNS
 from vitrail.report import plots
 from vitrail.report.chapter import (
     Card,
@@ -30,23 +31,32 @@ from vitrail.units import counted, percent
 TABLE_CLASSES = 24
 HARDEST = 10
 PAIRS = 5
+# What one of the data is called, and several.
+Words = tuple[str, str]
+USUAL = NOUNS["images"]
+_LOOK = (
+    " Where brightness, contrast, edges and colours are unlike those of all training images, "
+    "`vitrail predict` says so."
+)
 
 
 def chapters(facts: Facts) -> list[Chapter]:
     """Return the chapters that the facts allow, in the page's order."""
     found = []
     if facts.per_class:
-        found.append(class_by_class(facts.per_class, facts.test))
+        found.append(class_by_class(facts.per_class, facts.test, facts.data.items))
     if facts.confusion:
-        found.append(confusions(facts.data.classes, facts.confusion))
+        found.append(confusions(facts.data.classes, facts.confusion, facts.data.items))
     if facts.calibration:
-        found.append(trust(facts.calibration, facts.refusal))
+        found.append(trust(facts.calibration, facts.refusal, NOUNS[facts.data.takes]))
     if facts.mistakes:
         found.append(mistakes(facts.mistakes))
     return found
 
 
-def class_by_class(rows: Sequence[ClassRow], test: Score | None = None) -> Chapter:
+def class_by_class(
+    rows: Sequence[ClassRow], test: Score | None = None, items: str = "images"
+) -> Chapter:
     """Return recall, precision and F1 of each class, the hardest first."""
     parts = []
     if test and test.balanced is not None:
@@ -56,20 +66,22 @@ def class_by_class(rows: Sequence[ClassRow], test: Score | None = None) -> Chapt
         parts.append(Paragraph(f"{text}."))
     hardest = sorted(rows, key=lambda row: row.f1)
     if len(hardest) <= TABLE_CLASSES:
-        parts.append(_class_table(hardest))
+        parts.append(_class_table(hardest, items))
     else:
         rest = hardest[HARDEST:]
         parts += [
             Paragraph(f"The {HARDEST} hardest classes:"),
-            _class_table(hardest[:HARDEST]),
-            Fold(f"the other {counted(len(rest), 'class', 'classes')}", [_class_table(rest)]),
+            _class_table(hardest[:HARDEST], items),
+            Fold(
+                f"the other {counted(len(rest), 'class', 'classes')}", [_class_table(rest, items)]
+            ),
         ]
     return Chapter("Class by class", parts)
 
 
-def _class_table(rows: Sequence[ClassRow]) -> Table:
+def _class_table(rows: Sequence[ClassRow], items: str) -> Table:
     columns = [
-        Column("class"), Column("images", "number"), Column("recall", "number"), Column("", "bar"),
+        Column("class"), Column(items, "number"), Column("recall", "number"), Column("", "bar"),
         Column("precision", "number"), Column("F1", "number"),
     ]  # fmt: skip
     return Table(
@@ -81,7 +93,9 @@ def _class_table(rows: Sequence[ClassRow]) -> Table:
     )
 
 
-def confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Chapter:
+def confusions(
+    names: Sequence[str], counts: Sequence[Sequence[int]], items: str = "images"
+) -> Chapter:
     """Return the confusion matrix, `counts` with a row per true class, and its worst pairs."""
     parts = []
     if pairs := worst(names, counts):
@@ -93,7 +107,7 @@ def confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Chapter
     table = len(counts) <= TABLE_CLASSES
     if table:
         parts.append(Matrix(names, counts))
-        note = "Rows are true classes, columns answers, numbers test images"
+        note = f"Rows are true classes, columns answers, numbers test {items}"
     else:
         parts.append(Figure(plots.confusion_map(counts), "confusion matrix", framed=True))
         note = "Rows are true classes, columns answers, both in the order of the class names"
@@ -114,9 +128,12 @@ def worst(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[tuple[s
     return sorted(pairs, key=lambda pair: -pair[2])[:PAIRS]
 
 
-def trust(found: CalibrationFacts, refusal: RefusalFacts | None = None) -> Chapter:
+def trust(
+    found: CalibrationFacts, refusal: RefusalFacts | None = None, words: Words = USUAL
+) -> Chapter:
     """Return how far a stated probability can be trusted, with a reliability diagram, and from
     which one on there is an answer."""
+    items = words[1]
     said = [
         Paragraph(
             f"On average a stated probability is {percent(found.ece_after)} away from how often it "
@@ -125,26 +142,27 @@ def trust(found: CalibrationFacts, refusal: RefusalFacts | None = None) -> Chapt
         ),
         Paragraph(
             f"Logits are divided by the temperature {found.temperature:.2f}, found on the "
-            "validation images. On the dotted line, answers given with 80\u00a0% are right in "
+            f"validation {items}. On the dotted line, answers given with 80\u00a0% are right in "
             "80\u00a0% of cases; above it the model is too modest, below it too sure. The larger "
-            "a point, the more images.",
+            f"a point, the more {items}.",
             soft=True,
         ),
     ]
     drawn = plots.reliability(found)
     label = "how often the model is right over how sure it is"
     parts = [Pair([Figure(drawn, label)], said)] if drawn else said
-    return Chapter("How far to trust a probability", [*parts, *refused(refusal)])
+    return Chapter("How far to trust a probability", [*parts, *refused(refusal, words)])
 
 
-def refused(found: RefusalFacts | None) -> list[Paragraph]:
+def refused(found: RefusalFacts | None, words: Words = USUAL) -> list[Paragraph]:
     """Return what "none of these" means, and what it cannot know."""
+    (item, items), pictures = words, words == USUAL
     if found is None:
         return []
     told = ""
     if found.unknown is not None:
         told = (
-            f" Of images of a class that it does not know about {percent(found.unknown, 0)} may "
+            f" Of {items} of a class that it does not know about {percent(found.unknown, 0)} may "
             "be told so: each class in turn was left out of a kernel model on the network\u2019s "
             "features, and the mean was taken."
         )
@@ -152,13 +170,13 @@ def refused(found: RefusalFacts | None) -> list[Paragraph]:
         Paragraph(
             f"Below a probability of {found.threshold:.2f} `vitrail predict` answers \u201cnone of "
             f"these\u201d. That takes the answer from {percent(found.known)} of "
-            f"{counted(found.n, 'test image')}.{told}"
+            f"{counted(found.n, f'test {item}', f'test {items}')}.{told}"
         ),
         Paragraph(
-            "The threshold keeps 99\u00a0% of the validation images. It cannot know all that is "
-            "unknown: a class much like one of these gets its name, and a picture of another kind "
-            "altogether may get any probability. Where brightness, contrast, edges and colours are "
-            "unlike those of all training images, `vitrail predict` says so.",
+            f"The threshold keeps 99\u00a0% of the validation {items}. It cannot know all that is "
+            f"unknown: a class much like one of these gets its name, and "
+            f"{'a picture' if pictures else 'what is'} of another kind altogether may get any "
+            f"probability.{_LOOK if pictures else ''}",
             soft=True,
         ),
     ]

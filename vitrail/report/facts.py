@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitrail.config import to_json
+from vitrail.data.source import NOUNS, Kind
 from vitrail.report.ahead import Interval
 from vitrail.report.chapter import Chapter
 from vitrail.units import counted
@@ -67,7 +68,8 @@ class DataFacts:
 
     `origin` is what the user named; `split` says in a sentence how the parts were made. With
     `several` an image has any number of labels, and `images` how many images each part has; with
-    `maps` these are the classes of its pixels, with `boxes` those of its objects.
+    `maps` these are the classes of its pixels, with `boxes` those of its objects. `takes` says what
+    the data are: images, or others.
     """
 
     name: str
@@ -81,6 +83,17 @@ class DataFacts:
     images: Mapping[str, int] = field(default_factory=dict)
     maps: bool = False
     boxes: bool = False
+    takes: Kind = "images"
+
+    @property
+    def item(self) -> str:
+        """Return what one of the data is called: an image, a series, a clip."""
+        return NOUNS[self.takes][0]
+
+    @property
+    def items(self) -> str:
+        """Return what several are called."""
+        return NOUNS[self.takes][1]
 
     @property
     def noun(self) -> str:

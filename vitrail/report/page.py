@@ -14,6 +14,7 @@ from vitrail.report.chapter import Chapter
 from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
 from vitrail.report.pictures import composed, resized
 from vitrail.report.steps import folder, steps
+from vitrail.report.taken import inputs
 from vitrail.report.text import plain
 from vitrail.report.verdict import headline, limits, standing, verdict
 from vitrail.units import count, counted, percent, points, seconds, size
@@ -40,6 +41,7 @@ def render(facts: Facts) -> str:
         facts=facts,
         plots=drawn,
         headline=headline(facts),
+        inputs=inputs(facts.model, facts.data),
         trivial=stands is not None and not stands.better,
         verdict=verdict(facts),
         limits={limit.name: limit for limit in found},

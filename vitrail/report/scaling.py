@@ -24,7 +24,8 @@ class ScalingFacts:
     """A finished sweep: `points` are sizes, compute and error, `front` rows of the frontier.
 
     `law` and `shapes` are fits with `error`, `growth` and `intervals`, as far as there are any;
-    `predicted` has "times", "from", "shape" and "error".
+    `predicted` has "times", "from", "shape", "error" and "compute", and `proof` what came of
+    training that shape, as in `points`.
     """
 
     data: str
@@ -35,6 +36,7 @@ class ScalingFacts:
     shapes: Mapping[str, Any]
     predicted: Mapping[str, Any] | None
     command: str
+    proof: tuple[Mapping[str, int], float, float] | None = None
 
 
 def answer(facts: ScalingFacts) -> str:
@@ -52,6 +54,11 @@ def answer(facts: ScalingFacts) -> str:
     if facts.predicted is not None:
         shape = ", ".join(f"{NAMES[n]} {size}" for n, size in facts.predicted["shape"].items())
         said += f" For {facts.predicted['times']:g} times as much compute it asks for {shape}."
+        if facts.proof is not None and facts.predicted["error"] is not None:
+            said += (
+                f" Trained, that has an error of {percent(facts.proof[2])} where the law says "
+                f"{percent(facts.predicted['error'])}."
+            )
     return said
 
 
@@ -64,7 +71,7 @@ def render_scaling(facts: ScalingFacts) -> str:
     drawn = Figure(
         wide, "error over compute", narrow=narrow,
         caption="Each dot is a model at the end of a cool-down; the line is the law of the "
-        "frontier, whose points are ringed.",
+        "frontier, whose points are ringed; a diamond is the shape that the laws ask for, trained.",
     )  # fmt: skip
     chapters = [Chapter("Error over compute", [drawn])]
     if facts.shapes:
@@ -95,6 +102,10 @@ def _draw(axes: Any, facts: ScalingFacts) -> None:
     if facts.law is not None:
         at = np.geomspace(min(xs), 4 * max(xs), 60)
         axes.plot(at, 100 * facts.law.error(at), color=canvas.ACCENT, linewidth=1.8)
+    if facts.proof is not None:
+        _, compute, error = facts.proof
+        axes.plot([compute], [100 * error], "D", color=canvas.ACCENT, markersize=8)
+        xs.append(compute)
     canvas.log_ticks(axes, [100 * error for _, _, error in facts.points], vertical=True)
     axes.set_xscale("log")
     axes.set_xlabel("multiply-adds of the training, logarithmic")

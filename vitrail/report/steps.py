@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from vitrail.report.facts import Facts
+from vitrail.report.taken import FILES
 
 # How much more time the next, longer run is offered.
 LONGER = 3
@@ -23,14 +24,18 @@ def steps(facts: Facts) -> list[Step]:
     """Return the next steps of a run, as commands for the folder in which it was started."""
     run = shlex.quote(folder(facts))
     chosen = next((e.name for e in facts.engines if e.counts and e.gain is not None), None)
-    predict = f"vitrail predict {run} image.jpg" + (f" --engine {chosen}" if chosen else "")
+    predict = f"vitrail predict {run} {FILES[facts.data.takes]}"
+    predict += f" --engine {chosen}" if chosen else ""
     faster = f"vitrail export {run} --engine {chosen or 'openvino'} --int8"
     purpose = (
         "Make it faster: a file for another engine, in 8-bit integers where that loses little "
         f"{facts.measure}"
     )
     tests = [
-        Step("Test it on other images with known classes", f"vitrail evaluate {run} labelled/"),
+        Step(
+            f"Test it on other {facts.data.items} with known classes",
+            f"vitrail evaluate {run} labelled/",
+        ),
     ]
     longer = longer_run(facts)
     more = [Step("Search and train for longer", longer)] if longer else []
@@ -40,6 +45,8 @@ def steps(facts: Facts) -> list[Step]:
         found = Step("Find objects in images, or folders of them", predict)
         again = "Test it on other images with boxes"
         return [found, Step(again, f"vitrail evaluate {run} labelled/"), *more]
+    if facts.data.takes != "images":
+        return [Step(f"Classify {facts.data.items}", predict), *tests, *more]
     found = [
         Step("Classify images, or folders of them", predict),
         *([] if facts.data.several else tests),

@@ -65,9 +65,9 @@ def headline(facts: Facts) -> str:
         how = "Worse" if found.worse else "No better"
         return f"{how} than {_named(found.baseline)} ({_tied(percent(found.baseline.accuracy))})"
     share = _tied(percent(facts.test.accuracy))
-    right = f"{share} of unseen images right"
+    right = f"{share} of unseen {facts.data.items} right"
     if not facts.test.counts:
-        right = f"{_raised(facts.test.name)} {share} on unseen images"
+        right = f"{_raised(facts.test.name)} {share} on unseen {facts.data.items}"
     if uneven(facts) and facts.test.balanced is not None:
         right = f"Balanced accuracy {_tied(percent(facts.test.balanced))}, {right}"
     return f"{right}, in {_tied(seconds(facts.latency.p50_s))} each" if facts.latency else right
@@ -77,7 +77,7 @@ def verdict(facts: Facts) -> str:
     """Return the run in a few sentences: what is right, what baselines reach, and the budget."""
     model, said = facts.model, []
     if facts.test:
-        share, n = facts.test.accuracy, counted(facts.test.n, "test image")
+        share, n = facts.test.accuracy, _tested(facts, facts.test.n)
         text = f"classifies {round(share * facts.test.n):,} of {n} correctly"
         if not facts.test.counts:
             text = f"reaches a {facts.test.name} of {_tied(percent(share))} on {n}"
@@ -95,6 +95,10 @@ def verdict(facts: Facts) -> str:
     return " ".join([*sentences, *filter(None, (compared(facts), advice(facts)))])
 
 
+def _tested(facts: Facts, n: int) -> str:
+    return counted(n, f"test {facts.data.item}", f"test {facts.data.items}")
+
+
 def compared(facts: Facts) -> str:
     """Return what the baselines reach on the same images; empty where there are none."""
     if not facts.test or not facts.baselines:
@@ -107,7 +111,7 @@ def compared(facts: Facts) -> str:
             figure += f" (balanced {_tied(percent(one.balanced))})"
         told.append(figure)
     text = ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
-    return f"On the same images {text}."
+    return f"On the same {facts.data.items} {text}."
 
 
 def advice(facts: Facts) -> str:
@@ -118,14 +122,12 @@ def advice(facts: Facts) -> str:
     if not found.baseline.constant:
         name = _named(found.baseline, article="the")
         if found.worse:
-            return f"Use {name} instead: it is better on these images, and simpler."
-        return (
-            f"Prefer {name}: these {counted(facts.test.n, 'image')} do not tell the two apart, "
-            "and it is simpler."
-        )
+            return f"Use {name} instead: it is better on these {facts.data.items}, and simpler."
+        these = counted(facts.test.n, facts.data.item, facts.data.items)
+        return f"Prefer {name}: these {these} do not tell the two apart, and it is simpler."
     return (
         "Nothing that this test can show was learned: look at what was found in the data, give "
-        "more images of the rare classes, or more time."
+        f"more {facts.data.items} of the rare classes, or more time."
     )
 
 
@@ -136,7 +138,7 @@ def sentence(facts: Facts) -> str:
         return f"{name}: not tested"
     t, found = facts.test, standing(facts)
     lead = f"{headline(facts)}. " if found and not found.better else ""
-    share, n = percent(t.accuracy), counted(t.n, "test image")
+    share, n = percent(t.accuracy), _tested(facts, t.n)
     said = f"{share} of {n} right" if t.counts else f"{t.name} {share} on {n}"
     text = f"{lead}{name}: {said} (95 % interval {percent(t.low)} to {percent(t.high)})"
     if uneven(facts) and t.balanced is not None:

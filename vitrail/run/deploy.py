@@ -144,6 +144,11 @@ def export_engine(
                 f"{run.path} gives {'masks' if labels.maps else 'boxes'}, which only its "
                 "model.onnx does so far: leave out --engine"
             )
+        if labels.takes != "images":
+            raise ConfigError(
+                f"{run.path} takes {labels.takes}, for which model.onnx is the only file so far: "
+                "leave out --engine"
+            )
         images = None
         if int8 or data is not None:
             images = real_images(run, recipe, labels, data, progress=progress)

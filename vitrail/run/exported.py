@@ -137,14 +137,23 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
-        maps=recipe.task.maps, boxes=recipe.task.boxes,
+        maps=recipe.task.maps, boxes=recipe.task.boxes, takes=recipe.task.takes, **_shown(workshop),
     )  # fmt: skip
+
+
+def _shown(workshop: Workshop) -> dict[str, int]:
+    """Which frames of clips are shown."""
+    clips = workshop.split.train.source.clips
+    if clips is None:
+        return {}
+    return {"frames": clips.frames, "stride": clips.stride, "views": clips.views}
 
 
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
     """Validation images for the comparison of the exported file with the model."""
     held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
-    most = PARITY_MAPS if recipe.task.maps or recipe.task.boxes else PARITY_IMAGES
+    few = recipe.task.maps or recipe.task.boxes or recipe.task.takes == "clips"
+    most = PARITY_MAPS if few else PARITY_IMAGES
     pace = max(1, len(held) // most)
     return held.take(np.arange(0, len(held), pace)[:most])
 

@@ -57,6 +57,7 @@ def data_facts(
         several=inspection.source.several,
         maps=inspection.source.masks is not None,
         boxes=inspection.source.boxes is not None,
+        takes=inspection.source.kind,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )
@@ -65,7 +66,7 @@ def data_facts(
 def model_facts(one: Subject, recipe: Recipe) -> ModelFacts:
     """The model that won."""
     return ModelFacts(
-        one.name, one.family, one.params, one.macs, one.image, one.model["channels"],
+        one.name, one.family, one.params, one.macs, one.image, one.channels,
         _started_from(one.pretrained), one.title, one.model,
         teacher_of(recipe.objective),
     )  # fmt: skip

@@ -88,10 +88,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Addition:
-    """What a job adds to a run: a chapter that stands first, and figures for result.json."""
+    """What a job adds to a run: a chapter that stands first, more behind it, and figures for
+    result.json."""
 
     chapter: Chapter
     figures: Mapping[str, Any]
+    more: Sequence[Chapter] = ()
 
 
 Adds = Callable[[Facts], Addition]
@@ -219,7 +221,9 @@ def conclude(
         most = _affordable(desk, shipped)
         start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
         frozen = None
-        if not (recipe.task.maps or recipe.task.boxes):  # whose heads see maps, not one vector
+        # Heads of maps and boxes see no vector for an image; published weights are of images.
+        task = recipe.task
+        if not (task.maps or task.boxes) and task.takes == "images":
             frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
         against = recipe.task.against(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
@@ -258,7 +262,7 @@ def conclude(
     facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
     own = desk.adds(facts) if desk.adds else None
     if own is not None:
-        facts = replace(facts, opening=[*facts.opening, own.chapter])
+        facts = replace(facts, opening=[*facts.opening, own.chapter, *own.more])
     run.write_text(run.looks, seen.table)
     run.write_text(run.report, render(facts))
     run.write_text(run.readme, render_card(facts))
@@ -281,7 +285,8 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
     """Return which of up to `most` images deserve a look, and which share of images of unknown
     classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
-    if recipe.task.maps or recipe.task.boxes:  # of which only what the gate found is known
+    # Of others only what the gate found is known.
+    if recipe.task.maps or recipe.task.boxes or recipe.task.takes != "images":
         return looks.looks(desk.inspection, []), None
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from vitrail.data.boxes import Boxes
-from vitrail.data.cache import Pixels, pixels
+from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
-from vitrail.data.opening import open_boxes, open_source
+from vitrail.data.inputs import inputs
 from vitrail.data.source import Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import DataError, RunError
@@ -34,7 +34,7 @@ def judge(model: nn.Module, recipe: Recipe, held_back: HeldBack, workshop: Works
     """Open the test part and let the finished model look at it."""
     part = unseal(held_back)
     data = recipe.data
-    images = pixels(part, data.image, data.channels, progress=False)
+    images = inputs(part, data.image, data.channels, progress=False)
     return Verdict(workshop.judged(model, recipe, images), images)
 
 
@@ -53,10 +53,7 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     whole = from_json(recipe)
     data = whole.data
     try:
-        if whole.task.boxes:
-            source = open_boxes(data.spec)
-        else:
-            source = open_source(data.spec, several=whole.task.several)
+        source = whole.task.source(data.spec)
     except DataError as error:
         raise DataError(
             f"the images that {run.path} learned from are gone ({error}): give labelled images"
@@ -70,8 +67,11 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     State.read(run.path / "fit.json").require_images(digests)
     part = unseal(split.test)
     arrays = None if source.pixels is None else source.pixels[part.rows]
+    series = None if source.series is None else source.series.taken(part.rows)
     name = f"{source.name}-test"
     boxes = found.source.boxes
     if boxes is not None:
         boxes = Boxes(tuple(boxes.truths[int(row)] for row in part.rows))
-    return replace(found.source, name=name, items=part.items, pixels=arrays, boxes=boxes)
+    return replace(
+        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes
+    )

@@ -47,6 +47,8 @@ def pictured(budget: Budget, data: Read, size: tuple[int, int] | None = None) ->
     Raises ConfigError like `engines.rivals`.
     """
     inside = rivals(budget.engine) == ENGINES[:1]
+    if data.inspection.source.kind != "images":  # which come at the model's own size
+        return budget
     pictures = Pictures(size or data.inspection.size, budget.threads, inside)
     return replace(budget, pictures=pictures)
 
@@ -57,8 +59,8 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     Raises ConfigError for a device that is not there, before any image is read; DataError.
     """
     began = time.monotonic()
-    view.phase("reading the images")
     task = task or Classification()
+    view.phase(f"reading the {task.takes}")
     shown = view.console.is_terminal
     source = task.source(data.spec, progress=shown)
     task.check(source)

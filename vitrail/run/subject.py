@@ -11,6 +11,7 @@ from vitrail.config import to_json
 from vitrail.errors import ConfigError
 from vitrail.measure.counts import Counts, counts
 from vitrail.models import config_from_json, config_json, config_name, create, family_of
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.models.trunk.title import short_title
 from vitrail.units import count
 
@@ -43,8 +44,17 @@ class Subject:
     @property
     def image(self) -> tuple[int, int]:
         """(height, width)."""
+        if "image" not in self.model:  # a series, whose Config has other names
+            return self.config.image
         height, width = self.model["image"]
         return height, width
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image, or features of a series."""
+        if "channels" not in self.model:
+            return self.config.channels
+        return self.model["channels"]
 
     @property
     def latency_s(self) -> float | None:
@@ -78,7 +88,8 @@ def subject(config: Any, *, pretrained: str | None = None) -> Subject:
 def called(config: Any, pretrained: str | None) -> str:
     """Name a config in a run folder: family, sizes, image, and whether it is pretrained."""
     height, width = config.image
-    name = f"{config_name(config)}-{height}" + (f"x{width}" if width != height else "")
+    # A series has steps alone.
+    name = f"{config_name(config)}-{height}" + (f"x{width}" if width not in (height, 1) else "")
     return name + ("-pretrained" if pretrained else "")
 
 
@@ -92,7 +103,8 @@ def counted(config: Any) -> Counts | None:
         try:
             with torch.device("meta"):
                 model = create(config)
-            _COUNTS[key] = counts(model, config.image, config.channels)
+            first, *rest = input_shape(config)
+            _COUNTS[key] = counts(model, tuple(rest), first)
         except ConfigError:
             _COUNTS[key] = None
     return _COUNTS[key]

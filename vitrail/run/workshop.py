@@ -14,7 +14,8 @@ from torch import nn
 
 from vitrail import heap
 from vitrail.config import to_json
-from vitrail.data.cache import Pixels, pixels, statistics
+from vitrail.data.cache import Pixels
+from vitrail.data.inputs import inputs, statistics
 from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
 from vitrail.models import identify
@@ -84,7 +85,6 @@ class Workshop:
         if channels not in self._statistics:
             self._statistics[channels] = statistics(self.pixels("train", image, channels))
         mean, std = self._statistics[channels]
-        mean, std = tuple(round(m, 6) for m in mean), tuple(round(s, 6) for s in std)
         return replace(base, image=image, channels=channels, mean=mean, std=std)
 
     def pixels(
@@ -94,11 +94,16 @@ class Workshop:
         key = (part, image, channels)
         if key not in self._pixels:
             chosen: Part = {"train": self.split.train, "val": self.split.val}[part]
-            self._pixels[key] = pixels(chosen, image, channels, progress=progress)
+            self._pixels[key] = inputs(chosen, image, channels, progress=progress)
         return self._pixels[key]
 
     def look(self, recipe: Recipe) -> Likeness | None:
-        """Return how the training images look, so that others can be told; see `likeness`."""
+        """Return how the training images look, so that others can be told; see `likeness`.
+
+        Of what is no image it is None.
+        """
+        if recipe.task.takes != "images":
+            return None
         image, channels = recipe.data.image, recipe.data.channels
         parts = [self.pixels(name, image, channels).first(LOOKED_AT) for name in ("train", "val")]
         train, held = (part.take(np.arange(len(part))) for part in parts)

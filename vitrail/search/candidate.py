@@ -29,7 +29,7 @@ class Candidate(Subject):
         """Return the latency for a picture of the budget, its resize included."""
         if self.latency_s is None:
             return None
-        return self.latency_s + budget.resize_s(self.image, self.model["channels"])
+        return self.latency_s + budget.resize_s(self.image, self.channels)
 
     def figures(self) -> str:
         """Say what it costs."""

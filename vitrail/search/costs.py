@@ -96,7 +96,7 @@ class Meter:
     def _resize_s(self, one: Candidate) -> float:
         if self.budget.beyond:
             return 0.0
-        return self.budget.resize_s(one.image, one.model["channels"])
+        return self.budget.resize_s(one.image, one.channels)
 
 
 def check_within(space: Space, budget: Budget) -> str:

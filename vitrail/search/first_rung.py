@@ -96,7 +96,7 @@ def chosen(shelf: Sequence[Candidate], found: Sequence[Probed]) -> list[Candidat
 def _probe(one: Candidate, bench: Bench) -> Probed | None:
     """Fit a linear model on the features of a candidate; None where its head is of another kind."""
     began, workshop = time.monotonic(), bench.workshop
-    data = workshop.data(bench.data, one.image, one.model["channels"], one.pretrained)
+    data = workshop.data(bench.data, one.image, one.channels, one.pretrained)
     recipe = default(
         one.config, data, images=len(workshop.split.train), total=1,
         pretrained=one.pretrained, device=workshop.device,

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 from vitrail.search.candidate import Candidate
+from vitrail.search.prior import haste
 
 # What a size that is off by a factor of e in passes over the images is thought to cost.
 MISFIT = 0.02
 
 
-def passes(images: int) -> float:
+def passes(images: int, family: str = "") -> float:
     """Return over how many passes small models learn best in a limited time.
 
     Fewer leave a model undertrained, more would be better spent on a larger one: 25 for 5,000
-    images, 12 for 50,000.
+    images, 12 for 50,000; less in families that learn an image in fewer passes.
     """
-    return min(60.0, max(6.0, 25 * (5000 / images) ** 0.3))
+    return haste(family) * min(60.0, max(6.0, 25 * (5000 / images) ** 0.3))
 
 
 def epochs_seen(one: Candidate, images: int, seconds: float) -> float:
@@ -30,6 +31,6 @@ def fitness(one: Candidate, images: int, seconds: float) -> float:
     Pretrained weights need a fifth of the passes. Too few passes cost twice as much as too
     many.
     """
-    goal = passes(images) / 5 if one.pretrained else passes(images)
+    goal = passes(images, one.family) / (5 if one.pretrained else 1)
     off = math.log(max(epochs_seen(one, images, seconds), 1e-9) / goal)
     return -off if off > 0 else 2 * off

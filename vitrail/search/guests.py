@@ -55,7 +55,7 @@ def timed(found: Sequence[Candidate], terms: Terms, apart: Apart) -> list[Candid
     ready = []
     for one in found:
         known = exported.get(one.name)
-        room = budget.room_s(one.image, one.model["channels"])
+        room = budget.room_s(one.image, one.channels)
         if known is not None and room is not None and (known.latency_s or 0.0) > room:
             raise BudgetError(
                 f"{one.title} of --add takes {seconds(known.latency_s or 0.0)} as exported, over "

@@ -12,19 +12,25 @@ import statistics
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 MEASURED = Path(__file__).with_name("prior.json")
 
 
 @lru_cache(maxsize=1)
-def _measured() -> dict[str, float]:
-    return json.loads(MEASURED.read_text())["accuracy"]
+def _measured() -> dict[str, Any]:
+    return json.loads(MEASURED.read_text())
 
 
 def prior(family: str) -> float:
     """Validation accuracy of a small model of the family; the median if it was not measured."""
-    known = _measured()
+    known = _measured()["accuracy"]
     return known.get(family, statistics.median(known.values()))
+
+
+def haste(family: str) -> float:
+    """Return how many passes over the images a family learns best in, beside the usual number."""
+    return _measured().get("passes", {}).get(family, 1.0)
 
 
 def by_prior(families: Iterable[str]) -> list[str]:

@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from vitrail.data.labels import Labels
 from vitrail.engines import engine, rivals
 from vitrail.engines.apart import Apart
-from vitrail.engines.onnx import export_onnx
+from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, remembered
 from vitrail.models import create
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.recipes.on_boxes import is_detector
 from vitrail.recipes.on_maps import is_dense
 from vitrail.run.budget import Budget
@@ -68,19 +67,18 @@ def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
 
     It is that of the model alone: the resize is measured apart from it.
     """
-    room = budget.room_s(one.image, one.model["channels"])
+    room = budget.room_s(one.image, one.channels)
     alone = replace(budget, pictures=None, latency_s=room)
 
     def measure() -> Latency:
-        height, width = one.image
-        channels = one.model["channels"]
+        channels = one.channels
         names = tuple(map(str, range(one.model["classes"])))
         told = Labels(
-            names, (height, width), channels, (0.5,) * channels, (0.25,) * channels,
-            maps=is_dense(one.config), boxes=is_detector(one.config),
+            names, one.image, channels, (0.5,) * channels, (0.25,) * channels,
+            maps=is_dense(one.config), takes=input_kind(one.config),  # pyright: ignore
+            frames=getattr(one.config, "frames", 1), boxes=is_detector(one.config),
         )  # fmt: skip
-        shape = 8, height, width, channels
-        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        images = synthetic(told, 8)
         if budget.engine != PLAIN:
             apart.start()
         with TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from vitrail.config import kind_of
+from vitrail.data.source import Kind
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.methods import Methods
@@ -27,16 +28,20 @@ from vitrail.models import families
 from vitrail.run.budget import Budget
 from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
+from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
+from vitrail.search.series_space import series_candidates
 from vitrail.search.space import small_candidates
 from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
 
-# Shares of the multiply-adds that suit the time, in the order in which they are tried.
-SHARES = (1.0, 0.4, 2.5, 0.16, 5.0, 0.06)
+# Training takes three passes, at some 40 % of the rate of a matrix product.
+PASSES, PRODUCTIVE = 3, 0.4
+# So many sizes of a family are timed at most.
+SIZES = 6
 
 # So long at least models are counted before it is said that none keeps the budget.
 PATIENCE_S = 20.0
@@ -52,7 +57,8 @@ class Terms:
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
-    `maps` every pixel has a class.
+    `maps` every pixel has a class. Where the task `takes` series, `image_size` is (steps, 1); clips
+    have so many `frames`.
     """
 
     image_size: tuple[int, int]
@@ -68,6 +74,8 @@ class Terms:
     methods: tuple[Methods, ...] = ()
     maps: bool = False
     boxes: bool = False
+    takes: Kind = "images"
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,14 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     """Candidates of the `most` promising families, then of the others (marked True); of networks
     of maps and of detectors all."""
+    if terms.takes == "series":
+        for one in series_candidates(terms.image_size, terms.channels, terms.classes, terms.seed):
+            yield one, False
+        return
+    if terms.takes == "clips":
+        for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
+            yield one, False
+        return
     if terms.maps or terms.boxes:
         space = dense_candidates if terms.maps else box_candidates
         sizes = terms.image_size, terms.channels, terms.classes, terms.seed
@@ -171,27 +187,50 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
 def time_models(
     allowed: Sequence[Candidate], terms: Terms, say: Say
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Time a spread of models in torch: those within reach of the latency, and those far off."""
-    # Training takes three passes, at some 40 % of the rate of a matrix product.
+    """Time a spread of models in torch: those within reach of the latency, and those far off.
+
+    What a family's models turn out to compute in a second decides which of its sizes is next.
+    """
     peak = peak_macs_per_s()
-    goal = peak * terms.seconds / (3 * 2.5 * terms.images * passes(terms.images))
     # Whatever cannot see every image once, even at the full rate, is not worth timing.
-    affordable = [c for c in allowed if 3 * c.macs * terms.images <= peak * terms.seconds]
-    affordable = affordable or [min(allowed, key=lambda c: c.macs)]
-    timed: list[Candidate] = []
-    far: list[Candidate] = []
-    least = min(terms.size, len({_column(c) for c in affordable}))
+    affordable = [c for c in allowed if PASSES * c.macs * terms.images <= peak * terms.seconds]
+    columns = _by_family(affordable or [min(allowed, key=lambda c: c.macs)])
+    timed: list[list[Candidate]] = [[] for _ in columns]
+    far: list[list[Candidate]] = [[] for _ in columns]
+    least = min(terms.size, len(columns))
     deadline = time.perf_counter() + terms.seconds / 15
-    for one in _spread(affordable, goal, per_family=max(2, min(6, terms.size))):
-        if time.perf_counter() > deadline and len(timed) >= least:
+    for place in _visits(len(columns), terms.size):
+        if time.perf_counter() > deadline and len([c for some in timed for c in some]) >= least:
             break
+        done = max((c.macs * (c.rate or 0.0) for c in timed[place]), default=0.0)
+        one = _next(columns[place], done or PRODUCTIVE * peak / PASSES, terms)
+        if one is None:
+            continue
+        columns[place].remove(one)
         say(f"timing {one.name}")
         one = replace(one, latency_s=folded_latency(one, terms.budget).quickest_s)
         if _within(one, terms.budget, REACH):
-            timed.append(_paced(one, terms))
+            timed[place].append(_paced(one, terms))
         else:
-            far.append(one)
-    return timed, far
+            far[place].append(one)
+            columns[place] = [c for c in columns[place] if 2 * c.macs < one.macs]
+    return [c for some in timed for c in some], [c for some in far for c in some]
+
+
+def _visits(columns: int, size: int) -> list[int]:
+    """The order in which families are asked for one more model: those that may race first, and
+    whenever they are asked again as many others."""
+    turns = [(turn + place // size, place) for turn in range(SIZES) for place in range(columns)]
+    return [place for _, place in sorted(turns)]
+
+
+def _next(members: Sequence[Candidate], done: float, terms: Terms) -> Candidate | None:
+    """The model of a family whose size suits the time best, if it trains at `done` multiply-adds of
+    the forward pass in a second."""
+    if not members:
+        return None
+    goal = done * terms.seconds / (terms.images * passes(terms.images, members[0].family))
+    return min(members, key=lambda c: abs(math.log((c.macs + 1) / goal)))
 
 
 def time_exported(
@@ -214,7 +253,7 @@ def time_exported(
 
 def _within(one: Candidate, budget: Budget, reach: float) -> bool:
     """Whether the latency is at most `reach` times what the limit leaves to it, if there is one."""
-    room = budget.room_s(one.image, one.model["channels"])
+    room = budget.room_s(one.image, one.channels)
     return room is None or (one.latency_s or 0.0) <= reach * room
 
 
@@ -265,19 +304,12 @@ def _merit(one: Candidate, terms: Terms) -> float:
     return _prior(one) + MISFIT * fitness(one, terms.images, terms.seconds)
 
 
-def _spread(pool: Iterable[Candidate], goal: float, *, per_family: int) -> list[Candidate]:
-    """Some of each family around `goal` multiply-adds: nearest first, the families in turns."""
+def _by_family(pool: Iterable[Candidate]) -> list[list[Candidate]]:
+    """The models of each family, the most promising family first."""
     members: dict[str, list[Candidate]] = {}
     for one in pool:
         members.setdefault(_column(one), []).append(one)
-    columns = []
-    for name in sorted(members, key=lambda c: -_prior(members[c][0])):
-        picked: dict[str, Candidate] = {}
-        for share in SHARES[:per_family]:
-            near = min(members[name], key=lambda c: abs(math.log((c.macs + 1) / goal / share)))
-            picked[near.name] = near
-        columns.append(list(picked.values()))
-    return [column[i] for i in range(per_family) for column in columns if i < len(column)]
+    return sorted(members.values(), key=lambda some: -_prior(some[0]))
 
 
 def _column(one: Candidate) -> str:

@@ -14,6 +14,7 @@ from vitrail.layers.fold import deploy
 from vitrail.measure.latency import Latency, eager_latency, remembered
 from vitrail.measure.machine import fast_bf16
 from vitrail.models import create
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.models.trunk.detector import Detector
 from vitrail.recipes.defaults import precision_on
 from vitrail.recipes.on_maps import is_dense
@@ -53,10 +54,8 @@ def folded_latency(one: Candidate, budget: Budget) -> Latency:
     """
 
     def measure() -> Latency:
-        model = deploy(create(one.config))
-        return eager_latency(
-            model, one.image, one.model["channels"], threads=budget.threads, seconds=0.1
-        )
+        model, (first, *rest) = deploy(create(one.config)), input_shape(one.config)
+        return eager_latency(model, tuple(rest), first, threads=budget.threads, seconds=0.1)
 
     return remembered({"model": one.model, "threads": budget.threads, "quickest": True}, measure)
 
@@ -86,7 +85,7 @@ def training_rate(
     size = min(batch, max(4, int(1e9 / (one.macs + 1)))) if where.type == "cpu" else batch
     model = create(one.config).to(where).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    images = torch.randn(size, one.model["channels"], *one.image, device=where)
+    images = torch.randn(size, *input_shape(one.config), device=where)
     answer = (size, *one.image) if is_dense(one.config) else (size,)
     labels = torch.randint(0, one.model["classes"], answer, device=where)
     less = saving(None, model, (batch, *images.shape[1:]), where)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from torch import nn
 
 from vitrail.config import to_json
 from vitrail.errors import ConfigError
@@ -48,6 +49,8 @@ MULTIPLES = {"dim": 16, "hidden": 16}
 # Shares of the longest duration at which copies are cooled down, and how long that takes.
 DURATIONS, COOLING = (0.125, 0.25, 0.5, 1.0), 0.2
 PACE_STEPS = 6
+# How many times the compute of the best model a prediction is for, and is proved at.
+TIMES = 4.0
 # A backward pass costs about two forward passes.
 PASSES = 3
 
@@ -70,6 +73,7 @@ class Scaled:
     law: Saturating | None
     shapes: Mapping[str, Shape]
     folder: Path
+    proof: Point | None = None
 
 
 def scale(
@@ -86,7 +90,9 @@ def scale(
 
     `sizes` are widths; depths and hidden widths vary with them, one at a time, the largest width
     being the centre. What was trained is kept in `out`, so that a stopped sweep goes on where it
-    was when the same command is given again. Raises VitrailError.
+    was when the same command is given again. At last the shape that the laws ask for at 4 times
+    the compute of the best model is trained, so that the prediction stands beside the truth. Raises
+    VitrailError.
     """
     if len(set(sizes)) < 3 or min(sizes) < 16 or any(size % 16 for size in sizes):
         raise ConfigError(
@@ -102,13 +108,17 @@ def scale(
     sweep = _Sweep(images, folder, seed, view)
     again = f"vitrail scale {data} --sizes {','.join(map(str, sizes))} --out {folder}"
     with interruptible(again), view.shown():
-        points = sweep.run(star(sorted(set(sizes))), seconds)
-    found = laws(points, folder)
+        shapes = star(sorted(set(sizes)))
+        points = sweep.run(shapes, seconds * len(shapes) / (len(shapes) + TIMES))
+        found = laws(points, folder)
+        asked = predicted(found)
+        if asked is not None:
+            found = replace(found, proof=sweep.prove(asked["shape"], asked["compute"]))
     facts = ScalingFacts(
         images.inspection.source.name, len(images.workshop.split.train),
-        [(dict(p.sizes), p.compute, p.error) for p in points],
+        [_told(p) for p in points],
         frontier([p.compute for p in points], [p.error for p in points]).tolist(),
-        found.law, found.shapes, predicted(found, max(sizes)), again,
+        found.law, found.shapes, asked, again, found.proof and _told(found.proof),
     )  # fmt: skip
     RunFolder(folder).write_text(folder / "report.html", render_scaling(facts))
     told = {
@@ -116,6 +126,7 @@ def scale(
         "law": found.law and asdict(found.law),
         "shapes": {name: {**asdict(s), "growth": s.growth} for name, s in found.shapes.items()},
         "predicted": facts.predicted,
+        "proof": found.proof and asdict(found.proof),
     }
     RunFolder(folder).write_json(folder / "result.json", told)
     return found
@@ -161,15 +172,23 @@ def laws(points: Sequence[Point], folder: Path, *, draws: int = DRAWS) -> Scaled
     return Scaled(tuple(points), law, shapes, folder)
 
 
-def predicted(found: Scaled, width: int, times: float = 4.0) -> dict[str, Any] | None:
-    """Return the best shape for `times` the largest compute; None without a law for each size."""
+def _told(point: Point) -> tuple[Mapping[str, int], float, float]:
+    return dict(point.sizes), point.compute, point.error
+
+
+def predicted(found: Scaled, times: float = TIMES) -> dict[str, Any] | None:
+    """Return the shape for `times` the best model's compute; None without a law for each size."""
     if set(found.shapes) != set(NAMES):
         return None
     best = min(found.points, key=lambda p: p.error)
     growth = {name: shape.growth for name, shape in found.shapes.items()}
     shape = scaled(best.sizes, growth, times, MULTIPLES)
-    error = None if found.law is None else float(found.law.error(times * best.compute))
-    return {"times": times, "from": dict(best.sizes), "shape": shape, "error": error}
+    compute = times * best.compute
+    error = None if found.law is None else float(found.law.error(compute))
+    return {
+        "times": times, "from": dict(best.sizes), "shape": shape, "error": error,
+        "compute": compute,
+    }  # fmt: skip
 
 
 class _Sweep:
@@ -193,6 +212,38 @@ class _Sweep:
             lines = [json.dumps(asdict(point)) for point in known]
             RunFolder(self.folder).write_text(self.file, "\n".join(lines) + "\n")
         return known
+
+    def prove(self, shape: dict[str, int], compute: float) -> Point:
+        """Train a shape with so many multiply-adds, once; returns what came of it."""
+        file = self.folder / "proof.json"
+        if file.is_file():
+            known = Point(**json.loads(file.read_text()))
+            if dict(known.sizes) == shape:
+                return known
+        self.view.phase(f"proving the prediction: {_spoken(shape)}")
+        recipe, where = self._recipe(shape), self.folder / "checkpoints" / "proof"
+        macs = counted_model(recipe.config)
+        assert macs is not None
+        total = max(2, round(compute / (PASSES * macs.macs * recipe.steps.batch)))
+        mark = max(1, round(total / (1 + COOLING)))
+        recipe = replace(
+            recipe, steps=replace(recipe.steps, total=total),
+            schedule=Rsqrt(max(1, mark // 20), timescale=max(1, mark // 4), cooldown=total - mark),
+        )  # fmt: skip
+        outcome = self.workshop.train(recipe, where, total)
+        found = self._point(shape, recipe, outcome.model, total)
+        RunFolder(self.folder).write_json(file, asdict(found))
+        shutil.rmtree(where, ignore_errors=True)
+        return found
+
+    def _point(self, shape: dict[str, int], recipe: Recipe, model: nn.Module, steps: int) -> Point:
+        """Judge a model that was trained for so many steps."""
+        scores, macs = self.workshop.validate(model, recipe), counted_model(recipe.config)
+        assert macs is not None
+        seen = steps * recipe.steps.batch
+        # No error is known better than to half an image.
+        error = max(1 - scores.main, 0.5 / scores.n)
+        return Point(shape, float(PASSES * macs.macs * seen), error, seen)
 
     def _known(self) -> Iterator[Point]:
         if self.file.is_file():
@@ -227,8 +278,7 @@ class _Sweep:
         warmup = max(1, most // 20)
         endless = replace(recipe, schedule=Rsqrt(warmup, timescale=max(1, most // 4)),
                           steps=replace(recipe.steps, total=10 * most))  # fmt: skip
-        macs, found = counted_model(recipe.config), []
-        assert macs is not None
+        found = []
         for share in DURATIONS:
             mark = max(2, int(share * most))
             self.workshop.train(endless, where / "endless", mark)
@@ -240,11 +290,7 @@ class _Sweep:
                 steps=replace(endless.steps, total=mark + cooling),
             )  # fmt: skip
             outcome = self.workshop.train(cooled, copy, mark + cooling)
-            scores = self.workshop.validate(outcome.model, cooled)
-            seen = (mark + cooling) * batch
-            # No error is known better than to half an image.
-            error = max(1 - scores.main, 0.5 / scores.n)
-            found.append(Point(shape, float(PASSES * macs.macs * seen), error, seen))
+            found.append(self._point(shape, cooled, outcome.model, mark + cooling))
         shutil.rmtree(where, ignore_errors=True)
         return found
 
@@ -270,4 +316,9 @@ def summary(found: Scaled) -> str:
     if np.isfinite(min((p.error for p in found.points), default=np.inf)):
         best = min(found.points, key=lambda p: p.error)
         lines.append(f"best: {_spoken(best.sizes)}, error {best.error:.1%}")
+    if found.proof is not None:
+        proof, said = found.proof, ""
+        if found.law is not None:
+            said = f" where the law says {float(found.law.error(proof.compute)):.1%}"
+        lines.append(f"asked for: {_spoken(proof.sizes)}, trained: error {proof.error:.1%}{said}")
     return "\n".join(lines)

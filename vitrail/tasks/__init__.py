@@ -7,5 +7,7 @@ from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
+from vitrail.tasks.series import Series
+from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Detection
+Tasks = Classification | MultiLabel | Segmentation | Detection | Series | Video

@@ -14,7 +14,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
-from vitrail.data.source import Source
+from vitrail.data.source import NOUNS, Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
@@ -43,6 +43,7 @@ class Classification:
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     boxes: ClassVar[bool] = False
+    takes: ClassVar[Kind] = "images"
 
     metric: Literal["auto", "accuracy", "balanced"] = "auto"
 
@@ -152,7 +153,7 @@ class Classification:
         if features is not None and len(np.unique(known)) > 1:
             told.append((f"linear model on {features.name}", False, linear_on(features, known)))
         ours = self.right(outputs)
-        return [_baseline(name, constant, said, truth, ours) for name, constant, said in told]
+        return [baseline(name, constant, said, truth, ours) for name, constant, said in told]
 
     def mistakes(self, outputs: Outputs, labels: Labels, most: int) -> Sequence[Mistaken]:
         """Return the wrong answers that the model was surest of."""
@@ -175,14 +176,15 @@ class Classification:
         """Return test accuracy with its interval."""
         test: TestScore = judged["test"]
         return (
-            f"{test.accuracy:.1%} of {test.n} test images right (95 % interval {test.low:.1%} to "
-            f"{test.high:.1%})"
+            f"{test.accuracy:.1%} of {test.n} test {NOUNS[self.takes][1]} right (95 % interval "
+            f"{test.low:.1%} to {test.high:.1%})"
         )
 
 
-def _baseline(
+def baseline(
     name: str, constant: bool, answers: np.ndarray, truth: np.ndarray, ours: Sequence[bool]
 ) -> Baseline:
+    """Return how good the answers (N,) of a small model are, beside ours, right or wrong."""
     right = answers == truth
     recalls = [right[truth == label].mean() for label in np.unique(truth)]
     return Baseline(

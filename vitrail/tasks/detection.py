@@ -20,7 +20,7 @@ from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_boxes
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.layers.boxes import best
@@ -53,6 +53,7 @@ class Detection:
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     boxes: ClassVar[bool] = True
+    takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with their boxes. Raises DataError, and ConfigError where

@@ -19,7 +19,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
@@ -44,6 +44,7 @@ class MultiLabel:
     several: ClassVar[bool] = True
     maps: ClassVar[bool] = False
     boxes: ClassVar[bool] = False
+    takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with their labels. Raises DataError."""

@@ -22,7 +22,7 @@ from vitrail.data.mask_batches import MaskBatches
 from vitrail.data.mask_pixels import mask_pixels, whole
 from vitrail.data.masks import IGNORE, resized
 from vitrail.data.opening import open_masks
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.engines.masks import likeliest
 from vitrail.engines.served import Agreement, same_answers, serve
 from vitrail.errors import ConfigError, DataError
@@ -55,6 +55,7 @@ class Segmentation:
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = True
     boxes: ClassVar[bool] = False
+    takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with their masks. Raises DataError."""

@@ -19,7 +19,7 @@ from vitrail.data.augment import Augment
 from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
-from vitrail.data.source import Source
+from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
 from vitrail.report.facts import Baseline
@@ -79,11 +79,13 @@ class Order:
 
 class Task(Protocol):
     """What a model is for; `several` says whether it learns any number of labels per image, `maps`
-    whether a class for every pixel, `boxes` whether boxes around objects."""
+    whether a class for every pixel, `boxes` whether boxes around objects, `takes` what it is about:
+    images, or something else."""
 
     several: ClassVar[bool]
     maps: ClassVar[bool]
     boxes: ClassVar[bool]
+    takes: ClassVar[Kind]
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with what is true of them. Raises DataError."""

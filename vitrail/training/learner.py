@@ -53,7 +53,12 @@ class Learner(nn.Module):
     def no_decay(self) -> set[str]:
         """Return the names of parameters that take no weight decay, beside those of one axis."""
         parts = (("model", self.model), ("objective", self.objective))
-        return {f"{part}.{name}" for part, module in parts for name in _names(module)}
+        named = {f"{part}.{name}" for part, module in parts for name in _names(module)}
+        return named | set(self.objective.paces)
+
+    def pace(self, name: str) -> float:
+        """Return at which share of the learning rate a parameter learns."""
+        return self.objective.paces.get(name, 1.0)
 
     @property
     def depth(self) -> int:

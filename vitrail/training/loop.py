@@ -215,7 +215,8 @@ class _Machine:
         """Set the learning rates of the step after `done`; returns the first optimizer's."""
         factor = self.plan.schedule.factor(done, self.plan.steps.total)
         rate = self.plan.optimizer.lr * factor * caution
-        optimizers.adjust(self.steppers[0], rate)
+        decay = optimizers.decay(self.plan.optimizer, done, self.plan.steps.total)
+        optimizers.adjust(self.steppers[0], rate, decay)
         if self.two is not None:
             optimizers.adjust(self.steppers[1], self.two.optimizer.lr * factor * caution)
         return rate

@@ -53,6 +53,9 @@ class Objective(nn.Module):
     """
 
     two: ClassVar[Second | None] = None
+    # Parameters of the learner, by name, that learn at another rate: the share of it. They take no
+    # weight decay.
+    paces: Mapping[str, float] = {}
 
     def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Map a micro-batch to scalars by name; "loss" is minimised, the journal keeps all."""

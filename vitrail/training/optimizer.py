@@ -9,6 +9,7 @@ head (Clark et al., ELECTRA, arXiv 2003.10555; BEiT's fine-tuning).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -26,17 +27,27 @@ from vitrail.training.stepping import check, check_betas
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW: Loshchilov and Hutter, arXiv 1711.05101."""
+    """AdamW: Loshchilov and Hutter, arXiv 1711.05101.
+
+    With a `final_decay` the weight decay goes from `weight_decay` to that by a cosine over all
+    steps, as DINO's and its kin's does.
+    """
 
     lr: float = 1e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
+    final_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
         check_betas(self.betas, "0.9,0.999")
+        if self.final_decay is not None and not (self.final_decay >= 0 < self.weight_decay):
+            raise ConfigError(
+                f"final_decay {self.final_decay} and weight_decay {self.weight_decay} are no decay "
+                "that changes: give both, the second above 0"
+            )
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
@@ -129,10 +140,20 @@ def build(
     return optimizer.over(groups)
 
 
-def adjust(optimizer: Stepper, lr: float) -> None:
-    """Set the learning rate, scaled by each group's part of it."""
+def adjust(optimizer: Stepper, lr: float, decay: float | None = None) -> None:
+    """Set the learning rate, scaled by each group's part of it, and a decay that changes."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
+        if decay is not None and group["weight_decay"] > 0:
+            group["weight_decay"] = decay
+
+
+def decay(optimizer: Optimizer, step: int, total: int) -> float | None:
+    """Return the weight decay of a step (from 0) of `total`, None where it stays as it is."""
+    end = getattr(optimizer, "final_decay", None)
+    if end is None:
+        return None
+    return end + (optimizer.weight_decay - end) * (1 + math.cos(math.pi * step / total)) / 2
 
 
 def _groups(
@@ -168,12 +189,14 @@ def _has_depths(model: nn.Module) -> bool:
 
 
 def _scale(optimizer: Optimizer, model: nn.Module, name: str) -> float:
+    pace = getattr(model, "pace", None)
+    own = 1.0 if pace is None else pace(name)
     if optimizer.layer_decay == 1:
-        return 1.0
+        return own
     if not _has_depths(model):
         raise ConfigError(
             f"layer_decay {optimizer.layer_decay} needs a model with depth and depth_of, and "
             f"{type(getattr(model, 'model', model)).__name__} has none: give layer_decay=1"
         )
     depth, depth_of = model.depth, model.depth_of
-    return optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore
+    return own * optimizer.layer_decay ** (depth - depth_of(name))  # pyright: ignore

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 _LONG = {"q": "query", "k": "key", "v": "value"}
 
 TABLES = {
@@ -37,3 +39,26 @@ TABLES = {
         ("classifier.", "head."),
     ],
 }
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a CvT's tensors share a width.
+
+    Embeddings are not cut: scores are scaled by their width.
+    """
+    block = "stages.{s}.blocks.{i}."
+    return [
+        *[(f"{block}mixer.{n}.{{leaf}}", "inner.{s}.{i}, *") for n in "qkv"],
+        (block + "mixer.proj.weight", "*, inner.{s}.{i}"),
+        (block + "ffn.fc1.{leaf}", "hidden.{s}.{i}, *"),
+        (block + "ffn.fc2.weight", "*, hidden.{s}.{i}"),
+        (block + "mixer.proj.bias", "*"),
+        (block + "ffn.fc2.bias", "*"),
+        (block + "norm{n}.{leaf}", "*"),
+        (block + "mixer.{n}_map.{part}.{leaf}", "*"),
+        ("stem.down.{n}.{leaf}", "*"),
+        ("stages.{s}.down.{n}.{leaf}", "*"),
+        ("stages.{s}.token", "*"),
+        ("norm.{leaf}", "*"),
+        ("head.{leaf}", "*"),
+    ]

@@ -81,3 +81,26 @@ def _transformers(config: Any) -> list:
 
 
 TABLES = {"facebookresearch/LeViT": _facebook, "timm": _timm, "transformers": _transformers}
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a LeViT's tensors share a width: neurons of its MLPs.
+
+    Heads have one width of keys in the whole network, so that their channels are not cut.
+    """
+    rows = []
+    for stage, depth in enumerate(config.depths):
+        places = [f"stages.{stage}.down."] if stage else []
+        places += [f"stages.{stage}.blocks.{n}." for n in range(depth)]
+        for number, place in enumerate(places):
+            width = f"hidden.{stage}.{number}"
+            rows += [
+                (place + "ffn.fc1.linear.weight", f"{width}, *"),
+                (place + "ffn.fc1.norm.{leaf}", width),
+                (place + "ffn.fc2.linear.weight", f"*, {width}"),
+            ]
+    for place in ("stages.{s}.blocks.{i}.", "stages.{s}.down."):
+        leaves = "mixer.bias.table", "mixer.{part}.{of}.{leaf}", "ffn.fc2.norm.{leaf}"
+        rows += [(place + leaf, "*") for leaf in leaves]
+    still = "stem.convs.{i}.{part}.{leaf}", "head.{part}.{leaf}", "head.{which}.{part}.{leaf}"
+    return [*rows, *((pattern, "*") for pattern in still)]

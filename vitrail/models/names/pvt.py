@@ -58,3 +58,30 @@ TABLES: dict[str, Callable[[Any], list]] = {
     "whai362/PVT": _authors,
     "transformers": _transformers,
 }
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of a PVT's tensors share a width; each stage has its own embedding."""
+    rows = []
+    for stage in range(len(config.dims)):
+        at, own = f"stages.{stage}.", f"dims.{stage}"
+        before = f"dims.{stage - 1}" if stage else "*"
+        block, inner, hidden = at + "blocks.{i}.", f"inner.{stage}.{{i}}", f"hidden.{stage}.{{i}}"
+        rows += [
+            (at + "position", f"*, *, {own}"),
+            (at + "token", f"*, *, {own}"),
+            (at + "down.proj.{leaf}", f"{own}, {before}"),
+            (at + "down.norm.{leaf}", own),
+            (block + "norm{n}.{leaf}", own),
+            (block + "mixer.q.{leaf}", f"q:{inner}, {own}"),
+            (block + "mixer.kv.{leaf}", f"{inner} + {inner}, {own}"),
+            (block + "mixer.proj.weight", f"{own}, {inner}"),
+            (block + "mixer.proj.bias", own),
+            (block + "mixer.reduce.conv.{leaf}", f"{own}, {own}"),
+            (block + "mixer.reduce.norm.{leaf}", own),
+            (block + "ffn.fc1.{leaf}", f"{hidden}, {own}"),
+            (block + "ffn.fc2.weight", f"{own}, {hidden}"),
+            (block + "ffn.fc2.bias", own),
+        ]
+    last = f"dims.{len(config.dims) - 1}"
+    return [*rows, ("norm.{leaf}", last), ("head.weight", f"*, {last}"), ("head.bias", "*")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 
@@ -43,3 +45,34 @@ def _names(position: str) -> list:
 
 
 TABLES = {"facebookresearch/xcit": _names("pos_embeder"), "timm": _names("pos_embed")}
+
+
+def widths(config: Any) -> list[tuple[str, str]]:
+    """Return which axes of an XCiT's tensors share a width; reading blocks come after the others.
+
+    The embedding, which the stem doubles up to, is not cut.
+    """
+    block = "blocks.{i}."
+    rows = [
+        (block + "mixer.temperature", "heads.{i}"),
+        # Queries and keys are normed, and have a temperature in place of a scale.
+        (block + "mixer.qkv.{leaf}", "inner.{i} + inner.{i} + inner.{i}, *"),
+        (block + "mixer.proj.weight", "*, inner.{i}"),
+        (block + "ffn.fc1.{leaf}", "hidden.{i}, *"),
+        (block + "ffn.fc2.weight", "*, hidden.{i}"),
+    ]
+    for number in range(config.reading):
+        block, at = f"pool.blocks.{number}.", config.depth + number
+        rows += [
+            (block + "mixer.q.{leaf}", f"q:inner.{at}, *"),
+            (block + "mixer.kv.{leaf}", f"inner.{at} + inner.{at}, *"),
+            (block + "mixer.proj.weight", f"*, inner.{at}"),
+            (block + "ffn.fc1.{leaf}", f"hidden.{at}, *"),
+            (block + "ffn.fc2.weight", f"*, hidden.{at}"),
+        ]
+    still = ["embed.convs.{i}.{part}.{leaf}", "embed.position.{leaf}", "pool.token", "head.{leaf}"]
+    still += ["pool.norm.{leaf}", "blocks.{i}.local.{part}.{leaf}"]
+    for block in ("blocks.{i}.", "pool.blocks.{i}."):
+        leaves = "norm{n}.{leaf}", "mixer.proj.bias", "ffn.fc2.bias", "scale{n}.gamma"
+        still += [block + leaf for leaf in leaves]
+    return [*rows, *((pattern, "*") for pattern in still)]

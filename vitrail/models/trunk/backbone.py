@@ -105,7 +105,7 @@ class Small:
 
     def configs(self, *, image: tuple[int, int], channels: int, classes: int) -> Iterator[Any]:
         """All configs of the space for the given images, in a fixed order."""
-        base = replace(self.base, image=image, channels=channels, classes=classes)
+        base = sized(self.base, image=image, channels=channels, classes=classes)
         for values in product(*self.choices.values()):
             changes: dict[str, Any] = {}
             for key, value in zip(self.choices, values, strict=True):
@@ -301,6 +301,15 @@ def input_words(config: Any) -> str:
     """Return what a model takes in words: "224x224 images", "16x224x224 clips", "64x2 series"."""
     kind, shape = input_kind(config), input_shape(config)
     return f"{'x'.join(map(str, shape if kind == 'series' else shape[1:]))} {kind}"
+
+
+def sized(config: Any, *, classes: int, channels: int, image: tuple[int, int] | None = None) -> Any:
+    """Return a config for other data; of series `channels` are features, `image` is (steps, 1)."""
+    if input_kind(config) == "series":
+        length = {} if image is None else {"length": image[0]}
+        return replace(config, classes=classes, features=channels, **length)
+    sides = {} if image is None else {"image": image}
+    return replace(config, classes=classes, channels=channels, **sides)
 
 
 def check_image(image: Tensor, config: Any, family: str) -> None:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from vitrail.config import kind_of, nearest, read_json
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
-from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant
+from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant, sized
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
 from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
@@ -80,6 +80,24 @@ def dense() -> Mapping[str, Variant]:
     )
 
 
+@lru_cache(maxsize=1)
+def series() -> Mapping[str, Variant]:
+    """Return every published network of time series, by name, with its file's name as the family:
+    those of `SERIES` in the files of networks."""
+    return MappingProxyType(
+        {
+            name: replace(variant, name=name, family=family)
+            for family, module in networks().items()
+            for name, variant in getattr(module, "SERIES", {}).items()
+        }
+    )
+
+
+def named() -> Mapping[str, Variant]:
+    """Return all that has a name: variants of the catalog, networks of maps and of series."""
+    return {**catalog(), **dense(), **series()}
+
+
 def create(name_or_config: Any, **changes: Any) -> Backbone:
     """Return a model with random weights.
 
@@ -136,7 +154,7 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
         config = config_in(Path(config))
         return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
-        known = dense() if name_or_config in dense() else catalog()
+        known = named()
         if name_or_config not in known:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
         config = known[name_or_config].config
@@ -245,18 +263,17 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    hosted = hasattr(module, "DENSE") or hasattr(module, "BOXES")
-    if not hasattr(module, "VARIANTS") and not hosted:
+    tables = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS")
+    if not any(hasattr(module, table) for table in tables):
         return family_of(config)
-    plain = replace(config, image=(0, 0), channels=0, classes=0)
-    for variant in (*catalog().values(), *dense().values()):
-        if type(variant.config) is type(config) and plain == replace(
-            variant.config, image=(0, 0), channels=0, classes=0
-        ):
+    nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}
+    plain = sized(config, **nothing)
+    for variant in named().values():
+        if type(variant.config) is type(config) and plain == sized(variant.config, **nothing):
             return variant.name
-    if hosted:
+    if any(hasattr(module, table) for table in ("DENSE", "BOXES", "CLIPS")):
         return f"{family_of(config)}-{_hosted_name(config)}"
-    if family_of(config) not in families():
+    if not hasattr(module, "SPACE"):
         return family_of(config)
     parts = []
     for key in module_of(config).SPACE.choices:
@@ -302,5 +319,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, [*catalog(), *dense()], n=3)
+    close = get_close_matches(name, [*named()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

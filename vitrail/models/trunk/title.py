@@ -13,12 +13,17 @@ MOST = 40  # characters
 # Families whose file does not begin with a name of one word.
 NAMES = {
     "aa_resnet": "AA-ResNet", "attention_cnn": "Attention-CNN", "cbam": "CBAM", "dinat": "DiNAT",
-    "eca": "ECA-Net", "evolving": "EA-ResNet", "nat": "NAT", "vit_c": "ViT-C",
-    "vit_hybrid": "ViT hybrid",
+    "eca": "ECA-Net", "evolving": "EA-ResNet", "evolving_series": "EA-DC-Transformer",
+    "nat": "NAT", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
-# What a host is called with whose levels a head of maps reads.
-HEADS = {"segmenter": "Segmenter", "semantic_fpn": "FPN", "upernet": "UPerNet"}
+# What a host is called with whose levels a head of maps reads, or which looks at frames.
+HEADS = {
+    "segmenter": "Segmenter",
+    "semantic_fpn": "FPN",
+    "upernet": "UPerNet",
+    "per_frame": "frames",
+}
 
 
 def short_title(family: str, config: Any, params: int, image: tuple[int, int]) -> str:
@@ -89,4 +94,6 @@ def _millions(params: int) -> str:
 
 def _pixels(image: tuple[int, int]) -> str:
     height, width = image
+    if width == 1:  # a time series
+        return f"{height} steps"
     return f"{height} px" if height == width else f"{height}x{width} px"

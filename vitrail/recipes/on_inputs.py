@@ -1,0 +1,56 @@
+"""What a model takes and what a task is about have to be the same: images, clips or series."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vitrail.config import hints, kind_of, members
+from vitrail.data.augment import Augment
+from vitrail.errors import ConfigError
+from vitrail.models import family_of, per_frame
+from vitrail.models.trunk.backbone import input_kind, input_words
+from vitrail.tasks import Tasks
+from vitrail.tasks.video import FRAMES, Video
+
+# Series are shown as they are.
+AS_THEY_ARE = Augment(flip=0.0, shift=0.0)
+# Where to find a model of each kind.
+_TAKE = {
+    "images": "a model of images, as `vitrail list` shows them",
+    "series": "model=ea_dc",
+    "clips": "model=mvit_b_16x4, or any backbone of images for each frame",
+}
+
+
+def require_taken(config: Any, task: Tasks) -> None:
+    """Raise ConfigError for a model that takes something else than the task is about."""
+    kind = input_kind(config)
+    # A backbone of images will look at each frame of a clip (`on_clips`).
+    if kind == task.takes or (kind, task.takes) == ("images", "clips"):
+        return
+    what = f"{'a recipe' if task.takes == 'images' else 'this task'} trains on {task.takes}"
+    raise ConfigError(f"model takes {input_words(config)}, {what}: take {_TAKE[task.takes]}")
+
+
+def on_clips(config: Any, task: Video) -> Any:
+    """Return the Config of a network of clips that shows as many frames as the task: a network of
+    clips itself, else one that looks at each frame with the backbone. Raises ConfigError."""
+    if input_kind(config) == "clips":
+        return replace(config, frames=task.frames) if task.frames else config
+    known = members(hints(per_frame.Config)["host"])
+    if not isinstance(config, known):
+        raise ConfigError(
+            f"model {family_of(config)} does not look at frames: take {_TAKE['clips']}, of "
+            f"{', '.join(sorted(map(kind_of, known)))}"
+        )
+    return per_frame.Config(config, frames=task.frames or FRAMES)
+
+
+def require_as_they_are(augment: Augment) -> None:
+    """Raise ConfigError for an augmentation of images."""
+    for name in Augment.__dataclass_fields__:
+        if (value := getattr(augment, name)) != getattr(AS_THEY_ARE, name):
+            raise ConfigError(
+                f"augment.{name} is {value}: series are shown as they are, so leave it out"
+            )

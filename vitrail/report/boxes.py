@@ -12,7 +12,8 @@ from vitrail.report.masks import colours
 
 # On the page a picture is drawn at a side between these.
 LEAST, MOST = 240, 480
-INK = (255, 255, 255)
+# Words are dark on colours that are lighter than this.
+LIGHT = 150
 
 
 def drawn(
@@ -33,8 +34,13 @@ def drawn(
             _, _, right, low = pen.textbbox((0, 0), word, font=font)
             top = y1 - low - 2 if y1 > low + 2 else y1
             pen.rectangle((x1, top, x1 + right + 3, top + low + 2), fill=colour)
-            pen.text((x1 + 2, top), word, fill=INK, font=font)
+            pen.text((x1 + 2, top), word, fill=_ink(colour), font=font)
     return np.asarray(picture)
+
+
+def _ink(colour: tuple[int, int, int]) -> str:
+    red, green, blue = colour
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT else "white"
 
 
 def for_page(

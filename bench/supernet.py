@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from vitrail.search.spaces import SPACES, space_of
+from vitrail.search.spaces import SHARED, space_of
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import drawn
 
@@ -44,7 +44,7 @@ def stepper(owner: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, y:
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("spaces", nargs="*", default=[*SPACES])
+    parser.add_argument("spaces", nargs="*", default=[*SHARED])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)

@@ -21,9 +21,8 @@ def check(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What it is for: classification, multilabel, segmentation, detection, series or "
-            "video. "
-            "Default: what the data tell."
+            help="What it is for: classification, multilabel, segmentation, detection, series, "
+            "video or audio. Default: what the data tell."
         ),
     ] = None,
     group_by: GroupBy = None,

@@ -73,7 +73,8 @@ def predict(
     )
     paths = images
     if predictor.labels.takes == "images":
-        paths = collect(images, lambda text: print(plain(text), file=sys.stderr))
+        noun = "image" if predictor.labels.hearing is None else "sound"
+        paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     if isinstance(predictor, Predictor) and predictor.writes and out is None:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)

@@ -10,7 +10,9 @@ from vitrail.commands.options import Json, Out, work
 
 
 def search(
-    name: Annotated[str, typer.Argument(help="Name of the search: vitas, autoformer or glit.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the search: vitas, autoformer, glit, pnas or bats.")
+    ],
     data: Annotated[
         str, typer.Argument(help="Folder with one subfolder per class, table, or built-in name.")
     ],
@@ -35,6 +37,13 @@ def search(
     start: Annotated[
         str | None,
         typer.Option(help="File found.json of an earlier search, whose network comes first."),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="What looks among candidates that share weights: evolve, nsga (a front of score "
+            "against multiply-adds) or random. Default: evolve."
+        ),
     ] = None,
     image: Annotated[
         str | None,
@@ -67,7 +76,7 @@ def search(
         typer.Option(
             "--set",
             help="A field of the recipe, the space or the evolution, e.g. space.sharing=cyclic or "
-            "evolve.population=20 (repeatable).",
+            "evolve.population=20, grow.beam=16 (repeatable).",
         ),
     ] = None,
     out: Out = None,
@@ -83,7 +92,7 @@ def search(
     found = run(
         name, data, latency=latency, macs=macs, params=params, time=time, device=device,
         threads=threads, seed=seed, group_by=group_by, task=task, alone=alone, start=start,
-        image=image, settings=settings or (), out=out, resume=resume,
+        strategy=strategy, image=image, settings=settings or (), out=out, resume=resume,
     )  # fmt: skip
     if as_json:
         print((found / "found.json").read_text())

@@ -22,6 +22,7 @@ from vitrail.data.builtin import cache_folder
 from vitrail.data.decode import DECODER, BrokenImage, decode, decode_full, resize
 from vitrail.data.parallel import in_order
 from vitrail.data.scan import digest
+from vitrail.data.sounds import sound_picture
 from vitrail.data.split import Part
 from vitrail.errors import DataError
 from vitrail.measure.machine import cores
@@ -71,6 +72,14 @@ class Pixels:
         part = Part(self.part.source, self.part.rows[:n], self.part.digests[:n])
         images = None if self.images is None else self.images[:n]
         return type(self)(part, self.image, self.channels, images, self.workers)
+
+    def halves(self) -> tuple["Pixels", "Pixels"]:
+        """The images in two halves, both fair samples."""
+        half = len(self) // 2
+        part, images = self.part, self.images
+        rest = Part(part.source, part.rows[half:], part.digests[half:])
+        held = None if images is None else images[half:]
+        return self.first(half), Pixels(rest, self.image, self.channels, held, self.workers)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """A copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""
@@ -172,6 +181,8 @@ def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _name(part: Part, shape: tuple[int, ...]) -> str:
     """By which the images of a part are found again: contents, size, decoder and scales."""
     text = f"{part.digest} {shape} {DECODER} {part.source.ranges}"
+    if part.source.hearing is not None:
+        text += f" {part.source.hearing}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -234,6 +245,8 @@ def _read(part: Part, at: int, image: tuple[int, int], channels: int) -> np.ndar
         data = part.source.read(item)
         if digest(data) != part.digests[at].astype(">u8").tobytes():
             raise DataError(changed)
+        if part.source.hearing is not None:
+            return sound_picture(data, part.source.hearing, image)
         return decode(data, image, channels, part.source.ranges)
     except (OSError, BrokenImage) as error:
         raise DataError(f"{changed} ({error})") from error

@@ -46,7 +46,7 @@ def findings(
         *_of_broken(source, scan.broken),
         *_of_traits(source, scan),
         *(() if source.masks or source.boxes else _of_classes(source, counts)),
-        *(() if source.kind == "series" else _of_shapes(source, scan)),
+        *(() if source.kind == "series" or source.wanted else _of_shapes(source, scan)),
         *_of_twins(source, scan, groups),
     )
 
@@ -62,7 +62,7 @@ def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
         "mask colour": "with a mask of unknown colours",
         "no video": "without a video stream", "no frames": "without a frame",
         "broken clip": "damaged, cut off, or no video",
-        "long clip": "too long",
+        "long clip": "too long", "not a sound": "no sound", "silent": "silent",
         "no numbers": "without any number", "too short": "too short",
         "annotation": "with an annotation that cannot be used",
         "mask format": "with a mask that is none of indices",

@@ -16,6 +16,7 @@ from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
 from vitrail.data.series_gate import scan_series, series_findings
+from vitrail.data.sound_gate import scan_sounds
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
@@ -128,16 +129,22 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
+    more: tuple[Finding, ...] = ()
     if source.series is not None:
         found = scan_series(source, source.series)
     elif source.clips is not None:
         found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
         source = replace(source, clips=replace(source.clips, lengths=lengths))
+    elif source.wanted is not None:
+        found, hearing, more = scan_sounds(
+            source, source.wanted, workers=workers, progress=progress
+        )
+        source = replace(source, hearing=hearing)
     elif source.pixels is None:
         found = scan.scan_files(source, workers=workers, progress=progress)
     else:
         found = scan.scan_array(source.pixels, progress=progress)
-    source, more = replace(source, ranges=found.ranges), ()
+    source = replace(source, ranges=found.ranges)
     if source.masks is not None:
         found, least = without_faults(source, source.masks, found), 0
     if source.boxes is not None:

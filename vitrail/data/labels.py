@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.config import to_json
 from vitrail.data.depth import Range
+from vitrail.data.hearing import Hearing
 from vitrail.data.likeness import Likeness
 from vitrail.data.source import Kind
 from vitrail.errors import ConfigError
@@ -34,6 +35,7 @@ class Labels:
     its own one of `thresholds` belongs to the image; before they are chosen there are none. What
     `takes` series has `image` = (steps, 1), a channel for each feature, and `mean` and `std` in
     the features' own units; clips have `frames`, every `stride`-th of a video, in so many `views`.
+    With `hearing` the files are sounds, and the images their spectrograms.
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -54,6 +56,7 @@ class Labels:
     frames: int = 1
     stride: int = 1
     views: int = 1
+    hearing: Hearing | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -90,7 +93,7 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`, `maps`, `boxes` and `takes`.
+        there were others; the same holds for `look`, `maps`, `boxes`, `takes` and `hearing`.
         """
         fields = to_json(self)
         if self.look is None:
@@ -102,6 +105,8 @@ class Labels:
             del fields["takes"]
         if self.takes != "clips":
             del fields["frames"], fields["stride"], fields["views"]
+        if self.hearing is None:
+            del fields["hearing"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

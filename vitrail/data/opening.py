@@ -3,6 +3,8 @@
 Opening a source lists its images and reads none of them; nothing is ever written to it.
 """
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from vitrail.data.box_coco import boxes_alone, read_box_coco
@@ -10,14 +12,19 @@ from vitrail.data.box_table import box_table, read_box_table
 from vitrail.data.builtin import BUILTIN
 from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
+from vitrail.data.hearing import Wanted
 from vitrail.data.masked import is_masked, read_masked
 from vitrail.data.series import is_series
+from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
 from vitrail.data.videos import are_videos
 from vitrail.data.voc import read_voc, voc_files
 from vitrail.data.yolo import read_yolo, yolo_files
 from vitrail.errors import DataError
+
+# So many files of a folder say that it is one of sounds.
+LOOKED_AT = 20
 
 
 def open_source(spec: str | Path, *, download: bool | None = None, several: bool = False) -> Source:
@@ -105,10 +112,24 @@ def open_boxes(spec: str | Path) -> Source:
     )
 
 
+def open_sounds(spec: str | Path, wanted: Wanted) -> Source:
+    """List the sounds behind `spec`, a folder of classes or a table of path,label.
+
+    Raises DataError, and ConfigError where no library decodes sounds.
+    """
+    require_soundfile()
+    if isinstance(spec, str) and spec in BUILTIN:
+        raise DataError(
+            f"{spec} is of images: give a folder with one subfolder of sounds per class"
+        )
+    return replace(open_source(spec), wanted=wanted)
+
+
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
     images, "detection" for boxes, "series" for files of time series, "video" for folders of video
-    files alone; None where it is that of labels, or cannot be told."""
+    files alone, "audio" for folders of sounds; None where it is that of labels, or cannot be told.
+    """
     if isinstance(spec, str) and spec in BUILTIN:
         return None
     path = Path(spec).expanduser()
@@ -118,7 +139,9 @@ def task_of_data(spec: str | Path) -> str | None:
         return "video"
     if is_masked(path):
         return "segmentation"
-    return "detection" if _is_boxed(path) else None
+    if _is_boxed(path):
+        return "detection"
+    return "audio" if _sounding(path) else None
 
 
 def _is_boxed(path: Path) -> bool:
@@ -128,3 +151,19 @@ def _is_boxed(path: Path) -> bool:
         return box_table(path) is not None or voc_files(path) or yolo_files(path)
     except (OSError, DataError):
         return False
+
+
+def _sounding(path: Path) -> bool:
+    """Return whether the first files below a folder are sounds by their names."""
+    found = 0
+    for _, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            if not name.lower().endswith(SUFFIXES):
+                return False
+            found += 1
+            if found == LOOKED_AT:
+                return True
+    return found > 0

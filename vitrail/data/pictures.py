@@ -7,6 +7,7 @@ from PIL import Image
 
 from vitrail.data.decode import BrokenImage, read_picture
 from vitrail.data.parallel import in_order
+from vitrail.data.sounds import sound_picture
 from vitrail.data.source import Item, Source
 
 # From this side on a photograph is kept as JPEG, which takes a fifth of the bytes; smaller ones are
@@ -34,9 +35,16 @@ def thumbnails(source: Source, keys: Iterable[str], *, side: int = 96) -> dict[s
     return {item.key: data for item, data in zip(found, small, strict=True) if data is not None}
 
 
+def _image(source: Source, data: bytes) -> Image.Image:
+    """The picture of a file, of a sound its spectrogram."""
+    if source.hearing is None:
+        return read_picture(data, source.ranges).image
+    return Image.fromarray(sound_picture(data, source.hearing, source.hearing.image)[..., 0])
+
+
 def _small(source: Source, item: Item, side: int) -> bytes | None:
     try:
-        image = read_picture(source.read(item), source.ranges).image
+        image = _image(source, source.read(item))
     except (OSError, BrokenImage):
         return None
     image.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)

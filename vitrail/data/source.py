@@ -11,6 +11,7 @@ import numpy as np
 
 from vitrail.data.boxes import Boxes
 from vitrail.data.depth import Range
+from vitrail.data.hearing import Hearing, Wanted
 from vitrail.data.masks import Masks
 from vitrail.data.uea import Series
 from vitrail.errors import DataError
@@ -104,7 +105,9 @@ class Source:
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
     image are the classes in its mask; with `boxes` they are those of its boxes. With `series` the
-    items are time series, of which row i is items[i]; with `clips` they are files of videos.
+    items are time series, of which row i is items[i]; with `clips` they are files of videos. With
+    `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
+    has listened.
     """
 
     name: str
@@ -120,6 +123,8 @@ class Source:
     boxes: Boxes | None = field(default=None, repr=False)
     series: Series | None = field(default=None, repr=False)
     clips: Sampling | None = field(default=None, repr=False)
+    wanted: Wanted | None = None
+    hearing: Hearing | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -134,12 +139,12 @@ class Source:
     @property
     def noun(self) -> str:
         """Return what one item is called."""
-        return NOUNS[self.kind][0]
+        return NOUNS[self.kind][0] if self.wanted is None else "sound"
 
     @property
     def nouns(self) -> str:
         """Return what several items are called."""
-        return NOUNS[self.kind][1]
+        return NOUNS[self.kind][1] if self.wanted is None else "sounds"
 
     def read(self, item: Item) -> bytes:
         """The encoded file of an image (PNG for array sources). Raises OSError of the file."""

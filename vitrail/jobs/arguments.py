@@ -117,10 +117,10 @@ class Words(TypedDict, total=False):
     `pretrain` names pictures without labels to pretrain on first, with a third of the time;
     `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
     published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
-    where images have several labels, "segmentation" where each has a mask, "series" for time series
-    and "video" for clips, which the data tell as a rule; one class each is the default. With
-    `flexible` the weights learn many patch sizes, and the run gets a dial. `add` are JSON files
-    whose models race as well, such as the found.json of a search.
+    where images have several labels, "segmentation" where each has a mask, "series" for time
+    series, "video" for clips and "audio" for sounds, which the data tell as a rule; one class each
+    is the default. With `flexible` the weights learn many patch sizes, and the run gets a dial.
+    `add` are JSON files whose models race as well, such as the found.json of a search.
     """
 
     latency: str | float | None

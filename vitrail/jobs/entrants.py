@@ -73,6 +73,7 @@ def listed(
         boxes=asked.wish.task.boxes,
         takes=asked.wish.task.takes,
         frames=_frames(data),
+        sounds=split.train.source.hearing is not None,
     )
     return _invited(asked, terms, extra, view), probes
 

@@ -101,6 +101,11 @@ def evaluate(
             f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
             "engines, attacks and corruptions"
         )
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)

@@ -61,6 +61,11 @@ def explain_files(
             f"{os.fspath(run)} gives {'masks' if labels.maps else 'boxes'}, which show themselves "
             "where a class is: use `vitrail predict`"
         )
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{os.fspath(run)} tells sounds, which are not explained so far: see the "
+            "worst mistakes in its report.html"
+        )
     if labels.takes != "images":
         raise ConfigError(
             f"{os.fspath(run)} takes {labels.takes}, and what a network looks at is drawn for "

@@ -12,6 +12,7 @@ from vitrail.errors import ConfigError
 from vitrail.models import config_json
 from vitrail.run.deploy import MAX_DROP, Deployed, export_engine
 from vitrail.run.folder import RunFolder
+from vitrail.run.hearing import synthetic_waves, write_hearing
 
 
 def export(
@@ -45,7 +46,7 @@ def export(
 
 
 def export_run(path: str | os.PathLike) -> Exported:
-    """Write the ONNX file of a finished run again.
+    """Write the ONNX file of a finished run again, and of one of sounds that which takes them.
 
     The user's images may be gone, so the comparison is on seeded smooth and noisy ones.
     Raises RunError and ExportError.
@@ -53,7 +54,7 @@ def export_run(path: str | os.PathLike) -> Exported:
     RunFolder.open(path)
     with RunFolder.create(path, resume=True) as run:
         model, _, labels = run.load_model()
-        return export_onnx(
+        made = export_onnx(
             model,
             labels,
             run.onnx,
@@ -62,6 +63,9 @@ def export_run(path: str | os.PathLike) -> Exported:
             described="synthetic images",
             progress=True,
         )
+        if labels.hearing is not None:
+            write_hearing(run, labels, synthetic_waves(labels.hearing))
+        return made
 
 
 def export_triton(run: str | os.PathLike, folder: Path) -> Path:

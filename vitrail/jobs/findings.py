@@ -12,13 +12,15 @@ from vitrail.models import config_json
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.architecture import Block
 from vitrail.report.chapter import Chapter
-from vitrail.report.search import (
+from vitrail.report.search import chapters
+from vitrail.report.search_facts import (
     AloneFacts,
+    GrowthFacts,
     LevelFacts,
+    MixtureFacts,
     SearchedPoint,
     SearchFacts,
     WindowFacts,
-    chapters,
 )
 from vitrail.run.folder import RunFolder
 from vitrail.search.costs import Meter, share_within
@@ -34,8 +36,8 @@ class Findings:
 
     `plain` is the space before it was fitted to the budget. `alone` has the steps and the scores
     of networks that were trained by themselves, by genes; `chosen` is the network that was
-    trained in full, the best unless others were too slow; `earlier` are the levels of the search
-    before this one.
+    trained in full, the best unless others were too slow; `growth` says how cells grew, where they
+    were trained one by one, `mixture` what gradients learned; `earlier` are the levels before.
     """
 
     plain: Space
@@ -47,6 +49,8 @@ class Findings:
     images: int
     alone: dict[str, Any] = field(default_factory=dict)
     chosen: Found | None = None
+    growth: GrowthFacts | None = None
+    mixture: MixtureFacts | None = None
     earlier: tuple[Findings, ...] = ()
 
     @property
@@ -92,6 +96,10 @@ def written(found: Findings, run: RunFolder, limits: Arguments) -> None:
             "kendall": alone.kendall,
             "spearman": alone.spearman,
         }
+    if found.growth is not None:
+        figures["growth"] = found.growth.told
+    if found.mixture is not None:
+        figures["mixture"] = to_json(found.mixture)
     searched = Searched(space.name, best.genes, tuple(config.image), figures)
     run.write_json(run.path / NAME, to_json(FoundFile(to_json(config_json(config)), searched)))
 
@@ -119,6 +127,8 @@ def chapters_of(found: Findings, limits: Arguments, recipe: Recipe) -> list[Chap
             blocks=[Block(row.label, row.parts, row.note) for row in space.rows(config)],
             network=space.described(config),
             alone=found.facts_alone,
+            growth=found.growth,
+            mixture=found.mixture,
             window=_window(found, limits),
             earlier=[
                 LevelFacts(len(one.every), one.best.score, one.steps) for one in found.earlier

@@ -10,6 +10,8 @@ from pathlib import Path
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ExportError
 from vitrail.jobs.findings import Findings, chapters_of, written
+from vitrail.jobs.growing import Growing
+from vitrail.jobs.relaxing import Relaxing
 from vitrail.jobs.stages import Bench, Ready, Stages
 from vitrail.jobs.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
@@ -24,6 +26,7 @@ from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.search.candidate import Candidate
 from vitrail.search.costs import Meter
+from vitrail.search.finishing import finishing
 from vitrail.search.oneshot import SHARED
 from vitrail.search.rungs import Runner
 from vitrail.search.strategies import Found
@@ -32,6 +35,12 @@ from vitrail.units import seconds
 
 # Candidates whose exported file is timed before the search gives up on a latency.
 TRIES = 5
+
+
+def stages_of(ready: Ready, bench: Bench) -> Stages:
+    """Return who searches the space: by shared weights, cells that grow, or gradients."""
+    kinds = {"pnas": Growing, "bats": Relaxing}
+    return kinds.get(ready.wanted.name, Stages)(ready, bench)
 
 
 class Searching:
@@ -56,14 +65,15 @@ class Searching:
             self.state.put(train_s=max(1.0, self.train_end - clock.monotonic()))
         bench = Bench(self.folder, self.state, self.view, self.workshop, self._recipe, self._paced)
         with self.view.shown():
-            found = Stages(self.ready, bench).run()
+            found = stages_of(self.ready, bench).run()
             with self.desk.apart:
                 finished = self._final(found)
         finished.say(self.view.console)
         return self.folder.path
 
-    def _recipe(self, one: Candidate) -> Recipe:
-        """The recipe of a candidate; its images are decoded at the first call."""
+    def _recipe(self, one: Candidate, *, final: bool = False) -> Recipe:
+        """The recipe of a candidate; its images are decoded at the first call. The `final` one is
+        what its paper trains the found network with."""
         limits, workshop = self.limits, self.workshop
         data = workshop.data(limits.wish.data, one.image, one.channels)
         workshop.pixels("val", one.image, one.channels)
@@ -71,6 +81,8 @@ class Searching:
             one.config, data, images=len(workshop.split.train), total=1 << 20, seed=limits.seed,
             device=workshop.device, precision=one.precision if one.rate else None,
         )  # fmt: skip
+        if final:
+            recipe = finishing(self.ready.wanted.name, recipe)
         return amend(recipe, [s for s in limits.settings if not s.startswith("data")])
 
     def _paced(self, meter: Meter, one: Found) -> Candidate:
@@ -81,12 +93,14 @@ class Searching:
         """Train the best in full; where its exported file misses the latency, the next."""
         misses = dict(self.state.values.get("misses", {}))
         ordered = sorted(found.every, key=lambda one: one.order, reverse=True)
+        if found.chosen is not None:
+            ordered.insert(0, found.chosen)
         for number, one in enumerate(ordered[:TRIES], 1):
             name = f"{found.meter.space.name}-found" + (f"-{number}" if number > 1 else "")
             if name in misses:
                 continue
             candidate = replace(self._paced(found.meter, one), name=name)
-            recipe = self._recipe(candidate)
+            recipe = self._recipe(candidate, final=True)
             self.view.enter([candidate])
             try:
                 late_s = self._late_s(name, recipe)

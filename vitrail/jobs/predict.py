@@ -23,10 +23,12 @@ from vitrail.data.decode import (
     read_file,
     resize,
 )
+from vitrail.data.hearing import Hearing
 from vitrail.data.labels import Labels
 from vitrail.data.listing import collect
 from vitrail.data.parallel import in_order
 from vitrail.data.picture import of_image
+from vitrail.data.sounds import sound_picture
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
 from vitrail.jobs import boxes, clips, masks
@@ -304,6 +306,8 @@ class Predictor:
 
     def _decoded(self, picture: Picture, *, whole: bool) -> np.ndarray:
         labels = self.labels
+        if labels.hearing is not None:
+            return self._heard(picture, labels.hearing)
         if isinstance(picture, np.ndarray):
             picture = from_array(picture)
         if isinstance(picture, Image.Image):
@@ -314,6 +318,13 @@ class Predictor:
         if whole:
             return decode_full(data, labels.channels, labels.ranges)
         return decode(data, labels.image, labels.channels, labels.ranges)
+
+    def _heard(self, sound: Picture, hearing: Hearing) -> np.ndarray:
+        """The spectrogram of a sound file at the size of the model."""
+        if isinstance(sound, np.ndarray | Image.Image):
+            raise BrokenImage("not a sound", "is no file of a sound: give a path, or its bytes")
+        data = read_file(sound) if isinstance(sound, (str, os.PathLike)) else bytes(sound)
+        return sound_picture(data, hearing, self.labels.image)
 
     def _prediction(self, name: str, shares: np.ndarray, top: int) -> Prediction:
         ranked = self._ranked(shares, len(shares))

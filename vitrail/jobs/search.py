@@ -55,8 +55,8 @@ def search(
     `latency` limit the network, `time` is for everything. `alone` networks are trained by
     themselves as well, to tell how well inherited weights rank them; `start` is a found.json
     to begin with. `settings` change the recipe, like `augment.flip=0`, the space, like
-    `space.sharing=cyclic`, and the evolution, like `evolve.population=20`. With `resume` the search
-    in `out` goes on.
+    `space.sharing=cyclic`, the evolution, like `evolve.population=20`, and the growth of cells,
+    like `grow.beam=16`. With `resume` the search in `out` goes on.
 
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
@@ -132,20 +132,20 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
     image = tuple(plain.config(plain.ends[0]).image)
     budget = pictured(limits.budget, data, limits.input)
     budget: Budget = held(budget, [image], channels)
-    if loose := check_within(plain, budget):
-        view.say(loose)
     start = ()
     if wanted.start is not None:
         start = (genes_of(Path(wanted.start), plain, image),)
     view.phase(f"measuring the space of {plain.title} for {size[1]}x{size[0]} images")
     space = fitted(plain, budget, limits.seed)
+    if loose := check_within(space, budget):
+        view.say(loose)
     meter = Meter(space, budget)
     if engine is not None:
         meter = replace(meter, engine=engine)
     else:
         with Apart() as apart:
             meter = meter.calibrated(apart, limits.seed)
-    return Ready(wanted, plain, meter, replace(wanted.evolve, start=start))
+    return Ready(wanted, plain, meter, start)
 
 
 def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:

@@ -8,37 +8,41 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from vitrail.config import override
+from vitrail.config import nearest, override
 from vitrail.errors import ConfigError
 from vitrail.jobs.arguments import Arguments, Words, ask
 from vitrail.run.pictures import read_size
-from vitrail.search.spaces import known
-from vitrail.search.spaces.space import Space
-from vitrail.search.strategies import Evolve
+from vitrail.search.spaces import SHARED, known
+from vitrail.search.spaces.space import Genes, Space
+from vitrail.search.strategies import Evolve, Nsga, Progressive, Random, Strategy
 
 # Fewer have no rank correlation.
 FEWEST_ALONE = 3
-OWN = ("space.", "evolve.")
-NEW = ("alone", "image", "start")
+OWN = ("space.", "evolve.", "grow.")
+NEW = ("alone", "image", "start", "strategy")
+STRATEGIES = ("evolve", "nsga", "random")
 
 
 class SearchWords(Words, total=False):
     """The options of `vitrail search`: those of `fit`, and its own.
 
     `alone` is how many networks are trained by themselves, `image` ("32x32", width first) the size
-    to train at, `start` a found.json whose network begins the search.
+    to train at, `start` a found.json whose network begins the search, `strategy` ("evolve",
+    "nsga" or "random") what looks for candidates that share weights.
     """
 
     alone: int | None
     image: str | None
     start: str | Path | None
+    strategy: str | None
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What the user asked for: it is kept in the run folder for `--resume`.
 
-    `tuning` are settings of the space, `evolve` how candidates are bred.
+    `tuning` are settings of the space, `evolve` how candidates are bred,
+    `grow` how cells grow.
     """
 
     name: str
@@ -48,14 +52,44 @@ class Wanted:
     start: str | None = None
     tuning: tuple[str, ...] = ()
     evolve: Evolve = field(default_factory=Evolve)
+    grow: Progressive = field(default_factory=Progressive)
+    strategy: str = "evolve"
 
     def __post_init__(self) -> None:
-        known(self.name)
+        kind = known(self.name)
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(
+                f"no strategy is called {self.strategy!r}: {nearest(self.strategy, STRATEGIES)}"
+            )
+        if self.strategy != "evolve" and not hasattr(kind, "deeper"):
+            raise ConfigError(
+                f"--strategy {self.strategy} is of searches that look among candidates with shared "
+                f"weights: leave it out for {self.name}, which has a way of its own"
+            )
+        if self.strategy != "evolve" and self.start is not None:
+            raise ConfigError(
+                f"--start is where an evolution begins, and --strategy {self.strategy} has no "
+                "start: leave one of them out"
+            )
+        if self.alone and self.name not in SHARED:
+            raise ConfigError(
+                f"--alone is of searches whose candidates share weights ({', '.join(SHARED)}): "
+                f"leave it out for {self.name}, which judges each otherwise"
+            )
         if self.alone and self.alone < FEWEST_ALONE:
             raise ConfigError(
                 f"--alone {self.alone} is too few for a rank correlation: give {FEWEST_ALONE} or "
                 "more, 8 for one that means something"
             )
+
+    def looks(self, *, start: tuple[Genes, ...] = ()) -> Strategy:
+        """Return what looks for candidates; an evolution begins with `start`."""
+        evolve = self.evolve
+        if self.strategy == "nsga":
+            return Nsga(evolve.population, evolve.generations)
+        if self.strategy == "random":
+            return Random(evolve.population * evolve.generations, evolve.population)
+        return replace(evolve, start=start)
 
     @property
     def public(self) -> Wanted:
@@ -92,9 +126,10 @@ def want(
     said += [f"--set {shlex.quote(setting)}" for setting in tuned]
     rest = limits.command.removeprefix("vitrail fit")
     command = " ".join([f"vitrail search {name}{rest}", *said])
-    evolve = override(
-        Evolve(), [s.strip().removeprefix("evolve.") for s in tuned if s.strip().startswith("evo")]
-    )
+
+    def under(prefix: str) -> list[str]:
+        return [s.strip().removeprefix(prefix) for s in tuned if s.strip().startswith(prefix)]
+
     image = own.get("image")
     return Wanted(
         name,
@@ -102,6 +137,8 @@ def want(
         int(own.get("alone", 0)),
         None if image is None else read_size(image),
         None if own.get("start") is None else str(own["start"]),
-        tuple(s.strip().removeprefix("space.") for s in tuned if s.strip().startswith("space.")),
-        evolve,
+        tuple(under("space.")),
+        override(Evolve(), under("evolve.")),
+        override(Progressive(), under("grow.")),
+        str(own.get("strategy", "evolve")),
     )

@@ -45,6 +45,8 @@ class Served:
             raise ConfigError(f"--top is {top}: ask for one class at least")
         self.predictor, self.top = Predictor(run, threshold=threshold), top
         self.labels = self.predictor.labels
+        if self.labels.hearing is not None:
+            raise ConfigError(f"{folder.path} tells sounds, which are not served: use `predict`")
         if self.labels.takes != "images":
             raise ConfigError(
                 f"{folder.path} takes {self.labels.takes}, and pictures are served alone so far: "

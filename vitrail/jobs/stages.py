@@ -6,7 +6,7 @@ import shutil
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.searched import Wanted
@@ -21,11 +21,11 @@ from vitrail.search.costs import Meter
 from vitrail.search.hunt import Hunt, Judge
 from vitrail.search.judging import Inherited, sampled
 from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
-from vitrail.search.oneshot import SHARED, OneShot
+from vitrail.search.oneshot import SHARED, OneShot, Shares, SinglePath
 from vitrail.search.race import LOOK_AT
 from vitrail.search.rungs import EFFICIENCY
-from vitrail.search.spaces.space import Genes, Space
-from vitrail.search.strategies import Evolve, Found, Ground, Random, Strategy
+from vitrail.search.spaces.space import Genes, Levelled, SharedSpace, Space
+from vitrail.search.strategies import Found, Ground, Random, Strategy
 
 # Of the time for training: the shared networks, the searches with chance beside them, and where it
 # is asked for the networks that are trained alone. The network that is found has the rest.
@@ -38,13 +38,13 @@ STUDY = "study.sqlite"
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """What was asked for, the space as it is and fitted to the budget (the meter's), and how
-    candidates are bred."""
+    """What was asked for, the space as it is and fitted to the budget (the meter's), and the
+    candidates that a search begins with."""
 
     wanted: Wanted
     plain: Space
     meter: Meter
-    evolve: Evolve
+    start: tuple[Genes, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,8 @@ class Line:
 class Stages:
     """All levels of one search, one after the other."""
 
+    shares: Shares = SinglePath
+
     def __init__(self, ready: Ready, bench: Bench) -> None:
         self.ready, self.bench = ready, bench
         self.limits = ready.wanted.limits
@@ -79,7 +81,7 @@ class Stages:
     def run(self) -> Findings:
         """Search every level, and train some candidates of the last alone where it is asked for."""
         levels = [found := self._level(self.ready.meter, 1, ())]
-        while (space := found.meter.space.deeper(found.best.genes)) is not None:
+        while (space := _levelled(found.meter.space).deeper(found.best.genes)) is not None:
             meter = replace(self.ready.meter, space=space, known={})
             levels.append(found := self._level(meter, len(levels) + 1, levels))
         alone = self._alone(found) if self.ready.wanted.alone else {}
@@ -94,14 +96,16 @@ class Stages:
         recipe, share = bench.recipe(large), state.values["train_s"] / self._levels(meter, earlier)
         if self.ready.wanted.alone:
             share *= 1 - ALONE_SHARE
-        shared, steps = self._shared(meter.space, recipe, SHARED + end, SHARED_SHARE * share)
+        space = _levelled(meter.space)
+        shared, steps = self._shared(space, recipe, SHARED + end, SHARED_SHARE * share)
         judge = Inherited(shared, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
             half, counts = HUNT_SHARE * share / 2, dict(state.values.get("searched", {}))
             ground = Ground(meter.space, meter.allows, self.limits.seed)
-            evolve = self.ready.evolve if number == 1 else replace(self.ready.evolve, start=())
+            start = self.ready.start if number == 1 else ()
+            looks = self.ready.wanted.looks(start=start)
             most = counts.get(str(number))
-            searched = self._hunt(SEARCH + end, evolve, ground, judge, (half, most))
+            searched = self._hunt(SEARCH + end, looks, ground, judge, (half, most))
             state.put(searched=counts | {str(number): len(searched)})
             n = len(searched)
             chance = self._hunt(CHANCE + end, Random(n), ground, judge, (1.5 * half, n))
@@ -114,18 +118,20 @@ class Stages:
 
     def _levels(self, meter: Meter, earlier: Any) -> int:
         """How many levels there are: those behind, this one, and those to come."""
-        number, space = len(earlier) + 1, meter.space
+        number, space = len(earlier) + 1, _levelled(meter.space)
         while (space := space.deeper(space.ends[0])) is not None:
             number += 1
         return number
 
-    def _shared(self, space: Space, recipe: Recipe, name: str, seconds: float) -> tuple[Any, int]:
+    def _shared(
+        self, space: SharedSpace, recipe: Recipe, name: str, seconds: float
+    ) -> tuple[Any, int]:
         bench, view = self.bench, self.bench.view
         view.phase("training the shared network")
         view.update(name, status="training")
         folder = checkpoints(bench.folder.path, name)
         with bench.state.phase("shared network"):
-            one_shot = OneShot(space, recipe, bench.workshop, folder, name)
+            one_shot = OneShot(space, recipe, bench.workshop, folder, name, self.shares)
             shared = one_shot.trained(
                 bench.state, seconds, lambda step, total: view.step(name, step, total)
             )
@@ -140,11 +146,12 @@ class Stages:
         ground: Ground,
         judge: Judge,
         limits: tuple[float, int | None],
+        how: str = "judging candidates with inherited weights",
     ) -> list[Found]:
         """Run one strategy for so many seconds, or up to a number of candidates."""
         view, (seconds, most) = self.bench.view, limits
         stop, best, made = clock.monotonic() + seconds, 0.0, 0
-        view.phase(f"{name}: judging candidates with inherited weights")
+        view.phase(f"{name}: {how}")
 
         def told(genes: Genes) -> Found:
             nonlocal best, made
@@ -196,3 +203,7 @@ class Stages:
         score = bench.workshop.validate(outcome.model, recipe, LOOK_AT).main
         shutil.rmtree(where, ignore_errors=True)
         return score
+
+
+def _levelled(space: Space) -> Levelled:
+    return cast(Levelled, space)

@@ -25,7 +25,7 @@ def unit(x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     return x / (x.norm(dim=-1, keepdim=True) + TINY)
 
 
-def gathered(x: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
+def gathered(x: Float[Tensor, "b *d"]) -> Float[Tensor, "n *d"]:
     """Return the rows of all processes, in their order; of one process its own.
 
     Gradients flow back to the rows of every process. Each process then computes one and the same

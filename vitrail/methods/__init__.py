@@ -5,6 +5,7 @@ run applies them again before its weights are read.
 """
 
 from vitrail.methods.adapter import Adapter
+from vitrail.methods.binary_weights import BinaryWeights
 from vitrail.methods.dropout import Dropout
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
@@ -14,6 +15,7 @@ from vitrail.methods.patch_dropout import PatchDropout
 from vitrail.methods.placed_prompts import PlacedPrompts
 from vitrail.methods.privit import PriViT
 from vitrail.methods.pss import PSS
+from vitrail.methods.scheduled_drop_path import ScheduledDropPath
 from vitrail.methods.side_tune import SideTune
 from vitrail.methods.still_norms import StillNorms
 from vitrail.methods.tuning import BiasTuning, NormTuning
@@ -22,6 +24,7 @@ from vitrail.methods.vpt import VPT
 Methods = (
     Adapter
     | BiasTuning
+    | BinaryWeights
     | Dropout
     | Flexivit
     | Freeze
@@ -32,6 +35,7 @@ Methods = (
     | PlacedPrompts
     | PSS
     | PriViT
+    | ScheduledDropPath
     | SideTune
     | StillNorms
     | VPT

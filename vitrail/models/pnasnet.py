@@ -23,7 +23,8 @@ Readings:
   in the last cell. The paper's rise with the training step is left to the training.
 - The CIFAR net is the same stack without stem cells, its stem as wide as F: 3.16 M parameters,
   published as 3.2; with reductions between the stages, as in NASNet, it would have 4.25.
-- The auxiliary classifier serves training only: it is not built, and its weights are dropped.
+- The auxiliary classifier serves training only: `auxiliary` builds it, `deploy` drops it, and the
+  weights of published ones are left out. Maps of fewer than 5x5 places are not pooled for it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from vitrail.layers.mbconv import same, symmetric
 from vitrail.layers.residual import Blocks
 from vitrail.layers.tokens import Mean
 from vitrail.models.names import pnasnet as names
+from vitrail.models.parts.pnasnet_auxiliary import Auxiliary
 from vitrail.models.parts.pnasnet_cells import EPS, OPERATIONS, Cell, Factorised, Pointwise
 from vitrail.models.trunk.backbone import HALF, Backbone, Level, Small, Variant, check_image
 from vitrail.models.trunk.heads import linear_head
@@ -76,6 +78,7 @@ class Config:
     concat: tuple[int, ...] = ()
     padding: str = "same"
     drop_path: float = 0.0
+    auxiliary: bool = False
     image: tuple[int, int] = (224, 224)
     channels: int = 3
     classes: int = 1000
@@ -157,7 +160,8 @@ def _check(c: Config) -> None:
 
 
 class PNASNet(Backbone):
-    """Stem, cells that each read the two before, mean, linear head.
+    """Stem, cells that each read the two before, mean, linear head; in training logits of the
+    auxiliary head as well.
 
     Maps are the stem's output and those of the last cell of each stride, rectified; without stem
     cells, of cells only.
@@ -198,6 +202,9 @@ class PNASNet(Backbone):
                 ends.append(i)
         self.levels, self._ends, self.width = tuple(levels), tuple(ends), last.channels
         self.pool, self.head = Mean(), linear_head(self.width, c.classes)
+        self.auxiliary: Auxiliary | None = None
+        if c.auxiliary:
+            self.auxiliary = Auxiliary(self.levels[-2].channels, c.image, c.stem_cells, c.classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 # Nodes are sums of two: with He's gain each cell would double its map.
@@ -220,6 +227,21 @@ class PNASNet(Backbone):
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
         return self.pool(self.features(image)[-1])
+
+    def forward(self, image: Float[Tensor, "b channels h w"]) -> Tensor | tuple[Tensor, Tensor]:
+        if self.auxiliary is None or not self.training:
+            return super().forward(image)
+        maps = self.features(image)
+        return self.head(self.pool(maps[-1])), self.auxiliary(maps[-2])
+
+    def deployed(self) -> nn.Module:
+        """Without the auxiliary head."""
+        self.auxiliary = None
+        return self
+
+    def depth_of(self, name: str) -> int:
+        """As any backbone's; the auxiliary head is as deep as the head."""
+        return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
 
 
 ATTENDS = False  # no part of it has weights that sum to one

@@ -37,7 +37,8 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Classification, Tasks, Video
+from vitrail.tasks import Audio, Classification, Tasks, Video
+from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
@@ -157,8 +158,8 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
     is short for `data.spec=SPEC`. Another task brings the objective that suits it, and that of
-    masks a head of maps on a backbone, that of boxes a detector. Raises ConfigError, also for an
-    objective that does not suit.
+    masks a head of maps on a backbone, that of boxes a detector; for sounds spectrograms are moved
+    and no more. Raises ConfigError, also for an objective that does not suit.
     """
     return checked(changed(recipe, settings))
 
@@ -182,7 +183,8 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         else:
             other = override(recipe, [setting])
             if type(other.task) is not type(recipe.task):
-                other = replace(other, objective=suited(other.task))
+                augment = AUGMENT if isinstance(other.task, Audio) else other.augment
+                other = replace(other, objective=suited(other.task), augment=augment)
                 if other.task.takes == "series":
                     other = replace(other, augment=AS_THEY_ARE)
             recipe = other

@@ -70,6 +70,22 @@ for box, score, label in zip(boxes, scores, labels):
 _KNOWN_BOXES = (
     "It finds objects of these classes only, and says nothing of what else is in an image."
 )
+_USE_SOUNDS = """```python
+import json
+import sys
+
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("sound.onnx")
+facts = session.get_modelmeta().custom_metadata_map
+classes, hearing = json.loads(facts["classes"]), json.loads(facts["hearing"])
+wave, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
+assert rate == hearing["rate"], f"resample it to {hearing['rate']} Hz, as vitrail predict does"
+probabilities, logits = session.run(None, {"sounds": wave.mean(1)[None]})
+for place in probabilities[0].argsort()[::-1][:3]:
+    print(f"{probabilities[0, place]:.1%} {classes[place]}")
+```"""
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every {} with one of them."
 # What else may change where the data come from.
@@ -87,6 +103,7 @@ def render_card(facts: Facts) -> str:
     rows = [
         ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
         (data.items, _sizes(facts)),
+        *([("sounds", data.heard)] if data.heard else []),
     ]
     if facts.test:
         t = facts.test
@@ -126,7 +143,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Use",
         "",
-        *_use(facts),
+        *(_of_sounds(facts) if data.heard else _use(facts)),
         "",
         "## Next",
         "",
@@ -191,6 +208,20 @@ def _use(facts: Facts) -> list[str]:
     ]
 
 
+def _of_sounds(facts: Facts) -> list[str]:
+    """How sounds are answered."""
+    return [
+        "`vitrail predict . sound.wav`, or, with ONNX Runtime and soundfile alone, "
+        "`python use.py sound.wav` with this as `use.py` beside `sound.onnx`:",
+        "",
+        _USE_SOUNDS,
+        "",
+        "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
+        f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
+        "the spectrograms as uint8 images.",
+    ]
+
+
 def _known(facts: Facts) -> str:
     """Return what becomes of images of other classes."""
     data = facts.data
@@ -220,6 +251,8 @@ def _next(facts: Facts) -> list[str]:
         what = "masks" if facts.data.maps else "boxes"
         lines = [f"vitrail predict . images/    # write {what}, and pictures of them"]
         return lines + _longer(facts)
+    if facts.data.heard:
+        return ["vitrail predict . sounds/    # tell sounds, or folders of them", *_longer(facts)]
     tests = [
         f"vitrail evaluate . labelled/    # test it on other {facts.data.items} with known classes"
     ]

@@ -83,6 +83,7 @@ class DataFacts:
     images: Mapping[str, int] = field(default_factory=dict)
     maps: bool = False
     boxes: bool = False
+    heard: str = ""
     takes: Kind = "images"
 
     @property

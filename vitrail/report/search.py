@@ -2,91 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from vitrail.report import canvas
-from vitrail.report.architecture import Block, drawn
+from vitrail.report.architecture import drawn
 from vitrail.report.canvas import ACCENT, SECOND, SOFT
 from vitrail.report.chapter import Chapter, Column, Figure, Fold, Pair, Paragraph, Part, Table
+from vitrail.report.search_facts import (
+    AloneFacts,
+    GrowthFacts,
+    SearchedPoint,
+    SearchFacts,
+    WindowFacts,
+)
+from vitrail.report.search_words import told
 from vitrail.units import count, counted, seconds
-
-
-@dataclass(frozen=True)
-class SearchedPoint:
-    """A candidate with inherited weights: its score in [0, 1] on validation images, and its cost.
-
-    `by` is the strategy that proposed it.
-    """
-
-    macs: int
-    params: int
-    score: float
-    by: str
-    latency_s: float | None = None
-
-
-@dataclass(frozen=True)
-class AloneFacts:
-    """Networks that were trained by themselves as well: (inherited, alone) scores, and rank
-    correlations, None where they have none."""
-
-    pairs: Sequence[tuple[float, float]]
-    steps: int
-    kendall: float | None
-    spearman: float | None
-
-
-@dataclass(frozen=True)
-class LevelFacts:
-    """An earlier level of the search: candidates, the best score, and steps of its network."""
-
-    candidates: int
-    best: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class WindowFacts:
-    """The share of random candidates near the budget, before and after the identity was fitted."""
-
-    before: float
-    after: float
-    identity: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SearchFacts:
-    """A search as the page tells it.
-
-    `steps` trained the shared network for `shared_s` seconds; `images` validation images judged
-    each candidate. `network` says what the found network has beside its `blocks`.
-    """
-
-    title: str
-    paper: str
-    points: Sequence[SearchedPoint]
-    best: int
-    steps: int
-    shared_s: float
-    images: int
-    measure: str = "accuracy"
-    limit_macs: int | None = None
-    blocks: Sequence[Block] = ()
-    network: Mapping[str, str] = field(default_factory=dict)
-    alone: AloneFacts | None = None
-    window: WindowFacts | None = None
-    earlier: Sequence[LevelFacts] = ()
-
-    @property
-    def found(self) -> SearchedPoint:
-        """Return the candidate that was chosen."""
-        return self.points[self.best]
-
-    def of(self, by: str) -> list[SearchedPoint]:
-        """Return the candidates of a strategy."""
-        return [one for one in self.points if one.by == by]
 
 
 def chapters(facts: SearchFacts) -> list[Chapter]:
@@ -113,15 +44,9 @@ def _network(facts: SearchFacts) -> Chapter:
 
 
 def _search(facts: SearchFacts) -> Chapter:
-    searched, chance = facts.of("search"), facts.of("random")
+    how = Paragraph(told(facts))
     parts: list[Part] = [
-        Paragraph(
-            f"{facts.title} ({facts.paper}): one network held the weights of all candidates and "
-            f"learned for {counted(facts.steps, 'step')} ({seconds(facts.shared_s)}), each of "
-            f"which trained a random candidate. Then {counted(len(searched), 'candidate')} of the "
-            f"search and {len(chance)} random ones were judged with the weights that they inherit, "
-            f"on {counted(facts.images, 'validation image')}, none of them twice."
-        ),
+        how,
         Figure(
             front(facts, canvas.WIDE, "candidates"),
             f"{facts.measure} over multiply-adds of all candidates",
@@ -142,6 +67,8 @@ def _search(facts: SearchFacts) -> Chapter:
         parts.append(Paragraph(window(facts.window)))
     if facts.alone is not None:
         parts += _alone(facts, facts.alone)
+    if facts.growth is not None and facts.growth.ranks:
+        parts.append(_ranks(facts.growth))
     ordered = sorted(facts.points, key=lambda one: -one.score)[:12]
     rows = [
         (f"{100 * one.score:.1f} %", count(one.macs), count(one.params),
@@ -156,6 +83,21 @@ def _search(facts: SearchFacts) -> Chapter:
     return Chapter("The search", parts)
 
 
+def _ranks(growth: GrowthFacts) -> Part:
+    """How well each predictor ordered cells that were larger than all it knew."""
+    names = {"mlp": "MLP", "lstm": "LSTM"}
+    rows = [
+        (names[kind] + (", which chose" if kind == growth.predictor else ""), str(blocks), str(n),
+         "not told" if rank is None else f"{rank:.2f}")
+        for kind, blocks, n, rank in growth.ranks
+    ]  # fmt: skip
+    columns = [
+        Column("predictor"), Column("blocks", "number"), Column("cells", "number"),
+        Column("rank correlation", "number"),
+    ]  # fmt: skip
+    return Fold("how well the predictors ranked cells of the next size", [Table(columns, rows)])
+
+
 def beside_chance(facts: SearchFacts) -> str:
     """Compare the best of the search with the best of as many random candidates, in words."""
     searched, chance = facts.of("search"), facts.of("random")
@@ -163,9 +105,10 @@ def beside_chance(facts: SearchFacts) -> str:
         return "There was no time to look at random candidates beside the search."
     n = min(len(searched), len(chance))
     best, random = (max(one.score for one in some[:n]) for some in (searched, chance))
+    weights = "both with inherited weights" if facts.growth is None else "both trained small"
     lead = (
         f"At the same budget the best of {n} candidates of the search has {100 * best:.1f} % and "
-        f"the best of {n} random ones {100 * random:.1f} %, both with inherited weights"
+        f"the best of {n} random ones {100 * random:.1f} %, {weights}"
     )
     if best <= random:
         return f"{lead}: the search found nothing that chance did not."

@@ -45,6 +45,12 @@ def steps(facts: Facts) -> list[Step]:
         found = Step("Find objects in images, or folders of them", predict)
         again = "Test it on other images with boxes"
         return [found, Step(again, f"vitrail evaluate {run} labelled/"), *more]
+    if facts.data.heard:
+        return [
+            Step("Tell sounds, or folders of them", f"vitrail predict {run} sound.wav"),
+            Step("Make it faster: a file for another engine, of spectrograms", faster),
+            *more,
+        ]
     if facts.data.takes != "images":
         return [Step(f"Classify {facts.data.items}", predict), *tests, *more]
     found = [

@@ -137,7 +137,8 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
-        maps=recipe.task.maps, boxes=recipe.task.boxes, takes=recipe.task.takes, **_shown(workshop),
+        maps=recipe.task.maps, boxes=recipe.task.boxes, takes=recipe.task.takes,
+        hearing=workshop.split.train.source.hearing, **_shown(workshop),
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from vitrail.run.exported import Timed, held_back, measured
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import frozen_features
+from vitrail.run.hearing import held_back_waves, write_hearing
 from vitrail.run.judge import Verdict, judge
 from vitrail.run.looks import Looks
 from vitrail.run.pictures import Decoding, decoding
@@ -195,6 +196,7 @@ def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
             model, labels, desk.run.onnx, images=images, config=recipe.model,
             serve=recipe.task.served, agree=recipe.task.agreement,
         )  # fmt: skip
+        write_hearing(desk.run, labels, held_back_waves(workshop.split.val))
         timed = measured(
             model, desk.run.onnx, labels, images, desk.asked.budget, scratch, desk.apart
         )

@@ -6,6 +6,7 @@
     metrics.jsonl        the journal of the training
     result.json          test figures
     model.onnx           uint8 images in, calibrated probabilities out
+    sound.onnx           of a run of sounds: a waveform in, the same out
     model.xml  model.bin the same for OpenVINO, where asked for; with .int8 in front, in integers
     engine.json          which of these files each engine had best answer with, and the figures
     dial.json            what the weights reach and take at each setting, where they have several
@@ -78,6 +79,10 @@ class RunFolder:
     @property
     def onnx(self) -> Path:
         return self.path / "model.onnx"
+
+    @property
+    def sound(self) -> Path:
+        return self.path / "sound.onnx"
 
     @property
     def engines(self) -> Path:

@@ -116,14 +116,15 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def decoding(inspection: Inspection, size: tuple[int, int], channels: int) -> Decoding | None:
-    """Measure how long a file with a picture of `size` takes to decode; None of arrays in memory.
+    """Measure how long a file with a picture of `size` takes to decode; None of arrays in
+    memory and of sounds.
 
     Of the pictures that are nearest to it in size, each is decoded a few times, and the quickest
     counts; returned is the median over pictures. Those of another size are resized and written
     again in their own format. Raises DataError for a file that is gone.
     """
     source = inspection.source
-    if source.pixels is not None:
+    if source.pixels is not None or source.hearing is not None:
         return None
     away = np.abs(np.log(inspection.sizes / np.array(size))).sum(1)
     found = []

@@ -244,7 +244,12 @@ class _Share:
         """Go on with this training in this process."""
         recipe, steps = self.recipe, self.recipe.steps
         order = Order(steps.batch // steps.accumulate, recipe.seed, recipe.augment)
-        batches = recipe.task.training(self.images, normal(recipe), order)
+        images, second = self.images, None
+        if learner.objective.two is not None:
+            # Each optimizer learns from images that the other does not see.
+            images, rest = images.halves()
+            second = recipe.task.training(rest, normal(recipe), order)
+        batches = recipe.task.training(images, normal(recipe), order)
         batches.features = known(learner, recipe, self.images, fabric.device, say)
         plan = Plan(
             recipe.optimizer,
@@ -262,7 +267,7 @@ class _Share:
             workers=1,
             on_step=on_step,
         )
-        return train(learner, batches, plan, place)
+        return train(learner, batches, plan, place, second=second)
 
 
 def _train_share(fabric: Fabric, *, share: _Share, context: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -12,13 +12,19 @@ from torch import nn
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.workshop import Workshop, normal
 from vitrail.search.costs import Meter
-from vitrail.search.spaces.space import Genes
+from vitrail.search.spaces.space import Genes, SharedSpace
 from vitrail.search.strategies import Found
-from vitrail.search.supernets.supernet import Supernet
+from vitrail.search.supernets.indices import Rule
 from vitrail.tasks.task import Order
 
 # Training images by which the statistics of BatchNorms are taken anew for a candidate.
 RECALIBRATED = 512
+
+
+class Shared(Protocol):
+    """A network that hands out weights."""
+
+    def extracted(self, config: Any, rule: Rule | None = None) -> nn.Module: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +34,7 @@ class Inherited:
     A candidate's score is the mean over the rules of its space, as ViTAS scores both sides.
     """
 
-    shared: Supernet
+    shared: Shared
     meter: Meter
     workshop: Workshop
     recipe: Recipe
@@ -36,7 +42,7 @@ class Inherited:
 
     def __call__(self, genes: Genes) -> Found:
         """Evaluate a candidate."""
-        space, workshop = self.meter.space, self.workshop
+        space, workshop = cast(SharedSpace, self.meter.space), self.workshop
         config, scores = space.config(genes), []
         for rule in space.rules:
             model = self.shared.extracted(config, rule)

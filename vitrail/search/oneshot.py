@@ -20,8 +20,7 @@ from torch import Tensor
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.state import State
 from vitrail.run.workshop import Workshop
-from vitrail.search.spaces.space import Space, drawn
-from vitrail.search.supernets.supernet import Supernet
+from vitrail.search.spaces.space import SharedSpace, drawn
 from vitrail.training.batch import Batch
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Outcome
@@ -43,7 +42,7 @@ class SinglePath(Objective):
     others a step draws one rule.
     """
 
-    def __init__(self, inner: Objective, space: Space) -> None:
+    def __init__(self, inner: Objective, space: SharedSpace) -> None:
         super().__init__()
         self.inner, self.space = inner, space
 
@@ -59,20 +58,25 @@ class SinglePath(Objective):
         return self.inner(asked, batch, step)
 
 
+# Makes what is minimised of a shared network out of what the task minimises.
+Shares = Callable[[Objective, Any], Objective]
+
+
 @dataclass(frozen=True, eq=False)
 class OneShot:
     """The training of the shared network of a space, by a recipe of its largest candidate.
 
-    `name` is that of its decisions in the state of the run.
+    `name` is that of its decisions in the state of the run; `shares` says how a step trains it.
     """
 
-    space: Space
+    space: SharedSpace
     recipe: Recipe
     workshop: Workshop
     folder: Path
     name: str = SHARED
+    shares: Shares = SinglePath
 
-    def trained(self, state: State, seconds: float, on_step: OnShared) -> Supernet:
+    def trained(self, state: State, seconds: float, on_step: OnShared) -> Any:
         """Train for about `seconds`, and return the shared network in eval mode.
 
         Half-way the number of steps is fixed, from the pace so far, and the learning rate begins to
@@ -97,9 +101,7 @@ class OneShot:
             plan = plan | {"fixed": True}
             state.decide(self.name, plan)
         outcome = self._to(plan["total"], plan, on_step)
-        model = outcome.model
-        assert isinstance(model, Supernet)
-        return model.eval()
+        return outcome.model.eval()
 
     def _to(self, until: int, plan: dict[str, Any], on_step: OnShared) -> Outcome:
         """Go on to a step, from the last snapshot where there is one."""
@@ -109,7 +111,7 @@ class OneShot:
         torch.manual_seed(recipe.seed)
         shared = self.space.supernet()
         inner = recipe.objective.build(shared, self.workshop.builder.context)
-        learner = Learner(shared, SinglePath(inner, self.space))
+        learner = Learner(shared, self.shares(inner, self.space))
         total = min(plan["total"], until) if plan["total"] >= 1 << 20 else plan["total"]
         return self.workshop.train(
             recipe, self.folder, until, lambda step, *_: on_step(step, total), learner=learner

@@ -34,6 +34,7 @@ from vitrail.search.fitness import MISFIT, fitness, passes
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
 from vitrail.search.series_space import series_candidates
+from vitrail.search.sound_space import sound_candidates
 from vitrail.search.space import small_candidates
 from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
@@ -57,8 +58,8 @@ class Terms:
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
-    `maps` every pixel has a class. Where the task `takes` series, `image_size` is (steps, 1); clips
-    have so many `frames`.
+    `maps` every pixel has a class, with `sounds` images are spectrograms. Where the task `takes`
+    series, `image_size` is (steps, 1); clips have so many `frames`.
     """
 
     image_size: tuple[int, int]
@@ -74,6 +75,7 @@ class Terms:
     methods: tuple[Methods, ...] = ()
     maps: bool = False
     boxes: bool = False
+    sounds: bool = False
     takes: Kind = "images"
     frames: int = 1
 
@@ -174,9 +176,8 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     # A method leaves few of a family's models, or none.
     most = 2 * most if terms.methods else most
     for chosen, second_choice in ((ordered[:most], False), (ordered[most:], True)):
-        for one in small_candidates(
-            terms.image_size, terms.channels, terms.classes, terms.seed, chosen
-        ):
+        listed = sound_candidates if terms.sounds and not second_choice else small_candidates
+        for one in listed(terms.image_size, terms.channels, terms.classes, terms.seed, chosen):
             if refusal(one.config, terms.methods) is None:
                 yield one, second_choice
 

@@ -3,6 +3,7 @@
 `Tasks` is the union of all; a recipe names one.
 """
 
+from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
 from vitrail.tasks.multilabel import MultiLabel
@@ -10,4 +11,4 @@ from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Detection | Series | Video
+Tasks = Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.layers.protocols import Restores
 from vitrail.layers.residual import Blocks
 
-InputKind = Literal["images", "clips", "series", "pairs"]
+InputKind = Literal["images", "clips", "series", "pairs", "triples"]
 
 
 class Config(Protocol):
@@ -290,11 +290,13 @@ def input_kind(config: Any) -> InputKind:
 
 def input_shape(config: Any) -> tuple[int, ...]:
     """Return the shape of what a model takes, without the batch: of images (channels, H, W), of
-    clips (channels, T, H, W), of series (T, features), of pairs that of their images."""
+    clips (channels, T, H, W), of series (T, features), of pairs that of their images, of triples
+    that of their clips."""
     kind = input_kind(config)
     if kind == "series":
         return config.length, config.features
-    return (config.channels, *((config.frames,) if kind == "clips" else ()), *config.image)
+    frames = (config.frames,) if kind in ("clips", "triples") else ()
+    return (config.channels, *frames, *config.image)
 
 
 def input_words(config: Any) -> str:

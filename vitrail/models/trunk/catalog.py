@@ -263,7 +263,7 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
-    tables = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS")
+    tables = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SPACE")
     if not any(hasattr(module, table) for table in tables):
         return family_of(config)
     nothing: dict[str, Any] = {"image": (0, 0), "channels": 0, "classes": 0}

@@ -7,12 +7,16 @@ from typing import Any
 from vitrail.config import nearest
 from vitrail.errors import ConfigError
 from vitrail.search.spaces.autoformer import AutoFormer
+from vitrail.search.spaces.bats import BATS
 from vitrail.search.spaces.glit import GLiT
 from vitrail.search.spaces.images import Images
+from vitrail.search.spaces.pnas import PNAS
 from vitrail.search.spaces.space import Space
 from vitrail.search.spaces.vitas import ViTAS
 
-SPACES: dict[str, Any] = {kind.name: kind for kind in (ViTAS, AutoFormer, GLiT)}
+SPACES: dict[str, Any] = {kind.name: kind for kind in (ViTAS, AutoFormer, GLiT, PNAS, BATS)}
+# Those whose candidates inherit the weights of one network.
+SHARED = tuple(name for name, kind in SPACES.items() if hasattr(kind, "rules"))
 
 
 def known(name: str) -> Any:

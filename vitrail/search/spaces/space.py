@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
+from torch import nn
+
 from vitrail.measure.counts import Counts
 from vitrail.search.supernets.indices import Rule
-from vitrail.search.supernets.supernet import Supernet
 
 Genes = tuple[int, ...]
 
@@ -51,11 +52,7 @@ class Row:
 
 
 class Space(Protocol):
-    """All candidates of a search for images of one size.
-
-    `rules` are by which channels the shared weights are trained and judged; `summed` says whether
-    each step takes all of them (their logits are added) or draws one.
-    """
+    """All candidates of a search for images of one size."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -63,12 +60,6 @@ class Space(Protocol):
 
     @property
     def genes(self) -> tuple[Gene, ...]: ...
-
-    @property
-    def rules(self) -> tuple[Rule, ...]: ...
-
-    @property
-    def summed(self) -> bool: ...
 
     @property
     def ends(self) -> tuple[Genes, Genes]:
@@ -84,20 +75,12 @@ class Space(Protocol):
         ...
 
     def count(self, config: Any) -> Counts:
-        """Return exact counts, by a formula: thousands of candidates are looked at."""
-        ...
-
-    def supernet(self) -> Supernet:
-        """Return the shared network with random weights."""
+        """Return exact counts, by a formula where thousands of candidates are looked at."""
         ...
 
     def fitted(self, costs: Callable[[Self], float], low: float, high: float) -> Self:
         """Return the space whose random candidates cost between `low` and `high` on average,
         as far as its paper fits that; `costs` measures the mean of a space."""
-        ...
-
-    def deeper(self, genes: Genes) -> Self | None:
-        """Return the next level of the search for what this one chose, None after the last."""
         ...
 
     def described(self, config: Any) -> dict[str, str]:
@@ -106,6 +89,32 @@ class Space(Protocol):
 
     def rows(self, config: Any) -> Sequence[Row]:
         """Return the blocks of a candidate in order, for the picture."""
+        ...
+
+
+class SharedSpace(Space, Protocol):
+    """A space whose candidates inherit the weights of one network.
+
+    `rules` are by which channels these are trained and judged; `summed` says whether each step
+    takes all of them (their logits are added) or draws one.
+    """
+
+    @property
+    def rules(self) -> tuple[Rule, ...]: ...
+
+    @property
+    def summed(self) -> bool: ...
+
+    def supernet(self) -> nn.Module:
+        """Return the shared network with random weights."""
+        ...
+
+
+class Levelled(SharedSpace, Protocol):
+    """A space that is searched level by level, each with a shared network of its own."""
+
+    def deeper(self, genes: Genes) -> Self | None:
+        """Return the next level of the search for what this one chose, None after the last."""
         ...
 
 

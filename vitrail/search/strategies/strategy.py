@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vitrail.errors import ConfigError
 from vitrail.search.costs import Cost
-from vitrail.search.spaces.space import Genes, Space, crossed, drawn, mutated
+from vitrail.search.spaces.space import Genes, Space, drawn
 
 Allowed = Callable[[Genes], bool]
 # Draws for one candidate until a space is said to hold no more that is new and allowed.
@@ -55,68 +54,7 @@ class Strategy(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Random:
-    """Looks at `count` random candidates, in generations of `portion`: what others are compared
-    with."""
-
-    count: int
-    portion: int = 25
-
-    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
-        left = min(self.portion, self.count - generation * self.portion)
-        return _Draft("random", ground, seen, generation).filled(left)
-
-
-@dataclass(frozen=True)
-class Evolve:
-    """Keeps the best of everything seen and goes on from them by mutation and crossover.
-
-    A generation is `mutants` and `crossovers` of the best `parents`, filled up with random ones to
-    `population`; `rate` is how likely a gene is drawn anew. The defaults are AutoFormer's (arXiv
-    2107.00651), with a rate that suits short codes.
-    """
-
-    population: int = 50
-    parents: int = 10
-    mutants: int = 25
-    crossovers: int = 25
-    generations: int = 20
-    rate: float = 0.15
-    start: tuple[Genes, ...] = ()
-
-    def __post_init__(self) -> None:
-        if min(self.population, self.parents, self.generations) < 1:
-            raise ConfigError(
-                f"population {self.population}, parents {self.parents} and generations "
-                f"{self.generations} must each be 1 or more"
-            )
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"rate {self.rate} is not above 0 and up to 1: 0.15 is usual")
-
-    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
-        if generation >= self.generations:
-            return []
-        draft = _Draft("evolve", ground, seen, generation)
-        if not generation:
-            for genes in self.start:
-                draft.add(genes)
-            return draft.filled(self.population)
-        best = [one.genes for one in sorted(seen, key=lambda one: one.order)[-self.parents :]]
-        space, rng = ground.space, draft.rng
-
-        def mutant() -> Genes:
-            return mutated(space, rng.choice(best), self.rate, rng)
-
-        def crossover() -> Genes:
-            return crossed(space, rng.choice(best), rng.choice(best), rng)
-
-        draft.gather(mutant, min(self.mutants, self.population))
-        draft.gather(crossover, min(self.mutants + self.crossovers, self.population))
-        return draft.filled(self.population)
-
-
-class _Draft:
+class Draft:
     """A generation that is being put together: nobody who was seen, nobody twice."""
 
     def __init__(self, name: str, ground: Ground, seen: Sequence[Found], generation: int) -> None:

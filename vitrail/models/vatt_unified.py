@@ -1,0 +1,151 @@
+"""VATT with one encoder: patches of clips and sounds and words are tokens of the same transformer.
+
+Akbari et al., NeurIPS 2021, arXiv 2104.11178; see `vatt`. Each kind of input has patches, a linear
+layer with GELU before the encoder and one behind it, positions and an aggregating token of its own;
+the encoder is shared. The network published is `MEDIUM`: 161 M parameters, of which the paper
+tells 155 M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitrail.layers.linear import Linear
+from vitrail.models.names import vatt as names
+from vitrail.models.parts.vatt_encoder import Encoder, Sizes
+from vitrail.models.parts.vatt_heads import FAC, Common
+from vitrail.models.parts.vatt_inputs import (
+    Inputs,
+    Placed,
+    Told,
+    Triple,
+    check_kinds,
+    cut,
+    seen_words,
+    vectors,
+)
+from vitrail.models.parts.vatt_tokens import Axes, aggregate, with_first
+from vitrail.models.trunk.backbone import Backbone, InputKind, Level
+
+
+@dataclass(frozen=True)
+class Config(Triple):
+    """The sizes of the shared encoder; features of all tokens are `width` wide behind it."""
+
+    encoder: Sizes = field(default_factory=lambda: Sizes(1024, 12, 4096, 16))
+    width: int = 1024
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """The height and width of clips."""
+        return self.inputs.image
+
+    @property
+    def frames(self) -> int:
+        """The frames of clips."""
+        return self.inputs.frames
+
+    @property
+    def channels(self) -> int:
+        """The channels of clips."""
+        return self.inputs.channels
+
+    @property
+    def input_kind(self) -> InputKind:
+        """Clips, sounds and sentences."""
+        return "triples"
+
+
+MEDIUM = Config()
+
+NAMES = names.UNIFIED
+
+
+class Sentences(nn.Module):
+    """Words with positions: ids (B, n) to (B, n, C)."""
+
+    def __init__(self, inputs: Inputs, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.vectors = vectors(inputs)
+        self.before = nn.Sequential(Linear(inputs.vectors, dim), nn.GELU())
+        self.position, self.drop = Axes((inputs.words,), dim), nn.Dropout(dropout)
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        return self.drop(self.before(self.vectors(ids)) + self.position(ids.shape[1:]))
+
+
+class UnifiedVATT(Backbone):
+    """Clips, sounds and sentences, any but one of which may be missing, to `Common` spaces."""
+
+    undecayed = ("tables.0", "tables.1", "tables.2", "tokens.video", "tokens.audio", "tokens.text")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = self.config = config
+        check_kinds(c.towers)
+        dim, keep = c.encoder.dim, c.inputs.keep
+        self.placed = nn.ModuleDict()
+        for kind in c.towers:
+            if kind == "text":
+                self.placed[kind] = Sentences(c.inputs, dim, c.dropout)
+            else:
+                placed = Placed(cut(kind, c.inputs), dim, keep, c.dropout)
+                placed.before = nn.Sequential(Linear(dim, dim), nn.GELU())
+                self.placed[kind] = placed
+        self.tokens = nn.ParameterDict({kind: aggregate(dim) for kind in c.towers})
+        self.encoder = Encoder(c.encoder, c.dropout)
+        self.after = nn.ModuleDict(
+            {kind: nn.Sequential(Linear(dim, c.width), nn.GELU()) for kind in c.towers}
+        )
+        self.width = c.width
+        self.levels = (Level(c.inputs.patch[1], c.width, c.inputs.patch[0]),)
+        together = "video" in c.towers and len(c.towers) > 1
+        widths = dict.fromkeys(c.towers, c.width)
+        self.common = FAC(widths, c.spaces.fine, c.spaces.coarse) if together else None
+
+    def read(self, kind: str, value: Tensor) -> Told:
+        """Return what is said of a "video", "audio" or "text": pooled (B, C), tokens (B, n, C).
+
+        Raises ValueError for a kind that the network has no layers for, and for another shape.
+        """
+        if kind not in self.placed:
+            raise ValueError(
+                f"this network has no tower for {kind}: it has {', '.join(self.placed)}"
+            )
+        x = with_first(self.tokens[kind], self.placed[kind](value))
+        seen = seen_words(value) if kind == "text" else None
+        out = self.after[kind](self.encoder(x, seen))
+        return Told(out[:, 0], out[:, 1:])
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        video: Float[Tensor, "b channels t h w"] | None = None,
+        audio: Float[Tensor, "b 1 samples"] | None = None,
+        text: Int[Tensor, "n words"] | None = None,
+    ) -> Common:
+        """Return what is given as points of the common spaces."""
+        if self.common is None:
+            raise ValueError("a network without a tower for video and another has no common space")
+        given = {"video": video, "audio": audio, "text": text}
+        pooled = {k: self.read(k, value).pooled for k, value in given.items() if value is not None}
+        return self.common(**pooled)
+
+    def features(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, clips: Float[Tensor, "b channels t h w"], at: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Return the last map of clips (B, t, h, w, C)."""
+        placed: Placed = self.placed["video"]  # pyright: ignore[reportAssignmentType]
+        return [self.read("video", clips).tokens.unflatten(1, placed.patches.grid(clips.shape[2:]))]
+
+    def embedding(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, value: Tensor
+    ) -> Float[Tensor, "b width"]:
+        """Return what is said, pooled, of an input of the first kind."""
+        return self.read(self.config.towers[0], value).pooled
+
+
+MODEL = UnifiedVATT

@@ -1,0 +1,22 @@
+"""Random candidates: what every other strategy is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitrail.search.spaces.space import Genes
+from vitrail.search.strategies.strategy import Draft, Found, Ground
+
+
+@dataclass(frozen=True)
+class Random:
+    """Looks at `count` random candidates, in generations of `portion`: what others are compared
+    with."""
+
+    count: int
+    portion: int = 25
+
+    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
+        left = min(self.portion, self.count - generation * self.portion)
+        return Draft("random", ground, seen, generation).filled(left)

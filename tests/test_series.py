@@ -352,9 +352,7 @@ def test_series_of_which_none_can_be_used(tmp_path):
     with pytest.raises(DataError, match="expected a table in long form"):
         open_series(path)
     text = HEADER + "?,?:?,?:up\n?,?:?,?:down\n"
-    with pytest.raises(
-        DataError, match=r"none of the 2 series of .* can be used .first: some\.ts:1"
-    ):
+    with pytest.raises(DataError, match="none of the 2 series of"):
         inspect(open_series(write(tmp_path, text)), progress=False)
 
 

@@ -20,6 +20,7 @@ from vitrail.commands.cache import cache
 from vitrail.commands.check import check
 from vitrail.commands.compare import compare
 from vitrail.commands.compress import compress
+from vitrail.commands.detect import detect
 from vitrail.commands.evaluate import evaluate
 from vitrail.commands.explain import explain
 from vitrail.commands.export import export
@@ -81,6 +82,7 @@ app.command("recipes")(recipes)
 app.command("study")(study)
 app.command("scale")(scale)
 app.command("predict")(predict)
+app.command("detect")(detect)
 app.command("serve")(serve)
 app.command("evaluate")(evaluate)
 app.command("explain")(explain)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitrail.commands.options import Json, console, work
 from vitrail.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from vitrail.jobs.predict import Predictor
 
 
 def predict(
@@ -22,6 +26,20 @@ def predict(
         typer.Option(
             help='Probability below which the answer is "none of these", e.g. 0.8; in a run of '
             "several labels that of every label."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes in words, separated by commas, for a run of images and sentences: "
+            "'a shirt,a bag'."
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Sentences for the classes, separated by commas, {} being the name: 'a photo of a "
+            "{},a drawing of a {}'. Default: those of the run."
         ),
     ] = None,
     as_json: Json = False,
@@ -68,9 +86,15 @@ def predict(
     if as_json and csv:
         raise ConfigError("--json and --csv are two forms of one answer: ask for one of them")
     work()
-    predictor = answering(
-        run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
-    )
+    if classes is None and prompts is not None:
+        raise ConfigError("--prompts are sentences for classes: give --classes 'a shirt,a bag' too")
+    if classes is None:
+        predictor = answering(
+            run, engine=engine, threshold=threshold, latency=latency, dial=dial, deadline=deadline
+        )
+    else:
+        asked = {"--engine": engine, "--latency": latency, "--dial": dial, "--deadline": deadline}
+        predictor = _in_words(run, classes, prompts, threshold, asked)
     paths = images
     if predictor.labels.takes == "images":
         noun = "image" if predictor.labels.hearing is None else "sound"
@@ -94,3 +118,19 @@ def predict(
             print(f"{what}, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)
+
+
+def _in_words(
+    run: Path,
+    classes: str,
+    prompts: str | None,
+    threshold: float | None,
+    others: Mapping[str, object],
+) -> Predictor:
+    """A run that is asked for classes in words. Raises VitrailError."""
+    from vitrail.jobs.zero_shot import ZeroShot, classes_in
+
+    if given := [name for name, value in others.items() if value is not None]:
+        raise ConfigError(f"{given[0]} is for files of a run, and --classes asks the weights")
+    sentences = [one.strip() for one in (prompts or "").split(",") if one.strip()]
+    return ZeroShot(run, classes_in(classes), prompts=sentences, threshold=threshold)

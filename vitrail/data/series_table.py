@@ -155,7 +155,7 @@ def _case(
             if number is None or not np.isfinite(number):
                 raise DataError(
                     f"{path}, row {line}: {shortened(str(text), 40)!r} in column "
-                    f"{cells.names[at]!r} is no number; leave the cell empty where one is missing"
+                    f"{cells.names[at]!r} is not a number; leave the cell empty if it is missing"
                 )
             case[place, step] = number
     return case

@@ -1,11 +1,13 @@
 """A list of labelled images, what is known of them, and how to read one."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from vitrail.data.masks import Masks
 from vitrail.data.uea import Series
 from vitrail.errors import DataError
 from vitrail.units import shortened
+
+if TYPE_CHECKING:
+    from vitrail.data.captions import Captions
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
@@ -104,7 +109,8 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask; with `boxes` they are those of its boxes. With `series` the
+    image are the classes in its mask; with `boxes` they are those of its boxes; with `captions`
+    every image has sentences. With `series` the
     items are time series, of which row i is items[i]; with `clips` they are files of videos. With
     `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
     has listened.
@@ -121,6 +127,7 @@ class Source:
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
     boxes: Boxes | None = field(default=None, repr=False)
+    captions: Captions | None = field(default=None, repr=False)
     series: Series | None = field(default=None, repr=False)
     clips: Sampling | None = field(default=None, repr=False)
     wanted: Wanted | None = None

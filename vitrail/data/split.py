@@ -63,7 +63,7 @@ class Part:
     @cached_property
     def digest(self) -> str:
         """By which the part is known: 32 hexadecimal digits over contents, labels, masks,
-        boxes and order."""
+        boxes, sentences and order."""
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
         state.update(self.labels.astype(">i8").tobytes())
@@ -71,6 +71,8 @@ class Part:
             state.update(self.source.masks.digests(self.rows))
         if self.source.boxes is not None:
             state.update(self.source.boxes.digests(self.rows))
+        if self.source.captions is not None:
+            state.update(self.source.captions.digest(self.rows))
         return state.hexdigest()
 
 

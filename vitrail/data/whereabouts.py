@@ -36,7 +36,11 @@ class Whereabouts:
 
     def is_known(self, name: str) -> bool:
         """Return whether a cell names a file, in whatever spelling."""
-        return bool(self._place(name) or self._elsewhere(name))
+        return self.key(name) is not None
+
+    def key(self, name: str) -> str | None:
+        """Return the key of the file that a cell names, in whatever spelling; None for none."""
+        return self._place(name) or self._elsewhere(name)
 
     def found(self, table: Path, named: Sequence[tuple[int, str]]) -> list[str]:
         """Return the key of each (row, path).
@@ -45,7 +49,7 @@ class Whereabouts:
         """
         keys, missing = [], []
         for line, name in named:
-            key = self._place(name) or self._elsewhere(name)
+            key = self.key(name)
             if key is None:
                 missing.append((line, name))
                 continue

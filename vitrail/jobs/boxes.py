@@ -17,7 +17,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines.boxes import Found, ask, found_by
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import RunError
-from vitrail.report.boxes import as_jpeg, drawn
+from vitrail.report.box_pictures import as_jpeg, drawn
 from vitrail.run.folder import RunFolder
 
 # uint8 (h, w, C) of any size to what is found in it.

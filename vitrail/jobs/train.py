@@ -13,6 +13,7 @@ from rich.console import Console
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
+from vitrail.jobs import pairs
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
 from vitrail.objectives import Distillation
@@ -28,6 +29,7 @@ from vitrail.run.stopping import interruptible
 from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
+from vitrail.tasks import ImageText
 from vitrail.training.snapshot import newest
 
 # What may change while a training goes on: none of it decides over steps that were made already.
@@ -72,6 +74,8 @@ def train_recipe(
     wish = wished(settings)
     folder = Path(out) if out is not None else free_name(wish.recipe.model["family"])
     RunFolder.check_free(folder)
+    if isinstance(wish.recipe.task, ImageText):
+        return pairs.train(wish, folder, hardware, view)
     images = read_data(wish.recipe.data, hardware, view, wish.recipe.task)
     recipe, told = completed(wish, images.workshop)
     if told:
@@ -125,6 +129,10 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
         run.write_json(run.recipe, state.values["recipe"])
     # Where the dial of a finished run stands is nothing that its training knew.
     recipe = replace(read(run.recipe), methods=from_json(state.values["recipe"]).methods)
+    if isinstance(recipe.task, ImageText):
+        if settings:
+            recipe = _changed(recipe, run, state, settings)
+        return pairs.again(run, recipe, state, site.hardware, site.view)
     images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
     state.require_images(images.digest)
     if settings:
@@ -137,7 +145,8 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
 def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[str]) -> Recipe:
     """Take over new limits, and write them down before anything is trained."""
     changed = amend(recipe, settings)
-    name = called(recipe.config, recipe.pretrained)
+    paired = isinstance(recipe.task, ImageText)
+    name = pairs.NAME if paired else called(recipe.config, recipe.pretrained)
     last = newest(checkpoints(run.path, name) / "checkpoint")
     if recipe.base is not None and last is None and run.result.is_file():
         raise ConfigError(

@@ -1,11 +1,12 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
-answers for every pixel has DENSE in place of VARIANTS, one of time series SERIES, whose names they
-know as well.
+answers for every pixel has DENSE in place of VARIANTS, one of time series SERIES, one that looks
+for what it is asked QUERIED, whose names they know as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name
 series()                    every published network of time series by name
+queried()                   every published network that finds what it is asked for by name
 create(name, **changes)     a model with random weights
 load(name, file)            a model with the weights of a file, whatever names it uses
 identify(file)              which variant a file is, and whose names it uses
@@ -25,6 +26,7 @@ from vitrail.models.trunk.catalog import (
     module_of,
     named,
     networks,
+    queried,
     resolve,
     series,
     small_configs,
@@ -51,6 +53,7 @@ __all__ = [
     "module_of",
     "named",
     "networks",
+    "queried",
     "resolve",
     "series",
     "small_configs",

@@ -8,6 +8,7 @@ from vitrail.objectives.adversarial import Adversarial, Trades
 from vitrail.objectives.attmask import AttMask
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
 from vitrail.objectives.box_loss import BoxLoss
+from vitrail.objectives.contrastive import Contrastive
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.dino import Dino
 from vitrail.objectives.distillation import Distillation
@@ -24,5 +25,5 @@ Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
     | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
-    | Sit | AttMask | Dino | Ibot | Mae
+    | Sit | AttMask | Dino | Ibot | Mae | Contrastive
 )  # fmt: skip

@@ -27,7 +27,16 @@ from vitrail.objectives.context import Context
 from vitrail.recipes import base as bases
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
-from vitrail.tasks import Classification, Detection, MultiLabel, Segmentation, Series, Tasks, Video
+from vitrail.tasks import (
+    Classification,
+    Detection,
+    ImageText,
+    MultiLabel,
+    Segmentation,
+    Series,
+    Tasks,
+    Video,
+)
 from vitrail.tasks.linear_head import LinearHead
 from vitrail.training.learner import Learner
 
@@ -115,7 +124,7 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     if recipe.get("base"):
         return _joined(recipe, weights)
     if not methods and isinstance(
-        task, Classification | MultiLabel | Segmentation | Detection | Series | Video
+        task, Classification | MultiLabel | Segmentation | Detection | Series | Video | ImageText
     ):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)

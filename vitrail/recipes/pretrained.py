@@ -38,6 +38,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     if holds == [True, False]:
         return _hosting(model, config, reference)
     kinds = input_kind(known.config), input_kind(config)
+    if kinds == ("images", "pairs"):
+        return _seeing(model, config, reference)
     if kinds == ("images", "clips") and type(known.config) is type(config):
         return _inflated(model, known, reference)
     if kinds[0] != kinds[1]:
@@ -131,6 +133,19 @@ def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
         raise CheckpointError(f"{reference} does not fill {_some(strange)} of the backbone")
     with torch.no_grad():
         for name, value in ours.items():
+            value.copy_(donor[name])
+    return model
+
+
+def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
+    """The network of pairs with the weights of a classifier in its image tower.
+
+    Raises CheckpointError where the file is of another tower.
+    """
+    tower: Backbone = model.get_submodule("tower")  # pyright: ignore[reportAssignmentType]
+    donor = start(config.tower, reference).state_dict()
+    with torch.no_grad():
+        for name, value in tower.state_dict().items():
             value.copy_(donor[name])
     return model
 

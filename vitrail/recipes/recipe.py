@@ -15,6 +15,7 @@ from typing import Any, Literal
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
 from vitrail.data import box_batches
 from vitrail.data.augment import Augment
+from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.split import Duplicates
@@ -22,10 +23,11 @@ from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import config_from_json, config_in, config_json, identify, named
-from vitrail.models.trunk.backbone import sized
+from vitrail.models.trunk.backbone import input_kind, sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
     BoxLoss,
+    Contrastive,
     CrossEntropy,
     Distillation,
     Objectives,
@@ -37,7 +39,8 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
-from vitrail.tasks import Audio, Classification, Tasks, Video
+from vitrail.recipes.with_text import path_of, with_text
+from vitrail.tasks import Audio, Classification, ImageText, Tasks, Video
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -102,7 +105,8 @@ class Recipe:
     def config(self) -> Any:
         """The model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
-        require_taken(config, self.task)
+        if not (isinstance(self.task, ImageText) and input_kind(config) == "pairs"):
+            require_taken(config, self.task)
         return config
 
 
@@ -136,6 +140,8 @@ def task_of(value: Mapping[str, Any]) -> Tasks:
 
 def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
+    if isinstance(task, ImageText):
+        return Contrastive()
     if task.maps:
         return PixelCrossEntropy()
     if task.boxes:
@@ -145,8 +151,8 @@ def suited(task: Tasks) -> Objectives:
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss)
-    if task.several or task.maps or task.boxes:
+    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive)
+    if task.several or task.maps or task.boxes or isinstance(task, ImageText):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -157,9 +163,10 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     `model=NAME` takes a published variant, or the model of a JSON file such as a search's
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
-    is short for `data.spec=SPEC`. Another task brings the objective that suits it, and that of
-    masks a head of maps on a backbone, that of boxes a detector; for sounds spectrograms are moved
-    and no more. Raises ConfigError, also for an objective that does not suit.
+    is short for `data.spec=SPEC`. Another task brings the objective that suits it, that of masks a
+    head of maps on a backbone, that of boxes a detector, and that of sentences a text tower beside
+    it; for sounds spectrograms are moved and no more. Raises ConfigError, also for an objective
+    that does not suit.
     """
     return checked(changed(recipe, settings))
 
@@ -174,17 +181,19 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if equals and path == "data" and not text.startswith("{"):
             recipe = override(recipe, [f"data.spec={text}"])
         elif equals and path == "model" and not text.startswith("{"):
-            recipe = replace(recipe, model=_variant(recipe, text))
+            recipe = _towered(replace(recipe, model=_variant(recipe, text)))
         elif equals and path == "base":
             recipe = _based(recipe, text)
         elif equals and path.startswith("model."):
-            config = override(recipe.config, [f"{path.removeprefix('model.')}={text}"])
+            field_path = path_of(recipe.config, path.removeprefix("model."))
+            config = override(recipe.config, [f"{field_path}={text}"])
             recipe = replace(recipe, model=to_json(config_json(config)))
         else:
             other = override(recipe, [setting])
             if type(other.task) is not type(recipe.task):
                 augment = AUGMENT if isinstance(other.task, Audio) else other.augment
                 other = replace(other, objective=suited(other.task), augment=augment)
+                other = _towered(other)
                 if other.task.takes == "series":
                     other = replace(other, augment=AS_THEY_ARE)
             recipe = other
@@ -201,6 +210,8 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if recipe.task.maps:
         check_augment(recipe.augment)
+    if isinstance(recipe.task, ImageText):
+        _require_pairs(recipe)
     if recipe.task.takes == "series":
         require_as_they_are(recipe.augment)
     if isinstance(recipe.task, Video):
@@ -234,6 +245,29 @@ def checked(recipe: Recipe) -> Recipe:
             "average"
         )
     return recipe
+
+
+def _require_pairs(recipe: Recipe) -> None:
+    """Raise ConfigError for what does not go with sentences."""
+    check_mixing(recipe.augment)
+    if recipe.base is not None or recipe.methods:
+        what = "methods" if recipe.methods else "base"
+        raise ConfigError(
+            f"{what} change a network of images, and task image_text has two towers: leave them out"
+        )
+    locked = isinstance(recipe.objective, Contrastive) and recipe.objective.locked
+    if recipe.model and locked and recipe.pretrained is None:
+        raise ConfigError(
+            "a locked image tower learns nothing, and nothing says what it knows: add --set "
+            "pretrained=FILE or RUN, or --set objective.locked=false"
+        )
+
+
+def _towered(recipe: Recipe) -> Recipe:
+    """The recipe, with a text tower beside its model where sentences are asked for."""
+    if not isinstance(recipe.task, ImageText) or not recipe.model:
+        return recipe
+    return replace(recipe, model=to_json(config_json(with_text(config_from_json(recipe.model)))))
 
 
 def _names_task(setting: str) -> bool:

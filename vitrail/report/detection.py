@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vitrail.report.boxes import for_page
+from vitrail.report.box_pictures import for_page
 from vitrail.report.canvas import HALF, SERIES, legend, svg
 from vitrail.report.chapter import (
     Card,

@@ -236,6 +236,7 @@ class RunFolder:
 
     def read_labels(self) -> Labels:
         """Class names and normalisation. Raises RunError, also for weights that know no classes."""
+        self._require_classes()
         classless = read_json(self.labels, dict, remedy=RESTORE).get("classes") == []
         fit = self.path / "fit.json"
         if classless and fit.is_file() and "pretraining" in read_json(fit, dict, remedy=RESTORE):
@@ -244,6 +245,16 @@ class RunFolder:
                 f"--pretrained {self.path}, or ask it by `vitrail probe`"
             )
         return read_json(self.labels, Labels, remedy=RESTORE, leave_out=(TIE,))
+
+    def _require_classes(self) -> None:
+        """Raise RunError where classes are known only when somebody asks for them in words."""
+        recipe = read_json(self.recipe, dict, remedy=RESTORE) if self.recipe.is_file() else {}
+        task = recipe.get("task")
+        if isinstance(task, dict) and task.get("kind") == "image_text":
+            raise RunError(
+                f"{self.path} was trained on images with sentences and has no classes of its own: "
+                f"ask it by `vitrail predict {self.path} IMAGES --classes 'a shirt,a bag'`"
+            )
 
     def read_tie(self) -> str | None:
         """The digest of the weights and labels of this run, None where none was written.

@@ -6,9 +6,10 @@
 from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
+from vitrail.tasks.image_text import ImageText
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio
+Tasks = Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio | ImageText

@@ -82,12 +82,12 @@ def _timm(config: Any) -> list:
     ]
 
 
-def _kernel(value: Tensor) -> Tensor:
+def kernel(value: Tensor) -> Tensor:
     """Flax (in, out) to torch (out, in), and (h, w, in, out) to (out, in, h, w)."""
     return value.movedim((-1, -2), (0, 1))
 
 
-def _into_heads(value: Tensor) -> Tensor:
+def into_heads(value: Tensor) -> Tensor:
     """Flax (C, heads, d) or (heads, d) to (heads d, C) or (heads d)."""
     return value.flatten(-2).mT if value.ndim == 3 else value.flatten()
 
@@ -103,7 +103,7 @@ def _npz(config: Any) -> list:
     attention = inside + "MultiHeadDotProductAttention_{k}/"
     probe = "MAPHead_0/MultiHeadDotProductAttention_{k}/"
     joined = [
-        (f"{attention}{name}/{leaf}", f"blocks.{{i}}.mixer.qkv.{ours}[{part}/3]", _into_heads)
+        (f"{attention}{name}/{leaf}", f"blocks.{{i}}.mixer.qkv.{ours}[{part}/3]", into_heads)
         for part, name in enumerate(("query", "key", "value"))
         for leaf, ours in (("kernel", "weight"), ("bias", "bias"))
     ]
@@ -144,7 +144,7 @@ def _npz(config: Any) -> list:
         ("head/", "head."),
         ("MAPHead_0/probe", "pool.probe"),
         *[
-            (f"{probe}{name}/{leaf}", f"pool.{target}.{ours}{part}", _into_heads)
+            (f"{probe}{name}/{leaf}", f"pool.{target}.{ours}{part}", into_heads)
             for name, target, part in (
                 ("query", "q", ""),
                 ("key", "kv", "[0/2]"),
@@ -157,7 +157,7 @@ def _npz(config: Any) -> list:
         ("MAPHead_0/LayerNorm_{k}/", "pool.norm."),
         ("MAPHead_0/MlpBlock_{k}/Dense_0/", "pool.ffn.fc1."),
         ("MAPHead_0/MlpBlock_{k}/Dense_1/", "pool.ffn.fc2."),
-        (".kernel", ".weight", _kernel),
+        (".kernel", ".weight", kernel),
         (".scale", ".weight"),
     ]
 

@@ -71,11 +71,22 @@ def catalog() -> Mapping[str, Variant]:
 def dense() -> Mapping[str, Variant]:
     """Return every published network that answers for each pixel, by name, with its file's name as
     the family: those of `DENSE` in the files of networks."""
+    return _listed("DENSE")
+
+
+@lru_cache(maxsize=1)
+def queried() -> Mapping[str, Variant]:
+    """Return every published network that finds what it is asked for, by name: those of `QUERIED`
+    in the files of networks."""
+    return _listed("QUERIED")
+
+
+def _listed(table: str) -> Mapping[str, Variant]:
     return MappingProxyType(
         {
             name: replace(variant, name=name, family=family)
             for family, module in networks().items()
-            for name, variant in getattr(module, "DENSE", {}).items()
+            for name, variant in getattr(module, table, {}).items()
         }
     )
 
@@ -84,13 +95,7 @@ def dense() -> Mapping[str, Variant]:
 def series() -> Mapping[str, Variant]:
     """Return every published network of time series, by name, with its file's name as the family:
     those of `SERIES` in the files of networks."""
-    return MappingProxyType(
-        {
-            name: replace(variant, name=name, family=family)
-            for family, module in networks().items()
-            for name, variant in getattr(module, "SERIES", {}).items()
-        }
-    )
+    return _listed("SERIES")
 
 
 def named() -> Mapping[str, Variant]:
@@ -154,7 +159,7 @@ def resolve(name_or_config: Any, **changes: Any) -> Any:
         config = config_in(Path(config))
         return checked(config, changes, module_of(config))
     if isinstance(name_or_config, str):
-        known = named()
+        known = {**named(), **queried()}
         if name_or_config not in known:
             raise ConfigError(f"no variant is called {name_or_config!r}{_near(name_or_config)}")
         config = known[name_or_config].config
@@ -263,6 +268,11 @@ def config_in(path: Path) -> Any:
 def config_name(config: Any) -> str:
     """A variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
+    if hasattr(module, "QUERIED"):
+        plain = replace(config, image=(0, 0), channels=0)
+        for name, variant in module.QUERIED.items():
+            if plain == replace(variant.config, image=(0, 0), channels=0):
+                return name
     tables = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SPACE")
     if not any(hasattr(module, table) for table in tables):
         return family_of(config)
@@ -319,5 +329,5 @@ def _near(name: str) -> str:
         some = [n for n, v in catalog().items() if v.family == name]
         more = ", ..." if len(some) > 3 else ""
         return f": that is a family, whose variants are {', '.join(some[:3])}{more}"
-    close = get_close_matches(name, [*named()], n=3)
+    close = get_close_matches(name, [*named(), *queried()], n=3)
     return f": did you mean {' or '.join(close)}?" if close else "; see `vitrail list`"

@@ -20,6 +20,7 @@ from vitrail.models.trunk.catalog import (
     config_name,
     dense,
     module_of,
+    queried,
     shapes,
     skeleton,
 )
@@ -155,7 +156,7 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
                 found[variant.name] = Fit(variant, config, reading)
         if found:
             return _distinct(_squarest(list(found.values())))
-    return _maps(known)
+    return _maps(known) or _queried(known)
 
 
 def _maps(state: Mapping[str, Tensor]) -> list[Fit]:
@@ -177,6 +178,21 @@ def _maps(state: Mapping[str, Tensor]) -> list[Fit]:
                     found.setdefault(config, Fit(variant, config, reading))
         if found:
             return _squarest(list(found.values()))
+    return []
+
+
+def _queried(state: Mapping[str, Tensor]) -> list[Fit]:
+    """The published networks of queries whose tensors a state has, under the first such table."""
+    for names in unwrapped(list(state)):
+        for variant in queried().values():
+            expected = shapes(variant.config)
+            for table, rows in tables(variant.config).items():
+                try:
+                    reading = read(state, names, table, rows)
+                except CheckpointError:
+                    continue  # a table of other names meets shapes that it cannot take
+                if reading.shapes == expected:
+                    return [Fit(variant, variant.config, reading)]
     return []
 
 

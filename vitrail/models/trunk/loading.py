@@ -13,7 +13,7 @@ from vitrail import checkpoint
 from vitrail.checkpoint import Mismatch
 from vitrail.errors import CheckpointError
 from vitrail.models.trunk.adapt import laid_out, rechannelled
-from vitrail.models.trunk.backbone import Backbone
+from vitrail.models.trunk.backbone import Backbone, input_kind
 from vitrail.models.trunk.catalog import bare, config_name, create, module_of, resolve, skeleton
 from vitrail.models.trunk.identify import identify_state
 from vitrail.models.trunk.nearest import in_file_names
@@ -50,7 +50,9 @@ def load(
         >>> model(torch.zeros(1, 1, 192, 256)).shape
         torch.Size([1, 1000])
     """
-    config, by_name = resolve(name_or_config), isinstance(name_or_config, str)
+    config = resolve(name_or_config)
+    # A network of pairs has no classes that a file could tell.
+    by_name = isinstance(name_or_config, str) and input_kind(config) != "pairs"
     state = checkpoint.read(path_or_state_dict)
     wanted = None if image is None else (image[0], image[1])
     reading, config = _fitting(state, config, source, by_name, wanted)

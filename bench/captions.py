@@ -1,0 +1,47 @@
+"""Captions for a folder of classes: a table of image, caption, label and split, to try pairs with.
+
+    python bench/captions.py FOLDER OUT [--train 150] [--test 100] [--skip 0] [--seed 0]
+
+FOLDER has train/ and test/ with a folder for each class. Captions are made of the class's name, a
+template and a word that means nothing here, so each says which class an image is of and nothing
+more of it: they are no captions that a person wrote. `--skip` leaves out the first images of each
+class, which an image tower has learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+from pathlib import Path
+
+TEMPLATES = (
+    "a photo of a {}", "a {word} picture of a {}", "this is a {}", "a {} in a {word} photo",
+    "look at the {}", "one {word} {}", "a {} seen on a {word} day", "the {word} {}",
+)  # fmt: skip
+WORDS = ("small", "large", "bright", "dark", "old", "new", "grey", "sunny", "blurred", "nice")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=int, default=150)
+    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    draw = random.Random(asked.seed)
+    with open(asked.out, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption", "label", "split"])
+        for part, skip, most in (("train", asked.skip, asked.train), ("test", 0, asked.test)):
+            for own in sorted((asked.folder / part).iterdir()):
+                for image in sorted(own.iterdir())[skip : skip + most]:
+                    text = draw.choice(TEMPLATES).replace("{word}", draw.choice(WORDS))
+                    where = image.resolve()
+                    table.writerow([where, text.replace("{}", own.name), own.name, part])
+
+
+if __name__ == "__main__":
+    main()

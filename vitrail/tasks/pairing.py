@@ -1,0 +1,105 @@
+"""How well embeddings of images and of sentences find each other, and classes asked for in words.
+
+A sentence may belong to several images, and an image may have several sentences: what is found is
+right where it is one of those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitrail.layers.pairs import prototypes
+from vitrail.tasks.task import Outputs
+
+AT = (1, 5, 10)
+_HELD = 1 << 24  # cosines are held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Outputs):
+    """Embeddings of images, `values` (N, D), with their classes, `targets` (N,), and those of all
+    different sentences, `texts` (M, D), said in `said`. Rows of `own` (P, 2) are an image and a
+    sentence that belong together; `asked` (K, D) are the classes in words, where there are some.
+    """
+
+    texts: Tensor
+    said: Sequence[str]
+    own: Tensor
+    loss: float
+    asked: Tensor | None = None
+
+    @property
+    def backwards(self) -> Tensor:
+        """Return `own` with the sentence first."""
+        return self.own.flip(1)
+
+
+def ranks(asked: Tensor, found: Tensor, own: Tensor) -> Tensor:
+    """Return for each row of `asked` the place of the first right row of `found`, from 1.
+
+    Rows of `own` (P, 2) are right pairs. Ties count against it.
+    """
+    places = torch.empty(len(asked), dtype=torch.long)
+    block = max(1, _HELD // max(1, len(found)))
+    for start in range(0, len(asked), block):
+        cosines = asked[start : start + block] @ found.mT
+        mine = own[(own[:, 0] >= start) & (own[:, 0] < start + len(cosines))]
+        right = torch.zeros_like(cosines, dtype=torch.bool)
+        right[mine[:, 0] - start, mine[:, 1]] = True
+        best = cosines.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+        places[start : start + block] = 1 + ((cosines >= best) & ~right).sum(1)
+    return places
+
+
+def recalls(places: Tensor) -> dict[int, float]:
+    """Return for each k how often a right one is among the first k."""
+    return {k: (places <= k).double().mean().item() for k in AT}
+
+
+def by_chance(own: Tensor, asked: int, found: int) -> dict[int, float]:
+    """Return what `recalls` gives for places in random order, on average."""
+    right = torch.bincount(own[:, 0], minlength=asked).double()
+    missed, chances = torch.ones(asked, dtype=torch.float64), {}
+    for k in range(1, max(AT) + 1):
+        left = found - (k - 1)
+        if left > 0:
+            missed *= ((left - right) / left).clamp(min=0)
+        if k in AT:
+            chances[k] = 1 - missed.mean().item()
+    return chances
+
+
+def prompted(name: str, prompts: Sequence[str]) -> list[str]:
+    """Return a class in sentences, its own article in place of the sentence's.
+
+    Examples:
+        >>> prompted("a shirt", ["a photo of a {}.", "{}"])
+        ['a photo of a shirt.', 'a shirt']
+    """
+    article = re.match(r"(an?|the) ", name, re.IGNORECASE)
+    some = [re.sub(r"\b(an?|the) \{\}", "{}", one) if article else one for one in prompts]
+    return list(dict.fromkeys(one.replace("{}", name) for one in some))
+
+
+def in_words(
+    names: Sequence[str], prompts: Sequence[str], embed: Callable[[list[str]], Tensor]
+) -> Tensor:
+    """Return an embedding of each class (K, D): the mean over its sentences, of length 1."""
+    return prototypes([embed(prompted(name, prompts)) for name in names])
+
+
+def figures(outputs: Pairs) -> Mapping[str, float]:
+    """Return recall at 1, 5 and 10 in both directions, and zero-shot accuracy where it is known."""
+    forth = recalls(ranks(outputs.values, outputs.texts, outputs.own))
+    back = recalls(ranks(outputs.texts, outputs.values, outputs.backwards))
+    told = {f"image to text, recall at {k}": value for k, value in forth.items()}
+    told |= {f"text to image, recall at {k}": value for k, value in back.items()}
+    if outputs.asked is not None:
+        right = (outputs.values @ outputs.asked.mT).argmax(1) == outputs.targets
+        told["zero-shot accuracy"] = right.double().mean().item()
+    return told

@@ -34,6 +34,7 @@ ANCESTORS: dict[str, set[str]] = {
     "eca": {"resnet"},
     "elsa": {"swin", "volo"},
     "evolving": {"resnet"},
+    "fcos": {"resnet"},
     "flexivit": {"vit"},
     "gcnet": {"resnet"},
     "halonet": {"resnet"},
@@ -41,6 +42,7 @@ ANCESTORS: dict[str, set[str]] = {
     "lit": {"vit"},
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
+    "retinanet": {"resnet"},
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {

@@ -15,14 +15,14 @@ def check(
     data: Annotated[
         str,
         typer.Argument(
-            help="Folder of class folders, folder of images and masks, table, or built-in name."
+            help="Folder of class folders, of images and masks or boxes, table, or built-in name."
         ),
     ],
     task: Annotated[
         str | None,
         typer.Option(
-            help="What it is for: classification, multilabel, segmentation, series, video or "
-            "audio. Default: what the data tell."
+            help="What it is for: classification, multilabel, segmentation, detection, series, "
+            "video or audio. Default: what the data tell."
         ),
     ] = None,
     group_by: GroupBy = None,

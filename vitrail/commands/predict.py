@@ -73,16 +73,15 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the masks of a run that gives them, or labels of points, and for "
-            "pictures of these. Default: masks-of-RUN, or labels-of-RUN.",
+            help="Folder for the masks or boxes of a run that gives them, or labels of points, and "
+            "for pictures of these. Default: masks-of-RUN, boxes-of-RUN or labels-of-RUN.",
         ),
     ] = None,
 ) -> None:
-    """Classify images, their pixels, or points of lidar scans, with a finished run."""
+    """Classify images, their pixels or points of lidar scans, or find objects, by a finished run."""
     from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.jobs.scans import ScanPredictor
-    from vitrail.jobs.timely import Timely
     from vitrail.report.text import plain
 
     if as_json and csv:
@@ -104,8 +103,8 @@ def predict(
     elif predictor.labels.takes == "images":
         noun = "image" if predictor.labels.hearing is None else "sound"
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
-    of_maps = isinstance(predictor, Predictor) and predictor.labels.maps
-    if out is None and not isinstance(predictor, Timely) and (of_scans or of_maps):
+    writes = of_scans or (isinstance(predictor, Predictor) and predictor.writes)
+    if out is None and writes:
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):
@@ -120,7 +119,8 @@ def predict(
     else:
         show([replace(one, ranked=one.ranked[:top]) for one in found], console())
         if out:
-            what = "labels of points" if of_scans else "masks"
+            of_maps = predictor.labels.maps
+            what = "labels of points" if of_scans else "masks" if of_maps else "boxes"
             print(f"{what}, and pictures of them, are in {plain(str(out))}")
     if all(p.error for p in found):
         raise typer.Exit(2)

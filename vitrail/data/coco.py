@@ -79,7 +79,7 @@ def read_coco(root: Path, *, progress: bool = False) -> Source:
     folder = root.parent if root.is_file() else root
     if not paths:
         raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
-    read = {path: _loaded(path) for path in paths}
+    read = {path: loaded(path) for path in paths}
     names, ids = _categories(read)
     gathered = _Gathered()
     parts: dict[Path, PartName | None] = {
@@ -109,7 +109,8 @@ def _finding(kind: str, keys: Sequence[str]) -> Finding:
     return Finding(kind, severity, f"{counted(len(keys), noun)} {said}", tuple(keys))
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def loaded(path: Path) -> dict[str, Any]:
+    """Return the content of one of COCO's files. Raises DataError."""
     try:
         found = json.loads(files.read(path, MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
@@ -152,7 +153,7 @@ def _gather(
     seen = {item.key for item in into.items}
     for one in content["images"]:
         own = of_image.pop(one.get("id"), [])
-        key = _key(folder, path, one.get("file_name"))
+        key = image_key(folder, path, one.get("file_name"))
         if key is None:
             into.note("missing image", str(one.get("file_name")))
             continue
@@ -175,8 +176,8 @@ def _gather(
         into.note("no image of it", f"image_id {number}")
 
 
-def _key(folder: Path, path: Path, name: Any) -> str | None:
-    """Where an image lies, relative to the folder; None where it is not there, or outside."""
+def image_key(folder: Path, path: Path, name: Any) -> str | None:
+    """Return where an image lies, relative to the folder; None where it is not there."""
     if not isinstance(name, str) or not name:
         return None
     beside = [path.parent, folder, *(folder / one for one in IMAGES)]

@@ -45,7 +45,7 @@ def findings(
     return (
         *_of_broken(source, scan.broken),
         *_of_traits(source, scan),
-        *(() if source.masks is not None else _of_classes(source, counts)),
+        *(() if source.masks or source.boxes else _of_classes(source, counts)),
         *(() if source.kind == "series" or source.wanted else _of_shapes(source, scan)),
         *_of_twins(source, scan, groups),
     )
@@ -64,7 +64,7 @@ def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
         "broken clip": "damaged, cut off, or no video",
         "long clip": "too long", "not a sound": "no sound", "silent": "silent",
         "no numbers": "without any number", "too short": "too short",
-        "annotation": "with an annotation that cannot be drawn",
+        "annotation": "with an annotation that cannot be used",
         "mask format": "with a mask that is none of indices",
     } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}

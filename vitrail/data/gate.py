@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.data import scan, twins
+from vitrail.data.box_gate import with_boxes
 from vitrail.data.clip_gate import scan_clips
 from vitrail.data.findings import findings
 from vitrail.data.mask_gate import mask_findings, without_faults
@@ -124,7 +125,7 @@ def inspect(
     `threshold` says how far two copies of a picture may differ, in levels of 255 (see `twins`);
     at 0 only equal pixels are copies. Raises DataError when no image is readable, or a class has
     fewer than `least`, with all such classes, unless there are
-    masks; ConfigError for a negative threshold.
+    masks or boxes; ConfigError for a negative threshold.
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
@@ -146,6 +147,9 @@ def inspect(
     source = replace(source, ranges=found.ranges)
     if source.masks is not None:
         found, least = without_faults(source, source.masks, found), 0
+    if source.boxes is not None:
+        source, found, more = with_boxes(source, source.boxes, found)
+        least = 0
     counts = np.array(label_counts(source, label_array(source, found.rows)))
     _require(source, found, counts, least)
     if source.masks is not None:
@@ -158,7 +162,8 @@ def inspect(
         groups = twins.twins(found.digests, found.signatures, first + 1, threshold=threshold)
     return Inspection(
         source, found.rows, found.digests, found.sizes, found.modes, found.mode_names, groups,
-        tuple(found.broken), source.findings + findings(source, found, counts, groups) + more,
+        tuple(found.broken),
+        (*source.findings, *findings(source, found, counts, groups), *more),
         found.grey,
     )  # fmt: skip
 

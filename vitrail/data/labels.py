@@ -51,6 +51,7 @@ class Labels:
     thresholds: tuple[float, ...] = ()
     look: Likeness | None = None
     maps: bool = False
+    boxes: bool = False
     takes: Kind = "images"
     frames: int = 1
     stride: int = 1
@@ -92,13 +93,14 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`, `maps`, `takes` and `hearing`.
+        there were others; the same holds for `look`, `maps`, `boxes`, `takes` and `hearing`.
         """
         fields = to_json(self)
         if self.look is None:
             del fields["look"]
-        if not self.maps:
-            del fields["maps"]
+        for name in ("maps", "boxes"):
+            if not getattr(self, name):
+                del fields[name]
         if self.takes == "images":
             del fields["takes"]
         if self.takes != "clips":

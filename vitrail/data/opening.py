@@ -7,6 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from vitrail.data.box_coco import boxes_alone, read_box_coco
+from vitrail.data.box_table import box_table, read_box_table
 from vitrail.data.builtin import BUILTIN
 from vitrail.data.coco import coco_files, read_coco
 from vitrail.data.folder import read_folder
@@ -17,6 +19,8 @@ from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
 from vitrail.data.videos import are_videos
+from vitrail.data.voc import read_voc, voc_files
+from vitrail.data.yolo import read_yolo, yolo_files
 from vitrail.errors import DataError
 
 # So many files of a folder say that it is one of sounds.
@@ -81,6 +85,33 @@ def open_masks(spec: str | Path, *, progress: bool = False) -> Source:
     raise DataError(f"{path} is not a folder: give a folder with images/ and masks/ in it")
 
 
+def open_boxes(spec: str | Path) -> Source:
+    """List the images behind `spec` with the boxes in each.
+
+    `spec` is a folder with COCO's JSON, Pascal VOC's XML files or YOLO's texts beside images, or
+    COCO's file itself, or a table with a row for each box. Raises DataError.
+    """
+    path = Path(spec).expanduser()
+    try:
+        if coco_files(path):
+            return read_box_coco(path)
+        if box_table(path) is not None:
+            return read_box_table(path)
+        if voc_files(path):
+            return read_voc(path)
+        if yolo_files(path):
+            return read_yolo(path)
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist: give a folder of images with boxes") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise DataError(
+        f"{path} has no boxes beside its images: give COCO's JSON, Pascal VOC's XML, YOLO's texts, "
+        "or a table of image,xmin,ymin,xmax,ymax,class"
+    )
+
+
 def open_sounds(spec: str | Path, wanted: Wanted) -> Source:
     """List the sounds behind `spec`, a folder of classes or a table of path,label.
 
@@ -96,8 +127,9 @@ def open_sounds(spec: str | Path, wanted: Wanted) -> Source:
 
 def task_of_data(spec: str | Path) -> str | None:
     """Return the task that data is for where that is certain: "segmentation" for masks beside
-    images, "series" for files of time series, "video" for folders of video files alone, "audio" for
-    folders of sounds; None where it is that of labels, or cannot be told."""
+    images, "detection" for boxes, "series" for files of time series, "video" for folders of video
+    files alone, "audio" for folders of sounds; None where it is that of labels, or cannot be told.
+    """
     if isinstance(spec, str) and spec in BUILTIN:
         return None
     path = Path(spec).expanduser()
@@ -107,7 +139,18 @@ def task_of_data(spec: str | Path) -> str | None:
         return "video"
     if is_masked(path):
         return "segmentation"
+    if _is_boxed(path):
+        return "detection"
     return "audio" if _sounding(path) else None
+
+
+def _is_boxed(path: Path) -> bool:
+    try:
+        if coco := coco_files(path):
+            return boxes_alone(coco)
+        return box_table(path) is not None or voc_files(path) or yolo_files(path)
+    except (OSError, DataError):
+        return False
 
 
 def _sounding(path: Path) -> bool:

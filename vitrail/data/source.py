@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vitrail.data.boxes import Boxes
 from vitrail.data.depth import Range
 from vitrail.data.hearing import Hearing, Wanted
 from vitrail.data.masks import Masks
@@ -109,7 +110,8 @@ class Source:
     else the images are files below `root`. `several` says that an image has any number of
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
-    image are the classes in its mask; with `captions` every image has sentences. With `series` the
+    image are the classes in its mask; with `boxes` they are those of its boxes; with `captions`
+    every image has sentences. With `series` the
     items are time series, of which row i is items[i]; with `clips` they are files of videos. With
     `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
     has listened.
@@ -125,6 +127,7 @@ class Source:
     several: bool = False
     ranges: tuple[Range, ...] = ()
     masks: Masks | None = field(default=None, repr=False)
+    boxes: Boxes | None = field(default=None, repr=False)
     captions: Captions | None = field(default=None, repr=False)
     series: Series | None = field(default=None, repr=False)
     clips: Sampling | None = field(default=None, repr=False)

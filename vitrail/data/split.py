@@ -63,12 +63,14 @@ class Part:
     @cached_property
     def digest(self) -> str:
         """By which the part is known: 32 hexadecimal digits over contents, labels, masks,
-        sentences and order."""
+        boxes, sentences and order."""
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
         state.update(self.labels.astype(">i8").tobytes())
         if self.source.masks is not None:
             state.update(self.source.masks.digests(self.rows))
+        if self.source.boxes is not None:
+            state.update(self.source.boxes.digests(self.rows))
         if self.source.captions is not None:
             state.update(self.source.captions.digest(self.rows))
         return state.hexdigest()
@@ -165,7 +167,7 @@ def divide(
         names[pool[at]] = part
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
     counts = {part: found.counts for part, found in parts.items()}
-    if inspection.source.masks is not None:
+    if inspection.source.masks is not None or inspection.source.boxes is not None:
         findings += absent(counts, inspection.classes)
     else:
         require_parts(

@@ -29,7 +29,7 @@ from vitrail import __version__, digests, files
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
-from vitrail.engines import masks, sealed
+from vitrail.engines import boxes, masks, sealed
 from vitrail.engines.front import front, prepend, save_front
 from vitrail.engines.served import Agree, same_answers
 from vitrail.engines.served import serve as served
@@ -98,6 +98,8 @@ def export_onnx(
             inside = _write(serve(model.eval(), labels).eval(), labels, config, tie, part)
             if labels.maps:
                 largest = masks.compare(model, labels, part, images, advance)
+            elif labels.boxes:
+                largest = boxes.compare(model, labels, part, images, advance)
             else:
                 largest = compare(model, labels, _logits(part), images, advance, agree)
     except OSError as error:
@@ -135,6 +137,8 @@ def _write(
         prepend(front(labels, inside=inside), proto.graph)
     if labels.maps:
         masks.append(proto.graph, labels)
+    if labels.boxes:
+        boxes.append(proto.graph)
     facts = labels.to_json() | {
         "config": dict(config or {}),
         "resize": "inside" if inside else "outside",

@@ -27,10 +27,11 @@ class OnnxRuntime(Engine):
         self, path: Path, labels: Labels, *, threads: int | None = None, single: bool = False
     ) -> Answer:
         running = session(path, threads=threads)
-        first = "mask" if labels.maps else "probabilities"
+        names = ["mask" if labels.maps else "probabilities", "logits"]
+        names = ["boxes", "scores"] if labels.boxes else names
 
         def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            answers, logits = running.run([first, "logits"], {"images": images})
+            answers, logits = running.run(names, {"images": images})
             return np.asarray(answers), np.asarray(logits)
 
         return answer

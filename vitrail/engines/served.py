@@ -131,8 +131,25 @@ class ServedMaps(Served):
         return self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
 
 
+class ServedBoxes(Served):
+    """The deployed detector between pixels and its answers at every place.
+
+    float32 (B, C, H, W) with values of 0 to 255 to boxes (B, N, 4) in shares of the sides and
+    scores (B, N, classes); the best of them are found behind it (`engines.boxes`).
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("shares", "probabilities")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        boxes, scores = self.model.answers(raw)  # pyright: ignore[reportCallIssue]
+        return boxes, scores
+
+
 def serve(model: nn.Module, labels: Labels) -> nn.Module:
     """Return the module that is exported: of maps without, of labels with their probabilities."""
+    if labels.boxes:
+        return ServedBoxes(model, labels)
     if labels.takes == "series":
         return ServedSeries(model, labels)
     if labels.takes == "clips":

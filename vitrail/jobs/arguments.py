@@ -204,7 +204,7 @@ def ask(
 
 def _check_kind(asked: Arguments, wish: Recipe) -> None:
     """Raise ConfigError for what is asked of images alone, where the task is about others."""
-    others = "masks" if wish.task.maps else wish.task.takes
+    others = "masks" if wish.task.maps else "boxes" if wish.task.boxes else wish.task.takes
     if others == "images":
         return
     if asked.engine != ENGINES[0]:

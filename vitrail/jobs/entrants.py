@@ -70,6 +70,7 @@ def listed(
         seed=asked.seed,
         methods=methods,
         maps=asked.wish.task.maps,
+        boxes=asked.wish.task.boxes,
         takes=asked.wish.task.takes,
         frames=_frames(data),
         sounds=split.train.source.hearing is not None,
@@ -138,11 +139,11 @@ def _teacher(asked: Arguments, data: Read) -> str | None:
 
 def within(asked: Arguments, data: Read) -> Budget:
     """Return the budget for the pictures at hand, or those that the user names."""
-    split = data.workshop.split
+    split, task = data.workshop.split, asked.wish.task
     budget = pictured(asked.budget, data, asked.input)
     if budget.pictures is None:  # what comes at the model's own size
         return budget
-    sizes = (dense_sizes if asked.wish.task.maps else image_sizes)(data.inspection.size)
+    sizes = (dense_sizes if task.maps or task.boxes else image_sizes)(data.inspection.size)
     return held(budget, sizes, split.channels)
 
 

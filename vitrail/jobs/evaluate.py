@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from vitrail.attribution import ASKED, explain, overlay, png
 from vitrail.config import to_json
+from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.inputs import inputs
@@ -95,6 +96,11 @@ def evaluate(
             f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
             "its report.html"
         )
+    if task.boxes and (engine is not None or stress != CALM):
+        raise ConfigError(
+            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
+            "engines, attacks and corruptions"
+        )
     if labels.hearing is not None:
         raise ConfigError(
             f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
@@ -111,7 +117,7 @@ def evaluate(
     part = Part(found.source, found.rows, found.digests)
     images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    if task.takes != "images":  # a clip is seen in several views, and the worst are kept to draw
+    if task.boxes or task.takes != "images":  # clips are seen in several views, boxes drawn
         outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
     else:
         outputs = Outputs(_answers(ask, images), _truth(task, images))
@@ -130,10 +136,12 @@ def evaluate(
         run=os.fspath(run),
         **judged,
     )
-    seen = _looks(found, images, outputs, labels, model)
+    seen = looks(found, []) if task.boxes else _looks(found, images, outputs, labels, model)
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
-    chapters, strained = stressed(stress, one, images, progress=progress)
+    chapters, strained = (
+        ([], {}) if task.boxes else stressed(stress, one, images, progress=progress)
+    )
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
@@ -162,7 +170,11 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
         )
         for item in source.items
     )
-    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges)
+    boxes = source.boxes
+    if boxes is not None:
+        order = np.array(at, np.int64)
+        boxes = Boxes(tuple(replace(one, labels=order[one.labels]) for one in boxes.truths))
+    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes)
 
 
 def _command(
@@ -241,6 +253,7 @@ def _data(found: Inspection, part: Part, task: Task) -> DataFacts:
         broken=[BrokenFile(b.key, b.reason) for b in found.broken],
         split=f"all {found.source.nouns} are judged, none is learned from",
         takes=task.takes,
+        boxes=task.boxes,
     )
 
 

@@ -56,10 +56,10 @@ def explain_files(
     from vitrail.run.folder import RunFolder
 
     model, _, labels = RunFolder.open(run).load_model()
-    if labels.maps:
+    if labels.maps or labels.boxes:
         raise ConfigError(
-            f"{os.fspath(run)} gives masks, which show themselves where a class is: use `vitrail "
-            "predict`"
+            f"{os.fspath(run)} gives {'masks' if labels.maps else 'boxes'}, which show themselves "
+            "where a class is: use `vitrail predict`"
         )
     if labels.hearing is not None:
         raise ConfigError(

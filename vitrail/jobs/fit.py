@@ -95,7 +95,7 @@ def fit(
 
 def _called(data: str | Path, task: Tasks) -> str:
     """Return how the data are called, without reading what is slow to read."""
-    if task.maps or task.takes != "images":
+    if task.maps or task.boxes or task.takes != "images":
         return Path(data).resolve().stem
     return open_source(data, several=task.several).name
 

@@ -29,6 +29,10 @@ class Written:
     mask: str
     overlay: str
 
+    def to_json(self) -> dict[str, str]:
+        """Return the files by what they hold."""
+        return {"mask": self.mask, "overlay": self.overlay}
+
 
 def mask_answer(folder: RunFolder, labels: Labels) -> Answer:
     """Return what answers with a mask: the run's ONNX file, or its weights where there is none.
@@ -75,9 +79,9 @@ def shares(mask: np.ndarray, labels: Labels) -> np.ndarray:
     return np.bincount(mask.ravel(), minlength=len(labels.classes)) / mask.size
 
 
-def mask_folder(run: RunFolder) -> Path:
+def mask_folder(run: RunFolder, what: str = "masks") -> Path:
     """Return a folder in the working directory that is not there yet: masks-of-RUN."""
-    number, name = 1, f"masks-of-{run.path.resolve().name}"
+    number, name = 1, f"{what}-of-{run.path.resolve().name}"
     while True:
         path = Path(name + (f"-{number}" if number > 1 else ""))
         if not path.exists():

@@ -31,7 +31,7 @@ from vitrail.data.picture import of_image
 from vitrail.data.sounds import sound_picture
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
-from vitrail.jobs import clips, masks
+from vitrail.jobs import boxes, clips, masks
 from vitrail.jobs.asked import Picture, asked, from_array
 from vitrail.jobs.scans import ScanPredictor
 from vitrail.jobs.series import Case, cases
@@ -63,8 +63,9 @@ class Prediction:
     probability means anything; None where the run cannot know. `setting` is that of the run's dial
     which answered, where it was turned, and `seconds` what the answer took, where there was a
     deadline. Of a run of masks `mask` is uint8 (h, w), the class of each pixel, `ranked` has the
-    share of pixels of each class, and `written` the files, where there are some; of a run of lidar
-    scans `points` is uint8 (N,), the class of each point of the file.
+    share of pixels of each class, and `written` the files, where there are some. Of a run of
+    boxes `boxes` has those above the threshold, the surest first, and `ranked` nothing; of a run
+    of lidar scans `points` is uint8 (N,), the class of each point of the file.
     """
 
     path: str
@@ -76,7 +77,8 @@ class Prediction:
     setting: str | None = None
     seconds: float | None = None
     mask: np.ndarray | None = field(default=None, repr=False, compare=False)
-    written: masks.Written | None = None
+    written: masks.Written | boxes.Written | None = None
+    boxes: tuple[boxes.Box, ...] | None = None
     points: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -90,8 +92,11 @@ class Prediction:
     def answer(self) -> str | None:
         """Return the likeliest class, "none of these" below the threshold, None after an error.
 
-        Of several labels it is their names, "cat; dog", or "none".
+        Of several labels it is their names, "cat; dog", of boxes their numbers, "2 cat; 1 dog", or
+        "none".
         """
+        if self.boxes is not None:
+            return boxes.counts(self.boxes) or NO_LABEL
         if not self.ranked:
             return None
         if self.chosen is not None:
@@ -130,6 +135,10 @@ class Predictor:
                     f"{folder.path} gives masks: leave out {'engine' if engine else 'threshold'}"
                 )
             self._mask = masks.mask_answer(folder, self.labels)
+        elif self.labels.boxes:
+            if engine is not None:
+                raise ConfigError(f"{folder.path} gives boxes: leave out engine")
+            self._boxes = boxes.box_answer(folder, self.labels)
         elif engine is not None:
             self._answer = _deployed(folder, self.labels, engine)
         elif point is not None:
@@ -150,16 +159,16 @@ class Predictor:
         An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
         (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
         several. What is no readable image gets its reason and stops nothing. Raises ConfigError
-        for what is none of these, and for `top` below 1. A run of masks writes them to `out`, if it
-        is given: an empty folder, or one that is not there.
+        for what is none of these, and for `top` below 1. A run of masks or boxes writes them
+        to `out`, if it is given: an empty folder, or one that is not there.
         """
         if self.labels.takes == "clips":
             return self._of_clips(clips.asked(images), top, out)
         if self.labels.takes == "series":
             return self._of_series(cases(images, self.labels), top, out)
         named = asked(images, top)
-        if out is not None and not self.labels.maps:
-            raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
+        if out is not None and not self.writes:
+            raise ConfigError(f"{self._run.path} gives no masks or boxes: leave out --out")
         target = None if out is None else Path(out)
         if target is not None:
             masks.check_out(target)
@@ -168,17 +177,24 @@ class Predictor:
         def work(rows: range) -> list[Prediction]:
             if self.labels.maps:
                 return [self._masked(*named[row], top, target, files[row]) for row in rows]
+            if self.labels.boxes:
+                return [self._boxed(*named[row], target, files[row]) for row in rows]
             return self._batch([named[row] for row in rows], top)
 
         batches = in_order(
             work,
             len(named),
-            size=1 if self.labels.maps else BATCH,
+            size=1 if self.writes else BATCH,
             workers=None,
             title="predicting",
             progress=len(named) > BATCH,
         )
         return [found for batch in batches for found in batch]
+
+    @property
+    def writes(self) -> bool:
+        """Return whether answers are written to files: masks, or boxes."""
+        return self.labels.maps or self.labels.boxes
 
     def _of_series(
         self, some: Sequence[Case], top: int, out: str | os.PathLike | None
@@ -215,8 +231,8 @@ class Predictor:
             raise ConfigError(f"{self._run.path} gives no masks: leave out --out")
 
     def free_folder(self) -> Path:
-        """Return a folder in the working directory for masks, which is not there yet."""
-        return masks.mask_folder(self._run)
+        """Return a folder in the working directory for masks or boxes, not there yet."""
+        return masks.mask_folder(self._run, "masks" if self.labels.maps else "boxes")
 
     def of_pixels(self, images: np.ndarray, names: Sequence[str], top: int) -> list[Prediction]:
         """Return a prediction for each of uint8 (N, H, W, C), decoded at the size of the model."""
@@ -263,6 +279,18 @@ class Predictor:
         written = None if out is None else masks.write(out, file, image, mask, self.labels)
         there = tuple((label, share) for label, share in ranked if share)
         return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
+
+    def _boxed(self, name: str, picture: Picture, out: Path | None, file: str) -> Prediction:
+        """The boxes of one image in its own pixels, and the files that they are written to."""
+        image = self.decoded(picture, whole=True)
+        if isinstance(image, str):
+            return Prediction(name, error=image)
+        found = boxes.listed(self._boxes(image), self.labels, self.threshold or 0.0)
+        [strange] = self._unfamiliar(resize(image[None], self.labels.image))
+        written = None if out is None else boxes.write(out, file, image, found, self.labels)
+        return Prediction(
+            name, threshold=self.threshold, unfamiliar=strange, boxes=found, written=written
+        )
 
     def _unfamiliar(self, images: np.ndarray) -> list[bool | None]:
         """Whether each image looks unlike all that the run learned from, if the run knows."""

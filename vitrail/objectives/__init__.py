@@ -7,6 +7,7 @@
 from vitrail.objectives.adversarial import Adversarial, Trades
 from vitrail.objectives.attmask import AttMask
 from vitrail.objectives.binary_cross_entropy import BinaryCrossEntropy
+from vitrail.objectives.box_loss import BoxLoss
 from vitrail.objectives.contrastive import Contrastive
 from vitrail.objectives.cross_entropy import CrossEntropy
 from vitrail.objectives.dino import Dino
@@ -23,7 +24,7 @@ from vitrail.objectives.uvc import Uvc
 
 Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
-    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy
+    CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
     | FocalLovasz | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
     | Sit | AttMask | Dino | Ibot | Mae | Contrastive
 )  # fmt: skip

@@ -29,6 +29,7 @@ from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, task_of
 from vitrail.tasks import (
     Classification,
+    Detection,
     ImageText,
     Lidar,
     MultiLabel,
@@ -124,7 +125,8 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     if recipe.get("base"):
         return _joined(recipe, weights)
     if not methods and isinstance(
-        task, Classification | MultiLabel | Segmentation | Series | Video | ImageText | Lidar
+        task,
+        Classification | MultiLabel | Segmentation | Detection | Series | Video | ImageText | Lidar,
     ):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)

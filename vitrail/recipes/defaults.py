@@ -11,6 +11,7 @@ from vitrail.data.augment import Augment
 from vitrail.models import config_json, family_of, per_frame
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.objectives import CrossEntropy
+from vitrail.recipes.on_boxes import is_detector
 from vitrail.recipes.on_inputs import AS_THEY_ARE
 from vitrail.recipes.on_maps import is_dense
 from vitrail.recipes.recipe import Data, Recipe
@@ -56,9 +57,9 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's where there is one of maps or of
-    frames."""
-    hosted = is_dense(config) or isinstance(config, per_frame.Config)
+    """The family whose optimizer a network learns with: the host's where there is one of maps, of
+    boxes or of frames."""
+    hosted = is_dense(config) or is_detector(config) or isinstance(config, per_frame.Config)
     return kind_of(type(config.host)) if hosted else family_of(config)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitrail.config import kind_of, nearest, override, parse, read_json, to_json
+from vitrail.data import box_batches
 from vitrail.data.augment import Augment
 from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
@@ -25,6 +26,7 @@ from vitrail.models import config_from_json, config_in, config_json, identify, n
 from vitrail.models.trunk.backbone import input_kind, sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
+    BoxLoss,
     Contrastive,
     CrossEntropy,
     Distillation,
@@ -35,6 +37,7 @@ from vitrail.objectives import (
     Unlabelled,
 )
 from vitrail.recipes.base import settled, weights_of
+from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
 from vitrail.recipes.with_text import path_of, with_text
@@ -144,13 +147,15 @@ def suited(task: Tasks) -> Objectives:
         return FocalLovasz()
     if task.maps:
         return PixelCrossEntropy()
+    if task.boxes:
+        return BoxLoss()
     return BinaryCrossEntropy() if task.several else CrossEntropy()
 
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy, Contrastive, FocalLovasz)
-    if task.several or task.maps or isinstance(task, ImageText | Lidar):
+    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz)
+    if task.several or task.maps or task.boxes or isinstance(task, ImageText | Lidar):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -162,9 +167,9 @@ def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
     Config; `base=RUN` takes a trained backbone, and its Config where there is none yet; `data=SPEC`
     is short for `data.spec=SPEC`. Another task brings the objective that suits it, that of masks a
-    head of maps on a backbone, and that of sentences a text tower beside it; for sounds
-    spectrograms are moved and no more. Raises ConfigError, also for an objective that does not
-    suit.
+    head of maps on a backbone, that of boxes a detector, and that of sentences a text tower beside
+    it; for sounds spectrograms are moved and no more. Raises ConfigError, also for an objective
+    that does not suit.
     """
     return checked(changed(recipe, settings))
 
@@ -218,8 +223,11 @@ def checked(recipe: Recipe) -> Recipe:
         config = on_clips(recipe.config, recipe.task)
         task = replace(recipe.task, frames=config.frames)
         recipe = replace(recipe, model=to_json(config_json(config)), task=task)
-    if recipe.task.maps and recipe.model:
-        recipe = replace(recipe, model=to_json(config_json(on_maps(recipe.config))))
+    if recipe.task.boxes:
+        box_batches.check_augment(recipe.augment)
+    if (recipe.task.maps or recipe.task.boxes) and recipe.model:
+        headed = (on_maps if recipe.task.maps else on_boxes)(recipe.config)
+        recipe = replace(recipe, model=to_json(config_json(headed)))
     if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
         raise ConfigError(

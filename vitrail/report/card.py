@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import Baseline, Facts
+from vitrail.report.facts import Baseline, DataFacts, Facts
 from vitrail.report.pictures import composed
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.taken import FILES, GRAPHS, USE, inputs
@@ -56,6 +56,19 @@ Image.fromarray(mask[0]).save("mask.png")
 for label, name in enumerate(classes):
     print(f"{(mask[0] == label).mean():.1%} {name}")
 ```"""
+)
+_USE_BOXES = (
+    _OPEN
+    + """\
+
+boxes, scores, labels, image = session.run(None, {"images": pixels})
+for box, score, label in zip(boxes, scores, labels):
+    if score >= json.loads(facts["threshold"]):
+        print(f"{classes[label]} {score:.2f} {box.round(1).tolist()}")
+```"""
+)
+_KNOWN_BOXES = (
+    "It finds objects of these classes only, and says nothing of what else is in an image."
 )
 _USE_SOUNDS = """```python
 import json
@@ -140,7 +153,7 @@ def render_card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"- {_KNOWN_MASKS if data.maps else _KNOWN_LABELS if data.several else _known(facts)}",
+        f"- {_known(facts)}",
         f"- The figures hold for {data.items} like those of the test split; another "
         f"{_SOURCE[data.takes]} or selection may change them.",
         f"- Whether you may use the model depends on the rights to the {data.items} it was trained "
@@ -163,6 +176,13 @@ def _sizes(facts: Facts) -> str:
     return f"{height}x{width}, {'grey' if facts.model.channels == 1 else 'RGB'}"
 
 
+def _program(data: DataFacts) -> str:
+    """Return the program that reads the answers of a file of images."""
+    if data.maps or data.boxes:
+        return _USE_MASKS if data.maps else _USE_BOXES
+    return _USE_LABELS if data.several else _USE
+
+
 def _use(facts: Facts) -> list[str]:
     """Return how the model is asked, by the command line and by a program of a few lines."""
     data = facts.data
@@ -179,7 +199,7 @@ def _use(facts: Facts) -> list[str]:
         f"`vitrail predict . {file}{_engine(facts)}`, or, with ONNX Runtime, NumPy and Pillow "
         f"alone, `python use.py {file}` with this as `use.py` beside `model.onnx`:",
         "",
-        _USE_MASKS if data.maps else _USE_LABELS if data.several else _USE,
+        _program(data),
         "",
         "The graph takes uint8 images, rows first, channels last, and normalises them itself. "
         "Where its metadata have `resize` as `inside`, it resizes images of any size as well.",
@@ -204,6 +224,11 @@ def _of_sounds(facts: Facts) -> list[str]:
 
 def _known(facts: Facts) -> str:
     """Return what becomes of images of other classes."""
+    data = facts.data
+    if data.maps or data.boxes:
+        return _KNOWN_MASKS if data.maps else _KNOWN_BOXES
+    if data.several:
+        return _KNOWN_LABELS
     if facts.refusal is None:
         return _KNOWN.format(facts.data.item)
     r = facts.refusal
@@ -222,8 +247,9 @@ def _baseline(one: Baseline) -> str:
 
 def _next(facts: Facts) -> list[str]:
     """Return what to do next, a command a line; those that name the run are for its own folder."""
-    if facts.data.maps:
-        lines = ["vitrail predict . images/    # write masks, and pictures of them"]
+    if facts.data.maps or facts.data.boxes:
+        what = "masks" if facts.data.maps else "boxes"
+        lines = [f"vitrail predict . images/    # write {what}, and pictures of them"]
         return lines + _longer(facts)
     if facts.data.heard:
         return ["vitrail predict . sounds/    # tell sounds, or folders of them", *_longer(facts)]

@@ -68,7 +68,8 @@ class DataFacts:
 
     `origin` is what the user named; `split` says in a sentence how the parts were made. With
     `several` an image has any number of labels, and `images` how many images each part has; with
-    `maps` these are the classes of its pixels. `takes` says what the data are: images, or others.
+    `maps` these are the classes of its pixels, with `boxes` those of its objects. `takes` says what
+    the data are: images, or others.
     """
 
     name: str
@@ -81,6 +82,7 @@ class DataFacts:
     several: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
     maps: bool = False
+    boxes: bool = False
     heard: str = ""
     takes: Kind = "images"
 
@@ -97,7 +99,7 @@ class DataFacts:
     @property
     def noun(self) -> str:
         """Return what an image has: a class, or labels."""
-        return "label" if self.several and not self.maps else "class"
+        return "label" if self.several and not (self.maps or self.boxes) else "class"
 
     @property
     def kinds(self) -> str:
@@ -109,6 +111,8 @@ class DataFacts:
         """Return what an exported file and its model have in common on held-back images."""
         if self.maps:
             return "the masks are the same"
+        if self.boxes:
+            return "the boxes are the same"
         return f"the same {'labels' if self.several else 'class'} in all of them"
 
     def size(self, part: str) -> int:

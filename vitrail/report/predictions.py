@@ -29,7 +29,8 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     run can know, says that the image looks unlike all that it learned from. "setting" is that of
     the run's dial where it was turned, "seconds" what the answer took where there was a deadline.
     A run of masks has "shares" of pixels by class in place of "classes", and the files "mask" and
-    "overlay", one of lidar scans "shares" of points, and the files "labels" and "picture".
+    "overlay"; one of boxes has "boxes", each with class, score and corners in pixels, and the files
+    "file" and "drawn"; one of lidar scans "shares" of points, and the files "labels" and "picture".
     """
     rows = [{"path": p.path} | _turned(p) | answered(p) for p in predictions]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
@@ -49,6 +50,8 @@ def answered(prediction: Prediction) -> dict[str, Any]:
         return _mask(prediction)
     if prediction.points is not None:
         return _points(prediction)
+    if prediction.boxes is not None:
+        return _boxes(prediction)
     ranked = {"classes": _shares(prediction.ranked)}
     if prediction.chosen is not None:
         ranked = {"labels": _shares(prediction.chosen), **ranked}
@@ -67,7 +70,7 @@ def _mask(prediction: Prediction) -> dict[str, Any]:
     """The share of pixels of each class, and the files of the mask."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
-        told = {"mask": prediction.written.mask, "overlay": prediction.written.overlay}
+        told = prediction.written.to_json()
     if prediction.unfamiliar is not None:
         told["unfamiliar"] = prediction.unfamiliar
     shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
@@ -81,6 +84,16 @@ def _points(prediction: Prediction) -> dict[str, Any]:
         told = {"labels": prediction.written.mask, "picture": prediction.written.overlay}
     shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
     return {**told, "shares": shares}
+
+
+def _boxes(prediction: Prediction) -> dict[str, Any]:
+    """The boxes above the threshold, and the files of them."""
+    told: dict[str, Any] = {"threshold": prediction.threshold}
+    if prediction.written is not None:
+        told |= prediction.written.to_json()
+    if prediction.unfamiliar is not None:
+        told["unfamiliar"] = prediction.unfamiliar
+    return {**told, "boxes": [one.to_json() for one in prediction.boxes or ()]}
 
 
 def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -126,7 +139,9 @@ def as_table(predictions: Sequence[Prediction]) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     several = any(p.chosen is not None for p in predictions)
-    titles = ("image", "labels", "", "others") if several else ("image", "class", "sure", "then")
+    found = any(p.boxes is not None for p in predictions)
+    titles = ("image", "found", "", "") if found else ("image", "labels", "", "others")
+    titles = titles if several or found else ("image", "class", "sure", "then")
     for title in titles:
         table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
     for p in predictions:
@@ -166,6 +181,8 @@ def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
 
     if prediction.error:
         return Text(), Text(), Text(plain(prediction.error), style="red")
+    if prediction.boxes is not None:
+        return Text(plain(prediction.answer or "")), Text(), Text()
     if prediction.chosen is not None:
         return _labels(prediction, prediction.chosen)
     ranked = [(plain(name), f"{share:.1%}") for name, share in prediction.ranked]

@@ -41,6 +41,10 @@ def steps(facts: Facts) -> list[Step]:
     more = [Step("Search and train for longer", longer)] if longer else []
     if facts.data.maps:
         return [Step("Write masks of images, or folders of them", predict), *more]
+    if facts.data.boxes:
+        found = Step("Find objects in images, or folders of them", predict)
+        again = "Test it on other images with boxes"
+        return [found, Step(again, f"vitrail evaluate {run} labelled/"), *more]
     if facts.data.heard:
         return [
             Step("Tell sounds, or folders of them", f"vitrail predict {run} sound.wav"),

@@ -139,9 +139,10 @@ def export_engine(
     chosen = engine(name)
     with RunFolder.create(path, resume=True) as run:
         model, recipe, labels = run.load_model()
-        if labels.maps:
+        if labels.maps or labels.boxes:
             raise ConfigError(
-                f"{run.path} gives masks, which only its model.onnx does so far: leave out --engine"
+                f"{run.path} gives {'masks' if labels.maps else 'boxes'}, which only its "
+                "model.onnx does so far: leave out --engine"
             )
         if labels.takes != "images":
             raise ConfigError(

@@ -28,7 +28,7 @@ from vitrail.run.workshop import Workshop
 from vitrail.units import seconds
 
 PARITY_IMAGES = 512
-# A map has as many answers as pixels, and takes the longer.
+# A map has as many answers as pixels, a detector as places, and they take the longer.
 PARITY_MAPS = 128
 # Before the training its weights mean nothing, so an engine's file is compared on fewer.
 FEW = 64
@@ -137,7 +137,7 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
-        maps=recipe.task.maps, takes=recipe.task.takes,
+        maps=recipe.task.maps, boxes=recipe.task.boxes, takes=recipe.task.takes,
         hearing=workshop.split.train.source.hearing, **_shown(workshop),
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ def _shown(workshop: Workshop) -> dict[str, int]:
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
     """Validation images for the comparison of the exported file with the model."""
     held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
-    few = recipe.task.maps or recipe.task.takes == "clips"
+    few = recipe.task.maps or recipe.task.boxes or recipe.task.takes == "clips"
     most = PARITY_MAPS if few else PARITY_IMAGES
     pace = max(1, len(held) // most)
     return held.take(np.arange(0, len(held), pace)[:most])

@@ -57,6 +57,7 @@ def data_facts(
         broken=[BrokenFile(b.key, b.reason) for b in inspection.broken],
         several=inspection.source.several,
         maps=inspection.source.masks is not None,
+        boxes=inspection.source.boxes is not None,
         heard=_heard(inspection.source.hearing),
         takes=inspection.source.kind,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},

@@ -223,8 +223,9 @@ def conclude(
         most = _affordable(desk, shipped)
         start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
         frozen = None
-        # The head of maps sees no vector for an image; published weights are of images.
-        if not recipe.task.maps and recipe.task.takes == "images":
+        # Heads of maps and boxes see no vector for an image; published weights are of images.
+        task = recipe.task
+        if not (task.maps or task.boxes) and task.takes == "images":
             frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
         against = recipe.task.against(
             train, verdict.pixels, verdict.outputs, shipped.labels, frozen
@@ -287,7 +288,7 @@ def _looks(trained: Trained, desk: Desk, verdict: Verdict, most: int) -> tuple[L
     classes may be told by their probability."""
     recipe, workshop = trained.recipe, desk.workshop
     # Of others only what the gate found is known.
-    if recipe.task.maps or recipe.task.takes != "images":
+    if recipe.task.maps or recipe.task.boxes or recipe.task.takes != "images":
         return looks.looks(desk.inspection, []), None
     data, network = recipe.data, Embedded(trained.model)
     parts = {name: workshop.pixels(name, data.image, data.channels) for name in ("train", "val")}

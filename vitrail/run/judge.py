@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
 from vitrail.data.source import Source
@@ -67,4 +68,9 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     arrays = None if source.pixels is None else source.pixels[part.rows]
     series = None if source.series is None else source.series.taken(part.rows)
     name = f"{source.name}-test"
-    return replace(found.source, name=name, items=part.items, pixels=arrays, series=series)
+    boxes = found.source.boxes
+    if boxes is not None:
+        boxes = Boxes(tuple(boxes.truths[int(row)] for row in part.rows))
+    return replace(
+        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes
+    )

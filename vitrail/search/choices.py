@@ -124,7 +124,7 @@ class Flips:
 
     def arises(self, recipe: Recipe, counts: Sequence[int]) -> bool:
         """Tell whether the recipe flips images and an image has one answer."""
-        return recipe.augment.flip > 0 and not recipe.task.maps
+        return recipe.augment.flip > 0 and not (recipe.task.maps or recipe.task.boxes)
 
     def applied(self, recipe: Recipe, used: bool) -> Recipe:
         """Return the recipe as it is, or without flips."""

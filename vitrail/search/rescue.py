@@ -21,6 +21,7 @@ from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, remembered
 from vitrail.models import create
 from vitrail.models.trunk.backbone import input_kind
+from vitrail.recipes.on_boxes import is_detector
 from vitrail.recipes.on_maps import is_dense
 from vitrail.run.budget import Budget
 from vitrail.run.exported import PLAIN, measured
@@ -75,7 +76,7 @@ def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
         told = Labels(
             names, one.image, channels, (0.5,) * channels, (0.25,) * channels,
             maps=is_dense(one.config), takes=input_kind(one.config),  # pyright: ignore
-            frames=getattr(one.config, "frames", 1),
+            frames=getattr(one.config, "frames", 1), boxes=is_detector(one.config),
         )  # fmt: skip
         images = synthetic(told, 8)
         if budget.engine != PLAIN:

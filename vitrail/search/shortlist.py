@@ -26,6 +26,7 @@ from vitrail.errors import BudgetError
 from vitrail.methods import Methods
 from vitrail.models import families
 from vitrail.run.budget import Budget
+from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
 from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
@@ -73,6 +74,7 @@ class Terms:
     seed: int = 0
     methods: tuple[Methods, ...] = ()
     maps: bool = False
+    boxes: bool = False
     sounds: bool = False
     takes: Kind = "images"
     frames: int = 1
@@ -155,7 +157,7 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
 
 def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
     """Candidates of the `most` promising families, then of the others (marked True); of networks
-    of maps all."""
+    of maps and of detectors all."""
     if terms.takes == "series":
         for one in series_candidates(terms.image_size, terms.channels, terms.classes, terms.seed):
             yield one, False
@@ -164,9 +166,10 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
         for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
             yield one, False
         return
-    if terms.maps:
+    if terms.maps or terms.boxes:
+        space = dense_candidates if terms.maps else box_candidates
         sizes = terms.image_size, terms.channels, terms.classes, terms.seed
-        for one in dense_candidates(*sizes):
+        for one in space(*sizes):
             yield one, False
         return
     ordered = by_prior(families())

@@ -5,6 +5,7 @@
 
 from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
+from vitrail.tasks.detection import Detection
 from vitrail.tasks.image_text import ImageText
 from vitrail.tasks.lidar import Lidar
 from vitrail.tasks.multilabel import MultiLabel
@@ -12,4 +13,7 @@ from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
 
-Tasks = Classification | MultiLabel | Segmentation | Series | Video | Audio | ImageText | Lidar
+Tasks = (
+    Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio | ImageText
+    | Lidar
+)  # fmt: skip

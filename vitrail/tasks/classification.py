@@ -42,6 +42,7 @@ class Classification:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
+    boxes: ClassVar[bool] = False
     takes: ClassVar[Kind] = "images"
 
     metric: Literal["auto", "accuracy", "balanced"] = "auto"

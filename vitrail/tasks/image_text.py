@@ -54,6 +54,7 @@ class ImageText:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
+    boxes: ClassVar[bool] = False
     takes: ClassVar[Kind] = "images"
 
     tokenizer: str | None = None

@@ -70,6 +70,7 @@ class Lidar:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
+    boxes: ClassVar[bool] = False
     takes: ClassVar[Kind] = "scans"
 
     projection: FromData | Spherical | ByScan = FromData()

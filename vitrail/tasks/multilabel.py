@@ -43,6 +43,7 @@ class MultiLabel:
 
     several: ClassVar[bool] = True
     maps: ClassVar[bool] = False
+    boxes: ClassVar[bool] = False
     takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

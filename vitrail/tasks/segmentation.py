@@ -54,6 +54,7 @@ class Segmentation:
 
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = True
+    boxes: ClassVar[bool] = False
     takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

@@ -79,10 +79,12 @@ class Order:
 
 class Task(Protocol):
     """What a model is for; `several` says whether it learns any number of labels per image, `maps`
-    whether a class for every pixel, `takes` what it is about: images, or something else."""
+    whether a class for every pixel, `boxes` whether boxes around objects, `takes` what it is about:
+    images, or something else."""
 
     several: ClassVar[bool]
     maps: ClassVar[bool]
+    boxes: ClassVar[bool]
     takes: ClassVar[Kind]
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

@@ -27,7 +27,7 @@ from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 # What the files of networks call their published ones.
-_TABLES = ("VARIANTS", "DENSE", "SERIES", "CLIPS", "SCANS", "SPACE")
+_TABLES = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SCANS", "SPACE")
 
 
 @lru_cache(maxsize=1)
@@ -296,7 +296,7 @@ def config_name(config: Any) -> str:
     for variant in named().values():
         if type(variant.config) is type(config) and plain == sized(variant.config, **nothing):
             return variant.name
-    if hasattr(module, "DENSE") or hasattr(module, "CLIPS"):
+    if any(hasattr(module, table) for table in ("DENSE", "BOXES", "CLIPS")):
         return f"{family_of(config)}-{_hosted_name(config)}"
     if not hasattr(module, "SPACE"):
         return family_of(config)

@@ -1,0 +1,108 @@
+"""COCO's JSON of boxes beside images, as a source.
+
+Lin et al., ECCV 2014, arXiv 1405.0312. A box is (x, y, width, height); crowds count for nothing.
+Files and images are found as those of masks are (`data.coco`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitrail.data.boxed import Gathered
+from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
+from vitrail.data.coco import coco_files, image_key, loaded
+from vitrail.data.source import PartName, Source, part_of
+from vitrail.data.tree import Tree, is_picture
+from vitrail.errors import DataError
+from vitrail.units import shortened
+
+
+def boxes_alone(paths: list[Path]) -> bool:
+    """Return whether some of COCO's files have boxes and no outlines, so that they are for finding
+    objects."""
+    every = [one for path in paths for one in loaded(path)["annotations"]]
+    return bool(every) and all(o.get("bbox") and not o.get("segmentation") for o in every)
+
+
+def read_box_coco(root: Path) -> Source:
+    """List the images of COCO's files with their boxes. Raises DataError."""
+    paths = coco_files(root)
+    folder = root.parent if root.is_file() else root
+    if not paths:
+        raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
+    read = {path: loaded(path) for path in paths}
+    names, ids = _categories(read)
+    parts: dict[Path, PartName | None] = {p: part_of(p.stem.rpartition("_")[2]) for p in paths}
+    given, gathered = len(paths) > 1 and all(parts.values()), Gathered()
+    for path, content in read.items():
+        _gather(gathered, folder, path, content, ids, parts[path] if given else None)
+    known = {item.key for item in gathered.items}
+    tree = Tree(folder)
+    gathered.note("unlisted image", [k for k in tree.walk("") if is_picture(k) and k not in known])
+    return gathered.source(folder, root, names, tree.findings())
+
+
+def _categories(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """The classes by their ids."""
+    known: dict[int, str] = {}
+    for path, content in read.items():
+        for one in content["categories"]:
+            number, name = one.get("id"), one.get("name")
+            if not isinstance(number, int) or not isinstance(name, str) or not name.strip():
+                raise DataError(f"{path} has a category without a whole id and a name: correct it")
+            if known.setdefault(number, name) != name:
+                raise DataError(f"{path} calls category {number} {name!r}, not {known[number]!r}")
+    names = tuple(known[number] for number in sorted(known))
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two categories are called {shortened(twice)!r}: give each its own name")
+    return names, {number: at for at, number in enumerate(sorted(known))}
+
+
+def _gather(
+    into: Gathered, folder: Path, path: Path, content: Mapping[str, Any], ids: Mapping[Any, int],
+    part: PartName | None,
+) -> None:  # fmt: skip
+    """Take in one file: its images that are there, each with its boxes."""
+    of_image: dict[Any, list[dict[str, Any]]] = {}
+    for one in content["annotations"]:
+        of_image.setdefault(one.get("image_id"), []).append(one)
+    seen = {item.key for item in into.items}
+    for one in content["images"]:
+        own = of_image.pop(one.get("id"), [])
+        key = image_key(folder, path, one.get("file_name"))
+        if key is None:
+            into.note("missing image", [str(one.get("file_name"))])
+        elif key in seen:
+            into.note("listed twice", [key])
+        else:
+            seen.add(key)
+            into.add(key, part, _truth(own, ids, (one.get("height"), one.get("width"))))
+    into.note("no image of it", [f"image_id {number}" for number in of_image])
+
+
+def _truth(own: list[dict[str, Any]], ids: Mapping[Any, int], size: tuple[Any, Any]) -> Truth:
+    try:
+        boxes = [_corners(one.get("bbox")) for one in own]
+        labels = [_label(one.get("category_id"), ids) for one in own]
+    except BrokenBoxes as error:
+        return broken(str(error))
+    whole = all(isinstance(side, int) and side > 0 for side in size)
+    crowds = [bool(one.get("iscrowd")) for one in own]
+    return truth(boxes, labels, crowds, size=size if whole else None)
+
+
+def _corners(box: Any) -> list[float]:
+    numbers = isinstance(box, list) and len(box) == 4
+    if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in box):
+        raise BrokenBoxes(f"have {shortened(repr(box), 40)} for a bbox, which are not four numbers")
+    x, y, w, h = map(float, box)
+    return [x, y, x + w, y + h]
+
+
+def _label(number: Any, ids: Mapping[Any, int]) -> int:
+    if not isinstance(number, int) or number not in ids:
+        raise BrokenBoxes(f"have category {shortened(repr(number), 40)}, which has no name")
+    return ids[number]

@@ -1,0 +1,158 @@
+"""YOLO's text files, one beside each image, as a source of boxes.
+
+    photos/labels/train/7.txt  photos/images/train/7.jpg  photos/data.yaml
+
+A line is a class and a box: "0 0.51 0.42 0.2 0.3", the centre and the size in shares of the sides.
+What more a line holds are the corners of an outline, whose box is taken. Classes are named by
+data.yaml, classes.txt or obj.names.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from pathlib import Path
+
+from vitrail import files
+from vitrail.data.boxed import Gathered, listing, part_in
+from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
+from vitrail.data.source import Finding, Source
+from vitrail.errors import DataError
+from vitrail.units import shortened
+
+NAMED = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml", "data.yml", "labels.txt")
+# Other texts that lie beside such data.
+TEXTS = (*NAMED, "train.txt", "val.txt", "test.txt", "readme.txt", "license.txt",
+         "requirements.txt", "readme.roboflow.txt", "readme.dataset.txt")  # fmt: skip
+MOST_BYTES = 1 << 24
+MOST_CLASSES = 10_000
+
+
+def yolo_files(root: Path) -> bool:
+    """Return whether a folder has texts beside images that begin with a class and a box."""
+    if not root.is_dir():
+        return False
+    found = listing(root, ".txt", TEXTS)
+    shared = [keys[0] for name, keys in found.annotations.items() if name in found.pictures]
+    for key in shared[:20]:
+        try:
+            lines = files.read(found.root / key, MOST_BYTES).decode("utf-8", "replace").split("\n")
+        except OSError:
+            continue
+        if lines[0].strip():
+            words = lines[0].split()
+            return len(words) >= 5 and words[0].isdecimal() and all(map(_is_number, words[1:]))
+    return False
+
+
+def read_yolo(root: Path) -> Source:
+    """List the images of a folder with what their text files say. Raises DataError."""
+    listed, gathered = listing(root, ".txt", TEXTS), Gathered()
+    names, more = _names(listed.root, root), list(listed.tree.findings())
+    most = -1
+    for key, text in listed.pairs(gathered):
+        found = truth([], []) if text is None else _read(listed.root / text, len(names))
+        most = max(most, *found.labels.tolist(), -1)
+        gathered.add(key, part_in(key), found)
+    if not names:
+        names = tuple(map(str, range(most + 1)))
+        said = f"classes are called by their numbers: name them in {NAMED[0]}, a line each"
+        more.append(Finding("unnamed classes", "info", said))
+    return gathered.source(listed.root, root, names, more)
+
+
+def _read(path: Path, classes: int) -> Truth:
+    boxes, labels = [], []
+    try:
+        text = files.read(path, MOST_BYTES).decode("utf-8-sig")
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                label, box = _line(line.split(), number, classes)
+                labels.append(label)
+                boxes.append(box)
+    except (OSError, UnicodeDecodeError) as error:
+        return broken(f"cannot be read ({getattr(error, 'strerror', None) or 'no text'})")
+    except BrokenBoxes as error:
+        return broken(str(error))
+    return truth(boxes, labels, shares=True)
+
+
+def _line(words: list[str], number: int, classes: int) -> tuple[int, list[float]]:
+    """A class and the corners of its box."""
+    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+        raise BrokenBoxes(f"have {len(words)} values in line {number}, where a box has 5")
+    if not words[0].isdecimal():
+        raise BrokenBoxes(f"have {shortened(words[0])!r} for a class in line {number}")
+    label = int(words[0])
+    if label >= (classes or MOST_CLASSES):
+        raise BrokenBoxes(f"have class {label} in line {number}, which has no name")
+    if not all(map(_is_number, words[1:])):
+        raise BrokenBoxes(f"have something else than numbers in line {number}")
+    values = [float(word) for word in words[1:]]
+    if len(values) == 4:
+        x, y, w, h = values
+        return label, [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    across, down = values[::2], values[1::2]
+    return label, [min(across), min(down), max(across), max(down)]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _names(root: Path, origin: Path) -> tuple[str, ...]:
+    """The names of the classes; none where no file has them."""
+    places = (root, origin, root / "labels")
+    for path in (place / name for place in places for name in NAMED):
+        if path.is_file():
+            try:
+                text = files.read(path, MOST_BYTES).decode("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path} cannot be read as text ({error}): correct it") from error
+            yaml = path.suffix in (".yaml", ".yml")
+            names = _of_yaml(text) if yaml else [line.strip() for line in text.splitlines()]
+            while names and not names[-1]:
+                names.pop()
+            if not names or not all(names):
+                raise DataError(f"{path} names no classes, or leaves one out: name each")
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise DataError(f"{path} names {shortened(twice)!r} twice: give each its own name")
+            return tuple(names)
+    return ()
+
+
+def _of_yaml(text: str) -> list[str]:
+    """The list or the mapping of numbers below "names:", as such files have it."""
+    found = re.search(r"^names\s*:[ \t]*(.*(?:\n(?:[ \t]+.*|-.*|\s*$))*)", text, re.MULTILINE)
+    inner = found.group(1).strip() if found else ""
+    if inner.startswith("["):
+        body = inner[1 : inner.find("]")]
+        return [_bare(one) for one in body.split(",") if one.strip()]
+    if inner.startswith("{"):
+        body = inner[1 : inner.find("}")]
+        rows = [one for one in body.split(",") if one.strip()]
+    else:
+        rows = [line.split(" #")[0] for line in inner.splitlines() if line.strip()]
+    if all(row.strip().startswith("-") for row in rows):
+        return [_bare(row.strip()[1:]) for row in rows]
+    named = {}
+    for row in rows:
+        number, colon, name = row.partition(":")
+        if colon and number.strip().isdecimal():
+            named[int(number)] = _bare(name)
+    return [named.get(i, "") for i in range(max(named, default=-1) + 1)]
+
+
+def _bare(text: str) -> str:
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            return str(ast.literal_eval(text))
+        except (ValueError, SyntaxError):
+            return text[1:-1]
+    return text

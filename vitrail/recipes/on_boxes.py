@@ -1,0 +1,34 @@
+"""Which detector a backbone becomes where boxes are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitrail.config import hints, kind_of, members
+from vitrail.errors import ConfigError
+from vitrail.models import family_of, retinanet
+from vitrail.models.trunk.catalog import networks
+
+# Channels of pyramid and head where nothing else is said: enough for a few classes of a small set.
+WIDTH = 128
+
+
+def is_detector(config: Any) -> bool:
+    """Return whether a Config is that of a network that finds boxes."""
+    return hasattr(networks()[family_of(config)], "BOXES")
+
+
+def on_boxes(config: Any) -> Any:
+    """Return the Config itself where it is a detector's, else the backbone under a RetinaNet.
+
+    Raises ConfigError for a backbone that it cannot stand on.
+    """
+    if is_detector(config):
+        return config
+    hosts = members(hints(retinanet.Config)["host"])
+    if isinstance(config, hosts):
+        return retinanet.Config(config, width=WIDTH)
+    known = sorted({kind_of(one) for one in hosts})
+    raise ConfigError(
+        f"model {family_of(config)} stands under no detector: take a backbone of {', '.join(known)}"
+    )

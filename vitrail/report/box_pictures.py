@@ -1,0 +1,65 @@
+"""Boxes as pictures: a colour for each class, drawn around what was found, with its score."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vitrail.report.masks import colours
+
+# On the page a picture is drawn at a side between these.
+LEAST, MOST = 240, 480
+# Words are dark on colours that are lighter than this.
+LIGHT = 150
+
+
+def drawn(
+    image: np.ndarray, boxes: np.ndarray, words: Sequence[str], labels: np.ndarray,
+    classes: Sequence[str],
+) -> np.ndarray:  # fmt: skip
+    """Return an image, uint8 (H, W, 1 or 3), with boxes (n, 4) in its pixels and a word at each:
+    uint8 (H, W, 3). The last ones lie on top."""
+    whole = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(whole))
+    pen, table = ImageDraw.Draw(picture), colours(classes)
+    wide = max(1, round(min(picture.size) / 240))
+    font = ImageFont.load_default(max(9, round(min(picture.size) / 36)))
+    for (x1, y1, x2, y2), word, label in zip(boxes.tolist(), words, labels.tolist(), strict=True):
+        colour = table[label]
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=wide)
+        if word:
+            _, _, right, low = pen.textbbox((0, 0), word, font=font)
+            top = y1 - low - 2 if y1 > low + 2 else y1
+            pen.rectangle((x1, top, x1 + right + 3, top + low + 2), fill=colour)
+            pen.text((x1 + 2, top), word, fill=_ink(colour), font=font)
+    return np.asarray(picture)
+
+
+def _ink(colour: tuple[int, int, int]) -> str:
+    red, green, blue = colour
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT else "white"
+
+
+def for_page(
+    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None, labels: np.ndarray,
+    classes: Sequence[str],
+) -> bytes:  # fmt: skip
+    """Return a picture with boxes as a JPEG of a side that suits the page."""
+    side = max(image.shape[:2])
+    factor = min(MOST, max(LEAST, side)) / side
+    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
+    whole = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
+    larger = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR))
+    stretch = [width / image.shape[1], height / image.shape[0]] * 2
+    words = [""] * len(labels) if scores is None else [f"{score:.2f}" for score in scores]
+    return as_jpeg(drawn(larger, boxes * stretch, words, labels, classes), quality=80)
+
+
+def as_jpeg(picture: np.ndarray, *, quality: int = 92) -> bytes:
+    """Return uint8 (H, W, 3) as a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -78,7 +78,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Classify images, their pixels or points of lidar scans, or find objects, by a finished run."""
+    """Classify images, pixels or points of lidar scans, or find objects, with a finished run."""
     from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
     from vitrail.jobs.predict import as_json as in_json
     from vitrail.jobs.scans import ScanPredictor
@@ -103,8 +103,10 @@ def predict(
     elif predictor.labels.takes == "images":
         noun = "image" if predictor.labels.hearing is None else "sound"
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
-    writes = of_scans or (isinstance(predictor, Predictor) and predictor.writes)
-    if out is None and writes:
+    if out is None and (
+        isinstance(predictor, ScanPredictor)
+        or (isinstance(predictor, Predictor) and predictor.writes)
+    ):
         out = predictor.free_folder()
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):

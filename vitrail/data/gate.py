@@ -3,6 +3,7 @@
 Broken files are left out, each with its reason; nothing is replaced, moved or written.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -129,7 +130,7 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
-    more: tuple[Finding, ...] = ()
+    more: Sequence[Finding] = ()
     if source.series is not None:
         found = scan_series(source, source.series)
     elif source.clips is not None:

@@ -89,7 +89,9 @@ def _files(folder: Path) -> Sequence[tuple[PartName | None, Path]]:
     files = sorted(path for path in folder.glob("*.ts") if _is_ts(path))
     if len(files) == 1:
         return [(None, files[0])]
-    parts = [(part_of(path.stem.rpartition("_")[2]), path) for path in files]
+    parts: list[tuple[PartName | None, Path]] = [
+        (part_of(path.stem.rpartition("_")[2]), path) for path in files
+    ]
     given = [part for part, _ in parts]
     if not files or None in given or len(set(given)) < len(given):
         raise DataError(

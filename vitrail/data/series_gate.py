@@ -70,7 +70,7 @@ def series_findings(series: Series, scan: Scan) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _named(at: int) -> str:
+def _named(at: int | np.integer) -> str:
     return f"feature {at + 1}"
 
 

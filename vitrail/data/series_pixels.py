@@ -25,7 +25,7 @@ class SeriesPixels(Pixels):
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation of each feature; those that never change have deviation 1."""
         assert self.images is not None
-        mask = ~np.isnan(self.images).all(2)
+        mask: np.ndarray = np.logical_not(np.isnan(self.images).all(2))
         standard = Standard.of(Series("", self.images, mask, None))
         return tuple(standard.mean.tolist()), tuple(standard.std.tolist())
 

@@ -92,6 +92,7 @@ def require_av() -> Any:
     """Return PyAV. Raises DataError, with the command that installs it, where it is missing."""
     try:
         import av
+        import av.logging
     except ImportError:
         raise DataError(f"videos need PyAV: {extra('video')}") from None
     # FFmpeg writes of every odd byte to the error stream, also where it mends it.

@@ -255,7 +255,7 @@ def synthetic(labels: Labels, n: int = ENOUGH) -> np.ndarray:
     if labels.takes == "series":
         shape = n, labels.image[0], labels.channels
         drawn = random.standard_normal(shape, dtype=np.float32)
-        return drawn * np.float32(labels.std) + np.float32(labels.mean)
+        return drawn * np.asarray(labels.std, np.float32) + np.asarray(labels.mean, np.float32)
     if labels.takes == "clips":
         still = np.stack([_scene(random, labels) for _ in range(n)])
         # A scene that is shifted a little from frame to frame.

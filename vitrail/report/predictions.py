@@ -81,7 +81,8 @@ def _points(prediction: Prediction) -> dict[str, Any]:
     """The share of a scan's points of each class, and the files of its labels."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
-        told = {"labels": prediction.written.mask, "picture": prediction.written.overlay}
+        files = prediction.written.to_json()
+        told = {"labels": files["mask"], "picture": files["overlay"]}
     shares = [{"class": name, "share": round(share, 6)} for name, share in prediction.ranked]
     return {**told, "shares": shares}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -142,7 +143,7 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     )  # fmt: skip
 
 
-def _shown(workshop: Workshop) -> dict[str, int]:
+def _shown(workshop: Workshop) -> dict[str, Any]:
     """Which frames of clips are shown."""
     clips = workshop.split.train.source.clips
     if clips is None:

@@ -24,10 +24,7 @@ def clip_candidates(
     """Return small networks for clips of `frames` frames of the median `size`, with their counts,
     families and ways to pool over time in turns."""
     hosts = members(hints(per_frame.Config)["host"])
-    names = [
-        name for name, module in by_prior(families()).items()
-        if issubclass(module.Config, hosts)
-    ]  # fmt: skip
+    names = [name for name in by_prior(families()) if issubclass(families()[name].Config, hosts)]
     queues: list[list[Any]] = []
     for image in image_sizes(size)[:SIDES]:
         for name in names:

@@ -104,7 +104,7 @@ def _together(found: Inspected, parts: list[PartName]) -> list[Finding]:
     last: dict[bytes, int] = {}
     for one, part in zip(found.seen, parts, strict=True):
         last[one.digest] = max(last.get(one.digest, 0), rank.index(part))
-    held = {digest: rank[at] for digest, at in last.items()}
+    held: dict[bytes, PartName] = {digest: rank[at] for digest, at in last.items()}
     moved = 0
     for at, one in enumerate(found.seen):
         moved += parts[at] != held[one.digest]

@@ -225,5 +225,5 @@ def test_a_decay_goes_to_its_end_by_a_cosine_where_there_is_one():
         2: 0.22, 1: 0.0,
     }  # fmt: skip
     assert decay(AdamW(), 50, 100) is None and decay(Lion(), 50, 100) is None
-    with pytest.raises(ConfigError, match="no decay that changes: give both"):
+    with pytest.raises(ConfigError, match="a decay that changes needs both"):
         AdamW(weight_decay=0.0, final_decay=0.4)

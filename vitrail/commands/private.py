@@ -25,7 +25,8 @@ def private(
     protocol: Annotated[
         str,
         typer.Option(
-            help="semi2k, in which the client deals random numbers, or cheetah, in which none does."
+            help="Arithmetic between the two: semi2k, in which the client deals random numbers, or "
+            "cheetah, in which nobody does."
         ),
     ] = "semi2k",
     bandwidth: Annotated[

@@ -128,7 +128,7 @@ def _number(cell: str, line: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BrokenBoxes(f"have {shortened(cell)!r} in row {line}, which is no number")
+        raise BrokenBoxes(f"have {shortened(cell)!r} in row {line}: give a number")
     return value
 
 

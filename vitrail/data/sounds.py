@@ -91,7 +91,7 @@ def read_sound(data: bytes) -> Sound:
     except soundfile.LibsndfileError as error:
         why = str(error).rstrip(".")
         if "not recognised" in why or "unknown format" in why.lower():
-            raise BrokenSound("not a sound", "is no sound file that can be read") from error
+            raise BrokenSound("not a sound", "cannot be read as a sound file") from error
         raise BrokenSound("broken", f"is damaged ({why})") from error
     if len(values) < min(expected, MOST_S * rate):
         raise BrokenSound("truncated", f"ends after {len(values):,} of {expected:,} samples")
@@ -105,7 +105,7 @@ def _checked(values: np.ndarray, rate: int, kind: str) -> Sound:
             "too short", f"lasts {len(values) / rate:.3f} s, less than {SHORTEST_S:g} s"
         )
     if not np.isfinite(values).all():
-        raise BrokenSound("no values", "holds values that are no numbers")
+        raise BrokenSound("no values", "holds NaN or infinite values")
     wave = values.mean(1)
     peak = float(np.abs(wave).max())
     if peak < SILENT:

@@ -97,7 +97,7 @@ def _parsed(data: bytes) -> Any:
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise BrokenBoxes(f"are no whole XML ({error})") from error
+        raise BrokenBoxes(f"end early or are not XML ({error})") from error
 
 
 def _written(tree: Any) -> Written:
@@ -121,7 +121,7 @@ def _number(parent: Any, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BrokenBoxes(f"have {text!r} for {name}, which is no number") from None
+        raise BrokenBoxes(f"have {text!r} for {name}: give a number") from None
 
 
 def _size(size: Any) -> tuple[int, int] | None:

@@ -32,7 +32,7 @@ OUTPUTS = ("boxes", "scores", "labels", "image")
 
 
 class Found(NamedTuple):
-    """What is found in one image: boxes (n, 4) in its pixels, scores (n,) and classes (n,)."""
+    """The objects found in one image: boxes (n, 4) in its pixels, scores (n,) and classes (n,)."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -125,7 +125,7 @@ def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Near:
-    """How alike two boxes are that are taken for the same: their overlap, and how far their scores
+    """The likeness by which two boxes are taken for the same: their overlap, and how far their scores
     may differ."""
 
     overlap: float

@@ -325,7 +325,7 @@ class Predictor:
     def _heard(self, sound: Picture, hearing: Hearing) -> np.ndarray:
         """The spectrogram of a sound file at the size of the model."""
         if isinstance(sound, np.ndarray | Image.Image):
-            raise BrokenImage("not a sound", "is no file of a sound: give a path, or its bytes")
+            raise BrokenImage("not a sound", "cannot be read as a sound: give a path, or its bytes")
         data = read_file(sound) if isinstance(sound, (str, os.PathLike)) else bytes(sound)
         return sound_picture(data, hearing, self.labels.image)
 

@@ -73,7 +73,7 @@ class GrowthFacts:
 
 @dataclass(frozen=True)
 class MixtureFacts:
-    """What a mixture of operations learned: its temperature, the mean entropy of an edge in nats,
+    """The mixture of operations that was learned: temperature, mean entropy of an edge in nats,
     how many of the strongest `edges` have no weights, and what was binary meanwhile."""
 
     temperature: float

@@ -16,7 +16,7 @@ Rows = Sequence[Sequence[Sequence[bool]]]
 
 @dataclass(frozen=True)
 class Private:
-    """What one image is predicted to take two parties: seconds of their processors, bytes and
+    """The predicted cost of one image between two parties: seconds of their processors, bytes and
     messages that each sends, and the whole on a local network and on a wide one."""
 
     compute_s: float

@@ -45,8 +45,8 @@ class AdamW:
         check_betas(self.betas, "0.9,0.999")
         if self.final_decay is not None and not (self.final_decay >= 0 < self.weight_decay):
             raise ConfigError(
-                f"final_decay {self.final_decay} and weight_decay {self.weight_decay} are no decay "
-                "that changes: give both, the second above 0"
+                f"final_decay is {self.final_decay} and weight_decay {self.weight_decay}: a decay "
+                "that changes needs both, the first 0 or more and the second above 0"
             )
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

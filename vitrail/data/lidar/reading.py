@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.errors import DataError
+from vitrail.errors import DataError, extra
 
 ENDINGS = (".bin", ".npy", ".pcd", ".ply", ".las", ".laz")
 LABEL_ENDINGS = (".label", ".npy", ".bin")
@@ -152,9 +152,7 @@ def _library(name: str, path: Path) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise DataError(
-            f"{path} needs {name}, which is not installed: pip install 'vitrail[lidar]'"
-        ) from error
+        raise DataError(f"{path} needs {name}, which is not installed: {extra('lidar')}") from error
 
 
 def _pcd(path: Path) -> Scan:

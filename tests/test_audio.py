@@ -165,7 +165,7 @@ def test_a_folder_without_any_sound_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         for at in range(3):
             (tmp_path / name / f"{at}.wav").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"none of the 6 files of .* cannot be read as a sound file"):
+    with pytest.raises(DataError, match=r"none of the 6 files of .* cannot be read as a sound"):
         inspect(open_sounds(tmp_path, Wanted()), progress=False)
     with pytest.raises(DataError, match="digits is of images"):
         open_sounds("digits", Wanted())

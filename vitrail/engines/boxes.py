@@ -125,8 +125,8 @@ def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Near:
-    """The likeness by which two boxes are taken for the same: their overlap, and how far their scores
-    may differ."""
+    """The likeness by which two boxes are taken for the same: their overlap, and how far their
+    scores may differ."""
 
     overlap: float
     score: float

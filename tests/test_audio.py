@@ -290,7 +290,7 @@ def test_folders_of_sounds_are_predicted(run, data, broken, capsys):
     [one] = vitrail.predict(run, broken / "rise" / "silent.wav")
     assert one.error == "is silent" and one.answer is None
     [one] = vitrail.predict(run, np.zeros((8, 8), np.uint8))
-    assert one.error.startswith("is no file of a sound")
+    assert one.error.startswith("cannot be read as a sound")
 
 
 def test_what_is_for_images_says_so(run, data):

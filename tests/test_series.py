@@ -17,8 +17,9 @@ from vitrail.data import uea
 from vitrail.data.gate import inspect
 from vitrail.data.opening import task_of_data
 from vitrail.data.series import open_series
-from vitrail.data.series_pixels import padded, series_pixels
+from vitrail.data.series_pixels import series_pixels
 from vitrail.data.split import Part, divide
+from vitrail.data.uea import padded
 from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
 from vitrail.jobs.stress import Stress
 from vitrail.jobs.train import train_recipe

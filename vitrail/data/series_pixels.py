@@ -14,8 +14,7 @@ import torch
 from vitrail.data.batches import Batch, Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.split import Part
-from vitrail.data.uea import Series, Standard
-from vitrail.errors import DataError
+from vitrail.data.uea import Series, Standard, padded
 
 
 class SeriesPixels(Pixels):
@@ -37,23 +36,6 @@ def series_pixels(part: Part, length: int) -> SeriesPixels:
     chosen = Series(series.name, series.values[part.rows], series.mask[part.rows], None)
     values = padded(chosen, length)
     return SeriesPixels(part, (length, 1), values.shape[2], values)
-
-
-def padded(series: Series, length: int) -> np.ndarray:
-    """Return float32 (N, length, F) with NaN behind the last step of each series.
-
-    Raises DataError for series of more steps than that.
-    """
-    steps = series.mask.sum(1)
-    if len(steps) and steps.max() > length:
-        raise DataError(
-            f"{series.name} has a series of {steps.max()} steps, and the network takes {length} at "
-            "most: cut it"
-        )
-    held = min(length, series.mask.shape[1])
-    values = np.full((len(series), length, series.values.shape[2]), np.nan, np.float32)
-    values[:, :held] = np.where(series.mask[:, :held, None], series.values[:, :held], np.nan)
-    return values
 
 
 class SeriesBatches(Batches):

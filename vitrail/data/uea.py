@@ -273,3 +273,20 @@ def together(cases: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for place, (case, length) in enumerate(zip(cases, lengths, strict=True)):
         values[place, :length] = case[:, :length].T
     return values, mask
+
+
+def padded(series: Series, length: int) -> np.ndarray:
+    """Return float32 (N, length, F) with NaN behind the last step of each series.
+
+    Raises DataError for series of more steps than that.
+    """
+    steps = series.mask.sum(1)
+    if len(steps) and steps.max() > length:
+        raise DataError(
+            f"{series.name} has a series of {steps.max()} steps, and the network takes {length} at "
+            "most: cut it"
+        )
+    held = min(length, series.mask.shape[1])
+    values = np.full((len(series), length, series.values.shape[2]), np.nan, np.float32)
+    values[:, :held] = np.where(series.mask[:, :held, None], series.values[:, :held], np.nan)
+    return values

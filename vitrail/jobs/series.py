@@ -11,8 +11,7 @@ import numpy as np
 
 from vitrail.data.labels import Labels
 from vitrail.data.series import GIVE, of_file
-from vitrail.data.series_pixels import padded
-from vitrail.data.uea import Series
+from vitrail.data.uea import Series, padded
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import counted
 

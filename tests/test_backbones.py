@@ -356,7 +356,14 @@ def test_compiles_whole(families, backend):
     assert all(difference <= 1e-5 for difference in found.values()), found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# A third of the families every day, the others with the slow tests: an export takes six seconds.
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=[] if at % 3 == 0 else [pytest.mark.slow])
+        for at, name in enumerate(FAMILIES)
+    ],
+)
 def test_onnx_parity(family, tmp_path):
     import onnxruntime
 

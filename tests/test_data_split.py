@@ -16,6 +16,7 @@ from vitrail.data.opening import open_source
 from vitrail.data.source import Item, Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import ConfigError, DataError
+from vitrail.recipes.recipe import Data
 
 
 def made(labels: list[int], twins: list[int] | None = None, parts=None, keys=None) -> Inspection:
@@ -114,6 +115,8 @@ def test_no_more_is_held_back_than_tells_models_apart(enough, each, held, monkey
     split = divide(images)
     assert (len(split.train), len(split.val), len(split.test)) == (640 - 2 * held, held, held)
     assert len(divide(images, test=0.5).test) == 320
+    own = Data("x")
+    assert len(divide(images, val=own.val, test=own.test).test) == held
 
 
 def test_twins_stay_on_one_side_with_large_groups_too():

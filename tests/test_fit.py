@@ -175,7 +175,8 @@ def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
     assert seen == {torch.bfloat16 if precision == "bf16-mixed" else torch.float32}
 
 
-def test_a_budget_that_nothing_keeps_names_the_closest():
+def test_a_budget_that_nothing_keeps_names_the_closest(monkeypatch):
+    monkeypatch.setattr(shortlisting, "PATIENCE_S", 4.0)
     with pytest.raises(BudgetError, match=r"no model keeps .* of \d+ the closest is .* parameters"):
         listed(Budget(params=100))
 
@@ -613,10 +614,11 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
-    photos, quick, tmp_path, arguments, error, said
+    photos, quick, tmp_path, arguments, error, said, monkeypatch
 ):
     from vitrail.jobs.fit import fit
 
+    monkeypatch.setattr(shortlisting, "PATIENCE_S", 4.0)
     with pytest.raises(error, match=said) as caught:
         fit(photos, **({"time": "8s"} | arguments), out=tmp_path / "run", console=quick)
     assert "\n" not in str(caught.value)

@@ -56,7 +56,8 @@ class Data:
     """What is learned from: source, parts, and how images become numbers.
 
     `spec` is a folder, table or built-in name; `val` and `test` are the fractions held back
-    where the source has no such parts; `mean` and `std` are per channel, in [0, 1] units.
+    where the source has no such parts, None for what `vitrail.data.split.divide` takes: 0.15, and
+    of many images no more than tell models apart; `mean` and `std` are per channel, in 0 to 1.
     `duplicates` says what becomes of copies of one picture: "group" keeps them on one side of the
     split, "keep" lets them fall anywhere, "drop" leaves out all but one; `threshold` is how far
     two copies may differ, in levels of 255.
@@ -64,8 +65,8 @@ class Data:
 
     spec: str
     group_by: str | None = None
-    val: float = 0.15
-    test: float = 0.15
+    val: float | None = None
+    test: float | None = None
     seed: int = 0
     image: tuple[int, int] = (224, 224)
     channels: int = 3

@@ -16,7 +16,7 @@ from vitrail.data.lidar.folder import ScanSource
 from vitrail.data.lidar.gate import Inspected
 from vitrail.data.lidar.projection import CHANNELS
 from vitrail.data.source import Finding, PartName
-from vitrail.data.split import HeldBack, Part, Split
+from vitrail.data.split import SHARE, HeldBack, Part, Split
 from vitrail.errors import ConfigError, DataError
 
 # From so many drives on whole ones are drawn.
@@ -24,14 +24,15 @@ MANY = 10
 
 
 def divide_scans(
-    found: Inspected, *, val: float = 0.15, test: float = 0.15, seed: int = 0
+    found: Inspected, *, val: float | None = None, test: float | None = None, seed: int = 0
 ) -> Split:
     """Divide the scans of a gate into training, validation and test parts.
 
     Of few drives the end of each is held back, `test` behind `val`; of ten or more whole drives
-    are drawn by `seed`. Raises DataError where a part has no scan, ConfigError for shares that
-    leave nothing.
+    are drawn by `seed`. Either share is 0.15 unless given. Raises DataError where a part has no
+    scan, ConfigError for shares that leave nothing.
     """
+    val, test = (SHARE if share is None else share for share in (val, test))
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise ConfigError(
             f"val is {val} and test is {test}: both are shares above 0, together below 1"

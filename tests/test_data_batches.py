@@ -192,7 +192,7 @@ def test_shifts_may_bring_in_the_mirrored_border(colour):
             tuple(pixel) for pixel in one.reshape(-1, 3)
         }
     down, right = 2, -3
-    [moved] = augmentation._shifted_mirrored(images[:1], [(down, right)], [False])
+    [moved] = augmentation._shifted(images[:1], [(down, right)], [False], "mirrored")
     assert np.array_equal(moved[0, :20], images[0, down, 3:23])
     assert np.array_equal(moved[5, 21:], images[0, 3, [22, 21, 20]])
 

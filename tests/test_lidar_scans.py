@@ -299,7 +299,7 @@ def test_parts_are_stretches_of_drives_and_copies_stay_together(tmp_path):
     ("make", "said"),
     [
         (lambda path: None, "is not a folder"),
-        (lambda path: path.mkdir(), "has no class"),
+        (lambda path: path.mkdir(), "has no scan with labels"),
         (lambda path: streets.unlabelled(path), "has no scan with labels"),
     ],
 )

@@ -214,27 +214,16 @@ def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) 
         flipped = draws.flip[rows]
         images[flipped] = images[flipped, :, ::-1]
     elif augment.shift or augment.flip:
-        shifted = _shifted if augment.border == "black" else _shifted_mirrored
-        images = shifted(images, draws.shift[rows].tolist(), draws.flip[rows].tolist())
+        shifts, flips = draws.shift[rows].tolist(), draws.flip[rows].tolist()
+        images = _shifted(images, shifts, flips, augment.border)
     return images if draws.policy is None else operate_all(images, draws.policy, rows)
 
 
-def _shifted(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
-    _, height, width, _ = images.shape
-    out = np.zeros_like(images)
-    for image, target, (down, right), flip in zip(images, out, shifts, flips, strict=True):
-        if flip:
-            image = image[:, ::-1]
-        target[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = image[
-            max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
-        ]
-    return out
-
-
-def _shifted_mirrored(images: np.ndarray, shifts: list, flips: list) -> np.ndarray:
+def _shifted(images: np.ndarray, shifts: list, flips: list, border: str) -> np.ndarray:
     _, height, width, _ = images.shape
     reach = max((abs(by) for shift in shifts for by in shift), default=0)
-    around = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "reflect")
+    margin = (0, 0), (reach, reach), (reach, reach), (0, 0)
+    around = np.pad(images, margin, "reflect" if border == "mirrored" else "constant")
     out = np.empty_like(images)
     for image, target, (down, right), flip in zip(around, out, shifts, flips, strict=True):
         top, left = reach - down, reach - right

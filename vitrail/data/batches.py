@@ -191,7 +191,7 @@ class Batches:
     def _draws(
         self, augment: Augment, indices: np.ndarray, epoch: int, random: np.random.Generator
     ) -> Draws:
-        """What is drawn for the images of a batch; alternating flips depend on image and epoch."""
+        """Draw for the images of a batch; alternating flips depend on image and epoch alone."""
         draws = augmentation.draw(augment, len(indices), self.pixels.image, random)
         if augment.flips == "random":
             return draws

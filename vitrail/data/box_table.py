@@ -38,7 +38,7 @@ _CORNERS, _SIZES = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")
 
 @dataclass
 class _Image:
-    """What the rows of one image say."""
+    """Hold what the rows of one image say."""
 
     names: list[str] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
@@ -90,7 +90,7 @@ def read_box_table(root: Path) -> Source:
 
 
 def _columns(names: Sequence[str]) -> Mapping[str, int] | None:
-    """Which column is what; None where there are none of boxes."""
+    """Find the column of each meaning; None where there are none of boxes."""
     heads = {name.strip().casefold().replace(" ", "_"): i for i, name in enumerate(names)}
     found = {
         role: next(heads[one] for one in some if one in heads)

@@ -52,7 +52,7 @@ class ClipPixels(Pixels):
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames are shown."""
+        """Return which frames are shown."""
         clips = self.part.source.clips
         assert clips is not None
         return clips

@@ -87,7 +87,7 @@ def _packed(luma: np.ndarray, chroma: np.ndarray | None, sums: list[bytes]) -> n
 
 
 def _checksum(data: bytes | memoryview, size: tuple[int, ...]) -> bytes:
-    """Of all pixels, and last the shorter side, up to 255."""
+    """Return 8 bytes: checksums of all pixels, and last the shorter side, up to 255."""
     tail = (zlib.adler32(data) & 0xFFFFFF) << 8 | min(*size, 255)
     return zlib.crc32(data, zlib.crc32(f"{size}".encode())).to_bytes(4) + tail.to_bytes(4)
 

@@ -79,7 +79,7 @@ def _each(
     workers: int | None,
     progress: bool,
 ):
-    """What some work gives for the sounds of some rows, in their order."""
+    """Yield what some work gives for the sounds of some rows, in their order."""
 
     def some(part: range) -> list[Heard | Seen | Broken]:
         return [work(source.items[rows[at]]) for at in part]
@@ -131,7 +131,7 @@ def _hearing(wanted: Wanted, heard: Sequence[Heard]) -> Hearing:
 
 
 def _findings(source: Source, heard: dict[int, Heard], hearing: Hearing) -> tuple[Finding, ...]:
-    """What there is to say of sounds that are learned from."""
+    """Tell what is odd about the sounds that are learned from."""
     told = [
         Finding(
             "hearing", "info",

@@ -29,7 +29,7 @@ from vitrail.models.names import vatt as names
 from vitrail.models.parts.vatt_encoder import Sizes
 from vitrail.models.parts.vatt_heads import FAC, Common
 from vitrail.models.parts.vatt_inputs import Told, Tower, Triple, Words, check_kinds, cut
-from vitrail.models.trunk.backbone import Backbone, InputKind, Level
+from vitrail.models.trunk.backbone import Backbone, Level
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,6 @@ class Config(Triple):
     video: Sizes = field(default_factory=Sizes)
     audio: Sizes = field(default_factory=Sizes)
     text: Sizes = field(default_factory=lambda: Sizes(512, 6, 2048, 8))
-
-    @property
-    def image(self) -> tuple[int, int]:
-        """The height and width of clips."""
-        return self.inputs.image
-
-    @property
-    def frames(self) -> int:
-        """The frames of clips."""
-        return self.inputs.frames
-
-    @property
-    def channels(self) -> int:
-        """The channels of clips."""
-        return self.inputs.channels
-
-    @property
-    def input_kind(self) -> InputKind:
-        """Clips, sounds and sentences."""
-        return "triples"
 
 
 BBS = Config()

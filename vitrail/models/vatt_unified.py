@@ -29,7 +29,7 @@ from vitrail.models.parts.vatt_inputs import (
     vectors,
 )
 from vitrail.models.parts.vatt_tokens import Axes, aggregate, with_first
-from vitrail.models.trunk.backbone import Backbone, InputKind, Level
+from vitrail.models.trunk.backbone import Backbone, Level
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,6 @@ class Config(Triple):
 
     encoder: Sizes = field(default_factory=lambda: Sizes(1024, 12, 4096, 16))
     width: int = 1024
-
-    @property
-    def image(self) -> tuple[int, int]:
-        """The height and width of clips."""
-        return self.inputs.image
-
-    @property
-    def frames(self) -> int:
-        """The frames of clips."""
-        return self.inputs.frames
-
-    @property
-    def channels(self) -> int:
-        """The channels of clips."""
-        return self.inputs.channels
-
-    @property
-    def input_kind(self) -> InputKind:
-        """Clips, sounds and sentences."""
-        return "triples"
 
 
 MEDIUM = Config()

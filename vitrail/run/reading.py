@@ -60,10 +60,10 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     """
     began = time.monotonic()
     task = task or Classification()
-    view.phase(f"reading the {task.takes}")
     shown = view.console.is_terminal
     source = task.source(data.spec, progress=shown)
     task.check(source)
+    view.phase(f"reading the {source.nouns}")
     open_fabric(hardware.device)  # takes seconds to import, so a wrong path is told before
     inspection = inspect(source, progress=shown, threshold=data.threshold)
     split = divide(

@@ -31,7 +31,7 @@ from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown
 from vitrail.tasks.found import chapters
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean average precision"
@@ -101,9 +101,7 @@ class Detection:
         told = self.answers(model, images, normal, device)
         found = finding.matches(told, len(images.classes))
         own = finding.right_shares(found, len(told), finding.best_score(found))
-        order = own.argsort(kind="stable").tolist()
-        pace = max(1, len(order) // EXAMPLES)
-        chosen = list(dict.fromkeys([*order[:WORST], *range(0, len(order), pace)]))
+        chosen = worst_and_some(own, WORST, EXAMPLES)
         return replace(told, shown=[_shown(told, images, row) for row in chosen])
 
     def scores(self, outputs: Outputs) -> Scores:

@@ -41,7 +41,7 @@ from vitrail.tasks.scan_answers import (
     scan_maps,
     shown_of,
 )
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -133,9 +133,7 @@ class Lidar:
         """Ask a finished model about the test scans, and keep some to show."""
         asked = self._asked(model, images, normal, device)
         own = maps.mean_overlap(asked.maps.values)
-        order = own.argsort(stable=True).tolist()
-        pace = max(1, len(order) // EXAMPLES)
-        chosen = [*dict.fromkeys([*order[:WORST], *range(0, len(order), pace)])]
+        chosen = worst_and_some(own.numpy(), WORST, EXAMPLES)
         shown = [shown_of(images, at, asked.labels[at], float(own[at])) for at in chosen]
         return replace(asked.maps, scans=shown)
 
@@ -169,8 +167,7 @@ class Lidar:
 
     def right(self, outputs: Outputs) -> list[bool]:
         """Tell for each scan whether nine of ten of its points are right."""
-        counts = outputs.values
-        return (counts[:, maps.HITS].sum(1) >= 0.9 * counts[:, maps.TRUE].sum(1)).tolist()
+        return maps.mostly_right(outputs.values)
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return the mean with its interval over resampled scans, and figures of each class."""

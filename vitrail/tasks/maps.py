@@ -83,6 +83,11 @@ def pixel_accuracy(counts: Tensor) -> float:
     return float(total[HITS].sum() / total[TRUE].sum().clamp(min=1))
 
 
+def mostly_right(counts: Tensor) -> list[bool]:
+    """Tell for each of counts (N, 3, K) whether nine of ten labelled places are right."""
+    return (counts[:, HITS].sum(1) >= 0.9 * counts[:, TRUE].sum(1)).tolist()
+
+
 def per_class(total: Tensor) -> list[tuple[float, float, float, float]]:
     """Return of each class the share of true pixels, intersection over union, precision, recall."""
     hits, said, true = total.double().unbind(0)

@@ -33,7 +33,7 @@ from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.maps import Maps, Shown
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -103,9 +103,7 @@ class Segmentation:
         batches = self.watching(images, normal)
         told = _asked(model, batches, device, images)
         own = maps.mean_overlap(told.values)
-        order = own.argsort(stable=True).tolist()
-        pace = max(1, len(order) // EXAMPLES)
-        chosen = dict.fromkeys([*order[:WORST], *range(0, len(order), pace)])
+        chosen = worst_and_some(own.numpy(), WORST, EXAMPLES)
         shown = _shown(model, batches, device, {row: float(own[row]) for row in chosen})
         return Maps(told.values, told.targets, told.loss, told.confusion, shown)
 
@@ -130,8 +128,7 @@ class Segmentation:
 
     def right(self, outputs: Outputs) -> list[bool]:
         """Tell for each image whether nine of ten of its pixels are right."""
-        counts = outputs.values
-        return (counts[:, maps.HITS].sum(1) >= 0.9 * counts[:, maps.TRUE].sum(1)).tolist()
+        return maps.mostly_right(outputs.values)
 
     def judged(self, outputs: Outputs, labels: Labels) -> Mapping[str, Any]:
         """Return the mean with its interval over resampled images, and figures of each class."""

@@ -189,3 +189,12 @@ def best(scored: Sequence[tuple[Scores, nn.Module]]) -> tuple[Scores, nn.Module]
 def at_rest(model: nn.Module) -> nn.Module:
     """Return the model in eval mode on the CPU, as it is exported and explained."""
     return model.eval().to(torch.device("cpu"))
+
+
+def worst_and_some(own: np.ndarray, worst: int, some: int) -> list[int]:
+    """Return which of N images to show by how right they are, (N,): the worst, and every so many.
+
+    Those without a figure (NaN) count as the best.
+    """
+    order = own.argsort(kind="stable").tolist()
+    return list(dict.fromkeys([*order[:worst], *range(0, len(order), max(1, len(order) // some))]))

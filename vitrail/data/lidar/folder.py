@@ -95,12 +95,12 @@ def open_scans(spec: str | Path) -> ScanSource:
     if made is None:
         made = _plain(root, keys)
     found, meaning, projection, more = made
-    require_classes(meaning.classes, str(root))
     if not found:
         raise DataError(
             f"{root} has no scan with labels: give {', '.join(ENDINGS)} files in scans/ and their "
             "labels in labels/, under the same names"
         )
+    require_classes(meaning.classes, str(root))
     items = tuple(Item(one.scan, -1, one.part, ()) for one in found)
     return ScanSource(
         root.resolve().name, meaning.classes, items, str(root), (*findings, *more), root,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitrail.layers.linear import Linear
 from vitrail.models.parts.vatt_encoder import Encoder, Sizes, WordEncoder
 from vitrail.models.parts.vatt_tokens import Axes, DropToken, Patches, aggregate, with_first
+from vitrail.models.trunk.backbone import InputKind
 
 KINDS = ("video", "audio", "text")
 NAMES = {"video": "clips", "audio": "sounds", "text": "words"}
@@ -162,9 +163,29 @@ class Spaces:
 
 @dataclass(frozen=True)
 class Triple:
-    """What all networks of clips, sounds and sentences have: `towers`, and what these take."""
+    """The fields of all networks of clips, sounds and sentences: `towers`, and what these take."""
 
     towers: tuple[str, ...] = KINDS
     inputs: Inputs = field(default_factory=Inputs)
     spaces: Spaces = field(default_factory=Spaces)
     dropout: float = 0.1
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """The height and width of clips."""
+        return self.inputs.image
+
+    @property
+    def frames(self) -> int:
+        """The frames of clips."""
+        return self.inputs.frames
+
+    @property
+    def channels(self) -> int:
+        """The channels of clips."""
+        return self.inputs.channels
+
+    @property
+    def input_kind(self) -> InputKind:
+        """Clips, sounds and sentences."""
+        return "triples"

@@ -5,7 +5,7 @@
 A larger network sees fewer images in a given time. Each size is trained with the recipe of `fit`
 for the seconds (its rate is measured first), and the table tells the passes over the training
 images beside the accuracy on the validation part. The passes of the best, divided by the usual
-number, are `passes` in vitrail/search/prior.json.
+number, belong into `passes` of vitrail/search/prior.json.
 """
 
 from __future__ import annotations

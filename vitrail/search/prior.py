@@ -2,7 +2,8 @@
 
 `prior.json` is evidence, not opinion: `python bench/prior.py` trains a small model of every
 family for the same seconds and writes down its validation accuracy. A short race has no time
-for all families, and it begins with those that learned most.
+for all families, and it begins with those that learned most. `passes` were measured apart, as
+`passes_by` says.
 """
 
 from __future__ import annotations

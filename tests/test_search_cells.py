@@ -305,6 +305,16 @@ def test_cells_are_learned_by_gradients(digits, tmp_path, monkeypatch):
     assert vitrail.create(out / "found.json").config.normal
 
 
+@pytest.mark.parametrize(("value", "turns"), [(1e-8, True), (0.1, False)])
+def test_only_numbers_within_rounding_of_zero_turn_their_sign(value, turns):
+    class Sign(torch.nn.Module):
+        def forward(self, x):
+            return x.sign().mean((1, 2))
+
+    pixels = torch.full((1, 1, 4, 4), value)
+    assert onnx._turns(Sign(), pixels, Sign()(pixels)) is turns
+
+
 def test_signs_may_turn_but_not_many(monkeypatch):
     """One image in fifty may depart in another runtime, and no more."""
     config = replace(
@@ -313,16 +323,20 @@ def test_signs_may_turn_but_not_many(monkeypatch):
     )  # fmt: skip
     model = create(config).eval()
     labels: Any = type("L", (), {
-        "normalised": lambda self, x: torch.zeros(len(x), 1, 8, 8), "maps": False, "several": False,
+        "normalised": lambda self, x: seen.expand(len(x), 1, 8, 8), "maps": False, "several": False,
     })()  # fmt: skip
+    seen = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        right = model(torch.zeros(1, 1, 8, 8)).numpy()
+        right = model(seen).numpy()
 
     def file(wrong):
         count = iter(range(100))
         return lambda images: right + (0.01 if next(count) < wrong else 0)
 
     images = np.zeros((100, 8, 8, 1), np.uint8)
+    with pytest.raises(ExportError, match="rounding turns no sign there"):
+        onnx.compare(model, labels, file(1), images, lambda n: None)
+    monkeypatch.setattr(onnx, "_turns", lambda *_: True)
     largest = onnx.compare(model, labels, file(2), images, lambda n: None)
     assert largest == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(ExportError, match=r"of 3 logits differ .* one image in 50\)"):

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitrail.data.boxed import Gathered
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
-from vitrail.data.coco import coco_files, image_key, loaded
+from vitrail.data.coco import by_image, categories, coco_files, image_key, loaded
 from vitrail.data.source import PartName, Source, part_of
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
@@ -33,7 +33,8 @@ def read_box_coco(root: Path) -> Source:
     if not paths:
         raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
     read = {path: loaded(path) for path in paths}
-    names, ids = _categories(read)
+    named = categories(read)
+    names, ids = tuple(named.values()), {number: at for at, number in enumerate(named)}
     parts: dict[Path, PartName | None] = {p: part_of(p.stem.rpartition("_")[2]) for p in paths}
     given, gathered = len(paths) > 1 and all(parts.values()), Gathered()
     for path, content in read.items():
@@ -44,31 +45,12 @@ def read_box_coco(root: Path) -> Source:
     return gathered.source(folder, root, names, tree.findings())
 
 
-def _categories(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The classes by their ids."""
-    known: dict[int, str] = {}
-    for path, content in read.items():
-        for one in content["categories"]:
-            number, name = one.get("id"), one.get("name")
-            if not isinstance(number, int) or not isinstance(name, str) or not name.strip():
-                raise DataError(f"{path} has a category without a whole id and a name: correct it")
-            if known.setdefault(number, name) != name:
-                raise DataError(f"{path} calls category {number} {name!r}, not {known[number]!r}")
-    names = tuple(known[number] for number in sorted(known))
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two categories are called {shortened(twice)!r}: give each its own name")
-    return names, {number: at for at, number in enumerate(sorted(known))}
-
-
 def _gather(
     into: Gathered, folder: Path, path: Path, content: Mapping[str, Any], ids: Mapping[Any, int],
     part: PartName | None,
 ) -> None:  # fmt: skip
     """Take in one file: its images that are there, each with its boxes."""
-    of_image: dict[Any, list[dict[str, Any]]] = {}
-    for one in content["annotations"]:
-        of_image.setdefault(one.get("image_id"), []).append(one)
+    of_image = by_image(content)
     seen = {item.key for item in into.items}
     for one in content["images"]:
         own = of_image.pop(one.get("id"), [])

@@ -80,7 +80,7 @@ def read_coco(root: Path, *, progress: bool = False) -> Source:
     if not paths:
         raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
     read = {path: loaded(path) for path in paths}
-    names, ids = _categories(read)
+    names, ids = _classes(read)
     gathered = _Gathered()
     parts: dict[Path, PartName | None] = {
         path: part_of(path.stem.rpartition("_")[2]) for path in paths
@@ -121,9 +121,12 @@ def loaded(path: Path) -> dict[str, Any]:
     return found
 
 
-def _categories(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The classes, background first, and the class of each category's id."""
-    known: dict[Any, str] = {}
+def categories(read: Mapping[Path, Mapping[str, Any]]) -> dict[int, str]:
+    """Return the names of categories by their ids, in order, as all files call them.
+
+    Raises DataError for ids or names that are none, and for one name of two categories.
+    """
+    known: dict[int, str] = {}
     for path, content in read.items():
         for one in content["categories"]:
             number, name = one.get("id"), one.get("name")
@@ -131,10 +134,25 @@ def _categories(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...]
                 raise DataError(f"{path} has a category without a whole id and a name: correct it")
             if known.setdefault(number, name) != name:
                 raise DataError(f"{path} calls category {number} {name!r}, not {known[number]!r}")
-    own = [known[number] for number in sorted(known)]
+    own = list(known.values())
     if len(set(own)) < len(own):
         twice = next(name for name in own if own.count(name) > 1)
         raise DataError(f"two categories are called {shortened(twice)!r}: give each its own name")
+    return dict(sorted(known.items()))
+
+
+def by_image(content: Mapping[str, Any]) -> dict[Any, list[dict[str, Any]]]:
+    """Return the annotations of each image_id."""
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for one in content["annotations"]:
+        found.setdefault(one.get("image_id"), []).append(one)
+    return found
+
+
+def _classes(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """The classes, background first, and the class of each category's id."""
+    known = categories(read)
+    own = list(known.values())
     plain = own[0].casefold() == BACKGROUND if own else False
     names = own if plain else [BACKGROUND, *own]
     if len(names) > MOST_CLASSES:
@@ -147,9 +165,7 @@ def _gather(
     part: PartName | None,
 ) -> None:  # fmt: skip
     """Take in one file: its images that are there, each with what is drawn on it."""
-    of_image: dict[Any, list[dict[str, Any]]] = {}
-    for one in content["annotations"]:
-        of_image.setdefault(one.get("image_id"), []).append(one)
+    of_image = by_image(content)
     seen = {item.key for item in into.items}
     for one in content["images"]:
         own = of_image.pop(one.get("id"), [])

@@ -48,7 +48,7 @@ def chapters(facts: Facts) -> list[Chapter]:
     if facts.confusion:
         found.append(confusions(facts.data.classes, facts.confusion, facts.data.items))
     if facts.calibration:
-        found.append(trust(facts.calibration, facts.refusal, NOUNS[facts.data.takes]))
+        found.append(trust(facts.calibration, facts.refusal, (facts.data.item, facts.data.items)))
     if facts.mistakes:
         found.append(mistakes(facts.mistakes))
     return found

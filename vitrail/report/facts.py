@@ -88,13 +88,13 @@ class DataFacts:
 
     @property
     def item(self) -> str:
-        """Return what one of the data is called: an image, a series, a clip."""
-        return NOUNS[self.takes][0]
+        """Return what one of the data is called: an image, a sound, a series, a clip."""
+        return "sound" if self.heard else NOUNS[self.takes][0]
 
     @property
     def items(self) -> str:
         """Return what several are called."""
-        return NOUNS[self.takes][1]
+        return "sounds" if self.heard else NOUNS[self.takes][1]
 
     @property
     def noun(self) -> str:

@@ -79,7 +79,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
         maps = model.features(image[None])  # pyright: ignore[reportCallIssue]
         within = len(seen)
         seen.clear()
-        model(image[None])
+        model.forward(image[None])
     finally:
         for handle in handles:
             handle.remove()
@@ -130,7 +130,8 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
     handle = _last(model).register_forward_pre_hook(take)
     try:
         with torch.enable_grad():
-            logit = model(image[None])[0, target]
+            # By `forward`, without what a method has hooked around it: of this image alone.
+            logit = model.forward(image[None])[0, target]
             (slope,) = torch.autograd.grad(logit, taken[-1])
     finally:
         handle.remove()

@@ -66,7 +66,7 @@ def explain(
 
 @torch.no_grad()
 def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Maps (h, w) by rollout and class attention, as far as the model's attention allows."""
+    """Return maps (h, w) by rollout and class attention, as far as the model's attention allows."""
     seen: list[Tensor] = []
     handles = [
         module.register_forward_pre_hook(
@@ -146,7 +146,7 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
 
 
 def _last(model: nn.Module) -> nn.Module:
-    """The block whose input is explained."""
+    """Return the block whose input is explained."""
     stages = getattr(model, "stages", None)
     return model.blocks[-1] if stages is None else stages[-1].blocks[0]  # pyright: ignore
 
@@ -190,7 +190,7 @@ def saliency(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
 
 
 def _spans(side: int) -> list[slice]:
-    """Overlapping pieces that cover a side of so many pixels."""
+    """Return overlapping pieces that cover a side of so many pixels."""
     size = max(1, round(2 * side / (PLACES + 1)))
     starts = np.linspace(0, side - size, min(PLACES, side)).round().astype(int)
     return [slice(int(s), int(s) + size) for s in starts]

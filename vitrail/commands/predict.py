@@ -135,7 +135,7 @@ def _in_words(
     threshold: float | None,
     others: Mapping[str, object],
 ) -> Predictor:
-    """A run that is asked for classes in words. Raises VitrailError."""
+    """Open a run that is asked for classes in words. Raises VitrailError."""
     from vitrail.jobs.zero_shot import ZeroShot, classes_in
 
     if given := [name for name, value in others.items() if value is not None]:

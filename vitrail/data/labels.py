@@ -124,7 +124,7 @@ class Labels:
         return probabilities.double() >= bounds
 
     def normalised(self, images: Any) -> Tensor:
-        """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them.
+        """Turn uint8 (N, H, W, channels) into float32 (N, channels, H, W), as the model takes them.
 
         Series stay float32 (N, steps, channels); clips uint8 (N, T, H, W, channels) become float32
         (N, channels, T, H, W).

@@ -66,7 +66,7 @@ class Item:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All class indices of the image."""
+        """Return all class indices of the image."""
         return (self.label,) if self.several is None else self.several
 
 
@@ -98,7 +98,7 @@ class Sampling:
 
     @property
     def span(self) -> int:
-        """Frames from the first that is shown to the last."""
+        """Return the number of frames from the first that is shown to the last."""
         return (self.frames - 1) * self.stride + 1
 
 
@@ -139,7 +139,7 @@ class Source:
 
     @property
     def kind(self) -> Kind:
-        """What the items are."""
+        """Return what the items are."""
         if self.clips is not None:
             return "clips"
         return "images" if self.series is None else "series"
@@ -155,7 +155,9 @@ class Source:
         return NOUNS[self.kind][1] if self.wanted is None else "sounds"
 
     def read(self, item: Item) -> bytes:
-        """The encoded file of an image (PNG for array sources). Raises OSError of the file."""
+        """Return the encoded file of an image (PNG for array sources).
+        Raises OSError of the file.
+        """
         if self.pixels is None:
             return self.path(item).read_bytes()
         from PIL import Image
@@ -165,7 +167,7 @@ class Source:
         return buffer.getvalue()
 
     def path(self, item: Item) -> Path:
-        """The file of an image; array sources have none and raise DataError."""
+        """Return the file of an image; raise DataError for array sources, which have none."""
         if self.root is None:
             raise DataError(f"{item.key} of {self.name} is no file: read it with Source.read")
         return self.root / item.key

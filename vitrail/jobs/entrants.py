@@ -113,7 +113,9 @@ def _invited(asked: Arguments, terms: Terms, extra: Sequence[Candidate], view: V
 
 
 def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) -> list[Candidate]:
-    """The candidates with pretrained weights that take the methods; says why others do not."""
+    """Return the candidates with pretrained weights that take the
+    methods; say why others do not.
+    """
     kept = []
     for one in extra:
         why = refusal(one.config, methods)

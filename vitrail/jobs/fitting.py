@@ -97,7 +97,9 @@ class Fitting:
         )
 
     def _decode(self) -> None:
-        """The pixels of every image size of the race, before the clock of the race starts."""
+        """Decode the pixels of every image size of the race, before the
+        clock of the race starts.
+        """
         shown = self.view.console.is_terminal
         for image, channels in {(c.image, c.channels) for c in self.found.candidates}:
             for part in ("train", "val"):
@@ -142,7 +144,7 @@ class Fitting:
         return race, runners
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
-        """The candidates with their recipes, and the steps of each rung."""
+        """Return the candidates with their recipes, and the steps of each rung."""
         asked, workshop = self.asked, self.workshop
         images = len(workshop.split.train)
         marks = rung_seconds(len(self.found.candidates), race_s)

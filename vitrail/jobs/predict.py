@@ -209,7 +209,7 @@ class Predictor:
     def _of_clips(
         self, some: Sequence[clips.Asked], top: int, out: str | os.PathLike | None
     ) -> list[Prediction]:
-        """Predictions of clips, each by the mean probability of its views."""
+        """Return predictions of clips, each by the mean probability of its views."""
         self._require_no_masks(out)
 
         def work(rows: range) -> list[Prediction]:
@@ -243,7 +243,7 @@ class Predictor:
         return self._answered([(name, self.decoded(picture)) for name, picture in some], top)
 
     def _answered(self, some: Sequence[tuple[str, np.ndarray | str]], top: int) -> list[Prediction]:
-        """Predictions of what the model takes, or the reasons why there is nothing."""
+        """Return predictions of what the model takes, or the reasons why there is nothing."""
         images = [one for _, one in some if not isinstance(one, str)]
         names = [name for name, one in some if not isinstance(one, str)]
         found = iter(self.of_pixels(np.stack(images), names, top) if images else ())
@@ -269,7 +269,7 @@ class Predictor:
     def _masked(
         self, name: str, picture: Picture, top: int, out: Path | None, file: str
     ) -> Prediction:
-        """The mask of one image at its own size, and the files that it is written to."""
+        """Return the mask of one image at its own size, and the files that it is written to."""
         image = self.decoded(picture, whole=True)
         if isinstance(image, str):
             return Prediction(name, error=image)
@@ -281,7 +281,7 @@ class Predictor:
         return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
 
     def _boxed(self, name: str, picture: Picture, out: Path | None, file: str) -> Prediction:
-        """The boxes of one image in its own pixels, and the files that they are written to."""
+        """Return boxes of one image in its own pixels, and the files that they are written to."""
         image = self.decoded(picture, whole=True)
         if isinstance(image, str):
             return Prediction(name, error=image)
@@ -293,13 +293,16 @@ class Predictor:
         )
 
     def _unfamiliar(self, images: np.ndarray) -> list[bool | None]:
-        """Whether each image looks unlike all that the run learned from, if the run knows."""
+        """Return whether each image looks unlike all that the run learned
+        from, if the run knows.
+        """
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 
     def decoded(self, picture: Picture, *, whole: bool = False) -> np.ndarray | str:
-        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own size, or why there is
-        none."""
+        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own
+        size, or why there is none.
+        """
         try:
             return self._decoded(picture, whole=whole)
         except BrokenImage as error:
@@ -323,7 +326,7 @@ class Predictor:
         return decode(data, labels.image, labels.channels, labels.ranges)
 
     def _heard(self, sound: Picture, hearing: Hearing) -> np.ndarray:
-        """The spectrogram of a sound file at the size of the model."""
+        """Return the spectrogram of a sound file at the size of the model."""
         if isinstance(sound, np.ndarray | Image.Image):
             raise BrokenImage("not a sound", "cannot be read as a sound: give a path, or its bytes")
         data = read_file(sound) if isinstance(sound, (str, os.PathLike)) else bytes(sound)
@@ -422,7 +425,7 @@ def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:
 
 
 def _turned(folder: RunFolder, dial: Dial, point: Point) -> Answer:
-    """The run at a setting of its dial: by its file, else by the weights."""
+    """Open the run at a setting of its dial: by its file, else by the weights."""
     file = dials.file_of(folder, dial, point)
     if file is not None:
         running = session(file)

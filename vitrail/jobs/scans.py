@@ -123,7 +123,7 @@ class ScanPredictor:
 
 
 def _of_file(scan: Scan, said: np.ndarray) -> np.ndarray:
-    """The class of each point of the file, uint8, also of those that were left out."""
+    """Return the class of each point of the file, uint8, also of those that were left out."""
     if scan.rows is None:
         return said
     whole = np.full(scan.points, IGNORE, np.uint8)
@@ -143,7 +143,7 @@ def _write(out: Path, name: str, data: bytes) -> str:
 
 
 def _reader(task: Any, labels: Labels, run: RunFolder) -> Reader:
-    """How whole scans are read, as the run's recipe says. Raises RunError."""
+    """Return the reader of whole scans, as the run's recipe describes it. Raises RunError."""
     try:
         projection = parse(_PROJECTION, task["projection"], "task.projection")
         width = labels.image[1]

@@ -209,7 +209,7 @@ def _use(facts: Facts) -> list[str]:
 
 
 def _of_sounds(facts: Facts) -> list[str]:
-    """How sounds are answered."""
+    """Say how sounds are answered."""
     return [
         "`vitrail predict . sound.wav`, or, with ONNX Runtime and soundfile alone, "
         "`python use.py sound.wav` with this as `use.py` beside `sound.onnx`:",
@@ -267,20 +267,22 @@ def _next(facts: Facts) -> list[str]:
 
 
 def _longer(facts: Facts) -> list[str]:
-    """The command of a longer fit, where the run is one."""
+    """Return the command of a longer fit, where the run is one."""
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"
     return [f"{sentence(longer)}    # search and train for longer{where}"] if longer else []
 
 
 def _engine(facts: Facts) -> str:
-    """The option that names the engine of the latency, where that is not ONNX Runtime."""
+    """Return the option that names the engine of the latency, where that is not ONNX Runtime."""
     chosen = [e.name for e in facts.engines if e.counts and e.gain is not None]
     return f" --engine {chosen[0]}" if chosen else ""
 
 
 def _text(value: str) -> str:
-    """Text in a table's cell: no bar ends it, no sign becomes markup, nothing is hidden."""
+    """Prepare text for a table's cell: no bar ends it, no sign becomes
+    markup, nothing is hidden.
+    """
     value = sentence(value)
     for sign in "\\|<>*_`[]":
         value = value.replace(sign, "\\" + sign)

@@ -58,7 +58,7 @@ def render(facts: Facts) -> str:
 
 
 def _chapters(facts: Facts) -> list[Chapter]:
-    """All chapters in order; figures of labels stand before the mistakes."""
+    """Return all chapters in order; figures of labels stand before the mistakes."""
     own, common = facts.chapters, classification.chapters(facts)
     return [*own, *common] if facts.data.several else [*common, *own]
 
@@ -88,7 +88,9 @@ def filled(template: Path, **values: Any) -> str:
 
 
 def _told(keys: Sequence[str], facts: Facts) -> bool:
-    """Whether all these files are among the broken ones, which are listed with their reasons."""
+    """Return whether all these files are among the broken ones, which are
+    listed with their reasons.
+    """
     return bool(keys) and {file.key for file in facts.data.broken} >= set(keys)
 
 
@@ -143,12 +145,12 @@ def image(data: bytes) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Whatever a template prints: text without control characters, markup as it is."""
+    """Clean whatever a template prints: text without control characters, markup as it is."""
     return plain(value, lines=True) if type(value) is str else value
 
 
 def _unbroken(figure: Callable[..., str]) -> Callable[..., str]:
-    """The figure on one line with its unit."""
+    """Keep the figure on one line with its unit."""
 
     def tied(*values: Any) -> str:
         return figure(*values).replace(" ", "\u00a0")

@@ -67,7 +67,7 @@ def answered(prediction: Prediction) -> dict[str, Any]:
 
 
 def _mask(prediction: Prediction) -> dict[str, Any]:
-    """The share of pixels of each class, and the files of the mask."""
+    """Return the share of pixels of each class, and the files of the mask."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
         told = prediction.written.to_json()
@@ -78,7 +78,7 @@ def _mask(prediction: Prediction) -> dict[str, Any]:
 
 
 def _points(prediction: Prediction) -> dict[str, Any]:
-    """The share of a scan's points of each class, and the files of its labels."""
+    """Return the share of a scan's points of each class, and the files of its labels."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
         files = prediction.written.to_json()
@@ -88,7 +88,7 @@ def _points(prediction: Prediction) -> dict[str, Any]:
 
 
 def _boxes(prediction: Prediction) -> dict[str, Any]:
-    """The boxes above the threshold, and the files of them."""
+    """Return the boxes above the threshold, and the files of them."""
     told: dict[str, Any] = {"threshold": prediction.threshold}
     if prediction.written is not None:
         told |= prediction.written.to_json()
@@ -102,7 +102,9 @@ def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def _obeyed(sign: str) -> bool:
-    """Whether a terminal obeys a sign instead of showing it; newlines part the lines of JSON."""
+    """Return whether a terminal obeys a sign instead of showing it;
+    newlines part the lines of JSON.
+    """
     kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return ord(sign) < 0x10000 and sign != "\n" and unicodedata.category(sign) in kinds
 
@@ -166,7 +168,7 @@ def show(predictions: Sequence[Prediction], console: Console) -> None:
 
 
 def _warned(prediction: Prediction) -> tuple[Text, Text, Text]:
-    """The same parts, with a warning where the run never saw such an image."""
+    """Return the same parts, with a warning where the run never saw such an image."""
     from rich.text import Text
 
     first, share, rest = _parts(prediction)
@@ -177,7 +179,7 @@ def _warned(prediction: Prediction) -> tuple[Text, Text, Text]:
 
 
 def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
-    """The answer, how sure it is, and what else it could be."""
+    """Return the answer, how sure it is, and what else it could be."""
     from rich.text import Text
 
     if prediction.error:
@@ -196,7 +198,7 @@ def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
 
 
 def _labels(prediction: Prediction, chosen: Sequence[tuple[str, float]]) -> tuple[Text, Text, Text]:
-    """All labels of an image with their probabilities, and the likeliest of the others."""
+    """Return all labels of an image with their probabilities, and the likeliest of the others."""
     from rich.text import Text
 
     told = [", ".join(f"{plain(name)} {share:.1%}" for name, share in some) for some in (

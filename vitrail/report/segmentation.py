@@ -151,7 +151,7 @@ def _share(value: float) -> str:
 
 
 def _confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Chapter]:
-    """What pixels are taken for, in per mille of each true class; only of few classes."""
+    """Show what pixels are taken for, in per mille of each true class; only of few classes."""
     if len(names) > MATRIX_CLASSES:
         return []
     shares = [[round(1000 * n / max(1, sum(row))) for n in row] for row in counts]

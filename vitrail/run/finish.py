@@ -147,7 +147,7 @@ class Shipped:
 
     @property
     def latency_s(self) -> float:
-        """The median that counts against the budget."""
+        """Return the median that counts against the budget."""
         return self.timed.latency.p50_s
 
 

@@ -129,7 +129,7 @@ def labels_of(recipe: Recipe, read: ReadScans) -> Labels:
 def _ship(
     model: Any, recipe: Recipe, labels: Labels, run: RunFolder, held: Scans
 ) -> tuple[Exported, float]:
-    """The accepted file, and the median seconds of a whole scan by it."""
+    """Return the accepted file, and the median seconds of a whole scan by it."""
     assert isinstance(recipe.task, Lidar)
     reader = recipe.task.reader(labels.image[1], normal(recipe))
     some = held.first(PARITY)
@@ -159,7 +159,7 @@ def _findings(read: ReadScans) -> list[FindingFacts]:
 def _result(
     trained: TrainedScans, facts: ScanFacts, exported: Exported, state: State
 ) -> Mapping[str, Any]:
-    """result.json: the figures of the page for scripts."""
+    """Return what result.json holds: the figures of the page for scripts."""
     scores, test = trained.scores, facts.test
     assert isinstance(test, Score)
     validation = {scores.name: scores.main, **scores.figures, "loss": scores.loss, "n": scores.n}

@@ -144,7 +144,7 @@ def _alone(keys: Sequence[str], view: View, found: Inspection) -> Group:
 
 
 def _copies(found: Inspection) -> list[Group]:
-    """Groups of copies, the worst kind first."""
+    """Return groups of copies, the worst kind first."""
     named, groups = _names(found), []
     for finding in sorted(found.findings, key=_worst):
         groups += [
@@ -164,7 +164,7 @@ def _names(found: Inspection) -> dict[str, str]:
 
 
 def _drawn(found: Inspection, groups: Sequence[Group]) -> list[Group]:
-    """The groups that have files, with pictures of the first files of each kind."""
+    """Return the groups that have files, with pictures of the first files of each kind."""
     chosen: list[list[str]] = []
     for _, some in groupby(groups, key=lambda group: group.caption):
         for place, group in enumerate(some):

@@ -128,7 +128,7 @@ class Server:
         return JSONResponse(content, status, headers)
 
     async def _found(self, request: Any) -> list[Any]:
-        """The answers to a request. Raises Refused."""
+        """Return the answers to a request. Raises Refused."""
         assert self._batcher is not None
         self._batcher.reserve(1)  # before the body is in memory
         held = 1

@@ -56,7 +56,7 @@ class Scores:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the better scores last."""
+        """Return what sorts the better scores last."""
         return self.main, -self.loss
 
 

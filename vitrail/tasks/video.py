@@ -59,7 +59,7 @@ class Video(Classification):
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames are shown of a clip."""
+        """Return which frames are shown of a clip."""
         return Sampling(self.frames or FRAMES, self.stride, self.views)
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

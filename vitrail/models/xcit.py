@@ -197,9 +197,7 @@ class LocalPatches(nn.Module):
         self.conv2.bias = frozen(self.conv2.bias * scale)  # pyright: ignore[reportOptionalOperand]
 
     def deployed(self) -> LocalPatches:
-        """Turn BatchNorm into two constants: zeros padded after it forbid
-        its shift to be a bias.
-        """
+        """Turn BatchNorm into two constants: zeros padded after it forbid a bias instead."""
         self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 

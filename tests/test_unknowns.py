@@ -22,6 +22,7 @@ from vitrail.data.likeness import Likeness, likeness, traits
 from vitrail.errors import ConfigError
 from vitrail.jobs import predict
 from vitrail.report import facts as f
+from vitrail.report import predictions
 from vitrail.report.card import render_card
 from vitrail.report.page import render
 from vitrail.tasks import Classification
@@ -159,13 +160,13 @@ def test_predict_warns_of_images_unlike_all(tmp_path):
     found = predict.predict(run.path, [*paths, tmp_path / "broken.png"])
     assert [one.unfamiliar for one in found] == [False, True, None]
     assert found[1].answer == found[1].ranked[0][0]  # a warning takes no answer
-    rows = json.loads(predict.as_json(found))
+    rows = json.loads(predictions.as_json(found))
     assert [row.get("unfamiliar") for row in rows] == [False, True, None]
-    lines = list(csv.DictReader(io.StringIO(predict.as_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(predictions.as_csv(found))))
     assert [line["unfamiliar"] for line in lines] == ["no", "yes", "no"]
     shown = io.StringIO()
-    predict.show(found, Console(file=shown, width=300))
+    predictions.show(found, Console(file=shown, width=300))
     assert shown.getvalue().count("unlike all images that the run learned from") == 1
     plain = predict.predict(finished(tmp_path / "plain").path, paths)
     assert [one.unfamiliar for one in plain] == [None, None]
-    assert "unfamiliar" not in predict.as_csv(plain) + predict.as_json(plain)
+    assert "unfamiliar" not in predictions.as_csv(plain) + predictions.as_json(plain)

@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from vitrail.config import read_json
 from vitrail.errors import RunError
-from vitrail.jobs.predict import Prediction, answering
+from vitrail.jobs.predict import answering
+from vitrail.jobs.prediction import Prediction
 from vitrail.report.text import link, plain
 from vitrail.run import dial
 from vitrail.run.dial import Dial

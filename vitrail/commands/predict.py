@@ -79,9 +79,11 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images, pixels or points of lidar scans, or find objects, with a finished run."""
-    from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
-    from vitrail.jobs.predict import as_json as in_json
+    from vitrail.data.listing import collect
+    from vitrail.jobs.predict import Predictor, answering
     from vitrail.jobs.scans import ScanPredictor
+    from vitrail.report.predictions import as_csv, show
+    from vitrail.report.predictions import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:

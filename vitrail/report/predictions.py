@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from vitrail.jobs.predict import Prediction
+    from vitrail.jobs.prediction import Prediction
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:

@@ -21,10 +21,10 @@ from vitrail.data.labels import Labels
 from vitrail.data.likeness import Likeness, likeness, traits
 from vitrail.errors import ConfigError
 from vitrail.jobs import predict
-from vitrail.report import facts as f
 from vitrail.report import predictions
 from vitrail.report.card import render_card
 from vitrail.report.page import render
+from vitrail.report.scores import RefusalFacts
 from vitrail.tasks import Classification
 from vitrail.tasks.task import Outputs
 from vitrail.tasks.unknowns import LeftOut, left_out, surest, threshold
@@ -138,7 +138,7 @@ def test_a_run_settles_its_threshold_and_the_report_tells_it():
     found = task.judged(outputs, settled)["refusal"]
     assert found.threshold == settled.threshold and found.known <= 0.01
     assert found.n == 300 and found.unknown is None
-    told_of = f.RefusalFacts(0.61, 0.01, 200, 0.42)
+    told_of = RefusalFacts(0.61, 0.01, 200, 0.42)
     facts = replace(some_facts(), refusal=told_of)
     page, card = read(render(facts)).text, render_card(facts)
     assert "Below a probability of 0.61" in page and "about 42 %" in page

@@ -31,6 +31,7 @@ NOUNS: dict[Kind, tuple[str, str]] = {
     "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
     "scans": ("scan", "scans"),
 }  # fmt: skip
+SOUNDS = ("sound", "sounds")
 
 _PARTS: dict[str, PartName] = {
     "train": "train", "training": "train", "trn": "train", "tr": "train", "learn": "train",
@@ -40,6 +41,11 @@ _PARTS: dict[str, PartName] = {
     "holdout": "test", "privatetest": "test",
     "publictest": "val",
 }  # fmt: skip
+
+
+def nouns(kind: Kind, *, heard: bool = False) -> tuple[str, str]:
+    """Return what one item is called, and several; what is `heard` are sounds, of whatever kind."""
+    return SOUNDS if heard else NOUNS[kind]
 
 
 def part_of(name: str) -> PartName | None:
@@ -147,12 +153,12 @@ class Source:
     @property
     def noun(self) -> str:
         """Return what one item is called."""
-        return NOUNS[self.kind][0] if self.wanted is None else "sound"
+        return nouns(self.kind, heard=self.wanted is not None)[0]
 
     @property
     def nouns(self) -> str:
         """Return what several items are called."""
-        return NOUNS[self.kind][1] if self.wanted is None else "sounds"
+        return nouns(self.kind, heard=self.wanted is not None)[1]
 
     def read(self, item: Item) -> bytes:
         """Return the encoded file of an image (PNG for array sources).

@@ -152,6 +152,6 @@ def within(asked: Arguments, data: Read) -> Budget:
 def _beyond(budget: Budget) -> str:
     assert budget.pictures is not None and budget.latency_s is not None
     return (
-        f"resizing a picture of {budget.pictures.spoken()} alone takes longer than "
-        f"{seconds(budget.latency_s)}: models are held to the limit without it"
+        f"resizing a {budget.pictures.called} of {budget.pictures.spoken()} alone takes longer "
+        f"than {seconds(budget.latency_s)}: models are held to the limit without it"
     )

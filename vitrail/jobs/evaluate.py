@@ -29,8 +29,9 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
-from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
+from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, ModelFacts
 from vitrail.report.page import render
+from vitrail.report.scores import Mistake
 from vitrail.report.text import link, plain
 from vitrail.run.answers import Embedded
 from vitrail.run.facts import today

@@ -249,9 +249,10 @@ class Fitting:
         scores = self.workshop.validate(start, recipe)
         if scores.order <= trained.scores.order:
             return trained
+        items = self.workshop.split.train.source.nouns
         note = (
             f"the linear model on features is kept: it has {scores.main:.1%} of {scores.n} "
-            f"validation images right, and {trained.scores.main:.1%} after the training"
+            f"validation {items} right, and {trained.scores.main:.1%} after the training"
         )
         self.view.say(note)
         self.desk.notes.append(FindingFacts("features", "info", note))

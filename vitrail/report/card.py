@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import Baseline, DataFacts, Facts
+from vitrail.report.facts import DataFacts, Facts
 from vitrail.report.pictures import composed
+from vitrail.report.scores import Baseline
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.taken import FILES, GRAPHS, USE, inputs
 from vitrail.report.text import sentence
@@ -170,7 +171,7 @@ def render_card(facts: Facts) -> str:
 
 def _sizes(facts: Facts) -> str:
     """Return what the model takes, in a cell of the table."""
-    if facts.data.takes != "images":
+    if facts.data.takes != "images" or facts.data.heard:
         return inputs(facts.model, facts.data)
     height, width = facts.model.image
     return f"{height}x{width}, {'grey' if facts.model.channels == 1 else 'RGB'}"
@@ -218,7 +219,7 @@ def _of_sounds(facts: Facts) -> list[str]:
         "",
         "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
         f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
-        "the spectrograms as uint8 images.",
+        "the spectrograms as uint8.",
     ]
 
 

@@ -22,8 +22,8 @@ from vitrail.report.chapter import (
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import colours
+from vitrail.report.scores import Score
 from vitrail.report.text import plain
 from vitrail.units import counted, percent
 

@@ -11,11 +11,12 @@ from typing import Any
 from vitrail.report import classification, plots, race
 from vitrail.report.canvas import NARROW
 from vitrail.report.chapter import Chapter
-from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
+from vitrail.report.facts import CandidatePoint, Facts
 from vitrail.report.pictures import composed, resized
 from vitrail.report.steps import folder, steps
-from vitrail.report.taken import inputs
+from vitrail.report.taken import inputs, sizes
 from vitrail.report.text import plain
+from vitrail.report.timings import EngineFacts
 from vitrail.report.verdict import headline, limits, standing, verdict
 from vitrail.units import count, counted, percent, points, seconds, size
 
@@ -52,6 +53,7 @@ def render(facts: Facts) -> str:
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),
         picture=composed(facts.latency) if facts.latency else "",
+        sizes=sizes(facts.data, resize_inside=bool(facts.export and facts.export.resize_inside)),
         steps=steps(facts),
         here=folder(facts) == ".",
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitrail.report.canvas import ACCENT, HALF, SOFT, legend, svg, within
-from vitrail.report.facts import CalibrationFacts, CurvePoint
+from vitrail.report.facts import CurvePoint
+from vitrail.report.scores import CalibrationFacts
 
 
 def losses(points: Sequence[CurvePoint]) -> str:

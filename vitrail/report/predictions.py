@@ -9,9 +9,12 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.source import NOUNS
 from vitrail.report.text import cell, plain
 
-UNFAMILIAR = "unlike all images that the run learned from"
+Words = tuple[str, str]
+IMAGES = NOUNS["images"]
+UNFAMILIAR = "unlike all {} that the run learned from"
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,45 +138,50 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     return text.getvalue()
 
 
-def as_table(predictions: Sequence[Prediction]) -> Table:
-    """Return a table to print: the likeliest class stands out, the others follow."""
+def as_table(predictions: Sequence[Prediction], words: Words = IMAGES) -> Table:
+    """Return a table to print: the likeliest class stands out, the others follow.
+
+    `words` are what one of the things that were asked about is called, and several.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     several = any(p.chosen is not None for p in predictions)
     found = any(p.boxes is not None for p in predictions)
-    titles = ("image", "found", "", "") if found else ("image", "labels", "", "others")
-    titles = titles if several or found else ("image", "class", "sure", "then")
+    titles = (words[0], "found", "", "") if found else (words[0], "labels", "", "others")
+    titles = titles if several or found else (words[0], "class", "sure", "then")
     for title in titles:
         table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
     for p in predictions:
-        first, *others = _warned(p)
+        first, *others = _warned(p, words)
         table.add_row(Text(plain(p.path)), first, *others)
     return table
 
 
-def show(predictions: Sequence[Prediction], console: Console) -> None:
+def show(predictions: Sequence[Prediction], console: Console, words: Words = IMAGES) -> None:
     """Print a table where it fits, else each path on a line of its own; nothing is cut."""
     from rich.text import Text
 
-    table = as_table(predictions)
+    table = as_table(predictions, words)
     unbounded = console.options.update(max_width=100_000)
     if console.measure(table, options=unbounded).maximum <= console.width:
         console.print(table)
         return
     for p in predictions:
         console.print(Text(plain(p.path)), soft_wrap=True)
-        console.print(Text("  ").join([Text(), *(t for t in _warned(p) if t)]), soft_wrap=True)
+        console.print(
+            Text("  ").join([Text(), *(t for t in _warned(p, words) if t)]), soft_wrap=True
+        )
 
 
-def _warned(prediction: Prediction) -> tuple[Text, Text, Text]:
+def _warned(prediction: Prediction, words: Words) -> tuple[Text, Text, Text]:
     """Return the same parts, with a warning where the run never saw such an image."""
     from rich.text import Text
 
     first, share, rest = _parts(prediction)
     if prediction.unfamiliar:
-        warning = Text(UNFAMILIAR, style="yellow")
+        warning = Text(UNFAMILIAR.format(words[1]), style="yellow")
         rest = Text("; ").join([warning, rest]) if rest else warning
     return first, share, rest
 

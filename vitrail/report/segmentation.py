@@ -18,8 +18,8 @@ from vitrail.report.chapter import (
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import as_png, legend, over
+from vitrail.report.scores import Score
 from vitrail.units import counted, percent
 
 # Up to here all classes stand in one table, and confusions in a matrix.

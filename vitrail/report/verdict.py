@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitrail.report.ahead import Interval, unpaired, unpaired_balanced
-from vitrail.report.facts import Baseline, Facts
+from vitrail.report.facts import Facts
+from vitrail.report.scores import Baseline
 from vitrail.report.text import plain
 from vitrail.units import count, counted, percent, seconds, shortened
 

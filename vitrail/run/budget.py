@@ -69,7 +69,8 @@ class Budget:
         """Return the limits in words, such as "latency 20 ms, 50 M multiply-adds"."""
         limits = []
         if self.latency_s is not None:
-            of = f" for a picture of {self.pictures.spoken()}" if self.pictures else ""
+            one = self.pictures
+            of = f" for a {one.called} of {one.spoken()}" if one else ""
             limits.append(f"latency {seconds(self.latency_s)} on {self.threads} threads{of}")
         if self.macs is not None:
             limits.append(f"{count(self.macs)} multiply-adds")

@@ -176,7 +176,7 @@ def deployed(
     Everything is made and measured in `scratch`; what is accepted moves into the run.
     """
     held = images.held if images else synthetic(labels)
-    described = f"{len(held)} {'held-back' if images else 'synthetic'} images"
+    described = f"{len(held)} {'held-back' if images else 'synthetic'} {labels.items}"
     onnx = run.onnx
     if not _is_ours(run, labels):
         export_onnx(

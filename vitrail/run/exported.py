@@ -20,7 +20,7 @@ from vitrail.engines.onnx import compare, export_onnx
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, onnx_latency, ratio, summary
 from vitrail.recipes.recipe import Recipe
-from vitrail.report.facts import EngineFacts, LatencyFacts, PictureFacts
+from vitrail.report.timings import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.run.budget import Budget
 from vitrail.run.deploy import Deployed, converted, logits, settle, timed
 from vitrail.run.folder import RunFolder
@@ -79,7 +79,8 @@ class Timed:
         if budget.pictures is not None:
             resize_s = max(0.0, one.p50_s - self.model_s)
             read = (decoding.seconds, decoding.format) if decoding else (None, "")
-            picture = PictureFacts(budget.pictures.size, self.model_s, resize_s, *read)
+            shown = budget.pictures
+            picture = PictureFacts(shown.size, self.model_s, resize_s, *read, shown.called)
         return LatencyFacts(
             one.p50_s, one.p90_s, one.n, self.title, budget.threads, picture=picture
         )

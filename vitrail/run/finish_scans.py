@@ -26,8 +26,9 @@ from vitrail.engines.scans import Compared, export_scans
 from vitrail.measure.machine import machine
 from vitrail.measure.session import session
 from vitrail.recipes.recipe import Recipe
-from vitrail.report.facts import BrokenFile, FindingFacts, Score, under_its_name
+from vitrail.report.facts import BrokenFile, FindingFacts
 from vitrail.report.scans import ScanFacts, render
+from vitrail.report.scores import Score, under_its_name
 from vitrail.run.facts import curve_points, today
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge

@@ -49,12 +49,14 @@ WRITTEN = {"JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
 class Pictures:
     """Pictures of `size` (height, width), and who resizes them with how many threads.
 
-    `inside` says that the exported file does it, else `data.decode.resize` before it.
+    `inside` says that the exported file does it, else `data.decode.resize` before it. `called` is
+    what a reader calls them.
     """
 
     size: tuple[int, int]
     threads: int = 1
     inside: bool = True
+    called: str = "picture"
 
     def resize_s(self, image: tuple[int, int], channels: int) -> float:
         """Return the seconds that resizing one picture to `image` takes; none at that size already.

@@ -26,7 +26,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.layers.boxes import best
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
-from vitrail.report.facts import Baseline, Score
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown

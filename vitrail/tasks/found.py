@@ -16,7 +16,7 @@ from vitrail.report.detection import (
     Sure,
     box_by_box,
 )
-from vitrail.report.facts import Score
+from vitrail.report.scores import Score
 from vitrail.tasks import finding
 from vitrail.tasks.finding import SIZES, Finds, Matches, Shown
 

@@ -28,7 +28,7 @@ from vitrail.engines.served import Agreement, same_answers, serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.trunk.dense import Dense
-from vitrail.report.facts import Baseline, Score
+from vitrail.report.scores import Baseline, Score
 from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features

@@ -22,7 +22,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.training.evaluate import predict
 

@@ -19,8 +19,8 @@ from vitrail.engines.served import serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.report.facts import Baseline
 from vitrail.report.filmstrips import Strip, filmstrips
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once

@@ -119,7 +119,7 @@ def _drawn(source: Source, item: Item, hearing: Hearing) -> Seen | Broken:
 
 
 def _hearing(wanted: Wanted, heard: Sequence[Heard]) -> Hearing:
-    """The rate and length for all sounds, where the user wants no others."""
+    """Choose the rate and length for all sounds, where the user wants no others."""
     rates = Counter(one.rate for one in heard)
     usual = max(rates, key=lambda rate: (rates[rate], rate))
     length = float(np.quantile([one.seconds for one in heard], USUAL))

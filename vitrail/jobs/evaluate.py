@@ -27,6 +27,7 @@ from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
+from vitrail.layers.normal import Normal
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, ModelFacts
@@ -40,7 +41,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Normal, Outputs, Task
+from vitrail.tasks.task import Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64

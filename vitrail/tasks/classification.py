@@ -17,13 +17,14 @@ from vitrail.data.opening import open_source
 from vitrail.data.source import NOUNS, Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
 from vitrail.report.scores import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
 from vitrail.report.scores import Score as TestScore
 from vitrail.tasks import metrics, unknowns
 from vitrail.tasks.baselines import Features, baselines, linear_on
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, each_once
 
 # The largest class over the mean one from which on accuracy says little.
 UNEVEN = 1.5

@@ -15,7 +15,6 @@ from PIL import Image
 from vitrail.data import twins
 from vitrail.data.decode import BrokenImage, Picture, reading
 from vitrail.data.depth import Range, Values, range_of, together
-from vitrail.data.formats import check_file
 from vitrail.data.parallel import bar, in_order
 from vitrail.data.source import Item, Source
 from vitrail.data.tally import KEYS_SHOWN, Broken, Scan, Seen, Tally, words
@@ -94,7 +93,7 @@ def _shared(deep: dict[int, Seen]) -> tuple[tuple[Range, ...], list[int]]:
 
 def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> Seen | Broken:
     try:
-        check_file(os.stat(source.path(item)))
+        source.check(item)
         data = source.read(item)
         with reading(data, ranges) as picture:
             return _seen(data, picture, item.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -171,6 +172,12 @@ class Source:
         buffer = io.BytesIO()
         Image.fromarray(self.pixels[self._rows[item.key]]).save(buffer, "PNG")
         return buffer.getvalue()
+
+    def check(self, item: Item) -> None:
+        """Raise BrokenImage for a file that should not be read: a pipe, an endless one; OSError."""
+        from vitrail.data.formats import check_file
+
+        check_file(os.stat(self.path(item)))
 
     def path(self, item: Item) -> Path:
         """Return the file of an image; raise DataError for array sources, which have none."""

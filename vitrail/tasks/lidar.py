@@ -174,12 +174,7 @@ class Lidar:
         """Return the mean with its interval over resampled scans, and figures of each class."""
         told = scan_maps(outputs)
         total = told.values.sum(0)
-        main = float(maps.mean_overlap(total))
-        spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
-        test = Score(
-            accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures={"point accuracy": maps.pixel_accuracy(told.values)},
-        )  # fmt: skip
+        test = maps.overlap_score(told, name=NAME, figure="point accuracy")
         scans = (told.targets > 0).sum(0).tolist()
         rows = [
             ClassOfPoints(name, n, *figures)

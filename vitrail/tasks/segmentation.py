@@ -135,12 +135,7 @@ class Segmentation:
         """Return the mean with its interval over resampled images, and figures of each class."""
         told = _maps(outputs)
         total = told.values.sum(0)
-        main = float(maps.mean_overlap(total))
-        spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
-        test = Score(
-            accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures={"pixel accuracy": maps.pixel_accuracy(told.values)},
-        )  # fmt: skip
+        test = maps.overlap_score(told, name=NAME, figure="pixel accuracy")
         images = (told.targets > 0).sum(0).tolist()
         rows = [
             MapRow(name, n, *figures)

@@ -23,9 +23,10 @@ from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.report.curves import Curve, curves
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
-from vitrail.tasks.classification import WATCHED, Classification, baseline
+from vitrail.tasks.classification import Classification, baseline
 from vitrail.tasks.series_baselines import nearest, usual
 from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
+from vitrail.tasks.whole_images import WATCHED
 from vitrail.tasks.worst import Judged, judged, worst_of
 
 

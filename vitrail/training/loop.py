@@ -157,7 +157,7 @@ def _check(
         )
     if batches.steps_per_epoch < 1:
         raise ConfigError(
-            f"there are fewer training images than one batch of {batches.batch}: give a smaller "
+            f"there is less to train on than one batch of {batches.batch}: give a smaller "
             "steps.batch"
         )
     if learner.objective.two is not None and second is None:

@@ -18,6 +18,7 @@ from vitrail.data.cache import Pixels
 from vitrail.data.inputs import inputs, statistics
 from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
+from vitrail.layers.normal import Normal
 from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
@@ -27,7 +28,7 @@ from vitrail.run.features import linear_head
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.linear_head import LinearHead
-from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
+from vitrail.tasks.task import Order, Outputs, Scores, best
 from vitrail.training.crew import crew
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict

@@ -38,6 +38,15 @@ def check_betas(betas: tuple[float, float], usual: str) -> None:
         raise ConfigError(f"betas {betas} are not in [0, 1): take {usual}")
 
 
+def moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Return a count of steps and two moments of a parameter, all of them 0."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32),
+        "mean": torch.zeros_like(parameter),
+        "square": torch.zeros_like(parameter),
+    }
+
+
 class OneByOne(Optimizer):
     """Moves parameter after parameter; the `lr` of a group is set before every step.
 

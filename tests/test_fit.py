@@ -508,6 +508,7 @@ def content(folder):
     }
 
 
+@pytest.mark.long
 def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypatch):
     from vitrail.jobs.fit import fit
     from vitrail.run import judge
@@ -555,6 +556,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     assert len(opened) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, call):
     from vitrail.jobs.fit import fit
@@ -585,6 +587,7 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
     from vitrail.jobs.fit import fit
     from vitrail.run import exported

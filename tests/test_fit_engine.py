@@ -289,6 +289,7 @@ def test_the_report_names_the_engine():
 # ---- whole fits --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path, monkeypatch):
     """The signal comes when OpenVINO has computed."""
     whole, out = fitting, tmp_path / "run"

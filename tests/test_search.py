@@ -394,6 +394,7 @@ def digits(tmp_path_factory):
     return write_classes(tmp_path_factory.mktemp("data") / "digits", {"a": 40, "b": 40}, grey)
 
 
+@pytest.mark.long
 def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsys):
     """What was decided and judged before a stop stands; the page and the file tell it."""
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))

@@ -134,7 +134,7 @@ LOCAL_FEED_FORWARD = Plan(
     "DeiT",
     {
         "DeiT": Arm("deit", "the host: attention and plain feed-forward networks"),
-        "LocalViT, ReLU6": Arm(
+        "LocalViT with ReLU6": Arm(
             "localvit",
             "a depthwise 3x3 convolution between two of 1x1, with BatchNorm and ReLU6",
             {"act": "relu6", "squeeze": (16,)},
@@ -196,7 +196,7 @@ def _stems() -> dict[str, Arm]:
         "SGD": ("SGD with momentum, rate 0.06", sgd),
     }
     return {
-        f"{kind}, {name}": Arm("vit_c", f"{note}; {by}", fields, settings=settings)
+        f"{kind} by {name}": Arm("vit_c", f"{note}; {by}", fields, settings=settings)
         for kind, (note, fields) in kinds.items()
         for name, (by, settings) in learned.items()
     }
@@ -206,7 +206,7 @@ EARLY_CONVOLUTIONS = Plan(
     "A stem of patches or of convolutions, by optimizer",
     "Does a stem of convolutions (ViT_C, arXiv 2106.14881) make a transformer depend less on how "
     "it is trained: by AdamW or by SGD, at this rate or at another?",
-    "patches, AdamW",
+    "patches by AdamW",
     _stems(),
     early,
     largest=64,

@@ -69,9 +69,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-run/unlabelled"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--arms", help="some of them, with commas between")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     images, arms = read(Data(options.data), Hardware("cpu"), View()), ARMS[options.method]
+    if options.arms:
+        arms = {arm: arms[arm] for arm in options.arms.split(",")}
 
     def train(arm: str, seed: int) -> Figures:
         folder = options.out / f"{options.method}-{arm}-{seed}".replace(" ", "-")

@@ -109,7 +109,7 @@ class _Adapting:
         )  # fmt: skip
         self.start = Start(wanted.base, config, data, n)
         self.subject = subject(config, pretrained=weights)
-        total = wanted.epochs * max(1, n // batch_size(n, workshop.device))
+        total = wanted.epochs * max(1, n // batch_size(n, workshop.device, config))
         self.recipes: dict[str, Recipe] = {}
         self.left_out: list[WayFacts] = []
         self.trained: dict[str, int] = {}

@@ -88,7 +88,7 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
     create(config)
     data = workshop.data(early.data, tuple(config.image), channels, early.pretrained)
     images = len(split.train)
-    batch = batch_size(images, workshop.device)
+    batch = batch_size(images, workshop.device, config)
     recipe = default(
         config,
         data,

@@ -167,10 +167,14 @@ class _Study:
             Data(self.asked.data, group_by=self.asked.group_by), size, split.channels
         )
         n = len(split.train)
-        total = self.asked.epochs * max(1, n // batch_size(n, workshop.device))
+        configs = {
+            name: self.plan.config(name, size, split.channels, len(split.classes)) for name in names
+        }
+        batch = batch_size(n, workshop.device, configs[self.plan.baseline])
+        total = self.asked.epochs * max(1, n // batch)
         made = {
             name: default(
-                self.plan.config(name, size, split.channels, len(split.classes)),
+                configs[name],
                 data,
                 images=n,
                 total=total,
@@ -181,7 +185,12 @@ class _Study:
         common = made[self.plan.baseline]
         return {
             name: amend(
-                replace(recipe, optimizer=common.optimizer, schedule=common.schedule),
+                replace(
+                    recipe,
+                    steps=common.steps,
+                    optimizer=common.optimizer,
+                    schedule=common.schedule,
+                ),
                 self.plan.arms[name].settings,
             )
             for name, recipe in made.items()

@@ -136,6 +136,23 @@ def test_a_step_of_the_head_shrinks_it_by_its_own_decay():
         torch.testing.assert_close(model.get_parameter(name), share * before[name])
 
 
+def test_groups_are_the_same_whatever_the_decay():
+    """What was saved by a decay of 0 is read again: as many groups, in the same order."""
+    for first, second in ((AdamW(), AdamW(weight_decay=0.0)), (AdamW(), AdamW(head_decay=0.05))):
+        sizes = [[len(g["params"]) for g in build(one, toy.net()).param_groups]
+                 for one in (first, second)]  # fmt: skip
+        assert sizes[0] == sizes[1]
+
+
+def test_what_was_begun_before_heads_had_a_decay_goes_on():
+    batches = toy.batches(32, augment=toy.AUGMENT)
+    told = [
+        Plan(one, Cosine(2), toy.changed(total=6)).settings(batches)["optimizer"]
+        for one in (AdamW(), AdamW(head_decay=3.0))
+    ]
+    assert "head_decay" not in told[0] and told[1]["head_decay"] == 3.0
+
+
 def test_a_head_decay_that_decays_nothing():
     for changes, said in (
         ({"head_decay": -1.0}, "head_decay -1.0 is below 0"),

@@ -5,8 +5,8 @@ Those that torch lacks have files of their own: `muon`, `lamb`, `lion`, `adafact
 Parameters of one axis (biases, norms) and those that `model.no_decay()` names take no weight
 decay. With `layer_decay` below 1 the rate falls by that factor with every block away from the
 head (Clark et al., ELECTRA, arXiv 2003.10555; BEiT's fine-tuning). With a `head_decay` the head
-decays by that: a hundred times as much as the rest helps few labels later (Zhai et al., "Scaling
-Vision Transformers", arXiv 2106.04560).
+decays by that, a hundred times as much as the rest in "Scaling Vision Transformers" (Zhai et al.,
+arXiv 2106.04560).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _groups(
 ) -> Iterator[dict[str, Any]]:
     named = getattr(model, "no_decay", None)
     undecayed = named() if named else set()
-    made: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    made: dict[tuple[float, float, bool, bool], list[nn.Parameter]] = {}
     in_head = 0
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and wanted(name):
@@ -183,14 +183,14 @@ def _groups(
             decay = optimizer.weight_decay if decayed else 0.0
             if decayed and optimizer.head_decay is not None and _of_head(name):
                 decay, in_head = optimizer.head_decay, in_head + 1
-            key = (_scale(optimizer, model, name), decay, hidden)
+            key = (_scale(optimizer, model, name), decay, decayed, hidden)
             made.setdefault(key, []).append(parameter)
     if optimizer.head_decay is not None and made and not in_head:
         raise ConfigError(
             f"head_decay {optimizer.head_decay} finds no matrix of a head that is trained: leave "
             "it out"
         )
-    for (scale, decay, hidden), parameters in made.items():
+    for (scale, decay, _, hidden), parameters in made.items():
         yield {"params": parameters, "weight_decay": decay, "scale": scale, "hidden": hidden}
 
 

@@ -33,6 +33,12 @@ ARMS = {
 }
 
 
+def trained(words: list[str], out: Path) -> None:
+    """Train into a folder, or go on with what was stopped there."""
+    known = out.is_dir()
+    train_recipe(() if known else words, out=out, resume=known, threads=1, device="cpu")
+
+
 def taught(folder: Path, images: int, epochs: int, out: Path) -> Path:
     """Train the image tower on the first images of each class, once; returns its weights."""
     if not (out / "result.json").is_file():
@@ -45,7 +51,7 @@ def taught(folder: Path, images: int, epochs: int, out: Path) -> Path:
         listed.write_text("\n".join(rows))
         steps = epochs * (int(0.85 * images) * 10 // 64)
         words = [*TOWER, f"data={listed}", "steps.batch=64", f"steps.total={steps}"]
-        train_recipe(words, out=out, resume=out.is_dir(), threads=1, device="cpu")
+        trained(words, out)
     return out / "weights.safetensors"
 
 
@@ -70,7 +76,7 @@ def main() -> None:
         words += [f"steps.total={options.epochs * (10 * options.pairs // 128)}"]
         if arm != "unlocked, new":
             words.append(f"pretrained={tower}")
-        train_recipe(words, out=run, resume=run.is_dir(), threads=1, device="cpu")
+        trained(words, run)
         told = json.loads((run / "result.json").read_text())["test"]
         names = ("zero-shot accuracy", "image to text, recall at 5", "text to image, recall at 5")
         return {name: told[name] for name in names}

@@ -148,12 +148,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     base, file = options.out / "base", options.out / "smaller.json"
-    if not base.is_dir():
+    if not (base / "result.json").is_file():
         images = sum(len(files) for _, _, files in os.walk(options.photos))
         total = options.epochs * int(0.65 * images) // 64
         words = [*MODEL, f"data={options.photos}", f"steps.total={total}"]
         words.append(f"schedule.warmup={total // 15}")
-        train_recipe(words, out=base, threads=1, device="cpu")
+        known = base.is_dir()
+        train_recipe(() if known else words, out=base, resume=known, threads=1, device="cpu")
     old = before(str(base), None)
     workshop = old.data(Hardware("cpu"), View(Console(quiet=True))).workshop
     found = json.loads(file.read_text()) if file.is_file() else {}

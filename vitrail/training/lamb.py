@@ -28,6 +28,7 @@ class Lamb:
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from vitrail.errors import ConfigError
 
 
 class Rates(Protocol):
-    """Has the three fields that every optimizer has."""
+    """Has the fields that every optimizer has."""
 
     @property
     def lr(self) -> float: ...
@@ -20,6 +20,8 @@ class Rates(Protocol):
     def weight_decay(self) -> float: ...
     @property
     def layer_decay(self) -> float: ...
+    @property
+    def head_decay(self) -> float | None: ...
 
 
 def check(optimizer: Rates) -> None:
@@ -28,6 +30,8 @@ def check(optimizer: Rates) -> None:
         raise ConfigError(f"lr {optimizer.lr} is not above 0: give a learning rate such as 1e-3")
     if optimizer.weight_decay < 0:
         raise ConfigError(f"weight_decay {optimizer.weight_decay} is below 0: give 0 or more")
+    if optimizer.head_decay is not None and optimizer.head_decay < 0:
+        raise ConfigError(f"head_decay {optimizer.head_decay} is below 0: give 0 or more")
     if not 0 < optimizer.layer_decay <= 1:
         raise ConfigError(f"layer_decay {optimizer.layer_decay} is not in (0, 1]: 1 is none")
 

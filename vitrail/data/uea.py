@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError
+from vitrail.units import shortened
 
 _STAMPED = re.compile(r"\(([^()]*),([^(),]*)\)")
 _OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are no separators
@@ -183,8 +184,8 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
     elif word == "equallength":
         header.equal = _flag(word, given)
     elif word in ("dimension", "dimensions"):
-        if not given or not given[0].isdecimal() or int(given[0]) < 1:
-            raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected a whole number")
+        if not given or not given[0].isdecimal() or len(given[0]) > 9 or int(given[0]) < 1:
+            raise ValueError(f"@{word} is {_said(given)}; expected a whole number")
         header.dimensions = int(given[0])
     elif word == "targetlabel":
         header.labelled = header.targets = _flag(word, given)
@@ -196,8 +197,12 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
 
 def _flag(word: str, given: list[str]) -> bool:
     if not given or given[0].lower() not in ("true", "false"):
-        raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected true or false")
+        raise ValueError(f"@{word} is {_said(given)}; expected true or false")
     return given[0].lower() == "true"
+
+
+def _said(given: list[str]) -> str:
+    return shortened(" ".join(given)) or "empty"
 
 
 def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
@@ -225,13 +230,15 @@ def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
 def _label(header: _Header, text: str) -> float:
     if header.classes:
         if text not in header.classes:
-            raise ValueError(f"class {text!r} is not among those of @classLabel; add it there")
+            raise ValueError(
+                f"class {shortened(text)!r} is not among those of @classLabel; add it there"
+            )
         return header.classes.index(text)
     try:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"target {text!r} is no number; expected one behind the last colon"
+            f"target {shortened(text)!r} is no number; expected one behind the last colon"
         ) from None
 
 
@@ -247,7 +254,7 @@ def _numbers(header: _Header, text: str) -> np.ndarray:
     except ValueError:
         wrong = next(word for word in words if word.strip() != "?" and not _is_number(word))
         raise ValueError(
-            f"{wrong.strip()!r} is no number; write ? for one that is missing"
+            f"{shortened(wrong.strip())!r} is no number; write ? for one that is missing"
         ) from None
     if np.isinf(row).any():
         raise ValueError("a number is infinite; write ? for one that is missing")

@@ -43,7 +43,6 @@ from vitrail.training.journal import Journal
 from vitrail.training.optimizer import Sgd
 from vitrail.training.steps import Steps
 
-
 # ---- run folders -----------------------------------------------------------------------
 
 

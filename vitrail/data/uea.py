@@ -14,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail import files
 from vitrail.errors import DataError
 from vitrail.units import shortened
 
 _STAMPED = re.compile(r"\(([^()]*),([^(),]*)\)")
 _OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are no separators
+
+
+MOST_BYTES = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +111,10 @@ def read(path: Path | str) -> Series:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read(path, MOST_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}): give the path of a .ts file"
+            f"{path} cannot be read ({files.reason(error)}): give the path of a .ts file"
         ) from None
     lines = iter(enumerate(text.splitlines(), 1))
     header = _header(path, lines)

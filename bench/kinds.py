@@ -11,6 +11,7 @@ from typing import Any
 import mutate
 import numpy as np
 import senses
+import stored
 import torch
 from kind import Kind
 from PIL import Image
@@ -291,6 +292,7 @@ KINDS = {
     one.name: one
     for one in (
         *senses.KINDS,
+        *stored.KINDS,
         Kind("labels", _of_run("labels.json"), _labels, JSON, strict=True),
         Kind("recipe", _of_run("recipe.json"), lambda f, d: (_weights(f, d), read_recipe(f)), JSON),
         Kind("fit", _of_run("fit.json"), _state, JSON),

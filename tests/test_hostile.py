@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import pytest
 from vitrail.data import class_names, uea
 from vitrail.data.lidar.folder import open_scans
 from vitrail.data.lidar.reading import BrokenScan, read_labels, read_scan
-from vitrail.errors import DataError
+from vitrail.errors import DataError, RunError
+from vitrail.run.features import keep, kept
+from vitrail.runs import Run
+from vitrail.study.scaling import Point, _Sweep
 
 
 def points(n=32):
@@ -134,3 +139,47 @@ def test_what_a_file_of_series_says_is_cut_in_a_sentence(tmp_path, line):
         uea.read(tmp_path / "a.ts")
     assert "line 1" in str(caught.value) or "line 3" in str(caught.value) or "line 2" in str(caught)
     assert len(str(caught.value)) < 500
+
+
+# ---- what vitrail wrote ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "lacks"),
+    [
+        ({}, "test"),
+        ({"test": 5}, "test"),
+        ({"test": {"name": "accuracy", "accuracy": "high"}}, "accuracy"),
+        ({"test": {"accuracy": None}, "latency": {}}, "accuracy"),
+    ],
+)
+def test_a_result_without_its_figures(tmp_path, told, lacks):
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    for name in ("accuracy", "score"):
+        with pytest.raises(RunError, match=f"is damaged \\(it has no {lacks}\\): restore"):
+            getattr(Run(tmp_path), name)
+    with pytest.raises(RunError, match=r"is damaged \(it has no (latency|p50_s)\): restore"):
+        _ = Run(tmp_path).latency_s
+
+
+def test_features_that_are_kept_carry_sums(tmp_path):
+    values = np.arange(48, dtype=np.float32).reshape(6, 8)
+    keep(tmp_path / "a.npy", values)
+    assert (kept(tmp_path / "a.npy", (6, 32)) == values).all()
+    assert kept(tmp_path / "a.npy", (6, 36)) is None
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[200] ^= 1
+    (tmp_path / "b.npy").write_bytes(data)
+    assert kept(tmp_path / "b.npy", (6, 32)) is None
+
+
+@pytest.mark.parametrize("line", ["{}", "[" * 9999, '{"sizes": 5}', "\x00", '{"compute": NaN}'])
+def test_points_of_a_scaling_study_that_are_damaged(tmp_path, line):
+    point = Point({"dim": 32, "depth": 2}, 1e9, 0.5, 100)
+    file = tmp_path / "points.jsonl"
+    file.write_text(json.dumps(asdict(point)) + "\n")
+    sweep = SimpleNamespace(file=file)
+    assert list(_Sweep._known(sweep)) == [point]
+    file.write_text(f"{json.dumps(asdict(point))}\n{line}\n")
+    with pytest.raises(RunError, match=r"points.jsonl, line 2 is damaged"):
+        list(_Sweep._known(sweep))

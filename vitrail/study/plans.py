@@ -181,7 +181,7 @@ def early(image: tuple[int, int]) -> dict[str, Any]:
 
 
 def _stems() -> dict[str, Arm]:
-    """The two stems by the optimizers: rates of SGD are the paper's, scaled by the batch of 64."""
+    """Return the two stems by the optimizers: rates of SGD are the paper's, scaled by the batch of 64."""
     kinds = {
         "patches": ("patches of 4", {"stem": (), "strides": (), "patch": 4, "depth": 4}),
         "convolutions": (

@@ -48,7 +48,7 @@ from vitrail.training.steps import Steps
 
 
 def _config() -> Any:
-    return models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
+    return next(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))
 
 
 def _recipe() -> Recipe:

@@ -24,6 +24,7 @@ from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import identify, load
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.run.features import keep, kept
@@ -97,9 +98,6 @@ def probe(
     )
 
 
-Normal = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
     """Return the model behind weights, how it is called, and mean and deviation of its images."""
     path = Path(weights)
@@ -114,7 +112,7 @@ def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
     takes = normalisation(reference, known)
     source = None if known.source == "vitrail" else known.source
     model = load(known.config, reference, source=source, classes=0)
-    return model, known.name, (takes.mean, takes.std)
+    return model, known.name, Normal(takes.mean, takes.std)
 
 
 def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
@@ -129,13 +127,12 @@ def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
     if known is not None:
         return known
     network = Embedded(model).eval()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in normal)
     rows = np.arange(len(images))
     parts = []
     with torch.inference_mode():
         for at in range(0, len(rows), BATCH):
             x = torch.from_numpy(images.take(rows[at : at + BATCH])).permute(0, 3, 1, 2).float()
-            parts.append(network((x / 255 - mean) / std).float().numpy())
+            parts.append(network(normal.apply(x / 255)).float().numpy())
     found = np.concatenate(parts)
     try:
         keep(path, found)

@@ -64,6 +64,7 @@ class Notes:
 def with_boxes(source: Source, boxes: Boxes, scan: Scan) -> tuple[Source, Scan, list[Finding]]:
     """Return the source with its boxes in pixels, the scan without images whose boxes cannot be
     used, and what there is to say. Raises DataError where none is left."""
+    _require_pixels(source, boxes)
     notes, broken, kept = Notes(), list(scan.broken), []
     items, truths = list(source.items), list(boxes.truths)
     for at, (row, size) in enumerate(zip(scan.rows.tolist(), scan.sizes.tolist(), strict=True)):
@@ -88,6 +89,16 @@ def with_boxes(source: Source, boxes: Boxes, scan: Scan) -> tuple[Source, Scan, 
     if not any(len(truths[row]) for row in scan.rows):
         raise DataError(f"{source.origin} has no box that can be used: there is nothing to learn")
     return source, scan, [*notes.findings(), *_of_all(source, scan, truths)]
+
+
+def _require_pixels(source: Source, boxes: Boxes) -> None:
+    """Refuse boxes that all lie within one pixel: they are shares of the sides."""
+    some = [one for one in boxes.truths if len(one) and not one.fault]
+    if some and all(not one.shares and (abs(one.boxes) <= 1).all() for one in some):
+        raise DataError(
+            f"all boxes of {source.origin} lie between 0 and 1, as if in shares of the sides: "
+            "write them in pixels, or as YOLO's texts, which are in shares"
+        )
 
 
 def _fault(truth: Truth, size: tuple[int, int]) -> str:

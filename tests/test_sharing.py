@@ -81,6 +81,7 @@ def shared_search(url: str, folder: Path) -> None:
     assert Hunt(url, "shared", "third").found() == alone
 
 
+@pytest.mark.slow
 def test_machines_share_a_file(tmp_path):
     shared_search(f"sqlite:///{tmp_path / 'shared.sqlite'}", tmp_path)
 

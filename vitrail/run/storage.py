@@ -80,7 +80,9 @@ def _patience(url: str) -> dict[str, int]:
 
 
 def _in_file(path: Path) -> Any:
-    """SQLite in a file of any name: in a URL some signs of a path would mean something else."""
+    """Open SQLite in a file of any name: in a URL some signs of a path
+    would mean something else.
+    """
     from optuna.storages import RDBStorage
 
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -93,7 +95,7 @@ def _in_file(path: Path) -> Any:
 
 @contextmanager
 def speaking(where: Path | str) -> Iterator[None]:
-    """Inside, what a database or its driver raises becomes a RunError that names the study."""
+    """Turn what a database or its driver raises inside into a RunError that names the study."""
     try:
         yield
     except Exception as error:
@@ -116,7 +118,7 @@ def speaking(where: Path | str) -> Iterator[None]:
 
 
 def _of_database(error: BaseException) -> bool:
-    """Whether the error was raised in Optuna, SQLAlchemy or below them."""
+    """Return whether the error was raised in Optuna, SQLAlchemy or below them."""
     trace = error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
@@ -136,7 +138,9 @@ def redacted(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """The scheme with its slashes, the account before the last @ of the address, all the rest."""
+    """Return the scheme with its slashes, the account before the last @ of
+    the address, all the rest.
+    """
     scheme, slashes, rest = url.partition("://")
     first = rest.find("@")
     if not slashes or first < 0:
@@ -166,7 +170,7 @@ def completed(stored: str | None, given: str | None = None) -> str | None:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """The text without the URL's password, which a driver may repeat."""
+    """Return the text without the URL's password, which a driver may repeat."""
     password = _parts(url)[1].partition(":")[2]
     text = text.replace(url, redacted(url))
     return text.replace(password, "...") if len(password) > 3 else text

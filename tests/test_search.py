@@ -34,6 +34,7 @@ from vitrail.search.found import FoundFile, Searched, genes_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
 from vitrail.search.judging import Inherited, correlation, sampled
+from vitrail.search.latency_table import LatencyTable, kinds
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
@@ -301,6 +302,32 @@ def test_a_meter_learns_how_long_the_engine_takes(monkeypatch):
     ratios = iter((0.5, 0.2, 0.3))
     with pytest.raises(BudgetError, match=r"--latency 1 ms is outside .* ViTAS takes 2 ms here"):
         Meter(space, Budget(latency_s=1e-3)).calibrated(Apart(), 0)
+
+
+@pytest.mark.parametrize("name", ["vitas", "pnas"])
+def test_a_table_knows_networks_that_it_has_not_met(name, monkeypatch):
+    """A network takes the sum of its operations; those that it shares are measured once."""
+    space, rng = LEVELS[name], random.Random(1)
+    one, other = (space.config(drawn(space, rng)) for _ in range(2))
+    measured = []
+
+    def clock(calls, seconds):
+        measured.append(calls)
+        return [SimpleNamespace(quickest_s=0.5)]
+
+    monkeypatch.setattr("vitrail.search.latency_table.alternate", clock)
+    table = LatencyTable(threads=1)
+    keys = {*kinds(one).values()}
+    assert len(keys) > 3
+    first = table.seconds(one)
+    assert first == table.seconds(one) == sum(table.known[key] for key in kinds(one).values()) > 0
+    assert table.known.keys() == keys and len(measured) <= len(keys)
+    table.seconds(other)
+    assert table.known.keys() == keys | {*kinds(other).values()}
+    doubled = table.fitted([one], [2 * first])
+    assert doubled.seconds(one) == pytest.approx(2 * first)
+    off = doubled.deviation([one, one], [2 * first, 4 * first])
+    assert (off.networks, off.mean, off.largest) == (2, pytest.approx(0.25), pytest.approx(0.5))
 
 
 def test_batch_norms_are_those_of_the_candidate():

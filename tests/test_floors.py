@@ -34,6 +34,7 @@ ANCESTORS: dict[str, set[str]] = {
     "eca": {"resnet"},
     "elsa": {"swin", "volo"},
     "evolving": {"resnet"},
+    "faster_rcnn": {"resnet"},
     "fcos": {"resnet"},
     "flexivit": {"vit"},
     "gcnet": {"resnet"},

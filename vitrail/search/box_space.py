@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vitrail.models import families, fcos, retinanet
+from vitrail.models import families, faster_rcnn, fcos, retinanet
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
@@ -14,12 +14,15 @@ from vitrail.search.dense_space import ISOTROPIC, PYRAMIDS, dense_sizes
 
 # Wide enough for small backbones; the published heads are wider.
 WIDTH = 64
+# Enough proposals for the few objects of a small image.
+PROPOSALS, HIDDEN = 100, 256
 # A map must be so fine, in pixels of the image, for objects to be told apart on it.
 FINEST = 16
 
 _HEADS: tuple[Callable[[Any], Any], ...] = (
     lambda host: retinanet.Config(host, width=WIDTH),
     lambda host: fcos.Config(host, width=WIDTH),
+    lambda host: faster_rcnn.Config(host, width=WIDTH, proposals=PROPOSALS, hidden=HIDDEN),
 )
 
 

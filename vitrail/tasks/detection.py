@@ -23,7 +23,6 @@ from vitrail.data.opening import open_boxes
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, serve
 from vitrail.errors import ConfigError, DataError
-from vitrail.layers.boxes import best
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
 from vitrail.report.facts import Baseline, Score
@@ -74,7 +73,7 @@ class Detection:
         if not isinstance(backbone, Detector):
             raise ConfigError(
                 f"{type(backbone).__name__} gives one answer an image: take a detector, "
-                "model.family=retinanet or fcos"
+                "model.family=retinanet, fcos, faster_rcnn or mask_rcnn"
             )
         return backbone
 
@@ -217,7 +216,7 @@ def _asked(model: nn.Module, batches: BoxBatches, device: Any) -> Finds:
             raw = detector(here.images)
         terms = detector.losses(raw, here.targets, pixels.image)
         loss += float(terms["loss"]) * len(batch.indices)
-        for row, one in zip(batch.indices.tolist(), best(detector.answers(raw)), strict=True):
+        for row, one in zip(batch.indices.tolist(), detector.found(raw), strict=True):
             boxes = one.boxes.cpu().double().numpy() * sizes[row]
             found.append(np.column_stack([boxes, one.scores.cpu(), one.labels.cpu()]))
     truth = torch.from_numpy(_boxes(pixels).padded(pixels.part.rows))

@@ -194,8 +194,8 @@ def test_figures_are_those_of_pycocotools():
 
     told = random_finds()
     found = finding.matches(told, 3)
-    truth = finding._coco(finding._listed(told.targets, crowds=True), len(told), 3)
-    answers = finding._coco(finding._listed(told.values, crowds=False), len(told), 3)
+    truth = finding._coco(finding._listed(told.targets, None, crowds=True), len(told), 3)
+    answers = finding._coco(finding._listed(told.values, None, crowds=False), len(told), 3)
     judged = COCOeval(truth, answers, "bbox")
     judged.evaluate()
     judged.accumulate()

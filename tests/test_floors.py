@@ -44,6 +44,7 @@ ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "retinanet": {"resnet"},
+    "mask_rcnn": {"resnet"},
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {

@@ -46,13 +46,14 @@ def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Near:
     """The likeness by which two boxes are taken for the same: their overlap, and how far their
-    scores may differ."""
+    scores and their masks may differ."""
 
     overlap: float
     score: float
+    mask: float = np.inf
 
 
-EQUAL = Near(ALIKE, TOLERANCE)
+EQUAL = Near(ALIKE, TOLERANCE, TOLERANCE)
 # A resize may differ by 1 of 255, so that at other sizes less is asked: that boxes are scaled.
 RESIZED_ALIKE, RESIZED_MATCHED = Near(0.9, 0.02), 0.9
 
@@ -89,7 +90,7 @@ def _same(ours: Found, theirs: Found, near: Near) -> np.ndarray:
     if ours.masks is not None and theirs.masks is not None:
         for one, other in np.argwhere(same):
             apart = np.abs(ours.masks[one] - theirs.masks[other]).max()
-            same[one, other] = apart <= near.score
+            same[one, other] = apart <= near.mask
     return same
 
 

@@ -54,8 +54,8 @@ class FasterRcnn(TwoStages):
         >>> config = faster_rcnn.Config(host, width=32, proposals=50, hidden=64)
         >>> model = vitrail.create(config).eval()
         >>> raw = model(torch.zeros(1, 3, 64, 96))
-        >>> raw.second.shape
-        torch.Size([1, 50, 30])
+        >>> raw.proposals.boxes.shape
+        torch.Size([1, 50, 4])
         >>> len(model.found(raw))
         1
     """

@@ -6,11 +6,13 @@ from typing import Any
 
 from vitrail.config import hints, kind_of, members
 from vitrail.errors import ConfigError
-from vitrail.models import family_of, retinanet
+from vitrail.models import family_of, mask_rcnn, retinanet
 from vitrail.models.trunk.catalog import networks
 
 # Channels of pyramid and head where nothing else is said: enough for a few classes of a small set.
 WIDTH = 128
+# The same of what looks at proposals, and of what draws outlines.
+PROPOSALS, HIDDEN, LAYERS = 200, 512, 2
 
 
 def is_detector(config: Any) -> bool:
@@ -18,8 +20,9 @@ def is_detector(config: Any) -> bool:
     return hasattr(networks()[family_of(config)], "BOXES")
 
 
-def on_boxes(config: Any) -> Any:
-    """Return the Config itself where it is a detector's, else the backbone under a RetinaNet.
+def on_boxes(config: Any, *, outlines: bool = False) -> Any:
+    """Return the Config itself where it is a detector's, else the backbone under a RetinaNet, or
+    under a Mask R-CNN where `outlines` are asked for.
 
     Raises ConfigError for a backbone that it cannot stand on.
     """
@@ -27,6 +30,10 @@ def on_boxes(config: Any) -> Any:
         return config
     hosts = members(hints(retinanet.Config)["host"])
     if isinstance(config, hosts):
+        if outlines:
+            return mask_rcnn.Config(
+                config, width=WIDTH, proposals=PROPOSALS, hidden=HIDDEN, drawing=(WIDTH,) * LAYERS
+            )
         return retinanet.Config(config, width=WIDTH)
     known = sorted({kind_of(one) for one in hosts})
     raise ConfigError(

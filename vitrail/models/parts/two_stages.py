@@ -32,13 +32,12 @@ WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 class Seen(NamedTuple):
     """What a detector of two stages sees in images: the levels that regions are read from, what is
-    said of anchors (B, N, 5), proposals, and what is said of these, (B, M, 5 * (classes + 1)):
-    logits, the first of which is that of nothing, and corrections; None in training."""
+    said of anchors (B, N, 5), proposals, and what is found of these; None in training."""
 
     levels: list[Tensor]
     first: Tensor
     proposals: Proposals
-    second: Tensor | None
+    found: Chosen | None
 
 
 class Drawn(NamedTuple):
@@ -99,8 +98,8 @@ class TwoStages(Detector):
         own = levels[: len(self.strides)]
         if self.training:
             return Seen(own, first, found, None)
-        said = self.judged(own, of_batch(found.boxes), size)
-        return Seen(own, first, found, said.unflatten(0, found.there.shape))
+        said = self.judged(own, of_batch(found.boxes), size).unflatten(0, found.there.shape)
+        return Seen(own, first, found, self.choose(own, found, said, size))
 
     def judged(self, levels: list[Tensor], places: Places, image: tuple[int, int]) -> Tensor:
         """Return what the head says of regions: (R, 5 * (classes + 1))."""
@@ -110,18 +109,19 @@ class TwoStages(Detector):
         """Return the anchors of images of (H, W) that it has seen, in shares of the sides."""
         return proposals.anchors(self.places(image, like.device), image, like)
 
-    def chosen(self, raw: Seen) -> Chosen:
-        """Return what was found: of all classes the surest boxes that none of its class overlaps.
+    def choose(
+        self, levels: list[Tensor], proposed: Proposals, said: Tensor, image: tuple[int, int]
+    ) -> Chosen:
+        """Return what is found: of all classes the surest boxes that none of its class overlaps.
 
-        Raises RuntimeError in training, where nothing is said of proposals.
+        `said` (B, M, 5 * (classes + 1)) are logits, the first of which is that of nothing, and
+        corrections of what was proposed.
         """
-        if raw.second is None:
-            raise RuntimeError("a network in training says nothing of proposals: call eval() first")
-        said, kinds = raw.second, self._kinds
-        scores = said[..., :kinds].softmax(-1)[..., 1:] * raw.proposals.there[..., None]
+        kinds = self._kinds
+        scores = said[..., :kinds].softmax(-1)[..., 1:] * proposed.there[..., None]
         moves = said[..., kinds:].unflatten(-1, (kinds, 4))[..., 1:, :]
         moves = moves / moves.new_tensor(WEIGHTS)
-        boxes = corrected(raw.proposals.boxes[..., None, :].to(moves.dtype), moves)
+        boxes = corrected(proposed.boxes[..., None, :].to(moves.dtype), moves)
         answers = inside(boxes.flatten(1, 2), scores.flatten(1, 2)[..., None])
         every, sure = answers.boxes, answers.scores[..., 0]
         label = torch.arange(kinds - 1, device=said.device).expand(scores.shape[1:]).flatten()
@@ -132,11 +132,19 @@ class TwoStages(Detector):
         found = every.gather(1, at[..., None].expand(-1, -1, 4))
         return Chosen(found, sure.gather(1, at) * (kept >= 0), at % (kinds - 1))
 
+    def chosen(self, raw: Seen) -> Chosen:
+        """Return what was found, at most `MOST_BOXES` in an image. Raises RuntimeError for what a
+        network in training saw, which says nothing of proposals."""
+        if raw.found is None:
+            raise RuntimeError("a network in training says nothing of proposals: call eval() first")
+        return raw.found
+
     def found(self, raw: Seen) -> list[Boxes]:
         """Return the boxes of each image, the surest first."""
+        told = self.chosen(raw)
         return [
-            Boxes(boxes[scores > 0], scores[scores > 0], labels[scores > 0])
-            for boxes, scores, labels in zip(*self.chosen(raw)[:3], strict=True)
+            Boxes(*(None if one is None else one[at][scores > 0] for one in told))  # pyright: ignore
+            for at, scores in enumerate(told.scores)
         ]
 
     def losses(self, raw: Seen, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:

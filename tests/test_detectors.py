@@ -182,7 +182,7 @@ def test_rounding_explains_what_it_does_and_nothing_else():
         at = list(rows)
         return Found(boxes[at], np.array([0.8, 0.8, 0.6], np.float32)[at], np.zeros(len(at), int))
 
-    def model(image, number=None):
+    def model(image, number=None, size=0.0):
         return of(1, 2) if number == 3 else of(0, 2)
 
     image = np.zeros((8, 8, 3), np.uint8)

@@ -13,7 +13,7 @@ SIDE = 48
 
 
 def scenes(n: int, seed: int = 0):
-    """Yield pictures, uint8 (48, 48, 3), with polygons [x1, y1, ...] and classes of what is there."""
+    """Yield pictures, uint8 (48, 48, 3), with the polygons [x1, y1, ...] and classes in them."""
     random = np.random.default_rng(seed)
     for _ in range(n):
         image = random.integers(0, 60, (SIDE, SIDE, 3), np.uint8)
@@ -34,8 +34,7 @@ def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which points lie in a convex polygon, whose corners go around it."""
     ends = np.roll(corners, -1, 0) - corners
     sides = [
-        dx * (y - y0) - dy * (x - x0) >= 0
-        for (x0, y0), (dx, dy) in zip(corners, ends, strict=True)
+        dx * (y - y0) - dy * (x - x0) >= 0 for (x0, y0), (dx, dy) in zip(corners, ends, strict=True)
     ]
     return np.all(sides, 0)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
-from vitrail.engines.boxes import Found, ask, found_by
+from vitrail.engines.boxes import ROUNDING, Found, ask, found_by
 from vitrail.errors import ExportError
 from vitrail.measure.session import session
 
@@ -94,9 +94,21 @@ def _same(ours: Found, theirs: Found, near: Near) -> np.ndarray:
     return same
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """By how much pixels are changed to explain a box, and which boxes are then the same."""
+
+    size: float
+    near: Near
+
+
+SMALL = Doubt(ROUNDING, EQUAL)
+
+
 def explained(
-    found: Callable[..., Found], image: np.ndarray, theirs: Found, apart: Apart
-) -> tuple[int, str]:
+    found: Callable[..., Found], image: np.ndarray, theirs: Found, apart: Apart,
+    doubt: Doubt = SMALL,
+) -> tuple[int, str]:  # fmt: skip
     """Return how many of the boxes that are apart in an image rounding explains, and the first one
     that it does not: the model finds or loses all others once, when its pixels are changed a
     little."""
@@ -105,9 +117,9 @@ def explained(
     for number in range(DRAWS):
         if not extra.any() and not lost.any():
             break
-        again = found(image, number)
-        extra &= ~_same(again, theirs, EQUAL).any(0)
-        lost &= _same(own, again, EQUAL).any(1)
+        again = found(image, number, doubt.size)
+        extra &= ~_same(again, theirs, doubt.near).any(0)
+        lost &= _same(own, again, doubt.near).any(1)
     left = [
         f"{kind} a box of class {one.labels[row]} with score {one.scores[row]:.3f} at "
         f"{one.boxes[row].round(1).tolist()}"
@@ -147,15 +159,22 @@ def compare(
                     )
         advance(1)
     if isinstance(running.get_inputs()[0].shape[1], str):
-        _require_scaled(own, running, resize(images[:RESIZED], (2 * height + 3, width + 5)))
+        larger = resize(images[:RESIZED], (2 * height + 3, width + 5))
+        _require_scaled(own, running, larger, Doubt(1 / 255 / min(labels.std), RESIZED_ALIKE))
     return largest
 
 
-def _require_scaled(found: Callable[..., Found], running: Any, images: np.ndarray) -> None:
-    """Raise ExportError where boxes of images of other sizes are not scaled."""
-    pairs = [(found(image), ask(running, image[None])[0]) for image in images]
-    lost = sum(len(unmatched(*pair, RESIZED_ALIKE)) for pair in pairs)
-    every = sum(len(one.scores) for pair in pairs for one in pair)
+def _require_scaled(
+    found: Callable[..., Found], running: Any, images: np.ndarray, doubt: Doubt
+) -> None:
+    """Raise ExportError where boxes of images of other sizes are not scaled: more than a tenth
+    differs in a way that one step of 255 does not explain."""
+    lost = every = 0
+    for image in images:
+        ours, [theirs] = found(image), ask(running, image[None])
+        apart = unmatched(ours, theirs, doubt.near)
+        every += len(ours.scores) + len(theirs.scores)
+        lost += len(apart) - explained(found, image, theirs, apart, doubt)[0]
     if lost > (1 - RESIZED_MATCHED) * every:
         raise ExportError(
             f"the exported file does not find what the model does: of {every:,} boxes on larger "

@@ -143,16 +143,16 @@ def ask(running: Any, images: np.ndarray) -> list[Found]:
 def found_by(model: nn.Module, labels: Labels) -> Callable[..., Found]:
     """Return what finds boxes in an image, uint8 (h, w, C) of any size, by a detector itself.
 
-    Where it is also given a number, the pixels are changed by as much as rounding would, as that
-    number draws it.
+    Where it is also given a number, the normalised pixels are changed by about `size`, as that
+    number draws it: by default as much as rounding would.
     """
     import torch
 
-    def found(image: np.ndarray, number: int | None = None) -> Found:
+    def found(image: np.ndarray, number: int | None = None, size: float = ROUNDING) -> Found:
         pixels = labels.normalised(resize(image[None], labels.image))
         if number is not None:
             random = torch.Generator().manual_seed(number)
-            pixels = pixels + ROUNDING * torch.randn(pixels.shape, generator=random)
+            pixels = pixels + size * torch.randn(pixels.shape, generator=random)
         with torch.inference_mode():
             [one] = model.found(model(pixels))  # pyright: ignore
         height, width = image.shape[:2]

@@ -28,13 +28,25 @@ def on_boxes(config: Any, *, outlines: bool = False) -> Any:
     """
     if is_detector(config):
         return config
+    require_host(config)
+    if outlines:
+        return mask_rcnn.Config(
+            config, width=WIDTH, proposals=PROPOSALS, hidden=HIDDEN, drawing=(WIDTH,) * LAYERS
+        )
+    return retinanet.Config(config, width=WIDTH)
+
+
+def under(config: Any, head: str) -> Any:
+    """Return a backbone under the detector of a file, as published. Raises ConfigError."""
+    require_host(config)
+    return networks()[head].Config(config)
+
+
+def require_host(config: Any) -> None:
+    """Raise ConfigError for a backbone that no detector stands on."""
     hosts = members(hints(retinanet.Config)["host"])
     if isinstance(config, hosts):
-        if outlines:
-            return mask_rcnn.Config(
-                config, width=WIDTH, proposals=PROPOSALS, hidden=HIDDEN, drawing=(WIDTH,) * LAYERS
-            )
-        return retinanet.Config(config, width=WIDTH)
+        return
     known = sorted({kind_of(one) for one in hosts})
     raise ConfigError(
         f"model {family_of(config)} stands under no detector: take a backbone of {', '.join(known)}"

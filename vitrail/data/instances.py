@@ -20,6 +20,8 @@ from vitrail.data.source import Source
 from vitrail.errors import DataError
 from vitrail.layers.outlines import SIDE
 
+FINER = 4
+
 
 def with_pictures(source: Source, *, progress: bool = False) -> Source:
     """Return the source with a picture of each object, in the box that its image has for it.
@@ -71,7 +73,10 @@ def picture(outline: Any, box: np.ndarray, name: int) -> np.ndarray:
     low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
     size = np.maximum(high - low, LEAST)
     if isinstance(outline, list):
-        return filled([(points(one, name) - low) / size * SIDE for one in outline], (SIDE, SIDE))
+        # What is drawn is half a pixel wider than its polygon, so it is drawn larger.
+        fine = FINER * SIDE
+        whole = filled([(points(one, name) - low) / size * fine for one in outline], (fine, fine))
+        return whole[FINER // 2 :: FINER, FINER // 2 :: FINER]
     sides = outline.get("size") if isinstance(outline, Mapping) else None
     pair = isinstance(sides, list) and len(sides) == 2 and all(type(n) is int for n in sides)
     whole = shape(outline, (sides[0], sides[1]) if pair else (0, 0), name)  # pyright: ignore
@@ -86,9 +91,3 @@ def pictures(truth: Truth) -> np.ndarray:
     if truth.pictures is None or not len(truth):
         return np.zeros((0, SIDE * SIDE), np.float32)
     return np.unpackbits(truth.pictures, axis=1).astype(np.float32)
-
-
-def pixels(truth: Truth) -> list[np.ndarray]:
-    """Return the pixels of each object of an image that the gate has looked at, bool (H, W)."""
-    size = truth.size or (1, 1)
-    return [shape(one, size, at + 1) for at, one in enumerate(truth.outlines)]

@@ -16,7 +16,7 @@ from torch import nn
 
 from vitrail.data.box_batches import OutlineBatches
 from vitrail.data.cache import Pixels
-from vitrail.data.instances import pixels, with_pictures
+from vitrail.data.instances import with_pictures
 from vitrail.data.labels import Labels
 from vitrail.data.outlines import pasted
 from vitrail.data.source import Source
@@ -88,10 +88,7 @@ class Instances(Detection):
             found[row] = [mask.encode(np.asfortranarray(own.astype(np.uint8))) for own in drawn]
 
         told = asked(model, self.watching(images, normal), device, each)
-        there = [
-            [mask.encode(np.asfortranarray(own.astype(np.uint8))) for own in pixels(truth)]
-            for truth in truths
-        ]
+        there = [[_runs(one, truth.size or (1, 1)) for one in truth.outlines] for truth in truths]
         outlines = Outlines(there, [found[row] for row in range(len(truths))])
         told = self.with_shown(replace(told, outlines=outlines), images)
         return replace(told, shown=[_outlined(one, outlines) for one in told.shown])
@@ -116,6 +113,16 @@ class Instances(Detection):
         test: Score = judged["test"]
         own = test.figures.get(OUTLINES)
         return super().sentence(judged) + ("" if own is None else f"; {OUTLINES} {own:.1%}")
+
+
+def _runs(outline: Any, size: tuple[int, int]) -> Any:
+    """An outline of a picture (H, W) as run lengths, drawn as COCO draws it."""
+    from pycocotools import mask  # pyright: ignore[reportMissingImports]
+
+    if isinstance(outline, Mapping) and isinstance(outline["counts"], str):
+        return outline
+    found = mask.frPyObjects(outline, *size)
+    return mask.merge(found) if isinstance(found, list) else found
 
 
 def _outlined(one: Shown, outlines: Outlines) -> Shown:

@@ -106,7 +106,7 @@ def hosted(config: Any) -> Backbone:
     ValueError for one of clips."""
     if getattr(config.host, "frames", 1) > 1:
         raise ValueError(
-            f"host.frames is {config.host.frames}: a pyramid is of one image, take a host of frames 1"
+            f"host.frames is {config.host.frames}: maps are of one image, take a host of frames 1"
         )
     made = hosts.host_module(config).MODEL(replace(config.host, classes=0))
     for name in ("norm", "pool", "head"):

@@ -74,8 +74,6 @@ class TwoStages(Detector):
 
     def __init__(self, config: Any) -> None:
         check_width(config.width)
-        if not config.extra:
-            raise ValueError("extra is 0: give one coarser level at least, for large objects")
         backbone = hosted(config)
         made = neck(backbone.levels, config.width, config.finest, config.extra)
         head = RegionHead(config.width, config.hidden, config.classes or 1)

@@ -162,6 +162,6 @@ def _left(kinds: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> tuple[np.n
     area, whole = (
         np.prod(some[:, 2:] - some[:, :2], axis=1).astype(np.float32) for some in (inside, boxes)
     )
-    there = ((inside[:, 2:] - inside[:, :2]) > 1e-3).all(1)
+    there = np.asarray(((inside[:, 2:] - inside[:, :2]) > 1e-3).all(1))
     kinds = np.where(area < LEFT * whole, CROWD, kinds)
     return np.column_stack([kinds, inside / sides])[there].astype(np.float32), there

@@ -164,7 +164,8 @@ def _coco(boxes: list[dict[str, Any]], images: int, classes: int) -> Any:
 
     made: Any = COCO()
     made.dataset = {
-        "images": [{"id": i} for i in range(images)],
+        # It asks for sizes before it sees that outlines are run lengths, which have their own.
+        "images": [{"id": i, "height": 1, "width": 1} for i in range(images)],
         "categories": [{"id": i} for i in range(classes)],
         "annotations": boxes,
     }

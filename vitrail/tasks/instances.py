@@ -121,7 +121,7 @@ def _runs(outline: Any, size: tuple[int, int]) -> Any:
 
     if isinstance(outline, Mapping) and isinstance(outline["counts"], str):
         return outline
-    found = mask.frPyObjects(outline, *size)
+    found: Any = mask.frPyObjects(outline, *size)  # pyright: ignore
     return mask.merge(found) if isinstance(found, list) else found
 
 

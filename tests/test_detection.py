@@ -20,9 +20,10 @@ from vitrail.data.split import divide
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs import explain_drawn
 from vitrail.jobs.evaluate import evaluate
-from vitrail.jobs.predict import Predictor, as_json
+from vitrail.jobs.predict import Predictor
 from vitrail.jobs.train import train_recipe
 from vitrail.recipes.recipe import Data, Recipe, amend, read
+from vitrail.report.predictions import as_json
 from vitrail.run.folder import RunFolder
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run

@@ -96,7 +96,8 @@ def fit(
         typer.Option(
             help="What to learn: classification, multilabel for several labels per image, "
             "segmentation for masks, detection for boxes, instances for boxes and outlines, "
-            "series for time series, video for clips, or audio for sounds. Default: what the data are for."
+            "series for time series, video for clips, or audio for sounds. "
+            "Default: what the data are for."
         ),
     ] = None,
     flexible: Annotated[

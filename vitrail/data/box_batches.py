@@ -70,7 +70,7 @@ class BoxBatches(Batches):
         )
 
     def _targets(self, at: int) -> np.ndarray:
-        """The class and the box of each object of an image, float32 (m, 5)."""
+        """Return the class and the box of each object of an image, float32 (m, 5)."""
         truth = self._boxes.truths[int(self.pixels.part.rows[at])]
         kinds = np.where(truth.crowd, CROWD, truth.labels)
         return np.column_stack([kinds, truth.as_shares()]).astype(np.float32)
@@ -126,7 +126,9 @@ def moved(
 
 
 def _after(target: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """The targets whose boxes, and behind them their frames, are in these places now, in pixels."""
+    """Return the targets whose boxes, and behind them their frames, are in these places now, in
+    pixels.
+    """
     n = len(target)
     left, there = _left(target[:, 0], boxes[:n], sides)
     if target.shape[1] == 5:
@@ -135,7 +137,9 @@ def _after(target: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarr
 
 
 def _placed(augment: Augment, pair: Any, draws: Draws, row: int) -> tuple[Any, bool]:
-    """An image and its boxes after what is drawn for them, and whether that changed anything."""
+    """Return an image and its boxes after what is drawn for them, and
+    whether that changed anything.
+    """
     from torchvision.transforms.v2 import functional
 
     height, width = pair[0].shape[-2:]

@@ -109,7 +109,7 @@ def filled(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def _of_runs(rle: Mapping[str, Any], size: tuple[int, int], name: Any) -> np.ndarray:
-    """Runs of pixels outside and inside in turns, down the columns."""
+    """Fill a mask from runs of pixels outside and inside in turns, down the columns."""
     counts = rle.get("counts")
     if list(rle.get("size", ())) != list(size):
         raise BrokenMask(

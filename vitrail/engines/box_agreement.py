@@ -83,7 +83,7 @@ def unmatched(ours: Found, theirs: Found, near: Near = EQUAL) -> Apart:
 
 
 def _same(ours: Found, theirs: Found, near: Near) -> np.ndarray:
-    """Which pairs of two answers are equal, bool (n, m)."""
+    """Tell which pairs of two answers are equal, bool (n, m)."""
     same = overlaps(ours.boxes, theirs.boxes) >= near.overlap
     same &= ours.labels[:, None] == theirs.labels[None]
     same &= np.abs(ours.scores[:, None] - theirs.scores[None]) <= near.score

@@ -103,7 +103,7 @@ def append(graph: Any) -> None:
 
 
 def _best(back: _Back) -> None:
-    """Of each class the boxes that no surer one overlaps: (image, place) of each."""
+    """Add what keeps of each class the boxes that no surer one overlaps: (image, place) of each."""
     back.node("Transpose", ["probabilities"], "back.by_class", perm=[0, 2, 1])
     back.node(
         "NonMaxSuppression",
@@ -116,7 +116,7 @@ def _best(back: _Back) -> None:
 
 
 def _chosen(back: _Back) -> None:
-    """What has a score: (image, place) of each."""
+    """Add what keeps all that has a score: (image, place) of each."""
     back.node("Greater", ["probabilities", "back.nothing"], "back.sure")
     back.node("NonZero", ["back.sure"], "back.found")
     back.node("Transpose", ["back.found"], "back.where", perm=[1, 0])

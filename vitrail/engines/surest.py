@@ -14,8 +14,8 @@ def translations() -> Mapping[Any, Callable[..., Any]]:
 
 
 def _surest(boxes: Any, scores: Any, most: int, overlap: float, least: float) -> Any:
-    """`NonMaxSuppression` names (image, class, place) of what it keeps, image by image and the
-    surest first; each goes to the next free place of its image's row."""
+    """Write `surest`: `NonMaxSuppression` names (image, class, place) of what it keeps, image by
+    image and the surest first; each goes to the next free place of its image's row."""
     import onnxscript
 
     from vitrail.layers.surest import EMPTY

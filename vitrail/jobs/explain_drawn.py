@@ -67,12 +67,14 @@ def _watched(model: nn.Module, image: Tensor, which: int, labels: Labels) -> nn.
 
 
 def _of_boxes(model: Any, image: Tensor, labels: Labels) -> Tensor:
-    """How sure the surest box of each class is."""
+    """Return how sure the surest box of each class is."""
     return surest(model, image[None], len(labels.classes))[0]
 
 
 def _of_masks(model: nn.Module, image: Tensor, labels: Labels) -> Tensor:
-    """The share of pixels that each class has, none for a background unless nothing else is."""
+    """Return the share of pixels that each class has, hardly any for a background unless nothing
+    else is there.
+    """
     answer = model(image[None]).argmax(1)
     shares = torch.bincount(answer.flatten(), minlength=len(labels.classes)) / answer.numel()
     plain = [at for at, name in enumerate(labels.classes) if name.casefold() in BACKGROUND]
@@ -90,7 +92,7 @@ def surest(model: Any, images: Tensor, classes: int) -> Tensor:
 
 
 def _both(shares: Tensor) -> Tensor:
-    """Shares (B,) to the logarithms of themselves and of what is left, (B, 2)."""
+    """Bring shares (B,) to the logarithms of themselves and of what is left, (B, 2)."""
     kept = shares.clamp(LEAST, 1 - LEAST)
     return torch.stack([kept.log(), (1 - kept).log()], 1)
 

@@ -198,7 +198,7 @@ class Workshop:
         return model.eval(), scores
 
     def _opened(self, recipe: Recipe) -> Fabric:
-        """The device in the recipe's precision."""
+        """Return the device in the recipe's precision."""
         precision = recipe.steps.precision
         if precision not in self._fabrics:
             self._fabrics[precision] = open_fabric(self._device, precision)

@@ -26,7 +26,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.layers import boxes as layer
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
-from vitrail.report.facts import Baseline, Score
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown
@@ -192,7 +192,7 @@ def _figures(found: Mapping[Any, finding.Matches]) -> dict[str, float]:
 
 
 def _sizes(pixels: Pixels) -> np.ndarray:
-    """(width, height, width, height) of each picture, float64 (N, 4)."""
+    """Return (width, height, width, height) of each picture, float64 (N, 4)."""
     sizes = [one.size or (1, 1) for one in finding.truths(pixels)]
     return np.array([(w, h, w, h) for h, w in sizes], np.float64).reshape(-1, 4)
 
@@ -224,7 +224,7 @@ def asked(
 
 
 def _padded(found: Sequence[np.ndarray]) -> Tensor:
-    """Answers of images, (n, 6) each, as one tensor whose empty rows have the class -1."""
+    """Pad the answers of images, (n, 6) each, to one tensor whose empty rows have the class -1."""
     out = torch.full((len(found), max(map(len, found), default=0), 6), -1.0)
     for row, own in zip(out, found, strict=True):
         row[: len(own)] = torch.from_numpy(own)
@@ -232,7 +232,9 @@ def _padded(found: Sequence[np.ndarray]) -> Tensor:
 
 
 def _shown(told: Finds, images: Pixels, row: int) -> Shown:
-    """A test image at the model's size, with its objects and what was found in its pixels."""
+    """Return a test image at the model's size, with its objects and
+    what was found in its pixels.
+    """
     height, width = images.image
     factor = np.array([width, height, width, height]) / _sizes(images)[row]
     truth, found = told.targets[row].numpy(), told.values[row].numpy()
@@ -242,7 +244,7 @@ def _shown(told: Finds, images: Pixels, row: int) -> Shown:
 
 
 def _same_boxes(train: Pixels, test: Pixels) -> Tensor:
-    """Of each class the median box of the training images, as an answer to every test image."""
+    """Answer every test image with the median box of each class in the training images."""
     truths = finding.truths(train)
     shares = np.concatenate([one.as_shares() for one in truths])
     labels = np.concatenate([one.labels for one in truths])

@@ -24,7 +24,7 @@ from vitrail.errors import ConfigError
 from vitrail.layers import boxes as layer
 from vitrail.models import Backbone
 from vitrail.models.mask_rcnn import MaskRcnn
-from vitrail.report.facts import Score
+from vitrail.report.scores import Score
 from vitrail.tasks import finding
 from vitrail.tasks.detection import MOST_WATCHED, Detection, asked
 from vitrail.tasks.finding import Finds, Outlines, Shown
@@ -116,7 +116,7 @@ class Instances(Detection):
 
 
 def _runs(outline: Any, size: tuple[int, int]) -> Any:
-    """An outline of a picture (H, W) as run lengths, drawn as COCO draws it."""
+    """Return an outline of a picture (H, W) as run lengths, drawn as COCO draws it."""
     from pycocotools import mask  # pyright: ignore[reportMissingImports]
 
     if isinstance(outline, Mapping) and isinstance(outline["counts"], str):
@@ -126,7 +126,7 @@ def _runs(outline: Any, size: tuple[int, int]) -> Any:
 
 
 def _outlined(one: Shown, outlines: Outlines) -> Shown:
-    """A test image with the pixels of its objects and answers at its own size."""
+    """Return a test image with the pixels of its objects and answers at its own size."""
     from pycocotools import mask  # pyright: ignore[reportMissingImports]
 
     height, width = one.image.shape[:2]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -85,7 +85,8 @@ class Muon:
     """Muon for the matrices of hidden layers, AdamW for the rest: arXiv 2502.16982.
 
     Steps are as large as those of AdamW, so both go by `lr`. `momentum` is that of Muon, `rounds`
-    the iterations that make a step orthogonal; `betas` are those of AdamW.
+    the iterations that make a step orthogonal and `dtype` that of the numbers they are
+    computed; `betas` are those of AdamW.
     """
 
     lr: float = 2e-3
@@ -93,6 +94,7 @@ class Muon:
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     rounds: int = 5
+    dtype: Literal["float32", "bfloat16"] = "float32"
     layer_decay: float = 1.0
     parts_hidden: ClassVar[bool] = True
 
@@ -107,8 +109,9 @@ class Muon:
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
         return MuonWithAdamW(
-            groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds
-        )
+            groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds,
+            dtype=getattr(torch, self.dtype),
+        )  # fmt: skip
 
 
 Optimizer = AdamW | Sgd | Muon | Lamb | Lion | Adafactor

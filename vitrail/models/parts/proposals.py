@@ -61,7 +61,7 @@ class Proposer(nn.Module):
 
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:
-    """(B, anchors * values, h, w) to (B, h * w * anchors, values)."""
+    """Bring (B, anchors * values, h, w) to (B, h * w * anchors, values)."""
     b, _, h, w = x.shape
     x = x.view(b, ANCHORS, values, h, w).permute(0, 3, 4, 1, 2)
     return x.reshape(b, h * w * ANCHORS, values)
@@ -135,6 +135,6 @@ def drawn(
 
 
 def _some(there: Tensor, keys: Tensor, most: Tensor) -> Tensor:
-    """Those of the smallest keys, at most so many (B, 1) in a row."""
+    """Keep those of the smallest keys, at most so many (B, 1) in a row."""
     ranks = torch.where(there, keys, torch.inf).argsort(1).argsort(1)
     return there & (ranks < most)

@@ -59,7 +59,7 @@ RESIZED_ALIKE, RESIZED_MATCHED = Near(0.9, 0.02), 0.9
 
 
 class Apart(NamedTuple):
-    """Which boxes of two answers have no equal in the other, bool (n,) and (m,), and the largest
+    """The boxes of two answers without an equal in the other, bool (n,) and (m,), and the largest
     difference of a score between equal ones."""
 
     ours: np.ndarray

@@ -21,7 +21,7 @@ LIGHT = 150
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What is drawn: an image, uint8 (H, W, 1 or 3), boxes (n, 4) in its pixels, their classes
+    """Holds an image to draw on, uint8 (H, W, 1 or 3), boxes (n, 4) in its pixels, their classes
     (n,), their scores (n,) and the pixels of each, bool (n, H, W), where these are known."""
 
     image: np.ndarray

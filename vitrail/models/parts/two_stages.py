@@ -83,7 +83,7 @@ class TwoStages(Detector):
 
     @property
     def strides(self) -> Sequence[int]:
-        """The strides of the levels that regions are read from."""
+        """Return the strides of the levels that regions are read from."""
         return self.neck.strides[: -self.config.extra]  # pyright: ignore
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Seen:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -121,8 +121,8 @@ class Staircase:
         _check_fractions(self, "start", "by")
         if list(self.drops) != sorted(self.drops) or not all(0 < one < 1 for one in self.drops):
             raise ConfigError(
-                f"drops {self.drops} do not rise from 0 to 1: give shares of the steps between 0 and "
-                "1, such as 0.667,0.917"
+                f"drops {self.drops} do not rise from 0 to 1: give shares of the steps between "
+                "0 and 1, such as 0.667,0.917"
             )
 
     def factor(self, step: int, total: int) -> float:

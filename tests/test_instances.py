@@ -16,11 +16,16 @@ from vitrail.data.augment import Augment
 from vitrail.data.box_batches import OutlineBatches
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
+from vitrail.data.labels import Labels
 from vitrail.data.split import divide
+from vitrail.engines.boxes import ask, found_by
+from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.evaluate import evaluate
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.outlines import SIDE, drawn_in
+from vitrail.measure.session import session
+from vitrail.models import config_from_json
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
@@ -77,6 +82,7 @@ def test_outlines_move_with_their_image(data, augment):
     assert min(shares) > 0.9
 
 
+@pytest.mark.slow
 def test_a_run_draws_outlines_and_says_how_well(run, data, tmp_path):
     figures = Run(run).result["test"]["figures"]
     assert 0.1 < figures["of outlines"] <= 1 and figures["of outlines at overlap 0.5"] > 0.3
@@ -87,6 +93,7 @@ def test_a_run_draws_outlines_and_says_how_well(run, data, tmp_path):
     assert "of outlines" in own.sentence
 
 
+@pytest.mark.slow
 def test_predicted_outlines_are_cocos_run_lengths(run, data, tmp_path):
     path = data / "images" / "000.png"
     [found] = vitrail.predict(run, [str(path)], out=str(tmp_path / "found"))
@@ -104,6 +111,18 @@ def test_predicted_outlines_are_cocos_run_lengths(run, data, tmp_path):
     bright = image[..., :2].max(2) > 110
     drawn = np.any([box.mask for box in found.boxes if box.score > 0.3], 0)
     assert (drawn & bright).sum() / (drawn | bright).sum() > 0.5
+
+
+def test_an_exported_file_gives_the_masks_of_the_model(tmp_path):
+    torch.manual_seed(0)
+    model = vitrail.create(config_from_json(MODEL)).eval()
+    labels = Labels(("disc", "triangle"), (48, 48), 3, (0.5,) * 3, (0.25,) * 3, boxes=True)
+    images, path = synthetic(labels, 6), tmp_path / "model.onnx"
+    export_onnx(model, labels, path, images=images, serve=Instances().served)
+    for image, theirs in zip(images, ask(session(path), images), strict=True):
+        ours = found_by(model, labels)(image)
+        assert len(ours.scores) == len(theirs.scores) > 0
+        assert np.allclose(ours.masks, theirs.masks, atol=1e-4)
 
 
 def test_what_has_no_outlines_is_refused(data, tmp_path):

@@ -22,6 +22,7 @@ from vitrail.data.outlines import pasted
 from vitrail.data.source import Source
 from vitrail.errors import ConfigError
 from vitrail.layers import boxes as layer
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.mask_rcnn import MaskRcnn
 from vitrail.report.scores import Score
@@ -29,7 +30,7 @@ from vitrail.tasks import finding
 from vitrail.tasks.detection import MOST_WATCHED, Detection, asked
 from vitrail.tasks.finding import Finds, Outlines, Shown
 from vitrail.tasks.found import of_outlines
-from vitrail.tasks.task import Normal, Order, Outputs
+from vitrail.tasks.task import Order, Outputs
 
 OUTLINES = "of outlines"
 

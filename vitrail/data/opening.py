@@ -159,7 +159,7 @@ def _is_boxed(path: Path) -> bool:
 
 
 def _sounding(path: Path) -> bool:
-    """Return whether most of the first files below a folder are sounds by their names, and none is a
+    """Return whether most of the first files below a folder are sounds by their names, and none a
     picture."""
     found = others = 0
     for _, folders, names in os.walk(path):

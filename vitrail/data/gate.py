@@ -206,7 +206,7 @@ def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> Non
         return
     left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
     if other := _meant(source, found):
-        raise DataError(f"most files of {source.origin} are no images: {other}")
+        raise DataError(f"most files of {source.origin} are not images: {other}")
     remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"
     scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
     if len(scarce) == 1:

@@ -20,7 +20,7 @@ from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
 from vitrail.run.pictures import check_size, read_size
 from vitrail.run.reading import Hardware
-from vitrail.run.storage import redacted
+from vitrail.run.storage import completed, redacted
 from vitrail.tasks import Lidar
 from vitrail.training.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
@@ -172,6 +172,7 @@ def ask(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
     asked = amended(Arguments(data=str(data), threads=cores()), words)
+    asked = replace(asked, storage=completed(asked.storage))
     own = [s for s in settings if s.partition("=")[0].strip() == "task"]
     task = words.get("task") or (None if own else task_of_data(data))
     if task and own:

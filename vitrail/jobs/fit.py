@@ -27,7 +27,7 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
-from vitrail.run.storage import completed
+from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.shortlist import Shortlist
@@ -71,6 +71,7 @@ def fit(
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)
     asked = ask(data, words, settings, out)
+    _reached(asked)
     if (pictures := words.get("pretrain")) is not None:
         asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
@@ -93,6 +94,12 @@ def fit(
         )
         with interruptible(asked.again(run.path)):
             return Run(Fitting(asked, run, state, view, images, found).run())
+
+
+def _reached(asked: Arguments) -> None:
+    """Raise RunError where the database that was named cannot be reached, before time is spent."""
+    if asked.storage is not None:
+        check_reachable(asked.storage)
 
 
 def _called(data: str | Path, task: Tasks) -> str:
@@ -136,6 +143,7 @@ def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], 
     asked = _changed(asked, words, settings, state, view)
     known = state.get(Shortlist, "shortlist")
     rivals(asked.engine)
+    _reached(asked)
     with interruptible(asked.again(run.path)):
         view.until(state.deadline(asked.time_s))
         images = read(asked.wish.data, asked.hardware, view, asked.wish.task)

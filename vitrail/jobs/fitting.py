@@ -113,7 +113,7 @@ class Fitting:
         race = Race(
             self.folder.path,
             name=_study_name(asked, self.workshop.split) if shared else "race",
-            owner=str(self.folder.path.resolve()),
+            owner=state.owner,
             storage=asked.storage,
         )
         if "race_s" not in state.values:

@@ -41,7 +41,8 @@ class Growing(Stages):
         bench.view.enter([Line(SEARCH), Line(CHANCE)])
         bench.view.phase("measuring how fast cells are trained")
         with state.phase("search"):
-            plan = state.values.get("growth") or self._plan(space)
+            plan = state.values.get("growth")
+            plan = plan or self.sharing.agreed("growth", self._plan(space))
             state.put(growth=plan)
             grow = replace(self.ready.wanted.grow, first=plan["first"], beam=plan["beam"])
             ground = Ground(space, meter.allows, self.limits.seed)
@@ -51,9 +52,7 @@ class Growing(Stages):
             def judge(genes: Genes) -> Found:
                 return self._judged(space, genes, plan["steps"])
 
-            most = dict(state.values.get("searched", {})).get("1", most)
             searched = self._hunt(SEARCH, grow, ground, judge, (1.5 * half, most), how)
-            state.put(searched={"1": len(searched)})
             n, how = len(searched), "training as many random cells"
             chance = self._hunt(CHANCE, Random(n), ground, judge, (1.5 * half, n), how)
         sample = bench.recipe(meter.candidate(searched[0].genes))

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -38,6 +39,7 @@ class Saved:
     train_s: float | None = None
     recipe: dict[str, Any] | None = None
     command: str | None = None
+    owner: str | None = None
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
     compress: dict[str, Any] | None = None
 
@@ -125,6 +127,13 @@ class State:
     def deadline(self, seconds: float) -> float:
         """Return the time.monotonic() at which `seconds` of work are over."""
         return time.monotonic() + seconds - self.spent_s
+
+    @property
+    def owner(self) -> str:
+        """Return by what name this run is known to machines that share a study; it is its own."""
+        if self.values.get("owner") is None:
+            self.put(owner=uuid.uuid4().hex)
+        return self.values["owner"]
 
     @property
     def finals(self) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def early(image: tuple[int, int]) -> dict[str, Any]:
 
 
 def _stems() -> dict[str, Arm]:
-    """Return the two stems by the optimizers: rates of SGD are the paper's, scaled by the batch of 64."""
+    """Return the two stems by the optimizers, SGD at the paper's rates scaled by the batch."""
     kinds = {
         "patches": ("patches of 4", {"stem": (), "strides": (), "patch": 4, "depth": 4}),
         "convolutions": (

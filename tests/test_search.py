@@ -437,11 +437,12 @@ def digits(tmp_path_factory):
     return write_classes(tmp_path_factory.mktemp("data") / "digits", {"a": 40, "b": 40}, grey)
 
 
+@pytest.mark.long
 def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsys):
     """What was decided and judged before a stop stands; the page and the file tell it."""
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
     options = {
-        "macs": "1M", "time": "12s", "alone": 3, "out": tmp_path / "run",
+        "macs": "1M", "time": "8s", "alone": 3, "out": tmp_path / "run",
         "settings": ("evolve.population=4", "evolve.generations=1", "steps.batch=8"),
         "console": Console(file=StringIO()),
     }  # fmt: skip

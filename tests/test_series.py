@@ -24,6 +24,7 @@ from vitrail.data.uea import padded
 from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
 from vitrail.jobs.stress import Stress
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.normal import Normal
 from vitrail.models import config_json
 from vitrail.models.evolving_series import Config
 from vitrail.models.trunk.backbone import input_kind, input_shape
@@ -35,7 +36,7 @@ from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
 from vitrail.search.shelf import shelf
 from vitrail.tasks.series import Series as SeriesTask
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.training.steps import Steps
 
 FOLDER = Path(__file__).parent / "series"

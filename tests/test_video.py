@@ -27,13 +27,14 @@ from vitrail.data.split import divide, unseal
 from vitrail.data.videos import frames_of, times_of
 from vitrail.errors import CheckpointError, ConfigError, DataError
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.normal import Normal
 from vitrail.models import config_json, mvit, per_frame, resnet
 from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.tasks.video import Video
 from vitrail.training.steps import Steps
 

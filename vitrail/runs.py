@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,9 +16,9 @@ from vitrail.jobs.prediction import Prediction
 from vitrail.report.text import link, plain
 from vitrail.run import dial
 from vitrail.run.dial import Dial
-from vitrail.run.folder import RunFolder
+from vitrail.run.folder import RESTORE, RunFolder
 from vitrail.run.turn import Turns
-from vitrail.units import count, counted, percent, seconds
+from vitrail.units import count, counted, percent, seconds, shortened
 
 
 class Run(os.PathLike):
@@ -62,21 +63,28 @@ class Run(os.PathLike):
 
         Raises RunError where something else says how good the run is; `score` always has it.
         """
-        test = self.result["test"]
-        if "accuracy" not in test:
+        test = self._figures("test")
+        if "accuracy" not in test and "name" in test:
             raise RunError(f"{self.path} is judged by {test['name']}: ask for its score")
-        return test["accuracy"]
+        return _number(self._folder.result, test, "accuracy")
 
     @property
     def score(self) -> float:
         """Return the main figure of the test, in [0, 1]: accuracy, or mean average precision."""
-        test = self.result["test"]
-        return test[test.get("name", "accuracy").replace(" ", "_")]
+        test = self._figures("test")
+        name = str(test.get("name", "accuracy")).replace(" ", "_")
+        return _number(self._folder.result, test, name)
 
     @property
     def latency_s(self) -> float:
         """Return the median seconds for one image, as exported."""
-        return self.result["latency"]["p50_s"]
+        return _number(self._folder.result, self._figures("latency"), "p50_s")
+
+    def _figures(self, name: str) -> dict[str, Any]:
+        found = self.result.get(name)
+        if not isinstance(found, dict):
+            raise RunError(f"{self._folder.result} is damaged (it has no {name}): {RESTORE}")
+        return found
 
     @property
     def report(self) -> Path:
@@ -129,3 +137,11 @@ class Run(os.PathLike):
         )
         name = plain(model.get("title") or model["name"])
         return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link(self.report)))
+
+
+def _number(file: Path, figures: Mapping[str, Any], name: str) -> float:
+    """Return one of the figures of a file. Raises RunError where it is none."""
+    found = figures.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise RunError(f"{file} is damaged (it has no {shortened(name)}): {RESTORE}")
+    return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import re
 
-UNSEEN = re.compile(r"<(style|script|svg)\b.*?</\1>|<!--.*?-->", re.DOTALL)
+# What is drawn, and what are names and commands: their words are those of options and fields.
+UNREAD = re.compile(r"<(style|script|svg|pre|code)\b.*?</\1>|<!--.*?-->", re.DOTALL)
 PICTURES = re.compile(r"\b(images?|pictures?|photo(?:graph)?s?)\b", re.IGNORECASE)
 
 
 def visible(page: str) -> str:
-    """Return the text of an HTML page as it is read, a paragraph or cell a line."""
-    text = re.sub(r"<[^>]+>", "\n", UNSEEN.sub(" ", page))
+    """Return the prose of an HTML page as it is read, a paragraph or cell a line."""
+    text = re.sub(r"<[^>]+>", "\n", UNREAD.sub(" ", page))
     return re.sub(r"\s*\n\s*", "\n", html.unescape(text))
 
 

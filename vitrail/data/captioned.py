@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from vitrail import files
 from vitrail.data.captions import Captions
 from vitrail.data.cells import TABLES, Cell, Cells, read_cells
 from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of, sorted_classes
@@ -29,6 +30,7 @@ TEXTS = ("caption", "captions", "text", "sentence", "sentences", "title", "descr
 LABELS = ("label", "class", "category", "classname")
 PARTS = ("split", "part", "set", "subset", "partition")
 LINES = ".jsonl"
+MOST_BYTES = 1 << 30
 # The class of all images where nothing tells any.
 ALL = "all"
 
@@ -93,6 +95,11 @@ def _source(path: Path, root: Path, found: _Listed) -> Source:
         Item(key, index.get(found.labels.get(key, ALL), 0), found.parts.get(key)) for key in keys
     )
     texts = [tuple(dict.fromkeys(found.texts[key])) for key in keys]
+    if len(set().union(*texts)) < 2:
+        raise DataError(
+            f"{path} has the same sentence for all images ({shortened(texts[0][0], 60)!r}): "
+            "nothing tells them apart, give each what it shows"
+        )
     findings = (*_findings(found), *_shared(keys, texts), *found.more)
     return Source(
         path.resolve().stem, classes, items, str(path), findings, root, captions=Captions(texts)
@@ -191,7 +198,7 @@ def _one(cell: Cell) -> str:
 def _of_lines(path: Path) -> Cells:
     """Read the cells of a file with a JSON object in each line. Raises DataError."""
     rows: list[tuple[int, dict[str, str | tuple[str, ...]]]] = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -209,6 +216,10 @@ def _of_lines(path: Path) -> Cells:
     return Cells(names, tuple((n, tuple(row.get(name, "") for name in names)) for n, row in rows))
 
 
+def _text(path: Path) -> str:
+    return files.read(path, MOST_BYTES).decode("utf-8", "replace")
+
+
 # ---- folders -----------------------------------------------------------------------------
 
 
@@ -221,7 +232,12 @@ def _of_folder(root: Path) -> _Listed:
         if stem not in texts:
             found.without.append(key)
             continue
-        lines = (root / texts[stem]).read_text("utf-8", "replace").splitlines()
+        try:
+            lines = files.read(root / texts[stem]).decode("utf-8", "replace").splitlines()
+        except OSError:
+            found.without.append(key)
+            texts[stem] = ""
+            continue
         found.add(key, [line for line in lines if line.strip()])
         texts[stem] = ""
         folders = PurePosixPath(key).parts[:-1]

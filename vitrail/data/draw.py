@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitrail.data.gate import Inspection
-from vitrail.data.source import Finding
+from vitrail.data.source import Finding, Source
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
@@ -136,11 +136,11 @@ def require_parts(
     }
     if not lacking:
         return
-    apart = _apart(inspection, groups)
+    apart, source = _apart(inspection, groups), inspection.source
     told = []
     for name, parts in list(lacking.items())[:_SHOWN]:
         images, units = apart[classes.index(name)]
-        why = counted(images, "image")
+        why = counted(images, source.noun, source.nouns)
         if units < images:
             why += f", {units} apart from those that stay together"
         where = " and ".join(_SAID[part] for part in parts)
@@ -155,11 +155,11 @@ def require_parts(
     own = [_SAID[part] for part in counts if part in given]
     if given & {part for parts in lacking.values() for part in parts}:
         remedy = (
-            f"the data gives the parts {' and '.join(own)}, so add images of each there, or "
-            "remove the class from the data"
+            f"the data gives the parts {' and '.join(own)}, so add {source.nouns} of each there, "
+            "or remove the class from the data"
         )
     else:
-        remedy = _remedy(copied, held)
+        remedy = _remedy(source, copied, held)
     raise DataError(f"{said}, {'; '.join(told)}{rest}: {remedy}")
 
 
@@ -185,11 +185,12 @@ def absent(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[
     return findings
 
 
-def _remedy(copies: bool, grouped: bool) -> str:
-    kinds = [*["copies of one picture"] * copies, *["of one group"] * grouped]
+def _remedy(source: Source, copies: bool, grouped: bool) -> str:
+    picture = "picture" if source.noun == "image" else source.noun
+    kinds = [*[f"copies of one {picture}"] * copies, *["of one group"] * grouped]
     apart = f" that are not all {' or '.join(kinds)}" if kinds else ""
     keep = ", let copies fall anywhere (--duplicates keep)" if copies else ""
-    return f"give each at least three images{apart}{keep}, or remove the class"
+    return f"give each at least three {source.nouns}{apart}{keep}, or remove the class"
 
 
 def _apart(inspection: Inspection, groups: np.ndarray) -> list[tuple[int, int]]:

@@ -14,11 +14,14 @@ from vitrail.data import scan, twins
 from vitrail.data.box_gate import with_boxes
 from vitrail.data.clip_gate import scan_clips
 from vitrail.data.findings import findings
+from vitrail.data.lidar.reading import ENDINGS as SCANS
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
 from vitrail.data.series_gate import scan_series, series_findings
 from vitrail.data.sound_gate import scan_sounds
+from vitrail.data.sounds import SUFFIXES as SOUNDS
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
+from vitrail.data.videos import SUFFIXES as VIDEOS
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
 
@@ -182,16 +185,28 @@ _WHOLE = {
 }
 
 
+def _meant(source: Source, found: Scan) -> str:
+    """Return the option that is missing where most of what is no image is something else."""
+    endings = [key.lower() for key, *_ in found.broken] if source.kind == "images" else []
+    for task, some in (("audio", SOUNDS), ("video", VIDEOS), ("lidar", (*SCANS, ".label"))):
+        if source.wanted is None and 2 * sum(key.endswith(some) for key in endings) > len(source):
+            return f"say --task {task}"
+    return ""
+
+
 def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> None:
     if not len(found.rows):
         key, _, reason = found.broken[0]
+        remedy = _meant(source, found) or _WHOLE[source.kind]
         raise DataError(
             f"none of the {len(source):,} {_UNITS[source.kind]} of {source.origin} can be "
-            f"{_READ[source.kind]} (first: {shortened(key)} {reason}): {_WHOLE[source.kind]}"
+            f"{_READ[source.kind]} (first: {shortened(key)} {reason}): {remedy}"
         )
     if least < 2 or not len(counts) or counts.min() >= least:
         return
     left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
+    if other := _meant(source, found):
+        raise DataError(f"most files of {source.origin} are not images: {other}")
     remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"
     scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
     if len(scarce) == 1:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vitrail.data.class_names import FILES, named
-from vitrail.data.masks import Facts, MaskFiles, Masks, Meaning, look
+from vitrail.data.masks import Facts, Fault, MaskFiles, Masks, Meaning, look
 from vitrail.data.names import few
 from vitrail.data.source import (
     Finding,
@@ -28,7 +28,7 @@ from vitrail.data.source import (
 )
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
-from vitrail.units import counted
+from vitrail.units import counted, shortened
 
 IMAGES = (
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "input", "inputs",
@@ -206,14 +206,21 @@ def _unnamed(root: Path, masks: Masks) -> tuple[Masks, tuple[str, ...], list[Fin
         if isinstance(facts, Facts):
             held.update(facts.counts.nonzero()[0].tolist())
     values = sorted(held)
+    reader = masks.reader
+    assert isinstance(reader, MaskFiles)
+    faults = [(k, one) for k, one in zip(reader.keys(), masks.seen, strict=True)
+              if isinstance(one, Fault)]  # fmt: skip
+    if faults and not values:
+        key, fault = faults[0]
+        raise DataError(
+            f"no mask of {root} can be used (first: {shortened(key)} {fault.reason}): correct them"
+        )
     void = any(isinstance(facts, Facts) and facts.ignored for facts in masks.seen)
     if len(values) > MOST_UNNAMED:
         raise DataError(
             f"masks of {root} hold {len(values)} different values: they were smoothed or saved "
             f"with loss; save the indices as PNG, or name the classes in {FILES[0]}"
         )
-    reader = masks.reader
-    assert isinstance(reader, MaskFiles)
     if void and values == [0]:
         text = "masks hold 0 and 255 alone: 255 is taken for the class 'foreground'"
         meaning = Meaning({0: 0, 255: 1}, ignored=frozenset())

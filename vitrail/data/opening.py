@@ -158,16 +158,15 @@ def _is_boxed(path: Path) -> bool:
 
 
 def _sounding(path: Path) -> bool:
-    """Return whether the first files below a folder are sounds by their names."""
-    found = 0
+    """Return whether most of the first files below a folder are sounds by their names."""
+    found = others = 0
     for _, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            if not name.lower().endswith(SUFFIXES):
-                return False
-            found += 1
-            if found == LOOKED_AT:
-                return True
-    return found > 0
+            heard = name.lower().endswith(SUFFIXES)
+            found, others = found + heard, others + (not heard)
+            if found + others == LOOKED_AT:
+                return found > others
+    return found > others

@@ -22,6 +22,8 @@ SUFFIXES = (
 )  # fmt: skip
 # More of a file is not listened to.
 MOST_S = 600
+# No recorder works at other rates, and a file that says so would take hours to resample.
+SLOWEST, FASTEST = 100, 10_000_000
 # A sound that is never louder than this share of full scale, and one shorter than this, is none.
 SILENT, SHORTEST_S = 1e-4, 0.05
 # So many samples in a row at the loudest value are cut off, and so large a share of all is told.
@@ -87,6 +89,8 @@ def read_sound(data: bytes) -> Sound:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, kind, expected = file.samplerate, file.format, file.frames
+            if not SLOWEST <= rate <= FASTEST:
+                raise BrokenSound("broken", f"tells a rate of {rate:,} Hz, which no recorder has")
             values = file.read(MOST_S * rate, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         why = str(error).rstrip(".")

@@ -271,7 +271,7 @@ def _subjects(items: tuple[Item, ...], group_by: str) -> np.ndarray:
     if missed:
         raise DataError(
             f"group-by {group_by!r} is not found in {len(missed):,} of {len(items):,} paths, "
-            f"first {shortened(missed[0])!r}: every image needs a group, widen the expression"
+            f"first {shortened(missed[0])!r}: each needs a group, widen the expression"
         )
     at = 1 if pattern.groups else 0
     return np.array([match.group(at) or "" for match in found if match])

@@ -14,10 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail import files
 from vitrail.errors import DataError
+from vitrail.units import shortened
 
 _STAMPED = re.compile(r"\(([^()]*),([^(),]*)\)")
 _OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are no separators
+
+
+MOST_BYTES = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +111,10 @@ def read(path: Path | str) -> Series:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read(path, MOST_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}): give the path of a .ts file"
+            f"{path} cannot be read ({files.reason(error)}): give the path of a .ts file"
         ) from None
     lines = iter(enumerate(text.splitlines(), 1))
     header = _header(path, lines)
@@ -188,8 +193,8 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
     elif word == "equallength":
         header.equal = _flag(word, given)
     elif word in ("dimension", "dimensions"):
-        if not given or not given[0].isdecimal() or int(given[0]) < 1:
-            raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected a whole number")
+        if not given or not given[0].isdecimal() or len(given[0]) > 9 or int(given[0]) < 1:
+            raise ValueError(f"@{word} is {_said(given)}; expected a whole number")
         header.dimensions = int(given[0])
     elif word == "targetlabel":
         header.labelled = header.targets = _flag(word, given)
@@ -201,8 +206,12 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
 
 def _flag(word: str, given: list[str]) -> bool:
     if not given or given[0].lower() not in ("true", "false"):
-        raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected true or false")
+        raise ValueError(f"@{word} is {_said(given)}; expected true or false")
     return given[0].lower() == "true"
+
+
+def _said(given: list[str]) -> str:
+    return shortened(" ".join(given)) or "empty"
 
 
 def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
@@ -232,13 +241,15 @@ def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
 def _label(header: _Header, text: str) -> float:
     if header.classes:
         if text not in header.classes:
-            raise ValueError(f"class {text!r} is not among those of @classLabel; add it there")
+            raise ValueError(
+                f"class {shortened(text)!r} is not among those of @classLabel; add it there"
+            )
         return header.classes.index(text)
     try:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"target {text!r} is no number; expected one behind the last colon"
+            f"target {shortened(text)!r} is no number; expected one behind the last colon"
         ) from None
 
 
@@ -254,7 +265,7 @@ def _numbers(header: _Header, text: str) -> np.ndarray:
     except ValueError:
         wrong = next(word for word in words if word.strip() != "?" and not _is_number(word))
         raise ValueError(
-            f"{wrong.strip()!r} is no number; write ? for one that is missing"
+            f"{shortened(wrong.strip())!r} is no number; write ? for one that is missing"
         ) from None
     if np.isinf(row).any():
         raise ValueError("a number is infinite; write ? for one that is missing")

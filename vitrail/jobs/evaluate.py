@@ -27,6 +27,7 @@ from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
+from vitrail.layers.normal import Normal
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
 from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, ModelFacts
@@ -40,7 +41,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Normal, Outputs, Task
+from vitrail.tasks.task import Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64
@@ -92,21 +93,7 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
-    if task.maps:
-        raise ConfigError(
-            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
-            "its report.html"
-        )
-    if task.boxes and (engine is not None or stress != CALM):
-        raise ConfigError(
-            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
-            "engines, attacks and corruptions"
-        )
-    if labels.hearing is not None:
-        raise ConfigError(
-            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
-            "its report.html"
-        )
+    _require_judged(folder, task, labels, engine, stress)
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)
@@ -151,6 +138,27 @@ def evaluate(
     figures = told | strained
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
     return Evaluation(task.sentence(judged), figures, len(outputs), where)
+
+
+def _require_judged(
+    folder: RunFolder, task: Any, labels: Labels, engine: str | None, stress: Stress
+) -> None:
+    """Raise ConfigError for a run that is judged by its own test part alone, or as it is alone."""
+    if task.maps:
+        raise ConfigError(
+            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
+    if task.boxes and (engine is not None or stress != CALM):
+        raise ConfigError(
+            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
+            "engines, attacks and corruptions"
+        )
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
 
 
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:

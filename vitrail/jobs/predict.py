@@ -95,7 +95,7 @@ class Predictor:
             return self._of_clips(clips.asked(images), top, out)
         if self.labels.takes == "series":
             return self._of_series(cases(images, self.labels), top, out)
-        named = asked(images, top)
+        named = asked(images, top, self.labels.item)
         if out is not None and not self.writes:
             raise ConfigError(f"{self._run.path} gives no masks or boxes: leave out --out")
         target = None if out is None else Path(out)

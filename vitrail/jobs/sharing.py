@@ -37,7 +37,7 @@ class Sharing:
 
     @property
     def alone(self) -> bool:
-        """Whether this machine searches by itself."""
+        """Tell whether this machine searches by itself."""
         return isinstance(self.where, Path)
 
     @cached_property

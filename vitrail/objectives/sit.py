@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.objectives.context import Context
 from vitrail.objectives.parts.corruption import CANDIDATES, group_mask, rectangles
 from vitrail.objectives.parts.crops import Crops
@@ -25,7 +26,7 @@ from vitrail.objectives.parts.draws import uniform
 from vitrail.objectives.parts.heads import NormedMlp, PlainMlp, Reconstruction
 from vitrail.objectives.parts.teacher import Following, gathered, momentum
 from vitrail.objectives.parts.tokens import grid, prefix, read, require_patches
-from vitrail.objectives.parts.views import Normal, View
+from vitrail.objectives.parts.views import View
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Objective, Step
 

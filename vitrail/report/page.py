@@ -15,7 +15,7 @@ from vitrail.report.facts import CandidatePoint, Facts
 from vitrail.report.pictures import composed, resized
 from vitrail.report.steps import folder, steps
 from vitrail.report.taken import inputs, sizes
-from vitrail.report.text import plain
+from vitrail.report.text import coded, plain
 from vitrail.report.timings import EngineFacts
 from vitrail.report.verdict import headline, limits, standing, verdict
 from vitrail.units import count, counted, percent, points, seconds, size
@@ -85,6 +85,7 @@ def filled(template: Path, **values: Any) -> str:
         "size": _unbroken(size),
         "image": image,
         "points": _unbroken(points),
+        "coded": coded,
     }
     return environment.get_template(template.name).render(**values)
 

@@ -23,12 +23,12 @@ from vitrail.config import to_json
 from vitrail.data.builtin import cache_folder
 from vitrail.data.cache import Pixels, kept
 from vitrail.data.decode import DECODER
+from vitrail.layers.normal import Normal
 from vitrail.layers.residual import DropPath
 from vitrail.models import Backbone
 from vitrail.objectives import Distillation
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.teachers import Teacher
-from vitrail.tasks.task import Normal
 from vitrail.training.learner import Learner
 from vitrail.training.objective import Taught
 from vitrail.units import counted

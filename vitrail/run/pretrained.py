@@ -18,6 +18,7 @@ from vitrail import checkpoint
 from vitrail.attribution import overlay, png
 from vitrail.config import to_json
 from vitrail.data.cache import Pixels
+from vitrail.layers.normal import Normal
 from vitrail.layers.protocols import Attends
 from vitrail.measure.machine import machine
 from vitrail.models.trunk.backbone import Isotropic
@@ -174,8 +175,7 @@ def _attention(found: Pretrained, images: Pixels) -> list[tuple[bytes, bytes, st
     data, rows = found.recipe.data, np.arange(min(LOOKED, len(images)))
     pixels = images.take(rows)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (data.mean, data.std))
-    seen = read(model, (x - mean) / std, attention=True).attention
+    seen = read(model, Normal(data.mean, data.std).apply(x), attention=True).attention
     assert seen is not None
     h, w = model.embed.grid(*data.image)  # pyright: ignore[reportCallIssue]
     drawn = []

@@ -14,6 +14,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines import ENGINES, Answer, Engine, engine
 from vitrail.errors import ConfigError, RunError
 from vitrail.run.folder import RunFolder
+from vitrail.units import shortened
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
     try:
         record = parse(Record, {k: said[k] for k in ("of", "use", "files") if k in said}, name)
     except ConfigError as error:
-        raise RunError(f"{run.engines} is damaged ({error}): write it again by {again}") from error
+        raise RunError(
+            f"{run.engines} is damaged ({shortened(str(error))}): write it again by {again}"
+        ) from error
     if record.of != digest(run):
         raise RunError(
             f"the files for {name} in {run.path} are of other weights: make new ones by {again}"

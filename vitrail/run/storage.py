@@ -72,7 +72,7 @@ def check_reachable(url: str) -> None:
 
 
 def _patience(url: str) -> dict[str, int]:
-    """How long a driver waits for a server, which would be minutes, or for a locked file."""
+    """Return how long a driver waits for a server, which would be minutes, or for a locked file."""
     if url.startswith("sqlite"):
         return {"timeout": LOCKED_S}
     known = url.startswith(("postgresql", "mysql", "mariadb")) and "connect_timeout" not in url

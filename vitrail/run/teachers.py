@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from vitrail import digests
 from vitrail.errors import CheckpointError, ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.models import catalog, config_json, identify, load
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.recipes.recipe import Data
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
-from vitrail.tasks.task import Normal
 
 
 class Teacher(nn.Module):

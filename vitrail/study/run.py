@@ -25,7 +25,7 @@ from vitrail.measure.latency import alternate, threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.models import create
 from vitrail.recipes.defaults import batch_size, default
-from vitrail.recipes.recipe import Data, Recipe
+from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
@@ -184,11 +184,14 @@ class _Study:
         }
         common = made[self.plan.baseline]
         return {
-            name: replace(
-                recipe,
-                steps=common.steps,
-                optimizer=common.optimizer,
-                schedule=common.schedule,
+            name: amend(
+                replace(
+                    recipe,
+                    steps=common.steps,
+                    optimizer=common.optimizer,
+                    schedule=common.schedule,
+                ),
+                self.plan.arms[name].settings,
             )
             for name, recipe in made.items()
         }

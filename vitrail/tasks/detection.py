@@ -24,6 +24,7 @@ from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.layers.boxes import best
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
 from vitrail.report.scores import Baseline, Score
@@ -31,7 +32,7 @@ from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown
 from vitrail.tasks.found import chapters
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean average precision"

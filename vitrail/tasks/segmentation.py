@@ -26,6 +26,7 @@ from vitrail.data.source import Kind, Source
 from vitrail.engines.masks import likeliest
 from vitrail.engines.served import Agreement, same_answers, serve
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.dense import Dense
 from vitrail.report.scores import Baseline, Score
@@ -33,7 +34,7 @@ from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.maps import Maps, Shown
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -134,12 +135,7 @@ class Segmentation:
         """Return the mean with its interval over resampled images, and figures of each class."""
         told = _maps(outputs)
         total = told.values.sum(0)
-        main = float(maps.mean_overlap(total))
-        spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
-        test = Score(
-            accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures={"pixel accuracy": maps.pixel_accuracy(told.values)},
-        )  # fmt: skip
+        test = maps.overlap_score(told, name=NAME, figure="pixel accuracy")
         images = (told.targets > 0).sum(0).tolist()
         rows = [
             MapRow(name, n, *figures)

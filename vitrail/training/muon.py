@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.training.stepping import OneByOne
+from vitrail.training.stepping import OneByOne, moments
 
 # Coefficients of the odd polynomial whose repetition drives singular values towards 1.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -64,11 +64,7 @@ class MuonWithAdamW(OneByOne):
 
     def opened(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Return a count of steps and two moments, of which Muon leaves the second at 0."""
-        return {
-            "step": torch.zeros((), dtype=torch.float32),
-            "mean": torch.zeros_like(parameter),
-            "square": torch.zeros_like(parameter),
-        }
+        return moments(parameter)
 
     def move(
         self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]

@@ -171,7 +171,7 @@ def _nuscenes(root: Path, keys: Sequence[str]) -> Made | None:
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(files.read(path, MOST_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): restore it") from error
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise DataError(f"{path} is not a table of nuScenes: restore it")

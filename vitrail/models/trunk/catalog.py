@@ -327,16 +327,17 @@ def _short(value: Any) -> str:
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def small_configs(family: str, *, image: tuple[int, int], channels: int, classes: int) -> list[Any]:
-    """Return the configs of a family's search space that can be built for such images."""
-    module, fitting = families()[family], []
+def small_configs(
+    family: str, *, image: tuple[int, int], channels: int, classes: int
+) -> Iterator[Any]:
+    """Yield the configs of a family's search space that can be built for such images."""
+    module = families()[family]
     for config in module.SPACE.configs(image=image, channels=channels, classes=classes):
         try:
             skeleton(config)
         except ConfigError:
             continue
-        fitting.append(config)
-    return fitting
+        yield config
 
 
 def _near(name: str) -> str:

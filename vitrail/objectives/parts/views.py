@@ -52,28 +52,6 @@ class View:
             raise ConfigError(f"jitter {self.jitter} is below 0: 0.4,0.4,0.2,0.1 is usual")
 
 
-@dataclass(frozen=True, eq=False)
-class Normal:
-    """How pixels of 0 to 1 were made into numbers: mean and deviation of each channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels (B, C, H, W) in [0, 1]."""
-        mean, std = self._tensors(pixels)
-        return (pixels - mean) / std
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Return the pixels of normalised images."""
-        mean, std = self._tensors(images)
-        return (images * std + mean).clamp(0, 1)
-
-    def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (like.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return mean, std
-
-
 def make_view(pixels: Tensor, view: View, size: int | tuple[int, int], drawn: Tensor) -> Tensor:
     """Return a view (B, C, h, w) of pixels (B, C, H, W) in [0, 1]; `drawn` is of `draw_for`."""
     sides = (size, size) if isinstance(size, int) else size

@@ -95,10 +95,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--passes", type=float, default=20.0)
     parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("short.jsonl"))
     options = parser.parse_args()
-    known = {}
+    arms, known = list(dict.fromkeys(["usual", *options.arms])), {}
     if options.out.is_file():
         for line in options.out.read_text().splitlines():
             one = json.loads(line)
@@ -106,7 +107,7 @@ def main() -> None:
     for spec in options.data:
         workshop = Workshop(divide(inspect(open_source(spec))), device="cpu")
         for seed in range(options.seeds):
-            for arm in ARMS:
+            for arm in arms:
                 if (spec, arm, seed) in known:
                     continue
                 found = known[spec, arm, seed] = trained(arm, seed, workshop, spec, options)
@@ -115,7 +116,7 @@ def main() -> None:
                     file.write(json.dumps(told) + "\n")
         print(f"{spec}, {len(workshop.split.train):,} training images, {options.passes:g} passes")
         usual = np.array([known[spec, "usual", seed] for seed in range(options.seeds)])
-        for arm in ARMS:
+        for arm in arms:
             gain = 100 * (np.array([known[spec, arm, s] for s in range(options.seeds)]) - usual)
             error = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
             mean = 100 * usual.mean() + gain.mean()

@@ -30,8 +30,8 @@ from vitrail.jobs.fit import fit
 from vitrail.measure.latency import Latency
 from vitrail.models import config_json
 from vitrail.report.card import render_card
-from vitrail.report.facts import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.report.page import render
+from vitrail.report.timings import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.run import exported
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder

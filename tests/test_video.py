@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from support import clips
+from support.visible import of_pictures, prose, visible
 
 import vitrail
 from vitrail import checkpoint
@@ -228,7 +229,8 @@ def test_a_run_says_how_well(run):
     names = [one["name"] for one in result["baselines"]]
     assert names[0].startswith("always") and names[1].endswith("of the middle frame")
     page, card = (run / "report.html").read_text(), (run / "README.md").read_text()
-    assert "test clips" in page and "test image" not in page
+    assert "test clips" in page
+    assert not of_pictures(visible(page)) + of_pictures(prose(card))
     assert "clips of 4 frames of 24×24" in page and "import av" in card
 
 

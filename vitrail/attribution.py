@@ -64,7 +64,7 @@ def explain(
 
 @torch.no_grad()
 def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Maps (h, w) by rollout and class attention, as far as the model's attention allows."""
+    """Return maps (h, w) by rollout and class attention, as far as the model's attention allows."""
     seen: list[Tensor] = []
     handles = [
         module.register_forward_pre_hook(
@@ -145,7 +145,7 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
 
 
 def _last(model: nn.Module) -> nn.Module:
-    """The block whose input is explained."""
+    """Return the block whose input is explained."""
     stages = getattr(model, "stages", None)
     return model.blocks[-1] if stages is None else stages[-1].blocks[0]  # pyright: ignore
 

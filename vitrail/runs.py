@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from vitrail.config import read_json
 from vitrail.errors import RunError
-from vitrail.jobs.predict import Prediction, answering
+from vitrail.jobs.predict import answering
+from vitrail.jobs.prediction import Prediction
 from vitrail.report.text import link, plain
 from vitrail.run import dial
 from vitrail.run.dial import Dial
@@ -50,12 +51,14 @@ class Run(os.PathLike):
 
     @property
     def result(self) -> dict[str, Any]:
-        """All figures, as result.json has them. Raises RunError where the run is not finished."""
+        """Return all figures, as result.json has them. Raises RunError
+        where the run is not finished.
+        """
         return read_json(self._folder.result, dict, remedy="finish the run with --resume")
 
     @property
     def accuracy(self) -> float:
-        """The share of test images that were answered rightly, in [0, 1].
+        """Return the share of test images that were answered rightly, in [0, 1].
 
         Raises RunError where something else says how good the run is; `score` always has it.
         """
@@ -66,23 +69,23 @@ class Run(os.PathLike):
 
     @property
     def score(self) -> float:
-        """The main figure of the test, in [0, 1]: accuracy, or mean average precision."""
+        """Return the main figure of the test, in [0, 1]: accuracy, or mean average precision."""
         test = self.result["test"]
         return test[test.get("name", "accuracy").replace(" ", "_")]
 
     @property
     def latency_s(self) -> float:
-        """The median seconds for one image, as exported."""
+        """Return the median seconds for one image, as exported."""
         return self.result["latency"]["p50_s"]
 
     @property
     def report(self) -> Path:
-        """The page that tells everything."""
+        """Return the page that tells everything."""
         return self._folder.report
 
     @property
     def onnx(self) -> Path:
-        """The file to deploy: uint8 images in, answers out."""
+        """Return the file to deploy: uint8 images in, answers out."""
         return self._folder.onnx
 
     def model(self) -> Any:
@@ -98,7 +101,9 @@ class Run(os.PathLike):
 
     @property
     def dial(self) -> Dial:
-        """What the weights reach and take at each setting. Raises RunError where there is one."""
+        """Return what the weights reach and take at each setting. Raises
+        RunError where there is one.
+        """
         return dial.read(self._folder)
 
     def _repr_html_(self) -> str:

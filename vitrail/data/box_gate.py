@@ -93,7 +93,7 @@ def with_boxes(source: Source, boxes: Boxes, scan: Scan) -> tuple[Source, Scan, 
 
 
 def _fault(truth: Truth, size: tuple[int, int]) -> str:
-    """Why an image of a (height, width) cannot be used, or ""."""
+    """Return why an image of a (height, width) cannot be used, or ""."""
     if truth.fault:
         return truth.fault
     if truth.size is not None and truth.size != size:
@@ -135,7 +135,9 @@ def usable(truth: Truth, size: tuple[int, int], key: str, notes: Notes) -> Truth
 
 
 def _once(truth: Truth, key: str, notes: Notes) -> Truth:
-    """The truth without boxes of a class that are there again; those of two classes are told."""
+    """Return the truth without boxes of a class that are there again;
+    those of two classes are told.
+    """
     rows = np.column_stack([truth.boxes, truth.labels])
     _, first = np.unique(rows, axis=0, return_index=True)
     notes.add("box repeated", key, len(rows) - len(first))
@@ -183,7 +185,7 @@ def _of_nothing(source: Source, scan: Scan, some: Sequence[Truth]) -> list[Findi
 
 
 def _of_copies(source: Source, scan: Scan, some: Sequence[Truth]) -> list[Finding]:
-    """Identical files whose boxes differ: one of them must be wrong."""
+    """Find identical files whose boxes differ: one of them must be wrong."""
     seen: dict[bytes, list[int]] = {}
     for at, digest in enumerate(scan.digests):
         seen.setdefault(digest.tobytes(), []).append(at)

@@ -145,7 +145,7 @@ def _shared(keys: Sequence[str], texts: Sequence[tuple[str, ...]]) -> list[Findi
 
 
 def _table_in(folder: Path) -> Path | None:
-    """The table that lies in a folder, None where there is none, or more than one."""
+    """Return the table that lies in a folder, None where there is none, or more than one."""
     kinds = (*TABLES, LINES)
     found = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in kinds and p.is_file()]
     return found[0] if len(found) == 1 else None
@@ -189,7 +189,7 @@ def _one(cell: Cell) -> str:
 
 
 def _of_lines(path: Path) -> Cells:
-    """The cells of a file with a JSON object in each line. Raises DataError."""
+    """Read the cells of a file with a JSON object in each line. Raises DataError."""
     rows: list[tuple[int, dict[str, str | tuple[str, ...]]]] = []
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         if not line.strip():

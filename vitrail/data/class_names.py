@@ -41,7 +41,7 @@ def named(folder: Path) -> tuple[tuple[str, ...], Meaning, str] | None:
 
 
 def _rows(path: Path, text: str) -> tuple[dict[int, str], dict[Colour, str]]:
-    """Names by value, and names by colour."""
+    """Return names by value, and names by colour."""
     if path.suffix == ".json":
         return _of_json(path, text), {}
     if path.suffix == ".csv":

@@ -62,7 +62,7 @@ def coco_files(root: Path) -> list[Path]:
 
 
 def _begins_like_coco(path: Path) -> bool:
-    """Whether the keys that only such a file has are in it."""
+    """Return whether a file has the keys that only one of COCO's has."""
     try:
         data = files.read(path, MOST_BYTES)
     except OSError:
@@ -150,7 +150,7 @@ def by_image(content: Mapping[str, Any]) -> dict[Any, list[dict[str, Any]]]:
 
 
 def _classes(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The classes, background first, and the class of each category's id."""
+    """Return the classes, background first, and the class of each category's id."""
     known = categories(read)
     own = list(known.values())
     plain = own[0].casefold() == BACKGROUND if own else False

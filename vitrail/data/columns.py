@@ -88,7 +88,7 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
 
 
 def _path(cells: Cells, names: list[str], places: Whereabouts) -> int | None:
-    """The column whose values name files; else the first with a fitting name."""
+    """Return the column whose values name files; else the first with a fitting name."""
     some = [row for _, row in cells.rows[:: max(1, len(cells.rows) // _SAMPLE)]]
     named = [names.index(name) for name in _PATHS if name in names]
     others = [i for i in range(len(names)) if i not in named]
@@ -122,7 +122,7 @@ def _are_marks(cells: Cells, column: int) -> bool:
 
 
 def _splits(path: Path, cells: Cells, names: list[str], taken: set[int | None]) -> tuple[int, ...]:
-    """The columns that give parts. Raises DataError for values that are half understood."""
+    """Return the columns that give parts. Raises DataError for values that are half understood."""
     flags = [
         i for i, name in enumerate(names)
         if i not in taken and name in _FLAGS and _are_marks(cells, i)
@@ -189,7 +189,7 @@ def labels_of(cells: Cells, chosen: Roles) -> tuple[list[tuple[str, ...]], bool]
 
 
 def _mark(texts: list[str]) -> str | None:
-    """What stands between labels in a cell: ; and | always, others where the parts recur.
+    """Return what stands between labels in a cell: ; and | always, others where the parts recur.
 
     "ash dry", "ash wet", "oak dry" ... are made of fewer words than there are texts, each of
     which is in several, and none in all: labels, where "golden retriever" and "bull dog" are
@@ -231,6 +231,6 @@ def _is_list(text: str) -> bool:
 
 
 def _plain(label: str) -> str:
-    """A label in normal form; whole numbers written with decimals are written without."""
+    """Return a label in normal form; whole numbers written with decimals are written without."""
     label = normal(label)
     return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)

@@ -56,7 +56,7 @@ def draw(
 def _choose(
     units: list["_Unit"], left: Counter[int], kept: list[int], wanted: list[int]
 ) -> list["_Unit"]:
-    """Units with about `wanted` images of each class, taken from `left` down to `kept`."""
+    """Choose units with about `wanted` images of each class, taken from `left` down to `kept`."""
     taken = [0] * len(wanted)
     chosen = []
 
@@ -96,7 +96,7 @@ class _Unit:
 def _units(
     labels: Sequence[tuple[int, ...]], digests: np.ndarray, groups: np.ndarray, seed: int
 ) -> list[_Unit]:
-    """The groups, in an order drawn from the seed and their smallest digests."""
+    """Return the groups, in an order drawn from the seed and their smallest digests."""
     high, low = digests.T
     order = np.lexsort((low, high, groups))
     _, starts = np.unique(groups[order], return_index=True)
@@ -193,7 +193,7 @@ def _remedy(copies: bool, grouped: bool) -> str:
 
 
 def _apart(inspection: Inspection, groups: np.ndarray) -> list[tuple[int, int]]:
-    """Images of each class, and in how many groups they are."""
+    """Count the images of each class, and the groups that they are in."""
     pairs = {
         (label, group)
         for item, group in zip(inspection.items, groups.tolist(), strict=True)

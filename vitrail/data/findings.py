@@ -139,7 +139,7 @@ _COPIES: dict[str, tuple[Severity, str]] = {
 
 
 def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
-    """Exact and near duplicates: inside a class, across classes, across the given parts."""
+    """Find exact and near duplicates: inside a class, across classes, across the given parts."""
     sets: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     totals: Counter[tuple[str, str]] = Counter()
     order = np.argsort(groups, kind="stable")

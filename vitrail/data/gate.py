@@ -53,17 +53,19 @@ class Inspection:
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The kept images."""
+        """Return the kept images."""
         return tuple(self.source.items[row] for row in self.rows)
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices of the kept images, int64 (N,); of several labels 0 or 1 in (N, C)."""
+        """Return class indices of the kept images, int64 (N,); of several
+        labels 0 or 1 in (N, C).
+        """
         return label_array(self.source, self.rows)
 
     @property
     def size(self) -> tuple[int, int]:
-        """The median (height, width); of series the most steps that one has, and 1."""
+        """Return the median (height, width); of series the most steps that one has, and 1."""
         if self.source.series is not None:
             return int(self.sizes[:, 0].max()), 1
         height, width = np.median(self.sizes, axis=0)
@@ -71,18 +73,20 @@ class Inspection:
 
     @property
     def channels(self) -> int:
-        """Channels that show all there is: 1 of grey images, else 3; of series the features."""
+        """Return the number of channels that show all there is: 1 for grey images, else 3; for
+        series the features.
+        """
         if self.source.series is not None:
             return self.source.series.values.shape[2]
         return 1 if self.grey and self.source.clips is None else 3
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Kept images of each class."""
+        """Return the number of kept images of each class."""
         return label_counts(self.source, self.labels)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole finding as plain data, without the list of kept images."""
+        """Return the whole finding as plain data, without the list of kept images."""
         height, width = self.sizes.T
         aspect = width / height
         return {

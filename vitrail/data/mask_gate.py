@@ -45,7 +45,7 @@ def without_faults(source: Source, masks: Masks, scan: Scan) -> Scan:
 
 
 def _fault(facts: Facts | Fault, size: Sequence[int]) -> Fault | None:
-    """What is wrong with a mask of an image of a (height, width)."""
+    """Return what is wrong with a mask of an image of a (height, width), None if nothing is."""
     if isinstance(facts, Fault):
         return facts
     if facts.size != tuple(size):
@@ -109,7 +109,7 @@ def _of_plain(source: Source, scan: Scan, facts: Sequence[Facts]) -> list[Findin
 
 
 def _of_copies(source: Source, scan: Scan, facts: Sequence[Facts]) -> list[Finding]:
-    """Identical files whose masks differ: one of them must be wrong."""
+    """Find identical files whose masks differ: one of them must be wrong."""
     seen: dict[bytes, list[int]] = {}
     for at, digest in enumerate(scan.digests):
         seen.setdefault(digest.tobytes(), []).append(at)

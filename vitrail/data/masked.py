@@ -115,7 +115,7 @@ def with_classes(items: Sequence[Item], masks: Masks) -> tuple[Item, ...]:
 
 
 def _pairs(tree: Tree) -> list[Pair]:
-    """The folders of images and masks: beside each other, with parts below or above them."""
+    """Find the folders of images and masks: beside each other, with parts below or above them."""
     base, folders = "", tree.listing()[0]
     if len(folders) == 1:  # an archive unpacks into a folder of its own
         base, folders = folders[0], tree.listing(folders[0])[0]
@@ -145,7 +145,7 @@ def _beside(base: str, folders: Sequence[str]) -> Pair | None:
 
 
 def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
-    """The pair, or one for each part that both have as a folder."""
+    """Return the pair, or one for each part that both have as a folder."""
     below: dict[PartName | None, str] = {
         part_of(name): name for name in tree.listing(pair.images)[0]
     }
@@ -161,7 +161,7 @@ def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
 
 
 def _matched(tree: Tree, pair: Pair) -> tuple[list[tuple[str, str]], list[Finding]]:
-    """Images with the mask of their name, and what has no other half."""
+    """Pair images with the mask of their name, and tell what has no other half."""
     images = _by_stem(tree, pair.images)
     masks = _by_stem(tree, pair.masks)
     ending = max(ENDINGS, key=lambda end: (sum(stem + end in masks for stem in images), end == ""))
@@ -190,7 +190,7 @@ def _matched(tree: Tree, pair: Pair) -> tuple[list[tuple[str, str]], list[Findin
 
 
 def _by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
-    """The pictures below a folder by their paths in it, without what tells the format."""
+    """Return the pictures below a folder by their paths in it, without what tells the format."""
     found: dict[str, list[str]] = {}
     for key in tree.walk(folder):
         if is_picture(key):
@@ -200,7 +200,7 @@ def _by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
 
 
 def _unnamed(root: Path, masks: Masks) -> tuple[Masks, tuple[str, ...], list[Finding]]:
-    """The masks with their values as classes, each called by its value."""
+    """Return the masks with their values as classes, each called by its value."""
     held: Counter[int] = Counter()
     for facts in masks.seen:
         if isinstance(facts, Facts):

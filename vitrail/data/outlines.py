@@ -98,7 +98,7 @@ def _of_polygons(polygons: list[Any], size: tuple[int, int], name: Any) -> np.nd
 
 
 def _of_runs(rle: Mapping[str, Any], size: tuple[int, int], name: Any) -> np.ndarray:
-    """Runs of pixels outside and inside in turns, down the columns."""
+    """Fill a mask from runs of pixels outside and inside in turns, down the columns."""
     counts = rle.get("counts")
     if list(rle.get("size", ())) != list(size):
         raise BrokenMask(

@@ -44,7 +44,7 @@ class Series:
         return replace(self, values=self.values[rows], mask=self.mask[rows], labels=labels)
 
     def padded(self, length: int) -> Series:
-        """The same cases with `length` steps. DataError where some are longer."""
+        """Return the same cases with `length` steps. DataError where some are longer."""
         longest = self.mask.shape[1]
         if longest > length:
             raise DataError(
@@ -65,8 +65,9 @@ class Standard:
 
     @classmethod
     def of(cls, series: Series) -> Standard:
-        """That of a training part. Features that never change, or never are there, stay as small
-        as they are."""
+        """Return the standard of a training part. Features that never change, or never are there,
+        stay as small as they are.
+        """
         there = series.mask[..., None] & ~np.isnan(series.values)
         count = np.maximum(there.sum((0, 1)), 1)
         mean = np.where(there, series.values, 0).sum((0, 1), dtype=np.float64) / count
@@ -75,7 +76,9 @@ class Standard:
         return cls(mean, np.where(std > 0, std, 1.0))
 
     def apply(self, series: Series) -> Series:
-        """The series with mean 0 and deviation 1 per feature; 0 where a number is missing."""
+        """Return the series with mean 0 and deviation 1 per feature; 0
+        where a number is missing.
+        """
         values = (series.values - self.mean) / self.std
         there = series.mask[..., None] & ~np.isnan(values)
         return replace(series, values=np.where(there, values, 0).astype(np.float32))
@@ -96,7 +99,7 @@ class _Header:
 
 
 def read(path: Path | str) -> Series:
-    """The cases of a file, padded to its longest. Raises DataError, which names the line.
+    """Read the cases of a file, padded to its longest. Raises DataError, which names the line.
 
     Steps at the end that have no number in any dimension are padding too; what one dimension of
     a case has less than the others is missing.
@@ -138,7 +141,9 @@ def read(path: Path | str) -> Series:
 
 
 def read_parts(*paths: Path | str) -> tuple[Series, ...]:
-    """Parts of one data set, training first, padded to the longest of all. Raises DataError."""
+    """Read the parts of one data set, training first, padded to the
+    longest of all. Raises DataError.
+    """
     parts = [read(path) for path in paths]
     first = parts[0]
     for path, part in zip(paths, parts, strict=True):
@@ -152,7 +157,7 @@ def read_parts(*paths: Path | str) -> tuple[Series, ...]:
 
 
 def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Header:
-    """The header, with `lines` left behind @data. Words that are not known are passed over."""
+    """Read the header, with `lines` left behind @data. Words that are not known are passed over."""
     found = _Header()
     for number, line in lines:
         words = line.split()
@@ -173,7 +178,7 @@ def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Header:
 
 
 def _told(header: _Header, word: str, given: list[str]) -> None:
-    """One line of a header. Raises ValueError."""
+    """Take in one line of a header. Raises ValueError."""
     if word == "problemname":
         header.name = " ".join(given)
     elif word == "timestamps":
@@ -201,7 +206,9 @@ def _flag(word: str, given: list[str]) -> bool:
 
 
 def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
-    """Numbers (F, T) of one line, and its target or the place of its class. Raises ValueError."""
+    """Return the numbers (F, T) of one line, and its target or the place of
+    its class. Raises ValueError.
+    """
     parts = _OUTSIDE.split(line) if header.stamps else line.split(":")
     label = 0.0
     if header.labelled:
@@ -236,7 +243,7 @@ def _label(header: _Header, text: str) -> float:
 
 
 def _numbers(header: _Header, text: str) -> np.ndarray:
-    """The numbers of one dimension."""
+    """Return the numbers of one dimension."""
     words = text.split(",") if text.strip() else []
     if header.stamps:
         words = [number for _, number in _STAMPED.findall(text)]

@@ -178,7 +178,7 @@ class _Adapting:
         return Trained(self._subject(name), recipe, model, scores)
 
     def _subject(self, name: str) -> Subject:
-        """The backbone under the name of a way."""
+        """Return the backbone under the name of a way."""
         return replace(self.subject, name=f"{self.subject.name}-{name}")
 
     def _timed(self, name: str, run: RunFolder, state: State) -> Recipe:

@@ -73,14 +73,14 @@ class Arguments:
 
     @property
     def budget(self) -> Budget:
-        """The limits of the model."""
+        """Return the limits of the model."""
         return Budget(
             self.latency_s, self.macs, self.params, self.threads, self.device, self.engine
         )
 
     @property
     def wish(self) -> Recipe:
-        """An empty recipe with the settings, as far as they do not need the data."""
+        """Return an empty recipe with the settings, as far as they do not need the data."""
         base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
         wish = amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
         if self.flexible and not any(isinstance(one, Flexivit) for one in wish.methods):
@@ -89,7 +89,7 @@ class Arguments:
 
     @property
     def hardware(self) -> Hardware:
-        """Where to compute."""
+        """Return where to compute."""
         return Hardware(self.device, self.devices)
 
     @property
@@ -99,7 +99,9 @@ class Arguments:
 
     @property
     def public(self) -> Arguments:
-        """The arguments as they may be written down: the URL of a database without its password."""
+        """Return the arguments as they may be written down: the URL of a
+        database without its password.
+        """
         return replace(self, storage=self.storage and redacted(self.storage))
 
     def again(self, run: Path) -> str:

@@ -24,7 +24,7 @@ def asked(images: Any, top: int) -> list[tuple[str, Picture]]:
 
 
 def _named(images: Any) -> list[tuple[str, Picture]]:
-    """Each image with its path, or with its number from 1. Raises ConfigError."""
+    """Return each image with its path, or with its number from 1. Raises ConfigError."""
     one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     if isinstance(images, one) or (isinstance(images, np.ndarray) and images.ndim != 4):
         images = [images]

@@ -29,8 +29,9 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
-from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
+from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, ModelFacts
 from vitrail.report.page import render
+from vitrail.report.scores import Mistake
 from vitrail.report.text import link, plain
 from vitrail.run.answers import Embedded
 from vitrail.run.facts import today
@@ -58,7 +59,7 @@ class Evaluation:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Return the path of the page."""
         return self.folder / "report.html"
 
     def _repr_html_(self) -> str:
@@ -153,7 +154,7 @@ def evaluate(
 
 
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
-    """The source with the run's classes in the run's order, and its range of deep images."""
+    """Return the source with the run's classes in the run's order, and its range of deep images."""
     unknown = sorted(set(source.classes) - set(labels.classes))
     if unknown:
         some = shortened(", ".join(labels.classes))
@@ -202,7 +203,7 @@ def _asker(folder: RunFolder, model: Any, labels: Labels, engine: str | None) ->
 
 
 def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
-    """Raw outputs (N, ...) of all images, in their order."""
+    """Return the raw outputs (N, ...) of all images, in their order."""
     rows = np.arange(len(images))
     parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
     return torch.from_numpy(np.concatenate(parts))

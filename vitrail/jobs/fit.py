@@ -32,6 +32,7 @@ from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.shortlist import Shortlist
 from vitrail.tasks import Tasks
+from vitrail.training.crew import require_alone
 
 PRETRAIN_SHARE = 1 / 3
 
@@ -65,6 +66,7 @@ def fit(
         'photos/cat/000.png'
     """
     view, words = View(console), options
+    require_alone("a fit")
     if resume:
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)

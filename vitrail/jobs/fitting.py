@@ -98,7 +98,9 @@ class Fitting:
         )
 
     def _decode(self) -> None:
-        """The pixels of every image size of the race, before the clock of the race starts."""
+        """Decode the pixels of every image size of the race, before the
+        clock of the race starts.
+        """
         shown = self.view.console.is_terminal
         for image, channels in {(c.image, c.channels) for c in self.found.candidates}:
             for part in ("train", "val"):
@@ -143,7 +145,7 @@ class Fitting:
         return race, runners
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
-        """The candidates with their recipes, and the steps of each rung."""
+        """Return the candidates with their recipes, and the steps of each rung."""
         asked, workshop = self.asked, self.workshop
         images = len(workshop.split.train)
         marks = rung_seconds(len(self.found.candidates), race_s)
@@ -249,9 +251,10 @@ class Fitting:
         scores = self.workshop.validate(start, recipe)
         if scores.order <= trained.scores.order:
             return trained
+        items = self.workshop.split.train.source.nouns
         note = (
             f"the linear model on features is kept: it has {scores.main:.1%} of {scores.n} "
-            f"validation images right, and {trained.scores.main:.1%} after the training"
+            f"validation {items} right, and {trained.scores.main:.1%} after the training"
         )
         self.view.say(note)
         self.desk.notes.append(FindingFacts("features", "info", note))

@@ -66,7 +66,9 @@ class Growing(Stages):
         return found
 
     def _plan(self, space: Any) -> dict[str, Any]:
-        """How many cells of each size, and for how many steps each: what there is time for."""
+        """Return how many cells of each size, and for how many steps
+        each: what there is time for.
+        """
         workshop, rng = self.bench.workshop, random.Random(self.limits.seed)
         sample = self.bench.recipe(self.ready.meter.candidate(space.begun()[0]))
         batch, rates = sample.steps.batch, []
@@ -105,7 +107,9 @@ class Growing(Stages):
     def _told(
         self, grow: Progressive, ground: Ground, searched: list[Found], steps: int
     ) -> GrowthFacts:
-        """How many networks were trained, and how well predictors ranked cells of the next size."""
+        """Tell how many networks were trained, and how well predictors
+        ranked cells of the next size.
+        """
         self.bench.view.phase("asking how well the predictor ranked")
         told = []
         for kind in ("mlp", "lstm"):

@@ -72,8 +72,9 @@ class Searching:
         return self.folder.path
 
     def _recipe(self, one: Candidate, *, final: bool = False) -> Recipe:
-        """The recipe of a candidate; its images are decoded at the first call. The `final` one is
-        what its paper trains the found network with."""
+        """Return the recipe of a candidate; its images are decoded at the first call. The `final`
+        one is what its paper trains the found network with.
+        """
         limits, workshop = self.limits, self.workshop
         data = workshop.data(limits.wish.data, one.image, one.channels)
         workshop.pixels("val", one.image, one.channels)
@@ -119,7 +120,7 @@ class Searching:
         )
 
     def _late_s(self, name: str, recipe: Recipe) -> float | None:
-        """The latency of a candidate as exported where it is over the limit, else None.
+        """Return the latency of a candidate as exported where it is over the limit, else None.
 
         It is measured before the full training, not after.
         """

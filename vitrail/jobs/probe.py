@@ -101,7 +101,7 @@ Normal = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
-    """The model behind weights, how it is called, and mean and deviation of its images."""
+    """Return the model behind weights, how it is called, and mean and deviation of its images."""
     path = Path(weights)
     inside = path / "weights.safetensors"
     reference: str | os.PathLike = weights
@@ -150,7 +150,7 @@ def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
 
 
 def _kept(path: Path, n: int) -> np.ndarray | None:
-    """Features that were kept, None where there are none or they are damaged."""
+    """Return features that were kept, None where there are none or they are damaged."""
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

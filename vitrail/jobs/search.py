@@ -97,7 +97,7 @@ def search(
 
 
 def _free(wanted: Wanted) -> Path:
-    """A folder that is not there yet, called after the data and the search."""
+    """Return a folder that is not there yet, called after the data and the search."""
     limits = wanted.limits
     return free_name(
         f"{open_source(limits.data, several=limits.wish.task.several).name}-{wanted.name}"
@@ -121,7 +121,8 @@ def _again(name: str, run: RunFolder, state: State, view: View) -> Path:
 
 
 def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) -> Ready:
-    """The space, fitted to the budget, and who measures its candidates; nothing is trained yet.
+    """Return the space, fitted to the budget, and who measures its candidates; nothing is trained
+    yet.
 
     Raises BudgetError and ConfigError.
     """
@@ -149,7 +150,7 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
 
 
 def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:
-    """The space at the image size that was asked for, or at the first that fits it."""
+    """Return the space at the image size that was asked for, or at the first that fits it."""
     sizes = [wanted.image] if wanted.image is not None else _sizes(data)
     for number, size in enumerate(sizes, 1):
         try:
@@ -161,7 +162,9 @@ def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:
 
 
 def _sizes(data: Read) -> list[tuple[int, int]]:
-    """Small images as they are, photographs at the largest size that is affordable."""
+    """Return the sizes to try: small images as they are, photographs at the
+    largest size that is affordable.
+    """
     sizes = image_sizes(data.inspection.size)
     if max(data.inspection.size) <= 48:
         return sizes

@@ -93,7 +93,7 @@ class Wanted:
 
     @property
     def public(self) -> Wanted:
-        """The same as it may be written down."""
+        """Return the same as it may be written down."""
         return replace(self, limits=self.limits.public)
 
     def again(self, run: Path) -> str:

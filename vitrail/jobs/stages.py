@@ -117,7 +117,7 @@ class Stages:
         return found
 
     def _levels(self, meter: Meter, earlier: Any) -> int:
-        """How many levels there are: those behind, this one, and those to come."""
+        """Return how many levels there are: those behind, this one, and those to come."""
         number, space = len(earlier) + 1, _levelled(meter.space)
         while (space := space.deeper(space.ends[0])) is not None:
             number += 1

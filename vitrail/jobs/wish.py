@@ -38,7 +38,7 @@ class Wish:
 
     @property
     def given(self) -> frozenset[str]:
-        """The paths that the user sets."""
+        """Return the paths that the user sets."""
         return frozenset(map(_path, self.settings))
 
     def command(self, folder: Path) -> str:

@@ -213,7 +213,7 @@ def sum_over(outputs: Any, loss: Any) -> Tensor:
 
 
 def _whole(logits: Tensor) -> Tensor:
-    """Logits in float32 at least."""
+    """Return the logits in float32 at least."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

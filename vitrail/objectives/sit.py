@@ -123,7 +123,7 @@ class _Painting(Objective):
         self.crops = Crops(value.first, value.second, number=0)
 
     def _corrupted(self, clean: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Two views (2 B, C, H, W) corrupted, and where (2 B, 1, H, W)."""
+        """Return two views (2 B, C, H, W) corrupted, and where (2 B, 1, H, W)."""
         found = [
             self.value.corruption.apply(view, view.roll(1, 0), batch.indices, step, number)
             for number, view in enumerate(clean.chunk(2))

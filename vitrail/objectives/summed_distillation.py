@@ -68,5 +68,5 @@ class SummedDistillationLoss(Objective):
 
 
 def _wide(x: Tensor) -> Any:
-    """Float32 at least."""
+    """Return the type of x, float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)

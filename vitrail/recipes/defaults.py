@@ -37,7 +37,8 @@ LARGEST, LARGEST_OF = 64, {"airbench": 128}
 
 
 def batch_size(images: int, device: str = "cpu", config: Any = None) -> int:
-    """Images per step for a training part of that many: an epoch has 64 steps, if it can.
+    """Return the images per step for a training part of that many: an epoch has 64 steps, if it
+    can.
 
     An accelerator gains by large batches.
     """
@@ -47,12 +48,12 @@ def batch_size(images: int, device: str = "cpu", config: Any = None) -> int:
 
 
 def precision_on(device: str) -> Precision:
-    """In which precision to train where nothing was measured: bfloat16 on CUDA."""
+    """Return in which precision to train where nothing was measured: bfloat16 on CUDA."""
     return "bf16-mixed" if device.startswith("cuda") else "32-true"
 
 
 def augment_for(image: tuple[int, int]) -> Augment:
-    """Flips and small shifts for small images, flips and crops for photographs.
+    """Return flips and small shifts for small images, flips and crops for photographs.
 
     Of 28 pixels a shift of one is worth 3 % on Fashion-MNIST in 14 epochs, one of three costs
     as much.
@@ -63,8 +64,9 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's where there is one of maps, of
-    boxes or of frames."""
+    """Return the family whose optimizer a network learns with: the host's where there is one of
+    maps, of boxes or of frames.
+    """
     hosted = is_dense(config) or is_detector(config) or isinstance(config, per_frame.Config)
     return kind_of(type(config.host)) if hosted else family_of(config)
 
@@ -80,7 +82,7 @@ def default(
     device: str = "cpu",
     precision: Precision | None = None,
 ) -> Recipe:
-    """The recipe of a config for `images` training images and about `total` steps.
+    """Return the recipe of a config for `images` training images and about `total` steps.
 
     `precision` is the device's usual one unless given.
 

@@ -24,7 +24,8 @@ from vitrail.report.chapter import (
     Table,
     strong,
 )
-from vitrail.report.facts import CalibrationFacts, ClassRow, Facts, Mistake, RefusalFacts, Score
+from vitrail.report.facts import Facts
+from vitrail.report.scores import CalibrationFacts, ClassRow, Mistake, RefusalFacts, Score
 from vitrail.units import counted, percent
 
 # Up to here the confusion matrix is a table with names and numbers, above it a picture.
@@ -50,7 +51,7 @@ def chapters(facts: Facts) -> list[Chapter]:
     if facts.calibration:
         found.append(trust(facts.calibration, facts.refusal, (facts.data.item, facts.data.items)))
     if facts.mistakes:
-        found.append(mistakes(facts.mistakes))
+        found.append(mistakes(facts.mistakes, facts.data.items))
     return found
 
 
@@ -182,10 +183,10 @@ def refused(found: RefusalFacts | None, words: Words = USUAL) -> list[Paragraph]
     ]
 
 
-def mistakes(found: Sequence[Mistake]) -> Chapter:
-    """Return a gallery of the test images that the model got wrong while it was surest."""
+def mistakes(found: Sequence[Mistake], items: str = "images") -> Chapter:
+    """Return a gallery of the test items that the model got wrong while it was surest."""
     shown = next((m.shown for m in found if m.overlay and m.shown), "")
-    text = "Test images that the model got wrong while it was surest."
+    text = f"Test {items} that the model got wrong while it was surest."
     if shown:
         text += f" Beside each, what it looked at: {shown}."
     glow = ("least", "most") if any(m.overlay for m in found) else None

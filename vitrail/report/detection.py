@@ -22,8 +22,8 @@ from vitrail.report.chapter import (
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import colours
+from vitrail.report.scores import Score
 from vitrail.report.text import plain
 from vitrail.units import counted, percent
 
@@ -203,7 +203,9 @@ def _by_size(rows: Sequence[SizeRow]) -> Chapter:
 
 
 def _curves(told: Found) -> list[Chapter]:
-    """Precision over recall at an overlap of 0.5, of the hardest classes where there are many."""
+    """Draw precision over recall at an overlap of 0.5, of the hardest
+    classes where there are many.
+    """
     order = {row.name: row.average for row in told.classes if row.average == row.average}
     some = sorted((c for c in told.curves if c[0] in order), key=lambda c: order[c[0]])[:CURVES]
     if not some:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitrail.report.chapter import Chapter, Column, Fold, Paragraph, Part, Table
-from vitrail.report.facts import Score
+from vitrail.report.scores import Score
 from vitrail.units import counted, percent
 
 # Up to here all labels stand in one table.

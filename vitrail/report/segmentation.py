@@ -18,8 +18,8 @@ from vitrail.report.chapter import (
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import as_png, legend, over
+from vitrail.report.scores import Score
 from vitrail.units import counted, percent
 
 # Up to here all classes stand in one table, and confusions in a matrix.
@@ -151,7 +151,7 @@ def _share(value: float) -> str:
 
 
 def _confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Chapter]:
-    """What pixels are taken for, in per mille of each true class; only of few classes."""
+    """Show what pixels are taken for, in per mille of each true class; only of few classes."""
     if len(names) > MATRIX_CLASSES:
         return []
     shares = [[round(1000 * n / max(1, sum(row))) for n in row] for row in counts]

@@ -167,7 +167,9 @@ def _asked(
 
 
 def _name(digest: str, recipe: Recipe, images: Pixels, shape: tuple[int, ...]) -> str:
-    """By which answers are found again: who answers, about which pictures, how these are seen."""
+    """Return the name by which answers are found again: who answers, about which pictures, how
+    these are seen.
+    """
     data, part = recipe.data, images.part
     pictures = f"{part.digest} {data.image} {data.channels} {DECODER} {part.source.ranges}"
     text = f"{digest} {pictures} {data.mean} {data.std} {shape}"

@@ -61,7 +61,7 @@ def features(recipe: Recipe, workshop: Workshop, part: str, *, most: int = MOST)
 
 
 def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file of the cache; None where it is missing or damaged."""
+    """Return the features in a file of the cache; None where it is missing or damaged."""
     try:
         found = store.open_array(path, shape)
     except ValueError:

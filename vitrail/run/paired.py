@@ -178,7 +178,7 @@ def _facts(
 
 
 def _chance(pairs: Pairs, classes: int) -> dict[str, float]:
-    """What each figure is where everything is found in random order."""
+    """Return what each figure is where everything is found in random order."""
     images, texts = len(pairs.values), len(pairs.texts)
     forth, back = by_chance(pairs.own, images, texts), by_chance(pairs.backwards, texts, images)
     told = {f"image to text, recall at {k}": value for k, value in forth.items()}
@@ -195,7 +195,7 @@ def _confusion(pairs: Pairs, classes: int) -> list[list[int]]:
 
 
 def _asked(pairs: Pairs, verdict: Verdict) -> list[Asked]:
-    """Some sentences, evenly over all, with the images that they find first."""
+    """Return some sentences, evenly over all, with the images that they find first."""
     chosen = np.unique(np.linspace(0, len(pairs.said) - 1, min(ASKED, len(pairs.said))).astype(int))
     own = {(row, text) for row, text in pairs.own.tolist()}
     found = []

@@ -134,7 +134,9 @@ def _facts(found: Pretrained, run: RunFolder, images: Read, state: State) -> Pre
 
 
 def _map(features: np.ndarray) -> list[tuple[float, float]]:
-    """The two principal components of unit features, which have unit deviation themselves."""
+    """Return the two principal components of unit features, which have
+    unit deviation themselves.
+    """
     from sklearn.decomposition import PCA
 
     if min(features.shape) < 2:
@@ -144,7 +146,7 @@ def _map(features: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) -> list[Neighbours]:
-    """Some pictures, evenly over the part, with those whose features are most similar."""
+    """Return some pictures, evenly over the part, with those whose features are most similar."""
     rows = np.unique(np.linspace(0, len(images) - 1, min(ASKED, len(images))).astype(int))
     x, found = unit(features), []
     for row in map(int, rows):
@@ -161,7 +163,9 @@ def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) ->
 
 @torch.no_grad()
 def _attention(found: Pretrained, images: Pixels) -> list[tuple[bytes, bytes, str]]:
-    """Pictures, what the class token reads in each, and their keys; empty without such a token."""
+    """Return pictures, what the class token reads in each, and their keys;
+    empty without such a token.
+    """
     model: Any = at_rest(found.model)
     if not isinstance(model, Isotropic):
         return []

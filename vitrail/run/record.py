@@ -42,7 +42,9 @@ def write(run: RunFolder, chosen: Engine, figures: Mapping[str, Any]) -> None:
 
 
 def digest(run: RunFolder) -> str:
-    """By which weights and labels are known: files made of others are not theirs."""
+    """Return the digest by which weights and labels are known: files made
+    of others are not theirs.
+    """
     return hashlib.sha256((digest_of(run.weights) + digest_of(run.labels)).encode()).hexdigest()
 
 
@@ -66,7 +68,7 @@ def _read(run: RunFolder) -> dict[str, Any]:
 
 
 def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
-    """The run in an engine, by the file that was fastest when it was exported.
+    """Open the run in an engine, by the file that was fastest when it was exported.
 
     Raises RunError when it has none, or one of other weights, or one that was changed since.
     """

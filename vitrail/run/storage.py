@@ -39,7 +39,9 @@ def open_study(where: Path | str, name: str) -> Study:
 
 
 def _in_file(path: Path) -> Any:
-    """SQLite in a file of any name: in a URL some signs of a path would mean something else."""
+    """Open SQLite in a file of any name: in a URL some signs of a path
+    would mean something else.
+    """
     from optuna.storages import RDBStorage
 
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -52,7 +54,7 @@ def _in_file(path: Path) -> Any:
 
 @contextmanager
 def speaking(where: Path | str) -> Iterator[None]:
-    """Inside, what a database or its driver raises becomes a RunError that names the study."""
+    """Turn what a database or its driver raises inside into a RunError that names the study."""
     try:
         yield
     except Exception as error:
@@ -74,7 +76,7 @@ def speaking(where: Path | str) -> Iterator[None]:
 
 
 def _of_database(error: BaseException) -> bool:
-    """Whether the error was raised in Optuna, SQLAlchemy or below them."""
+    """Return whether the error was raised in Optuna, SQLAlchemy or below them."""
     trace = error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
@@ -94,7 +96,9 @@ def redacted(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """The scheme with its slashes, the account before the last @ of the address, all the rest."""
+    """Return the scheme with its slashes, the account before the last @ of
+    the address, all the rest.
+    """
     scheme, slashes, rest = url.partition("://")
     first = rest.find("@")
     if not slashes or first < 0:
@@ -124,7 +128,7 @@ def completed(stored: str | None, given: str | None = None) -> str | None:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """The text without the URL's password, which a driver may repeat."""
+    """Return the text without the URL's password, which a driver may repeat."""
     password = _parts(url)[1].partition(":")[2]
     text = text.replace(url, redacted(url))
     return text.replace(password, "...") if len(password) > 3 else text

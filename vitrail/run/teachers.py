@@ -53,7 +53,7 @@ class Teacher(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """By which is known what it computes: its weights, and what it makes of images."""
+        """Return the digest of what it computes: of its weights, and of what it makes of images."""
         text = f"{config_json(self.model.config)} {self._takes} {self.order}"
         return digests.of_tensors(self.model.state_dict(), text)
 

@@ -112,7 +112,7 @@ def _asked(folder: Path) -> Asked:
 
 
 def _read(asked: Asked, view: View) -> Read:
-    """The data, inspected and divided. Raises DataError."""
+    """Read the data, inspected and divided. Raises DataError."""
     return read_data(Data(asked.data, group_by=asked.group_by), Hardware(asked.device), view)
 
 
@@ -286,7 +286,7 @@ def _trials(path: Path, name: str, pairs: Sequence[tuple[str, int]]) -> dict[tup
 
 
 def _check(path: Path, told: Mapping[str, Any]) -> None:
-    """RunError unless a trial says what every trial of a study says."""
+    """Raise RunError unless a trial says what every trial of a study says."""
     kinds = {"arm": str, "seed": int, "accuracy": float, "seconds": float, "images": int}
     for name, kind in kinds.items():
         value = told.get(name)

@@ -266,7 +266,7 @@ class _Sweep:
         return replace(recipe, steps=replace(recipe.steps, ema=None))
 
     def _train(self, shape: dict[str, int], seconds: float) -> list[Point]:
-        """One training with its cool-downs: a point for each duration."""
+        """Train once with its cool-downs: a point for each duration."""
         recipe = self._recipe(shape)
         name = "-".join(map(str, shape.values()))
         where = self.folder / "checkpoints" / name

@@ -19,8 +19,8 @@ from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
-from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
-from vitrail.report.facts import Score as TestScore
+from vitrail.report.scores import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
+from vitrail.report.scores import Score as TestScore
 from vitrail.tasks import metrics, unknowns
 from vitrail.tasks.baselines import Features, baselines, linear_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once

@@ -28,7 +28,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.layers.pairs import softmax_loss
 from vitrail.models import Backbone
 from vitrail.models.lit import LiT
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.pairing import Pairs, figures, in_words, ranks
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores

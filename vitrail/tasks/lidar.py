@@ -27,8 +27,8 @@ from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.rangevit import RangeViT
-from vitrail.report.facts import Baseline, Score
 from vitrail.report.lidar import ClassOfPoints, point_by_point
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.by_height import by_height

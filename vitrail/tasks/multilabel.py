@@ -23,8 +23,8 @@ from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
 from vitrail.models import Backbone
-from vitrail.report.facts import Baseline, Score
 from vitrail.report.multilabel import LabelRow, label_by_label
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import metrics, several
 from vitrail.tasks.baselines import Features, LabelBaseline, label_baselines, scores_on
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once

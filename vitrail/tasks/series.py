@@ -20,7 +20,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.report.curves import Curve, curves
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import WATCHED, Classification, baseline
 from vitrail.tasks.series_baselines import nearest, usual

@@ -22,7 +22,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
 from vitrail.models import Backbone
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.training.evaluate import predict
 
@@ -56,7 +56,7 @@ class Scores:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the better scores last."""
+        """Return what sorts the better scores last."""
         return self.main, -self.loss
 
 

@@ -19,8 +19,8 @@ from vitrail.engines.served import serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.report.facts import Baseline
 from vitrail.report.filmstrips import Strip, filmstrips
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once
@@ -59,7 +59,7 @@ class Video(Classification):
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames are shown of a clip."""
+        """Return which frames are shown of a clip."""
         return Sampling(self.frames or FRAMES, self.stride, self.views)
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

@@ -59,8 +59,9 @@ class Outcome:
 
     @property
     def best(self) -> nn.Module:
-        """The model to judge and keep: the average where there is one, or what an objective
-        keeps."""
+        """Return the model to judge and keep: the average where there is one,
+        or what an objective keeps.
+        """
         return self.objective.kept(self.model) if self.ema_model is None else self.ema_model
 
 
@@ -359,5 +360,5 @@ def _several() -> Iterator[None]:
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed from several numbers, well mixed."""
+    """Mix several numbers into one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

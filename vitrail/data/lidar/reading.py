@@ -136,7 +136,7 @@ def _npy(path: Path) -> Scan:
 
 
 def _of_fields(fields: Mapping[str, Any]) -> Scan:
-    """A scan of columns by name."""
+    """Make a scan of columns by name."""
     known = {name.casefold(): np.asarray(values) for name, values in fields.items()}
     if not {"x", "y", "z"} <= known.keys():
         raise BrokenScan("no places", f"has no x, y and z (but {', '.join(known) or 'nothing'})")

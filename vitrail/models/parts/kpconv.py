@@ -56,7 +56,7 @@ class KPConv(nn.Module):
         return torch.cat([self._of(xyz, x, centres, near) for centres, near in parts])
 
     def _of(self, xyz: Tensor, x: Tensor, centres: Tensor, near: Tensor) -> Tensor:
-        """The points with some `centres`, all kernel points in one product."""
+        """Compute the points with some `centres`, all kernel points in one product."""
         weights = self.influences(xyz, centres, near).to(x.dtype)
         gathered = torch.einsum("nkm,nkc->nmc", weights, x[near])
         return gathered.flatten(1) @ self.weights.flatten(0, 1)

@@ -98,7 +98,7 @@ def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _cropped(pixels: Tensor, view: View, size: tuple[int, int], drawn: Tensor) -> Tensor:
-    """Crops of a random area and shape, flipped, resized bilinearly."""
+    """Crop a random area and shape, flip it, and resize it bilinearly."""
     area, stretch = between(drawn[:, 0], *view.scale), between(drawn[:, 1], -_ASPECT, _ASPECT)
     height = (area.sqrt() * (-stretch / 2).exp()).clamp(max=1)
     width = (area.sqrt() * (stretch / 2).exp()).clamp(max=1)
@@ -132,7 +132,7 @@ def _jittered(x: Tensor, view: View, drawn: Tensor) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """The lightness (B, 1, H, W); of other than three channels their mean."""
+    """Return the lightness (B, 1, H, W); of other than three channels their mean."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     return (x * x.new_tensor(_LIGHT).view(1, 3, 1, 1)).sum(1, keepdim=True)

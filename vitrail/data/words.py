@@ -62,8 +62,10 @@ class Words:
         return self._tokenizer.to_str()
 
 
-def learned(sentences: Iterable[str], length: int, *, most: int = MOST) -> Words:
-    """Return words with a vocabulary of at most `most` pieces of the sentences.
+def learned(
+    sentences: Iterable[str], length: int, *, most: int = MOST, pad: int | None = None
+) -> Words:
+    """Return words with a vocabulary of at most `most` pieces of the sentences; `pad` as in `Words`.
 
     Raises ConfigError where `most` does not hold the 256 bytes, and where the library is missing.
 
@@ -89,7 +91,7 @@ def learned(sentences: Iterable[str], length: int, *, most: int = MOST) -> Words
     made.post_processor = library.processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, made.token_to_id(END))]
     )
-    return Words(made, length)
+    return Words(made, length, pad=pad)
 
 
 def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:

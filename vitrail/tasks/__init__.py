@@ -8,6 +8,7 @@ from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
 from vitrail.tasks.image_text import ImageText
 from vitrail.tasks.lidar import Lidar
+from vitrail.tasks.multimodal import MultiModal
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
@@ -15,5 +16,5 @@ from vitrail.tasks.video import Video
 
 Tasks = (
     Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio | ImageText
-    | Lidar
+    | Lidar | MultiModal
 )  # fmt: skip

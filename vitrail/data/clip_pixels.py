@@ -84,7 +84,9 @@ class ClipPixels(Pixels):
     def starts(self, indices: Sequence[int] | np.ndarray) -> list[int]:
         """Return the frames from which on `take` shows the clips at `indices`."""
         lengths = self.lengths
-        return [view_start(int(lengths[at]), self.sampling, self.view, self.views) for at in indices]
+        return [
+            view_start(int(lengths[at]), self.sampling, self.view, self.views) for at in indices
+        ]
 
     def taken(self, indices: Sequence[int] | np.ndarray, starts: Sequence[int]) -> np.ndarray:
         """Return the clips at `indices` from the frames `starts` on, uint8 (n, T, H, W, 3)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.data.batches import generator
 from vitrail.data.captions import captions_of
 from vitrail.data.clip_pixels import ClipBatches, ClipPixels
-from vitrail.data.waves import Waves, waves
+from vitrail.data.waves import waves
 from vitrail.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""The sounds beside the clips of a part, as they are heard: mapped from the cache, 16 bits a sample.
+"""The sounds beside the clips of a part, as they are heard: 16 bits a sample, from the cache.
 
 So a view of a clip and the sound of the same moment cost no decoding.
 """

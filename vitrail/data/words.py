@@ -65,9 +65,10 @@ class Words:
 def learned(
     sentences: Iterable[str], length: int, *, most: int = MOST, pad: int | None = None
 ) -> Words:
-    """Return words with a vocabulary of at most `most` pieces of the sentences; `pad` as in `Words`.
+    """Return words with a vocabulary of at most `most` pieces of the sentences.
 
-    Raises ConfigError where `most` does not hold the 256 bytes, and where the library is missing.
+    `pad` is as in `Words`. Raises ConfigError where `most` does not hold the 256 bytes, and where
+    the library is missing.
 
     Examples:
         >>> words = learned(["a red shirt", "a blue bag"], length=8)

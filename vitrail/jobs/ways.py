@@ -68,9 +68,7 @@ def _with_sentences(early: Recipe, images: Read, words: Words) -> Recipe:
     tower = replace(config.tower, channels=channels)
     config = replace(config, tower=tower, text=replace(config.text, vocabulary=words.size))
     recipe = _timed(early, images, config, config.tower)
-    return replace(
-        recipe, optimizer=AdamW(lr=1e-3, weight_decay=1e-4), augment=Augment(flip=0.5)
-    )
+    return replace(recipe, optimizer=AdamW(lr=1e-3, weight_decay=1e-4), augment=Augment(flip=0.5))
 
 
 def _with_sounds(early: Recipe, images: Read, words: Words) -> Recipe:
@@ -135,6 +133,6 @@ _CLIPS = Way(
     completed=_with_sounds,
     subject=lambda recipe: subject(recipe.config),
     conclude=multimodal.conclude,
-    beside="what goes beside clips",
+    beside="sounds and sentences",
     next=lambda run: f"learn classes of clips from it by `{next_of(run)}`",
 )

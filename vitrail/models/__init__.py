@@ -1,8 +1,8 @@
 """The catalog: a file of this package that has `VARIANTS` is a family, and that is all. A network
 of no images has a Config, NAMES and MODEL only: `create` and `load` know it by its Config. One that
 answers for every pixel has DENSE in place of VARIANTS, one of time series SERIES, one of lidar
-scans SCANS, one of clips, sounds and sentences TRIPLES, one that looks for what it is asked QUERIED,
-whose names they know as well.
+scans SCANS, one of clips, sounds and sentences TRIPLES, one that looks for what it is asked
+QUERIED, whose names they know as well.
 
 catalog()                   every published variant by name
 dense()                     every published network of maps by name

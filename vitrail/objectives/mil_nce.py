@@ -19,7 +19,6 @@ from vitrail.objectives.context import Context
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Model, Objective, Step
 
-
 _WEIGHTS = {"audio": "sound", "text": "text"}
 
 
@@ -88,10 +87,10 @@ class MilNceLoss(Objective):
         form = {"temperature": how.temperature, "symmetric": how.symmetric}
         if sounds is not None:
             losses["sound"] = nce(
-                met.clip_sound.float(), met.sound.float()[:, None], parts.heard, **form
+                met.clip_sound.float(), met.sound.float()[:, None], parts.heard.float(), **form
             )
         if ids is not None:
             sentences = met.text.float().unflatten(0, ids.shape[:2])
-            losses["text"] = nce(met.clip_text.float(), sentences, parts.told, **form)
+            losses["text"] = nce(met.clip_text.float(), sentences, parts.told.float(), **form)
         loss = weighed(losses, {"sound": how.sound, "text": how.text})
         return {"loss": loss} | {name: torch.mean(one) for name, one in losses.items()}

@@ -45,7 +45,8 @@ from vitrail.training.learner import Learner
 ApplyInOrder: Any = tuple[Methods, ...]
 # Tasks that put nothing around a network.
 _BARE = (
-    Classification, MultiLabel, Segmentation, Detection, Series, Video, ImageText, MultiModal, Lidar,
+    Classification, MultiLabel, Segmentation, Detection, Series, Video, ImageText, MultiModal,
+    Lidar,
 )  # fmt: skip
 # Opens a trained model by its name for a training on such data, that tells such classes.
 Opener = Callable[[str, Data, Sequence[str]], nn.Module]

@@ -263,7 +263,8 @@ def checked(recipe: Recipe) -> Recipe:
 
 def _require_pairs(recipe: Recipe) -> None:
     """Raise ConfigError for what does not go with sentences."""
-    check_mixing(recipe.augment)
+    if isinstance(recipe.task, ImageText):
+        check_mixing(recipe.augment)
     if recipe.base is not None or recipe.methods:
         what = "methods" if recipe.methods else "base"
         raise ConfigError(

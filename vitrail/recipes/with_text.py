@@ -1,4 +1,4 @@
-"""Which network of two towers a ViT becomes where sentences are asked for, and which fields it has."""
+"""Which network of two towers a ViT becomes where sentences are asked for, and its fields."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_text(config: Any) -> Any:
 
 def path_of(config: Any, path: str) -> str:
     """Return where a field lies that `model.FIELD` names: in the image tower where the network of
-    two towers has none of this name itself, among the sizes of inputs where one of three has none."""
+    two towers has none of this name itself, of inputs where one of three has none."""
     if path.partition(".")[0] in {one.name for one in fields(config)}:
         return path
     inner = {"pairs": "tower.", "triples": "inputs."}.get(input_kind(config), "")

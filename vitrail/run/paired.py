@@ -105,9 +105,7 @@ def confusion(pairs: Pairs | None, classes: int) -> list[list[int]]:
     return counts.view(classes, classes).tolist()
 
 
-def asked(
-    pairs: Pairs, verdict: Verdict, drawn: Callable[[np.ndarray], bytes]
-) -> Sequence[Asked]:
+def asked(pairs: Pairs, verdict: Verdict, drawn: Callable[[np.ndarray], bytes]) -> Sequence[Asked]:
     """Return some sentences, evenly over all, with what they find first, each `drawn` as a PNG."""
     chosen = np.unique(np.linspace(0, len(pairs.said) - 1, min(ASKED, len(pairs.said))).astype(int))
     own = {(row, text) for row, text in pairs.own.tolist()}

@@ -8,8 +8,8 @@ from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
 from vitrail.tasks.image_text import ImageText
 from vitrail.tasks.lidar import Lidar
-from vitrail.tasks.multimodal import MultiModal
 from vitrail.tasks.multilabel import MultiLabel
+from vitrail.tasks.multimodal import MultiModal
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video

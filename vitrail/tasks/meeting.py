@@ -96,14 +96,13 @@ def with_sounds(
     said = list(dict.fromkeys(keys))
     first = rows[[keys.index(key) for key in said]]
     shares = np.array(clips.starts(first)) / clips.lengths[first]
-    found = torch.cat(
-        [
-            embedded(model, "audio", known.take(first[at : at + AT_ONCE], shares[at : at + AT_ONCE]), device)
-            for at in range(0, len(first), AT_ONCE)
-        ]
-    )  # fmt: skip
+    found = []
+    for start in range(0, len(first), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        found.append(embedded(model, "audio", known.take(first[some], shares[some]), device))
     own = [(row, said.index(key)) for row, key in zip(rows.tolist(), keys, strict=True)]
-    return Pairs(values, targets, found, said, torch.tensor(own), _loss(values, found, own))
+    heard = torch.cat(found)
+    return Pairs(values, targets, heard, said, torch.tensor(own), _loss(values, heard, own))
 
 
 def with_sentences(

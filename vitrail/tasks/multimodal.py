@@ -152,7 +152,7 @@ class MultiModal:
         return labels
 
     def right(self, outputs: Outputs) -> list[bool]:
-        """Tell for each clip whether the first that it finds is its own: a sentence, else a sound."""
+        """Tell for each clip whether the first sentence, or sound, that it finds is its own."""
         met = cast(Meetings, outputs)
         pairs = met.text or met.sound
         assert pairs is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -29,10 +30,11 @@ from vitrail.data.words import learned
 from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.nce import nce
-from vitrail.models import create
+from vitrail.models import create, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
 from vitrail.models.parts.vatt_inputs import Inputs
 from vitrail.models.vatt import Config
+from vitrail.models.vatt_clips import name_in, of
 from vitrail.objectives import MilNce
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import restored
@@ -337,7 +339,7 @@ def test_bad_input_is_told_in_a_sentence(run, clips, tmp_path, capsys):
         *APART, "objective=cross_entropy"
     )
     assert "give a weight above 0 for one of them" in train(
-        *APART, "objective.sound=0", "model.towers=video,audio"
+        *APART, "objective.sound=0", 'model.towers=["video","audio"]'
     )
     assert "does not exist: give a table" in train(*APART, data=tmp_path / "no.csv")
     assert not (tmp_path / "none").exists()
@@ -345,3 +347,37 @@ def test_bad_input_is_told_in_a_sentence(run, clips, tmp_path, capsys):
     assert "has no classes of its own" in said(capsys, "predict", run, clip)
     with pytest.raises(ConfigError, match=r"prompts are .*: give at least one"):
         MultiModal(prompts=("a video",))
+
+
+def test_classes_of_clips_are_learned_from_such_a_run(run, clips, tmp_path):
+    folder = tmp_path / "videos"
+    for number, label in ((n, label) for label in ("left", "right") for n in range(6)):
+        write(folder / label / f"{number}.mp4", frames(500 + 10 * number + len(label), label))
+    own = [
+        "task=video", f"model={run}/recipe.json", f"pretrained={run}", f"data={folder}",
+        "steps.total=2", "steps.batch=4", "steps.ema=none", "schedule.warmup=1", "head=random",
+        "optimizer.lr=1e-9",
+    ]  # fmt: skip
+    out = trained(tmp_path / "run", *own)
+    theirs, ours = (load_file(one / "weights.safetensors") for one in (run, out))
+    body = {name: value for name, value in ours.items() if not name.startswith("head.")}
+    same = [torch.allclose(v, theirs[name_in(n, 0)], atol=1e-6) for n, v in body.items()]
+    assert same and all(same)
+    assert json.loads((out / "recipe.json").read_text())["model"]["family"] == "vatt_clips"
+    assert (out / "model.onnx").is_file()
+
+
+def test_the_tower_of_clips_is_what_it_was_in_one_encoder():
+    size = Sizes(32, 1, 64, 1)
+    inputs = Inputs(4, (16, 16), 3, (2, 8, 8), 512, 64, 10, 400, 16)
+    for config in (
+        Config(inputs=inputs, video=size, audio=size, text=size),
+        vatt_unified.Config(inputs=inputs, encoder=size, width=24),
+    ):
+        whole, tower = create(config).eval(), create(replace(of(config), classes=3)).eval()
+        state, behind = whole.state_dict(), tower.config.behind
+        own = {n: state[name_in(n, behind)] for n in tower.state_dict() if n[:4] != "head"}
+        tower.load_state_dict(own, strict=False)
+        seen = torch.randn(2, 3, 4, 16, 16)
+        torch.testing.assert_close(tower.embedding(seen), whole.read("video", seen).pooled)
+        torch.testing.assert_close(tower.features(seen)[0], whole.features(seen)[0])

@@ -8,7 +8,7 @@ from typing import Any
 from vitrail.config import hints, kind_of, members
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError
-from vitrail.models import family_of, per_frame
+from vitrail.models import family_of, per_frame, vatt_clips
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.tasks import ImageText, MultiModal, Tasks
 from vitrail.tasks.video import FRAMES, Video
@@ -31,8 +31,8 @@ def require_taken(config: Any, task: Tasks) -> None:
     """Raise ConfigError for a model that takes something else than the task is about."""
     kind = input_kind(config)
     own = _OWN.get(type(task))
-    # A backbone of images will look at each frame of a clip (`on_clips`).
-    taken = kind == task.takes or (kind, task.takes) == ("images", "clips")
+    # A backbone of images will look at each frame of a clip, of three towers one (`on_clips`).
+    taken = kind == task.takes or (kind in ("images", "triples") and task.takes == "clips")
     if kind == own or (taken and not isinstance(task, MultiModal)):
         return
     if isinstance(task, MultiModal):
@@ -46,7 +46,10 @@ def require_taken(config: Any, task: Tasks) -> None:
 
 def on_clips(config: Any, task: Video) -> Any:
     """Return the Config of a network of clips that shows as many frames as the task: a network of
-    clips itself, else one that looks at each frame with the backbone. Raises ConfigError."""
+    clips itself, the tower of clips of one of sounds and sentences too, else one that looks at each
+    frame with the backbone. Raises ConfigError."""
+    if input_kind(config) == "triples":
+        config = vatt_clips.of(config)
     if input_kind(config) == "clips":
         return replace(config, frames=task.frames) if task.frames else config
     known = members(hints(per_frame.Config)["host"])

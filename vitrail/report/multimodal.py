@@ -84,7 +84,10 @@ def render(facts: MultiModalFacts) -> str:
 
 def next_of(run: str) -> str:
     """Return the command that learns classes of clips from such a run."""
-    return f"vitrail train --set task=video --set pretrained={run} --set data=CLIPS"
+    return (
+        f"vitrail train --set task=video --set model={run}/recipe.json --set pretrained={run} "
+        "--set data=CLIPS"
+    )
 
 
 def card(facts: MultiModalFacts) -> str:

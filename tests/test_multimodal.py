@@ -27,10 +27,10 @@ from vitrail.data.source import Sampling
 from vitrail.data.split import divide
 from vitrail.data.waves import waves
 from vitrail.data.words import learned
-from vitrail.errors import ConfigError, DataError
+from vitrail.errors import CheckpointError, ConfigError, DataError
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.nce import nce
-from vitrail.models import create, vatt_unified
+from vitrail.models import config_from_json, create, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
 from vitrail.models.parts.vatt_inputs import Inputs
 from vitrail.models.vatt import Config
@@ -38,6 +38,7 @@ from vitrail.models.vatt_clips import name_in, of
 from vitrail.objectives import MilNce
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import restored
+from vitrail.recipes.pretrained import start
 from vitrail.run.view import View
 from vitrail.tasks.multimodal import MultiModal
 from vitrail.training.interrupt import Interrupted
@@ -349,6 +350,20 @@ def test_bad_input_is_told_in_a_sentence(run, clips, tmp_path, capsys):
         MultiModal(prompts=("a video",))
 
 
+def test_a_tower_of_clips_begins_with_the_weights_of_a_run(run):
+    config = config_from_json(json.loads((run / "recipe.json").read_text())["model"])
+    model, theirs = (
+        start(replace(of(config), classes=3), str(run)),
+        load_file(run / "weights.safetensors"),
+    )
+    body = {n: v for n, v in model.state_dict().items() if not n.startswith("head.")}
+    assert all(torch.equal(value, theirs[name_in(name, 0)]) for name, value in body.items())
+    wider = replace(of(config), encoder=Sizes(64, 1, 64, 1))
+    with pytest.raises(CheckpointError, match="of the tower of clips: take its own sizes"):
+        start(wider, str(run))
+
+
+@pytest.mark.slow  # trains, exports and reports a second time
 def test_classes_of_clips_are_learned_from_such_a_run(run, clips, tmp_path):
     folder = tmp_path / "videos"
     for number, label in ((n, label) for label in ("left", "right") for n in range(6)):
@@ -380,4 +395,6 @@ def test_the_tower_of_clips_is_what_it_was_in_one_encoder():
         tower.load_state_dict(own, strict=False)
         seen = torch.randn(2, 3, 4, 16, 16)
         torch.testing.assert_close(tower.embedding(seen), whole.read("video", seen).pooled)
+        depths = {tower.depth_of(name) for name, _ in tower.named_parameters()}
+        assert depths == {0, 1, 2} and tower.depth == 2
         torch.testing.assert_close(tower.features(seen)[0], whole.features(seen)[0])

@@ -107,6 +107,18 @@ class ClipsVATT(Backbone):
         self.levels = (Level(c.patch[1], self.width, c.patch[0]),)
         self.head = linear_head(self.width, c.classes)
 
+    @property
+    def depth(self) -> int:
+        """The layer-wise depth of the head: that of patches is 0, of block n n + 1."""
+        return self.config.encoder.depth + 1
+
+    def depth_of(self, name: str) -> int:
+        """Return how deep the parameter `name` lies, for layer-wise learning rates."""
+        block = name.removeprefix("tower.encoder.blocks.")
+        if block != name:
+            return int(block.partition(".")[0]) + 1
+        return self.depth if name.startswith(("head.", "after.", "tower.encoder.")) else 0
+
     def read(self, clips: Float[Tensor, "b channels t h w"]) -> Told:
         """Return what is said of clips: pooled (B, C), tokens (B, n, C)."""
         told = self.tower(clips)

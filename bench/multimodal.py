@@ -2,13 +2,13 @@
 
     python bench/multimodal.py [--steps 400] [--seeds 3] [--each 120] [--out FOLDER]
 
-With --out runs are kept, and those that are there are not trained again.
 A seeded table of made clips: a square of one of four colours goes one of four ways over noise; its
-colour is heard as the pitch of a tone, its way in when that is loud, and a sentence says both, or is missing, as a sound may be. 16 different things can be said, so a
-clip is right for a sentence that says what it shows. Arms differ in one thing; all have the same
-steps, batches and seeds. Told is zero-shot accuracy of test clips asked for by 16 sentences, and
-recall at 5 of clips by their sounds, each as a mean over seeds with the 95 % interval of the mean's
-t distribution. The clips are synthetic: what helps on films is another question.
+colour is heard as the pitch of a tone, its way in when that is loud, and a sentence says both. Of a
+fifth the sound or the sentence is missing. Arms differ in one thing; all have the same steps,
+batches and seeds. Told is zero-shot accuracy of test clips among the 16 things that can be said,
+and recall at 5 of clips by their sounds, each as a mean over seeds with the 95 % interval of the
+mean's t distribution. With --out runs are kept, and those that are there are not trained again. The
+clips are synthetic: what helps on films is another question.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 TEMPLATES = (
@@ -20,6 +21,31 @@ TEMPLATES = (
     "look at the {}", "one {word} {}", "a {} seen on a {word} day", "the {word} {}",
 )  # fmt: skip
 WORDS = ("small", "large", "bright", "dark", "old", "new", "grey", "sunny", "blurred", "nice")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which images of each class have a caption: `train` of the training part behind the first
+    `skip`, and the first `test` of the test part."""
+
+    train: int = 150
+    test: int = 100
+    skip: int = 0
+
+
+def write(folder: Path, out: Path, share: Share, seed: int = 0) -> None:
+    """Write the table of a folder's images and captions, which the seed draws."""
+    draw = random.Random(seed)
+    with open(out, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption", "label", "split"])
+        parts = (("train", share.skip, share.train), ("test", 0, share.test))
+        for part, skip, most in parts:
+            for own in sorted((folder / part).iterdir()):
+                for image in sorted(own.iterdir())[skip : skip + most]:
+                    text = draw.choice(TEMPLATES).replace("{word}", draw.choice(WORDS))
+                    where = image.resolve()
+                    table.writerow([where, text.replace("{}", own.name), own.name, part])
 
 
 def main() -> None:
@@ -31,16 +57,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    draw = random.Random(asked.seed)
-    with open(asked.out, "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "caption", "label", "split"])
-        for part, skip, most in (("train", asked.skip, asked.train), ("test", 0, asked.test)):
-            for own in sorted((asked.folder / part).iterdir()):
-                for image in sorted(own.iterdir())[skip : skip + most]:
-                    text = draw.choice(TEMPLATES).replace("{word}", draw.choice(WORDS))
-                    where = image.resolve()
-                    table.writerow([where, text.replace("{}", own.name), own.name, part])
+    write(asked.folder, asked.out, Share(asked.train, asked.test, asked.skip), asked.seed)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ from vitrail.data.cache import kept
 from vitrail.data.clip_pixels import ClipPixels
 from vitrail.data.source import Item, Sampling, Source
 from vitrail.data.split import Part
+from vitrail.layers.normal import Normal
 from vitrail.measure.latency import ratio, threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.models import per_frame, resnet
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.tasks.video import Video
 
 FRAMES, LENGTH = 8, 64

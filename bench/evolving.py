@@ -27,11 +27,12 @@ from vitrail.data.series_pixels import SeriesPixels, series_pixels
 from vitrail.data.source import Item, Source
 from vitrail.data.split import Part
 from vitrail.data.uea import Series
+from vitrail.layers.normal import Normal
 from vitrail.models.evolving_series import Config
 from vitrail.objectives import CrossEntropy
 from vitrail.objectives.context import Context
 from vitrail.tasks.series import Series as SeriesTask
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.training.evaluate import predict
 from vitrail.training.learner import Learner
 from vitrail.training.loop import Place, Plan, train

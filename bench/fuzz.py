@@ -1,16 +1,18 @@
 """Damaged files of every kind that vitrail reads: is each refused in a sentence?
 
-    python bench/fuzz.py [KIND ...] [--n 10000] [--seed 0] [--keep FOLDER]
+    python bench/fuzz.py [KIND ...] [--n 10000] [--seed 0] [--keep FOLDER] [--done FILE]
 
 Cases are a function of (seed, kind, number). They run in forked children with limits of time and
 memory; counted are those that were refused, read as before, read as something else, and what must
 not be: a bare traceback, a hang, a crash, or another answer where a digest should have told.
-Exit code 1 if there is any of these. `--keep` writes the files that did it.
+Exit code 1 if there is any of these. `--keep` writes the files that did it, `--done` notes every
+thousand cases in a file, with which a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import select
@@ -27,11 +29,14 @@ from random import Random
 from typing import Any
 
 import mutate
-from kinds import KINDS, Kind
+from kind import Kind
+from kinds import KINDS
 
 from vitrail.errors import VitrailError
 
-SECONDS, MEMORY = 20.0, 3 << 30
+# A busy machine takes several times as long.
+SECONDS, MEMORY = 60.0, 3 << 30
+BLOCK = 1000
 WRONG = ("traceback", "hang", "crash", "other")
 BATCH = 200
 
@@ -160,23 +165,44 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--done", type=Path)
     parser.add_argument("--sentences", action="store_true", help="print what was said")
     options = parser.parse_args()
     wrong = 0
     for name in options.kinds or KINDS:
-        with tempfile.TemporaryDirectory() as folder:
-            cases = fuzz(KINDS[name], Path(folder), n=options.n, seed=options.seed)
-            counts = Counter(case.outcome for case in cases)
-            print(name, ", ".join(f"{v} {k}" for k, v in counts.most_common()), flush=True)
-            bad = [case for case in cases if case.outcome in WRONG]
+        counts, faults = _known(options.done, name, options.seed)
+        while (first := sum(counts.values())) < options.n:
+            with tempfile.TemporaryDirectory() as folder:
+                n = min(BLOCK, options.n - first)
+                cases = fuzz(KINDS[name], Path(folder), n=n, seed=options.seed, first=first)
+                bad = [case for case in cases if case.outcome in WRONG]
+                if options.keep and bad:
+                    _keep(KINDS[name], Path(folder), bad, options)
             if options.sentences:
                 print(*sorted({case.said for case in cases if case.outcome == "refused"}), sep="\n")
-            for said, many in Counter(f"{c.outcome} {c.said}" for c in bad).most_common(12):
-                print(f"  {many} {said}", flush=True)
-            if options.keep:
-                _keep(KINDS[name], Path(folder), bad, options)
-        wrong += len(bad)
+            new = Counter(case.outcome for case in cases)
+            told = Counter(f"{case.outcome} {case.said}" for case in bad)
+            counts, faults = counts + new, faults + told
+            if options.done:
+                line = {"kind": name, "seed": options.seed, "counts": new, "faults": told}
+                with options.done.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        print(name, ", ".join(f"{v} {k}" for k, v in counts.most_common()), flush=True)
+        for said, many in faults.most_common(12):
+            print(f"  {many} {said}", flush=True)
+        wrong += sum(faults.values())
     raise SystemExit(wrong > 0)
+
+
+def _known(done: Path | None, name: str, seed: int) -> tuple[Counter[str], Counter[str]]:
+    """What an earlier run counted, and the faults that it found."""
+    counts, faults = Counter[str](), Counter[str]()
+    if done and done.is_file():
+        for line in map(json.loads, done.read_text().splitlines()):
+            if (line["kind"], line["seed"]) == (name, seed):
+                counts.update(line["counts"])
+                faults.update(line["faults"])
+    return counts, faults
 
 
 def _keep(kind: Kind, folder: Path, bad: Sequence[Case], options: argparse.Namespace) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mutate
 import numpy as np
+import senses
+import stored
 import torch
-from mutate import Mutation
+from kind import Kind
 from PIL import Image
 
 import vitrail
@@ -43,28 +44,11 @@ from vitrail.training.journal import Journal
 from vitrail.training.optimizer import Sgd
 from vitrail.training.steps import Steps
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file: `make` gives sound ones, `read` what a program makes of one, to compare.
-
-    `ways` are mutations that know the format; those in `forges` renew the digest as well. Where a
-    kind is `strict`, an answer that differs must have been refused.
-    """
-
-    name: str
-    make: Callable[[Path], list[Path]]
-    read: Callable[[Path, Path], Any]
-    ways: Sequence[Mutation] = ()
-    forges: Sequence[Mutation] = ()
-    strict: bool = False
-
-
 # ---- run folders -----------------------------------------------------------------------
 
 
 def _config() -> Any:
-    return models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
+    return next(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))
 
 
 def _recipe() -> Recipe:
@@ -307,6 +291,8 @@ JSON, TENSORS = (mutate.in_json,), (mutate.in_safetensors,)
 KINDS = {
     one.name: one
     for one in (
+        *senses.KINDS,
+        *stored.KINDS,
         Kind("labels", _of_run("labels.json"), _labels, JSON, strict=True),
         Kind("recipe", _of_run("recipe.json"), lambda f, d: (_weights(f, d), read_recipe(f)), JSON),
         Kind("fit", _of_run("fit.json"), _state, JSON),
@@ -333,4 +319,4 @@ KINDS = {
     )
 }  # fmt: skip
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 import struct
 import tempfile
@@ -106,6 +107,29 @@ def in_cells(random: Random, data: bytes) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter=mark, quoting=random.choice((0, 1))).writerows(rows)
     return text.getvalue().encode(random.choice(("utf-8", "utf-16", "latin-1")), "replace")
+
+
+def in_words(random: Random, data: bytes) -> bytes:
+    """A text, some numbers and words of which are something strange, gone, or there twice."""
+    for _ in range(random.randint(1, 4)):
+        found = list(re.finditer(rb"[^\s,:;<>/=\[\]{}\"]+", data))
+        if not found:
+            return data
+        one = random.choice(found)
+        strange = str(random.choice(STRANGE))[:5000].encode("utf-8", "surrogatepass")
+        other = random.choice((strange, b"", one[0] + strange, random.choice(found)[0]))
+        data = data[: one.start()] + other + data[one.end() :]
+    return data
+
+
+def in_head(random: Random, data: bytes) -> bytes:
+    """Sizes and counts near the beginning of a file set to nothing, to the most, or by chance."""
+    for _ in range(random.randint(1, 3)):
+        at, span = random.randrange(min(len(data), 200) + 1), random.choice((1, 2, 4, 8))
+        value = random.choice((bytes(span), b"\xff" * span, b"\x7f" + b"\xff" * (span - 1),
+                               b"\xff" * (span - 1) + b"\x7f", random.randbytes(span)))  # fmt: skip
+        data = data[:at] + value + data[at + span :]
+    return data
 
 
 def in_zip(random: Random, data: bytes) -> bytes:

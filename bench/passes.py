@@ -54,9 +54,10 @@ def main() -> None:
     options = parser.parse_args()
     workshop = Workshop(divide(inspect(open_source(options.data))), device="cpu")
     images = len(workshop.split.train)
-    batch, usual = batch_size(images), passes(images)
+    usual = passes(images)
     print(f"{images:,} training images, {options.seconds:g} s each; usual passes {usual:.1f}")
     for one in sizes(options.family, workshop.split, options.side, options.sizes):
+        batch = batch_size(images, config=one.config)
         one = paced(one, batch=batch)
         steps = max(1, int(EFFICIENCY * (one.rate or 1.0) * options.seconds / batch))
         data = workshop.data(Data(options.data), one.image, workshop.split.channels)

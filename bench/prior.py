@@ -58,7 +58,8 @@ def main() -> None:
     accuracy = known.get("accuracy", {})
     for family in options.families or list(families()):
         one = suited(family, options.images, images, options.seconds)
-        steps = max(1, int((one.rate or 1.0) * options.seconds / batch_size(images)))
+        batch = batch_size(images, config=one.config)
+        steps = max(1, int((one.rate or 1.0) * options.seconds / batch))
         recipe = default(
             one.config,
             workshop.data(Data("fashion-sample"), one.image, 1),

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from vitrail.attacks.pixels import Pixels
 from vitrail.attacks.suite import attacked, ball_of, suite
 from vitrail.jobs.stress import sample
 from vitrail.jobs.wish import completed, wished
+from vitrail.layers.normal import Normal
 from vitrail.recipes.recipe import Data
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read, read
@@ -57,7 +57,7 @@ def trained(arm: str, seed: int, asked: Any, images: Read, out: Path) -> dict[st
     verdict = judge(outcome.best, recipe, images.workshop.split.test, images.workshop)
     some = sample(verdict.pixels, asked.images)
     pixels = torch.from_numpy(some.take(range(len(some)))).permute(0, 3, 1, 2) / 255
-    truth, between = torch.from_numpy(some.labels), Pixels(recipe.data.mean, recipe.data.std)
+    truth, normal = torch.from_numpy(some.labels), Normal(recipe.data.mean, recipe.data.std)
     model = outcome.best.eval().requires_grad_(False)
     found = {"clean": recipe.task.scores(verdict.outputs).main}
     withstood = []
@@ -65,7 +65,7 @@ def trained(arm: str, seed: int, asked: Any, images: Read, out: Path) -> dict[st
     for name, attack in attacks.items():
 
         def answer(moved: torch.Tensor) -> torch.Tensor:
-            return model(between.normalised(moved))
+            return model(normal.apply(moved))
 
         withstood.append(torch.from_numpy(attacked(answer, pixels, truth, attack)[0]))
         found[name] = withstood[-1].double().mean().item()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support import golden, toy
+from support.small import shallowest
 from test_vpt import vit
 
 from vitrail.errors import ConfigError
@@ -24,7 +25,7 @@ from vitrail.methods import (
 )
 from vitrail.methods.adapter import Bottleneck
 from vitrail.methods.lora import LowRank
-from vitrail.models import create, small_configs
+from vitrail.models import create
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe, amend
@@ -94,10 +95,7 @@ BOTH = ("vit", "deit", "swin", "cait", "pvt", "mlp_mixer")
 
 def of(family) -> Any:
     torch.manual_seed(0)
-    configs = small_configs(family, image=(32, 32), channels=3, classes=5)
-    model: Any = create(
-        min(configs, key=lambda c: (getattr(c, "depth", 1), -getattr(c, "patch", 1)))
-    )
+    model: Any = create(shallowest(family, 32))
     torch.nn.init.normal_(next(p for p in model.head.parameters() if p.ndim > 1))
     return model.double().eval()
 

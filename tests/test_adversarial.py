@@ -21,9 +21,9 @@ from vitrail.attacks import (
     gradient,
 )
 from vitrail.attacks.auto_pgd import checkpoints
-from vitrail.attacks.pixels import Pixels
 from vitrail.config import parse, to_json
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.models.xcit import Config
 from vitrail.objectives import Adversarial, Trades
 from vitrail.objectives.adversarial import growing
@@ -47,7 +47,7 @@ def authors(name):
     state, kind = golden.state(expected), torch.float64
     model = vitrail.load(MINI, state, source="facebookresearch/xcit", dtype=kind)
     pixels = golden.image(expected["input_shape"]).sigmoid()
-    images = Pixels(MEAN, STD).normalised(pixels)
+    images = Normal(MEAN, STD).apply(pixels)
     return expected["outputs"], model, Batch(images, torch.tensor([3, 7]), torch.arange(2))
 
 
@@ -69,7 +69,7 @@ def test_training_on_attacked_images_is_the_authors(name, value):
     assert terms["radius"].item() == radius
     found = {
         "logits": model(batch.images),
-        "perturbation": objective.pixels.of(seen[-1]) - objective.pixels.of(batch.images),
+        "perturbation": objective.normal.undo(seen[-1]) - objective.normal.undo(batch.images),
         "logits_adv": model(seen[-1]),
         "loss": terms["loss"],
     }
@@ -93,10 +93,10 @@ def test_the_radius_grows_as_published():
 
 
 def test_noise_beyond_the_pixels_is_cut_off():
-    pixels = Pixels((0.5,), (0.25,))
+    normal = Normal((0.5,), (0.25,))
     images = torch.tensor([-4.0, -2, 0, 2, 4]).view(1, 1, 1, 5)
-    assert pixels.of(images).flatten().tolist() == [0, 0, 0.5, 1, 1]
-    torch.testing.assert_close(pixels.normalised(pixels.of(images[..., 1:4])), images[..., 1:4])
+    assert normal.undo(images).flatten().tolist() == [0, 0, 0.5, 1, 1]
+    torch.testing.assert_close(normal.apply(normal.undo(images[..., 1:4])), images[..., 1:4])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -124,7 +124,7 @@ def test_own_weights_say_what_they_are(tmp_path):
 @pytest.mark.parametrize("family", sorted(models.families()))
 def test_other_channels(family):
     """Equal channels give what they gave in three: for one, two, four or thirteen of them."""
-    config = models.small_configs(family, image=(56, 56), channels=3, classes=5)[0]
+    config = next(models.small_configs(family, image=(56, 56), channels=3, classes=5))
     torch.manual_seed(0)
     model = vitrail.create(config).double().eval()
     with torch.no_grad():

@@ -18,9 +18,10 @@ from vitrail.data.labels import Labels
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError, RunError
 from vitrail.jobs.evaluate import evaluate
-from vitrail.jobs.predict import Predictor, as_json
+from vitrail.jobs.predict import Predictor
 from vitrail.jobs.train import train_recipe
 from vitrail.recipes.recipe import Data, Recipe, amend, read
+from vitrail.report.predictions import as_json
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
 from vitrail.tasks import Detection, finding

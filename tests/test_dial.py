@@ -403,7 +403,7 @@ def test_a_flexible_fit_asks_for_the_method_and_remembers_it():
 def test_pretrained_models_that_do_not_fit_are_left_out_with_a_sentence():
     said, view = [], SimpleNamespace(phase=lambda text: said.append(text))
     configs = {
-        name: small_configs(name, image=(28, 28), channels=1, classes=3)[0]
+        name: next(small_configs(name, image=(28, 28), channels=1, classes=3))
         for name in ("vit", "airbench")
     }
     extra = [candidate(config, params=1, macs=1) for config in configs.values()]

@@ -41,6 +41,7 @@ def test_models_page_is_current():
     assert (DOCS / "models.md").read_text() == page(), "run `make docs`"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=[path.stem for path in TUTORIALS])
 def test_tutorials_run(tutorial, tmp_path):
     done = subprocess.run(
@@ -83,6 +84,7 @@ def test_paths_that_are_named_exist():
         assert any((base / named).exists() for base in (ROOT, ROOT / "vitrail")), named
 
 
+@pytest.mark.long
 def test_the_site_is_whole_and_fetches_nothing(tmp_path):
     """No dead link, no unknown name in the API, and nothing from elsewhere when it is read."""
     subprocess.run(

@@ -26,7 +26,20 @@ LEANING = re.compile(r"^(Of|And|At most so many|So many|As|With|By)\b")
 # A docstring's first line that begins so is not a sentence.
 FRAGMENT = re.compile(r"^(Of|Who|Whose|What|Which|And|Whether|That|How)\b")
 # Nor is one that begins so: a function does something, and its first word is a verb.
-NOUN = re.compile(r"^(The|A|An|All|Our|Every|Each|One|No|Nothing|Until|So)\b")
+VERB = re.compile(r"[A-Z][a-z]+,?\s")
+NO_VERBS = """
+A All An And Answers As At Attention Batches Between Black Blocks Both Boxes By Bytes Called
+Channels Class Clips Coarse Colours Columns Config Contiguous Convolutions Counts Crops
+Decided Differences Each Either Entries Every Exact Families Features Fields Files Flax Flips
+For Frame Frames From Groups Heads Height How If Images In Indices Inside Its Itself Kept
+Kernels Key Keys Length Lists Local Logits Luma Maps Maxima Mean Means Messages Models Names
+No Not Nothing Number Numbers Of Offsets On One Our Outputs Pairs Parameters Parts Patches
+Pictures Pillow Pixels Points Positions Precision Predictions Products Pruned Queries Raises
+Raw Rectangles Returns Rows Runs Scaled Scans Scores Seconds Series Shares Signs Sizes Small
+So Some Sorts Terms Text That The Their These Those To Tokens Two Units Until Validation
+Variants Weights What Whatever When Where Whether Which Who Whole Whose Why With Without
+Xavier Zeros
+"""
 READ = [
     "report", "commands/options.py", "commands/bench.py", "commands/compare.py",
     "commands/explain.py", "commands/export.py", "commands/fit.py", "commands/growth.py",
@@ -77,8 +90,32 @@ def test_first_lines_of_docstrings_are_sentences(path):
     for node in public(tree):
         first = (ast.get_docstring(node) or "").partition("\n")[0]
         assert not FRAGMENT.match(first), f"{node.name}: {first}"
-        if isinstance(node, ast.FunctionDef):
-            assert not NOUN.match(first), f"{node.name}: {first}"
+
+
+# Files whose functions are still to be described.
+UNTOLD = ("search/*.py", "search/*/*.py", "training/optim*.py", "recipes/prior*.py")
+
+
+def told_functions():
+    """Names and docstrings of all functions, private and inner ones too."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if any(path.match(pattern) for pattern in UNTOLD):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text is not None:
+                    yield f"{path.relative_to(ROOT)} {node.name}", text
+
+
+def test_docstrings_of_functions_begin_with_a_verb():
+    nouns = set(NO_VERBS.split())
+    wrong = [
+        f"{name}: {text}"
+        for name, text in told_functions()
+        if not VERB.match(text) or re.split(r"[\s,]", text)[0] in nouns
+    ]
+    assert not wrong, wrong
 
 
 # Files whose sentences are still to be read; an entry goes when they are plain.

@@ -194,7 +194,7 @@ def test_a_shelf_is_ranked_by_features(workshop, a_shelf):
 
 def test_a_fit_tells_of_features(photos, tmp_path, a_shelf):
     run = vitrail.fit(
-        photos, time="8s", threads=1, out=tmp_path / "run", pretrained=a_shelf, params="1M"
+        photos, time="5s", threads=1, out=tmp_path / "run", pretrained=a_shelf, params="1M"
     )
     told = [c for c in run.result["candidates"] if c["status"] == "features"]
     state = json.loads((run / "fit.json").read_text())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from functools import cache
 from io import StringIO
 from itertools import pairwise
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from vitrail import models
 from vitrail.data.decode import resize
 from vitrail.errors import BudgetError, CheckpointError, DataError, RunError, VitrailError
 from vitrail.measure.latency import Latency
@@ -122,8 +125,11 @@ def listed(budget, **changes):
     return shortlist(Terms(**(arguments | changes)))
 
 
-def test_a_shortlist_keeps_the_budget_and_several_families():
-    # Time enough to count and time what is there also on a busy machine.
+def test_a_shortlist_keeps_the_budget_and_several_families(monkeypatch):
+    # So few families that all of them are counted and timed before the time is up.
+    few = {name: models.families()[name] for name in ("cct", "mlp_mixer", "resnet")}
+    monkeypatch.setattr(shortlisting, "families", lambda: few)
+    monkeypatch.setattr(shortlisting, "SIZES", 2)
     found = listed(Budget(macs=3_000_000, params=400_000), seconds=600.0)
     assert 2 <= len(found.candidates) <= 4
     assert len({c.family for c in found.candidates}) >= 2
@@ -176,7 +182,7 @@ def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
 
 
 def test_a_budget_that_nothing_keeps_names_the_closest(monkeypatch):
-    monkeypatch.setattr(shortlisting, "PATIENCE_S", 4.0)
+    monkeypatch.setattr(shortlisting, "PATIENCE_S", 2.0)
     with pytest.raises(BudgetError, match=r"no model keeps .* of \d+ the closest is .* parameters"):
         listed(Budget(params=100))
 
@@ -267,11 +273,9 @@ def runner(family, accuracy, trial, steps=(2, 4, 8)):
     return Runner(one, recipe, steps, rung=0, accuracy=accuracy, loss=1.0, trial=trial)
 
 
+@cache
 def small(family, image=(28, 28), channels=1, classes=3):
-    from vitrail.models import small_configs
-
-    configs = small_configs(family, image=image, channels=channels, classes=classes)
-    return configs[0]
+    return next(models.small_configs(family, image=image, channels=channels, classes=classes))
 
 
 def test_the_last_rung_keeps_two_families():
@@ -313,6 +317,14 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
     assert race.study.best_trial.number == order[0].trial
 
 
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    """The folder of a race that is over."""
+    folder = tmp_path_factory.mktemp("raced")
+    run_race(folder, Clockwork([0.9, 0.5, 0.1, 0.3, 0.7]))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -326,8 +338,11 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
         ("rung2", {"rate": "fast"}, "trial 0: rung2.rate: "),
     ],
 )
-def test_a_race_in_a_study_that_says_something_else_is_one_sentence(tmp_path, name, value, said):
-    race, _ = run_race(tmp_path, Clockwork([0.9, 0.5, 0.1, 0.3, 0.7]))
+def test_a_race_in_a_study_that_says_something_else_is_one_sentence(
+    raced, tmp_path, name, value, said
+):
+    shutil.copy(raced / "study.sqlite", tmp_path)
+    race = Race(tmp_path, name="race", owner="me")
     race._trial(0).set_user_attr(name, value)
     with pytest.raises(RunError, match=r"study\.sqlite is damaged .*start a new run") as caught:
         run_race(tmp_path, Clockwork([0.0] * 5))
@@ -474,8 +489,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """One thread, a cache of its own, and a plain console whose text can be read."""
+    """One thread, short measurements, a cache of its own, and a plain console whose text can be
+    read."""
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vitrail.run.exported.SECONDS", 0.1)
+    monkeypatch.setattr(shortlisting, "PATIENCE_S", 2.0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield Console(file=StringIO(), width=200)
@@ -490,6 +508,7 @@ def content(folder):
     }
 
 
+@pytest.mark.long
 def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypatch):
     from vitrail.jobs.fit import fit
     from vitrail.run import judge
@@ -499,7 +518,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     monkeypatch.setattr(judge, "unseal", lambda part: opened.append(part) or unseal(part))
     before = content(photos)
     out = tmp_path / "run"
-    run = fit(photos, latency="50ms", params="400k", time="15s", threads=1, out=out, console=quick)
+    run = fit(photos, latency="50ms", params="400k", time="10s", threads=1, out=out, console=quick)
     assert run == out
     assert content(photos) == before
     assert len(opened) == 1
@@ -519,7 +538,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     *parts, total = result["seconds"].values()
     assert sum(parts) <= total + 1e-6
     # Training stops at the clock, however long the rest takes on a busy machine.
-    assert result["seconds"]["training"] < 15
+    assert result["seconds"]["training"] < 10
     assert [c["status"] for c in result["candidates"]].count("won") == 1
     assert f"{result['test']['accuracy']:.1%}" in quick.file.getvalue()
 
@@ -537,6 +556,7 @@ def test_a_fit_goes_from_a_folder_to_a_report(photos, quick, tmp_path, monkeypat
     assert len(opened) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, call):
     from vitrail.jobs.fit import fit
@@ -555,7 +575,7 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
     monkeypatch.setattr(workshop, "train", stopping)
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
-        fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
+        fit(photos, params="100k", time="6s", threads=1, out=out, console=quick)
     decided = json.loads((out / "fit.json").read_text())
     monkeypatch.setattr(workshop, "train", train)
     assert fit(photos, out=out, resume=True, console=quick) == out
@@ -567,6 +587,7 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_path, monkeypatch):
     from vitrail.jobs.fit import fit
     from vitrail.run import exported
@@ -583,7 +604,7 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
     monkeypatch.setattr(exported, "_turn", slow_first)
     # However busy the machine is, two are raced.
     monkeypatch.setattr("vitrail.jobs.fitting.RACE_GRACE", 1e9)
-    run = fit(photos, latency="80ms", time="14s", threads=1, out=tmp_path / "run", console=quick)
+    run = fit(photos, latency="80ms", time="8s", threads=1, out=tmp_path / "run", console=quick)
     statuses = {c["status"] for c in json.loads((run / "result.json").read_text())["candidates"]}
     assert {"won", "over budget"} <= statuses
 
@@ -591,7 +612,7 @@ def test_a_winner_over_the_latency_is_replaced_by_the_next(photos, quick, tmp_pa
 def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     from vitrail.jobs.fit import fit
 
-    run = fit(photos, time="7s", threads=1, out=tmp_path / "run", pretrained=a_shelf, console=quick)
+    run = fit(photos, time="5s", threads=1, out=tmp_path / "run", pretrained=a_shelf, console=quick)
     state = json.loads((run / "fit.json").read_text())
     starts = [c["pretrained"] for c in state["shortlist"]["candidates"]]
     assert any(starts)
@@ -614,13 +635,12 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
-    photos, quick, tmp_path, arguments, error, said, monkeypatch
+    photos, quick, tmp_path, arguments, error, said
 ):
     from vitrail.jobs.fit import fit
 
-    monkeypatch.setattr(shortlisting, "PATIENCE_S", 4.0)
     with pytest.raises(error, match=said) as caught:
-        fit(photos, **({"time": "8s"} | arguments), out=tmp_path / "run", console=quick)
+        fit(photos, **({"time": "5s"} | arguments), out=tmp_path / "run", console=quick)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

@@ -30,8 +30,8 @@ from vitrail.jobs.fit import fit
 from vitrail.measure.latency import Latency
 from vitrail.models import config_json
 from vitrail.report.card import render_card
-from vitrail.report.facts import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.report.page import render
+from vitrail.report.timings import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.run import exported
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder
@@ -289,11 +289,12 @@ def test_the_report_names_the_engine():
 # ---- whole fits --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path, monkeypatch):
     """The signal comes when OpenVINO has computed."""
     whole, out = fitting, tmp_path / "run"
     monkeypatch.setattr(exported, "SECONDS", 0.1)
-    wanted = {"latency": "80ms", "params": "200k", "time": "8s", "threads": 1}
+    wanted = {"latency": "80ms", "params": "200k", "time": "5s", "threads": 1}
     with monkeypatch.context() as m:
         m.setattr(whole, "train_in_full", lambda *_, **__: deliver(signal.SIGINT))
         with pytest.raises(Interrupted, match="nothing is lost"):
@@ -323,7 +324,7 @@ def test_a_fit_by_openvino_survives_a_signal_and_goes_on(photos, quick, tmp_path
 
 
 def test_the_default_says_and_leaves_what_it_did(photos, quick, tmp_path):
-    run = fit(photos, latency="80ms", params="200k", time="7s", threads=1,
+    run = fit(photos, latency="80ms", params="200k", time="5s", threads=1,
               out=tmp_path / "run", console=quick)  # fmt: skip
     result = json.loads((run / "result.json").read_text())
     assert result["latency"]["engine"] == "ONNX Runtime" and "engines" not in result

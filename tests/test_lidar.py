@@ -266,16 +266,16 @@ def test_a_damaged_recipe_is_told(run, tmp_path):
 
 
 def test_a_stopped_training_goes_on_with_the_same_bits(run, street, tmp_path, monkeypatch):
-    from vitrail.training import loop
+    from vitrail.training.machine import Machine
 
-    again, count = loop._Machine.step, iter(range(2))
+    again, count = Machine.step, iter(range(2))
 
     def stopped(self, feeds, step):
         if next(count, None) is None:
             raise KeyboardInterrupt
         return again(self, feeds, step)
 
-    monkeypatch.setattr(loop._Machine, "step", stopped)
+    monkeypatch.setattr(Machine, "step", stopped)
     with pytest.raises(Interrupted):
         train_recipe(settings(street, "steps.save_s=0"), out=tmp_path / "run")
     monkeypatch.undo()

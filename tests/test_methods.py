@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.small import shallowest
 from test_fit import photos, quick  # noqa: F401
 from torch import nn
 
@@ -14,7 +15,7 @@ from vitrail.config import kind_of, override, parse, to_json
 from vitrail.errors import ConfigError
 from vitrail.methods import PSS, VPT, Adapter, Dropout, Freeze, LoRA, Methods, PatchDropout
 from vitrail.methods.method import available, seams, wrap
-from vitrail.models import create, families, small_configs
+from vitrail.models import create, families
 from vitrail.recipes.build import Builder
 from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.run.folder import RunFolder
@@ -22,10 +23,9 @@ from vitrail.training.learner import Learner
 from vitrail.training.steps import Steps
 
 
-def tiny(family, image=(32, 32)):
+def tiny(family, side=32):
     torch.manual_seed(0)
-    configs = small_configs(family, image=image, channels=3, classes=5)
-    return create(min(configs, key=lambda c: getattr(c, "depth", 1)))
+    return create(shallowest(family, side))
 
 
 def answers(model, n=2):

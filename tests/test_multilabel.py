@@ -26,11 +26,12 @@ from vitrail.engines.served import same_answers
 from vitrail.errors import ConfigError, DataError, ExportError, RunError
 from vitrail.jobs.arguments import ask
 from vitrail.jobs.fit import fit
-from vitrail.jobs.predict import Predictor, as_csv, as_json, show
+from vitrail.jobs.predict import Predictor
 from vitrail.jobs.train import train_recipe
 from vitrail.objectives import BinaryCrossEntropy, CrossEntropy
 from vitrail.objectives.context import Context
 from vitrail.recipes.recipe import Data, Recipe, amend, from_json, task_of
+from vitrail.report.predictions import as_csv, as_json, show
 from vitrail.run import deploy
 from vitrail.run.folder import RunFolder
 from vitrail.runs import Run

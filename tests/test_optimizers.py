@@ -20,7 +20,7 @@ from vitrail.training.lamb import Lamb
 from vitrail.training.learner import Learner
 from vitrail.training.lion import Lion
 from vitrail.training.loop import Place, Plan, train
-from vitrail.training.optimizer import AdamW, adjust, build, decay
+from vitrail.training.optimizer import AdamW, Muon, Sgd, adjust, build, decay
 from vitrail.training.schedule import Cosine
 
 optim, agc = Peer("timm.optim"), Peer("timm.utils.agc")
@@ -111,6 +111,59 @@ def test_it_decays_what_has_axes(optimizer):
     groups = build(replace(optimizer, weight_decay=0.3), model).param_groups
     decayed = {names[id(p)] for g in groups if g["weight_decay"] == 0.3 for p in g["params"]}
     assert "stem.weight" in decayed and "position" not in decayed and "head.bias" not in decayed
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Sgd(), Muon(), *NEW])
+def test_the_head_decays_by_its_own(optimizer):
+    model = Learner(toy.net(), CrossEntropyLoss(0.1))
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = build(replace(optimizer, weight_decay=0.3, head_decay=3.0), model).param_groups
+    decays = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
+    assert decays["model.head.weight"] == 3.0 and decays["model.head.bias"] == 0.0
+    assert {v for n, v in decays.items() if "head" not in n} == {0.0, 0.3}
+
+
+def test_a_step_of_the_head_shrinks_it_by_its_own_decay():
+    """Without gradients a step of AdamW is its decay: 1 - lr decay."""
+    model = toy.net()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build(AdamW(lr=0.01, weight_decay=0.5, head_decay=5.0), model)
+    adjust(optimizer, 0.01)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, share in (("head.weight", 0.95), ("stem.weight", 0.995)):
+        torch.testing.assert_close(model.get_parameter(name), share * before[name])
+
+
+def test_groups_are_the_same_whatever_the_decay():
+    """What was saved by a decay of 0 is read again: as many groups, in the same order."""
+    for first, second in ((AdamW(), AdamW(weight_decay=0.0)), (AdamW(), AdamW(head_decay=0.05))):
+        sizes = [[len(g["params"]) for g in build(one, toy.net()).param_groups]
+                 for one in (first, second)]  # fmt: skip
+        assert sizes[0] == sizes[1]
+
+
+def test_what_was_begun_before_heads_had_a_decay_goes_on():
+    batches = toy.batches(32, augment=toy.AUGMENT)
+    told = [
+        Plan(one, Cosine(2), toy.changed(total=6)).settings(batches)["optimizer"]
+        for one in (AdamW(), AdamW(head_decay=3.0))
+    ]
+    assert "head_decay" not in told[0] and told[1]["head_decay"] == 3.0
+
+
+def test_a_head_decay_that_decays_nothing():
+    for changes, said in (
+        ({"head_decay": -1.0}, "head_decay -1.0 is below 0"),
+        ({"head_decay": 1.0, "final_decay": 0.4}, "give one of them"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            AdamW(**changes)
+    model = toy.net()
+    model.head.requires_grad_(False)
+    with pytest.raises(ConfigError, match="finds no matrix of a head"):
+        build(AdamW(head_decay=1.0), model)
 
 
 def trained(folder, optimizer, *, until=None, resume=False, **more):

@@ -42,7 +42,7 @@ SWIN = {"dim": 8, "depths": (2, 2), "heads": (2, 4), "image": (56, 56), "drop_pa
 
 def small(family: str):
     torch.manual_seed(0)
-    config = next(iter(small_configs(family, image=(56, 56), channels=3, classes=5)))
+    config = next(small_configs(family, image=(56, 56), channels=3, classes=5))
     model = create(config, drop_path=0.0)
     nn.init.normal_(next(p for n, p in model.head.named_parameters() if n.endswith("weight")))
     return model.double()
@@ -381,7 +381,7 @@ def test_windows_at_test_time_keep_what_is_asked_and_gradients_arrive():
 @pytest.mark.parametrize("family", ["xcit", "glit", "mlp_mixer", "resnet", "pvt", "localvit"])
 def test_a_model_without_the_seam_is_told_in_one_sentence(method, family):
     with torch.device("meta"):
-        model = create(next(iter(small_configs(family, image=(56, 56), channels=3, classes=5))))
+        model = create(next(small_configs(family, image=(56, 56), channels=3, classes=5)))
     with pytest.raises(ConfigError, match=r"; this one has the seams .*norm, pool, head$"):
         method.check(model)
 

@@ -24,9 +24,9 @@ from vitrail.errors import BudgetError, ConfigError, DataError
 from vitrail.jobs.arguments import Arguments, amended
 from vitrail.measure.session import session
 from vitrail.report.card import render_card
-from vitrail.report.facts import LatencyFacts, PictureFacts
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
+from vitrail.report.timings import LatencyFacts, PictureFacts
 from vitrail.run import pictures
 from vitrail.run.budget import Budget
 from vitrail.run.deploy import timed

@@ -15,9 +15,12 @@ from rich.console import Console
 from test_export import LABELS, finished, images
 
 from vitrail.cli import main
+from vitrail.data import listing
 from vitrail.data.depth import Range
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs import predict
+from vitrail.jobs.prediction import Prediction
+from vitrail.report import predictions
 from vitrail.run.folder import RunFolder
 
 
@@ -38,7 +41,7 @@ def photos(tmp_path):
 
 
 def test_predictions_with_and_without_the_exported_file(run, photos, tmp_path):
-    paths = predict.collect([photos])
+    paths = listing.collect([photos])
     assert [p.rpartition("photos/")[2] for p in paths] == [
         "a.png", "b.png", "broken.png", "deep/c.png",
     ]  # fmt: skip
@@ -57,34 +60,34 @@ def test_predictions_with_and_without_the_exported_file(run, photos, tmp_path):
 
 
 def test_forms_of_predictions(run, photos):
-    found = predict.Predictor(run.path).predict(predict.collect([photos]), top=3)
-    rows = json.loads(predict.as_json(found))
+    found = predict.Predictor(run.path).predict(listing.collect([photos]), top=3)
+    rows = json.loads(predictions.as_json(found))
     assert len(rows[0]["classes"]) == 3 and "error" in rows[2]
     assert sum(c["p"] for c in rows[0]["classes"]) == pytest.approx(1, abs=1e-4)
-    table = list(csv.DictReader(io.StringIO(predict.as_csv(found))))
+    table = list(csv.DictReader(io.StringIO(predictions.as_csv(found))))
     assert table[0]["class_1"] == rows[0]["classes"][0]["class"] and table[2]["error"]
-    assert predict.as_table(found).row_count == 4
+    assert predictions.as_table(found).row_count == 4
 
 
 def test_nothing_to_predict(photos, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        predict.collect([photos / "none.png"])
+        listing.collect([photos / "none.png"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image files"):
-        predict.collect([tmp_path / "empty"])
+        listing.collect([tmp_path / "empty"])
 
 
 def test_hidden_files_are_left_out_unless_named(photos):
     for name in (".hidden.png", ".cache/d.png"):
         (photos / name).parent.mkdir(exist_ok=True)
         shutil.copy(photos / "a.png", photos / name)
-    assert len(predict.collect([photos])) == 4
-    assert predict.collect([photos / ".hidden.png"]) == [str(photos / ".hidden.png")]
+    assert len(listing.collect([photos])) == 4
+    assert listing.collect([photos / ".hidden.png"]) == [str(photos / ".hidden.png")]
 
 
 def test_many_files_keep_their_order(run, photos, monkeypatch):
     monkeypatch.setattr(predict, "BATCH", 2)
-    single = {p: predict.Predictor(run.path).predict([p])[0] for p in predict.collect([photos])}
+    single = {p: predict.Predictor(run.path).predict([p])[0] for p in listing.collect([photos])}
     paths = [*single, *reversed(single), str(photos)] * 5
     found = predict.Predictor(run.path).predict(paths)
     assert [p.path for p in found] == paths
@@ -100,10 +103,10 @@ def test_a_name_that_is_no_text_can_be_printed(run, photos):
     path = os.fsencode(photos) + b"/caf\xe9.png"
     shutil.copy(os.fsencode(photos / "a.png"), path)
     found = predict.Predictor(run.path).predict([os.fsdecode(path)])
-    for text in (predict.as_json(found), predict.as_csv(found)):
+    for text in (predictions.as_json(found), predictions.as_csv(found)):
         assert b"caf\\udce9.png" in text.encode()
-    assert json.loads(predict.as_json(found))[0]["path"] == os.fsdecode(path)
-    assert predict.as_table(found).row_count == 1
+    assert json.loads(predictions.as_json(found))[0]["path"] == os.fsdecode(path)
+    assert predictions.as_table(found).row_count == 1
 
 
 def copied(run, folder):
@@ -132,7 +135,7 @@ def test_wrong_questions(run, photos, tmp_path):
     with pytest.raises(RunError, match="does not exist"):
         predict.Predictor(tmp_path / "none")
     with pytest.raises(DataError, match=r"cannot be read|does not exist"):
-        predict.collect(["x" * 300])
+        listing.collect(["x" * 300])
 
 
 def ranked(found) -> list:
@@ -196,7 +199,7 @@ def test_a_pipe_is_answered_at_once(run, photos):
     os.mkfifo(photos / "pipe.png")
     (found,) = predict.Predictor(run.path).predict(photos / "pipe.png")
     assert found.error == "is not a regular file"
-    assert len(predict.collect([photos])) == 4
+    assert len(listing.collect([photos])) == 4
 
 
 def test_folders_are_searched_as_fit_reads_them(run, tmp_path):
@@ -214,7 +217,7 @@ def test_folders_are_searched_as_fit_reads_them(run, tmp_path):
         (folder / f"notes{n}.md").write_text("not looked at")
     (folder / "loop").symlink_to(folder)
     told = []
-    paths = predict.collect(folder, told.append)
+    paths = listing.collect(folder, told.append)
     assert [os.path.relpath(path, folder) for path in paths] == [
         "a.jfif", "b.JPE", "below/f.tif", "c.dib", "d.pnm", "e.j2k", "g.heic", "none", "raw",
         "wrong.txt",
@@ -228,7 +231,7 @@ def test_folders_are_searched_as_fit_reads_them(run, tmp_path):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "x.md").write_text("words")
     with pytest.raises(DataError, match="has no image files among 1 file: name files"):
-        predict.collect(tmp_path / "only")
+        listing.collect(tmp_path / "only")
 
 
 def test_none_of_these(run, photos, tmp_path):
@@ -236,16 +239,16 @@ def test_none_of_these(run, photos, tmp_path):
     (plain,) = predict.Predictor(run.path).predict(path)
     sure = plain.ranked[0][1]
     assert (plain.threshold, plain.none_of_these, plain.answer) == (None, False, plain.ranked[0][0])
-    assert "none_of_these" not in json.loads(predict.as_json([plain]))[0]
+    assert "none_of_these" not in json.loads(predictions.as_json([plain]))[0]
     above, below = (
         predict.Predictor(run.path, threshold=sure + by).predict(path)[0] for by in (0.01, -0.01)
     )
     assert (above.answer, above.none_of_these) == ("none of these", True)
     assert (below.answer, below.none_of_these) == (plain.ranked[0][0], False)
-    (row,) = json.loads(predict.as_json([above]))
+    (row,) = json.loads(predictions.as_json([above]))
     assert row["none_of_these"] is True and row["threshold"] == sure + 0.01
     assert row["classes"][0]["class"] == plain.ranked[0][0]
-    (line,) = csv.DictReader(io.StringIO(predict.as_csv([above])))
+    (line,) = csv.DictReader(io.StringIO(predictions.as_csv([above])))
     assert (line["answer"], line["class_1"]) == ("none of these", plain.ranked[0][0])
     own = finished(tmp_path / "own", threshold=min(1.0, sure + 0.01))
     assert predict.Predictor(own.path).predict(path)[0].none_of_these
@@ -272,19 +275,19 @@ HOSTILE = "\x1b]0;pwn\x07 \x9b2J \u202egnp.exe\n.png"
 
 def test_names_are_not_obeyed(capsys):
     found = [
-        predict.Prediction(HOSTILE, (("=cmd|calc!A1", 0.6), ("@SUM(A1)", 0.4))),
-        predict.Prediction("-rf", error="+1+cmd"),
+        Prediction(HOSTILE, (("=cmd|calc!A1", 0.6), ("@SUM(A1)", 0.4))),
+        Prediction("-rf", error="+1+cmd"),
     ]
-    for text in (predict.as_json(found), predict.as_csv(found)):
+    for text in (predictions.as_json(found), predictions.as_csv(found)):
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
-    assert json.loads(predict.as_json(found))[0]["path"] == HOSTILE
-    lines = list(csv.reader(io.StringIO(predict.as_csv(found))))
+    assert json.loads(predictions.as_json(found))[0]["path"] == HOSTILE
+    lines = list(csv.reader(io.StringIO(predictions.as_csv(found))))
     assert len(lines) == 3
     assert lines[1][2:] == ["'=cmd|calc!A1", "0.600000", "'@SUM(A1)", "0.400000"]
     assert lines[2][:2] == ["'-rf", "'+1+cmd"]
     for width in (40, 200):
         shown = io.StringIO()
-        predict.show(found, Console(file=shown, width=width))
+        predictions.show(found, Console(file=shown, width=width))
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown.getvalue())
         assert "\\x1b]0;pwn" in shown.getvalue()
 
@@ -292,10 +295,10 @@ def test_names_are_not_obeyed(capsys):
 @pytest.mark.parametrize("width", [30, 80, 300])
 def test_no_path_is_cut(width):
     path = "/a/folder/" + "x" * 120 + "/and another one/picture.png"
-    found = [predict.Prediction(path, (("cat", 0.9), ("dog", 0.1))), predict.Prediction("b.png",
+    found = [Prediction(path, (("cat", 0.9), ("dog", 0.1))), Prediction("b.png",
              error="is truncated (of the lower 50% pixels are missing)")]  # fmt: skip
     shown = io.StringIO()
-    predict.show(found, Console(file=shown, width=width))
+    predictions.show(found, Console(file=shown, width=width))
     lines = shown.getvalue().splitlines()
     assert any(line.startswith(path) for line in lines)
     assert "is truncated (of the lower 50% pixels are missing)" in shown.getvalue()

@@ -18,6 +18,8 @@ from vitrail.report import canvas, plots, race
 from vitrail.report import facts as f
 from vitrail.report.card import render_card
 from vitrail.report.page import ordered, render
+from vitrail.report.scores import CalibrationBin, CalibrationFacts, ClassRow, Mistake, Score
+from vitrail.report.timings import LatencyFacts
 from vitrail.report.verdict import headline, verdict
 from vitrail.units import count, percent, seconds, size
 
@@ -26,7 +28,7 @@ EVIL = '<script>alert("x")</script> & Söhne'
 
 def some_facts(classes=("cat", "dog", EVIL)):
     n = len(classes)
-    bins = [f.CalibrationBin(i / 10, (i + 1) / 10, 10, i / 10 + 0.05, i / 10) for i in range(10)]
+    bins = [CalibrationBin(i / 10, (i + 1) / 10, 10, i / 10 + 0.05, i / 10) for i in range(10)]
     image = np.zeros((28, 28, 1), np.uint8)
     statuses = ("won", "stopped", "over budget", "not tried")
     return f.Facts(
@@ -40,8 +42,8 @@ def some_facts(classes=("cat", "dog", EVIL)):
             broken=[f.BrokenFile("b/x.jpg", f"is truncated {EVIL}")],
         ),
         command="vitrail fit photos --latency 5ms",
-        test=f.Score(0.9, 0.85, 0.94, 200, 0.89, 0.99, 0.4),
-        latency=f.LatencyFacts(0.0012, 0.0015, 400, threads=2),
+        test=Score(0.9, 0.85, 0.94, 200, 0.89, 0.99, 0.4),
+        latency=LatencyFacts(0.0012, 0.0015, 400, threads=2),
         size_bytes=350_000,
         budget=f.BudgetFacts(latency_s=0.005, params=50_000),
         candidates=[
@@ -52,10 +54,10 @@ def some_facts(classes=("cat", "dog", EVIL)):
             for i, s in enumerate(statuses)
         ],
         curves=[f.CurvePoint(10 * i, i, 2 / (i + 1), 0.1 * i, 2.2 / (i + 1)) for i in range(8)],
-        per_class=[f.ClassRow(c, 4, 0.9, 0.8, 0.85) for c in classes],
+        per_class=[ClassRow(c, 4, 0.9, 0.8, 0.85) for c in classes],
         confusion=np.eye(n, dtype=int).tolist(),
-        calibration=f.CalibrationFacts(1.7, 0.1, 0.02, bins, bins),
-        mistakes=[f.Mistake(attribution.png(image), None, EVIL, "cat", 0.99, "a/b.png")],
+        calibration=CalibrationFacts(1.7, 0.1, 0.02, bins, bins),
+        mistakes=[Mistake(attribution.png(image), None, EVIL, "cat", 0.99, "a/b.png")],
         export=f.ExportFacts(512, 3e-7, 350_000),
         versions={"torch": "2"}, machine={"cpu": "fast"}, seconds={"race": 100.0}, date="today",
     )  # fmt: skip

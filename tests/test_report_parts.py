@@ -40,6 +40,15 @@ def test_the_chart_keeps_the_two_clocks_apart():
     assert "exported" in page and "in torch" in page
 
 
+def test_commands_in_backticks_are_code():
+    made = Paragraph("ask by `vitrail predict <RUN>`, " + strong("<a>") + " `b`")
+    chapter = Chapter("Commands", [Paragraph("`a <b>`\x1b and ` alone"), made])
+    page = render(replace(some_facts(), chapters=[chapter]))
+    assert r"<code>a &lt;b&gt;</code>\x1b and ` alone" in page
+    assert "<strong>&lt;a&gt;</strong> <code>b</code>" in page
+    assert "&amp;lt;" not in page
+
+
 @pytest.mark.parametrize("accuracies", [(1.0, 1.0), (0.5, 1.0), (0.99, 0.995)])
 def test_no_accuracy_axis_passes_100(accuracies):
     """So no tick does, either."""

@@ -23,7 +23,7 @@ from vitrail.run.folder import RunFolder
 def small(family="resnet"):
     """A small model whose weights are all random: zero-initialised branches would hide faults."""
     torch.manual_seed(0)
-    config = models.small_configs(family, image=(28, 28), channels=1, classes=3)[0]
+    config = next(models.small_configs(family, image=(28, 28), channels=1, classes=3))
     model = vitrail.create(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -133,7 +133,7 @@ def test_parts_of_different_runs_do_not_load(run):
         run.load_model()
     run.write_json(run.labels, facts)
     recipe = run.read_recipe()
-    other = models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[-1]
+    other = list(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))[-1]
     run.write_json(run.recipe, {**recipe, "model": models.config_json(other)})
     with pytest.raises(CheckpointError, match="does not fit"):
         run.load_model()

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from optuna.trial import create_trial
 from rich.console import Console
 from support import toy
 from support.pictures import grey, write_classes
@@ -33,6 +34,7 @@ from vitrail.search.found import FoundFile, Searched, genes_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
 from vitrail.search.judging import Inherited, correlation, sampled
+from vitrail.search.latency_table import LatencyTable, kinds
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
@@ -160,17 +162,32 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     def even(genes):
         return genes[1] % 2 == 0
 
-    ground, strategy = Ground(space, even, seed=3), Evolve(4, 2, 1, 2, generations=3)
-    whole = Hunt(tmp_path / "whole.sqlite", "search").run(strategy, ground, judge, enough=never)
-    assert len(whole) == 12 == len({one.genes for one in whole})
+    ground, strategy = Ground(space, even, seed=3), Evolve(4, 2, 1, 2, generations=2)
+    path = tmp_path / "study.sqlite"
+    first = Hunt(path, "whole")
+    whole = first.run(strategy, ground, judge, enough=never)
+    assert len(whole) == 8 == len({one.genes for one in whole})
     assert all(even(one.genes) for one in whole)
-    for stops in (1, 6, 8):
-        hunt = Hunt(tmp_path / "stopped.sqlite", "search")
-        hunt.run(strategy, ground, judge, enough=lambda found, n=stops: len(found) >= n)
-        assert len(hunt.found()) == stops
-    assert Hunt(tmp_path / "stopped.sqlite", "search").run(
-        strategy, ground, judge, enough=never
-    ) == whole  # fmt: skip
+    seen = []
+
+    def stopped(genes):
+        if len(seen) == stops:
+            raise KeyboardInterrupt
+        seen.append(genes)
+        return judge(genes)
+
+    def hunt():
+        return Hunt(path, "stopped", storage=first.board.storage)
+
+    for stops in (1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            hunt().run(strategy, ground, stopped, enough=never)
+        assert len(hunt().found()) == stops
+    stops = 100
+    again = hunt().run(strategy, ground, stopped, enough=lambda found: len(found) == 7)
+    assert again == whole[:7] and seen == [one.genes for one in again]
+    # What was enough once is enough.
+    assert hunt().run(strategy, ground, stopped, enough=never) == again
 
 
 def test_evolution_climbs_and_chance_does_not():
@@ -220,7 +237,7 @@ def test_a_damaged_study_says_so(tmp_path):
     hunt = Hunt(tmp_path / "study.sqlite", "search")
     ground = Ground(space, lambda genes: True)
     hunt.run(Random(2), ground, judge, enough=never)
-    hunt.study.ask().set_user_attr("found", {"genes": "none"})
+    hunt.board.study.add_trial(create_trial(value=0, user_attrs={"found": {"genes": "none"}}))
     with pytest.raises(RunError, match=r"study.sqlite is damaged \("):
         hunt.found()
     nothing = Hunt(tmp_path / "none.sqlite", "search")
@@ -285,6 +302,32 @@ def test_a_meter_learns_how_long_the_engine_takes(monkeypatch):
     ratios = iter((0.5, 0.2, 0.3))
     with pytest.raises(BudgetError, match=r"--latency 1 ms is outside .* ViTAS takes 2 ms here"):
         Meter(space, Budget(latency_s=1e-3)).calibrated(Apart(), 0)
+
+
+@pytest.mark.parametrize("name", ["vitas", "pnas"])
+def test_a_table_knows_networks_that_it_has_not_met(name, monkeypatch):
+    """A network takes the sum of its operations; those that it shares are measured once."""
+    space, rng = LEVELS[name], random.Random(1)
+    one, other = (space.config(drawn(space, rng)) for _ in range(2))
+    measured = []
+
+    def clock(calls, seconds):
+        measured.append(calls)
+        return [SimpleNamespace(quickest_s=0.5)]
+
+    monkeypatch.setattr("vitrail.search.latency_table.alternate", clock)
+    table = LatencyTable(threads=1)
+    keys = {*kinds(one).values()}
+    assert len(keys) > 3
+    first = table.seconds(one)
+    assert first == table.seconds(one) == sum(table.known[key] for key in kinds(one).values()) > 0
+    assert table.known.keys() == keys and len(measured) <= len(keys)
+    table.seconds(other)
+    assert table.known.keys() == keys | {*kinds(other).values()}
+    doubled = table.fitted([one], [2 * first])
+    assert doubled.seconds(one) == pytest.approx(2 * first)
+    off = doubled.deviation([one, one], [2 * first, 4 * first])
+    assert (off.networks, off.mean, off.largest) == (2, pytest.approx(0.25), pytest.approx(0.5))
 
 
 def test_batch_norms_are_those_of_the_candidate():
@@ -394,11 +437,12 @@ def digits(tmp_path_factory):
     return write_classes(tmp_path_factory.mktemp("data") / "digits", {"a": 40, "b": 40}, grey)
 
 
+@pytest.mark.long
 def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsys):
     """What was decided and judged before a stop stands; the page and the file tell it."""
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
     options = {
-        "macs": "1M", "time": "12s", "alone": 3, "out": tmp_path / "run",
+        "macs": "1M", "time": "8s", "alone": 3, "out": tmp_path / "run",
         "settings": ("evolve.population=4", "evolve.generations=1", "steps.batch=8"),
         "console": Console(file=StringIO()),
     }  # fmt: skip

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from support.visible import of_pictures, prose, visible
 from test_cli import refused
 from test_cli import run as command
 
@@ -23,6 +24,7 @@ from vitrail.data.uea import padded
 from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
 from vitrail.jobs.stress import Stress
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.normal import Normal
 from vitrail.models import config_json
 from vitrail.models.evolving_series import Config
 from vitrail.models.trunk.backbone import input_kind, input_shape
@@ -34,7 +36,7 @@ from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
 from vitrail.search.shelf import shelf
 from vitrail.tasks.series import Series as SeriesTask
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.training.steps import Steps
 
 FOLDER = Path(__file__).parent / "series"
@@ -218,8 +220,9 @@ def test_learns_who_speaks(run):
     names = [one["name"] for one in found["baselines"]]
     assert names == ["always '1'", "nearest training series"]
     assert found["model"]["title"].endswith("26 steps")
-    page = (run / "report.html").read_text()
-    assert "test series" in page and "test image" not in page
+    page = visible((run / "report.html").read_text())
+    assert "test series" in page
+    assert not of_pictures(page) + of_pictures(prose((run / "README.md").read_text()))
     assert found["test"]["accuracy"] == 1 or "curves of" in page
 
 

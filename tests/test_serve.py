@@ -214,6 +214,53 @@ def test_the_page_fetches_nothing_from_elsewhere(port):
     assert about["classes"] and about["sentence"]
 
 
+# ---- what an answer rests on ------------------------------------------------------------
+
+
+class Corner:
+    """A model that tells a cat by its upper left quarter, which must be white."""
+
+    def __init__(self):
+        self.about = {"title": "corner", "classes": ["cat", "dog"], "sentence": ""}
+
+    def decoded(self, data, most_pixels):
+        image = np.zeros((20, 30, 3), np.uint8)
+        image[:10, :15] = 255
+        return image
+
+    def answers(self, images):
+        shares = images[:, :10, :15].mean((1, 2, 3)) / 255
+        both = [[("cat", float(share)), ("dog", 1 - float(share))] for share in shares]
+        return [{"classes": [{"class": name, "p": p} for name, p in one]} for one in both]
+
+
+def test_what_an_answer_rests_on_is_where_hiding_takes_it_away():
+    # A place of the queue for one image at a time: they come one after the other.
+    with running(Server(Corner(), Limits(images=2, waiting=2))) as port:
+        status, text, _ = ask(port, b"1", path="/looked")
+        found = json.loads(text)
+        assert status == 200 and (found["class"], found["p"]) == ("cat", 1.0)
+        lost = np.array(found["lost"])
+        assert lost.shape == (9, 9)
+        # Of a piece of 4x6 in the white quarter of 10x15, 64 of 255 are left: a quarter was white.
+        expected = (1 - 64 / 255) * 24 / 150
+        assert np.abs(lost[:4, :4] - expected).max() < 1e-3
+        assert (lost[5:] == 0).all() and (lost[:, 5:] == 0).all()
+        held = ask(port, None, path="/metrics", method="GET")[1]
+        assert b"vitrail_waiting_images 0" in held
+        two = json.dumps({"images": ["MQ==", "MQ=="]})
+        status, text, _ = ask(port, two, "application/json", path="/looked")
+        assert (status, json.loads(text)["error"][:10]) == (413, "2 pictures")
+
+
+def test_a_run_tells_what_its_answer_rests_on(port, photos):
+    [answer] = predictions(ask(port, photos[1]))
+    status, text, _ = ask(port, photos[1], path="/looked")
+    found = json.loads(text)
+    assert status == 200 and found["class"] == answer["classes"][0]["class"]
+    assert np.array(found["lost"]).shape == (9, 9) and np.max(found["lost"]) > 0
+
+
 # ---- batches ------------------------------------------------------------------------------
 
 

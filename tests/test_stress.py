@@ -205,7 +205,7 @@ def test_several_labels_are_not_attacked(run):
 
 
 def test_a_run_without_data_asks_for_images(capsys, run):
-    assert "does not say what it learned from: give labelled images" in refused(
+    assert "does not say what it learned from: give labelled data" in refused(
         capsys, "evaluate", str(run)
     )
 
@@ -228,8 +228,8 @@ def test_a_run_is_judged_by_its_own_test_images(tmp_path, monkeypatch, short):
     next(photos.rglob("*.png")).unlink()
     with pytest.raises(RunError, match="the images are not those"):
         own_test(folder, recipe)
-    with pytest.raises(DataError, match="learned from are gone"):
+    with pytest.raises(DataError, match="learned from is gone"):
         own_test(folder, recipe | {"data": recipe["data"] | {"spec": str(tmp_path / "nothing")}})
     folder.result.unlink()
-    with pytest.raises(RunError, match="is not finished, so its test images are sealed"):
+    with pytest.raises(RunError, match="is not finished, so its test part is sealed"):
         own_test(folder, recipe)

@@ -73,7 +73,9 @@ def small(monkeypatch):
     """A study of two plain networks that take a second each."""
     arms = {
         "one": plans.Arm("resnet", "one block", {"depths": (1,)}),
-        "two": plans.Arm("resnet", "two blocks", {"depths": (2,)}),
+        "two": plans.Arm(
+            "resnet", "two blocks", {"depths": (2,)}, settings=("optimizer.lr=0.002",)
+        ),
     }
     host = {"dims": (4,), "expansion": 1, "stem_kernel": 3, "stem_stride": 4}
     plan = plans.Plan("Depth", "Does depth help?", "one", arms, lambda image: host)
@@ -87,18 +89,20 @@ def test_a_study_stopped_and_resumed(small, tmp_path, monkeypatch, capsys):
     expected = study(asked, whole, quiet)
     from vitrail.study import run
 
-    trained, train = [], run._Study._train
+    trained, rates, train = [], {}, run._Study._train
 
     def stop_at_third(self, name, recipe, images, trial):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append((name, recipe.seed))
+        rates[name] = recipe.optimizer.lr
         train(self, name, recipe, images, trial)
 
     monkeypatch.setattr(run._Study, "_train", stop_at_third)
     with pytest.raises(Interrupted, match="vitrail study depth --resume --out"):
         study(asked, out, quiet)
     assert trained == [("one", 0), ("two", 0), ("one", 1)]
+    assert rates["two"] == 0.002 != rates["one"]
     monkeypatch.setattr(run._Study, "_train", train)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["study", "depth", "--resume", "--out", str(out), "--json"])

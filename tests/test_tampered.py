@@ -39,7 +39,7 @@ LABELS = Labels(("a", "b", "c"), (28, 28), 1, (0.3,), (0.4,), 1.5)
 def made(path: Path, seed: int, labels: Labels = LABELS) -> RunFolder:
     """A run whose weights are those of a seed, with its ONNX file and an engine's record."""
     torch.manual_seed(seed)
-    config = models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
+    config = next(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))
     model = vitrail.create(config).eval()
     with RunFolder.create(path) as run:
         run.save_model(model, {"model": models.config_json(config)}, labels)

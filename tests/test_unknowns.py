@@ -21,9 +21,10 @@ from vitrail.data.labels import Labels
 from vitrail.data.likeness import Likeness, likeness, traits
 from vitrail.errors import ConfigError
 from vitrail.jobs import predict
-from vitrail.report import facts as f
+from vitrail.report import predictions
 from vitrail.report.card import render_card
 from vitrail.report.page import render
+from vitrail.report.scores import RefusalFacts
 from vitrail.tasks import Classification
 from vitrail.tasks.task import Outputs
 from vitrail.tasks.unknowns import LeftOut, left_out, surest, threshold
@@ -137,7 +138,7 @@ def test_a_run_settles_its_threshold_and_the_report_tells_it():
     found = task.judged(outputs, settled)["refusal"]
     assert found.threshold == settled.threshold and found.known <= 0.01
     assert found.n == 300 and found.unknown is None
-    told_of = f.RefusalFacts(0.61, 0.01, 200, 0.42)
+    told_of = RefusalFacts(0.61, 0.01, 200, 0.42)
     facts = replace(some_facts(), refusal=told_of)
     page, card = read(render(facts)).text, render_card(facts)
     assert "Below a probability of 0.61" in page and "about 42 %" in page
@@ -159,13 +160,13 @@ def test_predict_warns_of_images_unlike_all(tmp_path):
     found = predict.predict(run.path, [*paths, tmp_path / "broken.png"])
     assert [one.unfamiliar for one in found] == [False, True, None]
     assert found[1].answer == found[1].ranked[0][0]  # a warning takes no answer
-    rows = json.loads(predict.as_json(found))
+    rows = json.loads(predictions.as_json(found))
     assert [row.get("unfamiliar") for row in rows] == [False, True, None]
-    lines = list(csv.DictReader(io.StringIO(predict.as_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(predictions.as_csv(found))))
     assert [line["unfamiliar"] for line in lines] == ["no", "yes", "no"]
     shown = io.StringIO()
-    predict.show(found, Console(file=shown, width=300))
+    predictions.show(found, Console(file=shown, width=300))
     assert shown.getvalue().count("unlike all images that the run learned from") == 1
     plain = predict.predict(finished(tmp_path / "plain").path, paths)
     assert [one.unfamiliar for one in plain] == [None, None]
-    assert "unfamiliar" not in predict.as_csv(plain) + predict.as_json(plain)
+    assert "unfamiliar" not in predictions.as_csv(plain) + predictions.as_json(plain)

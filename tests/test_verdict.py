@@ -12,11 +12,12 @@ from vitrail.report import facts as f
 from vitrail.report.ahead import Interval, paired, paired_balanced, unpaired, unpaired_balanced
 from vitrail.report.card import render_card
 from vitrail.report.page import render
+from vitrail.report.scores import Baseline, ClassRow, Score
 from vitrail.report.verdict import advice, compared, headline, sentence, standing, uneven, verdict
 
-ALWAYS = f.Baseline("always 'healthy'", 0.956, 0.5, 200, constant=True)
-LINEAR = f.Baseline("linear model on 16x16 pixels", 0.7, 0.7, 200)
-KERNEL = f.Baseline("kernel model on pixels", 0.99, 0.99, 200)
+ALWAYS = Baseline("always 'healthy'", 0.956, 0.5, 200, constant=True)
+LINEAR = Baseline("linear model on 16x16 pixels", 0.7, 0.7, 200)
+KERNEL = Baseline("kernel model on pixels", 0.99, 0.99, 200)
 
 
 def facts(accuracy, balanced, *baselines, parts=((50, 50), (10, 10)), recalls=None):
@@ -26,10 +27,10 @@ def facts(accuracy, balanced, *baselines, parts=((50, 50), (10, 10)), recalls=No
     return replace(
         told,
         data=replace(told.data, parts=dict(zip(("train", "test"), parts, strict=True))),
-        test=f.Score(accuracy, accuracy - 0.03, min(1.0, accuracy + 0.03), 200, balanced),
+        test=Score(accuracy, accuracy - 0.03, min(1.0, accuracy + 0.03), 200, balanced),
         baselines=baselines,
         per_class=[
-            f.ClassRow(name, n, 0.5, recall, 0.5)
+            ClassRow(name, n, 0.5, recall, 0.5)
             for name, n, recall in zip(("healthy", "sick"), (190, 10), rows, strict=True)
         ],
         budget=f.BudgetFacts(),
@@ -128,7 +129,7 @@ def test_nothing_is_said_of_baselines_that_are_not_there():
 
 def test_names_of_classes_are_plain_and_short():
     name = f"always '\x1b[2J{'x' * 300}'"
-    told = sentence(facts(0.9, 0.9, f.Baseline(name, 0.9, None, 200, constant=True)))
+    told = sentence(facts(0.9, 0.9, Baseline(name, 0.9, None, 200, constant=True)))
     assert "\x1b" not in told and len(told) < 500
 
 
@@ -200,7 +201,7 @@ def test_balanced_pairs_weigh_classes_alike():
 
 
 def test_baselines_keep_their_names_in_json():
-    from vitrail.report.facts import under_its_name
+    from vitrail.report.scores import under_its_name
 
     for measure in ("accuracy", "mean average precision"):
         told = under_its_name(KERNEL, measure)

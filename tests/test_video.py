@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from support import clips
+from support.visible import of_pictures, prose, visible
 
 import vitrail
 from vitrail import checkpoint
@@ -26,13 +27,14 @@ from vitrail.data.split import divide, unseal
 from vitrail.data.videos import frames_of, times_of
 from vitrail.errors import CheckpointError, ConfigError, DataError
 from vitrail.jobs.train import train_recipe
+from vitrail.layers.normal import Normal
 from vitrail.models import config_json, mvit, per_frame, resnet
 from vitrail.models.trunk.backbone import input_kind, input_shape
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
-from vitrail.tasks.task import Normal, Order
+from vitrail.tasks.task import Order
 from vitrail.tasks.video import Video
 from vitrail.training.steps import Steps
 
@@ -228,7 +230,8 @@ def test_a_run_says_how_well(run):
     names = [one["name"] for one in result["baselines"]]
     assert names[0].startswith("always") and names[1].endswith("of the middle frame")
     page, card = (run / "report.html").read_text(), (run / "README.md").read_text()
-    assert "test clips" in page and "test image" not in page
+    assert "test clips" in page
+    assert not of_pictures(visible(page)) + of_pictures(prose(card))
     assert "clips of 4 frames of 24×24" in page and "import av" in card
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import golden
+from support.small import shallowest
 from torch import nn
 
 import vitrail
@@ -17,7 +18,7 @@ from vitrail.layers import windows
 from vitrail.layers.fold import deploy
 from vitrail.methods import PSS, VPT, Dropout, Freeze, PatchDropout
 from vitrail.methods.vpt import Keys, Prompted
-from vitrail.models import create, families, small_configs
+from vitrail.models import create, families
 from vitrail.recipes.build import changed
 from vitrail.tasks import Classification
 from vitrail.training.learner import Learner
@@ -32,17 +33,12 @@ SWIN = {
 }
 
 
-def smallest(family, image):
-    configs = small_configs(family, image=image, channels=3, classes=5)
-    return min(configs, key=lambda c: (getattr(c, "depth", 1), -getattr(c, "patch", 1)))
-
-
 def small(family, **more) -> Any:
     torch.manual_seed(0)
     if family == "swin":
         model = create("swin_tiny", classes=5, **SWIN | more)
     else:
-        model = create(smallest(family, (28, 28)))
+        model = create(shallowest(family, 28))
     nn.init.normal_(next(p for n, p in model.head.named_parameters() if n.endswith("weight")))
     return model.double().eval()
 
@@ -272,7 +268,7 @@ def test_a_step_moves_prompts_and_head_alone(family, method):
 @pytest.mark.parametrize("family", list(families()))
 def test_it_fits_or_says_what_the_model_has(family):
     with torch.device("meta"):
-        model = create(smallest(family, (32, 32)))
+        model = create(shallowest(family, 32))
     names, open_ = list(model.state_dict()), [p.requires_grad for p in model.parameters()]
     if family in (*TOKENS, "flexivit", "swin", "vitas"):
         VPT(3).check(model)

@@ -57,7 +57,7 @@ from vitrail.training.journal import Journal
 
 out = Path(sys.argv[1])
 RunFolder.check_free(out)
-config = models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
+config = next(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))
 torch.manual_seed(0)
 model = vitrail.create(config).eval()
 labels = Labels(("a", "b", "c"), (28, 28), 1, (0.3,), (0.4,), 1.5)

@@ -22,12 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.data.pieces import spans
 from vitrail.errors import ConfigError
 from vitrail.layers.protocols import Attends, Restores
 
-# Occlusion's patch is a fifth of the image, moved by half its width: fine enough to see a sleeve,
-# coarse enough that hiding one patch matters.
-PLACES = 9
 SHOWN = 112  # pixels at which a small image is shown, at least
 PHOTOGRAPH = 640  # pixels of a photograph's longer side, at most
 
@@ -66,7 +64,7 @@ def explain(
 
 @torch.no_grad()
 def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Maps (h, w) by rollout and class attention, as far as the model's attention allows."""
+    """Return maps (h, w) by rollout and class attention, as far as the model's attention allows."""
     seen: list[Tensor] = []
     handles = [
         module.register_forward_pre_hook(
@@ -79,7 +77,7 @@ def _attended(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
         maps = model.features(image[None])  # pyright: ignore[reportCallIssue]
         within = len(seen)
         seen.clear()
-        model(image[None])
+        model.forward(image[None])
     finally:
         for handle in handles:
             handle.remove()
@@ -130,7 +128,8 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
     handle = _last(model).register_forward_pre_hook(take)
     try:
         with torch.enable_grad():
-            logit = model(image[None])[0, target]
+            # By `forward`, without what a method has hooked around it: of this image alone.
+            logit = model.forward(image[None])[0, target]
             (slope,) = torch.autograd.grad(logit, taken[-1])
     finally:
         handle.remove()
@@ -146,7 +145,7 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
 
 
 def _last(model: nn.Module) -> nn.Module:
-    """The block whose input is explained."""
+    """Return the block whose input is explained."""
     stages = getattr(model, "stages", None)
     return model.blocks[-1] if stages is None else stages[-1].blocks[0]  # pyright: ignore
 
@@ -170,7 +169,7 @@ def saliency(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
     """
     model = model.eval()
     _, h, w = image.shape
-    spans_y, spans_x = _spans(h), _spans(w)
+    spans_y, spans_x = spans(h), spans(w)
     base = model(image[None]).log_softmax(1)[0, target]
     grey = image.mean((1, 2), keepdim=True)
     pieces = [(y, x) for y in spans_y for x in spans_x]
@@ -187,13 +186,6 @@ def saliency(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
     heat = heat / seen
     top = heat.max()
     return (heat / top if top > 0 else heat).numpy()
-
-
-def _spans(side: int) -> list[slice]:
-    """Overlapping pieces that cover a side of so many pixels."""
-    size = max(1, round(2 * side / (PLACES + 1)))
-    starts = np.linspace(0, side - size, min(PLACES, side)).round().astype(int)
-    return [slice(int(s), int(s) + size) for s in starts]
 
 
 def photograph(data: bytes, most: int = PHOTOGRAPH) -> np.ndarray:

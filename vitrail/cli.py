@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complete(arguments: list[str]) -> None:
-    """`--pretrained` may stand alone: then weights come from the Hub."""
+    """Let `--pretrained` stand alone: then weights come from the Hub."""
     for position, argument in enumerate(arguments):
         following = arguments[position + 1 : position + 2]
         if argument == "--pretrained" and (not following or following[0].startswith("-")):

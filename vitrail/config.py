@@ -288,7 +288,7 @@ def _spoken(kind: Any) -> str:
 
 
 def _spoken_list(among: tuple[Any, ...]) -> str:
-    """The annotation of a list as a reader would write it: 2 whole numbers."""
+    """Return the annotation of a list as a reader would write it: 2 whole numbers."""
     named = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
     first = among[0]
     several = named.get(first) or f"lists of {_spoken(first).removeprefix('a list of ')}"

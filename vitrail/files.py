@@ -35,7 +35,8 @@ def write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which becomes `path` at the end, synced; gone after an error.
+    """Yield a path to write a file to, which becomes `path` at the end, synced; gone after an
+    error.
 
     A symbolic link at `path` is replaced, never followed. The file gets the permissions that the
     umask gives. Raises OSError.
@@ -127,7 +128,7 @@ def sweep(folder: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why a write failed, in the system's words: "No space left on device"."""
+    """Return why a write failed, in the system's words: "No space left on device"."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)

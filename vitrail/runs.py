@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,13 +11,14 @@ from markupsafe import Markup, escape
 
 from vitrail.config import read_json
 from vitrail.errors import RunError
-from vitrail.jobs.predict import Prediction, answering
+from vitrail.jobs.predict import answering
+from vitrail.jobs.prediction import Prediction
 from vitrail.report.text import link, plain
 from vitrail.run import dial
 from vitrail.run.dial import Dial
-from vitrail.run.folder import RunFolder
+from vitrail.run.folder import RESTORE, RunFolder
 from vitrail.run.turn import Turns
-from vitrail.units import count, counted, percent, seconds
+from vitrail.units import count, counted, percent, seconds, shortened
 
 
 class Run(os.PathLike):
@@ -50,39 +52,48 @@ class Run(os.PathLike):
 
     @property
     def result(self) -> dict[str, Any]:
-        """All figures, as result.json has them. Raises RunError where the run is not finished."""
+        """Return all figures, as result.json has them. Raises RunError
+        where the run is not finished.
+        """
         return read_json(self._folder.result, dict, remedy="finish the run with --resume")
 
     @property
     def accuracy(self) -> float:
-        """The share of test images that were answered rightly, in [0, 1].
+        """Return the share of test images that were answered rightly, in [0, 1].
 
         Raises RunError where something else says how good the run is; `score` always has it.
         """
-        test = self.result["test"]
-        if "accuracy" not in test:
+        test = self._figures("test")
+        if "accuracy" not in test and "name" in test:
             raise RunError(f"{self.path} is judged by {test['name']}: ask for its score")
-        return test["accuracy"]
+        return _number(self._folder.result, test, "accuracy")
 
     @property
     def score(self) -> float:
-        """The main figure of the test, in [0, 1]: accuracy, or mean average precision."""
-        test = self.result["test"]
-        return test[test.get("name", "accuracy").replace(" ", "_")]
+        """Return the main figure of the test, in [0, 1]: accuracy, or mean average precision."""
+        test = self._figures("test")
+        name = str(test.get("name", "accuracy")).replace(" ", "_")
+        return _number(self._folder.result, test, name)
 
     @property
     def latency_s(self) -> float:
-        """The median seconds for one image, as exported."""
-        return self.result["latency"]["p50_s"]
+        """Return the median seconds for one image, as exported."""
+        return _number(self._folder.result, self._figures("latency"), "p50_s")
+
+    def _figures(self, name: str) -> dict[str, Any]:
+        found = self.result.get(name)
+        if not isinstance(found, dict):
+            raise RunError(f"{self._folder.result} is damaged (it has no {name}): {RESTORE}")
+        return found
 
     @property
     def report(self) -> Path:
-        """The page that tells everything."""
+        """Return the page that tells everything."""
         return self._folder.report
 
     @property
     def onnx(self) -> Path:
-        """The file to deploy: uint8 images in, answers out."""
+        """Return the file to deploy: uint8 images in, answers out."""
         return self._folder.onnx
 
     def model(self) -> Any:
@@ -98,7 +109,9 @@ class Run(os.PathLike):
 
     @property
     def dial(self) -> Dial:
-        """What the weights reach and take at each setting. Raises RunError where there is one."""
+        """Return what the weights reach and take at each setting. Raises
+        RunError where there is one.
+        """
         return dial.read(self._folder)
 
     def _repr_html_(self) -> str:
@@ -124,3 +137,11 @@ class Run(os.PathLike):
         )
         name = plain(model.get("title") or model["name"])
         return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link(self.report)))
+
+
+def _number(file: Path, figures: Mapping[str, Any], name: str) -> float:
+    """Return one of the figures of a file. Raises RunError where it is none."""
+    found = figures.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise RunError(f"{file} is damaged (it has no {shortened(name)}): {RESTORE}")
+    return found

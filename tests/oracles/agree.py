@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import vitrail
+
+
+def weekly(*cases: Any) -> list[Any]:
+    """Cases of the same code as others, which only the slow tests ask."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def scatter(model: nn.Module) -> nn.Module:
@@ -27,6 +39,14 @@ def scatter(model: nn.Module) -> nn.Module:
                 fan_in = max(1, value[0].numel())
                 value.copy_(noise * (0.5 if value.shape[0] == 1 else fan_in**-0.5))
     return model
+
+
+def hollow(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """The state of a published peer, by names and shapes: zeros, which take no memory and no time
+    to make up."""
+    with torch.device("meta"):
+        state = make().state_dict()
+    return {n: torch.zeros((), dtype=v.dtype).expand(v.shape) for n, v in state.items()}
 
 
 def difference(peer: nn.Module, config, source: str, image=(64, 64), logits=lambda y: y) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agree import difference
+from agree import difference, weekly
 from support.peers import timm, torchvision
 
 from vitrail.errors import CheckpointError
@@ -18,14 +18,14 @@ def test_torchvision_mobilenet(side):
     assert difference(peer, config, "torchvision", side) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["035", "050", "075", "100", "110d", "120d", "140"])
+@pytest.mark.parametrize("name", ["035", "110d", *weekly("050", "075", "100", "120d", "140")])
 def test_timm_mobilenet(name):
     peer = timm.create_model(f"mobilenetv2_{name}", num_classes=7)
     config = resolve(f"mobilenet_v2_{name}", classes=7)
     assert difference(peer, config, "timm") <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["b0", "b3", pytest.param("b5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["b0", *weekly("b3", "b5")])
 def test_torchvision_efficientnet(name):
     peer = getattr(torchvision.models, f"efficientnet_{name}")(num_classes=7)
     config = resolve(f"efficientnet_{name}", classes=7)
@@ -34,14 +34,20 @@ def test_torchvision_efficientnet(name):
 
 @pytest.mark.parametrize("side", [(64, 96), (65, 75)])
 @pytest.mark.parametrize(
-    "name", ["efficientnet_b1", "tf_efficientnet_b0", "tf_efficientnet_b4", "tf_efficientnet_lite0"]
+    "name",
+    [
+        "efficientnet_b1",
+        "tf_efficientnet_b0",
+        "tf_efficientnet_lite0",
+        *weekly("tf_efficientnet_b4"),
+    ],
 )
 def test_timm_efficientnet(name, side):
     peer = timm.create_model(name, num_classes=7)
     assert difference(peer, resolve(name, classes=7), "timm", side) <= 1e-6
 
 
-@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("n", [2, *weekly(3, 4)])
 def test_timm_lite(n):
     peer = timm.create_model(f"tf_efficientnet_lite{n}", num_classes=7)
     config = resolve(f"tf_efficientnet_lite{n}", classes=7)

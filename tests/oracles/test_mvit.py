@@ -5,9 +5,10 @@ is asked without a class token.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
-from agree import difference
+from agree import difference, hollow
 from support.peers import timm, torchvision
 from torch import nn
 
@@ -37,7 +38,8 @@ def test_timm_names_and_sizes():
         *(("mvitv2_t", "mvitv2_tiny"), ("mvitv2_l", "mvitv2_large")),
         *(("mvitv2_b_21k", "mvitv2_base_cls"), ("mvitv2_l_21k", "mvitv2_large_cls")),
     ):
-        state = timm.create_model(theirs, num_classes=VARIANTS[ours].config.classes).state_dict()
+        classes = VARIANTS[ours].config.classes
+        state = hollow(partial(timm.create_model, theirs, num_classes=classes))
         vitrail.load(ours, state, source="timm")
 
 
@@ -84,4 +86,4 @@ def test_torchvision(second):
     ("ours", "theirs"), [("mvit_b_16x4", "mvit_v1_b"), ("mvitv2_s_16x4", "mvit_v2_s")]
 )
 def test_torchvision_names_and_sizes(ours, theirs):
-    vitrail.load(ours, getattr(torchvision.models.video, theirs)().state_dict())
+    vitrail.load(ours, hollow(getattr(torchvision.models.video, theirs)))

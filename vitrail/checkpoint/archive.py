@@ -27,7 +27,7 @@ class Archive:
             raise ValueError(f"its {packed} bytes would unpack to {total}")
 
     def read(self, name: str) -> bytearray:
-        """An entry's content, its checksum compared."""
+        """Return an entry's content after comparing its checksum."""
         data, have = bytearray(self.sizes[name]), 0
         with self._file.open(name) as stream, memoryview(data) as view:
             read = stream.readinto  # pyright: ignore[reportAttributeAccessIssue]

@@ -18,7 +18,7 @@ from vitrail.errors import CheckpointError, extra
 
 
 def tensor(value: np.ndarray) -> Tensor:
-    """An array as a tensor; raw values of two bytes are bfloat16. Raises ValueError."""
+    """Return an array as a tensor; raw values of two bytes are bfloat16. Raises ValueError."""
     if value.dtype.kind == "V" and value.dtype.itemsize == 2:
         return torch.from_numpy(value.view(np.int16).copy()).view(torch.bfloat16)
     if value.dtype.kind not in "biufc":
@@ -28,14 +28,14 @@ def tensor(value: np.ndarray) -> Tensor:
 
 
 def npz(path: Path) -> dict[str, Tensor]:
-    """The arrays of an `.npz`, their sizes compared with the file's before they are read."""
+    """Return the arrays of an `.npz`, their sizes compared with the file's before they are read."""
     with Archive(path) as archive:
         names = [n for n in archive.sizes if n.endswith(".npy")]
         return {n.removesuffix(".npy"): tensor(_npy(archive.read(n))) for n in names}
 
 
 def _npy(data: bytearray) -> np.ndarray:
-    """The array of an `.npy`."""
+    """Return the array of an `.npy`."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read = {
@@ -57,7 +57,7 @@ def _npy(data: bytearray) -> np.ndarray:
 
 
 def is_msgpack(path: Path) -> bool:
-    """Whether a file begins as a map of msgpack does: Flax's checkpoints have no suffix."""
+    """Return whether a file begins as a map of msgpack does: Flax's checkpoints have no suffix."""
     with path.open("rb") as file:
         start = file.read(2)
     # A pickle begins with 0x80, which in msgpack is a map of nothing.
@@ -65,7 +65,9 @@ def is_msgpack(path: Path) -> bool:
 
 
 def msgpack(path: Path, name: str) -> dict[str, Tensor]:
-    """What Flax packed: nested maps, whose arrays are an extension of (shape, dtype, bytes)."""
+    """Read what Flax packed: nested maps, whose arrays are an extension
+    of (shape, dtype, bytes).
+    """
     try:
         import msgpack as library
     except ImportError as e:
@@ -87,7 +89,7 @@ def msgpack(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _slashed(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The arrays of nested maps, by their names joined with slashes."""
+    """Yield the arrays of nested maps, by their names joined with slashes."""
     if isinstance(value, np.ndarray):
         yield path, tensor(value)
     elif isinstance(value, Mapping):
@@ -135,7 +137,7 @@ def _dtype(kind: Any) -> np.dtype:
 
 
 def _scalar(kind: Any = None, data: Any = b"", *_: Any) -> Any:
-    """A number of NumPy's as Python's; None for values that are not numbers."""
+    """Return a number of NumPy's as Python's; None for values that are not numbers."""
     if not isinstance(kind, Dtype) or not isinstance(data, bytes | bytearray):
         return None
     try:
@@ -155,5 +157,5 @@ ARRAYS: dict[Name, Build] = {
 
 
 def plain(value: Any) -> Any:
-    """A pickled array's tensor; any other value as it is."""
+    """Return a pickled array's tensor; any other value as it is."""
     return value.value if isinstance(value, Array) else value

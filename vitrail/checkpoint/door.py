@@ -32,7 +32,7 @@ def door(name: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of what an error says, or its kind."""
+    """Return the beginning of what an error says, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 

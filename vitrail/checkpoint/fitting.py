@@ -26,19 +26,19 @@ class Mismatch(NamedTuple):
         return sum(map(len, self))
 
     def describe(self) -> str:
-        """One line: counts and the first names of each kind."""
+        """Return one line: counts and the first names of each kind."""
         told = zip(self._fields, map(list, map(dict.fromkeys, self)), strict=True)
         return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in told if names)
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first three, none of them endless."""
+    """Return the first three names, none of them endless."""
     shown = (name if len(name) <= 120 else f"{name[:117]}..." for name in names[:3])
     return f"{', '.join(shown)}{', ...' if len(names) > 3 else ''}"
 
 
 def compare(state: Mapping[str, Tensor], model: nn.Module) -> Mismatch:
-    """What a renamed state lacks, has too much of, or has in another shape.
+    """Return what a renamed state lacks, has too much of, or has in another shape.
 
     A BatchNorm's batch counter may be absent: it plays no part in what a model computes.
     """
@@ -81,7 +81,8 @@ def require_values(
     expected: Mapping[str, Tensor],
     origins: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """CheckpointError unless the entries that `expected` has as real numbers are such, and finite.
+    """Raise CheckpointError unless the entries that `expected` has as real numbers are such, and
+    finite.
 
     Whole numbers in place of real ones are codes of quantised weights. `origins` are the names
     of the file for ours.

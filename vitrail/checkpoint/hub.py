@@ -120,7 +120,7 @@ def _cached(repo: str, file: str) -> Path | None:
 
 
 def _names(repo: str, wanted: Sequence[str]) -> list[str]:
-    """The files of a repository; without a network those of `wanted` that are kept."""
+    """Return the files of a repository; without a network those of `wanted` that are kept."""
     try:
         return _client().list_repo_files(repo)
     except Exception:

@@ -102,7 +102,9 @@ def _summed(terms: Sequence[Tensor]) -> Tensor:
 
 
 def _taken(name: str, function: Callable[[Any], Any], value: Any) -> Any:
-    """`function(value)`; CheckpointError where a tensor is not as the table expects it."""
+    """Return `function(value)`; raise CheckpointError where a tensor is
+    not as the table expects it.
+    """
     try:
         return function(value)
     except Exception as e:
@@ -113,7 +115,7 @@ def _taken(name: str, function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _renamed(name: str, value: Tensor, rows: Sequence[Row]) -> list[tuple[str, Tensor]]:
-    """What one entry becomes: nothing, one entry, or several where a target is a tuple."""
+    """Return what one entry becomes: nothing, one entry, or several where a target is a tuple."""
     for position, (pattern, target, *function) in enumerate(rows):
         match = pattern.search(name)
         if match is None:

@@ -169,7 +169,9 @@ def _refuse_code(function: Name) -> None:
 
 
 def _mapping(pairs: list[Any]) -> dict[Any, Any]:
-    """Keys and values in turn as a mapping; a key that is not a plain value is left inert."""
+    """Pair keys and values in turn into a mapping; a key that is not a
+    plain value is left inert.
+    """
     if len(pairs) % 2:
         raise ValueError("its pickle has a key without a value")
     return {_key(k): v for k, v in zip(pairs[::2], pairs[1::2], strict=True)}

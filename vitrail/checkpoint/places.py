@@ -18,7 +18,7 @@ FOLDER = (
 
 
 def located(source: str | os.PathLike) -> Path:
-    """The file of weights that a path or a Hub reference means. Raises CheckpointError."""
+    """Return the file of weights that a path or a Hub reference means. Raises CheckpointError."""
     name = os.fspath(source)
     if name.startswith(hub.PREFIX):
         return hub.fetched(name, FOLDER)
@@ -43,6 +43,6 @@ def located(source: str | os.PathLike) -> Path:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder is a model as libraries save it, and not a run of vitrail's."""
+    """Return whether a folder is a model as libraries save it, and not a run of vitrail's."""
     names = (name for name in FOLDER if name != "weights.safetensors")
     return any((folder / name).is_file() for name in names)

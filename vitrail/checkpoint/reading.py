@@ -84,7 +84,7 @@ def _leaves(value: Any, before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _opened(path: Path, name: str) -> tuple[Any, Mapping[str, Any]]:
-    """A file's value, and what vitrail wrote as its metadata."""
+    """Return a file's value, and what vitrail wrote as its metadata."""
     with path.open("rb") as file:
         start = file.read(10)
     if path.suffix == ".safetensors" or start[8:10] == b'{"':
@@ -131,7 +131,7 @@ def metadata(source: Any) -> Mapping[str, Any]:
 
 
 def _values(state: Mapping[str, Any]) -> State:
-    """The tensors themselves, those that no model has refused by name."""
+    """Return the tensors themselves; refuse by name those that no model has."""
     for name, value in state.items():
         kind = _strange(value)
         if kind:
@@ -158,7 +158,7 @@ def _strange(value: Any) -> str:
 
 
 def _sharded(index: Path) -> Contents:
-    """The tensors of all files that an index names; they lie beside it."""
+    """Return the tensors of all files that an index names; they lie beside it."""
     listed = json.loads(index.read_text("utf-8"))
     places = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):

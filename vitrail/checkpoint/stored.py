@@ -36,7 +36,7 @@ class Storage:
     kept: Tensor | None = None
 
     def bytes(self) -> Tensor:
-        """The bytes, read at the first call."""
+        """Return the bytes, read at the first call."""
         if self.kept is None:
             self.kept = self.read()
         return self.kept
@@ -56,7 +56,7 @@ class Stored:
         return math.prod(self.shape)
 
     def tensor(self) -> Tensor:
-        """The values. Raises ValueError where they would lie outside of the storage."""
+        """Return the values. Raises ValueError where they would lie outside of the storage."""
         values = self.storage.bytes()
         item = self.dtype.itemsize
         values = values[: len(values) // item * item].view(self.dtype)
@@ -78,7 +78,7 @@ class Strange:
 
 
 def storage_type(kind: Any) -> torch.dtype:
-    """The type of values that a pickled storage's class names. Raises ValueError."""
+    """Return the type of values that a pickled storage's class names. Raises ValueError."""
     name = kind.name.removesuffix("Storage") if isinstance(kind, Name) else ""
     if name not in _STORAGES:
         raise ValueError(f"its values are of the type {kind.name if name else 'unknown'}")
@@ -125,7 +125,7 @@ def _strange(kind: str) -> Build:
 
 
 def _ordered(*arguments: Any) -> dict[Any, Any]:
-    """An OrderedDict, whose items follow or are given as pairs."""
+    """Make the dict of an OrderedDict, whose items follow or are given as pairs."""
     pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
     return {k: v for k, v in pairs if isinstance(k, str | int)}
 
@@ -170,7 +170,7 @@ MODULES = 100_000  # more than any network has
 
 
 def flattened(made: Made) -> dict[str, Any] | None:
-    """The tensors of a pickled or scripted network by their names; None of another object.
+    """Return the tensors of a pickled or scripted network by their names; None of another object.
 
     Raises ValueError where its modules are nested without end.
     """
@@ -190,7 +190,7 @@ def flattened(made: Made) -> dict[str, Any] | None:
 
 
 def _parts(made: Made) -> tuple[dict[Any, Any], dict[Any, Made]] | None:
-    """The tensors and the modules that a module has, where the object is one."""
+    """Return the tensors and the modules that a module has, where the object is one."""
     state = made.state
     if not isinstance(state, dict):
         return None

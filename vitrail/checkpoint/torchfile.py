@@ -22,7 +22,7 @@ _BUILDERS = {**TENSORS, **ARRAYS}
 
 
 def read(path: Path) -> Any:
-    """What a file of PyTorch's, or a plain pickle, holds: tensors are `Stored`, objects `Made`.
+    """Read a file of PyTorch's, or a plain pickle: tensors become `Stored`, objects `Made`.
 
     Values are read when they are asked for. Raises what damaged data raises.
     """
@@ -91,7 +91,7 @@ def _streamed(path: Path) -> Any:
 
 
 def _with_values(data: mmap.mmap) -> Any:
-    """The object, whose storages follow it one after the other: count, then values."""
+    """Read the object and the storages that follow it one after the other: count, then values."""
     sizes: dict[str, tuple[torch.dtype, int]] = {}
     values: dict[str, Tensor] = {}
 

@@ -35,7 +35,7 @@ class Unwrapped(NamedTuple):
 
 
 def unwrap(value: Any) -> Unwrapped:
-    """The weights in `value`, without their wrappers. Raises Unfit where there are none."""
+    """Return the weights in `value`, without their wrappers. Raises Unfit where there are none."""
     found = _Search().weights(value)
     if found is None:
         raise Unfit(_lack(value))
@@ -54,7 +54,7 @@ def _lack(value: Any) -> str:
 
 
 def _opened(value: Any) -> Mapping[Any, Any] | None:
-    """What has names in a value: a mapping, a pickled network, an object's attributes."""
+    """Return what has names in a value: a mapping, a pickled network, an object's attributes."""
     if isinstance(value, Mapping):
         return value
     if isinstance(value, Made):
@@ -110,7 +110,7 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _unprefixed(state: dict[str, Any]) -> dict[str, Any]:
-    """Names without what wrappers of PyTorch put before them, in any order and nesting."""
+    """Remove what wrappers of PyTorch put before names, in any order and nesting."""
     while True:
         renamed = {_shorter(name, state): v for name, v in state.items()}
         if renamed.keys() == state.keys() or len(renamed) != len(state):
@@ -127,7 +127,7 @@ def _shorter(name: str, state: Mapping[str, Any]) -> str:
 
 
 def _unpruned(state: dict[str, Any]) -> dict[str, Any]:
-    """Pruned weights in place of what they are made of: `weight_orig` and `weight_mask`."""
+    """Put pruned weights in place of what they are made of: `weight_orig` and `weight_mask`."""
     for name in [n for n in state if n.endswith("_orig")]:
         mask, whole = f"{name.removesuffix('_orig')}_mask", name.removesuffix("_orig")
         if mask in state and whole not in state and _counts(state[name]):
@@ -144,7 +144,7 @@ _KEYS = ("arch", "architecture", "model", "model_name", "name", "variant", "back
 
 
 def _about(value: Any) -> dict[str, Any]:
-    """Names of models and normalisations that a script kept with its weights."""
+    """Collect the names of models and normalisations that a script kept with its weights."""
     found: dict[str, Any] = {"words": []}
     for depth, part in _parts(value):
         for key, said in part.items():
@@ -161,7 +161,7 @@ def _about(value: Any) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> Iterator[tuple[int, Mapping[Any, Any]]]:
-    """The value and the records of arguments and settings in it."""
+    """Yield the value and the records of arguments and settings in it."""
     top = _opened(value)
     if top is None:
         return

@@ -95,7 +95,9 @@ def _by_room(found: list[Entry]) -> dict[str, list[Entry]]:
 
 
 def _rooms(found: list[Entry]) -> dict[str, dict[str, float]]:
-    """Files, bytes and seconds since the last use, of the newest and the oldest of each room."""
+    """Return files, bytes and seconds since the last use, of the newest
+    and the oldest of each room.
+    """
     from vitrail.data import store
 
     now = time.time()
@@ -121,7 +123,7 @@ def _said(found: list[Entry]) -> str:
 
 
 def _age(seconds: float) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Say how long ago something was, in the largest unit that fits."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"

@@ -51,12 +51,12 @@ def compare(
 
 
 def _facts(entry: Any) -> dict[str, Any]:
-    """The fields of a layer or a parameter; JSON has no infinity."""
+    """Return the fields of a layer or a parameter; None for infinity, which JSON lacks."""
     return {k: None if v == float("inf") else v for k, v in vars(entry).items()}
 
 
 def _layer_table(layers: list[Any], first: Any, everything: bool) -> Any:
-    """The layers around the first deviation, or all of them."""
+    """Make a table of the layers around the first deviation, or of all of them."""
     from rich.table import Table
     from rich.text import Text
 

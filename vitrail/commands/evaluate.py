@@ -17,8 +17,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="Labelled images: folder of class folders, table or name; by default the run's "
-            "own test images."
+            help="Labelled data of the run's kind: folder of class folders, table or name; by "
+            "default the run's own test part."
         ),
     ] = None,
     engine: Annotated[

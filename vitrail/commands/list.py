@@ -96,7 +96,9 @@ def _show_dense(as_json: bool) -> None:
 
 
 def _figures(v: Any) -> tuple[tuple[float, bool], tuple[float, bool]]:
-    """Parameters in 10^6 and multiply-adds in 10^9, each with whether it is our own count."""
+    """Return the parameters in 10^6 and multiply-adds in 10^9, each with
+    whether it is our own count.
+    """
     from vitrail.models.trunk.figures import counted
 
     ours = counted()[v.name]

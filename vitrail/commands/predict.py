@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, or scans, or folders of them.")],
-    top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Files of images, or of whatever the run learned, or folders of them."),
+    ],
+    top: Annotated[int, typer.Option(help="Number of classes to show for each file.")] = 3,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -65,7 +68,7 @@ def predict(
     deadline: Annotated[
         str | None,
         typer.Option(
-            help="Answer each image in this time, its reading included, at the best setting for "
+            help="Answer each file in this time, its reading included, at the best setting for "
             "which there is time, e.g. 20ms."
         ),
     ] = None,
@@ -79,9 +82,11 @@ def predict(
     ] = None,
 ) -> None:
     """Classify images, pixels or points of lidar scans, or find objects, with a finished run."""
-    from vitrail.jobs.predict import Predictor, answering, as_csv, collect, show
-    from vitrail.jobs.predict import as_json as in_json
+    from vitrail.data.listing import collect
+    from vitrail.jobs.predict import Predictor, answering
     from vitrail.jobs.scans import ScanPredictor
+    from vitrail.report.predictions import as_csv, show
+    from vitrail.report.predictions import as_json as in_json
     from vitrail.report.text import plain
 
     if as_json and csv:
@@ -101,13 +106,14 @@ def predict(
     if isinstance(predictor, ScanPredictor):
         paths = predictor.collect(images)
     elif predictor.labels.takes == "images":
-        noun = "image" if predictor.labels.hearing is None else "sound"
+        noun = predictor.labels.item
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     if out is None and (
         isinstance(predictor, ScanPredictor)
         or (isinstance(predictor, Predictor) and predictor.writes)
     ):
         out = predictor.free_folder()
+    words = ("scan", "scans") if of_scans else (predictor.labels.item, predictor.labels.items)
     found = predictor.predict(paths, top=len(predictor.labels.classes) if out else top, out=out)
     if turned := predictor.said(found):
         print(turned, file=sys.stderr)
@@ -116,10 +122,10 @@ def predict(
     elif csv:
         print(as_csv(found), end="")
     elif len(found) == 1 and found[0].error:
-        remedy = "" if ":" in found[0].error else ": give another image"
+        remedy = "" if ":" in found[0].error else f": give another {words[0]}"
         raise DataError(f"{plain(found[0].path)} {found[0].error}{remedy}")
     else:
-        show([replace(one, ranked=one.ranked[:top]) for one in found], console())
+        show([replace(one, ranked=one.ranked[:top]) for one in found], console(), words)
         if out:
             of_maps = predictor.labels.maps
             what = "labels of points" if of_scans else "masks" if of_maps else "boxes"
@@ -135,7 +141,7 @@ def _in_words(
     threshold: float | None,
     others: Mapping[str, object],
 ) -> Predictor:
-    """A run that is asked for classes in words. Raises VitrailError."""
+    """Open a run that is asked for classes in words. Raises VitrailError."""
     from vitrail.jobs.zero_shot import ZeroShot, classes_in
 
     if given := [name for name, value in others.items() if value is not None]:

@@ -64,6 +64,10 @@ def search(
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Database URL that several machines share for one search."),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +96,8 @@ def search(
     found = run(
         name, data, latency=latency, macs=macs, params=params, time=time, device=device,
         threads=threads, seed=seed, group_by=group_by, task=task, alone=alone, start=start,
-        strategy=strategy, image=image, settings=settings or (), out=out, resume=resume,
+        strategy=strategy, image=image, storage=storage, settings=settings or (), out=out,
+        resume=resume,
     )  # fmt: skip
     if as_json:
         print((found / "found.json").read_text())

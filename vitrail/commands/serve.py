@@ -33,6 +33,7 @@ def serve(
     """Answer over HTTP with a finished run: JSON, pictures, and a page to drop one on.
 
     POST /predict takes a picture as the body, a form with files, or JSON {"images": ["<base64>"]};
+    POST /looked one picture, and tells how much its class loses where each place is hidden;
     /healthz and /metrics are for whoever watches. Needs the extra `serve`; torch is not loaded.
     """
     from vitrail.jobs.serve import server

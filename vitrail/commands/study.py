@@ -11,7 +11,13 @@ from vitrail.commands.options import Device, GroupBy, Json, Out, Threads, say, s
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Name of the study: attention-modules.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the study: attention-modules, local-feed-forward, compact-transformers, "
+            "early-convolutions."
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="Folder of class folders, CSV or Parquet table, or built-in name.")
     ] = "fashion-sample",

@@ -171,7 +171,9 @@ class _Quick:
         return x + block.ffn(block.norm2(x))
 
     def _neurons(self, number: int, x: Tensor, whole: Tensor) -> Iterator[Part]:
-        """Without neuron j the block gives a_j w_j less: its activation and its column of fc2."""
+        """Yield what each neuron is worth: without neuron j the block gives a_j w_j less, its
+        activation and its column of fc2.
+        """
         block, width = self.blocks[number], f"hidden.{number}"
         x = x + block.mixer(block.norm1(x))
         if number == len(self.blocks) - 1 and self.read:
@@ -184,7 +186,9 @@ class _Quick:
             yield self._told(width, some, x - less, number, whole)
 
     def _attention(self, number: int, x: Tensor, whole: Tensor) -> Iterator[Part]:
-        """Without channel j the scores of its head are q_j k_j' less, and v_j is not there."""
+        """Yield what each channel of the heads is worth: without channel j the scores of its head
+        are q_j k_j' less, and v_j is not there.
+        """
         block, width = self.blocks[number], f"{INNER}.{number}"
         mixer = block.mixer
         q, k, v = mixer._heads(block.norm1(x))
@@ -208,7 +212,9 @@ class _Quick:
                 yield self._told(width, [head * own + c for c in some], y, number, whole)
 
     def _embedding(self, x: Tensor, whole: Tensor) -> Iterator[Part]:
-        """Without a channel of the embedding: it is zero everywhere, and norms do not count it."""
+        """Yield what each channel of the embedding is worth: without one, it is zero everywhere,
+        and norms do not count it.
+        """
         for some in self._portions(x.shape[-1], x, self._widest):
             mask = torch.ones(len(some), x.shape[-1], dtype=x.dtype, device=x.device)
             mask[range(len(some)), some] = 0
@@ -223,12 +229,12 @@ class _Quick:
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    """(b, n, heads d) to (b, heads, n, d)."""
+    """Turn (b, n, heads d) into (b, heads, n, d)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _masked(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
-    """A LayerNorm over the channels that are there; the others, which are zero, stay zero."""
+    """Apply a LayerNorm over the channels that are there; the others, which are zero, stay zero."""
     count = mask.sum(-1, keepdim=True)
     centred = (x - x.sum(-1, keepdim=True) / count) * mask
     spread = centred.square().sum(-1, keepdim=True) / count

@@ -85,7 +85,7 @@ class Sizes:
 
     @property
     def width(self) -> int:
-        """Channels of one head."""
+        """Return the number of channels of one head."""
         return self.dim // self.heads
 
 
@@ -121,7 +121,7 @@ class Scores:
 
     @property
     def heads(self) -> Tensor:
-        """Those of whole heads (L, H)."""
+        """Return the scores of whole heads (L, H)."""
         return self.channels.sum(-1)
 
 

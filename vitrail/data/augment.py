@@ -121,7 +121,7 @@ class Draws:
 
 
 def draw(augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator) -> Draws:
-    """All random numbers for a batch of `n` images of size `image` = (H, W)."""
+    """Draw all random numbers for a batch of `n` images of size `image` = (H, W)."""
     sides = np.array(image)
     reach = np.floor(augment.shift * sides + 0.5).astype(int)
     shift = random.integers(-reach, reach + 1, size=(n, 2))
@@ -151,7 +151,7 @@ Mixes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _mixes(augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator) -> Mixes:
-    """Shares, rectangles and partners, of each image its own."""
+    """Draw shares, rectangles and partners, for each image its own."""
     partner, patch = random.permutation(n), np.zeros((n, 4), int)
     both = augment.mixup > 0 and augment.cutmix > 0
     cut = random.random(n) < 0.5 if both else np.full(n, augment.cutmix > 0)
@@ -167,7 +167,7 @@ def _mixes(augment: Augment, n: int, image: tuple[int, int], random: np.random.G
 def _mixes_at_once(
     augment: Augment, n: int, image: tuple[int, int], random: np.random.Generator
 ) -> Mixes:
-    """One share and one rectangle for the whole batch."""
+    """Draw one share and one rectangle for the whole batch."""
     one = Augment(mixup=augment.mixup, cutmix=augment.cutmix)
     weight, patch, _ = _mixes(one, 1, image, random)
     if augment.mixing == "batch":
@@ -184,7 +184,7 @@ def _boxes(
     aspect: tuple[float, float],
     centred: bool = False,
 ) -> np.ndarray:
-    """Rectangles (n, 4) top, left, height, width of the given shares of the image's area.
+    """Draw rectangles (n, 4) top, left, height, width of the given shares of the image's area.
 
     They lie inside the image; `centred` draws their centres anywhere and cuts off what is
     outside, as CutMix does.
@@ -204,7 +204,9 @@ def _boxes(
 
 
 def place(augment: Augment, images: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
-    """RandAugment, crop or shift, flip and policy of uint8 (b, H, W, C); image i has rows[i]."""
+    """Apply RandAugment, crop or shift, flip and policy to uint8 (b, H,
+    W, C); image i has rows[i].
+    """
     if augment.randaugment and augment.randaugment[0]:
         images = randaugment(
             images, draws.operations[rows], draws.signs[rows], augment.randaugment[1]
@@ -248,7 +250,9 @@ def _cropped(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
 
 
 def blend(images: np.ndarray, others: np.ndarray, draws: Draws, rows: np.ndarray) -> np.ndarray:
-    """Mixup and CutMix of float32 (b, H, W, C) with the partners' images; changes `images`."""
+    """Apply Mixup and CutMix to float32 (b, H, W, C) with the partners'
+    images; changes `images`.
+    """
     weight = draws.weight[rows]
     patches = draws.patch[rows].tolist()
     for image, other, share, (top, left, height, width) in zip(

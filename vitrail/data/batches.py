@@ -38,7 +38,7 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
@@ -97,11 +97,11 @@ class Batches:
         self.features: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the number of batches per epoch."""
         return self.steps_per_epoch
 
     def get(self, epoch: int, number: int, *, rank: int = 0, world: int = 1) -> Batch:
-        """Batch `number` of `epoch`; of several processes, rank's share of its rows.
+        """Return batch `number` of `epoch`; of several processes, rank's share of its rows.
 
         All draws are made for the whole batch. The shares are contiguous and cover it once;
         those of a last, smaller batch may be empty. Raises ConfigError for a number too large.
@@ -149,7 +149,7 @@ class Batches:
     def iterate(
         self, step: int = 0, *, stop: int, workers: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Batches of the steps from `step` up to, not including, `stop`, over the epochs.
+        """Yield the batches of the steps from `step` up to, not including, `stop`, over the epochs.
 
         With `workers` threads working ahead; order and bits are those without.
         """
@@ -173,7 +173,7 @@ class Batches:
     def _embedded(
         self, indices: np.ndarray, rows: np.ndarray, epoch: int, random: np.random.Generator
     ) -> Batch:
-        """The features of those views that would be shown."""
+        """Return the features of those views that would be shown."""
         assert self.features is not None
         mine = indices[rows]
         views = np.zeros(len(mine), np.int64)

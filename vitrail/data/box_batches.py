@@ -68,7 +68,7 @@ class BoxBatches(Batches):
         )
 
     def _targets(self, at: int) -> np.ndarray:
-        """The class and the box of each object of an image, float32 (m, 5)."""
+        """Return the class and the box of each object of an image, float32 (m, 5)."""
         truth = self._boxes.truths[int(self.pixels.part.rows[at])]
         kinds = np.where(truth.crowd, CROWD, truth.labels)
         return np.column_stack([kinds, truth.as_shares()]).astype(np.float32)
@@ -108,7 +108,9 @@ def moved(
 
 
 def _placed(augment: Augment, pair: Any, draws: Draws, row: int) -> tuple[Any, bool]:
-    """An image and its boxes after what is drawn for them, and whether that changed anything."""
+    """Return an image and its boxes after what is drawn for them, and
+    whether that changed anything.
+    """
     from torchvision.transforms.v2 import functional
 
     height, width = pair[0].shape[-2:]
@@ -130,7 +132,9 @@ def _placed(augment: Augment, pair: Any, draws: Draws, row: int) -> tuple[Any, b
 
 
 def _left(kinds: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """The targets of boxes in pixels that may lie outside: cut at the border, some left out."""
+    """Return the targets of boxes in pixels that may lie outside: cut at
+    the border, some left out.
+    """
     inside = np.clip(boxes, 0, sides)
     area, whole = (
         np.prod(some[:, 2:] - some[:, :2], axis=1).astype(np.float32) for some in (inside, boxes)

@@ -12,7 +12,15 @@ from typing import Any
 
 from vitrail.data.boxed import Gathered
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
-from vitrail.data.coco import by_image, categories, coco_files, image_key, loaded
+from vitrail.data.coco import (
+    by_image,
+    categories,
+    coco_files,
+    id_of,
+    image_key,
+    loaded,
+    repeated_ids,
+)
 from vitrail.data.source import PartName, Source, part_of
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
@@ -50,10 +58,13 @@ def _gather(
     part: PartName | None,
 ) -> None:  # fmt: skip
     """Take in one file: its images that are there, each with its boxes."""
-    of_image = by_image(content)
+    of_image, twice = by_image(content), repeated_ids(content)
     seen = {item.key for item in into.items}
     for one in content["images"]:
-        own = of_image.pop(one.get("id"), [])
+        own = of_image.pop(id_of(one.get("id")), [])
+        if id_of(one.get("id")) in twice:
+            into.note("same id", [str(one.get("file_name"))])
+            continue
         key = image_key(folder, path, one.get("file_name"))
         if key is None:
             into.note("missing image", [str(one.get("file_name"))])

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vitrail.data.boxes import Boxes, Truth
-from vitrail.data.names import few
+from vitrail.data.class_gate import class_findings
 from vitrail.data.source import Finding, Item, Severity, Source
 from vitrail.data.tally import KEYS_SHOWN, Broken, Scan
 from vitrail.errors import DataError
 from vitrail.units import counted, percent
 
-# Classes in fewer images than this are told.
-FEW = 20
 # Less than this share of a pixel is rounding, not a box that leaves the image.
 ROUNDING = 0.51
 # A box of less than so many pixels on a side is hardly to be seen.
@@ -66,6 +64,7 @@ class Notes:
 def with_boxes(source: Source, boxes: Boxes, scan: Scan) -> tuple[Source, Scan, list[Finding]]:
     """Return the source with its boxes in pixels, the scan without images whose boxes cannot be
     used, and what there is to say. Raises DataError where none is left."""
+    _require_pixels(source, boxes)
     notes, broken, kept = Notes(), list(scan.broken), []
     items, truths = list(source.items), list(boxes.truths)
     for at, (row, size) in enumerate(zip(scan.rows.tolist(), scan.sizes.tolist(), strict=True)):
@@ -92,8 +91,18 @@ def with_boxes(source: Source, boxes: Boxes, scan: Scan) -> tuple[Source, Scan, 
     return source, scan, [*notes.findings(), *_of_all(source, scan, truths)]
 
 
+def _require_pixels(source: Source, boxes: Boxes) -> None:
+    """Refuse boxes that all lie within one pixel: they are shares of the sides."""
+    some = [one for one in boxes.truths if len(one) and not one.fault]
+    if some and all(not one.shares and (abs(one.boxes) <= 1).all() for one in some):
+        raise DataError(
+            f"all boxes of {source.origin} lie between 0 and 1, as if in shares of the sides: "
+            "write them in pixels, or as YOLO's texts, which are in shares"
+        )
+
+
 def _fault(truth: Truth, size: tuple[int, int]) -> str:
-    """Why an image of a (height, width) cannot be used, or ""."""
+    """Return why an image of a (height, width) cannot be used, or ""."""
     if truth.fault:
         return truth.fault
     if truth.size is not None and truth.size != size:
@@ -135,7 +144,9 @@ def usable(truth: Truth, size: tuple[int, int], key: str, notes: Notes) -> Truth
 
 
 def _once(truth: Truth, key: str, notes: Notes) -> Truth:
-    """The truth without boxes of a class that are there again; those of two classes are told."""
+    """Return the truth without boxes of a class that are there again;
+    those of two classes are told.
+    """
     rows = np.column_stack([truth.boxes, truth.labels])
     _, first = np.unique(rows, axis=0, return_index=True)
     notes.add("box repeated", key, len(rows) - len(first))
@@ -159,15 +170,7 @@ def _of_all(source: Source, scan: Scan, truths: Sequence[Truth]) -> list[Finding
 
 
 def _of_classes(classes: Sequence[str], boxes: np.ndarray, images: np.ndarray) -> list[Finding]:
-    findings = []
-    never = [name for name, n in zip(classes, boxes, strict=True) if not n]
-    if never:
-        text = f"{counted(len(never), 'class', 'classes')} of no box: {few(never)}"
-        findings.append(Finding("absent class", "warning", text, tuple(never)))
-    scarce = [name for name, n in zip(classes, images, strict=True) if 0 < n < FEW]
-    if scarce:
-        text = f"{len(scarce)} of {len(classes)} classes are in fewer than {FEW} images"
-        findings.append(Finding("small class", "warning", text, tuple(scarce)))
+    findings = class_findings(classes, boxes, images, "of no box")
     most, total = int(boxes.argmax()), max(1, int(boxes.sum()))
     text = f"{counted(total, 'box', 'boxes')}, {percent(boxes[most] / total)} of them "
     findings.append(Finding("shares", "info", f"{text}{classes[most]!r}"))
@@ -183,7 +186,7 @@ def _of_nothing(source: Source, scan: Scan, some: Sequence[Truth]) -> list[Findi
 
 
 def _of_copies(source: Source, scan: Scan, some: Sequence[Truth]) -> list[Finding]:
-    """Identical files whose boxes differ: one of them must be wrong."""
+    """Find identical files whose boxes differ: one of them must be wrong."""
     seen: dict[bytes, list[int]] = {}
     for at, digest in enumerate(scan.digests):
         seen.setdefault(digest.tobytes(), []).append(at)

@@ -35,6 +35,7 @@ _TOLD: dict[str, tuple[Severity, str, str]] = {
     "listed twice": ("error", "image", "listed twice, the first is taken"),
     "same name": ("error", "file", "whose name is there twice left out"),
     "two parts": ("error", "image", "listed in two parts, kept out of training"),
+    "same id": ("error", "image", "whose id others have as well left out"),
     "no image of it": ("warning", "annotation", "of no listed image left out"),
     "unlisted image": ("warning", "image", "that nothing lists left out"),
     "from one": ("info", "annotation file", "in pixels that count from 1, as Pascal VOC does"),

@@ -35,14 +35,14 @@ class Truth:
 
     @property
     def digest(self) -> bytes:
-        """By which it is known."""
+        """Return the digest by which it is known."""
         state = hashlib.blake2b(self.boxes.astype("<f8").tobytes(), digest_size=16)
         state.update(self.labels.astype("<i8").tobytes() + self.crowd.tobytes())
         return state.digest()
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that it shows, each once, without those of crowds."""
+        """Return the classes that it shows, each once, without those of crowds."""
         return tuple(np.unique(self.labels[~self.crowd]).tolist())
 
     def kept(self, chosen: ArrayLike) -> Truth:

@@ -24,12 +24,12 @@ CLASSES = (
 
 
 def cache_folder() -> Path:
-    """$VITRAIL_CACHE, or ~/.cache/vitrail."""
+    """Return $VITRAIL_CACHE, or ~/.cache/vitrail."""
     return Path(os.environ.get("VITRAIL_CACHE") or "~/.cache/vitrail").expanduser()
 
 
 def read_idx(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The gzipped IDX pair of MNIST to uint8 (N, 28, 28) and uint8 (N,). Raises DataError."""
+    """Read the gzipped IDX pair of MNIST as uint8 (N, 28, 28) and uint8 (N,). Raises DataError."""
     try:
         with gzip.open(labels) as file:
             label = np.frombuffer(file.read()[8:], np.uint8)
@@ -43,7 +43,7 @@ def read_idx(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fashion_pair(folder: Path, part: PartName) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of "train" (60,000) or "test" (10,000) of the full Fashion-MNIST."""
+    """Return images and labels of "train" (60,000) or "test" (10,000) of the full Fashion-MNIST."""
     stem = {"train": "train", "test": "t10k"}[part]
     return read_idx(
         folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz"
@@ -51,7 +51,7 @@ def fashion_pair(folder: Path, part: PartName) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpack_sheet(path: Path, per_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """A contact sheet, class after class in rows, to uint8 (N, 28, 28) and labels (N,)."""
+    """Cut a contact sheet, class after class in rows, into uint8 (N, 28, 28) and labels (N,)."""
     from PIL import Image
 
     with Image.open(path) as sheet:

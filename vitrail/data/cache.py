@@ -64,17 +64,17 @@ class Pixels:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images of each class."""
+        """Return the number of images of each class."""
         return self.part.counts
 
     def first(self, n: int) -> "Pixels":
-        """The first `n` images: a fair sample, as a part is in the order of its digests."""
+        """Return the first `n` images: a fair sample, as a part is in the order of its digests."""
         part = Part(self.part.source, self.part.rows[:n], self.part.digests[:n])
         images = None if self.images is None else self.images[:n]
         return type(self)(part, self.image, self.channels, images, self.workers)
 
     def halves(self) -> tuple["Pixels", "Pixels"]:
-        """The images in two halves, both fair samples."""
+        """Return the images in two halves, both fair samples."""
         half = len(self) // 2
         part, images = self.part, self.images
         rest = Part(part.source, part.rows[half:], part.digests[half:])
@@ -82,7 +82,7 @@ class Pixels:
         return self.first(half), Pixels(rest, self.image, self.channels, held, self.workers)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """A copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""
+        """Return a copy of the images at `indices`, uint8 (n, H, W, C). Streams decode them now."""
         if self.images is not None:
             return self.images[indices]
         return _decoded(self.part, np.asarray(indices), self.image, self.channels, self.workers)
@@ -155,7 +155,7 @@ def cache_limit() -> tuple[int, bool]:
 
 
 def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of 0 to 1.
+    """Return mean and standard deviation of each channel, in units of 0 to 1.
 
     Counted in whole numbers, so the same on every machine. Of a stream up to 2,048 images,
     evenly spaced, are taken. A channel without contrast has deviation 1/255.
@@ -179,7 +179,9 @@ def statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _name(part: Part, shape: tuple[int, ...]) -> str:
-    """By which the images of a part are found again: contents, size, decoder and scales."""
+    """Return the name by which the images of a part are found again:
+    contents, size, decoder and scales.
+    """
     text = f"{part.digest} {shape} {DECODER} {part.source.ranges}"
     if part.source.hearing is not None:
         text += f" {part.source.hearing}"
@@ -187,7 +189,7 @@ def _name(part: Part, shape: tuple[int, ...]) -> str:
 
 
 def _found(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached array, or None where there is none, or none that can be trusted."""
+    """Return the cached array, or None where there is none, or none that can be trusted."""
     try:
         return store.open_array(path, shape)
     except ValueError as error:

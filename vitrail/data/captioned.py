@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from vitrail import files
 from vitrail.data.captions import Captions
 from vitrail.data.cells import TABLES, Cell, Cells, read_cells
 from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of, sorted_classes
@@ -29,6 +30,7 @@ TEXTS = ("caption", "captions", "text", "sentence", "sentences", "title", "descr
 LABELS = ("label", "class", "category", "classname")
 PARTS = ("split", "part", "set", "subset", "partition")
 LINES = ".jsonl"
+MOST_BYTES = 1 << 30
 # The class of all images where nothing tells any.
 ALL = "all"
 
@@ -93,6 +95,11 @@ def _source(path: Path, root: Path, found: _Listed) -> Source:
         Item(key, index.get(found.labels.get(key, ALL), 0), found.parts.get(key)) for key in keys
     )
     texts = [tuple(dict.fromkeys(found.texts[key])) for key in keys]
+    if len(set().union(*texts)) < 2:
+        raise DataError(
+            f"{path} has the same sentence for all images ({shortened(texts[0][0], 60)!r}): "
+            "nothing tells them apart, give each what it shows"
+        )
     findings = (*_findings(found), *_shared(keys, texts), *found.more)
     return Source(
         path.resolve().stem, classes, items, str(path), findings, root, captions=Captions(texts)
@@ -145,7 +152,7 @@ def _shared(keys: Sequence[str], texts: Sequence[tuple[str, ...]]) -> list[Findi
 
 
 def _table_in(folder: Path) -> Path | None:
-    """The table that lies in a folder, None where there is none, or more than one."""
+    """Return the table that lies in a folder, None where there is none, or more than one."""
     kinds = (*TABLES, LINES)
     found = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in kinds and p.is_file()]
     return found[0] if len(found) == 1 else None
@@ -192,7 +199,7 @@ def text_of(cell: Cell) -> str:
 def lines_of(path: Path) -> Cells:
     """Return the cells of a file with a JSON object in each line. Raises DataError."""
     rows: list[tuple[int, dict[str, str | tuple[str, ...]]]] = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -210,6 +217,10 @@ def lines_of(path: Path) -> Cells:
     return Cells(names, tuple((n, tuple(row.get(name, "") for name in names)) for n, row in rows))
 
 
+def _text(path: Path) -> str:
+    return files.read(path, MOST_BYTES).decode("utf-8", "replace")
+
+
 # ---- folders -----------------------------------------------------------------------------
 
 
@@ -222,7 +233,12 @@ def _of_folder(root: Path) -> _Listed:
         if stem not in texts:
             found.without.append(key)
             continue
-        lines = (root / texts[stem]).read_text("utf-8", "replace").splitlines()
+        try:
+            lines = files.read(root / texts[stem]).decode("utf-8", "replace").splitlines()
+        except OSError:
+            found.without.append(key)
+            texts[stem] = ""
+            continue
         found.add(key, [line for line in lines if line.strip()])
         texts[stem] = ""
         folders = PurePosixPath(key).parts[:-1]

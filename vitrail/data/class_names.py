@@ -41,7 +41,7 @@ def named(folder: Path) -> tuple[tuple[str, ...], Meaning, str] | None:
 
 
 def _rows(path: Path, text: str) -> tuple[dict[int, str], dict[Colour, str]]:
-    """Names by value, and names by colour."""
+    """Return names by value, and names by colour."""
     if path.suffix == ".json":
         return _of_json(path, text), {}
     if path.suffix == ".csv":
@@ -55,12 +55,12 @@ def _rows(path: Path, text: str) -> tuple[dict[int, str], dict[Colour, str]]:
 def _of_json(path: Path, text: str) -> dict[int, str]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): correct it") from error
     if isinstance(found, list) and all(isinstance(one, str) for one in found):
         return dict(enumerate(found))
     if isinstance(found, dict) and all(
-        key.isdecimal() and isinstance(name, str) for key, name in found.items()
+        key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in found.items()
     ):
         return {int(key): name for key, name in found.items()}
     raise DataError(
@@ -70,7 +70,10 @@ def _of_json(path: Path, text: str) -> dict[int, str]:
 
 
 def _of_csv(path: Path, text: str) -> tuple[dict[int, str], dict[Colour, str]]:
-    rows = list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table ({error}): correct it") from error
     heads = {head.strip().casefold(): head for head in (rows[0] if rows else {}) if head}
     if not {"name", "r", "g", "b"} <= set(heads):
         raise DataError(f"{path} has no columns name,r,g,b: write a row for each class")

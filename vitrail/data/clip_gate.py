@@ -139,7 +139,7 @@ def _seen(path: Path) -> Seen:
 def _traits(
     source: Source, sampling: Sampling, seen: dict[int, Seen]
 ) -> dict[str, tuple[int, list[str]]]:
-    """How many clips have a trait, and the first of them."""
+    """Count the clips that have each trait, and name the first of them."""
     found: dict[str, list[str]] = {}
     for row, one in seen.items():
         for trait, holds in {

@@ -59,7 +59,7 @@ class ClipPixels(Pixels):
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Frames of each clip, int64 (N,)."""
+        """Return the number of frames of each clip, int64 (N,)."""
         known = self.sampling.lengths
         return np.array([known[row] for row in self.part.rows.tolist()], np.int64)
 
@@ -212,12 +212,12 @@ class ClipBatches(Batches):
 
 
 def _folded(clips: np.ndarray) -> np.ndarray:
-    """(b, T, H, W, C) to (b, H, W, T C)."""
+    """Fold (b, T, H, W, C) into (b, H, W, T C)."""
     b, t, h, w, c = clips.shape
     return np.ascontiguousarray(clips.transpose(0, 2, 3, 1, 4)).reshape(b, h, w, t * c)
 
 
 def _unfolded(images: np.ndarray, frames: int) -> np.ndarray:
-    """(b, H, W, T C) to (b, T, H, W, C)."""
+    """Unfold (b, H, W, T C) into (b, T, H, W, C)."""
     b, h, w, _ = images.shape
     return images.reshape(b, h, w, frames, -1).transpose(0, 3, 1, 2, 4)

@@ -112,7 +112,7 @@ def open_clip_table(spec: str | Path, sampling: Sampling, sounding: Sounding) ->
 
 
 def _table(path: Path) -> Path:
-    """The table that is meant. Raises DataError."""
+    """Return the table that is meant. Raises DataError."""
     kinds = (*TABLES, LINES)
     if path.is_dir():
         inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in kinds and p.is_file()]

@@ -10,6 +10,7 @@ Larger objects are drawn first, so that smaller ones lie over them; crowds count
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class _Gathered:
 _TOLD: dict[str, tuple[Severity, str, str]] = {
     "missing image": ("error", "image", "listed, but not there, left out"),
     "listed twice": ("error", "image", "listed twice, the first is taken"),
+    "same id": ("error", "image", "whose id others have as well left out"),
     "no image of it": ("warning", "annotation", "of no listed image left out"),
     "same annotation": ("warning", "annotation", "there twice, drawn once"),
     "crowd": ("info", "crowd region", "that count for nothing"),
@@ -62,7 +64,7 @@ def coco_files(root: Path) -> list[Path]:
 
 
 def _begins_like_coco(path: Path) -> bool:
-    """Whether the keys that only such a file has are in it."""
+    """Return whether a file has the keys that only one of COCO's has."""
     try:
         data = files.read(path, MOST_BYTES)
     except OSError:
@@ -141,16 +143,29 @@ def categories(read: Mapping[Path, Mapping[str, Any]]) -> dict[int, str]:
     return dict(sorted(known.items()))
 
 
-def by_image(content: Mapping[str, Any]) -> dict[Any, list[dict[str, Any]]]:
-    """Return the annotations of each image_id."""
-    found: dict[Any, list[dict[str, Any]]] = {}
+def by_image(content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the annotations of each image, by its `id_of`."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for one in content["annotations"]:
-        found.setdefault(one.get("image_id"), []).append(one)
+        found.setdefault(id_of(one.get("image_id")), []).append(one)
     return found
 
 
+def id_of(value: Any) -> str:
+    """Return how an id is compared: programs write 7, 7.0 and "7" of one image."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
+
+
+def repeated_ids(content: Mapping[str, Any]) -> set[str]:
+    """Return the ids that several images have, of which nobody knows whose annotations are."""
+    files = {(id_of(one.get("id")), str(one.get("file_name"))) for one in content["images"]}
+    times = Counter(number for number, _ in files)
+    return {number for number, n in times.items() if n > 1}
+
+
 def _classes(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The classes, background first, and the class of each category's id."""
+    """Return the classes, background first, and the class of each category's id."""
     known = categories(read)
     own = list(known.values())
     plain = own[0].casefold() == BACKGROUND if own else False
@@ -165,10 +180,13 @@ def _gather(
     part: PartName | None,
 ) -> None:  # fmt: skip
     """Take in one file: its images that are there, each with what is drawn on it."""
-    of_image = by_image(content)
+    of_image, twice = by_image(content), repeated_ids(content)
     seen = {item.key for item in into.items}
     for one in content["images"]:
-        own = of_image.pop(one.get("id"), [])
+        own = of_image.pop(id_of(one.get("id")), [])
+        if id_of(one.get("id")) in twice:
+            into.note("same id", str(one.get("file_name")))
+            continue
         key = image_key(folder, path, one.get("file_name"))
         if key is None:
             into.note("missing image", str(one.get("file_name")))

@@ -76,7 +76,7 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
             "of 0 and 1 per label"
         )
     unused = [cells.names[i] for i in rest if i not in (label, *marks)]
-    findings = []
+    findings = _of_marks(path, cells, marks)
     if unused:
         text = f"{counted(len(unused), 'column')} of the table not used ({few(unused)})"
         suspects = [i for i in rest if names[i] in _SPLITS and cells.names[i] in unused]
@@ -87,8 +87,25 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
     return Roles(at, label, marks, splits, tuple(findings))
 
 
+def _of_marks(path: Path, cells: Cells, marks: tuple[int, ...]) -> list[Finding]:
+    """Say which labels no image or every image has. Raises DataError for two of one name."""
+    names = [normal(cells.names[i]) for i in marks]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise DataError(
+            f"{path} has {counted(len(twice), 'label')} with more than one column ({few(twice)}): "
+            "rename or remove the others"
+        )
+    given = [sum(str(row[i]).lower() in _TRUE for _, row in cells.rows) for i in marks]
+    found = []
+    for n, text in ((0, "no image, left out"), (len(cells.rows), "every image: not to be learned")):
+        if some := [name for name, own in zip(names, given, strict=True) if own == n]:
+            said = f"{counted(len(some), 'label')} of {text} ({few(some)})"
+            found.append(Finding("label of all or none", "warning", said, tuple(some)))
+    return found
+
+
 def _path(cells: Cells, names: list[str], places: Whereabouts) -> int | None:
-    """The column whose values name files; else the first with a fitting name."""
+    """Return the column whose values name files; else the first with a fitting name."""
     some = [row for _, row in cells.rows[:: max(1, len(cells.rows) // _SAMPLE)]]
     named = [names.index(name) for name in _PATHS if name in names]
     others = [i for i in range(len(names)) if i not in named]
@@ -122,7 +139,7 @@ def _are_marks(cells: Cells, column: int) -> bool:
 
 
 def _splits(path: Path, cells: Cells, names: list[str], taken: set[int | None]) -> tuple[int, ...]:
-    """The columns that give parts. Raises DataError for values that are half understood."""
+    """Return the columns that give parts. Raises DataError for values that are half understood."""
     flags = [
         i for i, name in enumerate(names)
         if i not in taken and name in _FLAGS and _are_marks(cells, i)
@@ -138,10 +155,9 @@ def _splits(path: Path, cells: Cells, names: list[str], taken: set[int | None]) 
         if values and not strange:
             return (i,)
         if strange and (wanted in ("split", "splits") or len(strange) < len(values)):
-            value = next(iter(strange))
-            line = next(line for line, row in cells.rows if row[i] == value)
+            line = next(line for line, row in cells.rows if row[i] in strange)
             raise DataError(
-                f"{path}: {shortened(cells.names[i])} is {shortened(value)!r} in "
+                f"{path}: {shortened(cells.names[i])} is {few(list(strange))} in "
                 f"{counted(sum(strange.values()), 'row')} (first row {line}), expected train, val "
                 "or test: correct it, or rename the column"
             )
@@ -189,7 +205,7 @@ def labels_of(cells: Cells, chosen: Roles) -> tuple[list[tuple[str, ...]], bool]
 
 
 def _mark(texts: list[str]) -> str | None:
-    """What stands between labels in a cell: ; and | always, others where the parts recur.
+    """Return what stands between labels in a cell: ; and | always, others where the parts recur.
 
     "ash dry", "ash wet", "oak dry" ... are made of fewer words than there are texts, each of
     which is in several, and none in all: labels, where "golden retriever" and "bull dog" are
@@ -231,6 +247,6 @@ def _is_list(text: str) -> bool:
 
 
 def _plain(label: str) -> str:
-    """A label in normal form; whole numbers written with decimals are written without."""
+    """Return a label in normal form; whole numbers written with decimals are written without."""
     label = normal(label)
     return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)

@@ -99,7 +99,7 @@ def compose(
 
 
 def _canvas(image: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """A smooth canvas with stripes: float32 (H, W, 3)."""
+    """Draw a smooth canvas with stripes: float32 (H, W, 3)."""
     height, width = image
     small = random.uniform(20, 200, (3, 3, 3)).astype(np.uint8)
     smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

@@ -139,7 +139,7 @@ def is_dim(values: Values, limits: Range) -> bool:
 
 
 def _as(value: float, kind: np.dtype) -> float:
-    """A number as an array of this kind would hold it."""
+    """Return a number as an array of this kind would hold it."""
     return float(kind.type(value)) if kind.kind == "f" else value
 
 

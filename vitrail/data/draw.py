@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitrail.data.gate import Inspection
-from vitrail.data.source import Finding
+from vitrail.data.source import Finding, Source
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
@@ -56,7 +56,7 @@ def draw(
 def _choose(
     units: list["_Unit"], left: Counter[int], kept: list[int], wanted: list[int]
 ) -> list["_Unit"]:
-    """Units with about `wanted` images of each class, taken from `left` down to `kept`."""
+    """Choose units with about `wanted` images of each class, taken from `left` down to `kept`."""
     taken = [0] * len(wanted)
     chosen = []
 
@@ -96,7 +96,7 @@ class _Unit:
 def _units(
     labels: Sequence[tuple[int, ...]], digests: np.ndarray, groups: np.ndarray, seed: int
 ) -> list[_Unit]:
-    """The groups, in an order drawn from the seed and their smallest digests."""
+    """Return the groups, in an order drawn from the seed and their smallest digests."""
     high, low = digests.T
     order = np.lexsort((low, high, groups))
     _, starts = np.unique(groups[order], return_index=True)
@@ -136,11 +136,11 @@ def require_parts(
     }
     if not lacking:
         return
-    apart = _apart(inspection, groups)
+    apart, source = _apart(inspection, groups), inspection.source
     told = []
     for name, parts in list(lacking.items())[:_SHOWN]:
         images, units = apart[classes.index(name)]
-        why = counted(images, "image")
+        why = counted(images, source.noun, source.nouns)
         if units < images:
             why += f", {units} apart from those that stay together"
         where = " and ".join(_SAID[part] for part in parts)
@@ -155,11 +155,11 @@ def require_parts(
     own = [_SAID[part] for part in counts if part in given]
     if given & {part for parts in lacking.values() for part in parts}:
         remedy = (
-            f"the data gives the parts {' and '.join(own)}, so add images of each there, or "
-            "remove the class from the data"
+            f"the data gives the parts {' and '.join(own)}, so add {source.nouns} of each there, "
+            "or remove the class from the data"
         )
     else:
-        remedy = _remedy(copied, held)
+        remedy = _remedy(source, copied, held)
     raise DataError(f"{said}, {'; '.join(told)}{rest}: {remedy}")
 
 
@@ -185,15 +185,16 @@ def absent(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[
     return findings
 
 
-def _remedy(copies: bool, grouped: bool) -> str:
-    kinds = [*["copies of one picture"] * copies, *["of one group"] * grouped]
+def _remedy(source: Source, copies: bool, grouped: bool) -> str:
+    picture = "picture" if source.noun == "image" else source.noun
+    kinds = [*[f"copies of one {picture}"] * copies, *["of one group"] * grouped]
     apart = f" that are not all {' or '.join(kinds)}" if kinds else ""
     keep = ", let copies fall anywhere (--duplicates keep)" if copies else ""
-    return f"give each at least three images{apart}{keep}, or remove the class"
+    return f"give each at least three {source.nouns}{apart}{keep}, or remove the class"
 
 
 def _apart(inspection: Inspection, groups: np.ndarray) -> list[tuple[int, int]]:
-    """Images of each class, and in how many groups they are."""
+    """Count the images of each class, and the groups that they are in."""
     pairs = {
         (label, group)
         for item, group in zip(inspection.items, groups.tolist(), strict=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitrail.data.formats import remedy
 from vitrail.data.magic import UNREAD
+from vitrail.data.names import alike, few
 from vitrail.data.scan import KEYS_SHOWN, Broken, Scan
 from vitrail.data.source import Finding, Severity, Source
 from vitrail.units import counted, shortened
@@ -59,12 +60,20 @@ def findings(
     `counts` int64 (C,) are the images of each class, `groups` int64 (N,) those of twins.
     """
     return (
+        *_of_names(source),
         *_of_broken(source, scan.broken),
         *_of_traits(source, scan),
         *(() if source.masks or source.boxes else _of_classes(source, counts)),
         *(() if source.kind == "series" or source.wanted else _of_shapes(source, scan)),
         *_of_twins(source, scan, groups),
     )
+
+
+def _of_names(source: Source) -> list[Finding]:
+    if not (same := alike(source.classes)):
+        return []
+    text = f"classes whose names may mean the same ({few(same)}): give them one name if they do"
+    return [Finding("similar names", "warning", text, tuple(same))]
 
 
 def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
@@ -140,7 +149,7 @@ _COPIES: dict[str, tuple[Severity, str]] = {
 
 
 def _of_twins(source: Source, scan: Scan, groups: np.ndarray) -> list[Finding]:
-    """Exact and near duplicates: inside a class, across classes, across the given parts."""
+    """Find exact and near duplicates: inside a class, across classes, across the given parts."""
     sets: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     totals: Counter[tuple[str, str]] = Counter()
     order = np.argsort(groups, kind="stable")

@@ -82,7 +82,7 @@ def _joined(base: str, name: str) -> str:
 
 
 def _entered(tree: Tree) -> tuple[str, list[str], list[str]]:
-    """The folder whose subfolders are classes or parts, and its subfolders and files.
+    """Return the folder whose subfolders are classes or parts, and its subfolders and files.
 
     It is the root, or further down where each folder above holds one folder and no pictures.
     """
@@ -102,7 +102,7 @@ def _entered(tree: Tree) -> tuple[str, list[str], list[str]]:
 
 
 def _parts(tree: Tree, base: str, below: list[str]) -> dict[str, PartName]:
-    """The part of each folder that is one, where the one for training has classes."""
+    """Return the part of each folder that is one, where the one for training has classes."""
     parts: dict[str, PartName] = {name: part for name in below if (part := part_of(name))}
     training = [name for name, part in parts.items() if part == "train"]
     if not any(Tree(tree.root).listing(_joined(base, name))[0] for name in training):
@@ -115,7 +115,9 @@ def _parts(tree: Tree, base: str, below: list[str]) -> dict[str, PartName]:
 def _in_parts(
     tree: Tree, base: str, parts: dict[str, PartName]
 ) -> tuple[list[tuple[PartName | None, str, str]], list[str], list[str]]:
-    """Class folders with their parts, parts without any class of the training part, strays."""
+    """Return class folders with their parts, parts without any class of
+    the training part, strays.
+    """
     listed, unlabelled, strays = [], [], []
     known: set[str] = set()
     for folder, part in sorted(parts.items(), key=lambda entry: entry[1] != "train"):
@@ -132,7 +134,7 @@ def _in_parts(
 
 
 def _are_classes(below: list[str]) -> bool:
-    """Whether subfolders are classes by their number and their names."""
+    """Return whether subfolders are classes, judged by their number and their names."""
     named = [name for name in below if not part_of(name) and name.lower() not in _CONTAINERS]
     return len(below) > 1 and bool(named)
 
@@ -140,7 +142,9 @@ def _are_classes(below: list[str]) -> bool:
 def _without_classes(
     tree: Tree, base: str, below: list[str], loose: list[str], several: bool
 ) -> Source:
-    """The source of the one table beside the images; else what is missing, as a DataError."""
+    """Return the source of the one table beside the images; else raise
+    DataError about what is missing.
+    """
     root, where = tree.root, tree.root / base
     tables = [name for name in loose if _is_table(name)]
     inner = bool(tables) and len(below) == 1 and bool(Tree(where).listing(below[0])[0])
@@ -190,7 +194,7 @@ def _left_out(strays: list[str], unlabelled: list[str], empty: list[str]) -> lis
 
 
 def _lost(tree: Tree) -> str:
-    """What could not be read, for an error about what is missing."""
+    """Return what could not be read, for an error about what is missing."""
     if not tree.unreadable:
         return ""
     key, why = tree.unreadable[0]

@@ -54,7 +54,9 @@ def known() -> tuple[str, ...]:
 
 
 def _quieten() -> None:
-    """Pillow and libtiff tell the terminal of damage, which is told in reasons here."""
+    """Keep Pillow and libtiff from telling the terminal of damage,
+    which is told in reasons here.
+    """
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Appended, so that whoever wants to see the warnings still can.
     warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
@@ -150,7 +152,7 @@ def short(error: object) -> str:
 
 
 def _unidentified(data: bytes) -> BrokenImage:
-    """What there is to say of bytes that none of the formats knows."""
+    """Return what there is to say of bytes that none of the formats knows."""
     head = data[:_HEAD_BYTES]
     if name := magic.unread(head):
         return BrokenImage(name, f"is {name}, which {remedy(name)}")

@@ -14,12 +14,15 @@ from vitrail.data import scan, twins
 from vitrail.data.box_gate import with_boxes
 from vitrail.data.clip_gate import scan_clips
 from vitrail.data.findings import findings
+from vitrail.data.lidar.reading import ENDINGS as SCANS
 from vitrail.data.mask_gate import mask_findings, without_faults
 from vitrail.data.scan import Broken, Scan
 from vitrail.data.series_gate import scan_series, series_findings
 from vitrail.data.sound_gate import scan_sounds
+from vitrail.data.sounds import SUFFIXES as SOUNDS
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
 from vitrail.data.track_gate import with_tracks
+from vitrail.data.videos import SUFFIXES as VIDEOS
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
 
@@ -54,17 +57,19 @@ class Inspection:
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The kept images."""
+        """Return the kept images."""
         return tuple(self.source.items[row] for row in self.rows)
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices of the kept images, int64 (N,); of several labels 0 or 1 in (N, C)."""
+        """Return class indices of the kept images, int64 (N,); of several
+        labels 0 or 1 in (N, C).
+        """
         return label_array(self.source, self.rows)
 
     @property
     def size(self) -> tuple[int, int]:
-        """The median (height, width); of series the most steps that one has, and 1."""
+        """Return the median (height, width); of series the most steps that one has, and 1."""
         if self.source.series is not None:
             return int(self.sizes[:, 0].max()), 1
         height, width = np.median(self.sizes, axis=0)
@@ -72,18 +77,20 @@ class Inspection:
 
     @property
     def channels(self) -> int:
-        """Channels that show all there is: 1 of grey images, else 3; of series the features."""
+        """Return the number of channels that show all there is: 1 for grey images, else 3; for
+        series the features.
+        """
         if self.source.series is not None:
             return self.source.series.values.shape[2]
         return 1 if self.grey and self.source.clips is None else 3
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Kept images of each class."""
+        """Return the number of kept images of each class."""
         return label_counts(self.source, self.labels)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole finding as plain data, without the list of kept images."""
+        """Return the whole finding as plain data, without the list of kept images."""
         height, width = self.sizes.T
         aspect = width / height
         return {
@@ -183,16 +190,28 @@ _WHOLE = {
 }
 
 
+def _meant(source: Source, found: Scan) -> str:
+    """Return the option that is missing where most of what is no image is something else."""
+    endings = [key.lower() for key, *_ in found.broken] if source.kind == "images" else []
+    for task, some in (("audio", SOUNDS), ("video", VIDEOS), ("lidar", (*SCANS, ".label"))):
+        if source.wanted is None and 2 * sum(key.endswith(some) for key in endings) > len(source):
+            return f"say --task {task}"
+    return ""
+
+
 def _require(source: Source, found: Scan, counts: np.ndarray, least: int) -> None:
     if not len(found.rows):
         key, _, reason = found.broken[0]
+        remedy = _meant(source, found) or _WHOLE[source.kind]
         raise DataError(
             f"none of the {len(source):,} {_UNITS[source.kind]} of {source.origin} can be "
-            f"{_READ[source.kind]} (first: {shortened(key)} {reason}): {_WHOLE[source.kind]}"
+            f"{_READ[source.kind]} (first: {shortened(key)} {reason}): {remedy}"
         )
     if least < 2 or not len(counts) or counts.min() >= least:
         return
     left = f" (broken files left out: {len(found.broken)})" if found.broken else ""
+    if other := _meant(source, found):
+        raise DataError(f"most files of {source.origin} are not images: {other}")
     remedy = "give it at least three, one to learn from, one to choose by and one to be judged by"
     scarce = [(name, n) for name, n in zip(source.classes, counts, strict=True) if n < 3]
     if len(scarce) == 1:

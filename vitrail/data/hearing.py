@@ -79,39 +79,43 @@ class Hearing:
 
     @property
     def steps(self) -> int:
-        """Columns of a picture."""
+        """Return the number of columns of a picture."""
         return -(-self.samples // self.step)
 
     @property
     def image(self) -> tuple[int, int]:
-        """Height and width of a picture."""
+        """Return height and width of a picture."""
         return self.bands, self.steps
 
     @property
     def seconds(self) -> float:
-        """How long a clip is."""
+        """Return how long a clip is, in seconds."""
         return self.samples / self.rate
 
     @property
     def edge(self) -> tuple[int, int]:
-        """Zeros before and behind a clip, so that windows are centred on their steps."""
+        """Return how many zeros go before and behind a clip, so that windows
+        are centred on their steps.
+        """
         more = (self.steps - 1) * self.step + self.window - self.samples
         return more // 2, more - more // 2
 
     @property
     def points(self) -> int:
-        """Length of the Fourier transform."""
+        """Return the length of the Fourier transform."""
         return 1 << max(self.window - 1, self.rate // SPACING).bit_length()
 
     @property
     def weights(self) -> np.ndarray:
-        """Hann's window, float64 (window,), scaled so that a full sine has the power 1."""
+        """Return Hann's window, float64 (window,), scaled so that a full sine has the power 1."""
         hann = np.hanning(self.window + 2)[1:-1]
         return hann * 2 / hann.sum()
 
     @property
     def mel(self) -> np.ndarray:
-        """The bands, lowest first, as weights of the spectrum's lines: float64 (bands, lines)."""
+        """Return the bands, lowest first, as weights of the spectrum's
+        lines: float64 (bands, lines).
+        """
         return _triangles(self.rate, self.points, self.bands)
 
     def clip(self, wave: np.ndarray) -> np.ndarray:

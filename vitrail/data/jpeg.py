@@ -82,7 +82,7 @@ def scans(data: bytes) -> Scans | None:
 
 
 def _note(frame: _Frame, head: bytes) -> None:
-    """What the scan with this header gives."""
+    """Note what the scan with this header gives."""
     n = head[0] if head else 0
     if len(head) < 4 + 2 * n:
         return

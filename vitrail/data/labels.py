@@ -10,7 +10,7 @@ from vitrail.config import to_json
 from vitrail.data.depth import Range
 from vitrail.data.hearing import Hearing
 from vitrail.data.likeness import Likeness
-from vitrail.data.source import Kind
+from vitrail.data.source import Kind, nouns
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ class Labels:
         if not all(0 <= one <= 1 for one in self.thresholds):
             raise ConfigError(f"thresholds {self.thresholds} are not all probabilities")
 
+    @property
+    def item(self) -> str:
+        """Return what one of the things that are answered is called: an image, a sound, a clip."""
+        return nouns(self.takes, heard=self.hearing is not None)[0]
+
+    @property
+    def items(self) -> str:
+        """Return what several of them are called."""
+        return nouns(self.takes, heard=self.hearing is not None)[1]
+
     def to_json(self) -> dict[str, Any]:
         """Return all fields in JSON; those of several labels only where images have several.
 
@@ -124,7 +134,7 @@ class Labels:
         return probabilities.double() >= bounds
 
     def normalised(self, images: Any) -> Tensor:
-        """uint8 (N, H, W, channels) to float32 (N, channels, H, W), as the model takes them.
+        """Turn uint8 (N, H, W, channels) into float32 (N, channels, H, W), as the model takes them.
 
         Series stay float32 (N, steps, channels); clips uint8 (N, T, H, W, channels) become float32
         (N, channels, T, H, W).

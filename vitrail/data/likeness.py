@@ -92,7 +92,7 @@ def _traits(images: np.ndarray) -> np.ndarray:
 
 
 def _edges(grey: np.ndarray, step: int, axis: int) -> np.ndarray:
-    """The mean difference of pixels so many apart; 0 in images that are smaller."""
+    """Return the mean difference of pixels so many apart; 0 in images that are smaller."""
     if grey.shape[axis] <= step:
         return np.zeros(len(grey))
     lower = np.take(grey, range(step, grey.shape[axis]), axis)

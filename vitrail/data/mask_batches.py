@@ -95,7 +95,7 @@ def moved(
 
 
 def _shifted(one: Any, down: int, right: int) -> Any:
-    """An image or a mask, shifted; black, or what counts for nothing, moves in."""
+    """Shift an image or a mask; black, or what counts for nothing, moves in."""
     from torchvision import tv_tensors
     from torchvision.transforms.v2 import functional
 

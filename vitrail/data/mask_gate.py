@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from vitrail.data.class_gate import class_findings
 from vitrail.data.masks import Facts, Fault, Masks
 from vitrail.data.names import few
 from vitrail.data.source import Finding, Source
@@ -14,8 +15,6 @@ from vitrail.data.tally import KEYS_SHOWN, Broken, Scan
 from vitrail.errors import DataError
 from vitrail.units import counted, percent
 
-# Classes in fewer images than this are told.
-FEW = 20
 # A class with less than this share of all pixels is told, and so is this much that is ignored.
 RARE, MUCH = 0.001, 0.5
 
@@ -45,7 +44,7 @@ def without_faults(source: Source, masks: Masks, scan: Scan) -> Scan:
 
 
 def _fault(facts: Facts | Fault, size: Sequence[int]) -> Fault | None:
-    """What is wrong with a mask of an image of a (height, width)."""
+    """Return what is wrong with a mask of an image of a (height, width), None if nothing is."""
     if isinstance(facts, Fault):
         return facts
     if facts.size != tuple(size):
@@ -71,15 +70,7 @@ def mask_findings(source: Source, masks: Masks, scan: Scan) -> tuple[Finding, ..
 
 
 def _of_classes(classes: Sequence[str], pixels: np.ndarray, images: np.ndarray) -> list[Finding]:
-    findings = []
-    never = [name for name, n in zip(classes, pixels, strict=True) if not n]
-    if never:
-        text = f"{counted(len(never), 'class', 'classes')} in no mask: {few(never)}"
-        findings.append(Finding("absent class", "warning", text, tuple(never)))
-    scarce = [name for name, n in zip(classes, images, strict=True) if 0 < n < FEW]
-    if scarce:
-        text = f"{len(scarce)} of {len(classes)} classes are in fewer than {FEW} images"
-        findings.append(Finding("small class", "warning", text, tuple(scarce)))
+    findings = class_findings(classes, pixels, images, "in no mask")
     total = max(1, int(pixels.sum()))
     thin = [name for name, n in zip(classes, pixels, strict=True) if 0 < n < RARE * total]
     if thin:
@@ -109,7 +100,7 @@ def _of_plain(source: Source, scan: Scan, facts: Sequence[Facts]) -> list[Findin
 
 
 def _of_copies(source: Source, scan: Scan, facts: Sequence[Facts]) -> list[Finding]:
-    """Identical files whose masks differ: one of them must be wrong."""
+    """Find identical files whose masks differ: one of them must be wrong."""
     seen: dict[bytes, list[int]] = {}
     for at, digest in enumerate(scan.digests):
         seen.setdefault(digest.tobytes(), []).append(at)

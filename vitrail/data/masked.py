@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vitrail.data.class_names import FILES, named
-from vitrail.data.masks import Facts, MaskFiles, Masks, Meaning, look
+from vitrail.data.masks import Facts, Fault, MaskFiles, Masks, Meaning, look
 from vitrail.data.names import few
 from vitrail.data.source import (
     Finding,
@@ -28,7 +28,7 @@ from vitrail.data.source import (
 )
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
-from vitrail.units import counted
+from vitrail.units import counted, shortened
 
 IMAGES = (
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "input", "inputs",
@@ -115,7 +115,7 @@ def with_classes(items: Sequence[Item], masks: Masks) -> tuple[Item, ...]:
 
 
 def _pairs(tree: Tree) -> list[Pair]:
-    """The folders of images and masks: beside each other, with parts below or above them."""
+    """Find the folders of images and masks: beside each other, with parts below or above them."""
     base, folders = "", tree.listing()[0]
     if len(folders) == 1:  # an archive unpacks into a folder of its own
         base, folders = folders[0], tree.listing(folders[0])[0]
@@ -145,7 +145,7 @@ def _beside(base: str, folders: Sequence[str]) -> Pair | None:
 
 
 def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
-    """The pair, or one for each part that both have as a folder."""
+    """Return the pair, or one for each part that both have as a folder."""
     below: dict[PartName | None, str] = {
         part_of(name): name for name in tree.listing(pair.images)[0]
     }
@@ -161,7 +161,7 @@ def _with_parts(tree: Tree, pair: Pair) -> list[Pair]:
 
 
 def _matched(tree: Tree, pair: Pair) -> tuple[list[tuple[str, str]], list[Finding]]:
-    """Images with the mask of their name, and what has no other half."""
+    """Pair images with the mask of their name, and tell what has no other half."""
     images = _by_stem(tree, pair.images)
     masks = _by_stem(tree, pair.masks)
     ending = max(ENDINGS, key=lambda end: (sum(stem + end in masks for stem in images), end == ""))
@@ -190,7 +190,7 @@ def _matched(tree: Tree, pair: Pair) -> tuple[list[tuple[str, str]], list[Findin
 
 
 def _by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
-    """The pictures below a folder by their paths in it, without what tells the format."""
+    """Return the pictures below a folder by their paths in it, without what tells the format."""
     found: dict[str, list[str]] = {}
     for key in tree.walk(folder):
         if is_picture(key):
@@ -200,20 +200,27 @@ def _by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
 
 
 def _unnamed(root: Path, masks: Masks) -> tuple[Masks, tuple[str, ...], list[Finding]]:
-    """The masks with their values as classes, each called by its value."""
+    """Return the masks with their values as classes, each called by its value."""
     held: Counter[int] = Counter()
     for facts in masks.seen:
         if isinstance(facts, Facts):
             held.update(facts.counts.nonzero()[0].tolist())
     values = sorted(held)
+    reader = masks.reader
+    assert isinstance(reader, MaskFiles)
+    faults = [(k, one) for k, one in zip(reader.keys(), masks.seen, strict=True)
+              if isinstance(one, Fault)]  # fmt: skip
+    if faults and not values:
+        key, fault = faults[0]
+        raise DataError(
+            f"no mask of {root} can be used (first: {shortened(key)} {fault.reason}): correct them"
+        )
     void = any(isinstance(facts, Facts) and facts.ignored for facts in masks.seen)
     if len(values) > MOST_UNNAMED:
         raise DataError(
             f"masks of {root} hold {len(values)} different values: they were smoothed or saved "
             f"with loss; save the indices as PNG, or name the classes in {FILES[0]}"
         )
-    reader = masks.reader
-    assert isinstance(reader, MaskFiles)
     if void and values == [0]:
         text = "masks hold 0 and 255 alone: 255 is taken for the class 'foreground'"
         meaning = Meaning({0: 0, 255: 1}, ignored=frozenset())

@@ -136,7 +136,7 @@ def values_of(data: bytes) -> np.ndarray:
 
 
 def _plain(image: Image.Image) -> np.ndarray:
-    """The values of an image in one of the modes that masks have."""
+    """Return the values of an image in one of the modes that masks have."""
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8) * 255
     if image.mode in ("L", "P"):

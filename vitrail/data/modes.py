@@ -59,7 +59,7 @@ def mend_order(image: ImageFile, raw: str) -> None:
 
 
 def _read_as(spot: Any, raw: str) -> Any:
-    """A tile of Pillow's with another raw mode."""
+    """Return a tile of Pillow's with another raw mode."""
     arguments = spot[3]
     return type(spot)(*spot[:3], (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw)
 
@@ -120,7 +120,9 @@ class Deep:
 
     @property
     def _colours(self) -> int | None:
-        """How many bands are colours: all of a single one, or all but the last with alpha."""
+        """Return how many bands are colours: all of a single one, or all
+        but the last with alpha.
+        """
         if self._wide is None:
             return None
         return {2: 1, 4: 3}.get(self._wide.shape[-1])
@@ -165,7 +167,7 @@ def is_wide(raw: str) -> bool:
 
 
 def _wide(image: Image.Image, raw: str, again: Callable[[], ImageFile]) -> np.ndarray:
-    """uint16 (h, w, bands) of an image that Pillow gives in 8 bits."""
+    """Read uint16 (h, w, bands) of an image that Pillow gives in 8 bits."""
     bands, _, order = raw.partition(";")
     # As bytes, a grey with alpha is four: the halves of the grey, then those of the alpha.
     swapped = "RGBA" if bands == "LA" else f"{bands};{_SWAPPED[order.replace('16N', _NATIVE)]}"
@@ -183,13 +185,13 @@ def _wide(image: Image.Image, raw: str, again: Callable[[], ImageFile]) -> np.nd
 
 
 def _lighter(part: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours (uint8) over white, with 16 bits of alpha."""
+    """Lay colours (uint8) over white, with 16 bits of alpha."""
     share = alpha.astype(np.float64) / 65535
     return np.rint(part * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def _no_data(image: Image.Image) -> float | None:
-    """The value that a TIFF of GDAL's declares as no data."""
+    """Return the value that a TIFF of GDAL's declares as no data."""
     try:
         return float(str(tag(image, _NODATA, "")).strip("\0 "))
     except ValueError:

@@ -1,5 +1,6 @@
 """Names as people write them, compared as people read them, and told a few at a time."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,23 @@ def few(names: Sequence[str], most: int = _SHOWN) -> str:
     shown = [repr(shortened(name, 60)) for name in names[:most]]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest:,} more" if rest else "")
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Return which names people may mean as one, as "a = b": those that are equal but for case, the
+    form of letters, what stands between words, and zeros before a number. Single letters that
+    differ in case alone are those of an alphabet.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain)
+        groups.setdefault(re.sub(r"(?<![\d.])0+(?=\d)", "", plain), []).append(name)
+    return [
+        " = ".join(shortened(name, 40) for name in group)
+        for group in groups.values()
+        if len(group) > 1 and not all(len(name) == 1 and name.isascii() for name in group)
+    ]
 
 
 def one_spelling(

@@ -1,4 +1,4 @@
-"""Where images come from: a folder of classes, a table of path,label, or a built-in name.
+"""Where images come from: a folder of classes, a table, tar files, or a built-in name.
 
 Opening a source lists its images and reads none of them; nothing is ever written to it.
 """
@@ -15,6 +15,7 @@ from vitrail.data.folder import read_folder
 from vitrail.data.hearing import Wanted
 from vitrail.data.masked import is_masked, read_masked
 from vitrail.data.series import is_series
+from vitrail.data.shards import read_shards, shards_in
 from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
@@ -31,8 +32,9 @@ def open_source(spec: str | Path, *, download: bool | None = None, several: bool
     """List the images behind `spec`.
 
     `spec` is a folder with one subfolder per class, with or without train/ val/ test/ above
-    them; a .csv or .parquet file with the columns path,label and, if wanted, split; or one of
-    "fashion-sample", "fashion-mnist", "digits" (a folder of such a name is "./digits").
+    them; a folder of tar files with images, or one such file; a .csv or .parquet file with the
+    columns path,label and, if wanted, split; or one of "fashion-sample", "fashion-mnist", "digits"
+    (a folder of such a name is "./digits").
     `download` allows fashion-mnist to be fetched; by default VITRAIL_DOWNLOAD=1 does. `several`
     allows tables that give an image several labels; a table's source then says `several` and
     its items hold them all. Raises DataError.
@@ -41,6 +43,8 @@ def open_source(spec: str | Path, *, download: bool | None = None, several: bool
         return BUILTIN[spec](download)
     path = Path(spec).expanduser()
     try:
+        if (path.is_dir() or path.is_file()) and shards_in(path):
+            return read_shards(path)
         if path.is_dir():
             return read_folder(path, several=several)
         if path.is_file():
@@ -154,16 +158,15 @@ def _is_boxed(path: Path) -> bool:
 
 
 def _sounding(path: Path) -> bool:
-    """Return whether the first files below a folder are sounds by their names."""
-    found = 0
+    """Return whether most of the first files below a folder are sounds by their names."""
+    found = others = 0
     for _, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            if not name.lower().endswith(SUFFIXES):
-                return False
-            found += 1
-            if found == LOOKED_AT:
-                return True
-    return found > 0
+            heard = name.lower().endswith(SUFFIXES)
+            found, others = found + heard, others + (not heard)
+            if found + others == LOOKED_AT:
+                return found > others
+    return found > others

@@ -102,7 +102,7 @@ def _without(batch: Tensor, name: str) -> Tensor:
 
 
 def _grey(batch: Tensor) -> Tensor:
-    """The lightness (b, 1, H, W): Pillow's of three channels, the mean of others."""
+    """Return the lightness (b, 1, H, W): Pillow's of three channels, the mean of others."""
     if batch.shape[1] != 3:
         return batch.float().mean(1, keepdim=True).round()
     parts = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
@@ -110,7 +110,7 @@ def _grey(batch: Tensor) -> Tensor:
 
 
 def _smoothed(batch: Tensor) -> Tensor:
-    """The image under the 3 x 3 kernel of Pillow's SMOOTH; its border stays."""
+    """Smooth the image with the 3 x 3 kernel of Pillow's SMOOTH; its border stays."""
     whole = batch.float()
     kernel = torch.ones(batch.shape[1], 1, 3, 3)
     kernel[..., 1, 1] = 5
@@ -123,7 +123,7 @@ def _smoothed(batch: Tensor) -> Tensor:
 
 
 def _cut(batch: Tensor, amounts: Tensor, places: Tensor) -> Tensor:
-    """A grey square of sides 2 * amount, cut off at the border."""
+    """Lay a grey square of sides 2 * amount on the image, cut off at the border."""
     height, width = batch.shape[-2:]
     top, left = (places * torch.tensor([height, width])).floor().T[..., None]
     half = amounts[:, None]
@@ -134,7 +134,9 @@ def _cut(batch: Tensor, amounts: Tensor, places: Tensor) -> Tensor:
 
 
 def _matrices(name: str, amounts: Tensor, size: torch.Size) -> Tensor:
-    """(b, 2, 3): from a place in the new image to one in the old, in pixels from the corner."""
+    """Return matrices (b, 2, 3): from a place in the new image to one in the
+    old, in pixels from the corner.
+    """
     height, width = size
     found = torch.eye(2, 3).repeat(len(amounts), 1, 1)
     match name:

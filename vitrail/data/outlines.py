@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vitrail.data.masks import IGNORE, MOST_PIXELS, BrokenMask
+from vitrail.units import shortened
 
 KIND = "annotation"
 
@@ -50,13 +51,14 @@ class Outlines:
         # Crowds are under everything: an object inside of one still counts.
         drawn.sort(key=lambda pair: (not pair[0].get("iscrowd"), -int(pair[1].sum())))
         for one, inside in drawn:
-            if one.get("category_id") not in drawing.ids:
+            category = one.get("category_id")
+            if not isinstance(category, int) or category not in drawing.ids:
                 raise BrokenMask(
                     KIND,
-                    f"has annotation {one.get('id')} of category {one.get('category_id')}, which "
+                    f"has annotation {one.get('id')} of category {shortened(str(category))}, which "
                     "is none",
                 )
-            mask[inside] = IGNORE if one.get("iscrowd") else drawing.ids[one["category_id"]]
+            mask[inside] = IGNORE if one.get("iscrowd") else drawing.ids[category]
         return mask
 
 
@@ -98,7 +100,7 @@ def _of_polygons(polygons: list[Any], size: tuple[int, int], name: Any) -> np.nd
 
 
 def _of_runs(rle: Mapping[str, Any], size: tuple[int, int], name: Any) -> np.ndarray:
-    """Runs of pixels outside and inside in turns, down the columns."""
+    """Fill a mask from runs of pixels outside and inside in turns, down the columns."""
     counts = rle.get("counts")
     if list(rle.get("size", ())) != list(size):
         raise BrokenMask(

@@ -25,7 +25,7 @@ def in_order(
     title: str,
     progress: bool,
 ) -> Iterator[T]:
-    """`work(range)` for 0..n in ranges of `size`, on `workers` threads (default: all cores).
+    """Yield `work(range)` for 0..n in ranges of `size`, on `workers` threads (default: all cores).
 
     Yields in order; at most four ranges per worker are under way or waiting. The first
     exception of `work` is raised here and stops the rest.
@@ -85,7 +85,7 @@ class Room:
 
 @contextmanager
 def bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the error stream; yields the function that moves it on by n."""
+    """Show a progress bar on the error stream; yields the function that moves it on by n."""
     if not shown:
         yield lambda n: None
         return

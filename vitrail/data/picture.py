@@ -124,7 +124,7 @@ def _read(data: bytes, ranges: Sequence[Range], held: ExitStack) -> Picture:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Whatever goes wrong inside becomes a BrokenImage with its reason."""
+    """Turn whatever goes wrong inside into a BrokenImage with its reason."""
     try:
         yield
     except BrokenImage:
@@ -139,7 +139,9 @@ def _told() -> Iterator[None]:
 
 
 def _check_kind(image: Image.Image) -> None:
-    """A TIFF whose first picture is not the one that is meant, or that Pillow reads wrongly."""
+    """Refuse a TIFF whose first picture is not the one that is meant, or
+    that Pillow reads wrongly.
+    """
     sensor = modes.tag(image, _PHOTOMETRIC, None) in _SENSOR or modes.tag(image, _DNG, None)
     if image.format == "TIFF" and (sensor or int(modes.tag(image, _SUBFILE, 0)) & 1):
         raise BrokenImage(
@@ -152,7 +154,7 @@ def _check_kind(image: Image.Image) -> None:
 
 
 def _check_whole(image: Image.Image, data: bytes, *, ended: bool) -> None:
-    """Raises BrokenImage for a JPEG in which pixels are missing, painted grey by its decoder."""
+    """Raise BrokenImage for a JPEG in which pixels are missing, painted grey by its decoder."""
     if ended and not image.info.get("progressive") and not _ends_grey(image):
         return
     course = jpeg.scans(data)
@@ -172,7 +174,7 @@ def _check_whole(image: Image.Image, data: bytes, *, ended: bool) -> None:
 
 
 def _ends_grey(image: Image.Image) -> bool:
-    """Whether the last pixel has the value of missing ones, as few whole images have."""
+    """Return whether the last pixel has the value of missing ones, as few whole images have."""
     last = image.crop((image.width - 1, image.height - 1, image.width, image.height))
     if image.mode == "CMYK":
         return all(120 <= value <= 136 for value in np.asarray(last).ravel())

@@ -36,7 +36,7 @@ def thumbnails(source: Source, keys: Iterable[str], *, side: int = 96) -> dict[s
 
 
 def _image(source: Source, data: bytes) -> Image.Image:
-    """The picture of a file, of a sound its spectrogram."""
+    """Return the picture of a file, of a sound its spectrogram."""
     if source.hearing is None:
         return read_picture(data, source.ranges).image
     return Image.fromarray(sound_picture(data, source.hearing, source.hearing.image)[..., 0])

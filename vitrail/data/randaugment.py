@@ -35,7 +35,7 @@ def randaugment(
 
 
 def operate(batch: torch.Tensor, name: str, sign: int, magnitude: int) -> torch.Tensor:
-    """One operation on uint8 (b, C, H, W)."""
+    """Apply one operation to uint8 (b, C, H, W)."""
     from torchvision.transforms.v2 import functional as F
 
     share = sign * magnitude / (BINS - 1)

@@ -15,7 +15,6 @@ from PIL import Image
 from vitrail.data import twins
 from vitrail.data.decode import BrokenImage, Picture, reading
 from vitrail.data.depth import Range, Values, range_of, together
-from vitrail.data.formats import check_file
 from vitrail.data.parallel import bar, in_order
 from vitrail.data.source import Item, Source
 from vitrail.data.tally import KEYS_SHOWN, Broken, Scan, Seen, Tally, words
@@ -29,7 +28,7 @@ _ROWS_AT_ONCE = 16
 
 
 def digest(data: bytes | memoryview) -> bytes:
-    """The 16 bytes by which an image is known: BLAKE2b of its file."""
+    """Return the 16 bytes by which an image is known: BLAKE2b of its file."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -63,7 +62,7 @@ def scan_files(source: Source, *, workers: int | None, progress: bool) -> Scan:
 def _pass(
     source: Source, rows: Sequence[int], ranges: Sequence[Range], workers: int | None, title: str
 ) -> Iterator[tuple[int, Seen | Broken]]:
-    """What is seen in each of some rows, in their order."""
+    """Yield what is seen in each of some rows, in their order."""
 
     def examine(part: range) -> list[Seen | Broken]:
         return [_examine(source, source.items[rows[at]], ranges) for at in part]
@@ -74,7 +73,9 @@ def _pass(
 
 
 def _shared(deep: dict[int, Seen]) -> tuple[tuple[Range, ...], list[int]]:
-    """One range for each kind of values, and the rows that hold marks of missing data only."""
+    """Return one range for each kind of values, and the rows that hold
+    marks of missing data only.
+    """
     kinds: dict[str, dict[int, Values]] = {}
     for row, seen in deep.items():
         if seen.values is not None:
@@ -92,7 +93,7 @@ def _shared(deep: dict[int, Seen]) -> tuple[tuple[Range, ...], list[int]]:
 
 def _examine(source: Source, item: Item, ranges: Sequence[Range]) -> Seen | Broken:
     try:
-        check_file(os.stat(source.path(item)))
+        source.check(item)
         data = source.read(item)
         with reading(data, ranges) as picture:
             return _seen(data, picture, item.key)
@@ -158,7 +159,7 @@ def _bands_agree(pixels: np.ndarray) -> bool:
 
 
 def scan_array(pixels: np.ndarray, *, progress: bool) -> Scan:
-    """The same of uint8 (N, h, w) in memory, some thousands at a time."""
+    """Scan uint8 (N, h, w) in memory, some thousands at a time."""
     n, height, width = pixels.shape
     digests, marks = bytearray(), []
     with bar("reading images", n, shown=progress) as advance:

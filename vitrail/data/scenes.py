@@ -26,7 +26,9 @@ def stand_out(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _variations(scene: np.ndarray) -> np.ndarray:
-    """Orthonormal axes (11, 576) along which light and small shifts change a scene (24, 24)."""
+    """Return orthonormal axes (11, 576) along which light and small
+    shifts change a scene (24, 24).
+    """
     across = np.tile(np.linspace(-1, 1, FINE, dtype=np.float32), (FINE, 1))
     ramps = [np.ones_like(scene), across, across.T]
     down, right = np.gradient(scene)
@@ -40,6 +42,6 @@ def _without(pictures: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _clipped(own: np.ndarray) -> np.ndarray:
-    """(M, 576) without large values: noise is everywhere, a spot or an edge in a few places."""
+    """Clip large values of (M, 576): noise is everywhere, a spot or an edge in a few places."""
     usual = _CLIP * np.median(np.abs(own[:, ::4]), axis=1, keepdims=True)
     return np.clip(own, -usual, usual)

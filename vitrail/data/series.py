@@ -85,7 +85,7 @@ def _is_ts(path: Path) -> bool:
 
 
 def _files(folder: Path) -> Sequence[tuple[PartName | None, Path]]:
-    """The .ts files of a folder with the part that the end of each name tells."""
+    """Return the .ts files of a folder with the part that the end of each name tells."""
     files = sorted(path for path in folder.glob("*.ts") if _is_ts(path))
     if len(files) == 1:
         return [(None, files[0])]
@@ -104,7 +104,7 @@ def _files(folder: Path) -> Sequence[tuple[PartName | None, Path]]:
 def _of_files(
     parts: Sequence[tuple[PartName | None, Path]],
 ) -> tuple[Series, tuple[Item, ...]]:
-    """The series of all files one after the other, as long as the longest."""
+    """Return the series of all files one after the other, as long as the longest."""
     read = uea.read_parts(*(path for _, path in parts))
     items = [
         Item(f"{path.name}:{at + 1}", _label(series, at), part)

@@ -75,7 +75,7 @@ def _named(at: int | np.integer) -> str:
 
 
 def _fault(there: np.ndarray, steps: int) -> tuple[str, str] | None:
-    """Why a series cannot be used: the kind and the reason."""
+    """Return why a series cannot be used: the kind and the reason."""
     if not there.any():
         return "no numbers", "holds no number"
     if steps < SHORT:
@@ -84,7 +84,9 @@ def _fault(there: np.ndarray, steps: int) -> tuple[str, str] | None:
 
 
 def _digest(series: Series, row: int) -> bytes:
-    """The 16 bytes by which a series is known: its numbers, whatever the padding behind them."""
+    """Return the 16 bytes by which a series is known: its numbers,
+    whatever the padding behind them.
+    """
     own = np.ascontiguousarray(series.values[row, series.mask[row]].astype("<f4"))
     return hashlib.blake2b(own.tobytes(), digest_size=16, key=str(own.shape).encode()).digest()
 
@@ -92,7 +94,7 @@ def _digest(series: Series, row: int) -> bytes:
 def _traits(
     source: Source, series: Series, there: np.ndarray, rows: np.ndarray
 ) -> dict[str, tuple[int, list[str]]]:
-    """How many series have a trait, and the first of them."""
+    """Count the series that have each trait, and name the first of them."""
     numbers = np.where(there, series.values, np.nan)[rows]
     gaps = (series.mask[rows][..., None] & np.isnan(numbers)).any((1, 2))
     found = {"missing": gaps}

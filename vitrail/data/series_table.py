@@ -121,7 +121,7 @@ def _roles(cells: Cells) -> _Roles:
 def _told(
     path: Path, rows: Sequence[tuple[int, tuple[Cell, ...]]], roles: _Roles
 ) -> tuple[str, PartName | None]:
-    """The one class and the one part of a series."""
+    """Return the one class and the one part of a series."""
     found: list[str] = []
     for at in (roles.label, roles.split):
         given = {} if at is None else {str(row[at]): line for line, row in reversed(rows)}
@@ -142,7 +142,7 @@ def _told(
 def _case(
     path: Path, rows: Sequence[tuple[int, tuple[Cell, ...]]], roles: _Roles, cells: Cells
 ) -> np.ndarray:
-    """The numbers (F, T) of one series, in the order of time."""
+    """Return the numbers (F, T) of one series, in the order of time."""
     if roles.time is not None:
         rows = _timely(path, rows, roles.time)
     case = np.full((len(roles.numbers), len(rows)), np.nan, np.float32)
@@ -164,7 +164,7 @@ def _case(
 def _timely(
     path: Path, rows: Sequence[tuple[int, tuple[Cell, ...]]], at: int
 ) -> Sequence[tuple[int, tuple[Cell, ...]]]:
-    """The rows sorted by time, where times are numbers or dates as ISO 8601 writes them."""
+    """Return the rows sorted by time, where times are numbers or dates as ISO 8601 writes them."""
     times = [_number(row[at]) for _, row in rows]
     keys = [str(row[at]) for _, row in rows] if None in times else times
     order = sorted(range(len(rows)), key=lambda place: keys[place])  # pyright: ignore

@@ -42,7 +42,7 @@ def luma(signatures: np.ndarray) -> np.ndarray:
 
 
 def _large_means(image: Image.Image) -> list[np.ndarray]:
-    """Luma (24, 24), and of colours chroma (8, 8) twice."""
+    """Return luma (24, 24), and of colours chroma (8, 8) twice."""
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     bands = [np.asarray(band) for band in _bands(small)]
     return [_means(band, CHROMA if i else FINE) for i, band in enumerate(bands)]
@@ -54,7 +54,7 @@ def _means(band: np.ndarray, side: int) -> np.ndarray:
 
 
 def _small_means(image: Image.Image) -> list[np.ndarray]:
-    """The same of what would only be enlarged: two products of small matrices instead."""
+    """Return the same of what would only be enlarged: two products of small matrices instead."""
     found = []
     for i, band in enumerate(_bands(image)):
         pixels, side = np.asarray(band, np.float32), CHROMA if i else FINE
@@ -69,7 +69,9 @@ def _bands(image: Image.Image) -> Sequence[Image.Image]:
 
 @lru_cache(maxsize=64)
 def _averaging(length: int, side: int) -> np.ndarray:
-    """(side, length): how much each pixel of a row counts in each mean, as Pillow resizes."""
+    """Return (side, length): how much each pixel of a row counts in
+    each mean, as Pillow resizes.
+    """
     unit = Image.fromarray(np.eye(length, dtype=np.float32))
     resized = np.asarray(unit.resize((length, _SIDE), Image.Resampling.BILINEAR))
     return resized.reshape(side, -1, length).mean(1)

@@ -6,7 +6,6 @@ length that nineteen of twenty keep to, at most 5 s.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitrail.data import twins
-from vitrail.data.formats import BrokenImage, check_file
+from vitrail.data.formats import BrokenImage
 from vitrail.data.hearing import Hearing, Wanted
 from vitrail.data.names import few
 from vitrail.data.parallel import in_order
@@ -92,7 +91,7 @@ def _each(
 
 
 def _read(source: Source, item: Item) -> bytes:
-    check_file(os.stat(source.path(item)))
+    source.check(item)
     return source.read(item)
 
 
@@ -120,7 +119,7 @@ def _drawn(source: Source, item: Item, hearing: Hearing) -> Seen | Broken:
 
 
 def _hearing(wanted: Wanted, heard: Sequence[Heard]) -> Hearing:
-    """The rate and length for all sounds, where the user wants no others."""
+    """Choose the rate and length for all sounds, where the user wants no others."""
     rates = Counter(one.rate for one in heard)
     usual = max(rates, key=lambda rate: (rates[rate], rate))
     length = float(np.quantile([one.seconds for one in heard], USUAL))

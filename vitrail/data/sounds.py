@@ -22,6 +22,8 @@ SUFFIXES = (
 )  # fmt: skip
 # More of a file is not listened to.
 MOST_S = 600
+# No recorder works at other rates, and a file that says so would take hours to resample.
+SLOWEST, FASTEST = 100, 10_000_000
 # A sound that is never louder than this share of full scale, and one shorter than this, is none.
 SILENT, SHORTEST_S = 1e-4, 0.05
 # So many samples in a row at the loudest value are cut off, and so large a share of all is told.
@@ -53,7 +55,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Return how long it is, in seconds."""
         return len(self.wave) / self.rate
 
     def at(self, rate: int) -> np.ndarray:
@@ -87,6 +89,8 @@ def read_sound(data: bytes) -> Sound:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, kind, expected = file.samplerate, file.format, file.frames
+            if not SLOWEST <= rate <= FASTEST:
+                raise BrokenSound("broken", f"tells a rate of {rate:,} Hz, which no recorder has")
             values = file.read(MOST_S * rate, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         why = str(error).rstrip(".")
@@ -99,7 +103,7 @@ def read_sound(data: bytes) -> Sound:
 
 
 def _checked(values: np.ndarray, rate: int, kind: str) -> Sound:
-    """A sound of float32 (n, channels), if there is one. Raises BrokenSound."""
+    """Return a sound of float32 (n, channels), if there is one. Raises BrokenSound."""
     if len(values) < SHORTEST_S * rate:
         raise BrokenSound(
             "too short", f"lasts {len(values) / rate:.3f} s, less than {SHORTEST_S:g} s"
@@ -116,7 +120,7 @@ def _checked(values: np.ndarray, rate: int, kind: str) -> Sound:
 
 
 def _cut_off(values: np.ndarray) -> float:
-    """The share of samples that stay at the loudest value, three in a row or more."""
+    """Return the share of samples that stay at the loudest value, three in a row or more."""
     loud = np.abs(values)
     top = loud >= loud.max() * (1 - 1e-4)
     rows = top[:-2] & top[1:-1] & top[2:]
@@ -124,8 +128,9 @@ def _cut_off(values: np.ndarray) -> float:
 
 
 def _missing(data: bytes) -> int:
-    """Bytes that a WAV file says that its sound has, and that are not there: libsndfile takes what
-    is left for the whole."""
+    """Count the bytes that a WAV file promises and that are not there: libsndfile takes what is
+    left for the whole.
+    """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return 0
     at = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,7 @@ NOUNS: dict[Kind, tuple[str, str]] = {
     "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
     "scans": ("scan", "scans"),
 }  # fmt: skip
+SOUNDS = ("sound", "sounds")
 
 _PARTS: dict[str, PartName] = {
     "train": "train", "training": "train", "trn": "train", "tr": "train", "learn": "train",
@@ -41,6 +43,11 @@ _PARTS: dict[str, PartName] = {
     "holdout": "test", "privatetest": "test",
     "publictest": "val",
 }  # fmt: skip
+
+
+def nouns(kind: Kind, *, heard: bool = False) -> tuple[str, str]:
+    """Return what one item is called, and several; what is `heard` are sounds, of whatever kind."""
+    return SOUNDS if heard else NOUNS[kind]
 
 
 def part_of(name: str) -> PartName | None:
@@ -67,7 +74,7 @@ class Item:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All class indices of the image."""
+        """Return all class indices of the image."""
         return (self.label,) if self.several is None else self.several
 
 
@@ -99,7 +106,7 @@ class Sampling:
 
     @property
     def span(self) -> int:
-        """Frames from the first that is shown to the last."""
+        """Return the number of frames from the first that is shown to the last."""
         return (self.frames - 1) * self.stride + 1
 
 
@@ -141,7 +148,7 @@ class Source:
 
     @property
     def kind(self) -> Kind:
-        """What the items are."""
+        """Return what the items are."""
         if self.clips is not None:
             return "clips"
         return "images" if self.series is None else "series"
@@ -149,15 +156,17 @@ class Source:
     @property
     def noun(self) -> str:
         """Return what one item is called."""
-        return NOUNS[self.kind][0] if self.wanted is None else "sound"
+        return nouns(self.kind, heard=self.wanted is not None)[0]
 
     @property
     def nouns(self) -> str:
         """Return what several items are called."""
-        return NOUNS[self.kind][1] if self.wanted is None else "sounds"
+        return nouns(self.kind, heard=self.wanted is not None)[1]
 
     def read(self, item: Item) -> bytes:
-        """The encoded file of an image (PNG for array sources). Raises OSError of the file."""
+        """Return the encoded file of an image (PNG for array sources).
+        Raises OSError of the file.
+        """
         if self.pixels is None:
             return self.path(item).read_bytes()
         from PIL import Image
@@ -166,8 +175,14 @@ class Source:
         Image.fromarray(self.pixels[self._rows[item.key]]).save(buffer, "PNG")
         return buffer.getvalue()
 
+    def check(self, item: Item) -> None:
+        """Raise BrokenImage for a file that should not be read: a pipe, an endless one; OSError."""
+        from vitrail.data.formats import check_file
+
+        check_file(os.stat(self.path(item)))
+
     def path(self, item: Item) -> Path:
-        """The file of an image; array sources have none and raise DataError."""
+        """Return the file of an image; raise DataError for array sources, which have none."""
         if self.root is None:
             raise DataError(f"{item.key} of {self.name} is no file: read it with Source.read")
         return self.root / item.key

@@ -52,18 +52,21 @@ class Part:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices, int64 (N,); where images have several labels, 0 or 1 in int64 (N, C)."""
+        """Return class indices, int64 (N,); where images have several
+        labels, 0 or 1 in int64 (N, C).
+        """
         return label_array(self.source, self.rows)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images of each class."""
+        """Return the number of images of each class."""
         return label_counts(self.source, self.labels)
 
     @cached_property
     def digest(self) -> str:
-        """By which the part is known: 32 hexadecimal digits over contents, labels, masks,
-        boxes, sentences, sounds and order."""
+        """Return the digest by which the part is known: 32 hexadecimal digits over contents,
+        labels, masks, boxes, sentences, sounds and order.
+        """
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
         state.update(self.labels.astype(">i8").tobytes())
@@ -100,7 +103,7 @@ class HeldBack:
 
 
 def unseal(held_back: HeldBack) -> Part:
-    """The images of the test part, for the judge of a finished model alone."""
+    """Return the images of the test part, for the judge of a finished model alone."""
     return held_back._sealed
 
 
@@ -197,7 +200,8 @@ SHARE, ENOUGH, ENOUGH_EACH = 0.15, 5000, 20
 
 
 def _share(images: int, classes: int) -> float:
-    """The fraction that is held back for a part: what tells models apart, and learning the rest.
+    """Return the fraction that is held back for a part: what tells models apart, and learning the
+    rest.
 
     Of 5,000 images nine tenths are known to a point.
     """
@@ -215,7 +219,9 @@ def _check(val: float | None, test: float | None, duplicates: str) -> None:
 
 
 def _dropped(inspection: Inspection, names: np.ndarray) -> tuple[np.ndarray, list[Finding]]:
-    """Images left out as copies, bool (N,): the one that stays is held back where one is."""
+    """Return which images are left out as copies, bool (N,): the one that
+    stays is held back where one is.
+    """
     groups, items = inspection.twins, inspection.items
     high, low = inspection.digests.T
     held = np.select([names == "test", names == "val"], [0, 1], 2)
@@ -267,7 +273,7 @@ def _subjects(items: tuple[Item, ...], group_by: str) -> np.ndarray:
     if missed:
         raise DataError(
             f"group-by {group_by!r} is not found in {len(missed):,} of {len(items):,} paths, "
-            f"first {shortened(missed[0])!r}: every image needs a group, widen the expression"
+            f"first {shortened(missed[0])!r}: each needs a group, widen the expression"
         )
     at = 1 if pattern.groups else 0
     return np.array([match.group(at) or "" for match in found if match])

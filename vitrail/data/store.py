@@ -118,7 +118,7 @@ def _footer(name: str, sums: list[int]) -> bytes:
 
 @cache
 def _fault(path: Path, inode: int, changed_ns: int, size: int) -> str | None:
-    """What is wrong with a file that has this identity, if anything is."""
+    """Return what is wrong with a file that has this identity, if anything is."""
     with open(path, "rb") as file:
         facts = os.fstat(file.fileno())
         if (facts.st_ino, facts.st_mtime_ns, facts.st_size) != (inode, changed_ns, size):

@@ -58,6 +58,11 @@ def read_table(path: Path, *, several: bool = False) -> Source:
     many = many or (len(torn) > 1 and 2 * len(torn) >= len(seen))
     if many and not several:
         _refuse(path, seen)
+    if all(len(image.parts) > 1 for image in seen.values()):
+        raise DataError(
+            f"{path} lists every image in two parts (first {shortened(next(iter(seen)))!r}): list "
+            "each in the one that it belongs to"
+        )
     source = _Made(path, seen, several, () if several else torn)
     findings = (*chosen.findings, *source.findings(), *spellings, *places.findings())
     require_classes(source.classes, str(path))

@@ -43,7 +43,7 @@ def _classes(inspection: Inspection) -> str:
 
 
 def _first(finding: Finding) -> str:
-    """The message, and the first image concerned where it names none."""
+    """Return the message, and the first image concerned where it names none."""
     text = shortened(finding.message, _WIDE)
     if finding.keys and finding.severity == "error" and "first" not in text:
         text += f" (first {shortened(finding.keys[0], 80)!r})"
@@ -51,5 +51,5 @@ def _first(finding: Finding) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names may hold what would move a terminal's cursor or colour it."""
+    """Escape what would move a terminal's cursor or colour it: names may hold such characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -99,7 +99,7 @@ def close_pairs(
 
 
 def _project(signatures: np.ndarray) -> np.ndarray:
-    """Coarse lumas on the axes along which they differ most, float32 (N, 6)."""
+    """Project coarse lumas on the axes along which they differ most, float32 (N, 6)."""
     step = max(1, len(signatures) // _SAMPLE)
     some = _coarse(luma(signatures[::step]))
     mean = some.mean(0)
@@ -112,7 +112,7 @@ def _project(signatures: np.ndarray) -> np.ndarray:
 
 
 def _nearest(low: np.ndarray, rank: np.ndarray, reach: float) -> np.ndarray:
-    """Indices (N, 25) of the nearest within reach; N stands for none, or for oneself."""
+    """Return indices (N, 25) of the nearest within reach; N stands for none, or for oneself."""
     from scipy.spatial import KDTree
 
     # A thousandth more makes up for rounding. Where pictures coincide, a trifle of their rank
@@ -135,7 +135,7 @@ def _judged(
     labels: np.ndarray,
     threshold: float,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs that look alike from afar, and whether they are twins; sorted by `here`."""
+    """Yield pairs that look alike from afar, and whether they are twins; sorted by `here`."""
     if not len(here):
         return
     mine, mine_at = np.unique(here, return_inverse=True)
@@ -172,7 +172,9 @@ def _alike_from_afar(
 def _alike_everywhere(
     a: np.ndarray, b: np.ndarray, tints: np.ndarray, small: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """`small` bool (N,): one of the two has too few pixels for the fine grid."""
+    """Return which pairs look alike everywhere; `small` bool (N,) tells where one of the two has
+    too few pixels for the fine grid.
+    """
     scale = threshold / LEVELS
     good: np.ndarray = np.all(tints <= STAIN * scale, axis=1)
     for side, at in ((FINE, np.flatnonzero(~small)), (MIDDLE, np.flatnonzero(small))):
@@ -192,7 +194,7 @@ def _shrunk(fine: np.ndarray, side: int) -> np.ndarray:
 
 
 def _contrast_around(grid: np.ndarray) -> np.ndarray:
-    """(N, side * side): the range of the values in the 3x3 places around each."""
+    """Return (N, side * side): the range of the values in the 3x3 places around each."""
     side = math.isqrt(grid.shape[1])
     maps = np.pad(grid.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = [maps[:, i : i + side] for i in range(3)]
@@ -203,7 +205,9 @@ def _contrast_around(grid: np.ndarray) -> np.ndarray:
 
 
 def _stars(n: int, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """The middle of each one's group: those with most twins first, each takes what is free."""
+    """Return the middle of each one's group: those with most twins
+    first, each takes what is free.
+    """
     a, b = np.concatenate([left, right]), np.concatenate([right, left])
     order = np.argsort(a, kind="stable")
     b = b[order]
@@ -243,12 +247,12 @@ def _root(parent: np.ndarray, at: int) -> int:
 
 
 def _as_keys(rows: np.ndarray) -> np.ndarray:
-    """Rows as single values that can be compared."""
+    """Return rows as single values that can be compared."""
     rows = np.ascontiguousarray(rows)
     return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
 
 
 def _numbered(groups: np.ndarray) -> np.ndarray:
-    """The same groups, named by their first members."""
+    """Return the same groups, named by their first members."""
     _, index, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return index[inverse]

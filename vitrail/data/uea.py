@@ -14,10 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail import files
 from vitrail.errors import DataError
+from vitrail.units import shortened
 
 _STAMPED = re.compile(r"\(([^()]*),([^(),]*)\)")
 _OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are no separators
+
+
+MOST_BYTES = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,7 @@ class Series:
         return replace(self, values=self.values[rows], mask=self.mask[rows], labels=labels)
 
     def padded(self, length: int) -> Series:
-        """The same cases with `length` steps. DataError where some are longer."""
+        """Return the same cases with `length` steps. DataError where some are longer."""
         longest = self.mask.shape[1]
         if longest > length:
             raise DataError(
@@ -65,8 +70,9 @@ class Standard:
 
     @classmethod
     def of(cls, series: Series) -> Standard:
-        """That of a training part. Features that never change, or never are there, stay as small
-        as they are."""
+        """Return the standard of a training part. Features that never change, or never are there,
+        stay as small as they are.
+        """
         there = series.mask[..., None] & ~np.isnan(series.values)
         count = np.maximum(there.sum((0, 1)), 1)
         mean = np.where(there, series.values, 0).sum((0, 1), dtype=np.float64) / count
@@ -75,7 +81,9 @@ class Standard:
         return cls(mean, np.where(std > 0, std, 1.0))
 
     def apply(self, series: Series) -> Series:
-        """The series with mean 0 and deviation 1 per feature; 0 where a number is missing."""
+        """Return the series with mean 0 and deviation 1 per feature; 0
+        where a number is missing.
+        """
         values = (series.values - self.mean) / self.std
         there = series.mask[..., None] & ~np.isnan(values)
         return replace(series, values=np.where(there, values, 0).astype(np.float32))
@@ -96,17 +104,17 @@ class _Header:
 
 
 def read(path: Path | str) -> Series:
-    """The cases of a file, padded to its longest. Raises DataError, which names the line.
+    """Read the cases of a file, padded to its longest. Raises DataError, which names the line.
 
     Steps at the end that have no number in any dimension are padding too; what one dimension of
     a case has less than the others is missing.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read(path, MOST_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}): give the path of a .ts file"
+            f"{path} cannot be read ({files.reason(error)}): give the path of a .ts file"
         ) from None
     lines = iter(enumerate(text.splitlines(), 1))
     header = _header(path, lines)
@@ -138,7 +146,9 @@ def read(path: Path | str) -> Series:
 
 
 def read_parts(*paths: Path | str) -> tuple[Series, ...]:
-    """Parts of one data set, training first, padded to the longest of all. Raises DataError."""
+    """Read the parts of one data set, training first, padded to the
+    longest of all. Raises DataError.
+    """
     parts = [read(path) for path in paths]
     first = parts[0]
     for path, part in zip(paths, parts, strict=True):
@@ -152,7 +162,7 @@ def read_parts(*paths: Path | str) -> tuple[Series, ...]:
 
 
 def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Header:
-    """The header, with `lines` left behind @data. Words that are not known are passed over."""
+    """Read the header, with `lines` left behind @data. Words that are not known are passed over."""
     found = _Header()
     for number, line in lines:
         words = line.split()
@@ -173,7 +183,7 @@ def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Header:
 
 
 def _told(header: _Header, word: str, given: list[str]) -> None:
-    """One line of a header. Raises ValueError."""
+    """Take in one line of a header. Raises ValueError."""
     if word == "problemname":
         header.name = " ".join(given)
     elif word == "timestamps":
@@ -183,8 +193,8 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
     elif word == "equallength":
         header.equal = _flag(word, given)
     elif word in ("dimension", "dimensions"):
-        if not given or not given[0].isdecimal() or int(given[0]) < 1:
-            raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected a whole number")
+        if not given or not given[0].isdecimal() or len(given[0]) > 9 or int(given[0]) < 1:
+            raise ValueError(f"@{word} is {_said(given)}; expected a whole number")
         header.dimensions = int(given[0])
     elif word == "targetlabel":
         header.labelled = header.targets = _flag(word, given)
@@ -196,12 +206,18 @@ def _told(header: _Header, word: str, given: list[str]) -> None:
 
 def _flag(word: str, given: list[str]) -> bool:
     if not given or given[0].lower() not in ("true", "false"):
-        raise ValueError(f"@{word} is {' '.join(given) or 'empty'}; expected true or false")
+        raise ValueError(f"@{word} is {_said(given)}; expected true or false")
     return given[0].lower() == "true"
 
 
+def _said(given: list[str]) -> str:
+    return shortened(" ".join(given)) or "empty"
+
+
 def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
-    """Numbers (F, T) of one line, and its target or the place of its class. Raises ValueError."""
+    """Return the numbers (F, T) of one line, and its target or the place of
+    its class. Raises ValueError.
+    """
     parts = _OUTSIDE.split(line) if header.stamps else line.split(":")
     label = 0.0
     if header.labelled:
@@ -225,18 +241,20 @@ def _case(header: _Header, line: str) -> tuple[np.ndarray, float]:
 def _label(header: _Header, text: str) -> float:
     if header.classes:
         if text not in header.classes:
-            raise ValueError(f"class {text!r} is not among those of @classLabel; add it there")
+            raise ValueError(
+                f"class {shortened(text)!r} is not among those of @classLabel; add it there"
+            )
         return header.classes.index(text)
     try:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"target {text!r} is no number; expected one behind the last colon"
+            f"target {shortened(text)!r} is no number; expected one behind the last colon"
         ) from None
 
 
 def _numbers(header: _Header, text: str) -> np.ndarray:
-    """The numbers of one dimension."""
+    """Return the numbers of one dimension."""
     words = text.split(",") if text.strip() else []
     if header.stamps:
         words = [number for _, number in _STAMPED.findall(text)]
@@ -247,7 +265,7 @@ def _numbers(header: _Header, text: str) -> np.ndarray:
     except ValueError:
         wrong = next(word for word in words if word.strip() != "?" and not _is_number(word))
         raise ValueError(
-            f"{wrong.strip()!r} is no number; write ? for one that is missing"
+            f"{shortened(wrong.strip())!r} is no number; write ? for one that is missing"
         ) from None
     if np.isinf(row).any():
         raise ValueError("a number is infinite; write ? for one that is missing")

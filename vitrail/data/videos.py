@@ -119,7 +119,7 @@ def opened(path: Path) -> Iterator[tuple[Film, Iterator[tuple[np.ndarray, float 
     if not size.st_size:
         raise BrokenClip("empty", "is empty")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise BrokenClip("no video", "holds no video, only sound or other streams")
             stream = container.streams.video[0]

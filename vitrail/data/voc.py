@@ -82,7 +82,7 @@ def _truth(written: Written | str | None, names: tuple[str, ...], offset: float)
 
 
 def _read(path: Path) -> Written | str:
-    """What a file says, or why it cannot be used."""
+    """Return what a file says, or why it cannot be used."""
     try:
         return _written(_parsed(files.read(path, MOST_BYTES)))
     except OSError as error:
@@ -125,7 +125,7 @@ def _number(parent: Any, name: str) -> float:
 
 
 def _size(size: Any) -> tuple[int, int] | None:
-    """(height, width), or None where a file leaves them out or at 0."""
+    """Return (height, width), or None where a file leaves them out or at 0."""
     if size is None:
         return None
     height, width = (int(_number(size, name)) for name in ("height", "width"))
@@ -133,7 +133,7 @@ def _size(size: Any) -> tuple[int, int] | None:
 
 
 def _sets(listed: Listing, gathered: Gathered) -> Mapping[str, PartName]:
-    """The part of each name that ImageSets/Main lists; one that is held back wins."""
+    """Return the part of each name that ImageSets/Main lists; one that is held back wins."""
     found: dict[str, set[PartName]] = {}
     for key in listed.others:
         path = PurePosixPath(key)

@@ -89,7 +89,7 @@ def waves(part: Part, *, folder: Path | None = None, progress: bool = True) -> W
 
 
 def _samples(part: Part, at: int) -> np.ndarray:
-    """The whole sound of a clip, int16. Raises DataError."""
+    """Return the whole sound of a clip, int16. Raises DataError."""
     source, row = part.source, int(part.rows[at])
     tracks = source.tracks
     assert tracks is not None and source.root is not None

@@ -83,7 +83,7 @@ class Whereabouts:
         return findings
 
     def _place(self, name: str) -> str | None:
-        """The key of the file that a cell names as it is written."""
+        """Return the key of the file that a cell names as it is written."""
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
             if spelled and os.path.isfile(self.root / spelled):
                 key, root = posixpath.normpath(spelled), os.path.abspath(self.root) + "/"
@@ -91,7 +91,7 @@ class Whereabouts:
         return None
 
     def _elsewhere(self, name: str) -> str | None:
-        """The key of the one file below the root that can be meant."""
+        """Return the key of the one file below the root that can be meant."""
         name = name.replace("\\", "/")
         wanted = [folded(part) for part in name.split("/") if part not in ("", ".")]
         if not wanted or ".." in wanted:
@@ -108,7 +108,7 @@ class Whereabouts:
 
     @cached_property
     def _files(self) -> dict[str, list[tuple[str, list[str]]]]:
-        """Files by their last name, pictures by that without suffix too; folded."""
+        """Index files by their last name, pictures by that without suffix too; folded."""
         files = defaultdict(list)
         for n, key in enumerate(Tree(self.root).walk("")):
             if n == _MOST:  # not a data set: what is found in a part of it may not be unique

@@ -79,7 +79,7 @@ def _read(path: Path, classes: int) -> Truth:
 
 
 def _line(words: list[str], number: int, classes: int) -> tuple[int, list[float]]:
-    """A class and the corners of its box."""
+    """Return a class and the corners of its box."""
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise BrokenBoxes(f"have {len(words)} values in line {number}, where a box has 5")
     if not words[0].isdecimal():
@@ -105,7 +105,7 @@ def _is_number(word: str) -> bool:
 
 
 def _names(root: Path, origin: Path) -> tuple[str, ...]:
-    """The names of the classes; none where no file has them."""
+    """Return the names of the classes; none where no file has them."""
     places = (root, origin, root / "labels")
     for path in (place / name for place in places for name in NAMED):
         if path.is_file():
@@ -127,7 +127,7 @@ def _names(root: Path, origin: Path) -> tuple[str, ...]:
 
 
 def _of_yaml(text: str) -> list[str]:
-    """The list or the mapping of numbers below "names:", as such files have it."""
+    """Return the list or the mapping of numbers below "names:", as such files have it."""
     found = re.search(r"^names\s*:[ \t]*(.*(?:\n(?:[ \t]+.*|-.*|\s*$))*)", text, re.MULTILINE)
     inner = found.group(1).strip() if found else ""
     if inner.startswith("["):

@@ -105,7 +105,7 @@ def _send(line: IO[bytes], message: Any) -> None:
 
 
 def _own_line() -> IO[bytes]:
-    """The standard output for answers alone: what libraries print goes to standard error."""
+    """Keep the standard output for answers alone: what libraries print goes to standard error."""
     line = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return line

@@ -91,7 +91,9 @@ def _write(network: nn.Module, labels: Labels, tie: str, path: Path) -> None:
 
 
 def _largest(compared: Compared, theirs: Network) -> float:
-    """The largest difference of a score, relative to the largest score. Raises ExportError."""
+    """Return the largest difference of a score, relative to the largest
+    score. Raises ExportError.
+    """
     differences, changed, points = [], 0, 0
     for at in range(compared.n):
         ours, other = compared.answer(at, compared.ours), compared.answer(at, theirs)
@@ -110,7 +112,9 @@ def _largest(compared: Compared, theirs: Network) -> float:
 
 
 def _changed(ours: Answered, other: Answered) -> int:
-    """Points of another class, but for those whose two best scores are one to rounding."""
+    """Count the points of another class, but for those whose two best
+    scores are one to rounding.
+    """
     differ = ours.labels != other.labels
     best = np.sort(ours.scores[differ], 1)
     return int((best[:, -1] - best[:, -2] > TOLERANCE).sum())

@@ -41,7 +41,7 @@ def strip(proto: Any) -> None:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """A message of protobuf and all that are in it."""
+    """Yield a message of protobuf and all that are in it."""
     yield message
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:

@@ -109,7 +109,7 @@ class _Adapting:
         )  # fmt: skip
         self.start = Start(wanted.base, config, data, n)
         self.subject = subject(config, pretrained=weights)
-        total = wanted.epochs * max(1, n // batch_size(n, workshop.device))
+        total = wanted.epochs * max(1, n // batch_size(n, workshop.device, config))
         self.recipes: dict[str, Recipe] = {}
         self.left_out: list[WayFacts] = []
         self.trained: dict[str, int] = {}
@@ -178,7 +178,7 @@ class _Adapting:
         return Trained(self._subject(name), recipe, model, scores)
 
     def _subject(self, name: str) -> Subject:
-        """The backbone under the name of a way."""
+        """Return the backbone under the name of a way."""
         return replace(self.subject, name=f"{self.subject.name}-{name}")
 
     def _timed(self, name: str, run: RunFolder, state: State) -> Recipe:

@@ -20,7 +20,7 @@ from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
 from vitrail.run.pictures import check_size, read_size
 from vitrail.run.reading import Hardware
-from vitrail.run.storage import redacted
+from vitrail.run.storage import completed, redacted
 from vitrail.training.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
@@ -72,14 +72,14 @@ class Arguments:
 
     @property
     def budget(self) -> Budget:
-        """The limits of the model."""
+        """Return the limits of the model."""
         return Budget(
             self.latency_s, self.macs, self.params, self.threads, self.device, self.engine
         )
 
     @property
     def wish(self) -> Recipe:
-        """An empty recipe with the settings, as far as they do not need the data."""
+        """Return an empty recipe with the settings, as far as they do not need the data."""
         base = Data(self.data, group_by=self.group_by, seed=self.seed, duplicates=self.duplicates)
         wish = amend(Recipe({}, base, Steps(1, 1), seed=self.seed), self.settings)
         if self.flexible and not any(isinstance(one, Flexivit) for one in wish.methods):
@@ -88,7 +88,7 @@ class Arguments:
 
     @property
     def hardware(self) -> Hardware:
-        """Where to compute."""
+        """Return where to compute."""
         return Hardware(self.device, self.devices)
 
     @property
@@ -98,7 +98,9 @@ class Arguments:
 
     @property
     def public(self) -> Arguments:
-        """The arguments as they may be written down: the URL of a database without its password."""
+        """Return the arguments as they may be written down: the URL of a
+        database without its password.
+        """
         return replace(self, storage=self.storage and redacted(self.storage))
 
     def again(self, run: Path) -> str:
@@ -170,6 +172,7 @@ def ask(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
     asked = amended(Arguments(data=str(data), threads=cores()), words)
+    asked = replace(asked, storage=completed(asked.storage))
     own = [s for s in settings if s.partition("=")[0].strip() == "task"]
     task = words.get("task") or (None if own else task_of_data(data))
     if task and own:

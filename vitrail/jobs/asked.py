@@ -16,15 +16,15 @@ from vitrail.errors import ConfigError
 Picture: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image"
 
 
-def asked(images: Any, top: int) -> list[tuple[str, Picture]]:
-    """Return what is asked about, each with its name. Raises ConfigError."""
+def asked(images: Any, top: int, item: str = "image") -> list[tuple[str, Picture]]:
+    """Return what is asked about, named, as an `item` if it is no file. Raises ConfigError."""
     if top < 1:
         raise ConfigError(f"top is {top}: ask for one class at least")
-    return _named(images)
+    return _named(images, item)
 
 
-def _named(images: Any) -> list[tuple[str, Picture]]:
-    """Each image with its path, or with its number from 1. Raises ConfigError."""
+def _named(images: Any, item: str) -> list[tuple[str, Picture]]:
+    """Return each image with its path, or with its number from 1. Raises ConfigError."""
     one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     if isinstance(images, one) or (isinstance(images, np.ndarray) and images.ndim != 4):
         images = [images]
@@ -33,9 +33,9 @@ def _named(images: Any) -> list[tuple[str, Picture]]:
     named: list[tuple[str, Picture]] = []
     for number, image in enumerate(images, 1):
         if not isinstance(image, (*one, np.ndarray)):
-            raise ConfigError(_unknown(f"image {number}", image))
+            raise ConfigError(_unknown(f"{item} {number}", image))
         is_path = isinstance(image, (str, os.PathLike))
-        named.append((os.fsdecode(image) if is_path else f"image {number}", image))
+        named.append((os.fsdecode(image) if is_path else f"{item} {number}", image))
     return named
 
 

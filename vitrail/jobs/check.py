@@ -9,11 +9,16 @@ from typing import Any
 
 from vitrail.config import kind_of
 from vitrail.data.gate import Inspection, inspect
+from vitrail.data.lidar.folder import ScanSource
+from vitrail.data.lidar.gate import Inspected, inspect_scans
+from vitrail.data.lidar.split import divide_scans
 from vitrail.data.opening import task_of_data
+from vitrail.data.source import Finding
 from vitrail.data.split import Duplicates, Split, divide
 from vitrail.data.told import told
 from vitrail.recipes.recipe import task_of
 from vitrail.tasks import Tasks
+from vitrail.units import counted, shortened
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Checked:
         return [
             *told(self.inspection, parts.findings, most=1000),
             f"to learn {kind_of(type(self.task))} from: training, validation and test part would "
-            f"have {sizes} images",
+            f"have {sizes} {self.inspection.source.nouns}",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -60,9 +65,54 @@ class Checked:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class CheckedScans:
+    """What the gate found in scans of lidar, and how they would be divided."""
+
+    inspection: Inspected = field(repr=False)
+    split: Split = field(repr=False)
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Return what was found, a line each: the points of each class, then all findings."""
+        told = [f"{f.severity}: {f.message}" for f in self._findings()]
+        points = ", ".join(f"{shortened(name, 40)} {n:,}" for name, n in self._points().items())
+        parts = self.split
+        sizes = f"{len(parts.train):,}, {len(parts.val):,} and {len(parts.test):,}"
+        return [
+            f"{counted(len(self.inspection), 'scan')} with points of {points}", *told,
+            "to learn lidar from: training, validation and test part would have " + sizes
+            + " scans",
+        ]  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        parts = self.split
+        return {
+            "task": "lidar",
+            "scans": len(self.inspection),
+            "classes": self._points(),
+            "broken": [entry._asdict() for entry in self.inspection.broken],
+            "parts": {
+                "train": len(parts.train), "validation": len(parts.val), "test": len(parts.test),
+            },
+            "findings": [
+                {"kind": f.kind, "severity": f.severity, "message": f.message}
+                for f in self._findings()
+            ],
+        }  # fmt: skip
+
+    def _findings(self) -> tuple[Finding, ...]:
+        return (*self.inspection.findings, *self.split.findings)
+
+    def _points(self) -> dict[str, int]:
+        found = self.inspection
+        return dict(zip(found.source.classes, found.counts.sum(0).tolist(), strict=True))
+
+
 def check(
     data: str | Path, task: str | None = None, rules: Rules | None = None, *, progress: bool = False
-) -> Checked:
+) -> Checked | CheckedScans:
     """Read all images of `data`, and what is true of them, and say what is wrong with it.
 
     `task` is told by the data where that is certain, else classification. Nothing is written and
@@ -78,6 +128,10 @@ def check(
     chosen = task_of({"task": {"kind": name}} if name else {})
     source = chosen.source(data, progress=progress)
     chosen.check(source)
+    if isinstance(source, ScanSource):
+        scans = inspect_scans(source, progress=progress)
+        parts = divide_scans(scans, seed=rules.seed)
+        return CheckedScans(scans, parts, time.monotonic() - began)
     found = inspect(source, progress=progress)
     split = divide(
         found, group_by=rules.group_by, duplicates=rules.duplicates, seed=rules.seed

@@ -42,7 +42,7 @@ class Layer:
     relative: float
 
     def said(self) -> str:
-        """Its name, both names where they differ."""
+        """Return the layer's name, both names where they differ."""
         return self.name if self.name == self.other else f"{self.name} / {self.other}"
 
 
@@ -72,12 +72,12 @@ class Comparison:
     tolerance: float
 
     def agrees(self, layer: Layer) -> bool:
-        """Whether it differs by no more than the tolerance, relative to its size."""
+        """Return whether a layer differs by no more than the tolerance, relative to its size."""
         return layer.relative <= self.tolerance
 
     @property
     def first(self) -> Layer | None:
-        """The first layer that deviates, if one does.
+        """Return the first layer that deviates, if one does.
 
         Models of other names may arrange the same values in other ways, q, k and v for
         example: of these it is the first after which nothing agrees.
@@ -91,7 +91,7 @@ class Comparison:
         return next((it for it in (*layers, self.logits) if not self.agrees(it)), None)
 
     def said(self) -> str:
-        """One sentence."""
+        """Return the outcome in one sentence."""
         first, n = self.first, len(self.layers)
         if first is None:
             agreeing = [it.relative for it in (*self.layers, self.logits) if self.agrees(it)]
@@ -118,8 +118,9 @@ def _gap(layer: Layer) -> str:
 def opened(
     what: str | os.PathLike | nn.Module, *, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> nn.Module:
-    """A model in eval mode: of a catalog name (random weights of `seed`), a run folder, a file
-    of weights (known by its tensors), `NAME=FILE`, or a copy of a module. Raises VitrailError."""
+    """Open a model in eval mode: of a catalog name (random weights of `seed`), a run folder, a file
+    of weights (known by its tensors), `NAME=FILE`, or a copy of a module. Raises VitrailError.
+    """
     if isinstance(what, nn.Module):
         return copy.deepcopy(what).to(dtype).eval()
     from vitrail.models import catalog, create, identify, load, resolve
@@ -197,7 +198,7 @@ def compare(
 
 
 def _input(first: nn.Module, second: nn.Module, image: tuple[int, int] | None) -> tuple[int, ...]:
-    """The shape of an image that both models take."""
+    """Return the shape of an image that both models take."""
     configs = [getattr(model, "config", None) for model in (first, second)]
     told = [c for c in configs if hasattr(c, "channels") and hasattr(c, "image")]
     channels, sizes = {c.channels for c in told}, {tuple(c.image) for c in told}  # pyright: ignore[reportOptionalMemberAccess]
@@ -216,7 +217,7 @@ def _input(first: nn.Module, second: nn.Module, image: tuple[int, int] | None) -
 
 @torch.no_grad()
 def _trace(model: nn.Module, x: Tensor) -> tuple[Trace, Tensor]:
-    """Names and outputs of all modules in the order in which they finish, and the logits."""
+    """Return names and outputs of all modules in the order in which they finish, and the logits."""
     found: Trace = []
     handles = [
         module.register_forward_hook(
@@ -238,7 +239,7 @@ def _trace(model: nn.Module, x: Tensor) -> tuple[Trace, Tensor]:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """All tensors of numbers in an output; of transformers' records the logits, if any."""
+    """Yield all tensors of numbers in an output; of transformers' records the logits, if any."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output
@@ -255,7 +256,7 @@ def _share_names(a: Trace, b: Trace) -> bool:
 
 
 def _by_name(a: Trace, b: Trace) -> list[Pair]:
-    """Outputs of one name, the n-th with the n-th."""
+    """Pair outputs of one name, the n-th with the n-th."""
     rest: dict[str, Trace] = {}
     for name, value in b:
         rest.setdefault(name, []).append((name, value))
@@ -263,7 +264,7 @@ def _by_name(a: Trace, b: Trace) -> list[Pair]:
 
 
 def _by_value(a: Trace, b: Trace, tolerance: float) -> list[Pair]:
-    """Outputs that agree, in order; between two of these, runs of the same shapes."""
+    """Pair outputs that agree, in order; between two of these, runs of the same shapes."""
     anchors, after = [(-1, -1)], 0
     for i, one in enumerate(a):
         at = next((j for j in range(after, len(b)) if _same(one[1], b[j][1], tolerance)), None)
@@ -281,7 +282,7 @@ def _by_value(a: Trace, b: Trace, tolerance: float) -> list[Pair]:
 
 
 def _same(x: Tensor, y: Tensor, tolerance: float) -> bool:
-    """Whether two outputs agree and are not zero, which says nothing; a few values first."""
+    """Return whether two outputs agree and are not zero, which says nothing; a few values first."""
     if x.shape != y.shape or not x.numel():
         return False
     step = max(1, x.numel() // 16)
@@ -291,7 +292,7 @@ def _same(x: Tensor, y: Tensor, tolerance: float) -> bool:
 
 
 def _without_echoes(trace: Trace) -> Trace:
-    """Without what only passes on the output before it, as containers do."""
+    """Leave out what only passes on the output before it, as containers do."""
     return [
         entry
         for before, entry in zip([None, *trace], trace, strict=False)
@@ -314,7 +315,9 @@ def _difference(x: Tensor, y: Tensor) -> float:
 
 
 def _entries(first: nn.Module, second: nn.Module, *, missing: bool) -> Iterator[Entry]:
-    """Entries of both states that differ; with `missing`, also those that only one has."""
+    """Yield the entries of both states that differ; with `missing`,
+    also those that only one has.
+    """
     mine, its = first.state_dict(), second.state_dict()
     for name in mine | its:
         if name in mine and name in its:

@@ -88,16 +88,16 @@ class Asked:
 
     @property
     def switched(self) -> bool:
-        """Whether GELUs and softmaxes are what becomes fewer."""
+        """Return whether GELUs and softmaxes are what becomes fewer."""
         return self.gelus is not None or self.softmaxes is not None
 
     @property
     def limits(self) -> Limits:
-        """What the smaller model may cost."""
+        """Return what the smaller model may cost."""
         return Limits(self.macs, self.params, self.latency_s)
 
     def budget(self, device: str, threads: int) -> Budget:
-        """The same as what a run is held to."""
+        """Return the limits as the budget that a run is held to."""
         return Budget(self.latency_s, self.macs, self.params, threads, device)
 
 

@@ -139,7 +139,9 @@ class Detector:
         )
 
     def _seen(self, image: np.ndarray) -> Tensor:
-        """Pixels as the network takes them: (1, 3, H, W) of a square that was padded with grey."""
+        """Return pixels as the network takes them: (1, 3, H, W) of a square
+        that was padded with grey.
+        """
         h, w = image.shape[:2]
         x = torch.full((1, 3, max(h, w), max(h, w)), GREY)
         x[..., :h, :w] = torch.from_numpy(image).permute(2, 0, 1).float() / 255
@@ -231,7 +233,7 @@ def as_json(found: Sequence[Detected]) -> str:
 
 
 def _beside(weights: str) -> Path:
-    """The tokenizer.json in the folder of some weights. Raises CheckpointError."""
+    """Return the tokenizer.json in the folder of some weights. Raises CheckpointError."""
     file = checkpoint.located(weights).with_name(TOKENIZER)
     if not file.is_file() and weights.startswith("hf-hub:"):
         file = checkpoint.hub.beside(weights, TOKENIZER) or file
@@ -244,7 +246,7 @@ def _beside(weights: str) -> Path:
 
 
 def _image(path: str) -> np.ndarray:
-    """A file as uint8 (h, w, 3). Raises ConfigError, in one sentence, for what is no image."""
+    """Read a file as uint8 (h, w, 3). Raises ConfigError, in one sentence, for what is no image."""
     try:
         return decode_full(read_file(path), 3)
     except BrokenImage as error:

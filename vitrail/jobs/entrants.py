@@ -113,7 +113,9 @@ def _invited(asked: Arguments, terms: Terms, extra: Sequence[Candidate], view: V
 
 
 def _taking(extra: Sequence[Candidate], methods: Sequence[Methods], view: View) -> list[Candidate]:
-    """The candidates with pretrained weights that take the methods; says why others do not."""
+    """Return the candidates with pretrained weights that take the
+    methods; say why others do not.
+    """
     kept = []
     for one in extra:
         why = refusal(one.config, methods)
@@ -150,6 +152,6 @@ def within(asked: Arguments, data: Read) -> Budget:
 def _beyond(budget: Budget) -> str:
     assert budget.pictures is not None and budget.latency_s is not None
     return (
-        f"resizing a picture of {budget.pictures.spoken()} alone takes longer than "
-        f"{seconds(budget.latency_s)}: models are held to the limit without it"
+        f"resizing a {budget.pictures.called} of {budget.pictures.spoken()} alone takes longer "
+        f"than {seconds(budget.latency_s)}: models are held to the limit without it"
     )

@@ -28,10 +28,12 @@ from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
 from vitrail.jobs.evaluate_scans import evaluate_scans
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
+from vitrail.layers.normal import Normal
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
-from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, Mistake, ModelFacts
+from vitrail.report.facts import BrokenFile, DataFacts, Facts, FindingFacts, ModelFacts
 from vitrail.report.page import render
+from vitrail.report.scores import Mistake
 from vitrail.report.text import link, plain
 from vitrail.run.answers import Embedded
 from vitrail.run.facts import today
@@ -40,7 +42,7 @@ from vitrail.run.judge import own_test
 from vitrail.run.looks import Looks, looks, of_evaluation
 from vitrail.run.record import open_run
 from vitrail.run.subject import subject
-from vitrail.tasks.task import Normal, Outputs, Task
+from vitrail.tasks.task import Outputs, Task
 from vitrail.units import shortened
 
 BATCH = 64
@@ -59,7 +61,7 @@ class Evaluation:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Return the path of the page."""
         return self.folder / "report.html"
 
     def _repr_html_(self) -> str:
@@ -100,21 +102,7 @@ def evaluate(
         return Evaluation(found.sentence, found.figures, found.n, found.folder)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
-    if task.maps:
-        raise ConfigError(
-            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
-            "its report.html"
-        )
-    if task.boxes and (engine is not None or stress != CALM):
-        raise ConfigError(
-            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
-            "engines, attacks and corruptions"
-        )
-    if labels.hearing is not None:
-        raise ConfigError(
-            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
-            "its report.html"
-        )
+    _require_judged(folder, task, labels, engine, stress)
     stress.check(task, labels, engine)
     if data is None:
         source = own_test(folder, recipe, progress=progress)
@@ -161,8 +149,29 @@ def evaluate(
     return Evaluation(task.sentence(judged), figures, len(outputs), where)
 
 
+def _require_judged(
+    folder: RunFolder, task: Any, labels: Labels, engine: str | None, stress: Stress
+) -> None:
+    """Raise ConfigError for a run that is judged by its own test part alone, or as it is alone."""
+    if task.maps:
+        raise ConfigError(
+            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
+    if task.boxes and (engine is not None or stress != CALM):
+        raise ConfigError(
+            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
+            "engines, attacks and corruptions"
+        )
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{folder.path} tells sounds, which are judged by the run's own test part alone: see "
+            "its report.html"
+        )
+
+
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
-    """The source with the run's classes in the run's order, and its range of deep images."""
+    """Return the source with the run's classes in the run's order, and its range of deep images."""
     unknown = sorted(set(source.classes) - set(labels.classes))
     if unknown:
         some = shortened(", ".join(labels.classes))
@@ -211,7 +220,7 @@ def _asker(folder: RunFolder, model: Any, labels: Labels, engine: str | None) ->
 
 
 def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
-    """Raw outputs (N, ...) of all images, in their order."""
+    """Return the raw outputs (N, ...) of all images, in their order."""
     rows = np.arange(len(images))
     parts = [ask(images.take(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
     return torch.from_numpy(np.concatenate(parts))

@@ -16,6 +16,7 @@ from vitrail.data.lidar.split import divide_scans
 from vitrail.data.split import Part, unseal
 from vitrail.errors import DataError, RunError
 from vitrail.jobs.scans import ScanPredictor
+from vitrail.layers.normal import Normal
 from vitrail.recipes.recipe import Recipe, from_json
 from vitrail.report.facts import BrokenFile, FindingFacts
 from vitrail.report.scan_evaluation import ScanEvaluation, render
@@ -23,7 +24,6 @@ from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
 from vitrail.tasks import Lidar
-from vitrail.tasks.task import Normal
 from vitrail.units import shortened
 
 
@@ -81,7 +81,7 @@ def evaluate_scans(
 
 
 def _spec(folder: RunFolder, recipe: Recipe, data: str | os.PathLike | None) -> str:
-    """Where the scans are. Raises RunError for a run that is not finished."""
+    """Return where the scans are. Raises RunError for a run that is not finished."""
     if data is not None:
         return os.fspath(data)
     if not folder.result.is_file():
@@ -90,7 +90,7 @@ def _spec(folder: RunFolder, recipe: Recipe, data: str | os.PathLike | None) -> 
 
 
 def _own(folder: RunFolder, recipe: Recipe, found: Any) -> Part:
-    """The run's own test part. Raises RunError where its scans have changed."""
+    """Return the own test part of a run. Raises RunError where its scans have changed."""
     data = recipe.data
     split = divide_scans(found, val=data.val, test=data.test, seed=data.seed)
     digests = f"{split.train.digest} {split.val.digest} {split.test.digest}"

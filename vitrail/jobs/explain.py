@@ -116,7 +116,7 @@ def picture_names(paths: Sequence[str]) -> list[str]:
 
 
 def _tail(path: Path, folders: int) -> str:
-    """The name without its suffix after that many of its folders."""
+    """Return the name without its suffix after that many of its folders."""
     parents = path.parts[1:-1]
     return "-".join((*parents[len(parents) - folders if folders else len(parents) :], path.stem))
 
@@ -148,7 +148,9 @@ def _explain_file(
 
 
 def _draw(image: np.ndarray, heat: np.ndarray, one: Explained, target: Path) -> None:
-    """The photograph, beside it the map on it in the photograph's shape, and the map's scale."""
+    """Draw the photograph, beside it the map on it in the photograph's
+    shape, and the map's scale.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from PIL import Image

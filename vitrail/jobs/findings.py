@@ -138,7 +138,9 @@ def chapters_of(found: Findings, limits: Arguments, recipe: Recipe) -> list[Chap
 
 
 def _window(found: Findings, limits: Arguments) -> WindowFacts | None:
-    """The share of random candidates near the limit, where a probability was fitted to it."""
+    """Return the share of random candidates near the limit, where a
+    probability was fitted to it.
+    """
     before, after = (getattr(one, "identity", None) for one in (found.plain, found.meter.space))
     if before is None or after is None or not (limits.macs or limits.params):
         return None

@@ -29,11 +29,12 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
-from vitrail.run.storage import completed
+from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.shortlist import Shortlist
 from vitrail.tasks import Lidar, Tasks
+from vitrail.training.crew import require_alone
 
 PRETRAIN_SHARE = 1 / 3
 
@@ -67,10 +68,12 @@ def fit(
         'photos/cat/000.png'
     """
     view, words = View(console), options
+    require_alone("a fit")
     if resume:
         path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
         return Run(path)
     asked = ask(data, words, settings, out)
+    _reached(asked)
     if (pictures := words.get("pretrain")) is not None:
         asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
@@ -95,6 +98,12 @@ def fit(
         )
         with interruptible(asked.again(run.path)):
             return Run(Fitting(asked, run, state, view, images, found).run())
+
+
+def _reached(asked: Arguments) -> None:
+    """Raise RunError where the database that was named cannot be reached, before time is spent."""
+    if asked.storage is not None:
+        check_reachable(asked.storage)
 
 
 def _called(data: str | Path, task: Tasks) -> str:
@@ -140,6 +149,7 @@ def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], 
         return fit_scans_again(asked, run, state, view)
     known = state.get(Shortlist, "shortlist")
     rivals(asked.engine)
+    _reached(asked)
     with interruptible(asked.again(run.path)):
         view.until(state.deadline(asked.time_s))
         images = read(asked.wish.data, asked.hardware, view, asked.wish.task)

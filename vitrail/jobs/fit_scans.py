@@ -89,7 +89,7 @@ def _task(asked: Arguments) -> Lidar:
 
 
 def _field(asked: Arguments, read: ReadScans) -> list[Candidate]:
-    """The networks that race. Raises BudgetError where none is small enough."""
+    """Return the networks that race. Raises BudgetError where none is small enough."""
     workshop = read.workshop
     projection, split = workshop.projection, workshop.split
     image = (projection.height, min(WIDTH, projection.width))
@@ -154,7 +154,7 @@ class ScanFitting:
         return race, runners
 
     def _runners(self, field: Sequence[Candidate], race_s: float, train_s: float) -> list[Runner]:
-        """The networks with their recipes, and the steps of each rung."""
+        """Return the networks with their recipes, and the steps of each rung."""
         workshop, runners = self.read.workshop, []
         marks = rung_seconds(len(field), race_s)
         recipes = [self._recipe(one.config, 1) for one in field]

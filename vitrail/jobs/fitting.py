@@ -23,6 +23,7 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.pictures import spoken
 from vitrail.run.reading import Read
 from vitrail.run.reserve import reserve
+from vitrail.run.sides import sided
 from vitrail.run.state import State
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
@@ -97,7 +98,9 @@ class Fitting:
         )
 
     def _decode(self) -> None:
-        """The pixels of every image size of the race, before the clock of the race starts."""
+        """Decode the pixels of every image size of the race, before the
+        clock of the race starts.
+        """
         shown = self.view.console.is_terminal
         for image, channels in {(c.image, c.channels) for c in self.found.candidates}:
             for part in ("train", "val"):
@@ -110,7 +113,7 @@ class Fitting:
         race = Race(
             self.folder.path,
             name=_study_name(asked, self.workshop.split) if shared else "race",
-            owner=str(self.folder.path.resolve()),
+            owner=state.owner,
             storage=asked.storage,
         )
         if "race_s" not in state.values:
@@ -142,12 +145,13 @@ class Fitting:
         return race, runners
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
-        """The candidates with their recipes, and the steps of each rung."""
+        """Return the candidates with their recipes, and the steps of each rung."""
         asked, workshop = self.asked, self.workshop
         images = len(workshop.split.train)
         marks = rung_seconds(len(self.found.candidates), race_s)
-        batch, runners = batch_size(images, workshop.device), []
+        runners = []
         for one in self.found.candidates:
+            batch = batch_size(images, workshop.device, one.config)
             steps = rung_steps(one.rate or 1.0, batch, marks)
             whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
             recipe = default(
@@ -247,9 +251,10 @@ class Fitting:
         scores = self.workshop.validate(start, recipe)
         if scores.order <= trained.scores.order:
             return trained
+        items = self.workshop.split.train.source.nouns
         note = (
             f"the linear model on features is kept: it has {scores.main:.1%} of {scores.n} "
-            f"validation images right, and {trained.scores.main:.1%} after the training"
+            f"validation {items} right, and {trained.scores.main:.1%} after the training"
         )
         self.view.say(note)
         self.desk.notes.append(FindingFacts("features", "info", note))
@@ -266,7 +271,7 @@ class Fitting:
         limit, values = self.budget.latency_s, self.state.values
         with self.folder.scratch() as scratch:
             trained = dialled(trained, self.desk, scratch, self.view.phase)
-            shipped: Shipped = ship(trained, self.desk, scratch)
+            trained, shipped = self._shipped(trained, scratch)
             slow = limit is not None and shipped.timed.held_s(self.budget) > limit
             if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
@@ -275,6 +280,23 @@ class Fitting:
             probes = self.state.get(list[Probed], "features") if "features" in values else []
             field = Field(runners, self.found.over, misses, won, self.budget, probes)
             return conclude(trained, shipped, self.desk, scratch, field)
+
+    def _shipped(self, trained: Trained, scratch: Path) -> tuple[Trained, Shipped]:
+        """Export a trained model, answering by both sides where that is better and fast enough."""
+        limit, both = self.budget.latency_s, None
+        if not any(one.strip().startswith("methods") for one in self.asked.settings):
+            both = sided(trained, self.workshop, self.budget)
+        if both is not None:
+            try:
+                shipped = ship(both.trained, self.desk, scratch)
+            except ExportError as error:
+                self.view.say(f"the network answers by one side, since by both {error}")
+                return trained, ship(trained, self.desk, scratch)
+            if limit is None or shipped.timed.held_s(self.budget) <= limit:
+                self.view.say(both.sentence)
+                self.desk.notes.append(FindingFacts("both sides", "info", both.sentence))
+                return both.trained, shipped
+        return trained, ship(trained, self.desk, scratch)
 
 
 def _study_name(asked: Arguments, split: Split) -> str:

@@ -41,7 +41,8 @@ class Growing(Stages):
         bench.view.enter([Line(SEARCH), Line(CHANCE)])
         bench.view.phase("measuring how fast cells are trained")
         with state.phase("search"):
-            plan = state.values.get("growth") or self._plan(space)
+            plan = state.values.get("growth")
+            plan = plan or self.sharing.agreed("growth", self._plan(space))
             state.put(growth=plan)
             grow = replace(self.ready.wanted.grow, first=plan["first"], beam=plan["beam"])
             ground = Ground(space, meter.allows, self.limits.seed)
@@ -51,9 +52,7 @@ class Growing(Stages):
             def judge(genes: Genes) -> Found:
                 return self._judged(space, genes, plan["steps"])
 
-            most = dict(state.values.get("searched", {})).get("1", most)
             searched = self._hunt(SEARCH, grow, ground, judge, (1.5 * half, most), how)
-            state.put(searched={"1": len(searched)})
             n, how = len(searched), "training as many random cells"
             chance = self._hunt(CHANCE, Random(n), ground, judge, (1.5 * half, n), how)
         sample = bench.recipe(meter.candidate(searched[0].genes))
@@ -66,7 +65,9 @@ class Growing(Stages):
         return found
 
     def _plan(self, space: Any) -> dict[str, Any]:
-        """How many cells of each size, and for how many steps each: what there is time for."""
+        """Return how many cells of each size, and for how many steps
+        each: what there is time for.
+        """
         workshop, rng = self.bench.workshop, random.Random(self.limits.seed)
         sample = self.bench.recipe(self.ready.meter.candidate(space.begun()[0]))
         batch, rates = sample.steps.batch, []
@@ -105,7 +106,9 @@ class Growing(Stages):
     def _told(
         self, grow: Progressive, ground: Ground, searched: list[Found], steps: int
     ) -> GrowthFacts:
-        """How many networks were trained, and how well predictors ranked cells of the next size."""
+        """Tell how many networks were trained, and how well predictors
+        ranked cells of the next size.
+        """
         self.bench.view.phase("asking how well the predictor ranked")
         told = []
         for kind in ("mlp", "lstm"):

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitrail.engines.apart import Apart
-from vitrail.errors import BudgetError, ExportError
+from vitrail.errors import BudgetError, ExportError, RunError
 from vitrail.jobs.findings import Findings, chapters_of, written
 from vitrail.jobs.growing import Growing
 from vitrail.jobs.relaxing import Relaxing
+from vitrail.jobs.sharing import Sharing, sharing
 from vitrail.jobs.stages import Bench, Ready, Stages
 from vitrail.jobs.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
@@ -37,10 +38,10 @@ from vitrail.units import seconds
 TRIES = 5
 
 
-def stages_of(ready: Ready, bench: Bench) -> Stages:
+def stages_of(ready: Ready, bench: Bench, shared: Sharing) -> Stages:
     """Return who searches the space: by shared weights, cells that grow, or gradients."""
     kinds = {"pnas": Growing, "bats": Relaxing}
-    return kinds.get(ready.wanted.name, Stages)(ready, bench)
+    return kinds.get(ready.wanted.name, Stages)(ready, bench, shared)
 
 
 class Searching:
@@ -65,15 +66,17 @@ class Searching:
             self.state.put(train_s=max(1.0, self.train_end - clock.monotonic()))
         bench = Bench(self.folder, self.state, self.view, self.workshop, self._recipe, self._paced)
         with self.view.shown():
-            found = stages_of(self.ready, bench).run()
+            shared = sharing(self.ready.wanted, self.folder, self.state)
+            found = stages_of(self.ready, bench, shared).run()
             with self.desk.apart:
-                finished = self._final(found)
+                finished = self._final(found, shared)
         finished.say(self.view.console)
         return self.folder.path
 
     def _recipe(self, one: Candidate, *, final: bool = False) -> Recipe:
-        """The recipe of a candidate; its images are decoded at the first call. The `final` one is
-        what its paper trains the found network with."""
+        """Return the recipe of a candidate; its images are decoded at the first call. The `final`
+        one is what its paper trains the found network with.
+        """
         limits, workshop = self.limits, self.workshop
         data = workshop.data(limits.wish.data, one.image, one.channels)
         workshop.pixels("val", one.image, one.channels)
@@ -89,37 +92,58 @@ class Searching:
         batch = batch_size(len(self.workshop.split.train), self.workshop.device)
         return paced(meter.candidate(one.genes), batch=batch, device=self.workshop.device)
 
-    def _final(self, found: Findings) -> Finished:
-        """Train the best in full; where its exported file misses the latency, the next."""
-        misses = dict(self.state.values.get("misses", {}))
+    def _final(self, found: Findings, shared: Sharing) -> Finished:
+        """Train the best in full; where its exported file misses the latency, the next.
+
+        Of machines that search together each trains the best that no other trains.
+        """
         ordered = sorted(found.every, key=lambda one: one.order, reverse=True)
         if found.chosen is not None:
             ordered.insert(0, found.chosen)
-        for number, one in enumerate(ordered[:TRIES], 1):
-            name = f"{found.meter.space.name}-found" + (f"-{number}" if number > 1 else "")
-            if name in misses:
-                continue
-            candidate = replace(self._paced(found.meter, one), name=name)
-            recipe = self._recipe(candidate, final=True)
-            self.view.enter([candidate])
-            try:
-                late_s = self._late_s(name, recipe)
-                if late_s is None:
-                    return self._finish(candidate, recipe, replace(found, chosen=one))
-            except ExportError as error:
-                self.view.phase(f"{name} cannot be exported: {error}")
-                continue
-            misses[name] = late_s
-            self.state.put(misses=misses)
-            self.view.update(name, status="over budget")
+        tries = 0
+        for number, one in enumerate(ordered, 1):
+            if tries == TRIES:
+                break
+            with shared.taking("training " + " ".join(map(str, one.genes))) as mine:
+                if not mine:
+                    continue
+                tries += 1
+                name = f"{found.meter.space.name}-found" + (f"-{number}" if number > 1 else "")
+                if (finished := self._tried(name, one, found)) is not None:
+                    return finished
+        if not tries:
+            raise RunError(
+                "every network that was found is trained by another machine: search with fewer "
+                "machines, or for longer"
+            )
+        misses = self.state.values.get("misses", {})
         least = seconds(min(misses.values())) if misses else "too long"
         raise BudgetError(
             f"the best {TRIES} networks take {least} or more as exported, over the budget "
             f"({self.budget.spoken()}): give a longer latency, or more --time to search"
         )
 
+    def _tried(self, name: str, one: Found, found: Findings) -> Finished | None:
+        """Train a network in full; None where it cannot be exported or takes too long."""
+        misses = dict(self.state.values.get("misses", {}))
+        if name in misses:
+            return None
+        candidate = replace(self._paced(found.meter, one), name=name)
+        recipe = self._recipe(candidate, final=True)
+        self.view.enter([candidate])
+        try:
+            late_s = self._late_s(name, recipe)
+            if late_s is None:
+                return self._finish(candidate, recipe, replace(found, chosen=one))
+        except ExportError as error:
+            self.view.phase(f"{name} cannot be exported: {error}")
+            return None
+        self.state.put(misses=misses | {name: late_s})
+        self.view.update(name, status="over budget")
+        return None
+
     def _late_s(self, name: str, recipe: Recipe) -> float | None:
-        """The latency of a candidate as exported where it is over the limit, else None.
+        """Return the latency of a candidate as exported where it is over the limit, else None.
 
         It is measured before the full training, not after.
         """

@@ -13,6 +13,7 @@ from vitrail.config import to_json
 from vitrail.data.labels import Labels
 from vitrail.engines import ENGINES, Answer, engine
 from vitrail.jobs.making import Making
+from vitrail.layers.normal import Normal
 from vitrail.report import compression
 from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
@@ -35,9 +36,8 @@ class Answering(nn.Module):
         self.answer, self.labels = answer, labels
 
     def forward(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.labels.mean, self.labels.std))
         # What was normalised were whole numbers of 0 to 255, so that this is exact.
-        pixels = ((images.cpu() * std + mean) * 255).round().clamp(0, 255)
+        pixels = (Normal(self.labels.mean, self.labels.std).undo(images.cpu()) * 255).round()
         asked = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         return torch.from_numpy(np.asarray(self.answer(asked)[1])).to(images)
 

@@ -61,7 +61,7 @@ def lidar_of(recipe: Recipe) -> Lidar:
 
 
 def _recipe(wish: Wish, workshop: ScanWorkshop) -> Recipe:
-    """The recipe with what the scans decide: projection, crop, neighbours, statistics."""
+    """Return the recipe with what the scans decide: projection, crop, neighbours, statistics."""
     early, projection = wish.recipe, workshop.projection
     config = replace(early.config, channels=workshop.split.channels)
     if "model.image" not in wish.given:

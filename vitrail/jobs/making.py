@@ -41,12 +41,12 @@ class Making:
 
     @property
     def workshop(self) -> Workshop:
-        """Where models are trained and judged."""
+        """Return where models are trained and judged."""
         return self.data.workshop
 
     @property
     def again(self) -> str:
-        """The command that goes on with it."""
+        """Return the command that goes on with it."""
         source, path = (shlex.quote(str(p)) for p in (self.before.run.path, self.folder.path))
         return f"vitrail compress {source} --resume --out {path}"
 

@@ -7,101 +7,29 @@ file of an engine, which `vitrail export` made.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-from PIL import Image
 
-from vitrail.data.decode import (
-    BrokenImage,
-    decode,
-    decode_full,
-    decode_image,
-    read_file,
-    resize,
-)
-from vitrail.data.hearing import Hearing
-from vitrail.data.labels import Labels
-from vitrail.data.listing import collect
+from vitrail.data.decode import resize
 from vitrail.data.parallel import in_order
-from vitrail.data.picture import of_image
-from vitrail.data.sounds import sound_picture
-from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError
-from vitrail.jobs import boxes, clips, masks
-from vitrail.jobs.asked import Picture, asked, from_array
+from vitrail.jobs import boxes, class_answers, clips, masks
+from vitrail.jobs.asked import Picture, asked
+from vitrail.jobs.decoding import decoded
+from vitrail.jobs.prediction import Prediction
 from vitrail.jobs.scans import ScanPredictor
 from vitrail.jobs.series import Case, cases
 from vitrail.jobs.timely import Timely
-from vitrail.measure.session import session
-from vitrail.report.predictions import as_csv, as_json, as_table, show
 from vitrail.run import dial as dials
-from vitrail.run.dial import Dial, Point
+from vitrail.run.dial import Point
 from vitrail.run.folder import RunFolder
 from vitrail.run.turn import Turns, turn
 
-__all__ = ["Prediction", "Predictor", "as_csv", "as_json", "as_table", "collect", "predict", "show"]
-
 BATCH = 32
-NONE = "none of these"
-NO_LABEL = "none"
-
-Answer = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classes of an image with their probabilities, most likely first; or why there are none.
-
-    `path` is the file's, or says which image it was. Below the `threshold`, where there is one,
-    the likeliest class is not taken for an answer. In a run of several labels per image `chosen`
-    has all that reach their thresholds, most likely first, possibly none; else it is None.
-    `unfamiliar` says whether the image looks unlike all that the run learned from, so that no
-    probability means anything; None where the run cannot know. `setting` is that of the run's dial
-    which answered, where it was turned, and `seconds` what the answer took, where there was a
-    deadline. Of a run of masks `mask` is uint8 (h, w), the class of each pixel, `ranked` has the
-    share of pixels of each class, and `written` the files, where there are some. Of a run of
-    boxes `boxes` has those above the threshold, the surest first, and `ranked` nothing; of a run
-    of lidar scans `points` is uint8 (N,), the class of each point of the file.
-    """
-
-    path: str
-    ranked: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-    threshold: float | None = None
-    chosen: tuple[tuple[str, float], ...] | None = None
-    unfamiliar: bool | None = None
-    setting: str | None = None
-    seconds: float | None = None
-    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
-    written: masks.Written | boxes.Written | None = None
-    boxes: tuple[boxes.Box, ...] | None = None
-    points: np.ndarray | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def none_of_these(self) -> bool:
-        """Tell whether even the likeliest class is below the threshold, or no label is chosen."""
-        if self.chosen is not None:
-            return not self.chosen
-        return bool(self.ranked) and self.ranked[0][1] < (self.threshold or 0)
-
-    @property
-    def answer(self) -> str | None:
-        """Return the likeliest class, "none of these" below the threshold, None after an error.
-
-        Of several labels it is their names, "cat; dog", of boxes their numbers, "2 cat; 1 dog", or
-        "none".
-        """
-        if self.boxes is not None:
-            return boxes.counts(self.boxes) or NO_LABEL
-        if not self.ranked:
-            return None
-        if self.chosen is not None:
-            return "; ".join(name for name, _ in self.chosen) or NO_LABEL
-        return NONE if self.none_of_these else self.ranked[0][0]
 
 
 class Predictor:
@@ -140,12 +68,13 @@ class Predictor:
                 raise ConfigError(f"{folder.path} gives boxes: leave out engine")
             self._boxes = boxes.box_answer(folder, self.labels)
         elif engine is not None:
-            self._answer = _deployed(folder, self.labels, engine)
+            self._answer = class_answers.deployed(folder, self.labels, engine)
         elif point is not None:
             dial = dials.read(folder)
-            self._answer, self._told = _turned(folder, dial, point), dial.said(point)
+            self._answer = class_answers.turned(folder, dial, point)
+            self._told = dial.said(point)
         else:
-            self._answer = _onnx(folder, self.labels) if folder.onnx.is_file() else _torch(folder)
+            self._answer = class_answers.usual(folder, self.labels)
 
     def predict(
         self,
@@ -166,7 +95,7 @@ class Predictor:
             return self._of_clips(clips.asked(images), top, out)
         if self.labels.takes == "series":
             return self._of_series(cases(images, self.labels), top, out)
-        named = asked(images, top)
+        named = asked(images, top, self.labels.item)
         if out is not None and not self.writes:
             raise ConfigError(f"{self._run.path} gives no masks or boxes: leave out --out")
         target = None if out is None else Path(out)
@@ -209,7 +138,7 @@ class Predictor:
     def _of_clips(
         self, some: Sequence[clips.Asked], top: int, out: str | os.PathLike | None
     ) -> list[Prediction]:
-        """Predictions of clips, each by the mean probability of its views."""
+        """Return predictions of clips, each by the mean probability of its views."""
         self._require_no_masks(out)
 
         def work(rows: range) -> list[Prediction]:
@@ -243,7 +172,7 @@ class Predictor:
         return self._answered([(name, self.decoded(picture)) for name, picture in some], top)
 
     def _answered(self, some: Sequence[tuple[str, np.ndarray | str]], top: int) -> list[Prediction]:
-        """Predictions of what the model takes, or the reasons why there is nothing."""
+        """Return predictions of what the model takes, or the reasons why there is nothing."""
         images = [one for _, one in some if not isinstance(one, str)]
         names = [name for name, one in some if not isinstance(one, str)]
         found = iter(self.of_pixels(np.stack(images), names, top) if images else ())
@@ -269,7 +198,7 @@ class Predictor:
     def _masked(
         self, name: str, picture: Picture, top: int, out: Path | None, file: str
     ) -> Prediction:
-        """The mask of one image at its own size, and the files that it is written to."""
+        """Return the mask of one image at its own size, and the files that it is written to."""
         image = self.decoded(picture, whole=True)
         if isinstance(image, str):
             return Prediction(name, error=image)
@@ -281,7 +210,7 @@ class Predictor:
         return Prediction(name, there, unfamiliar=strange, mask=mask, written=written)
 
     def _boxed(self, name: str, picture: Picture, out: Path | None, file: str) -> Prediction:
-        """The boxes of one image in its own pixels, and the files that they are written to."""
+        """Return boxes of one image in its own pixels, and the files that they are written to."""
         image = self.decoded(picture, whole=True)
         if isinstance(image, str):
             return Prediction(name, error=image)
@@ -293,41 +222,15 @@ class Predictor:
         )
 
     def _unfamiliar(self, images: np.ndarray) -> list[bool | None]:
-        """Whether each image looks unlike all that the run learned from, if the run knows."""
+        """Return whether each image looks unlike all that the run learned
+        from, if the run knows.
+        """
         look = self.labels.look
         return [None] * len(images) if look is None else look.strange(images).tolist()
 
     def decoded(self, picture: Picture, *, whole: bool = False) -> np.ndarray | str:
-        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own size, or why there is
-        none."""
-        try:
-            return self._decoded(picture, whole=whole)
-        except BrokenImage as error:
-            return error.reason
-        except (OSError, ValueError) as error:
-            return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-
-    def _decoded(self, picture: Picture, *, whole: bool) -> np.ndarray:
-        labels = self.labels
-        if labels.hearing is not None:
-            return self._heard(picture, labels.hearing)
-        if isinstance(picture, np.ndarray):
-            picture = from_array(picture)
-        if isinstance(picture, Image.Image):
-            width, height = of_image(picture, labels.ranges).image.size
-            size = (height, width) if whole else labels.image
-            return decode_image(picture, size, labels.channels, labels.ranges)
-        data = read_file(picture) if isinstance(picture, (str, os.PathLike)) else bytes(picture)
-        if whole:
-            return decode_full(data, labels.channels, labels.ranges)
-        return decode(data, labels.image, labels.channels, labels.ranges)
-
-    def _heard(self, sound: Picture, hearing: Hearing) -> np.ndarray:
-        """The spectrogram of a sound file at the size of the model."""
-        if isinstance(sound, np.ndarray | Image.Image):
-            raise BrokenImage("not a sound", "cannot be read as a sound: give a path, or its bytes")
-        data = read_file(sound) if isinstance(sound, (str, os.PathLike)) else bytes(sound)
-        return sound_picture(data, hearing, self.labels.image)
+        """Return uint8 (H, W, C) as the model takes it, or `whole` at its own size, or why not."""
+        return decoded(picture, self.labels, whole=whole)
 
     def _prediction(self, name: str, shares: np.ndarray, top: int) -> Prediction:
         ranked = self._ranked(shares, len(shares))
@@ -405,47 +308,3 @@ def answering(
         at = {p.name: Predictor(run, threshold=threshold, point=p) for p in dial.front}
         return Timely(dial, wish.deadline_s, at)
     return Predictor(run, threshold=threshold, point=wish.picked(dial))
-
-
-def _onnx(folder: RunFolder, labels: Labels) -> Answer:
-    again = f"vitrail export {folder.path} --onnx"
-    running = open_sealed(folder.onnx, labels, folder.read_tie(), again)
-    entry = running.get_inputs()[0].name
-    return lambda images: running.run(["probabilities"], {entry: images})[0]  # pyright: ignore[reportReturnType]
-
-
-def _deployed(folder: RunFolder, labels: Labels, engine: str) -> Answer:
-    from vitrail.run.record import open_run
-
-    answer = open_run(folder, labels, engine)
-    return lambda images: answer(images)[0]
-
-
-def _turned(folder: RunFolder, dial: Dial, point: Point) -> Answer:
-    """The run at a setting of its dial: by its file, else by the weights."""
-    file = dials.file_of(folder, dial, point)
-    if file is not None:
-        running = session(file)
-        return lambda images: running.run(["probabilities"], {"images": images})[0]  # pyright: ignore[reportReturnType]
-    if point.name == dial.chosen and folder.onnx.is_file():
-        return _onnx(folder, folder.read_labels())
-    return _torch(folder, point)
-
-
-def _torch(folder: RunFolder, point: Point | None = None) -> Answer:
-    import torch
-
-    from vitrail.layers.fold import deploy
-
-    model, _, labels = folder.load_model()
-    if point is not None:
-        from vitrail.run.dialling import turned
-
-        model, labels = turned(model, point.setting), point.labels(labels)
-    model = deploy(model)
-
-    def answer(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return labels.probabilities(model(labels.normalised(images))).numpy()
-
-    return answer

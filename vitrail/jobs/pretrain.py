@@ -127,7 +127,7 @@ def _check(asked: Asked) -> None:
 
 
 def _named(asked: Asked) -> Any:
-    """The Config that the user names, without a head; None where none is named."""
+    """Return the Config that the user names, without a head; None where none is named."""
     return None if asked.model is None else resolve(asked.model, classes=0)
 
 
@@ -157,7 +157,7 @@ def read_pictures(asked: Asked, hardware: Hardware, view: View) -> Read:
 
 
 def _recipe(asked: Asked, workshop: Workshop, size: tuple[int, int]) -> Recipe:
-    """The recipe but for its number of steps. Raises ConfigError."""
+    """Return the recipe but for its number of steps. Raises ConfigError."""
     split = workshop.split
     config = _named(asked)
     if config is None:

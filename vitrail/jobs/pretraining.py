@@ -114,7 +114,7 @@ class Pretraining:
         return recipe
 
     def _scaled(self, recipe: Recipe, total: int, images: int) -> Recipe:
-        """The recipe for so many steps; what the user sets stays."""
+        """Return the recipe for so many steps; what the user sets stays."""
         recipe = lengthened(recipe, total, images)
         usual = usual_objective(self.asked.method, images, recipe.data.image, total)
         rest = [s for s in self.asked.settings if not s.strip().startswith("model.")]

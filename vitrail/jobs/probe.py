@@ -7,7 +7,6 @@ seconds, and features are kept beside the pixels for the next time.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,8 +24,10 @@ from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import divide
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import identify, load
 from vitrail.models.trunk.backbone import input_kind
+from vitrail.run.features import keep, kept
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import Embedded
 from vitrail.run.normalisation import normalisation
@@ -97,11 +98,8 @@ def probe(
     )
 
 
-Normal = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
-    """The model behind weights, how it is called, and mean and deviation of its images."""
+    """Return the model behind weights, how it is called, and mean and deviation of its images."""
     path = Path(weights)
     inside = path / "weights.safetensors"
     reference: str | os.PathLike = weights
@@ -114,7 +112,7 @@ def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
     takes = normalisation(reference, known)
     source = None if known.source == "vitrail" else known.source
     model = load(known.config, reference, source=source, classes=0)
-    return model, known.name, (takes.mean, takes.std)
+    return model, known.name, Normal(takes.mean, takes.std)
 
 
 def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
@@ -125,34 +123,22 @@ def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
     told = f"{digests.of_tensors(model.state_dict())} {images.part.digest} {images.image} {normal}"
     name = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
     path = cache_folder() / "features" / f"{name}.npy"
-    if (kept := _kept(path, len(images))) is not None:
-        return kept
+    known = kept(path, (len(images), 4 * int(model.width)))
+    if known is not None:
+        return known
     network = Embedded(model).eval()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in normal)
     rows = np.arange(len(images))
     parts = []
     with torch.inference_mode():
         for at in range(0, len(rows), BATCH):
             x = torch.from_numpy(images.take(rows[at : at + BATCH])).permute(0, 3, 1, 2).float()
-            parts.append(network((x / 255 - mean) / std).float().numpy())
+            parts.append(network(normal.apply(x / 255)).float().numpy())
     found = np.concatenate(parts)
-    buffer = io.BytesIO()
-    np.save(buffer, found)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, buffer.getvalue())
+        keep(path, found)
     except OSError as error:
         raise DataError(
             f"the cache {path.parent} cannot be written ({files.reason(error)}): free some space, "
             "or name another folder in VITRAIL_CACHE"
         ) from error
     return found
-
-
-def _kept(path: Path, n: int) -> np.ndarray | None:
-    """Features that were kept, None where there are none or they are damaged."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.ndim == 2 and len(found) == n else None

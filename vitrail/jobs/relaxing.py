@@ -41,12 +41,10 @@ class Relaxing(Stages):
         judge = Inherited(mixture, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
             half = HUNT_SHARE * share / 2
-            counts: Any = state.values.get("searched", {})
             ground = Ground(space, meter.allows, self.limits.seed)
             chosen = Differentiable(strongest, probabilities((normal, reduce), NODES, len(CHOICES)))
-            searched = self._hunt(SEARCH, chosen, ground, judge, (half, counts.get("1")))
+            searched = self._hunt(SEARCH, chosen, ground, judge, (half, None))
             n = len(searched)
-            state.put(searched={"1": n})
             chance = self._hunt(CHANCE, Random(n), ground, judge, (1.5 * half, n))
         free = sum(name in WITHOUT_WEIGHTS for name, _ in self._edges(space, strongest))
         entropy = float(mixture.entropy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,9 @@ from vitrail.engines.kpconv import in_numpy
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs.masks import Written, check_out, names
+from vitrail.jobs.prediction import Prediction
 from vitrail.report.lidar import from_above
 from vitrail.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from vitrail.jobs.predict import Prediction
 
 FEW = 3  # scans from which on progress is shown
 _PROJECTION: Any = Spherical | ByScan
@@ -99,8 +97,6 @@ class ScanPredictor:
         return [one for part in parts for one in part]
 
     def _one(self, path: str, top: int, out: Path | None, name: str) -> Prediction:
-        from vitrail.jobs.predict import Prediction
-
         try:
             scan = read_scan(Path(path))
         except BrokenScan as error:
@@ -123,7 +119,7 @@ class ScanPredictor:
 
 
 def _of_file(scan: Scan, said: np.ndarray) -> np.ndarray:
-    """The class of each point of the file, uint8, also of those that were left out."""
+    """Return the class of each point of the file, uint8, also of those that were left out."""
     if scan.rows is None:
         return said
     whole = np.full(scan.points, IGNORE, np.uint8)
@@ -143,7 +139,7 @@ def _write(out: Path, name: str, data: bytes) -> str:
 
 
 def _reader(task: Any, labels: Labels, run: RunFolder) -> Reader:
-    """How whole scans are read, as the run's recipe says. Raises RunError."""
+    """Return the reader of whole scans, as the run's recipe describes it. Raises RunError."""
     try:
         projection = parse(_PROJECTION, task["projection"], "task.projection")
         width = labels.image[1]

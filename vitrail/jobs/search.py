@@ -25,6 +25,7 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
 from vitrail.run.state import State, resumed
 from vitrail.run.stopping import interruptible
+from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.costs import Meter, check_within, fitted
@@ -34,6 +35,7 @@ from vitrail.search.spaces import space_of
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import Space
 from vitrail.search.timing import held
+from vitrail.units import percent
 
 # The largest side that a search trains at unless --image says otherwise.
 SIDE_ON_CPU, SIDE = 96, 224
@@ -54,9 +56,10 @@ def search(
     `name` is that of the search, such as "vitas"; `data` as for `fit`. `macs`, `params` and
     `latency` limit the network, `time` is for everything. `alone` networks are trained by
     themselves as well, to tell how well inherited weights rank them; `start` is a found.json
-    to begin with. `settings` change the recipe, like `augment.flip=0`, the space, like
-    `space.sharing=cyclic`, the evolution, like `evolve.population=20`, and the growth of cells,
-    like `grow.beam=16`. With `resume` the search in `out` goes on.
+    to begin with, `storage` the URL of a database in which machines search together. `settings`
+    change the recipe, like `augment.flip=0`, the space, like `space.sharing=cyclic`, the evolution,
+    like `evolve.population=20`, and the growth of cells, like `grow.beam=16`. With `resume` the
+    search in `out` goes on.
 
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
@@ -67,14 +70,18 @@ def search(
     """
     view = View(console)
     if resume:
-        given = [f"--{key.replace('_', '-')}" for key, one in options.items() if one is not None]
+        given = [
+            f"--{key.replace('_', '-')}"
+            for key, one in options.items()
+            if one is not None and key != "storage"
+        ]
         if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
             raise ConfigError(
                 f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
                 "new one"
             )
-        return Run(resumed(out, view, lambda run, state: _again(name, run, state, view)))
-    wanted = want(name, data, options, settings, out)
+        return Run(resumed(out, view, lambda run, state: _again(name, options, run, state, view)))
+    wanted = _reached(want(name, data, options, settings, out))
     limits = wanted.limits
     folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
@@ -97,20 +104,29 @@ def search(
 
 
 def _free(wanted: Wanted) -> Path:
-    """A folder that is not there yet, called after the data and the search."""
+    """Return a folder that is not there yet, called after the data and the search."""
     limits = wanted.limits
     return free_name(
         f"{open_source(limits.data, several=limits.wish.task.several).name}-{wanted.name}"
     )
 
 
-def _again(name: str, run: RunFolder, state: State, view: View) -> Path:
+def _reached(wanted: Wanted) -> Wanted:
+    """Return what is wanted. Raises RunError where a database that was named cannot be reached."""
+    if wanted.limits.storage is not None:
+        check_reachable(wanted.limits.storage)
+    return wanted
+
+
+def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: View) -> Path:
     """Go on with a stopped search, by its own arguments."""
     if "search" not in state.values:
         raise RunError(f"{run.path} was not made by `vitrail search`: go on with its own command")
     wanted = state.get(Wanted, "search")
     if wanted.name != name:
         raise ConfigError(f"{run.path} is a search of {wanted.name}, not of {name}: name that one")
+    stored = completed(wanted.limits.storage, words.get("storage"))
+    wanted = _reached(replace(wanted, limits=replace(wanted.limits, storage=stored)))
     limits = wanted.limits
     with interruptible(wanted.again(run.path)):
         view.until(state.deadline(limits.time_s))
@@ -121,7 +137,8 @@ def _again(name: str, run: RunFolder, state: State, view: View) -> Path:
 
 
 def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) -> Ready:
-    """The space, fitted to the budget, and who measures its candidates; nothing is trained yet.
+    """Return the space, fitted to the budget, and who measures its candidates; nothing is trained
+    yet.
 
     Raises BudgetError and ConfigError.
     """
@@ -139,7 +156,13 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
     space = fitted(plain, budget, limits.seed)
     if loose := check_within(space, budget):
         view.say(loose)
-    meter = Meter(space, budget)
+    meter, off = Meter(space, budget).tabled(limits.seed)
+    if off is not None:
+        view.say(
+            f"latencies are predicted from a table of operations: for {off.networks} random "
+            f"networks that were measured whole they are off by {percent(off.mean)} on average, "
+            f"{percent(off.largest)} at most"
+        )
     if engine is not None:
         meter = replace(meter, engine=engine)
     else:
@@ -149,7 +172,7 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
 
 
 def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:
-    """The space at the image size that was asked for, or at the first that fits it."""
+    """Return the space at the image size that was asked for, or at the first that fits it."""
     sizes = [wanted.image] if wanted.image is not None else _sizes(data)
     for number, size in enumerate(sizes, 1):
         try:
@@ -161,7 +184,9 @@ def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:
 
 
 def _sizes(data: Read) -> list[tuple[int, int]]:
-    """Small images as they are, photographs at the largest size that is affordable."""
+    """Return the sizes to try: small images as they are, photographs at the
+    largest size that is affordable.
+    """
     sizes = image_sizes(data.inspection.size)
     if max(data.inspection.size) <= 48:
         return sizes

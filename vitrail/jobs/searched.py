@@ -93,7 +93,7 @@ class Wanted:
 
     @property
     def public(self) -> Wanted:
-        """The same as it may be written down."""
+        """Return the same as it may be written down."""
         return replace(self, limits=self.limits.public)
 
     def again(self, run: Path) -> str:
@@ -117,7 +117,7 @@ def want(
     known(name)
     own: dict[str, Any] = {key: value for key in NEW if (value := words.get(key)) is not None}
     plain = cast(Words, {key: value for key, value in words.items() if key not in NEW})
-    for option in ("pretrained", "storage", "add"):
+    for option in ("pretrained", "add"):
         if plain.get(option) is not None:
             raise ConfigError(f"search has no --{option}: a found network starts from scratch")
     tuned = [s for s in settings if s.strip().startswith(OWN)]

@@ -59,7 +59,7 @@ def _of_file(path: Path, labels: Labels) -> list[Case]:
 
 
 def _held(row: np.ndarray, labels: Labels) -> np.ndarray | str:
-    """A series at the length of the run, or why it cannot be."""
+    """Return a series at the length of the run, or why it cannot be."""
     steps, features = row.shape
     if features != labels.channels:
         return f"has {counted(features, 'feature')}, and the run takes {labels.channels}"

@@ -79,8 +79,9 @@ class Served:
 
 
 def _pixels(data: bytes) -> int:
-    """How many pixels a picture's header speaks of; 0 where it cannot be read, which is said when
-    it is decoded."""
+    """Return how many pixels a picture's header speaks of; 0 where it cannot be read, which is said
+    when it is decoded.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=known()) as image:
             return image.width * image.height

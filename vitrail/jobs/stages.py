@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time as clock
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.searched import Wanted
+from vitrail.jobs.sharing import Sharing
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
@@ -18,22 +20,21 @@ from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate
 from vitrail.search.costs import Meter
-from vitrail.search.hunt import Hunt, Judge
+from vitrail.search.hunt import Judge
 from vitrail.search.judging import Inherited, sampled
 from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
 from vitrail.search.oneshot import SHARED, OneShot, Shares, SinglePath
 from vitrail.search.race import LOOK_AT
 from vitrail.search.rungs import EFFICIENCY
 from vitrail.search.spaces.space import Genes, Levelled, SharedSpace, Space
-from vitrail.search.strategies import Found, Ground, Random, Strategy
+from vitrail.search.strategies import Found, Ground, Listed, Random, Strategy
 
 # Of the time for training: the shared networks, the searches with chance beside them, and where it
 # is asked for the networks that are trained alone. The network that is found has the rest.
 SHARED_SHARE, HUNT_SHARE, ALONE_SHARE = 0.4, 0.2, 0.25
 # Candidates that are judged whatever the time, so that there is something to choose from.
 FEWEST = 8
-SEARCH, CHANCE = "search", "random"
-STUDY = "study.sqlite"
+SEARCH, CHANCE, ALONE = "search", "random", "alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +75,8 @@ class Stages:
 
     shares: Shares = SinglePath
 
-    def __init__(self, ready: Ready, bench: Bench) -> None:
-        self.ready, self.bench = ready, bench
+    def __init__(self, ready: Ready, bench: Bench, shared: Sharing) -> None:
+        self.ready, self.bench, self.sharing = ready, bench, shared
         self.limits = ready.wanted.limits
 
     def run(self) -> Findings:
@@ -100,13 +101,11 @@ class Stages:
         shared, steps = self._shared(space, recipe, SHARED + end, SHARED_SHARE * share)
         judge = Inherited(shared, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
-            half, counts = HUNT_SHARE * share / 2, dict(state.values.get("searched", {}))
+            half = HUNT_SHARE * share / 2
             ground = Ground(meter.space, meter.allows, self.limits.seed)
             start = self.ready.start if number == 1 else ()
             looks = self.ready.wanted.looks(start=start)
-            most = counts.get(str(number))
-            searched = self._hunt(SEARCH + end, looks, ground, judge, (half, most))
-            state.put(searched=counts | {str(number): len(searched)})
+            searched = self._hunt(SEARCH + end, looks, ground, judge, (half, None))
             n = len(searched)
             chance = self._hunt(CHANCE + end, Random(n), ground, judge, (1.5 * half, n))
         images = len(bench.workshop.watched(recipe, LOOK_AT))
@@ -117,7 +116,7 @@ class Stages:
         return found
 
     def _levels(self, meter: Meter, earlier: Any) -> int:
-        """How many levels there are: those behind, this one, and those to come."""
+        """Return how many levels there are: those behind, this one, and those to come."""
         number, space = len(earlier) + 1, _levelled(meter.space)
         while (space := space.deeper(space.ends[0])) is not None:
             number += 1
@@ -131,7 +130,9 @@ class Stages:
         view.update(name, status="training")
         folder = checkpoints(bench.folder.path, name)
         with bench.state.phase("shared network"):
-            one_shot = OneShot(space, recipe, bench.workshop, folder, name, self.shares)
+            one_shot = OneShot(
+                space, recipe, bench.workshop, folder, name, self.shares, self.sharing.agreed
+            )
             shared = one_shot.trained(
                 bench.state, seconds, lambda step, total: view.step(name, step, total)
             )
@@ -150,25 +151,18 @@ class Stages:
     ) -> list[Found]:
         """Run one strategy for so many seconds, or up to a number of candidates."""
         view, (seconds, most) = self.bench.view, limits
-        stop, best, made = clock.monotonic() + seconds, 0.0, 0
+        stop = clock.monotonic() + seconds
         view.phase(f"{name}: {how}")
 
-        def told(genes: Genes) -> Found:
-            nonlocal best, made
-            one, made = judge(genes), made + 1
-            view.step(name, made, most or 0)
-            if one.score > best:
-                best = one.score
-                view.update(name, accuracy=best, steps=made, status="searching")
-            return one
-
         def enough(found: list[Found]) -> bool:
+            view.step(name, len(found), most or 0)
+            best = max((one.score for one in found), default=None)
+            view.update(name, accuracy=best, steps=len(found), status="searching")
             if most is not None and len(found) >= most:
                 return True
             return len(found) >= FEWEST and clock.monotonic() > stop
 
-        hunt = Hunt(self.bench.folder.path / STUDY, name)
-        found = hunt.run(strategy, ground, told, enough=enough)
+        found = self.sharing.hunt(name).run(strategy, ground, judge, enough=enough)
         view.update(name, status="done", steps=len(found))
         return found
 
@@ -176,33 +170,35 @@ class Stages:
         """Train some candidates from scratch, all for as many steps; their scores by genes."""
         bench, state = self.bench, self.bench.state
         some = sampled(found.every, self.ready.wanted.alone)
-        plan = dict(state.values.get("alone", {}))
+        bench.view.enter([Line(ALONE)])
         with state.phase("trained alone"):
-            if not plan:
+            if (steps := state.values.get("alone")) is None:
                 rates = [bench.paced(found.meter, one).rate or 1.0 for one in some]
                 batch = bench.recipe(found.meter.candidate(some[0].genes)).steps.batch
                 each = ALONE_SHARE * state.values["train_s"] / len(some)
                 steps = max(FEWEST_STEPS, int(EFFICIENCY * min(rates) * each / batch))
-                plan = {"steps": steps, "scores": {}}
-                state.put(alone=plan)
-            for at, one in enumerate(some, 1):
-                key = " ".join(map(str, one.genes))
-                if key not in plan["scores"]:
-                    bench.view.phase(f"training network {at} of {len(some)} alone")
-                    plan["scores"][key] = self._trained_alone(found.meter, one, plan["steps"])
-                    state.put(alone=plan)
-        return plan
+                state.put(alone=(steps := self.sharing.agreed("alone", steps)))
 
-    def _trained_alone(self, meter: Meter, one: Found, steps: int) -> float:
+            def judge(genes: Genes) -> Found:
+                return self._trained_alone(found.meter, genes, steps)
+
+            listed = Listed(tuple(one.genes for one in some))
+            ground = Ground(found.meter.space, found.meter.allows, self.limits.seed)
+            limits, how = (math.inf, len(some)), "training networks by themselves"
+            scores = self._hunt(ALONE, listed, ground, judge, limits, how)
+        told = {" ".join(map(str, one.genes)): one.score for one in scores}
+        return {"steps": steps, "scores": told}
+
+    def _trained_alone(self, meter: Meter, genes: Genes, steps: int) -> Found:
         bench = self.bench
-        recipe = bench.recipe(meter.candidate(one.genes))
+        recipe = bench.recipe(meter.candidate(genes))
         recipe = replace(recipe, steps=replace(recipe.steps, total=steps, ema=None))
         where = checkpoints(bench.folder.path, "alone")
         shutil.rmtree(where, ignore_errors=True)
         outcome = bench.workshop.train(recipe, where, steps)
-        score = bench.workshop.validate(outcome.model, recipe, LOOK_AT).main
+        scores = bench.workshop.validate(outcome.model, recipe, LOOK_AT)
         shutil.rmtree(where, ignore_errors=True)
-        return score
+        return Found(genes, scores.main, scores.loss, meter.cost(genes))
 
 
 def _levelled(space: Space) -> Levelled:

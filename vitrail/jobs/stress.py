@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from vitrail.attacks.ball import Ball
-from vitrail.attacks.pixels import Pixels as Between
 from vitrail.attacks.suite import attacked, ball_of, suite
 from vitrail.attribution import png
 from vitrail.config import read_json, to_json
@@ -28,6 +27,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.report.chapter import Card, Chapter
 from vitrail.report.stress import (
     AttackFacts,
@@ -161,11 +161,11 @@ class _Kept:
 def _under_attack(
     ball: Ball, one: Subject, images: Pixels, kept: _Kept, progress: bool
 ) -> tuple[AttackFacts, list[Card]]:
-    labels, between = one.labels, Between(one.labels.mean, one.labels.std)
+    labels, normal = one.labels, Normal(one.labels.mean, one.labels.std)
     one.model.requires_grad_(False)
 
     def answer(pixels: torch.Tensor) -> torch.Tensor:
-        return one.model(between.normalised(pixels))
+        return one.model(normal.apply(pixels))
 
     pixels = torch.from_numpy(images.take(np.arange(len(images)))).permute(0, 3, 1, 2) / 255
     truth = torch.from_numpy(np.asarray(images.labels))

@@ -18,7 +18,8 @@ from vitrail.run.dial import Dial
 from vitrail.units import counted, seconds
 
 if TYPE_CHECKING:
-    from vitrail.jobs.predict import Prediction, Predictor
+    from vitrail.jobs.predict import Predictor
+    from vitrail.jobs.prediction import Prediction
 
 
 class Timely:

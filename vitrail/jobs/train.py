@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from vitrail.config import to_json
+from vitrail.config import kind_of, to_json
 from vitrail.engines.apart import Apart
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, RunError
 from vitrail.jobs import pairs
 from vitrail.jobs.lidar import go_on, train_scans
 from vitrail.jobs.ways import paired
@@ -27,11 +28,13 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, Read, pictured
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State, resumed
-from vitrail.run.stopping import interruptible
+from vitrail.run.stopping import interruptible, terminable
 from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
+from vitrail.run.workshop import Workshop
 from vitrail.tasks import Lidar
+from vitrail.training.crew import Crew, crew, following, leading, require_alone
 from vitrail.training.snapshot import newest
 
 # What may change while a training goes on: none of it decides over steps that were made already.
@@ -64,8 +67,28 @@ def train_recipe(
         >>> settings = ["model=cct_2_3x2_32", "data=photos", "model.image=32,32"]
         >>> run = vitrail.train([*settings, "steps.total=4"], out="run")
     """
-    view, hardware = View(console), Hardware(device, devices)
-    budget = Budget(threads=threads or cores(), device=device)
+    hardware = Hardware(device, devices)
+    if (mates := crew()) is not None:
+        if devices > 1:
+            raise ConfigError(
+                f"devices is {devices} under torchrun, which starts the processes: leave it out"
+            )
+        if not mates.first:
+            follow(mates, hardware)
+            return Path(out or ".")
+    with leading(device):
+        return _train(settings, out, resume, hardware, threads, View(console))
+
+
+def _train(
+    settings: Sequence[str],
+    out: str | Path | None,
+    resume: bool,
+    hardware: Hardware,
+    threads: int | None,
+    view: View,
+) -> Path:
+    budget = Budget(threads=threads or cores(), device=hardware.device)
     if resume:
         _require_changeable(settings)
         site = Site(hardware, budget, view)
@@ -76,6 +99,8 @@ def train_recipe(
     wish = wished(settings)
     folder = Path(out) if out is not None else free_name(wish.recipe.model["family"])
     RunFolder.check_free(folder)
+    if paired(wish.recipe.task) or isinstance(wish.recipe.task, Lidar):
+        require_alone(f"a training of task {kind_of(type(wish.recipe.task))}")
     if paired(wish.recipe.task):
         return pairs.train(wish, folder, hardware, view)
     if isinstance(wish.recipe.task, Lidar):
@@ -101,6 +126,27 @@ def train_recipe(
         return _run(
             recipe, Desk(run, images.workshop, images.inspection, state, asked, Apart()), view
         )
+
+
+def follow(mates: Crew, hardware: Hardware) -> None:
+    """Train along with the first process, on the same images. Raises VitrailError."""
+    known: dict[str, Workshop] = {}
+
+    def train(share: tuple[Any, Path, int, str]) -> None:
+        told, folder, until, digest = share
+        recipe = from_json(told)
+        if digest not in known:
+            view = View(Console(quiet=True))
+            known[digest] = read_data(recipe.data, hardware, view, recipe.task).workshop
+        if known[digest].split.train.digest != digest:
+            raise RunError(
+                f"process {mates.rank} finds other images in {recipe.data.spec} than the first: "
+                "all machines must see the same data"
+            )
+        known[digest].along(recipe, folder, until)
+
+    with terminable():
+        following(mates, hardware.device, train)
 
 
 @dataclass(frozen=True, eq=False)

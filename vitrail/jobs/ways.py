@@ -102,7 +102,7 @@ def _named(kinds: set[str]) -> str:
 
 
 def _timed(early: Recipe, images: Read, config: Any, tower: Any) -> Recipe:
-    """The recipe of a network at the data's statistics, with large batches and 30 epochs."""
+    """Return the recipe of a network at the data's statistics, with large batches and 30 epochs."""
     workshop, n = images.workshop, len(images.workshop.split.train)
     size = (config.image[0], config.image[1])
     data = workshop.data(early.data, size, config.channels, early.pretrained)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vitrail import files
 from vitrail.checkpoint import FOLDER, hub
-from vitrail.config import nearest
+from vitrail.config import nearest, read_json
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import catalog, families, identify
 from vitrail.models.trunk.figures import counted
@@ -81,7 +81,8 @@ def fetch(
     """
     found = [_fetch(*one, shelf, say) for one in [(n, _reference(n)) for n in names]]
     notes = shelf / NOTES
-    old = json.loads(notes.read_text("utf-8")) if notes.is_file() else {}
+    remedy = "restore it, or remove it"
+    old = read_json(notes, dict, remedy=remedy, error=CheckpointError) if notes.is_file() else {}
     files.write(notes, json.dumps(old | {f.path: asdict(f) for f in found}, indent=1))
     return found
 

@@ -38,7 +38,7 @@ class Wish:
 
     @property
     def given(self) -> frozenset[str]:
-        """The paths that the user sets."""
+        """Return the paths that the user sets."""
         return frozenset(map(_path, self.settings))
 
     def command(self, folder: Path) -> str:
@@ -88,7 +88,7 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
     create(config)
     data = workshop.data(early.data, tuple(config.image), channels, early.pretrained)
     images = len(split.train)
-    batch = batch_size(images, workshop.device)
+    batch = batch_size(images, workshop.device, config)
     recipe = default(
         config,
         data,

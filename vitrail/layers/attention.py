@@ -23,7 +23,7 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b n t e"]:
-    """softmax(scale * q k' + bias) v for every head.
+    """Return softmax(scale * q k' + bias) v for every head.
 
     `bias` is added to the logits and broadcasts to (b, n, t, s); `scale` is d**-0.5 unless
     given; `dropout` acts on the attention weights. Inputs must be 4-D: with more axes torch
@@ -39,7 +39,7 @@ def attention_weights(
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b n t s"]:
-    """The weights that `attend` applies to v, each row summing to 1."""
+    """Return the weights that `attend` applies to v, each row summing to 1."""
     logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     return (logits if bias is None else logits + bias).softmax(-1)
 
@@ -77,13 +77,14 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def weights(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of every head, rows are queries."""
+        """Return who looks at whom: attention of every head, rows are queries."""
         q, k, _ = self._heads(x)
         return attention_weights(q, k, scale=self.scale)
 
     def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
-        """Return the first token's row of `weights`, in time linear in n: what a class token
-        reads."""
+        """Return the first token's row of `weights`, in time linear in n:
+        what a class token reads.
+        """
         inner = self.proj.in_features
         weight, bias = self.qkv.weight, self.qkv.bias
         biases = (None, None) if bias is None else (bias[:inner], bias[inner : 2 * inner])
@@ -124,7 +125,7 @@ class ClassAttention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
-        """What the first token looks at."""
+        """Return what the first token looks at."""
         q, k, _ = self._heads(x)
         return attention_weights(q, k)
 

@@ -44,7 +44,9 @@ class _Sign(torch.autograd.Function):
 
 
 def sign(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """-1, 0 or 1; the gradient passes straight through where -1 < x < 1, and is 0 elsewhere."""
+    """Return -1, 0 or 1; the gradient passes straight through where -1 <
+    x < 1, and is 0 elsewhere.
+    """
     return _Sign.apply(x) if torch.is_grad_enabled() and x.requires_grad else x.sign()  # pyright: ignore[reportReturnType]
 
 
@@ -102,7 +104,7 @@ class BinaryConv2d(nn.Conv2d):
         return self._conv_forward(sign(x), weight, None) * scale[:, None, None]
 
     def deployed(self) -> nn.Module:
-        """Products of bytes if the weights are signs, else a real convolution of signs."""
+        """Return products of bytes if the weights are signs, else a real convolution of signs."""
         if self.binariser.whole:
             return ByteConv2d(self)
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
@@ -203,7 +205,7 @@ class Straight(nn.Module):
 
 
 def _bytes_are_fast() -> bool:
-    """Whether this processor multiplies bytes, and torch was built to ask it to."""
+    """Return whether this processor multiplies bytes, and torch was built to ask it to."""
     able = torch.cpu.get_capabilities()
     vnni = any(able.get(name) for name in ("avx512_vnni", "avx_vnni"))
     return bool(vnni and torch.backends.mkldnn.is_available())
@@ -221,7 +223,7 @@ BINARISERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def convolution(binary: str) -> Make:
-    """What makes convolutions without bias: "none" real ones, else a name of `BINARISERS`.
+    """Return what makes convolutions without bias: "none" real ones, else a name of `BINARISERS`.
 
     Raises ValueError for any other name.
     """
@@ -236,15 +238,16 @@ def convolution(binary: str) -> Make:
 
 
 def pack(weight: Float[Tensor, "*s"]) -> UInt8[Tensor, "n"]:
-    """Signs of weights as bits, 8 in a byte. Raises ValueError for a weight that is 0."""
+    """Pack the signs of weights as bits, 8 in a byte. Raises ValueError for a weight that is 0."""
     if bool((weight == 0).any()):
         raise ValueError("a weight is exactly 0, which has no sign: store these weights unpacked")
     return torch.from_numpy(np.packbits(weight.detach().cpu().numpy().reshape(-1) > 0))
 
 
 def unpack(bits: UInt8[Tensor, "n"], shape: tuple[int, ...]) -> Float[Tensor, "*s"]:
-    """The weights of that shape, -1 or 1, that `pack` stored. Raises ValueError if the number of
-    bytes is another."""
+    """Return the weights of that shape, -1 or 1, that `pack` stored. Raises ValueError if the
+    number of bytes is another.
+    """
     count = int(np.prod(shape))
     if bits.dtype != torch.uint8 or bits.numel() != -(-count // 8):
         raise ValueError(

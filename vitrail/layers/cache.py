@@ -25,11 +25,11 @@ class Derived(nn.Module):
     _kept: tuple[tuple, dict[Hashable, Any]] | None = None  # the sources' state, results by place
 
     def _sources(self) -> Iterable[Tensor]:
-        """What the results depend on, beside their places."""
+        """Return what the results depend on, beside their places."""
         return self.parameters(recurse=False)
 
     def _kept_or(self, make: Callable[[], Any], place: Hashable = ()) -> Any:
-        """What `make` gives, kept while neither the sources nor `place` change."""
+        """Return what `make` gives, kept while neither the sources nor `place` change."""
         if torch.compiler.is_compiling():
             return make()
         if torch.is_grad_enabled() or any(s.is_inference() for s in self._sources()):
@@ -38,7 +38,9 @@ class Derived(nn.Module):
         return self._kept_for(place, make)
 
     def _kept_for(self, place: Hashable, make: Callable[[], Any]) -> Any:
-        """What is kept for `place`, made by `make` the first time: where keeping is in order."""
+        """Return what is kept for `place`, made by `make` the first time:
+        where keeping is in order.
+        """
         state = tuple([(s._version, s.data_ptr()) for s in self._sources()])
         kept = self._kept
         if kept is None or kept[0] != state:
@@ -51,7 +53,7 @@ class Derived(nn.Module):
         return found[place]
 
     def train(self, mode: bool = True) -> Derived:
-        """As nn.Module's; forgets what is kept."""
+        """Set the mode as nn.Module does, and forget what is kept."""
         self._kept = None
         return super().train(mode)
 
@@ -72,7 +74,7 @@ class Packed(Derived):
         return (self.weight,)
 
     def _keeps(self, x: Tensor) -> bool:
-        """Whether oneDNN's formats serve here; forgets what is kept where they do not."""
+        """Return whether oneDNN's formats serve here; forget what is kept where they do not."""
         if torch.compiler.is_compiling():
             return False
         if (

@@ -22,12 +22,12 @@ LANES = 8
 
 
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """The same memory, seen as (B, C, H, W)."""
+    """Return the same memory, seen as (B, C, H, W)."""
     return x.permute(0, 3, 1, 2)
 
 
 def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w c"]:
-    """The same memory, seen as (B, H, W, C)."""
+    """Return the same memory, seen as (B, H, W, C)."""
     return x.permute(0, 2, 3, 1)
 
 
@@ -42,14 +42,14 @@ class Conv2d(Packed, nn.Conv2d):
         return self._packed(x, "none", "") if self._keeps(x) else super().forward(x)
 
     def then(self, x: Float[Tensor, "b c h w"], act: nn.Module) -> Float[Tensor, "b c2 h2 w2"]:
-        """act(conv(x)); in one pass over the result where oneDNN knows the activation."""
+        """Return act(conv(x)); in one pass over the result where oneDNN knows the activation."""
         name, form = fused(act)
         return self._packed(x, name, form) if name and self._keeps(x) else act(self(x))
 
     def joined(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c2 h2 w2"], act: nn.Module
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        """act(conv(x) + other), as `then`."""
+        """Return act(conv(x) + other), as `then`."""
         name, form = fused(act)
         if not (name and self._keeps(x)) or other.dtype != x.dtype:
             return act(self(x) + other)
@@ -81,14 +81,14 @@ class Conv2d(Packed, nn.Conv2d):
         return convolve(x, weight, self.bias, *geometry, act, [], form)
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, tuple]:
-        """The kernel in oneDNN's format for an input of this shape, and the geometry."""
+        """Return the kernel in oneDNN's format for an input of this shape, and the geometry."""
         kernel, padding = self._even(x)
         geometry = (padding, self.stride, self.dilation, self.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         return self._kept_for(x.shape, lambda: reorder(kernel, *geometry, x.shape)), geometry
 
     def _even(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
-        """The kernel and the padding of either side."""
+        """Return the kernel and the padding of either side."""
         return self.weight, self.padding  # pyright: ignore[reportReturnType]
 
 
@@ -99,13 +99,13 @@ class Conv(Conv2d):
         return channels_last(super().forward(channels_first(x)))
 
     def then(self, x: Float[Tensor, "b h w c"], act: nn.Module) -> Float[Tensor, "b h2 w2 c2"]:
-        """act(conv(x)), in two passes."""
+        """Return act(conv(x)), in two passes."""
         return act(self(x))
 
     def joined(
         self, x: Float[Tensor, "b h w c"], other: Float[Tensor, "b h2 w2 c2"], act: nn.Module
     ) -> Float[Tensor, "b h2 w2 c2"]:
-        """act(conv(x) + other), in three passes."""
+        """Return act(conv(x) + other), in three passes."""
         return act(self(x) + other)
 
 
@@ -136,17 +136,17 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
     def then(self, x: Float[Tensor, "b c h w"], act: nn.Module) -> Float[Tensor, "b c2 h2 w2"]:
-        """act(norm(conv(x))), as `Conv2d.then`."""
+        """Return act(norm(conv(x))), as `Conv2d.then`."""
         return act(self(x))
 
     def joined(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c2 h2 w2"], act: nn.Module
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        """act(norm(conv(x)) + other), as `Conv2d.joined`."""
+        """Return act(norm(conv(x)) + other), as `Conv2d.joined`."""
         return act(self(x) + other)
 
     def deployed(self) -> nn.Conv2d:
-        """One convolution with bias that computes the same in eval mode."""
+        """Return one convolution with bias that computes the same in eval mode."""
         return folded(self.conv, self.norm)
 
 
@@ -164,11 +164,11 @@ class LinearNorm(nn.Module):
         return self.norm(x.flatten(0, -2)).view(x.shape)
 
     def then(self, x: Float[Tensor, "*s c"], act: nn.Module) -> Float[Tensor, "*s c2"]:
-        """act(norm(linear(x))), as `Linear.then`."""
+        """Return act(norm(linear(x))), as `Linear.then`."""
         return act(self(x))
 
     def deployed(self) -> nn.Module:
-        """One linear layer with bias that computes the same in eval mode."""
+        """Return one linear layer with bias that computes the same in eval mode."""
         scale, shift = affine(self.norm)
         return linear(self.linear.weight * scale[:, None], shift)
 
@@ -187,7 +187,7 @@ class NormLinear(nn.Module):
         return self.linear(self.norm(x))
 
     def deployed(self) -> nn.Linear:
-        """One linear layer that computes the same in eval mode."""
+        """Return one linear layer that computes the same in eval mode."""
         scale, shift = affine(self.norm)
         weight = self.linear.weight
         return linear(weight * scale, weight @ shift + self.linear.bias)
@@ -214,14 +214,16 @@ def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution with bias, in channels-last memory, for norm(conv(x)) in eval mode."""
+    """Return one convolution with bias, in channels-last memory, for norm(conv(x)) in eval mode."""
     return rescaled(conv, *affine(norm))
 
 
 def rescaled(
     conv: nn.Conv2d, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"] | None = None
 ) -> nn.Conv2d:
-    """One convolution without gradients, in channels-last memory, for conv(x) * scale + shift."""
+    """Return one convolution without gradients, in channels-last memory,
+    for conv(x) * scale + shift.
+    """
     made = copy.copy(conv)  # its geometry; parameters are replaced below
     made._parameters = dict(conv._parameters)
     weight = conv.weight * scale[:, None, None, None]

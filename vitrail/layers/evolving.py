@@ -56,7 +56,7 @@ class Evolution(nn.Module):
         k: Float[Tensor, "b n s d"],
         before: Float[Tensor, "b n t s"],
     ) -> Float[Tensor, "b n t s"]:
-        """alpha before + (1 - alpha) q k', in one pass over the maps."""
+        """Return alpha before + (1 - alpha) q k', in one pass over the maps."""
         keys = k.flatten(0, 1).mT
         maps = torch.baddbmm(
             before.flatten(0, 1), (q * (1 - self.alpha)).flatten(0, 1), keys, beta=self.alpha
@@ -64,7 +64,7 @@ class Evolution(nn.Module):
         return maps.view_as(before)
 
     def deployed(self) -> nn.Module:
-        """The factor within the kernel."""
+        """Move the factor into the kernel."""
         if self.conv is not None and self.conv.bias is not None:
             self.conv.weight = frozen(self.conv.weight.contiguous() * self.factor)
             self.conv.bias, self.factor = frozen(self.conv.bias * self.factor), 1.0

@@ -54,7 +54,7 @@ class QuickMlp(Mlp):
         return F.linear(self.dropout(inside), self.fc2.weight / slope, self.fc2.bias)
 
     def deployed(self) -> nn.Module:
-        """The slope in the layers for good: one pass for three."""
+        """Move the slope into the layers for good: one pass for three."""
         if isinstance(self.act, QuickGELU):
             slope, self.act = self.act.slope, nn.SiLU()
             self.fc1 = linear(self.fc1.weight * slope, self.fc1.bias * slope)

@@ -26,7 +26,7 @@ class Flexible(Derived):
 
     @property
     def patch(self) -> int:
-        """Pixels of the image per token, down and across, now."""
+        """Return how many pixels of the image a token spans, down and across, now."""
         return self._drawn or self._chosen or self.own
 
     def choose(self, patch: int) -> None:
@@ -38,12 +38,12 @@ class Flexible(Derived):
         self._drawn = patch
 
     def train(self, mode: bool = True) -> Flexible:
-        """As nn.Module's; forgets what was drawn."""
+        """Set the mode as nn.Module does, and forget what was drawn."""
         self._drawn = None
         super().train(mode)
         return self
 
     def _kernel(self, weight: Float[Tensor, "o i h w"], size: Size) -> Float[Tensor, "o i h2 w2"]:
-        """The kernel of a size, kept for each while no gradients flow."""
+        """Return the kernel of a size, kept for each while no gradients flow."""
         make: Callable[[], Tensor] = lambda: pi_resize(weight, size)  # noqa: E731
         return self._kept_or(make, ("kernel", size))

@@ -17,7 +17,7 @@ from vitrail.layers.protocols import Deployable
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode without gradients, each part replaced by its deployed form.
+    """Return a copy in eval mode without gradients, each part replaced by its deployed form.
 
     Outputs agree with the model's in eval mode up to rounding; the model is left as it is.
     """

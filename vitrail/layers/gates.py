@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 
 def squeezed(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
-    """The mean over positions, computed and kept in float32 at least: in float16 the mean of a
-    large map would lose its last bits."""
+    """Return the mean over positions, computed and kept in float32 at least: in float16 the mean of
+    a large map would lose its last bits.
+    """
     return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def channels(dim: int, reduction: int) -> int:
-    """dim / reduction, rounded down; ValueError if nothing is left."""
+    """Return dim / reduction, rounded down; raise ValueError if nothing is left."""
     hidden = dim // reduction if reduction > 0 else 0
     if hidden < 1:
         raise ValueError(
@@ -31,13 +32,13 @@ class Gate(nn.Module):
     is multiplied is not x itself."""
 
     def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b #c #h #w"]:
-        """What x is multiplied by, in the dtype of x."""
+        """Return what x is multiplied by, in the dtype of x."""
         raise NotImplementedError
 
     def parts(
         self, x: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b #c #h #w"]]:
-        """A map and its factor, whose product is the result."""
+        """Return a map and its factor, whose product is the result."""
         return x, self.factor(x)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -47,6 +48,6 @@ class Gate(nn.Module):
     def joined(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """The gated x plus `other`, in the same pass."""
+        """Return the gated x plus `other`, in the same pass."""
         x, factor = self.parts(x)
         return torch.addcmul(other, x, factor)

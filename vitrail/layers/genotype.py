@@ -13,12 +13,12 @@ Genotype: TypeAlias = tuple[Edge, ...]
 
 
 def nodes(genotype: Genotype) -> tuple[tuple[Edge, Edge], ...]:
-    """The edges in pairs, one pair a node."""
+    """Return the edges in pairs, one pair a node."""
     return tuple(zip(genotype[::2], genotype[1::2], strict=True))
 
 
 def check(genotype: Genotype, operations: Collection[str]) -> None:
-    """Raises ValueError when the genotype names no node, an operation that is not one of
+    """Raise ValueError when the genotype names no node, an operation that is not one of
     `operations`, or a state that does not exist when its node is computed."""
     if not genotype or len(genotype) % 2:
         raise ValueError(
@@ -40,6 +40,8 @@ def check(genotype: Genotype, operations: Collection[str]) -> None:
 
 
 def loose_ends(genotype: Genotype) -> tuple[int, ...]:
-    """The states of the nodes that no other node reads: what a cell concatenates by default."""
+    """Return the states of the nodes that no other node reads: what a
+    cell concatenates by default.
+    """
     read = {state for _, state in genotype}
     return tuple(n + 2 for n in range(len(genotype) // 2) if n + 2 not in read)

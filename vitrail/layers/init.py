@@ -6,7 +6,9 @@ from torch import nn
 
 
 def trunc_normal_linear(module: nn.Module, std: float = 0.02) -> None:
-    """Linear weights truncated normal, biases 0; other layers keep what they have."""
+    """Initialise linear weights from a truncated normal, biases with 0; other
+    layers keep what they have.
+    """
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=std)
@@ -15,7 +17,7 @@ def trunc_normal_linear(module: nn.Module, std: float = 0.02) -> None:
 
 
 def kaiming_conv(module: nn.Module) -> None:
-    """Convolutions He-normal by fan-out, their biases 0: the initialisation of ResNets."""
+    """Initialise convolutions He-normal by fan-out, their biases with 0, as ResNets do."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

@@ -19,14 +19,14 @@ class Linear(Packed, nn.Linear):
         return self._pointwise(x, "none", "") if self._keeps(x) else super().forward(x)
 
     def then(self, x: Float[Tensor, "*s c"], act: nn.Module) -> Float[Tensor, "*s c2"]:
-        """act(linear(x)); in one pass over the result where oneDNN knows the activation."""
+        """Return act(linear(x)); in one pass over the result where oneDNN knows the activation."""
         name, form = fused(act)
         if name and self._keeps(x):
             return self._pointwise(x, name, form)
         return act(self(x))
 
     def scaled(self, scale: Float[Tensor, "c2"]) -> Linear:
-        """A layer without gradients whose outputs are `scale` times this one's."""
+        """Return a layer without gradients whose outputs are `scale` times this one's."""
         bias = None if self.bias is None else self.bias * scale
         return linear(self.weight * scale[:, None], bias)
 
@@ -38,7 +38,7 @@ class Linear(Packed, nn.Linear):
 
 
 def fused(act: nn.Module) -> tuple[str, str]:
-    """oneDNN's name and form of an activation, or two empty strings."""
+    """Return oneDNN's name and form of an activation, or two empty strings."""
     if type(act) is nn.GELU:
         return "gelu", act.approximate
     if type(act) is nn.SiLU:
@@ -51,7 +51,7 @@ def fused(act: nn.Module) -> tuple[str, str]:
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """A Linear of the given weight (C', C) and bias (C',), without gradients."""
+    """Return a Linear of the given weight (C', C) and bias (C',), without gradients."""
     made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     made.weight = frozen(weight)
     if bias is not None:
@@ -60,5 +60,5 @@ def linear(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def frozen(value: Tensor) -> nn.Parameter:
-    """A parameter that takes no gradient."""
+    """Return a parameter that takes no gradient."""
     return nn.Parameter(value.detach().clone(memory_format=torch.preserve_format), False)

@@ -22,13 +22,15 @@ Pads = Callable[[int, int, int], tuple[int, int]]
 
 
 def same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME: ceil(size / stride) positions, the smaller half of the zeros first."""
+    """Return the padding of TensorFlow's SAME: ceil(size / stride) positions, the smaller half of
+    the zeros first.
+    """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def symmetric(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """PyTorch's habit: half a kernel of zeros on either side."""
+    """Return the padding of PyTorch's habit: half a kernel of zeros on either side."""
     return kernel // 2, kernel // 2
 
 
@@ -61,7 +63,7 @@ class PaddedConv2d(Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _even(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The kernel, and the padding of either side, for a map of this size."""
+        """Return the kernel, and the padding of either side, for a map of this size."""
         (top, below), (left, right) = (
             self.pads(size, kernel, stride)
             for size, kernel, stride in zip(
@@ -134,7 +136,9 @@ class MBConv(nn.Module):
         return self._leave(x, channels_last(self.act(self.norm2(y))))
 
     def deployed(self) -> nn.Module:
-        """Without BatchNorms, and activations in the passes of what they follow."""
+        """Return the block without BatchNorms, with activations in the
+        passes of what they follow.
+        """
         return _Deployed(self)
 
     def _leave(self, x: Tensor, y: Tensor) -> Tensor:
@@ -164,5 +168,5 @@ class _Deployed(MBConv):
         return self._leave(x, channels_last(self.depthwise.then(y, self.act)))  # pyright: ignore[reportCallIssue]
 
     def deployed(self) -> nn.Module:
-        """Itself."""
+        """Return itself."""
         return self

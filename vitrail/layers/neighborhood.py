@@ -54,7 +54,7 @@ class Axis(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def tiled(length: int, kernel: int, dilation: int, border: Border, tile: int) -> Axis:
-    """The tiles of an axis of `length` pixels; tiles hold at most `tile` queries."""
+    """Return the tiles of an axis of `length` pixels; tiles hold at most `tile` queries."""
     half, classes = kernel // 2, [range(r, length, dilation) for r in range(min(dilation, length))]
     longest = len(classes[0])
     tile = min(tile, longest)
@@ -86,7 +86,7 @@ def tiled(length: int, kernel: int, dilation: int, border: Border, tile: int) ->
 
 
 def _offset(place: int, key: int, n: int, kernel: int, border: Border) -> int:
-    """Key minus query plus kernel - 1 within a residue class of n pixels, -1 if not seen."""
+    """Return key minus query plus kernel - 1 within a residue class of n pixels, -1 if not seen."""
     half = kernel // 2
     first = max(0, min(place - half, n - kernel)) if border == "clamp" else place - half
     inside = border == "zero" or 0 <= key < n
@@ -107,11 +107,13 @@ class Neighborhood:
 
     @property
     def least(self) -> int:
-        """The smallest side of a map: a clamped window must fit into every residue class."""
+        """Return the smallest side of a map: a clamped window must fit into every residue class."""
         return self.kernel * self.dilation if self.border == "clamp" else 1
 
     def axes(self, grid: Grid) -> tuple[Axis, Axis]:
-        """Both axes of a map of (H, W), tiled or whole, whichever is thought to be faster."""
+        """Return both axes of a map of (H, W), tiled or whole, whichever
+        is thought to be faster.
+        """
         if min(grid) < self.least:
             raise ValueError(
                 f"map is {grid[0]}x{grid[1]}; a kernel of {self.kernel} with dilation "
@@ -127,7 +129,7 @@ class Neighborhood:
     def bias(
         self, table: Tensor | None, grid: Grid, heads: int, like: Tensor, *, dense: bool = True
     ) -> Float[Tensor, "*p tn t s"]:
-        """What is added to the logits of a map of (H, W).
+        """Return what is added to the logits of a map of (H, W).
 
         The rows of `table` (heads, 2 kernel - 1, 2 kernel - 1) by *key minus query*, or 0
         without one, and -inf where a query does not see a key. (P, heads, t, s), an entry for
@@ -160,7 +162,7 @@ class Neighborhood:
         tables: tuple[Tensor, Tensor] | None = None,
         scale: float | None = None,
     ) -> Float[Tensor, "b h w n e"]:
-        """softmax(scale q k' + q r' + bias) v over each position's neighbourhood.
+        """Return softmax(scale q k' + q r' + bias) v over each position's neighbourhood.
 
         `bias` is what `bias` gives for this map. `tables` are the r of the rows' and of the
         columns' offsets, each (2 kernel - 1, d) or (heads, 2 kernel - 1, d), which are added.
@@ -205,7 +207,9 @@ class Neighborhood:
         tables: tuple[Tensor, Tensor] | None = None,
         scale: float | None = None,
     ) -> Float[Tensor, "b tiles_n t s"]:
-        """Attention of every tile and head, rows are queries; arguments as of `attend`."""
+        """Return the attention of every tile and head, rows are queries;
+        arguments as of `attend`.
+        """
         rows, columns = self.axes((q.shape[1], q.shape[2]))
         q, k, _ = self._cut(q, k, k)
         if bias is not None and bias.ndim == 4:
@@ -222,7 +226,7 @@ class Neighborhood:
         return attention_weights(q.flatten(1, 3), k.flatten(1, 3), bias=total, scale=scale)
 
     def _cut(self, *qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, Ty, Tx, n, t, d), keys and values (B, Ty, Tx, n, s, d) of the tiles."""
+        """Cut queries (B, Ty, Tx, n, t, d), keys and values (B, Ty, Tx, n, s, d) into tiles."""
         q, k, v = qkv
         rows, columns = self.axes((q.shape[1], q.shape[2]))
         if self.border == "zero":
@@ -243,7 +247,7 @@ class Neighborhood:
         tables: tuple[Tensor, Tensor] | None,
         scale: float | None,
     ) -> Float[Tensor, "b ty tx n t e"]:
-        """Attention of tiles that have one pattern: they are one batch."""
+        """Attend in tiles that have one pattern: they are one batch."""
         shape, (q, k, v) = q.shape, (part.flatten(0, 2) for part in (q, k, v))
         if tables is None:
             return attend(q, k, v, bias=bias, scale=scale).unflatten(0, shape[:3])
@@ -268,7 +272,7 @@ def neighborhood(
     tables: tuple[Tensor, Tensor] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b h w n e"]:
-    """Local attention of a map: for every position, softmax over its neighbourhood.
+    """Apply local attention to a map: for every position, softmax over its neighbourhood.
 
     Logits are scale q k' (scale d**-0.5 unless given), plus the entry of `table` (heads,
     2 kernel - 1, 2 kernel - 1) for *key minus query*, plus q r' with the r of `tables` (of
@@ -295,7 +299,7 @@ class NeighborhoodBias(KeptTable):
         self.local = local
 
     def forward(self, grid: Grid) -> Float[Tensor, "*p tn t s"]:
-        """The bias of `Neighborhood.attend` for a map of (H, W)."""
+        """Return the bias of `Neighborhood.attend` for a map of (H, W)."""
         heads = len(self.table)
         return self._kept_or(lambda: self.local.bias(self.table, grid, heads, self.table), grid)
 
@@ -308,7 +312,7 @@ def aggregate(
     dilation: int = 1,
     factors: Float[Tensor, "k n d"] | None = None,
 ) -> Float[Tensor, "b h w n d"]:
-    """Sum of the neighbours by given weights, one for each of the kernel^2 offsets, row-major.
+    """Sum the neighbours by given weights, one for each of the kernel^2 offsets, row-major.
 
     `factors` multiply them by channel. Beyond the border is zero. Shifted multiply-adds: nothing
     is gathered.
@@ -328,15 +332,16 @@ def aggregate(
 
 
 def halos(x: Float[Tensor, "b h w c"], block: int, halo: int) -> Float[Tensor, "b m n s c"]:
-    """Blocks of a map with what is around them: (B, H / block, W / block, (block + 2 halo)^2,
-    C), zeros beyond the border."""
+    """Return blocks of a map with what is around them: (B, H / block, W / block, (block + 2
+    halo)^2, C), zeros beyond the border.
+    """
     size = block + 2 * halo
     cut = F.pad(x, (0, 0, halo, halo, halo, halo)).unfold(1, size, block).unfold(2, size, block)
     return cut.permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
 
 
 def _tiles(x: Tensor, rows: list[list[int]], columns: list[list[int]]) -> Tensor:
-    """(B, H, W, n, d) to (B, Ty, Tx, n, places, d)."""
+    """Cut (B, H, W, n, d) into tiles (B, Ty, Tx, n, places, d)."""
     x = _pick(_pick(x, [i for row in rows for i in row], 1), [i for c in columns for i in c], 2)
     x = x.unflatten(2, (len(columns), -1)).unflatten(1, (len(rows), -1))
     return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
@@ -349,7 +354,7 @@ def _pick(x: Tensor, places: list[int], dim: int) -> Tensor:
 
 
 def _slices(axis: Axis) -> list[slice]:
-    """The tiles of each pattern: they lie together."""
+    """Return where the tiles of each pattern are: they lie together."""
     starts = [axis.pattern.index(p) for p in range(len(axis.patterns))]
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(axis.pattern)], strict=True)]
 
@@ -357,8 +362,9 @@ def _slices(axis: Axis) -> list[slice]:
 def _relative(
     q: Tensor, tables: tuple[Tensor, Tensor], patterns: tuple[list[list[int]], list[list[int]]]
 ) -> Float[Tensor, "b n t s"]:
-    """Logits q r' of tiles (B, n, t, d) whose queries see keys at the patterns' offsets, -inf of
-    what they do not see."""
+    """Return the logits q r' of tiles (B, n, t, d) whose queries see keys at the patterns' offsets,
+    -inf of what they do not see.
+    """
     by, bx = (len(p) for p in patterns)
     q = q.unflatten(2, (by, bx))
     parts = []

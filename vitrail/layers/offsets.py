@@ -28,22 +28,22 @@ class Offsets(Derived):
     def scores(
         self, rows: Float[Tensor, "q k"], columns: Float[Tensor, "r l"]
     ) -> Float[Tensor, "n q r k l"]:
-        """Logits of the heads for queries at (q, r) and keys at (k, l)."""
+        """Return the logits of the heads for queries at (q, r) and keys at (k, l)."""
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "b h w c"], dropout: float = 0.0) -> Tensor:
-        """`dropout` acts on the weights."""
+        """Attend by offsets alone; `dropout` acts on the weights."""
         b, h, w, c = x.shape
         maps = self._kept_or(lambda: self._maps(h, w), (h, w))
         seen = F.dropout(maps, dropout, dropout > 0) @ x.flatten(1, 2)
         return seen.view(b, h, w, -1, c)
 
     def bias(self, h: int, w: int) -> Float[Tensor, "1 n t s"]:
-        """Scores of all pairs of pixels, to be added to those of content."""
+        """Return the scores of all pairs of pixels, to be added to those of content."""
         return self._kept_or(lambda: self._scores(h, w), (h, w))
 
     def table(self, h: int, w: int) -> Float[Tensor, "1 n t s"]:
-        """Who looks at whom; rows are queries."""
+        """Return who looks at whom; rows are queries."""
         return self._scores(h, w).softmax(-1)
 
     def _scores(self, h: int, w: int) -> Tensor:
@@ -63,7 +63,7 @@ class AxisOffsets(Offsets):
     def axes(
         self, rows: Float[Tensor, "q k"], columns: Float[Tensor, "r l"]
     ) -> tuple[Float[Tensor, "n q k"], Float[Tensor, "n r l"]]:
-        """The two summands of `scores`."""
+        """Return the two summands of `scores`."""
         raise NotImplementedError
 
     def scores(
@@ -73,7 +73,9 @@ class AxisOffsets(Offsets):
         return down[:, :, None, :, None] + across[:, None, :, None, :]
 
     def forward(self, x: Float[Tensor, "b h w c"], dropout: float = 0.0) -> Tensor:
-        """`dropout` acts on the weights."""
+        """Attend by offsets alone, along one axis after the other;
+        `dropout` acts on the weights.
+        """
         if dropout > 0:  # on those of pairs of pixels, of which two passes know nothing
             return super().forward(x, dropout)
         h, w = x.shape[1:3]
@@ -83,7 +85,9 @@ class AxisOffsets(Offsets):
     def factors(
         self, rows: Float[Tensor, "q k"], columns: Float[Tensor, "r l"]
     ) -> tuple[Float[Tensor, "n q k"], Float[Tensor, "n r l"]]:
-        """Weights along the rows and along the columns; those of a pixel are their product."""
+        """Return weights along the rows and along the columns; those of a
+        pixel are their product.
+        """
         down, across = self.axes(rows, columns)
         return down.softmax(-1), across.softmax(-1)
 
@@ -149,7 +153,7 @@ class Learned(AxisOffsets):
 
 
 def between(size: int, like: Tensor) -> Float[Tensor, "n n"]:
-    """Key minus query of all pairs along an axis."""
+    """Return key minus query of all pairs along an axis."""
     at = torch.arange(size, device=like.device, dtype=like.dtype)
     return at - at[:, None]
 
@@ -157,7 +161,7 @@ def between(size: int, like: Tensor) -> Float[Tensor, "n n"]:
 def two_passes(
     x: Float[Tensor, "b k l c"], down: Float[Tensor, "n q k"], across: Float[Tensor, "n r l"]
 ) -> Float[Tensor, "b q r n c"]:
-    """What heads see whose weights are products: first along the rows, then the columns."""
+    """Return what heads see whose weights are products: first along the rows, then the columns."""
     (heads, tall, _), (_, _, wide, channels) = down.shape, x.shape
     seen = down.transpose(0, 1).flatten(0, 1) @ x.flatten(2)
     seen = across @ seen.view(-1, heads, wide, channels)
@@ -196,13 +200,15 @@ class ShiftAttention(nn.Module):
         return F.linear(seen.flatten(3), self.value, self.bias).permute(0, 3, 1, 2)
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t s"]:
-        """Who looks at whom, the same for every image; keys are the padded map, row-major."""
+        """Return who looks at whom, the same for every image; keys are
+        the padded map, row-major.
+        """
         down, across = self.position.factors(*self._offsets(x))
         maps = down[:, :, None, :, None] * across[:, None, :, None, :]
         return maps.flatten(3).flatten(1, 2).expand(x.shape[0], -1, -1, -1)
 
     def _offsets(self, x: Tensor) -> list[Tensor]:
-        """Key minus query, of rows and of columns."""
+        """Return key minus query, of rows and of columns."""
         found = []
         for size, start, span, stride, pad in zip(
             x.shape[-2:], *self.reach, self.stride, self.margin, strict=True
@@ -220,7 +226,8 @@ class ShiftAttention(nn.Module):
 
 
 def convolution_as_attention(conv: nn.Module, precision: float = 50.0) -> ShiftAttention:
-    """The attention layer that computes what a convolution does: the paper's theorem, executed.
+    """Return the attention layer that computes what a convolution does: the paper's theorem,
+    executed.
 
     One head for each place of the kernel attends to that shift by a Gaussian of `precision`
     (the paper's alpha: from 40 on the rest is rounding in float64) and carries that slice of the

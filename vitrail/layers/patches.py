@@ -12,7 +12,9 @@ from vitrail.layers.position import bicubic_grid
 
 
 def class_row(table: Tensor) -> tuple[Tensor, Tensor]:
-    """A position table as what its first row adds to the class token, and the patches' table."""
+    """Split a position table into what its first row adds to the class
+    token, and the patches' table.
+    """
     return table[:, :1], table[:, 1:]
 
 
@@ -26,7 +28,7 @@ class PatchTokens(nn.Module):
     proj: nn.Module
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         raise NotImplementedError
 
     def seen(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b c2 h2 w2"]:
@@ -67,7 +69,7 @@ class PatchTokens(nn.Module):
     def _placed(
         self, patches: Float[Tensor, "b c h w"], grid: tuple[int, int]
     ) -> Float[Tensor, "b n c"]:
-        """A map of patches as tokens with positions, behind the prefix."""
+        """Return a map of patches as tokens with positions, behind the prefix."""
         x, table = patches.flatten(2).mT, self._positions(grid)
         return self.behind(x if table is None else self._at(x, table))
 
@@ -148,7 +150,7 @@ class ClassPatches(PatchTokens):
             nn.init.trunc_normal_(table, std=std) if std else nn.init.zeros_(table)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         if h % self.patch or w % self.patch:
             raise ValueError(
                 f"image is {h}x{w}; patches of {self.patch} pixels need multiples of "

@@ -94,7 +94,9 @@ def _made(kind: str, old: int, new: int) -> Tensor:
 
 
 def _weights(old: int, new: int, width: float) -> np.ndarray:
-    """Triangles of half-width `width` around each new pixel's centre, normed in every row."""
+    """Return triangles of half-width `width` around each new pixel's
+    centre, normed in every row.
+    """
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     away = np.abs(centres[:, None] - np.arange(old)[None]) / width
     weights = np.maximum(0.0, 1.0 - away)

@@ -19,7 +19,7 @@ from vitrail.layers.pi_resize import triangle_resize
 
 
 def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
-    """sin (even channels) and cos (odd) of p / 10000**(2 (i // 2) / dim), p the flat index.
+    """Return sin (even channels) and cos (odd) of p / 10000**(2 (i // 2) / dim), p the flat index.
 
     Angles are rounded to float32 before the sine, as in the released checkpoints of the
     Compact Transformers.
@@ -32,7 +32,7 @@ def sine_1d(tokens: int, dim: int) -> Float[Tensor, "1 n c"]:
 
 
 def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 n c"]:
-    """[sin xw, cos xw, sin yw, cos yw], w = 10000**(-i / (dim/4 - 1)): big_vision's form."""
+    """Return [sin xw, cos xw, sin yw, cos yw], w = 10000**(-i / (dim/4 - 1)): big_vision's form."""
     if dim % 4:
         raise ValueError(f"dim {dim} must be a multiple of 4 for two-dimensional sinusoids")
     rate = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
@@ -49,28 +49,28 @@ def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "1 n c"]:
 def zoom_grid(
     table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m c"]:
-    """Linear interpolation whose corners coincide (scipy's zoom of order 1): ViT, AugReg."""
+    """Interpolate linearly with corners that coincide (scipy's zoom of order 1): ViT, AugReg."""
     return _resize(table, old, new, mode="bilinear", align_corners=True)
 
 
 def bilinear_grid(
     table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m c"]:
-    """Half-pixel bilinear interpolation: Compact Transformers."""
+    """Interpolate bilinearly between half pixels: Compact Transformers."""
     return _resize(table, old, new, mode="bilinear", align_corners=False)
 
 
 def bicubic_grid(
     table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m c"]:
-    """Half-pixel bicubic interpolation: Swin's absolute positions and bias tables."""
+    """Interpolate bicubically between half pixels: Swin's absolute positions and bias tables."""
     return _resize(table, old, new, mode="bicubic", align_corners=False)
 
 
 def triangle_grid(
     table: Float[Tensor, "1 n c"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m c"]:
-    """Half-pixel bilinear interpolation, antialiased where the grid shrinks: FlexiViT."""
+    """Interpolate bilinearly between half pixels, antialiased where the grid shrinks: FlexiViT."""
     maps = table.view(1, *old, -1).permute(0, 3, 1, 2)
     return triangle_resize(maps, new).permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
 
@@ -78,14 +78,18 @@ def triangle_grid(
 def linear_line(
     table: Float[Tensor, "1 n c"], old: tuple[int, ...], new: tuple[int, ...]
 ) -> Float[Tensor, "1 m c"]:
-    """Half-pixel linear interpolation along one axis: tables of offsets between rows or columns."""
+    """Interpolate linearly between half pixels along one axis: tables of
+    offsets between rows or columns.
+    """
     return table if old == new else F.interpolate(table.mT, math.prod(new), mode="linear").mT
 
 
 def cropped_line(
     table: Float[Tensor, "1 n c"], old: tuple[int, ...], new: tuple[int, ...]
 ) -> Float[Tensor, "1 m c"]:
-    """The middle of a table of offsets: attention as convolution. ValueError if it must grow."""
+    """Return the middle of a table of offsets: attention as convolution.
+    ValueError if it must grow.
+    """
     before, after = math.prod(old), math.prod(new)
     if after > before:
         raise ValueError(f"they know offsets of up to {before // 2} places, not {after // 2}")
@@ -170,7 +174,7 @@ class BiasTable(KeptTable):
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
-    """Rows of a ((2h - 1)(2w - 1)) table by *query minus key*, both row-major: Swin."""
+    """Return the rows of a ((2h - 1)(2w - 1)) table by *query minus key*, both row-major: Swin."""
     h, w = grid
     y, x = _coordinates(h, w, 1)
     dy, dx = y[:, None] - y[None] + h - 1, x[:, None] - x[None] + w - 1
@@ -180,7 +184,7 @@ def offset_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def distance_index(grid: tuple[int, int], stride: int = 1) -> Int[Tensor, "t s"]:
-    """Rows of an (h w) table by |row distance| * w + |column distance|: LeViT.
+    """Return the rows of an (h w) table by |row distance| * w + |column distance|: LeViT.
 
     Queries are every `stride`-th point of the grid, keys all of them.
     """

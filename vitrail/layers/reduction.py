@@ -52,7 +52,7 @@ class ReducedAttention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b heads n m"]:
-        """Who looks at whom; rows are queries, columns the reduced map's positions."""
+        """Return who looks at whom; rows are queries, columns the reduced map's positions."""
         q, k, _ = self._heads(x, grid)
         return attention_weights(q, k)
 

@@ -31,7 +31,7 @@ def attend_by_parts(
     *,
     scale: float | None = None,
 ) -> Float[Tensor, "b n t e"]:
-    """`attend` with a bias that depends on the queries: bias(q) for some of them at a time.
+    """Apply `attend` with a bias that depends on the queries: bias(q) for some of them at a time.
 
     Without gradients the parts of the batch are small enough for the cache, since a bias of all
     is many times as large as queries and keys; with them it is one part.
@@ -48,7 +48,7 @@ def attend_by_parts(
 def relative_logits(
     q: Float[Tensor, "b n h w d"], rows: Float[Tensor, "r d"], columns: Float[Tensor, "c d"]
 ) -> Float[Tensor, "b n t s"]:
-    """q'(rows[p - i + H - 1] + columns[r - j + W - 1]) of queries (i, j) and keys (p, r).
+    """Return q'(rows[p - i + H - 1] + columns[r - j + W - 1]) of queries (i, j) and keys (p, r).
 
     Keys are H x W, tables (2 H - 1, d) and (2 W - 1, d); the h x w queries are no more.
     """
@@ -60,7 +60,9 @@ def relative_logits(
 def line_logits(
     q: Float[Tensor, "b n h w d"], rows: Float[Tensor, "r d"], columns: Float[Tensor, "c d"]
 ) -> tuple[Float[Tensor, "b n h w p"], Float[Tensor, "b n h w s"]]:
-    """The two summands of `relative_logits`: what a query makes of the keys' rows and columns."""
+    """Return the two summands of `relative_logits`: what a query makes of
+    the keys' rows and columns.
+    """
     h, w = q.shape[2:4]
     parts = []
     for table, count, shape in ((rows, h, (h, 1, -1)), (columns, w, (w, -1))):
@@ -73,7 +75,9 @@ def line_logits(
 
 
 def resized(table: Float[Tensor, "n d"], size: int) -> Float[Tensor, "m d"]:
-    """A table of `size` entries, interpolated linearly between the middles of the old ones."""
+    """Return a table of `size` entries, interpolated linearly between
+    the middles of the old ones.
+    """
     return table if len(table) == size else linear_line(table[None], (len(table),), (size,))[0]
 
 
@@ -88,14 +92,14 @@ class RelativePosition(nn.Module):
 
     @staticmethod
     def entries(side: int) -> int:
-        """Of a table for maps of this height or width."""
+        """Return how many entries a table for maps of this height or width has."""
         return 2 * side - 1
 
     def forward(self, q: Float[Tensor, "b n t d"], grid: Grid) -> Float[Tensor, "b n t s"]:
         return relative_logits(q.unflatten(2, grid), *self.tables(grid))
 
     def tables(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Those of rows and columns, for a map of (H, W)."""
+        """Return the tables of rows and columns, for a map of (H, W)."""
         h, w = (self.entries(side) for side in grid)
         return resized(self.rows, h), resized(self.columns, w)
 
@@ -105,7 +109,7 @@ class AbsolutePosition(RelativePosition):
 
     @staticmethod
     def entries(side: int) -> int:
-        """Of a table for maps of this height or width."""
+        """Return how many entries a table for maps of this height or width has."""
         return side
 
     def forward(self, q: Float[Tensor, "b n t d"], grid: Grid) -> Float[Tensor, "b n t s"]:

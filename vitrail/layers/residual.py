@@ -80,14 +80,16 @@ class Block(nn.Module):
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
     def deployed(self) -> Block:
-        """LayerScale goes into the last linear layer of its branch."""
+        """Move LayerScale into the last linear layer of its branch."""
         self.scale1 = absorbed(self.scale1, self.mixer)
         self.scale2 = absorbed(self.scale2, self.ffn)
         return self
 
 
 def absorbed(scale: nn.Module, branch: nn.Module) -> nn.Module:
-    """What stays of a scale after `branch`: nothing where the branch can `absorb(gamma)` it."""
+    """Return what stays of a scale after `branch`: nothing where the
+    branch can `absorb(gamma)` it.
+    """
     if not isinstance(scale, LayerScale) or not isinstance(branch, Absorbs):
         return scale
     branch.absorb(scale.gamma)
@@ -104,7 +106,7 @@ class Blocks(nn.ModuleList):
     recompute = False
 
     def run(self, block: Callable, *args: Any) -> Any:
-        """One block, or a method of one, on its inputs."""
+        """Run one block, or a method of one, on its inputs."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)  # pyright: ignore
         return block(*args)

@@ -86,7 +86,7 @@ class ProbePool(nn.Module):
         return y + self.ffn(self.norm(y))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads 1 n"]:
-        """What the probe looks at."""
+        """Return what the probe looks at."""
         q, k, _ = self._heads(x)
         return attention_weights(q, k)
 

@@ -17,13 +17,13 @@ from vitrail.layers.position import BiasTable, offset_index
 
 
 def pad(x: Float[Tensor, "b h w c"], multiple: int) -> Float[Tensor, "b h2 w2 c"]:
-    """Zeros at the bottom and right, up to multiples of `multiple`."""
+    """Pad with zeros at the bottom and right, up to multiples of `multiple`."""
     below, right = (-size % multiple for size in x.shape[1:3])
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
 def partition(x: Shaped[Tensor, "b h w c"], window: int) -> Shaped[Tensor, "bn t c"]:
-    """(B, H, W, C) to (B n, window^2, C), windows and their positions row by row."""
+    """Cut (B, H, W, C) into (B n, window^2, C), windows and their positions row by row."""
     b, h, w, c = x.shape
     x = x.view(b, h // window, window, w // window, window, c)
     return x.transpose(2, 3).reshape(-1, window * window, c)
@@ -32,7 +32,7 @@ def partition(x: Shaped[Tensor, "b h w c"], window: int) -> Shaped[Tensor, "bn t
 def reverse(
     windows: Float[Tensor, "bn t c"], window: int, grid: tuple[int, int]
 ) -> Float[Tensor, "b h w c"]:
-    """The map of (H, W) = `grid` that `partition` cut."""
+    """Return the map of (H, W) = `grid` that `partition` cut."""
     h, w = grid
     x = windows.view(-1, h // window, w // window, window, window, windows.shape[-1])
     return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
@@ -122,12 +122,12 @@ class WindowAttention(nn.Module):
         return out if grid == (h, w) else out[:, :h, :w]
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every window, rows are queries."""
+        """Return the attention of every head in every window, rows are queries."""
         q, k, _, bias = self._heads(*self._shifted(x))
         return attention_weights(q, k, bias=bias)
 
     def _shifted(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The map padded to whole windows and rolled, and by how much."""
+        """Return the map padded to whole windows and rolled, and by how much."""
         shift = self.shifts((x.shape[1], x.shape[2]))
         x = pad(x, self.window)
         return (x.roll([-s for s in shift], (1, 2)) if any(shift) else x), shift

@@ -214,7 +214,9 @@ def remembered(key: dict[str, Any], measure: Callable[[], Latency]) -> Latency:
 
 
 def _kept(file: Path) -> Latency | None:
-    """The latency in a file, None where there is none, an old one, or one that was changed."""
+    """Return the latency in a file, None where there is none, an old
+    one, or one that was changed.
+    """
     try:
         if time.time() - file.stat().st_mtime > KEPT_S:
             return None

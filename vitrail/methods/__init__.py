@@ -6,6 +6,7 @@ run applies them again before its weights are read.
 
 from vitrail.methods.adapter import Adapter
 from vitrail.methods.binary_weights import BinaryWeights
+from vitrail.methods.both_sides import BothSides
 from vitrail.methods.dropout import Dropout
 from vitrail.methods.flexivit import Flexivit
 from vitrail.methods.freeze import Freeze
@@ -25,6 +26,7 @@ Methods = (
     Adapter
     | BiasTuning
     | BinaryWeights
+    | BothSides
     | Dropout
     | Flexivit
     | Freeze

@@ -40,7 +40,7 @@ class KeptRows:
         self.rows, self.columns = rows, columns
 
     def __getstate__(self) -> dict[str, None]:
-        """A copy starts without what a pass keeps."""
+        """Return the state of a copy, which starts without what a pass keeps."""
         return {"rows": None, "columns": None}
 
 
@@ -103,7 +103,7 @@ class KeptWindows(nn.Module):
     def _bias(
         self, at: Int[Tensor, "b t"], whole: tuple[int, int], shift: tuple[int, int]
     ) -> Float[Tensor, "bn heads t t"]:
-        """The bias of each window, an image's windows one after another: B n of them."""
+        """Return the bias of each window, an image's windows one after another: B n of them."""
         table, window = self.mixer.bias, self.mixer.window
         down, across = at[:, :, None], at[:, None, :]
         pairs = table.index.to(at.device)[down, across]
@@ -116,7 +116,7 @@ class KeptWindows(nn.Module):
 
 
 def _at(kept: Int[Tensor, "b m"], windows: int, window: int) -> Int[Tensor, "b nm"]:
-    """Rows of the map that stay: those kept of every window."""
+    """Return rows of the map that stay: those kept of every window."""
     starts = torch.arange(windows, device=kept.device) * window
     return (starts[:, None] + kept[:, None, :]).flatten(1)
 

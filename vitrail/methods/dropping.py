@@ -40,7 +40,7 @@ class Kept:
         self.tokens, self.every, self._pairs = tokens, every, {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy starts without what a pass keeps."""
+        """Return the state of a copy, which starts without what a pass keeps."""
         return {"tokens": None, "every": 0, "_pairs": {}}
 
     def pairs(self, index: Int[Tensor, "n n"]) -> Int[Tensor, "b t t"] | None:
@@ -87,7 +87,7 @@ class Leaving(nn.Module):
 
     @property
     def share(self) -> float:
-        """The share that stays in this mode."""
+        """Return the share that stays in this mode."""
         return self.keep if self.training else self.test_keep
 
 
@@ -167,7 +167,9 @@ def _order(patches: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _shuffled(patches: int) -> tuple[int, ...]:
-    """The patches in a random order that no version changes, since trained models rely on it."""
+    """Return the patches in a random order that no version changes, since
+    trained models rely on it.
+    """
     return tuple(np.random.RandomState(0).permutation(patches).tolist())
 
 

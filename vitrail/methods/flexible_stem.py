@@ -64,8 +64,9 @@ def place(config: Any) -> Place | None:
 
 
 def first_convolution(stem: nn.Module, channels: int) -> tuple[str, nn.Conv2d] | None:
-    """The name and module of the convolution that sees the image, if nothing else comes with it
-    but what its `after` says."""
+    """Return the name and module of the convolution that sees the image, if nothing else comes with
+    it but what its `after` says.
+    """
     for name, module in stem.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == channels:
             plain = type(module) in (nn.Conv2d, Conv2d, Conv) or hasattr(module, "after")
@@ -85,8 +86,9 @@ class Geometry(NamedTuple):
 
 
 def geometry(conv: nn.Conv2d, own: int, patch: int) -> Geometry | None:
-    """A convolution's geometry for patches of `patch` pixels in place of `own`: all three are
-    scaled, and None where one of them would be no whole number."""
+    """Return a convolution's geometry for patches of `patch` pixels in place of `own`: all three
+    are scaled, and None where one of them would be no whole number.
+    """
     scale = Fraction(patch, own)
     numbers = (conv.kernel_size[0], conv.stride[0], int(conv.padding[0]))
     scaled = [number * scale for number in numbers]
@@ -109,7 +111,7 @@ class Given(nn.Module):
         return channels_last(found) if self.last else found
 
     def then(self, x: Tensor, act: nn.Module) -> Tensor:
-        """act of the map, as `Conv2d.then`."""
+        """Return act of the map, as `Conv2d.then`."""
         return act(self(x))
 
 
@@ -124,7 +126,7 @@ class FlexibleStem(Flexible):
         self._rests: dict[Size, tuple[nn.Module, Any]] = {}
 
     def grid(self, height: int, width: int) -> Size:
-        """Patches down and across of an image; ValueError unless they fit."""
+        """Return the patches down and across of an image; raise ValueError unless they fit."""
         stem: Any = self.stem
         if self.patch == self.own:
             return stem.grid(height, width)
@@ -162,7 +164,7 @@ class FlexibleStem(Flexible):
                     table.moved(value, *(table.grid(c, *numbers) for c in (self.config, config)))
 
     def deployed(self) -> FlexibleStem:
-        """The same around what the stem was folded to."""
+        """Return the same around what the stem was folded to."""
         self._folded, self._rests = True, {}
         self._prepare()
         return self
@@ -188,7 +190,9 @@ class FlexibleStem(Flexible):
         return self.stem.parameters()
 
     def _rest(self, size: Size, name: str) -> tuple[nn.Module, Any]:
-        """The stem without its convolution and without weights, as made for images of `size`."""
+        """Return the stem without its convolution and without weights, as
+        made for images of `size`.
+        """
         if size not in self._rests:
             if len(self._rests) >= self.room:
                 self._rests.clear()
@@ -201,7 +205,9 @@ class FlexibleStem(Flexible):
         return rest.train(self.stem.training), config
 
     def _tensors(self, name: str, config: Any) -> dict[str, Tensor]:
-        """All that the stem has beside its convolution, its positions moved to another image."""
+        """Return all that the stem has beside its convolution, its
+        positions moved to another image.
+        """
         held = {**dict(self.stem.named_parameters()), **dict(self.stem.named_buffers())}
         held = {n: v for n, v in held.items() if not n.startswith(f"{name}.")}
         place = ("positions", config.image)
@@ -219,6 +225,6 @@ class FlexibleStem(Flexible):
 
 
 def _learned(table: Table, value: Tensor) -> Table:
-    """A row whose table moves by the triangle if it is learned; a sinusoid is made anew."""
+    """Return a row whose table moves by the triangle if it is learned; a sinusoid is made anew."""
     learned = isinstance(value, nn.Parameter) and table.axes == (1,)
     return replace(table, zoom=triangle_grid) if learned else table

@@ -159,7 +159,9 @@ def _config(model: nn.Module) -> Any:
 
 
 def _flexible(model: nn.Module) -> Flexible:
-    """The flexible stem of a model, made if it has none yet. Raises ConfigError without a seam."""
+    """Return the flexible stem of a model, made if it has none yet. Raises
+    ConfigError without a seam.
+    """
     if found := stems(model):
         return found[0]
     config = _config(model)
@@ -186,7 +188,7 @@ def _named(model: nn.Module, kind: type[nn.Module]) -> list[Seam]:
 
 
 def _misfit(stem: Flexible, patch: int) -> str | None:
-    """Why a stem has no such size, None where it has."""
+    """Return why a stem has no such size, None where it has."""
     if patch < 1:
         return "give a size of 1 pixel or more"
     if not isinstance(stem, FlexibleStem):
@@ -202,7 +204,7 @@ def _misfit(stem: Flexible, patch: int) -> str | None:
 
 
 def _trouble(model: Any, stem: Flexible, patch: int) -> str | None:
-    """Why a model without values does not take a patch size, None where it does."""
+    """Return why a model without values does not take a patch size, None where it does."""
     h, w = model.config.image
     if (said := _misfit(stem, patch)) is not None:
         return said

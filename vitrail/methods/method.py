@@ -38,7 +38,7 @@ class Method(Protocol):
         ...
 
     def before_step(self, model: nn.Module, step: Step) -> None:
-        """Called before every training step."""
+        """Do what is due before a training step; called before every one."""
         ...
 
 

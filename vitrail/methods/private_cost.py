@@ -91,7 +91,7 @@ class Operations:
 
     @property
     def numbers(self) -> dict[Kind, int]:
-        """How many numbers, or multiply-adds, each kind is of."""
+        """Return how many numbers, or multiply-adds, each kind is of."""
         found: Counter[Kind] = Counter()
         for call in self.calls:
             found[call.kind] += call.numbers
@@ -99,17 +99,17 @@ class Operations:
 
     @property
     def bytes(self) -> int:
-        """Bytes that each party sends."""
+        """Return how many bytes each party sends."""
         return sum(call.bytes for call in self.calls)
 
     @property
     def messages(self) -> int:
-        """Messages that each party sends, one after the other."""
+        """Return how many messages each party sends, one after the other."""
         return sum(call.messages for call in self.calls)
 
     @property
     def compute_s(self) -> float:
-        """Seconds of both parties' processors together."""
+        """Return the seconds of both parties' processors together."""
         return sum(TABLE[kind].seconds * n / TABLE[kind].of for kind, n in self.numbers.items())
 
     def latency_s(self, network: Network) -> float:

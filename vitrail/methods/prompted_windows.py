@@ -35,7 +35,7 @@ class Carried:
         self.at: dict[int, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy starts without what a pass carries."""
+        """Return the state of a copy, which starts without what a pass carries."""
         return {"at": {}}
 
 

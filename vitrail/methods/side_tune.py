@@ -93,7 +93,7 @@ class Side(nn.Module):
         return self.proj(self.convs(image).mean((2, 3)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy starts without what a pass said."""
+        """Return the state of a copy, which starts without what a pass said."""
         return {**self.__dict__, "said": None}
 
 

@@ -60,7 +60,7 @@ _STILL: dict[type, type] = {nn.BatchNorm1d: StillNorm1d, nn.BatchNorm2d: StillNo
 
 
 def _stilled(norm: nn.Module) -> nn.Module:
-    """The same parameters and buffers in a module that stays still."""
+    """Return the same parameters and buffers in a module that stays still."""
     made = _STILL[type(norm)](norm.num_features, eps=norm.eps, device="meta")
     made._parameters, made._buffers = norm._parameters, norm._buffers
     return made.train(False)

@@ -100,13 +100,15 @@ def counted(name: str) -> figures.Counted:
 
 
 def names(family: str) -> list[str]:
-    """The names of a family's tensors over all variants, their numbers left out."""
+    """Return the names of a family's tensors over all variants, their numbers left out."""
     every = (v.config for v in catalog().values() if v.family == family)
     return sorted({figures.unnumbered(n) for config in every for n in shapes(config)})
 
 
 def inputs() -> dict[str, list[Any]]:
-    """What timm says that weights take, all of those of the catalog's references' architectures."""
+    """Return what timm says that weights take, for all weights of the architectures that the
+    catalog refers to.
+    """
     from timm.models import get_pretrained_cfg, list_pretrained
 
     references = [v.hub["timm"].rpartition("/")[2] for v in catalog().values() if "timm" in v.hub]
@@ -120,7 +122,7 @@ def inputs() -> dict[str, list[Any]]:
 
 
 def written(chosen: Sequence[str]) -> str:
-    """The text of figures.json, the variants of the `chosen` families counted anew."""
+    """Return the text of figures.json, the variants of the `chosen` families counted anew."""
     data = json.loads(figures.FILE.read_text("utf-8")) if figures.FILE.exists() else {}
     data = {part: data.get(part, {}) for part in ("inputs", "names", "variants")}
     if find_spec("timm"):
@@ -136,7 +138,7 @@ def written(chosen: Sequence[str]) -> str:
 
 
 def _lines(data: dict[str, dict[str, Any]]) -> str:
-    """JSON with a line for each entry, so that changes can be read."""
+    """Return JSON with a line for each entry, so that changes can be read."""
     parts = []
     for part, entries in data.items():
         rows = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(entries.items()))

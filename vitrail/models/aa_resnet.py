@@ -106,7 +106,7 @@ SIZES: dict[type, tuple[str, Callable[[Any, int, int], int]]] = {
 
 
 def grid(config: Config, stage: int, block: int) -> Grid:
-    """Rows and columns of the map that a block attends to."""
+    """Return rows and columns of the map that a block attends to."""
     _, size = SIZES[type(config.host)]
     pixels = size(config.host, stage, block)
     return -(-config.host.image[0] // pixels), -(-config.host.image[1] // pixels)
@@ -176,12 +176,12 @@ class AAConv(nn.Module):
         return channels_first(torch.cat([channels_last(near), far], 3))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n n"]:
-        """Attention of every head, rows are queries."""
+        """Return the attention of every head, rows are queries."""
         q, k, _, grid = self._heads(x)
         return attention_weights(q, k, bias=self.position(q, grid), scale=1.0)
 
     def deployed(self) -> nn.Module:
-        """The scale of the queries in what makes them."""
+        """Move the scale of the queries into what makes them."""
         scale = torch.ones(self.qkv.out_channels).to(self.qkv.weight)
         scale[: self.parts[0]] = self.scale
         self.qkv, self.scale = rescaled(self.qkv, scale), 1.0
@@ -195,7 +195,7 @@ class AAConv(nn.Module):
         self.proj = linear(self.proj.weight * scale[n:, None], bias)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """Scaled q, k and v (B, heads, n, d), and the map they are of."""
+        """Return scaled q, k and v (B, heads, n, d), and the map they are of."""
         qkv = channels_last(self.qkv(self.pool(x)))
         grid = (qkv.shape[1], qkv.shape[2])
         q, k, v = (
@@ -260,7 +260,7 @@ HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, in its host. Raises ValueError."""
+    """Build the network of a config, in its host. Raises ValueError."""
     made = HOSTS[type(config.host)](config, config.host)
     made.config = config
     made.undecayed = TABLES  # pyright: ignore[reportAttributeAccessIssue]

@@ -148,7 +148,7 @@ class ACmix(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Projections He-normal by fan-out, as the convolutions of a ResNet."""
+        """Initialise projections He-normal by fan-out, as the convolutions of a ResNet."""
         nn.init.normal_(self.qkv.weight, std=(6 / self.qkv.out_features) ** 0.5)
         nn.init.zeros_(self.qkv.bias)
         self.path.reset()
@@ -159,31 +159,31 @@ class ACmix(nn.Module):
         return channels_first(self.rates(attended, channels_last(self.path(qkv))))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "bt n t s"]:
-        """Attention of every head in every tile of queries, rows are queries."""
+        """Return the attention of every head in every tile of queries, rows are queries."""
         q, k, _ = self._heads(self.qkv(channels_last(x)))
         return self.local.weights(q, k)
 
     def deployed(self) -> nn.Module:
-        """The convolution takes its rate."""
+        """Give the convolution its rate."""
         assert isinstance(self.rates, Rates)
         self.path.absorb(self.rates.convolution.expand(self.qkv.out_features // 3))
         self.rates = Gain(self.rates.attention)
         return self
 
     def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
-        """Of a deployed module: multiply the output's channels and add to them, for good."""
+        """Multiply the output's channels of a deployed module and add to them, for good."""
         assert isinstance(self.rates, Gain)
         self.path.absorb(scale, shift)
         self.rates = Gain(self.rates.gain * scale)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k less positions, and v, (B, h, w, heads, d) each."""
+        """Return q, k less positions, and v, (B, h, w, heads, d) each."""
         q, k, v = qkv.unflatten(3, (3, self.heads, -1)).unbind(3)
         return q, k - self.position((qkv.shape[1], qkv.shape[2])), v
 
 
 def in_resnet(config: Config, host: Resnet) -> Backbone:
-    """ACmix in place of every 3x3 convolution of a ResNet. Raises ValueError."""
+    """Build a ResNet with ACmix in place of every 3x3 convolution. Raises ValueError."""
     if len(host.heads) != len(host.depths):
         raise ValueError(
             f"heads {host.heads} and depths {host.depths} differ in length: one each a stage"
@@ -197,7 +197,7 @@ def in_resnet(config: Config, host: Resnet) -> Backbone:
 
 
 def in_swin(config: Config, host: swin.Config) -> Backbone:
-    """ACmix in every block of a Swin. Raises ValueError."""
+    """Build a Swin with ACmix in every block. Raises ValueError."""
     grids = swin.grids(host)
 
     def windowed(i: int, j: int) -> nn.Module:
@@ -209,7 +209,7 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
 
 
 def in_pvt(config: Config, host: pvt.Config) -> Backbone:
-    """ACmix in every block of a PVT. Raises ValueError."""
+    """Build a PVT with ACmix in every block. Raises ValueError."""
 
     def block(i: int, mixer: Any, hidden: int, drop_path: float) -> nn.Module:
         # In the place of the host's own mixer, with as many heads.
@@ -220,7 +220,7 @@ def in_pvt(config: Config, host: pvt.Config) -> Backbone:
 
 
 def in_san(config: Config, host: san.Config) -> Backbone:
-    """ACmix beside the patchwise attention of a SAN. Raises ValueError."""
+    """Build a SAN with ACmix beside its patchwise attention. Raises ValueError."""
 
     def patchwise(i: int, j: int) -> nn.Module:
         window = host.window if i else 3
@@ -238,7 +238,7 @@ HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, in its host. Raises ValueError."""
+    """Build the network of a config, in its host. Raises ValueError."""
     made = HOSTS[type(config.host)](config, config.host)
     for module in made.modules():
         if isinstance(module, Shift | ACmix):  # hosts initialise all convolutions alike
@@ -248,8 +248,9 @@ def build(config: Config) -> Backbone:
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters without gradients but by rounding: the position's bias is added
-    to all logits of a softmax alike."""
+    """Return parts of names of parameters without gradients but by rounding: the position's bias is
+    added to all logits of a softmax alike.
+    """
     return ("position.bias",)
 
 

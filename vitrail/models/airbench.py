@@ -138,7 +138,7 @@ class Unit(nn.Module):
         return self.norm(self.pool(self.conv(x)))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm folded into the convolution: without a scale it keeps a maximum."""
+        """Fold the BatchNorm into the convolution: without a scale it keeps a maximum."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv, self.norm = folded(self.conv, self.norm), nn.Identity()
         return self

@@ -96,7 +96,7 @@ POSITIONS = by_axis(".position", lambda c: offsets(patches(c)), cropped_line)
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
-    """Tokens down and across of an image of h x w pixels; ValueError unless cells fit."""
+    """Return the tokens down and across an image of h x w pixels; ValueError unless cells fit."""
     if h % config.patch or w % config.patch:
         raise ValueError(
             f"image is {h}x{w}; attention_cnn needs multiples of its patch {config.patch}: "
@@ -123,7 +123,7 @@ class PositionAttention(nn.Module):
         return self.position.table(*x.shape[1:3]).expand(x.shape[0], -1, -1, -1)
 
     def deployed(self) -> PositionAttention:
-        """The second linear layer goes into the first."""
+        """Fold the second linear layer into the first."""
         first, second = self.value, self.proj
         bias = second.weight @ first.bias + second.bias
         self.value, self.proj = linear(second.weight @ first.weight, bias), nn.Identity()
@@ -169,7 +169,7 @@ class Embed(nn.Module):
         self.proj = Conv(config.channels, config.dim, config.patch, config.patch)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Tokens down and across; ValueError unless cells, and learned offsets, suffice."""
+        """Return tokens down and across; ValueError unless cells, and learned offsets, suffice."""
         found, made = grid(self.config, h, w), grid(self.config, *self.config.image)
         learned = self.config.encoding in ("learned", "content")
         if learned and (found[0] > made[0] or found[1] > made[1]):

@@ -50,7 +50,7 @@ class Config:
 
 
 def _searched(dim: int, ratios: str, heads: str) -> Config:
-    """A config of ratios, a word each, and heads."""
+    """Return a config of ratios, a word each, and heads."""
     chosen = tuple(map(float, ratios.split()))
     return replace(Config(), dim=dim, mlp_ratios=chosen, heads=tuple(map(int, heads.split())))
 
@@ -101,7 +101,7 @@ class Embed(ClassPatches):
         super().__init__(c.channels, c.dim, c.patch, image=c.image, std=0.02)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """The grid of patches; ValueError for another image size than the config's."""
+        """Return the grid of patches; raise ValueError for another image size than the config's."""
         if hasattr(self, "made_for") and (h, w) != tuple(self.config.image):
             height, width = self.config.image
             raise ValueError(
@@ -161,7 +161,7 @@ class RelativeAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of every head, rows are queries."""
+        """Return who looks at whom: attention of every head, rows are queries."""
         return self._seen(x)[0]
 
     def absorb(self, scale: Float[Tensor, "c"]) -> None:

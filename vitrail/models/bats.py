@@ -160,14 +160,14 @@ NAMES: dict[str, Callable[[Config], list]] = {
 
 
 def fitted(config: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config with the classes and the auxiliary head that a state has."""
+    """Return the config with the classes and the auxiliary head that a state has."""
     head, auxiliary = state.get("head.weight"), "auxiliary.linear.weight" in state
     classes = len(head) if head is not None and head.ndim == 2 else config.classes
     return replace(config, classes=classes, auxiliary=auxiliary)
 
 
 def packed(model: BATS) -> dict[str, Tensor]:
-    """The model's state with every sign as one bit, under `NAME.bits`: 32 times less.
+    """Return the model's state with every sign as one bit, under `NAME.bits`: 32 times less.
 
     `vitrail.load` reads it, as -1 and 1, with which the model computes the same. Raises ValueError
     unless the model's weights are plain signs.
@@ -316,8 +316,9 @@ class BATS(Backbone):
         return self.head(self.pool(maps[-1])), self.auxiliary(maps[0])
 
     def binarised(self, weights: str = "sign") -> BATS:
-        """The second stage of a training: a copy whose weights are binary as well. Raises
-        ValueError unless this is the first stage, `binary` "inputs"."""
+        """Begin the second stage of a training: return a copy whose weights are binary as well.
+        Raises ValueError unless this is the first stage, `binary` "inputs".
+        """
         if self.config.binary != "inputs" or weights in ("none", "inputs"):
             raise ValueError(
                 f"from {self.config.binary!r} to {weights!r} is no second stage; "
@@ -330,12 +331,12 @@ class BATS(Backbone):
         return made
 
     def deployed(self) -> nn.Module:
-        """Without the auxiliary head."""
+        """Drop the auxiliary head."""
         self.auxiliary = None
         return self
 
     def depth_of(self, name: str) -> int:
-        """As any backbone's; the auxiliary head is as deep as the head."""
+        """Return how deep a parameter lies; the auxiliary head is as deep as the head."""
         return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
 
     def _maps(self, image: Tensor, kept: tuple[int, ...]) -> list[Tensor]:

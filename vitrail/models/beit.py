@@ -73,7 +73,7 @@ SPACE = Small(
 
 
 def _offsets(config: Config, i: int) -> tuple[int, int]:
-    """Offsets between rows and between columns."""
+    """Count the offsets between rows and between columns."""
     h, w = patches(config)
     return 2 * h - 1, 2 * w - 1
 
@@ -88,7 +88,9 @@ POSITIONS = (
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def class_index(grid: tuple[int, int]) -> Int[Tensor, "n n"]:
-    """Rows of a table for every pair of tokens, the class token first, then patches row by row."""
+    """Return rows of a table for every pair of tokens, the class token
+    first, then patches row by row.
+    """
     index = nn.functional.pad(offset_index(grid) + 3, (1, 0, 1, 0))
     index[1:, 0] = 1
     index[0, 0] = 2
@@ -113,7 +115,7 @@ class Embed(PatchTokens):
             nn.init.trunc_normal_(self.position, std=0.02)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         if (h, w) != tuple(self.config.image):
             raise ValueError(
                 f"image is {h}x{w}; this beit has bias tables for "

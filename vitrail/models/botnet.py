@@ -153,7 +153,7 @@ def grids(config: Config) -> list[tuple[Grid, Grid]]:
 
 
 def _entries(config: Config, stage: int, block: int) -> Grid:
-    """Of the two tables of a block."""
+    """Count the entries of the two tables of a block."""
     h, w = grids(config)[stage][block > 0]
     entries = KINDS[config.position].entries
     return entries(h), entries(w)

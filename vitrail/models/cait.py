@@ -134,7 +134,7 @@ class Embed(PatchTokens):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         if h % self.config.patch or w % self.config.patch:
             raise ValueError(
                 f"image is {h}x{w}; cait needs multiples of its patch {self.config.patch}: "
@@ -167,7 +167,7 @@ class TalkingHeads(Attention):
         return self.proj(out.permute(1, 2, 0, 3).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """The softmax of mixed logits, before the maps are mixed; rows are queries."""
+        """Return the softmax of mixed logits, before the maps are mixed; rows are queries."""
         return self._maps(x)[0].transpose(0, 1)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,12 +192,12 @@ class ClassBlock(nn.Module):
         return torch.cat([self.read(x), x[:, 1:]], 1)
 
     def read(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
-        """The token alone."""
+        """Return the token alone."""
         token = x[:, :1] + self.scale1(self.mixer(self.norm1(x)))
         return token + self.scale2(self.ffn(self.norm2(token)))
 
     def deployed(self) -> ClassBlock:
-        """LayerScale goes into the last linear layer of its branch."""
+        """Move LayerScale into the last linear layer of its branch."""
         self.scale1 = absorbed(self.scale1, self.mixer)
         self.scale2 = absorbed(self.scale2, self.ffn)
         return self

@@ -111,7 +111,7 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _exact(x: Tensor) -> Tensor:
-    """In float32 at least: sums over a map leave the range of float16."""
+    """Convert to float32 at least: sums over a map leave the range of float16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -185,7 +185,7 @@ class ChannelBranch(nn.Module):
         return self.fc2(self.act(self.norm(self.fc1(means))))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm in the layer before it."""
+        """Fold the BatchNorm into the layer before it."""
         if isinstance(self.norm, nn.BatchNorm1d):
             scale, shift = affine(self.norm)
             self.fc1 = linear(self.fc1.weight * scale[:, None], self.fc1.bias * scale + shift)

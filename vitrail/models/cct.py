@@ -110,8 +110,9 @@ NAMES = names.TABLES
 
 
 def _positions(config: Config) -> tuple[Table, ...]:
-    """A learned table moves half-pixel bilinearly, a sinusoid is made anew; neither moves the
-    class token's row."""
+    """Return the table of positions: a learned one moves half-pixel bilinearly, a sinusoid is made
+    anew; neither moves the class token's row.
+    """
     prefix = int(config.pool == "token")
 
     def anew(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -129,13 +130,13 @@ SILENT = {"position"}  # the table is in the weights, whatever made it
 
 
 def stride(config: Config) -> int:
-    """Pixels of the image per token, down and across."""
+    """Return the pixels of the image per token, down and across."""
     step = 2 * max(1, config.kernel // 2 - 1)
     return step**config.convs if config.convs else config.kernel
 
 
 def resized(table: Tensor, config: Config, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A table for one grid of tokens as one for another; the class token's row is kept."""
+    """Turn a table for one grid of tokens into one for another; the class token's row is kept."""
     if old == new:
         return table
     prefix = table.shape[1] - math.prod(old)
@@ -185,7 +186,7 @@ class Embed(nn.Module):
             self.register_buffer("position", sine_1d(rows, c.dim) if c.position == "sine" else None)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Tokens down and across of an image of h x w pixels; ValueError unless patches fit."""
+        """Return tokens down and across an image of h x w pixels; ValueError unless patches fit."""
         step = stride(self.config)
         if self.config.convs == 0 and (h % step or w % step):
             raise ValueError(
@@ -244,8 +245,9 @@ class CCT(Isotropic):
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters without gradients but by rounding: the score's bias is added to
-    all logits of a softmax alike."""
+    """Return parts of names of parameters without gradients but by rounding: the score's bias is
+    added to all logits of a softmax alike.
+    """
     return ("score.bias",)
 
 

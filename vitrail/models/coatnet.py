@@ -154,7 +154,7 @@ NAMES = names.TABLES
 
 
 def _stage(config: Config, i: int) -> tuple[int, int]:
-    """Rows and columns of a stage's map: runs of stride 1 are in the stage before them."""
+    """Return rows and columns of a stage's map: runs of stride 1 are in the stage before them."""
     stride = list(dict.fromkeys(strides(config)))[i]
     return -(-config.image[0] // stride), -(-config.image[1] // stride)
 
@@ -170,18 +170,18 @@ POSITIONS = (
 
 
 def strides(config: Config) -> list[int]:
-    """Pixels of the image per position, in each run."""
+    """Return the pixels of the image per position, in each run."""
     return list(accumulate(config.strides, mul, initial=config.stem_stride))[1:]
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
-    """Rows and columns of the map in each run, at the config's image."""
+    """Return the rows and columns of the map in each run, at the config's image."""
     h, w = config.image
     return [(-(-h // s), -(-w // s)) for s in strides(config)]
 
 
 def _sides(grid: tuple[int, int]) -> tuple[int, int]:
-    """How many offsets there are between the rows of a map, and between its columns."""
+    """Return how many offsets there are between the rows of a map, and between its columns."""
     return 2 * grid[0] - 1, 2 * grid[1] - 1
 
 
@@ -265,7 +265,7 @@ class RelativeAttention(nn.Module):
         return self.proj(out.reshape(*x.shape[:3], -1))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom: attention of every head, rows are queries."""
+        """Return who looks at whom: attention of every head, rows are queries."""
         q, k, _, bias = self._heads(x)
         return attention_weights(q, k, bias=bias)
 
@@ -359,7 +359,7 @@ class CoAtNet(Pyramid):
 
 
 def _check(c: Config) -> None:
-    """ValueError unless the sizes fit together."""
+    """Raise ValueError unless the sizes fit together."""
     runs = {len(of) for of in (c.layout, c.dims, c.depths, c.strides)}
     one = len(runs) == 1 and c.layout and set(c.layout) <= set("CT")
     if not one or min(c.depths) < 1 or min(c.dims) < 4:  # a quarter of a width is squeezed to

@@ -94,7 +94,7 @@ NAMES = names.TABLES
 
 
 def branches(config: Config, stage: int) -> int:
-    """2 where a stage has stripes both ways, 1 where all positions attend to all."""
+    """Return 2 where a stage has stripes both ways, 1 where all positions attend to all."""
     side = math.ceil(max(config.image) / (config.patch * 2**stage))
     return 1 if stage == len(config.depths) - 1 or side <= config.stripes[stage] else 2
 
@@ -161,12 +161,14 @@ class Stripes(nn.Module):
         return out.transpose(1, 2) if self.vertical else out
 
     def weights(self, qkv: Float[Tensor, "b h w 3 c"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every stripe, rows are queries."""
+        """Return the attention of every head in every stripe, rows are queries."""
         q, k, _ = self._heads(self._padded(qkv)[0])
         return attention_weights(q, k)
 
     def _padded(self, qkv: Tensor) -> tuple[Tensor, int | None]:
-        """The map in whole stripes of rows, and how many rows of zeros come first, if any do."""
+        """Return the map in whole stripes of rows, and how many rows of
+        zeros come first, if any do.
+        """
         x = qkv.transpose(1, 2) if self.vertical else qkv
         missing = -x.shape[1] % (self.width or x.shape[1])
         if missing:
@@ -182,7 +184,7 @@ class Stripes(nn.Module):
         return q, k, v
 
     def _positions(self, v: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """LePE: a depthwise convolution that sees zeros beyond a stripe's border."""
+        """Return LePE: a depthwise convolution that sees zeros beyond a stripe's border."""
         kernel, bias, groups = self.lepe.weight, self.lepe.bias, self.lepe.groups
         if self.vertical:
             kernel = kernel.mT

@@ -112,7 +112,7 @@ class ConvAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"], grid: Grid, prefix_only: bool = False) -> Tensor:
-        """Who looks at whom, (B, heads, rows, prefix + keys): attention of every head."""
+        """Return who looks at whom, (B, heads, rows, prefix + keys): attention of every head."""
         q, k, _ = self._heads(x, grid, prefix_only)
         return attention_weights(q, k, scale=self.scale)
 
@@ -131,7 +131,7 @@ class ConvAttention(nn.Module):
 
 
 def _seen(projection: str, dim: int, stride: int) -> nn.Module:
-    """What a query (stride 1), or a key or value (stride 2), sees: on (B, C, h, w)."""
+    """Return what a query (stride 1), or a key or value (stride 2), sees: on (B, C, h, w)."""
     if projection == "conv":
         return ConvNorm(dim, dim, 3, stride=stride, groups=dim)
     if projection not in ("avg", "linear"):
@@ -157,7 +157,7 @@ class TokenStage(Stage):
         self.token = nn.Parameter(torch.randn(1, 1, token) * 0.02) if token else None
 
     def tokens(self, x: Tensor, prefix_only: bool) -> tuple[Tensor, Grid]:
-        """(B, H, W, C) to tokens (B, prefix + h w, C'), or the prefix alone, and (h, w)."""
+        """Turn (B, H, W, C) into tokens (B, prefix + h w, C'), or the prefix alone, and (h, w)."""
         x = self.down(x)
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
@@ -234,8 +234,9 @@ class CvT(Pyramid):
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters that no gradient reaches: nothing reads what the patches ask in
-    the last block."""
+    """Return parts of names of parameters that no gradient reaches: nothing reads what the patches
+    ask in the last block.
+    """
     last = len(config.depths) - 1, config.depths[-1] - 1
     return ("stages.{}.blocks.{}.mixer.q_map.".format(*last),) if config.pool == "token" else ()
 

@@ -129,7 +129,7 @@ class BatchMix(nn.Module):
         return mixed if self.scale == 1.0 else mixed * self.scale, self.theta.new_zeros(len(maps))
 
     def deployed(self) -> Mix:
-        """One matrix and one constant a head that compute the same in eval mode."""
+        """Return one matrix and one constant a head that compute the same in eval mode."""
         return Mix(*self._folded())
 
     def _folded(self) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ class TwoHeads(nn.Module):
         self.main, self.distilled = Linear(dim, classes), Linear(dim, classes)
 
     def outputs(self, x: Float[Tensor, "b c2"]) -> dict[str, Tensor]:
-        """The logits of each head, under the authors' names."""
+        """Return the logits of each head, under the authors' names."""
         first, second = x.chunk(2, 1)
         return {"head": self.main(first), "head_dist": self.distilled(second)}
 
@@ -147,7 +147,7 @@ class TwoHeads(nn.Module):
         return (main, distilled) if self.training else (main + distilled) / 2
 
     def deployed(self) -> Linear:
-        """One linear layer of both tokens that gives the mean."""
+        """Return one linear layer of both tokens that gives the mean."""
         weight = torch.cat([self.main.weight, self.distilled.weight], 1) / 2
         return linear(weight, (self.main.bias + self.distilled.bias) / 2)
 

@@ -55,7 +55,7 @@ NAMES = names.TABLES
 
 
 def kernel_of(dim: int) -> int:
-    """The odd kernel for so many channels: about half their binary logarithm, at least 3."""
+    """Return the odd kernel for so many channels: about half their binary logarithm, at least 3."""
     size = int(abs(math.log2(dim) + 1) / 2)
     return max(size if size % 2 else size + 1, 3)
 

@@ -148,8 +148,9 @@ class ELSA(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """The authors' initialisation, of which only the output is a transformer's; factors are
-        standard normal."""
+        """Set the authors' initialisation, of which only the output is a transformer's; factors are
+        standard normal.
+        """
         for layer in (self.qk, self.v, self.mix, self.logits):
             layer.reset_parameters()
         if self.ghost is not None:
@@ -167,8 +168,9 @@ class ELSA(nn.Module):
         return self.proj(y if self.ghost is None else y + self.ghost(v))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n k"]:
-        """Attention of every head to the kernel^2 positions around each one, before the ghost
-        head; rows are queries, one after another."""
+        """Return the attention of every head to the kernel^2 positions around each one, before the
+        ghost head; rows are queries, one after another.
+        """
         return self._maps(x).flatten(1, 2).transpose(1, 2)
 
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
@@ -182,7 +184,7 @@ class ELSA(nn.Module):
 
 
 def in_swin(config: Config, host: swin.Config) -> Backbone:
-    """ELSA in all stages of a Swin but the last. Raises ValueError."""
+    """Build a Swin with ELSA in all stages but the last. Raises ValueError."""
     sizes, last = swin.grids(host), len(host.depths) - 1
 
     def mixer(i: int, j: int) -> nn.Module:
@@ -196,7 +198,7 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
 
 
 def in_volo(config: Config, host: volo.Config) -> Backbone:
-    """ELSA in place of a VOLO's outlook attention. Raises ValueError."""
+    """Build a VOLO with ELSA in place of its outlook attention. Raises ValueError."""
     return volo.VOLO(host, lambda _block: layer(config, host.dims[0], host.heads[0]))
 
 
@@ -214,7 +216,7 @@ HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, in its host. Raises ValueError."""
+    """Build the network of a config, in its host. Raises ValueError."""
     made = HOSTS[type(config.host)](config, config.host)
     for module in made.modules():
         if isinstance(module, ELSA):  # hosts initialise all linear layers alike

@@ -55,7 +55,7 @@ class Config(resnet.Config):
 
     @property
     def plan(self) -> list[list[Step]]:
-        """The blocks of all stages, as `planned` has them."""
+        """Return the blocks of all stages, as `planned` has them."""
         return planned(self)
 
 
@@ -85,7 +85,7 @@ NAMES = names.TABLES
 
 
 def _entries(config: Config, stage: int, block: int) -> tuple[int, ...]:
-    """Offsets between the rows and the columns of the map that a block attends to."""
+    """Count the offsets between the rows and the columns of the map that a block attends to."""
     size = config.plan[stage][block].size
     return offsets((-(-config.image[0] // size), -(-config.image[1] // size)))
 
@@ -105,7 +105,7 @@ class Step(NamedTuple):
 
 
 def planned(config: Config) -> list[list[Step]]:
-    """The blocks of all stages; logits evolve where those before are of a map as large."""
+    """Plan the blocks of all stages; logits evolve where those before are of a map as large."""
     c, plan = config, []
     strides = (1, *(c.strides or (2,) * (len(c.depths) - 1)))
     if not len(c.depths) == len(c.dims) == len(strides):
@@ -221,8 +221,9 @@ def _mixer(config: Config, dim: int, step: Step, stride: int) -> EvolvingConv:
 
 
 def _initialised(model: nn.Module) -> None:
-    """Kernels truncated normal of variance 1 / fan-in, biases 0; the tables as the code has them:
-    of deviation 1 around 1 / sqrt(d)."""
+    """Initialise kernels truncated normal of variance 1 / fan-in, biases 0; the tables as the code
+    has them: of deviation 1 around 1 / sqrt(d).
+    """
     for name, p in model.named_parameters():
         if p.ndim == 4:
             # A normal cut at two deviations has 0.8796 of its deviation.

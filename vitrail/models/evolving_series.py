@@ -69,17 +69,17 @@ class Config:
 
     @property
     def input_kind(self) -> InputKind:
-        """Series."""
+        """Return the kind of input: series."""
         return "series"
 
     @property
     def image(self) -> tuple[int, int]:
-        """The steps, and 1: what others call the sides of an image."""
+        """Return the steps, and 1: what others call the sides of an image."""
         return self.length, 1
 
     @property
     def channels(self) -> int:
-        """The features, of which each is a channel."""
+        """Return the features, of which each is a channel."""
         return self.features
 
 
@@ -174,7 +174,7 @@ class Block(nn.Module):
         return self.norm(y + self.skip(x)), self._passed(logits)
 
     def deployed(self) -> nn.Module:
-        """Every BatchNorm within the linear layers before or behind it."""
+        """Fold every BatchNorm into the linear layers before or behind it."""
         norms = (self.norm1, self.norm2, self.norm)
         before1, before2, (scale, shift) = map(affine, norms)  # pyright: ignore[reportArgumentType]
         self.ffn1.preceded(*before1)
@@ -225,8 +225,9 @@ class EvolvingSeries(Backbone):
         mask: Tensor | None = None,
         at: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """All steps (B, T, C) after the last block, or after the blocks `at`. ValueError for
-        series of another length, and for a mask that is not theirs."""
+        """Return all steps (B, T, C) after the last block, or after the blocks `at`; raise
+        ValueError for series of another length, and for a mask that is not theirs.
+        """
         c = self.config
         if series.shape[1:] != (c.length, c.features):
             raise ValueError(
@@ -251,8 +252,9 @@ class EvolvingSeries(Backbone):
 
 
 def _told(series: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The series with 0 for NaN, and the mask, which is up to the last step that has a number
-    where none is given."""
+    """Return the series with 0 for NaN, and the mask, which is up to the last step that has a
+    number where none is given.
+    """
     if mask is not None:
         return series, mask
     number = torch.arange(1, series.shape[1] + 1, device=series.device)
@@ -261,7 +263,7 @@ def _told(series: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _kept(x: Tensor, series: Tensor, mask: Tensor | None) -> Float[Tensor, "b t c"]:
-    """`x` with zeros where the mask of the series has some."""
+    """Return `x` with zeros where the mask of the series has some."""
     if mask is None:
         return x
     if mask.shape != series.shape[:2]:
@@ -273,7 +275,9 @@ def _kept(x: Tensor, series: Tensor, mask: Tensor | None) -> Float[Tensor, "b t 
 
 
 def sines(length: int, dim: int) -> Float[Tensor, "t d"]:
-    """Sines and cosines in turn, of frequencies from 1 to 1 / 10000 (Vaswani et al., 2017)."""
+    """Return sines and cosines in turn, of frequencies from 1 to 1 /
+    10000 (Vaswani et al., 2017).
+    """
     frequency = 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     angles = torch.arange(length)[:, None] * frequency
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :dim]

@@ -107,8 +107,9 @@ class Fcos(Detector):
         return inside(raw[..., :4], scores)
 
     def losses(self, raw: Tensor, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the losses of classes, boxes and centre-ness, and their sum, for each place of an
-        object."""
+        """Return the losses of classes, boxes and centre-ness, and their sum,
+        for each place of an object.
+        """
         place, sides = self.places(image, raw.device), raw.new_tensor(image[::-1])
         found = [assigned(place, one, sides, self._most) for one in targets]
         labels, boxes = (torch.stack(parts) for parts in zip(*found, strict=True))
@@ -127,7 +128,7 @@ class Fcos(Detector):
 
     @property
     def _most(self) -> tuple[int, int]:
-        """The strides of the finest and of the coarsest level."""
+        """Return the strides of the finest and of the coarsest level."""
         strides = self.neck.strides
         return strides[0], strides[-1]  # pyright: ignore
 

@@ -93,7 +93,7 @@ class Embed(Flexible, PatchEmbed):
         self.grid(*config.image)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         if h % self.patch or w % self.patch:
             raise ValueError(
                 f"image is {h}x{w}; flexivit needs multiples of its patch {self.patch}: choose "
@@ -107,7 +107,7 @@ class Embed(Flexible, PatchEmbed):
         return self._placed(self.cut(image), grid)
 
     def cut(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Patches as a map, before positions."""
+        """Cut the image into patches, a map before positions."""
         if self.patch == self.config.kernel:
             return self.proj(image)
         return F.conv2d(image, self._resized(), self.proj.bias, self.patch)

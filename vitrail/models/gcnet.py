@@ -182,8 +182,9 @@ class GCNet(ResNet):
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters without gradients but by rounding: the mask's bias is added to
-    all logits of a softmax alike."""
+    """Return parts of names of parameters without gradients but by rounding: the mask's bias is
+    added to all logits of a softmax alike.
+    """
     return ("gate.pool.mask.bias",)
 
 

@@ -50,14 +50,15 @@ _PLAIN = {"attention_ratios": 1.0, "kernels": 31, "local_ratios": 1.0, "mlp_rati
 
 
 def plain(thirds: Sequence[int], heads: int) -> dict[str, tuple]:
-    """The per-block fields of a Config at level 1: how many thirds of the heads attend, with plain
-    details."""
+    """Return the per-block fields of a Config at level 1: how many thirds of the heads attend, with
+    plain details.
+    """
     blocks = [{"local": heads - attending * heads // 3, **_PLAIN} for attending in thirds]
     return {name: tuple(block[name] for block in blocks) for name in blocks[0]}
 
 
 def decoded(thirds: Sequence[int], numbers: Sequence[int], heads: int) -> dict[str, tuple]:
-    """The per-block fields of a Config from the authors' codes of both levels of the search.
+    """Decode the per-block fields of a Config from the authors' codes of both levels of the search.
 
     `thirds` says how many thirds of a block's heads attend (level 1), `numbers` which of the
     nine combinations of `CHOICES` it takes (level 2).
@@ -103,7 +104,9 @@ VARIANTS = {
 
 
 def _small(*local: int, kernel: int) -> tuple[tuple, ...]:
-    """Fields of a small net: local heads, attention ratios, kernels, local and MLP ratios."""
+    """Return the fields of a small net: local heads, attention ratios,
+    kernels, local and MLP ratios.
+    """
     n = len(local)
     return local, (1.0,) * n, (kernel,) * n, (2.0,) * n, (2.0,) * n
 
@@ -159,7 +162,7 @@ class LocalHeads(nn.Module):
         return self.leave(channels_last(x).squeeze(1))
 
     def deployed(self) -> LocalHeads:
-        """BatchNorm goes into the convolution."""
+        """Fold BatchNorm into the convolution."""
         self.conv = folded(self.conv, self.norm)  # pyright: ignore[reportArgumentType]
         self.norm = nn.Identity()
         return self
@@ -182,7 +185,7 @@ class MixedHeads(nn.Module):
 
 
 def _mixer(config: Config, i: int) -> nn.Module:
-    """The heads of block i: all attending, all local, or some of each."""
+    """Return the heads of block i: all attending, all local, or some of each."""
     c, attending = config, config.heads - config.local[i]
     share = c.dim * attending // c.heads
     inner, hidden = int(c.attention_ratios[i] * share), int(c.local_ratios[i] * (c.dim - share))

@@ -202,7 +202,7 @@ class HaloAttention(nn.Module):
         return self.pool(channels_first(out if self.shift is None else out + self.shift))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "bn heads t s"]:
-        """Attention of every head in every block, rows are queries."""
+        """Return the attention of every head in every block, rows are queries."""
         q, k, _ = self._heads(pad(channels_last(x), self.block))
         return attention_weights(q, k, bias=self._bias(q))
 
@@ -215,7 +215,7 @@ class HaloAttention(nn.Module):
         self.kv, self.shift = linear(torch.cat([k, v], 1).flatten(0, 1), None), frozen(shift)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B n, heads, t, d), keys and values (B n, heads, s, d) of n blocks."""
+        """Return the queries (B n, heads, t, d), keys and values (B n, heads, s, d) of n blocks."""
         q = self.q(x[:, :: self.step, :: self.step] if self.step > 1 else x)
         q = partition(q, self.block // self.step).unflatten(2, (self.heads, -1))
         kv = halos(self.kv(x), self.block, self.halo).flatten(0, 2)

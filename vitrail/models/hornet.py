@@ -109,7 +109,7 @@ SPACE = Small(
 
 
 def widths(dim: int, order: int) -> list[int]:
-    """Channels of the slices of a recursion, first to last: the last is `dim`."""
+    """Return the channels of the slices of a recursion, first to last: the last is `dim`."""
     if order < 1 or dim % 2 ** (order - 1):
         raise ValueError(
             f"dim is {dim}, order {order}; each gate but the last halves the width: expected a "
@@ -122,7 +122,7 @@ NAMES = names.TABLES
 
 
 def _frequencies(config: Config, stage: int, _: int) -> Grid:
-    """Those of a stage's map, half of them across."""
+    """Return the frequencies of a stage's map, half of them across."""
     h, w = grids(config)[stage]
     return h, w // 2 + 1
 
@@ -133,13 +133,13 @@ POSITIONS = (
 
 
 def grids(config: Config) -> list[Grid]:
-    """Rows and columns of each stage's map at the config's image, rounded down."""
+    """Return the rows and columns of each stage's map at the config's image, rounded down."""
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(config.image[0] // s, config.image[1] // s) for s in strides]
 
 
 def resized(table: Float[Tensor, "h w c2"], shape: Grid) -> Float[Tensor, "h2 w2 c2"]:
-    """A table of frequencies for another map, linearly with coinciding corners."""
+    """Turn a table of frequencies into one for another map, linearly with coinciding corners."""
     old = (table.shape[0], table.shape[1])
     return zoom_grid(table.flatten(0, 1)[None], old, shape)[0].unflatten(0, shape)
 
@@ -161,7 +161,7 @@ class GlobalFilter(nn.Module):
         return torch.fft.irfft2(seen, (h, w), dim=(1, 2), norm="ortho")
 
     def deployed(self) -> nn.Module:
-        """The same by products of matrices."""
+        """Return the same filter by products of matrices."""
         return FilterByProducts(self)
 
 
@@ -259,7 +259,7 @@ class GatedConv(nn.Module):
         self.proj = self.proj.scaled(scale)
 
     def deployed(self) -> GatedConv:
-        """The scale goes into the filter's last affine map."""
+        """Move the scale into the filter's last affine map."""
         last = self.filter.post_norm if isinstance(self.filter, GlobalLocal) else self.filter
         last.weight, last.bias = frozen(last.weight * self.scale), frozen(last.bias * self.scale)  # pyright: ignore[reportOperatorIssue]
         self.scale = 1
@@ -281,7 +281,7 @@ class Stem(nn.Sequential):
 
 
 def check_size(config: Config) -> None:
-    """ValueError where the last stage would have no position."""
+    """Raise ValueError where the last stage would have no position."""
     stride = config.patch * 2 ** (len(config.depths) - 1)
     if min(config.image) < stride:
         h, w = config.image

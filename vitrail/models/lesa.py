@@ -75,7 +75,7 @@ NAMES = names.TABLES
 
 
 def grids(config: Config) -> list[Grid]:
-    """Rows and columns of the map that each stage makes of the config's image."""
+    """Return the rows and columns of the map that each stage makes of the config's image."""
     stride, found = config.stem_stride, []
     for step in (1, *config.strides):
         stride *= step
@@ -84,12 +84,12 @@ def grids(config: Config) -> list[Grid]:
 
 
 def _grid(config: Config, stage: int, block: int) -> Grid:
-    """The map that a block sees: the first of a stage has that of the stage before."""
+    """Return the map that a block sees: the first of a stage has that of the stage before."""
     return grids(config)[stage if block else stage - 1]
 
 
 def _flattened(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Differences of flat indices (1, 2 n - 1, C) for another map, interpolated linearly."""
+    """Interpolate differences of flat indices (1, 2 n - 1, C) linearly for another map."""
     return linear_line(table, *((2 * math.prod(grid) - 1,) for grid in (old, new)))
 
 
@@ -116,13 +116,13 @@ class FlatPosition(nn.Module):
     def terms(
         self, q: Float[Tensor, "b g n d"], k: Float[Tensor, "b g n d"], grid: Grid
     ) -> list[Tensor]:
-        """Logits (B, g, n, n) of the queries' vectors, and of the keys'."""
+        """Return the logits (B, g, n, n) of the queries' vectors, and of the keys'."""
         both = self._turned(q.shape[2])
         asked, told = q @ both[: self.width], k @ both[self.width : 2 * self.width]
         return [_by_key(asked), _by_key(told).mT]
 
     def read(self, attention: Float[Tensor, "b g n n"]) -> Float[Tensor, "b g n e"]:
-        """The values' vectors, weighted."""
+        """Return the values' vectors, weighted."""
         n = attention.shape[-1]
         spread = F.pad(attention, (0, n - 2)) if n > 1 else attention[..., :0]
         spread = F.pad(spread.flatten(2), (n - 1, 1)).unflatten(2, (n, 2 * n - 1))
@@ -131,13 +131,14 @@ class FlatPosition(nn.Module):
         return spread @ self._turned(n)[2 * self.width :].mT
 
     def _turned(self, n: int) -> Float[Tensor, "c m"]:
-        """The table for n positions by key minus query: so a row of keys is a slice."""
+        """Return the table for n positions by key minus query: so a row of keys is a slice."""
         return resized(self.table.mT, 2 * n - 1).mT.flip(1)
 
 
 def _by_key(x: Float[Tensor, "b g n m"]) -> Float[Tensor, "b g n n"]:
-    """Of each query i's 2 n - 1 differences (key minus query) those of the n keys: a view of the
-    same memory whose rows are one shorter."""
+    """Pick, of each query i's 2 n - 1 differences (key minus query), those of the n keys: a view of
+    the same memory whose rows are one shorter.
+    """
     n = x.shape[2]
     if n == 1:
         return x
@@ -151,7 +152,7 @@ class AxesPosition(RelativePosition):
     def terms(
         self, q: Float[Tensor, "b g n d"], k: Float[Tensor, "b g n d"], grid: Grid
     ) -> list[Tensor]:
-        """Logits (B, g, n, n) of the queries' vectors."""
+        """Return the logits (B, g, n, n) of the queries' vectors."""
         return [self(q, grid)]
 
 
@@ -221,7 +222,7 @@ class LESA(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Projections by fan-in, the fusion He-normal by fan-out as all convolutions."""
+        """Initialise projections by fan-in, the fusion He-normal by fan-out as all convolutions."""
         nn.init.normal_(self.qkv.linear.weight, std=self.qkv.linear.in_features**-0.5)
         for layer in (self.hidden, self.gate):
             if isinstance(layer, LinearNorm):
@@ -240,16 +241,16 @@ class LESA(nn.Module):
         return self.pool(channels_first(out.unflatten(1, grid)))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g n n"]:
-        """Attention of every group, rows are queries."""
+        """Return the attention of every group, rows are queries."""
         q, k, _ = self._heads(channels_last(x).flatten(1, 2))
         return self._attention(q, k, (x.shape[2], x.shape[3]))
 
     def deployed(self) -> nn.Module:
-        """Without BatchNorms."""
+        """Return the layer without BatchNorms."""
         return DeployedLESA(self)
 
     def _heads(self, x: Float[Tensor, "b n c"]) -> tuple[Tensor, ...]:
-        """q, k and v of every group, (B, g, n, d) each."""
+        """Return q, k and v of every group, (B, g, n, d) each."""
         qkv = self.qkv(x).unflatten(2, (self.groups, -1)).transpose(1, 2)
         return qkv.split((self.key_width, self.key_width, 2 * self.key_width), 3)
 
@@ -269,7 +270,7 @@ class LESA(nn.Module):
 
 
 def _pool(stride: int) -> nn.Module:
-    """Means of stride x stride positions, of those that are there at the border."""
+    """Make a pool of means of stride x stride positions, of those there at the border."""
     if stride == 1:
         return nn.Identity()
     return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
@@ -302,7 +303,7 @@ class DeployedLESA(LESA):
         self.factor = frozen(scale[..., -1].flatten())
 
     def deployed(self) -> nn.Module:
-        """Itself."""
+        """Return itself."""
         return self
 
     def _attention(self, q: Tensor, k: Tensor, grid: Grid) -> Float[Tensor, "b g n n"]:
@@ -339,8 +340,9 @@ class LESANet(resnet.ResNet):
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters without gradients but by rounding: the norm's bias is added to
-    all logits of a softmax alike."""
+    """Return parts of names of parameters without gradients but by rounding: the norm's bias is
+    added to all logits of a softmax alike.
+    """
     return ("similarity.norm.bias",)
 
 

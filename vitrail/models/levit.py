@@ -60,7 +60,7 @@ class Config:
 
     @property
     def convs(self) -> int:
-        """Convolutions of the stem, each of stride 2."""
+        """Return the number of convolutions of the stem, each of stride 2."""
         return self.patch.bit_length() - 1
 
 
@@ -115,7 +115,7 @@ POSITIONS = (
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
-    """Rows and columns of each stage's map."""
+    """Return the rows and columns of each stage's map."""
     h, w = config.image
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(math.ceil(h / s), math.ceil(w / s)) for s in strides]
@@ -173,12 +173,12 @@ class BiasedAttention(nn.Module):
         return self.proj(F.hardswish(out.reshape(-1, h, w, self.heads * v.shape[-1])))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads t s"]:
-        """Attention of every head, rows are queries."""
+        """Return the attention of every head, rows are queries."""
         q, k, _, _ = self._parts(x)
         return self._attention(q, k)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Queries, keys and values, each (B heads, n, width), and the map of the queries."""
+        """Return queries, keys and values, each (B heads, n, width), and the map of the queries."""
         raise NotImplementedError
 
     def _attention(self, q: Tensor, k: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class BiasedAttention(nn.Module):
         return logits.view(-1, self.heads, *logits.shape[1:]).add_(self.bias()).softmax(-1)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(B, h, w, heads width) to (B heads, h w, width)."""
+        """Turn (B, h, w, heads width) into (B heads, h w, width)."""
         b, h, w, c = x.shape
         x = x.view(b, h * w, self.heads, c // self.heads)
         return x.transpose(1, 2).flatten(0, 1)
@@ -236,7 +236,7 @@ class Shrink(nn.Module):
 
 
 def feed_forward(dim: int, hidden: int) -> nn.Module:
-    """An MLP with Hardswish and a BatchNorm after each linear layer."""
+    """Return an MLP with Hardswish and a BatchNorm after each linear layer."""
     mlp = Mlp(dim, hidden, act=nn.Hardswish())
     mlp.fc1, mlp.fc2 = LinearNorm(dim, hidden), LinearNorm(hidden, dim, scale=0.0)  # pyright: ignore[reportAttributeAccessIssue]
     return mlp
@@ -250,7 +250,7 @@ class DistilledHead(nn.Module):
         self.main, self.distilled = NormLinear(dim, classes), NormLinear(dim, classes)
 
     def outputs(self, x: Float[Tensor, "b c"]) -> dict[str, Tensor]:
-        """The logits of each head, under the authors' names."""
+        """Return the logits of each head, under the authors' names."""
         return {"head": self.main(x), "head_dist": self.distilled(x)}
 
     def forward(self, x: Float[Tensor, "b c"]) -> Tensor | tuple[Tensor, Tensor]:
@@ -258,7 +258,7 @@ class DistilledHead(nn.Module):
         return (main, distilled) if self.training else (main + distilled) / 2
 
     def deployed(self) -> nn.Module:
-        """One linear layer with the mean of both, once they are folded."""
+        """Return one linear layer with the mean of both, once they are folded."""
         weight, bias = (
             (getattr(self.main, n) + getattr(self.distilled, n)) / 2 for n in ("weight", "bias")
         )

@@ -72,7 +72,7 @@ POSITIONS = (
 
 
 def grids(config: Config, stage: int) -> list[tuple[int, int]]:
-    """Rows and columns of each path's map at the config's image, finest first."""
+    """Return the rows and columns of each path's map at the config's image, finest first."""
     h, w = swin.grids(config)[stage]
     return [(-(-h // 2**p), -(-w // 2**p)) for p in range(config.paths[stage])]
 

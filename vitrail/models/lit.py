@@ -41,22 +41,22 @@ class Config:
 
     @property
     def width(self) -> int:
-        """Numbers of an embedding."""
+        """Return how many numbers an embedding has."""
         return self.tower.classes or self.tower.dim
 
     @property
     def image(self) -> tuple[int, int]:
-        """The image tower's height and width."""
+        """Return the image tower's height and width."""
         return self.tower.image
 
     @property
     def channels(self) -> int:
-        """The image tower's channels."""
+        """Return the image tower's channels."""
         return self.tower.channels
 
     @property
     def input_kind(self) -> InputKind:
-        """Pairs."""
+        """Return the kind of input: pairs."""
         return "pairs"
 
 

@@ -179,13 +179,13 @@ class LocalViT(Isotropic):
     def features(
         self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The last block's map after the norm, or those after the blocks `at`, unnormed."""
+        """Return the last block's map after the norm, or those after the blocks `at`, unnormed."""
         found, grid = self._after(image), self.embed.grid(*image.shape[-2:])  # pyright: ignore
         chosen = [self.norm(found[-1])] if at is None else [found[j] for j in at]
         return [x[:, 1:].unflatten(1, grid) for x in chosen]
 
     def _after(self, image: Tensor) -> list[Tensor]:
-        """Tokens (B, 1 + h w, C) after every block."""
+        """Return the tokens (B, 1 + h w, C) after every block."""
         x, grid = self.embed(image), self.embed.grid(*image.shape[-2:])  # pyright: ignore
         found = []
         for block in self.blocks:
@@ -201,20 +201,20 @@ def feed_forward(config: Config, stage: int = 0) -> Callable[[int, int], nn.Modu
 
 
 def in_deit(config: Config, host: deit.Config) -> Backbone:
-    """LocalViT in DeiT, which has a class token only. Raises ValueError."""
+    """Build LocalViT in DeiT, which has a class token only. Raises ValueError."""
     if host.distilled:
         raise ValueError("host.distilled is true: LocalViT is in a DeiT without a second token")
     return LocalViT(config, Embed(host), host.patch, eps=1e-6, qkv_bias=True)
 
 
 def in_t2t_vit(config: Config, host: t2t_vit.Config) -> Backbone:
-    """LocalViT in T2T-ViT, where the transformers between the splits have no gates."""
+    """Build LocalViT in T2T-ViT, where the transformers between the splits have no gates."""
     embed = t2t_vit.TokensToToken(host, partial(LocalFeedForward, act="hs"))
     return LocalViT(config, embed, t2t_vit.stride(host), eps=1e-5, qkv_bias=False)
 
 
 def in_pvt(config: Config, host: pvt.Config) -> Backbone:
-    """LocalViT in all stages of a PVT."""
+    """Build LocalViT in all stages of a PVT."""
 
     def block(i: int, mixer: nn.Module, hidden: int, drop_path: float) -> nn.Module:
         ffn = feed_forward(config, i)(host.dims[i], hidden)
@@ -224,7 +224,7 @@ def in_pvt(config: Config, host: pvt.Config) -> Backbone:
 
 
 def in_swin(config: Config, host: swin.Config) -> Backbone:
-    """LocalViT in all stages of a Swin."""
+    """Build LocalViT in all stages of a Swin."""
     made = swin.Swin(host)
     for i, (stage, level) in enumerate(zip(made.stages, made.levels, strict=True)):
         dim, blocks = level.channels, stage.get_submodule("blocks")
@@ -238,7 +238,7 @@ def in_swin(config: Config, host: swin.Config) -> Backbone:
 
 
 def in_tnt(config: Config, host: tnt.Config) -> Backbone:
-    """LocalViT in the outer blocks of a TNT."""
+    """Build LocalViT in the outer blocks of a TNT."""
     return tnt.TNT(host, partial(feed_forward(config), host.dim, 4 * host.dim))
 
 
@@ -252,7 +252,7 @@ HOSTS: dict[type, Callable[[Config, Any], Backbone]] = {
 
 
 def build(config: Config) -> Backbone:
-    """The network of a config, in its host. Raises ValueError."""
+    """Build the network of a config, in its host. Raises ValueError."""
     stages = len(getattr(config.host, "depths", (0,)))
     if len(config.squeeze) != stages:
         raise ValueError(f"squeeze is {config.squeeze}: expected one number for each of {stages}")
@@ -262,8 +262,9 @@ def build(config: Config) -> Backbone:
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters that no gradient reaches: nothing reads what the last block
-    makes of the patches."""
+    """Return parts of names of parameters that no gradient reaches: nothing reads what the last
+    block makes of the patches.
+    """
     host: Any = config.host
     return () if hasattr(host, "depths") else (f"blocks.{host.depth - 1}.ffn.",)
 

@@ -149,7 +149,7 @@ class Stem(nn.Module):
         return channels_last(self.conv2(x))
 
     def deployed(self) -> Stem:
-        """BatchNorm goes into the convolution before it."""
+        """Fold BatchNorm into the convolution before it."""
         self.conv1, self.norm1 = folded(self.conv1, self.norm1), nn.Identity()  # pyright: ignore[reportArgumentType]
         return self
 
@@ -174,7 +174,7 @@ class Shortcut(nn.Module):
 
 
 def spread(x: Shaped[Tensor, "b h w c"], grid: int) -> Shaped[Tensor, "bn t c"]:
-    """(B, H, W, C) to (B n, grid^2, C): each set is spread evenly over the map."""
+    """Turn (B, H, W, C) into (B n, grid^2, C): each set is spread evenly over the map."""
     b, h, w, c = x.shape
     x = x.view(b, grid, h // grid, grid, w // grid, c)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, c)
@@ -183,7 +183,7 @@ def spread(x: Shaped[Tensor, "b h w c"], grid: int) -> Shaped[Tensor, "bn t c"]:
 def gather(
     sets: Float[Tensor, "bn t c"], grid: int, size: tuple[int, int]
 ) -> Float[Tensor, "b h w c"]:
-    """The map of (H, W) = `size` that `spread` cut."""
+    """Return the map of (H, W) = `size` that `spread` cut."""
     h, w = size
     x = sets.view(-1, h // grid, w // grid, grid, grid, sets.shape[-1])
     return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, h, w, sets.shape[-1])
@@ -231,12 +231,14 @@ class WindowAttention(nn.Module):
         return out if size == (h, w) else out[:, :h, :w]
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every set, rows are queries."""
+        """Return the attention of every head in every set, rows are queries."""
         q, k, _, bias, _ = self._heads(x)
         return attention_weights(q, k, bias=bias)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Queries, keys and values of all sets, their bias, and the size of the padded map."""
+        """Return queries, keys and values of all sets, their bias, and
+        the size of the padded map.
+        """
         b, h, w, c = x.shape
         bias = self.bias((h, w))
         x = pad(x, self.window)
@@ -322,7 +324,7 @@ class MaxViT(Pyramid):
 
 
 def _check(c: Config, stride: int) -> None:
-    """ValueError unless the sizes fit together."""
+    """Raise ValueError unless the sizes fit together."""
     if len(c.dims) != len(c.depths):
         raise ValueError(f"dims {c.dims} and depths {c.depths} differ in length: one each a stage")
     if c.dialect not in DIALECTS:

@@ -103,14 +103,15 @@ POSITIONS = (Table("blocks.{i}.mixer.fc1.weight", lambda c, _: grid(c, *c.image)
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
-    """Patches down and across of an image of h x w pixels, begun ones included."""
+    """Return the patches down and across of an image of h x w pixels, begun ones included."""
     return math.ceil(h / config.patch), math.ceil(w / config.patch)
 
 
 def enlarged(
     config: Config, state: Mapping[str, Tensor], times: int
 ) -> tuple[Config, dict[str, Tensor]]:
-    """Config and weights for images `times` as high and wide, to be fine-tuned: the paper's way.
+    """Return config and weights for images `times` as high and wide, to be fine-tuned: the paper's
+    way.
 
     The grid is cut into times^2 blocks of the old number of tokens, and each is mixed by the old
     MLP: its weights stand on the diagonal of one that is times^2 as wide.
@@ -148,7 +149,7 @@ class Embed(nn.Module):
         self.proj = Conv2d(c.channels, c.dim, c.patch, c.patch)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across; ValueError unless they are those of the config."""
+        """Return the patches down and across; ValueError unless they are those of the config."""
         made, found = grid(self.config, *self.config.image), grid(self.config, h, w)
         if made != found:
             raise ValueError(

@@ -100,7 +100,7 @@ class Config:
 
     @property
     def input_kind(self) -> InputKind:
-        """Images, or clips where there are frames."""
+        """Return the kind of input: images, or clips where there are frames."""
         return "clips" if self.frames > 1 else "images"
 
 
@@ -261,7 +261,9 @@ class MViT(Backbone):
     def features(
         self, image: Float[Tensor, "b channels *s"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Maps (B, h, w, C) of the levels, of clips (B, t, h, w, C); `at` picks some by index."""
+        """Return maps (B, h, w, C) of the levels, of clips (B, t, h, w, C);
+        `at` picks some by index.
+        """
         maps = [
             norm(x)[:, x.shape[1] - math.prod(grid) :].unflatten(1, grid)
             for norm, (x, grid) in zip(self.norm, self._stages(image), strict=True)
@@ -273,7 +275,7 @@ class MViT(Backbone):
         return self.pool(self.norm[-1](x))
 
     def _stages(self, image: Tensor) -> list[tuple[Tensor, Grid]]:
-        """Tokens and grid after each stage."""
+        """Return the tokens and grid after each stage."""
         found, (x, grid) = [], self.stem(image)
         for stage in self.stages:
             blocks: Blocks = stage.blocks  # pyright: ignore[reportAssignmentType]
@@ -284,7 +286,7 @@ class MViT(Backbone):
 
 
 def _mixer(c: Config, i: int, j: int, dims: tuple[int, int]) -> PoolingAttention:
-    """The attention of block j of stage i, which widens the map as `dims` say."""
+    """Return the attention of block j of stage i, which widens the map as `dims` say."""
     heads, stride, keys = c.heads * 2**i, query_stride(i, j), key_stride(c, i, j)
     d, clip = dims[1] // heads, (1,) * (c.frames > 1)
 
@@ -312,7 +314,7 @@ def _mixer(c: Config, i: int, j: int, dims: tuple[int, int]) -> PoolingAttention
 
 
 def _check(c: Config) -> None:
-    """ValueError for sizes that do not fit together."""
+    """Raise ValueError for sizes that do not fit together."""
     known = {
         "queries": ("every", "first"),
         "widen": ("attention", "mlp"),
@@ -337,8 +339,9 @@ def _check(c: Config) -> None:
 
 
 def idle(config: Config) -> tuple[str, ...]:
-    """Parts of names of parameters that no gradient reaches: nothing reads what the patches of a
-    clip ask in the last block."""
+    """Return parts of names of parameters that no gradient reaches: nothing reads what the patches
+    of a clip ask in the last block.
+    """
     last = f"stages.{len(config.depths) - 1}.blocks.{config.depths[-1] - 1}.mixer."
     return tuple(last + n for n in ("pool_q.weight", "position.")) if config.frames > 1 else ()
 

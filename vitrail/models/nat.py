@@ -134,7 +134,9 @@ class Stem(nn.Module):
 
 
 def halved(dim: int) -> nn.Module:
-    """3x3 convolution of stride 2, then LayerNorm: (B, h, w, dim) to (B, h/2, w/2, 2 dim)."""
+    """Make a 3x3 convolution of stride 2, then LayerNorm: (B, h, w,
+    dim) to (B, h/2, w/2, 2 dim).
+    """
     return nn.Sequential(Conv(dim, 2 * dim, 3, 2, 1, bias=False), nn.LayerNorm(2 * dim))
 
 
@@ -156,7 +158,7 @@ class NeighborhoodAttention(nn.Module):
         return self.proj(self.local.attend(q, k, v, bias)[:, :h, :w].flatten(3))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b tiles_n t s"]:
-        """Attention of every head in every tile of queries, rows are queries."""
+        """Return the attention of every head in every tile of queries, rows are queries."""
         q, k, _, bias = self._heads(x)
         return self.local.weights(q, k, bias)
 
@@ -165,7 +167,7 @@ class NeighborhoodAttention(nn.Module):
         self.proj = self.proj.scaled(scale)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k and v (B, h, w, heads, d) of the padded map, and the bias."""
+        """Return q, k and v (B, h, w, heads, d) of the padded map, and the bias."""
         below, right = (max(0, self.local.least - side) for side in x.shape[1:3])
         if below or right:
             x = F.pad(x, (0, 0, 0, right, 0, below))

@@ -54,12 +54,12 @@ class Config:
 
     @property
     def patch(self) -> int:
-        """Pixels of a patch's side."""
+        """Return the pixels of a patch's side."""
         return self.tower.patch
 
     @property
     def input_kind(self) -> InputKind:
-        """Pairs of an image and the sentences that ask it."""
+        """Return the kind of input: pairs of an image and the sentences that ask it."""
         return "pairs"
 
 

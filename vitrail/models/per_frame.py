@@ -50,7 +50,7 @@ class Config(hosts.Hosted):
 
     @property
     def input_kind(self) -> InputKind:
-        """Clips."""
+        """Return the kind of input: clips."""
         return "clips"
 
 
@@ -144,7 +144,7 @@ class PerFrame(Backbone):
         return self.depth if inner == name else self.backbone.depth_of(inner)
 
     def _frames(self, clip: Tensor) -> Tensor:
-        """All frames (B T, channels, H, W)."""
+        """Return all frames (B T, channels, H, W)."""
         check_image(clip, self.config, "per_frame")
         if clip.shape[2] != self.config.frames:
             raise ValueError(

@@ -136,7 +136,7 @@ class Stem(nn.Module):
 
 
 def _check(c: Config) -> None:
-    """ValueError unless the genotype and the sizes make a net."""
+    """Raise ValueError unless the genotype and the sizes make a net."""
     check(c.genotype, OPERATIONS)
     if c.padding not in PADDINGS:
         raise ValueError(f"padding is {c.padding!r}; there are {', '.join(PADDINGS)}")
@@ -235,12 +235,12 @@ class PNASNet(Backbone):
         return self.head(self.pool(maps[-1])), self.auxiliary(maps[-2])
 
     def deployed(self) -> nn.Module:
-        """Without the auxiliary head."""
+        """Drop the auxiliary head."""
         self.auxiliary = None
         return self
 
     def depth_of(self, name: str) -> int:
-        """As any backbone's; the auxiliary head is as deep as the head."""
+        """Return how deep a parameter lies; the auxiliary head is as deep as the head."""
         return self.depth if name.startswith("auxiliary.") else super().depth_of(name)
 
 

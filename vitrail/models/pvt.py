@@ -92,7 +92,7 @@ POSITIONS = (Table("stages.{i}.position", lambda c, i: grids(c, *c.image)[i], bi
 
 
 def grids(config: Config, h: int, w: int) -> list[Grid]:
-    """The map of each stage for an image of h x w pixels; ValueError if one is empty."""
+    """Return the map of each stage for an image of h x w pixels; ValueError if one is empty."""
     strides = [config.patch * 2**stage for stage in range(len(config.dims))]
     if min(h, w) < strides[-1]:
         raise ValueError(
@@ -209,7 +209,9 @@ class PVT(Backbone):
         return self.norm(self.pool(x))
 
     def depth_of(self, name: str) -> int:
-        """As Backbone's; the first stage's patches and positions are the stem."""
+        """Return how deep a parameter lies; the first stage's patches and
+        positions are the stem.
+        """
         first = name.startswith("stages.0.") and not name.startswith("stages.0.blocks.")
         return 0 if first else super().depth_of(name)
 

@@ -142,12 +142,14 @@ class EqualWindows(BiasTable):
         self.window = window
 
     def sides(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
-        """Number and side of the windows along both axes of a map (H, W)."""
+        """Return the number and side of the windows along both axes of a map (H, W)."""
         counts = [-(-side // self.window) for side in grid]
         return [(n, -(-side // n)) for n, side in zip(counts, grid, strict=True)]
 
     def forward(self, grid: tuple[int, int] = (0, 0)) -> Float[Tensor, "n heads t t"]:
-        """(1, heads, t, t), or one for each window, where some reach beyond the map."""
+        """Return the bias (1, heads, t, t), or one for each window, where
+        some reach beyond the map.
+        """
         return self._kept_or(lambda: self._dense(grid), grid)
 
     def _dense(self, grid: tuple[int, int]) -> Tensor:
@@ -183,7 +185,7 @@ class LocalAttention(nn.Module):
         return out if out.shape[1:3] == (height, width) else out[:, :height, :width]
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every window, rows are queries."""
+        """Return the attention of every head in every window, rows are queries."""
         q, k, _, bias = self._heads(x)
         return attention_weights(q, k, bias=bias)
 
@@ -223,7 +225,7 @@ class Stem(nn.Module):
 
 
 def check_size(image: tuple[int, int], config: Config) -> None:
-    """ValueError if the last map would hold no whole step of the network."""
+    """Raise ValueError if the last map would hold no whole step of the network."""
     stride = config.patch * 2 ** (len(config.qna) - 1)
     if min(image) < stride:
         raise ValueError(
@@ -233,7 +235,7 @@ def check_size(image: tuple[int, int], config: Config) -> None:
 
 
 def last_map(config: Config) -> tuple[int, int]:
-    """Rows and columns of the last map."""
+    """Return the rows and columns of the last map."""
     stride = config.patch * 2 ** (len(config.qna) - 1)
     return -(-config.image[0] // stride), -(-config.image[1] // stride)
 
@@ -245,8 +247,9 @@ POSITIONS = tuple(
 
 
 def side(config: Config) -> int:
-    """The side of the last map, which learned queries read whole. Raises ValueError unless it is
-    square."""
+    """Return the side of the last map, which learned queries read whole. Raises
+    ValueError unless it is square.
+    """
     height, width = last_map(config)
     if height != width:
         raise ValueError(

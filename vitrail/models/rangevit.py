@@ -99,12 +99,12 @@ class Config:
 
     @property
     def input_kind(self) -> InputKind:
-        """Scans."""
+        """Return the kind of input: scans."""
         return "scans"
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens down and across of `image`, padded where the patch does not divide it."""
+        """Return tokens down and across of `image`, padded where the patch does not divide it."""
         return -(-self.image[0] // self.patch[0]), -(-self.image[1] // self.patch[1])
 
 
@@ -215,7 +215,7 @@ class RangeViT(Backbone):
         return self.depth if behind else super().depth_of(name)
 
     def _read(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The tokens as a map (B, h, w, D), and the map of the stem."""
+        """Return the tokens as a map (B, h, w, D), and the map of the stem."""
         check_image(image, self.config, "rangevit")
         high, wide = self.config.patch
         down, right = -image.shape[-2] % high, -image.shape[-1] % wide
@@ -250,7 +250,7 @@ def _stem(c: Config) -> nn.Module:
 
 
 def _decoder(c: Config) -> tuple[nn.Module, int]:
-    """The decoder, and how wide its map is."""
+    """Return the decoder, and how wide its map is."""
     if isinstance(c.decoder, LinearDecoder):
         if isinstance(c.points, PointHead):
             raise ValueError(

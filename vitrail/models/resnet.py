@@ -112,7 +112,7 @@ NAMES = names.TABLES
 
 
 def relu() -> nn.Module:
-    """The activation of a plain ResNet, in place."""
+    """Make the activation of a plain ResNet, in place."""
     return nn.ReLU(inplace=True)
 
 
@@ -180,8 +180,9 @@ class Basic(nn.Module):
         return channels_last(self._closed(self._mixed(y), other))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm after the mixer folded into it, where it is a convolution or can
-        `absorb_norm(scale, shift)`; else it becomes a scale and a shift."""
+        """Fold the BatchNorm after the mixer into it, where it is a convolution or can
+        `absorb_norm(scale, shift)`; else turn it into a scale and a shift.
+        """
         if isinstance(self.norm, nn.BatchNorm2d):
             if isinstance(self.mixer, nn.Conv2d):
                 self.mixer, self.norm = folded(self.mixer, self.norm), nn.Identity()
@@ -194,12 +195,12 @@ class Basic(nn.Module):
 
     @property
     def _whole(self) -> bool:
-        """Whether mixer and norm are one convolution."""
+        """Return whether mixer and norm are one convolution."""
         return isinstance(self.mixer, Conv2d) and isinstance(self.norm, nn.Identity)
 
     @property
     def _plain(self) -> bool:
-        """Whether a branch is added as it is."""
+        """Return whether a branch is added as it is."""
         return isinstance(self.gate, nn.Identity) and not self._dropping
 
     @property
@@ -209,13 +210,15 @@ class Basic(nn.Module):
     def _closed(
         self, y: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """act(gate(y) + other); a gate that has `joined(y, other)` adds in its own pass."""
+        """Return act(gate(y) + other); a gate that has `joined(y, other)` adds in its own pass."""
         if self._dropping or not hasattr(self.gate, "joined"):
             return self.act(self.drop_path(self.gate(y)) + other)
         return self.act(self.gate.joined(y, other))  # pyright: ignore[reportCallIssue]
 
     def _mixed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        """The mixer's output, normed; ValueError unless it is as small as its stride asks."""
+        """Return the mixer's output, normed; ValueError unless it is as
+        small as its stride asks.
+        """
         y, (h, w) = self.mixer(x), x.shape[2:]
         expected = tuple(-(-side // self.mixer_stride) for side in (h, w))
         if y.ndim != 4 or tuple(y.shape[2:]) != expected:
@@ -247,12 +250,12 @@ class Bottleneck(Basic):
 
 
 def convolution(i: int, j: int, dim: int, stride: int) -> nn.Module:
-    """The mixer of a plain ResNet: a 3x3 convolution."""
+    """Make the mixer of a plain ResNet: a 3x3 convolution."""
     return Conv2d(dim, dim, 3, stride, 1, bias=False)
 
 
 def ungated(i: int, j: int, dim: int) -> nn.Module:
-    """The gate of a plain ResNet: none."""
+    """Make the gate of a plain ResNet: none."""
     return nn.Identity()
 
 

@@ -115,7 +115,7 @@ class LocalAttention(nn.Module):
         return out if self.shift is None else out + self.shift
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b tiles_n t s"]:
-        """Attention of every head in every tile of queries, rows are queries."""
+        """Return the attention of every head in every tile of queries, rows are queries."""
         q, k, _ = self._heads(x)
         return self.local.weights(q, k, None, tables=self._tables(), scale=1.0)
 
@@ -131,7 +131,9 @@ class LocalAttention(nn.Module):
         return torch.unbind(qkv, 3)  # pyright: ignore[reportReturnType]
 
     def _tables(self) -> tuple[Tensor, Tensor]:
-        """Of the rows and the columns, for all the channels and 2 kernel - 1 offsets."""
+        """Return the tables of the rows and the columns, for all the channels
+        and 2 kernel - 1 offsets.
+        """
         side, half = self.local.kernel // 2, self.rows.shape[1]
         return (
             F.pad(self.rows, (half, 0, side, side)),
@@ -176,12 +178,12 @@ class AttentionStem(nn.Module):
         return out if self.shift is None else out + self.shift
 
     def weights(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "bn heads t t"]:
-        """Attention of every head in every block, rows are queries."""
+        """Return the attention of every head in every block, rows are queries."""
         q, k, _ = self._heads(pad(channels_last(image), self.block))
         return attention_weights(q, k, scale=1.0)
 
     def deployed(self) -> AttentionStem:
-        """The BatchNorm's scale goes into the values; its shift may as well follow the pool."""
+        """Move the BatchNorm's scale into the values; its shift may as well follow the pool."""
         if isinstance(self.norm, nn.BatchNorm2d):
             scale, shift = affine(self.norm)
             self.values, self.shift = frozen(self.values * scale[:, None]), frozen(shift)
@@ -189,7 +191,9 @@ class AttentionStem(nn.Module):
         return self
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v (B n, heads, block^2, d) of the n blocks of an image (B, h, w, channels)."""
+        """Return q, k and v (B n, heads, block^2, d) of the n blocks of an
+        image (B, h, w, channels).
+        """
         x = partition(x, self.block)
         q, k = x @ self.query.mT, x @ self.key.mT
         places = (self.rows[:, None] + self.columns).flatten(0, 1)

@@ -94,7 +94,7 @@ class EffectiveSqueezeExcite(Gate):
 
 
 def rounded(width: float, divisor: int) -> int:
-    """The nearest multiple of `divisor`, at least one of it."""
+    """Return the nearest multiple of `divisor`, at least one of it."""
     return max(divisor, int(width + divisor / 2) // divisor * divisor)
 
 

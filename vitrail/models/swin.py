@@ -136,13 +136,13 @@ POSITIONS = (
 
 
 def grids(config: Config) -> list[tuple[int, int]]:
-    """Rows and columns of each stage's map at the config's image."""
+    """Return the rows and columns of each stage's map at the config's image."""
     strides = [config.patch * 2**i for i in range(len(config.depths))]
     return [(-(-config.image[0] // s), -(-config.image[1] // s)) for s in strides]
 
 
 def widths(config: Config) -> list[list[Widths]]:
-    """Heads, inner and hidden width of every stage's blocks."""
+    """Return the heads, inner and hidden width of every stage's blocks."""
     c = config
     dims = [c.dim * 2**i for i in range(len(c.depths))]
     return by_stage((c.heads, c.inner, c.hidden), c.depths, [(dim, 4 * dim) for dim in dims])

@@ -88,7 +88,7 @@ POSITIONS = (Table("embed.position", lambda c: grid(c, *c.image), bicubic_grid),
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
-    """Tokens down and across of an image of h x w pixels, begun ones included."""
+    """Return the tokens down and across of an image of h x w pixels, begun ones included."""
     for kernel, stride, padding in config.splits:
         h, w = ((side + 2 * padding - kernel) // stride + 1 for side in (h, w))
         if min(h, w) < 1:
@@ -97,7 +97,7 @@ def grid(config: Config, h: int, w: int) -> Grid:
 
 
 def stride(config: Config) -> int:
-    """Pixels of the image per token, down and across."""
+    """Return the pixels of the image per token, down and across."""
     return math.prod(step for _, step, _ in config.splits)
 
 
@@ -149,7 +149,7 @@ class TokensToToken(nn.Module):
         self.position = nn.Parameter(table.clone(), requires_grad=False)
 
     def grid(self, h: int, w: int) -> Grid:
-        """Tokens down and across of an image of h x w pixels."""
+        """Return the tokens down and across of an image of h x w pixels."""
         return grid(self.config, h, w)
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:

@@ -78,7 +78,7 @@ POSITIONS = (Table("position", patches, bicubic_grid),)
 
 
 def grid(config: Config, h: int, w: int) -> Grid:
-    """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+    """Return the patches down and across an image of h x w pixels; ValueError unless they fit."""
     if h % config.patch or w % config.patch:
         raise ValueError(
             f"image is {h}x{w}; tnt needs multiples of its patch {config.patch}: choose another "
@@ -104,7 +104,7 @@ class SplitAttention(nn.Module):
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def weights(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n n"]:
-        """Who looks at whom, rows are queries."""
+        """Return who looks at whom, rows are queries."""
         return attention_weights(*self._heads(x))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class TNT(Backbone):
     def features(
         self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The last block's map after the norm, or those after the blocks `at`, unnormed."""
+        """Return the last block's map after the norm, or those after the blocks `at`, unnormed."""
         found, size = self._tokens(image)
         chosen = [self.norm(found[-1])] if at is None else [found[j] for j in at]
         return [x[:, 1:].unflatten(1, size) for x in chosen]
@@ -217,7 +217,7 @@ class TNT(Backbone):
         return self.norm(self.pool(self._tokens(image)[0][-1]))
 
     def _tokens(self, image: Tensor) -> tuple[list[Tensor], Grid]:
-        """Tokens (B, 1 + h w, C) after every block, and their grid."""
+        """Return the tokens (B, 1 + h w, C) after every block, and their grid."""
         check_image(image, self.config, "tnt")
         size, made = (grid(self.sizes, *hw) for hw in (image.shape[-2:], self.sizes.image))
         pixels = self.pixels(image)

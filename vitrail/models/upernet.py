@@ -101,7 +101,7 @@ class UperHead(nn.Module):
         return self.classifier(channels_last(self.dropout(self.fused(whole).relu())))
 
     def _scene(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        """The coarsest map with its means over grids of 1, 2, 3 and 6 cells a side."""
+        """Return the coarsest map with its means over grids of 1, 2, 3 and 6 cells a side."""
         seen = [
             resized(conv(F.adaptive_avg_pool2d(x, cells)).relu(), _size(x))
             for cells, conv in zip(SCALES, self.pooled, strict=True)

@@ -109,7 +109,7 @@ class ClipsVATT(Backbone):
 
     @property
     def depth(self) -> int:
-        """The layer-wise depth of the head: that of patches is 0, of block n n + 1."""
+        """Return the depth of the head for layer-wise rates; that of patches is 0."""
         return self.config.encoder.depth + 1
 
     def depth_of(self, name: str) -> int:

@@ -61,7 +61,7 @@ class Config:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image per token, down and across."""
+        """Return the pixels of the image per token, down and across."""
         return self.patch
 
 
@@ -181,7 +181,7 @@ class PatchEmbed(PatchTokens):
         self.token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "token" else None
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Patches down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return patches down and across an image of h x w pixels; ValueError unless they fit."""
         patch = self.config.patch
         if h % patch or w % patch:
             raise ValueError(
@@ -254,7 +254,7 @@ class ViT(Isotropic):
         return self.pre_logits(x) if self.config.pre_logits else x
 
     def _init(self) -> None:
-        """Xavier for q, k, v each by itself and the rest of the blocks; a zero head."""
+        """Draw q, k, v each by itself and the other blocks by Xavier's rule; zero the head."""
         parts = {"mixer.qkv.weight": 3, "kv.weight": 2}
         for block in [*self.blocks, self.pool]:
             for name, p in block.named_parameters():

@@ -112,12 +112,12 @@ POSITIONS = (
 
 
 def stride(config: Config) -> int:
-    """Pixels of the image per token, down and across."""
+    """Return the pixels of the image per token, down and across."""
     return math.prod(config.strides) * config.patch
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
-    """Tokens down and across of an image of h x w pixels; ValueError unless patches fit."""
+    """Return the tokens down and across an image of h x w pixels; ValueError unless patches fit."""
     down, across = (math.ceil(side / math.prod(config.strides)) for side in (h, w))
     if down % config.patch or across % config.patch:
         raise ValueError(
@@ -156,7 +156,7 @@ class Embed(nn.Module):
         nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType]
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Tokens down and across of an image of h x w pixels; ValueError unless patches fit."""
+        """Return tokens down and across an image of h x w pixels; ValueError unless patches fit."""
         return grid(self.config, h, w)
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n d"]:
@@ -195,7 +195,7 @@ class ViTC(Isotropic):
         self._init()
 
     def _init(self) -> None:
-        """Xavier for q, k, v as one matrix and the ffn; a zero head."""
+        """Initialise q, k, v as one matrix and the ffn by Xavier's rule; the head is zero."""
         for name, p in self.blocks.named_parameters():
             if name.endswith(("qkv.weight", "fc1.weight", "fc2.weight")):
                 nn.init.xavier_uniform_(p)

@@ -41,12 +41,12 @@ class Config(vit.Config):
 
     @property
     def stride(self) -> int:
-        """Pixels of the image per token, down and across."""
+        """Return the pixels of the image per token, down and across."""
         return reduction(self) * self.patch
 
 
 def reduction(config: Config) -> int:
-    """Pixels of the image per position of the ResNet's map."""
+    """Return the pixels of the image per position of the ResNet's map."""
     return 4 * 2 ** max(0, len(config.units) - 1)
 
 
@@ -129,7 +129,7 @@ class StandardConv2d(SameConv2d):
         return convolve(x, weight, None, *geometry, "none", [], "")
 
     def deployed(self) -> nn.Module:
-        """A plain convolution with the standardised kernel."""
+        """Return a plain convolution with the standardised kernel."""
         made = SameConv2d(*self.weight.shape[1::-1], self.kernel_size[0], self.stride[0])  # pyright: ignore[reportCallIssue]
         made.weight = frozen(self._standard())
         return made
@@ -142,14 +142,15 @@ class StandardConv2d(SameConv2d):
 
 
 def pooled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Maxima of 3x3 at stride 2 under SAME padding: of an even side only the far edge is padded,
-    which is what the ceiling mode does."""
+    """Return the maxima of 3x3 at stride 2 under SAME padding: of an even side only the far edge is
+    padded, which is what the ceiling mode does.
+    """
     odd = [side % 2 for side in x.shape[-2:]]
     return F.max_pool2d(x, 3, 2, odd, ceil_mode=True)
 
 
 def norm(dim: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, or of 8 where 32 do not divide a narrow network's width."""
+    """Make a GroupNorm of 32 groups, or of 8 where 32 do not divide a narrow network's width."""
     return nn.GroupNorm(32 if dim % 32 == 0 else 8, dim, eps=1e-6)
 
 
@@ -211,7 +212,7 @@ class HybridEmbed(PatchEmbed):
         self.trunk = trunk
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Tokens down and across of an image of h x w pixels; ValueError unless they fit."""
+        """Return tokens down and across an image of h x w pixels; ValueError unless they fit."""
         patch, ratio = self.config.patch, reduction(self.config)  # pyright: ignore[reportArgumentType]
         rows, columns = math.ceil(h / ratio), math.ceil(w / ratio)
         if rows % patch or columns % patch:

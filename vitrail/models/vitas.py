@@ -54,14 +54,14 @@ class Config:
 
     @property
     def filled(self) -> list[int]:
-        """The slots that hold a block."""
+        """Return the slots that hold a block."""
         return [slot for slot, heads in enumerate(self.heads) if heads]
 
 
 def decoded(
     choices: Sequence[int], ratios: Sequence[int], widest: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Fields of a Config from a code word of the authors.
+    """Decode the fields of a Config from a code word of the authors.
 
     `choices` are those of stem, every slot, norm and head; `ratios` are tenths, less one, of
     `widest` (dim, attention, hidden): for dim, then for attention and hidden of every slot.
@@ -81,7 +81,9 @@ def decoded(
 
 
 def _config(choices: str, ratios: str, times: int = 1) -> Config:
-    """A code word of one digit a number; its widest sizes are `times` those of the super-net."""
+    """Make a Config from a code word of one digit a number; its widest sizes are `times` those of
+    the super-net.
+    """
     first, second = ([int(digit) for digit in word.replace(" ", "")] for word in (choices, ratios))
     return replace(Config(), **decoded(first, second, (384 * times, 1440 * times, 1440 * times)))
 
@@ -210,7 +212,7 @@ def scale(dim: int, heads: int) -> float:
 
 
 def init(module: nn.Module) -> None:
-    """Linear weights truncated normal, biases nearly zero."""
+    """Initialise linear weights truncated normal, biases nearly zero."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)

@@ -121,8 +121,9 @@ NAMES = names.TABLES
 
 
 def grid(config: Config, h: int, w: int) -> tuple[int, int]:
-    """Rows and columns of the coarse map of an image of h x w pixels; ValueError for an image
-    that is smaller than one of its positions."""
+    """Return the rows and columns of the coarse map of an image of h x w pixels; raise ValueError
+    for an image that is smaller than one of its positions.
+    """
     stride = 2 * config.patch
     if min(h, w) < stride:
         raise ValueError(
@@ -219,8 +220,9 @@ class OutlookAttention(nn.Module):
         return self.proj(y.flatten(3))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads nk k"]:
-        """Attention of every head among the kernel^2 positions around each centre, one centre
-        after another; rows are queries."""
+        """Return the attention of every head among the kernel^2 positions around each centre, one
+        centre after another; rows are queries.
+        """
         return self._maps(x).flatten(1, 2).transpose(1, 2).flatten(2, 3)
 
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
@@ -241,8 +243,8 @@ class OutlookAttention(nn.Module):
 
 
 def summed(parts: list[Tensor], stride: int, axis: int) -> Tensor:
-    """Maps of equal shape with n positions along `axis`, part u lying at u, u + stride, ...: their
-    sum on a common axis, whose stride (n - 1) + len(parts) positions come first.
+    """Add maps of equal shape, n positions along `axis`, of which part u lies at u, u + stride and
+    so on: on a common axis, whose stride (n - 1) + len(parts) positions come first.
 
     F.fold without its transposed copies, and its backward is no gather.
     """
@@ -295,7 +297,9 @@ class DenseHead(Linear):
         self.patches = Linear(dim, classes)
 
     def dense(self, tokens: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor]:
-        """Of all tokens, the class token first: (B, classes) and (B, N - 1, classes)."""
+        """Return the logits of all tokens, the class token first: (B,
+        classes) and (B, N - 1, classes).
+        """
         return self(tokens[:, 0]), self.patches(tokens[:, 1:])
 
 
@@ -349,11 +353,13 @@ class VOLO(Pyramid):
         return self.pick(self.tokens(image))
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b n c"]:
-        """All tokens at the end, normed, the class token first."""
+        """Return all tokens at the end, normed, the class token first."""
         return self.pool(self.norm(self.features(image)[-1]))
 
     def dense(self, image: Float[Tensor, "b channels h w"]) -> tuple[Tensor, Tensor]:
-        """Logits of the image (B, classes) and of its patches, row by row, (B, h w, classes)."""
+        """Return the logits of the image (B, classes) and of its patches, row
+        by row, (B, h w, classes).
+        """
         return self.head.dense(self.tokens(image))  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b classes"]:

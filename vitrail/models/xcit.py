@@ -133,7 +133,7 @@ class Embed(nn.Module):
         self.position = FourierPosition(config.dim)
 
     def grid(self, h: int, w: int) -> tuple[int, int]:
-        """Positions down and across of an image of h x w pixels."""
+        """Return the positions down and across of an image of h x w pixels."""
         stride = math.prod(self.config.strides)
         return math.ceil(h / stride), math.ceil(w / stride)
 
@@ -161,7 +161,7 @@ class CrossCovariance(nn.Module):
         return self.proj((v @ maps.mT).transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def weights(self, x: Float[Tensor, "b *s c"]) -> Float[Tensor, "b heads d d"]:
-        """Which channel of a head looks at which."""
+        """Return which channel of a head looks at which."""
         return self._maps(x)[0]
 
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
@@ -169,7 +169,7 @@ class CrossCovariance(nn.Module):
         self.proj = self.proj.scaled(scale)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention (B, heads, d, d) and values (B, heads, N, d)."""
+        """Return the attention (B, heads, d, d) and values (B, heads, N, d)."""
         qkv = self.qkv(x).view(x.shape[0], -1, 3, len(self.temperature), self.width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         # To norm the products takes d x d divisions instead of 2 N x d.
@@ -197,7 +197,7 @@ class LocalPatches(nn.Module):
         self.conv2.bias = frozen(self.conv2.bias * scale)  # pyright: ignore[reportOptionalOperand]
 
     def deployed(self) -> LocalPatches:
-        """BatchNorm as two constants: zeros padded after it forbid its shift to be a bias."""
+        """Turn BatchNorm into two constants: zeros padded after it forbid a bias instead."""
         self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 
@@ -218,7 +218,7 @@ class XCABlock(Block):
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
     def deployed(self) -> XCABlock:
-        """LayerScale goes into the last layer of its branch."""
+        """Move LayerScale into the last layer of its branch."""
         self.scale3 = absorbed(self.scale3, self.local)
         super().deployed()
         return self
@@ -243,7 +243,7 @@ class ClassBlock(nn.Module):
         return torch.cat([self._token(x, normed), patches], 1)
 
     def read(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
-        """The token alone, for the last block."""
+        """Return the token alone, for the last block."""
         return self._token(x, self.norm1(x))
 
     def _token(self, x: Tensor, normed: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.attacks.pgd import PGD
-from vitrail.attacks.pixels import Pixels
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.objectives.context import Context
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Model, Objective, Step
@@ -72,7 +72,7 @@ class Adversarial:
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
-        return AdversarialLoss(self, Pixels(context.normal.mean, context.normal.std))
+        return AdversarialLoss(self, context.normal)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Trades:
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
-        return TradesLoss(self, Pixels(context.normal.mean, context.normal.std))
+        return TradesLoss(self, context.normal)
 
 
 def _check(value: Adversarial | Trades) -> None:
@@ -114,11 +114,11 @@ def _check(value: Adversarial | Trades) -> None:
 
 
 class _Attacked(Objective):
-    """What both losses share: pixels, the radius of a step, and the model's mode under attack."""
+    """What both losses share: normalisation, radius of a step, and the mode under attack."""
 
-    def __init__(self, value: Adversarial | Trades, pixels: Pixels) -> None:
+    def __init__(self, value: Adversarial | Trades, normal: Normal) -> None:
         super().__init__()
-        self.value, self.pixels = value, pixels
+        self.value, self.normal = value, normal
 
     def radius(self, step: Step) -> float:
         """Return the radius of a step, in units of 0 to 1."""
@@ -135,7 +135,7 @@ class _Attacked(Objective):
             return pixels
         with _mode(model, self.value.mode):
             return self.value.attack.attacked(
-                lambda asked: summed(model(self.pixels.normalised(asked))),
+                lambda asked: summed(model(self.normal.apply(asked))),
                 pixels,
                 radius=radius,
                 start=self.start(pixels, radius),
@@ -158,10 +158,10 @@ class AdversarialLoss(_Attacked):
         def summed(outputs: Any) -> Tensor:
             return sum_over(outputs, lambda z: F.cross_entropy(z, hard, reduction="sum"))
 
-        attacked = self._attack(model, self.pixels.of(batch.images), summed, step)
+        attacked = self._attack(model, self.normal.undo(batch.images), summed, step)
         smoothing = self.value.smoothing
         loss = sum_over(
-            model(self.pixels.normalised(attacked)),
+            model(self.normal.apply(attacked)),
             lambda z: F.cross_entropy(z, batch.targets, label_smoothing=smoothing),
         )
         return {"loss": loss, "radius": loss.new_tensor(self.radius(step))}
@@ -175,18 +175,18 @@ class TradesLoss(_Attacked):
     def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return `{"loss", "clean", "moved", "radius"}`: cross entropy of the clean images, the
         divergence of the attacked answers from theirs, both per image in float32."""
-        pixels = self.pixels.of(batch.images)
-        outputs = model(self.pixels.normalised(pixels))
+        pixels = self.normal.undo(batch.images)
+        outputs = model(self.normal.apply(pixels))
         before = wanted(outputs).detach()
         if self.value.mode == "eval":
             with torch.no_grad(), _mode(model, "eval"):
-                before = wanted(model(self.pixels.normalised(pixels)))
+                before = wanted(model(self.normal.apply(pixels)))
         attacked = self._attack(model, pixels, lambda z: divergence(z, before), step)
         smoothing = self.value.smoothing
         clean = sum_over(
             outputs, lambda z: F.cross_entropy(z, batch.targets, label_smoothing=smoothing)
         )
-        moved = divergence(model(self.pixels.normalised(attacked)), wanted(outputs)) / len(pixels)
+        moved = divergence(model(self.normal.apply(attacked)), wanted(outputs)) / len(pixels)
         loss = clean + self.value.beta * moved
         return {
             "loss": loss, "clean": clean, "moved": moved,
@@ -213,7 +213,7 @@ def sum_over(outputs: Any, loss: Any) -> Tensor:
 
 
 def _whole(logits: Tensor) -> Tensor:
-    """Logits in float32 at least."""
+    """Return the logits in float32 at least."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

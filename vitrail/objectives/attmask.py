@@ -92,7 +92,7 @@ class AttMask:
 
 
 def _blocks(grid: tuple[int, int], count: int, indices: Tensor, step: Step) -> Tensor:
-    """Rectangles for two views of each image, each by a generator of its own."""
+    """Draw rectangles for two views of each image, each by a generator of its own."""
     drawn = [
         masks.block_mask(grid, count, np.random.default_rng((step.seed, step.number, row, view)))
         for view in (0, 1)

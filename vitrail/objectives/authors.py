@@ -79,7 +79,7 @@ def load_authors(learner: Learner, source: str | os.PathLike | Mapping[str, Any]
 
 
 def _read(source: str | os.PathLike | Mapping[str, Any]) -> dict[str, Tensor]:
-    """All tensors of weights, under names that begin with student or teacher, or of a loss."""
+    """Read all tensors of weights, under names that begin with student or teacher, or of a loss."""
     beside = ("optimizer.", "args.", "fp16_scaler.", "teacher.head_recons.")
     found = {}
     for name, value in checkpoint.everything(source).items():
@@ -125,7 +125,7 @@ _SINGLE = {
 
 
 def _places(learner: Learner) -> list[tuple[str, str, str]]:
-    """Where the parts of a training are: their prefix, the kind of part, and our module."""
+    """Return where the parts of a training are: their prefix, the kind of part, and our module."""
     objective = learner.objective
     if isinstance(objective, sit.First):
         return [
@@ -157,7 +157,9 @@ _ROWS: dict[str, Rows] = {
 
 
 def _ours(given: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """A part's tensors under our names; class tokens get their rows of the position table."""
+    """Return a part's tensors under our names; class tokens get their
+    rows of the position table.
+    """
     found = {}
     for name, value in given.items():
         for theirs, ours in _ROWS[kind]:
@@ -174,7 +176,9 @@ def _ours(given: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def _theirs(given: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The other direction: rows of tokens in the position table are zeros."""
+    """Return a part's tensors under the authors' names; rows of tokens in
+    the position table are zeros.
+    """
     found = {}
     for name, value in given.items():
         for theirs, ours in _ROWS[kind]:

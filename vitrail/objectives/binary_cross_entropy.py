@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError
 from vitrail.objectives.context import Context
+from vitrail.objectives.parts.shares import check_balance, check_smoothing
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Model, Objective, Step
 
@@ -29,10 +29,8 @@ class BinaryCrossEntropy:
     balance: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing {self.smoothing} is not in [0, 1): 0 is usual")
-        if not 0 <= self.balance <= 1:
-            raise ConfigError(f"balance {self.balance} is not in [0, 1]: 0 is off, 1 is full")
+        check_smoothing(self.smoothing)
+        check_balance(self.balance)
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Make the module that the loop calls."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitrail.errors import ConfigError
-from vitrail.objectives.parts.views import Normal
+from vitrail.layers.normal import Normal
 
 
 def _no_models(spec: str) -> nn.Module:

@@ -148,5 +148,5 @@ def require_classes(spec: str, teacher: nn.Module, classes: Sequence[str]) -> No
 
 
 def _whole(logits: Tensor) -> Tensor:
-    """Logits in float32 at least."""
+    """Return the logits in float32 at least."""
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -119,7 +119,9 @@ def lovasz_softmax(shares: Float[Tensor, "n k"], targets: Int[Tensor, "n"]) -> T
 
 
 def _slopes(true: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """By how much each error in turn, the largest first, raises 1 - intersection over union."""
+    """Return by how much each error in turn, the largest first, raises 1
+    - intersection over union.
+    """
     total = true.sum()
     together = total - true.cumsum(0)
     union = total + (1 - true).cumsum(0)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from vitrail.errors import ConfigError
 from vitrail.layers.attention import Attention
 from vitrail.layers.ffn import Mlp
+from vitrail.layers.normal import Normal
 from vitrail.layers.position import sincos_2d
 from vitrail.layers.residual import Block, Blocks
 from vitrail.objectives.context import Context
 from vitrail.objectives.parts.draws import uniform
 from vitrail.objectives.parts.tokens import grid, prefix, require_patches
-from vitrail.objectives.parts.views import Normal, View, draw_for, make_view
+from vitrail.objectives.parts.views import View, draw_for, make_view
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Objective, Step
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.objectives.context import Context
 from vitrail.objectives.parts.corruption import CANDIDATES, group_mask, rectangles
 from vitrail.objectives.parts.crops import Crops
@@ -25,7 +26,7 @@ from vitrail.objectives.parts.draws import uniform
 from vitrail.objectives.parts.heads import NormedMlp, PlainMlp, Reconstruction
 from vitrail.objectives.parts.teacher import Following, gathered, momentum
 from vitrail.objectives.parts.tokens import grid, prefix, read, require_patches
-from vitrail.objectives.parts.views import Normal, View
+from vitrail.objectives.parts.views import View
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Objective, Step
 
@@ -123,7 +124,7 @@ class _Painting(Objective):
         self.crops = Crops(value.first, value.second, number=0)
 
     def _corrupted(self, clean: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Two views (2 B, C, H, W) corrupted, and where (2 B, 1, H, W)."""
+        """Return two views (2 B, C, H, W) corrupted, and where (2 B, 1, H, W)."""
         found = [
             self.value.corruption.apply(view, view.roll(1, 0), batch.indices, step, number)
             for number, view in enumerate(clean.chunk(2))

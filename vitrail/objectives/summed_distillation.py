@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.objectives.context import Context
+from vitrail.objectives.parts.shares import check_smoothing
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Frozen, Model, Objective, Step
 
@@ -37,8 +38,7 @@ class SummedDistillation:
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise ConfigError(f"weight {self.weight} is not 0 or more: 0.2 is usual")
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing {self.smoothing} is not in [0, 1): 0 is usual")
+        check_smoothing(self.smoothing)
 
     def build(self, model: nn.Module, context: Context) -> Objective:
         """Open the teacher and make the module that the loop calls. Raises VitrailError."""
@@ -68,5 +68,5 @@ class SummedDistillationLoss(Objective):
 
 
 def _wide(x: Tensor) -> Any:
-    """Float32 at least."""
+    """Return the type of x, float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -100,7 +100,9 @@ def norm(x: Any, w: Any, eps: float) -> Any:
 
 
 def attention(block: Any, x: Any, w: Any) -> Any:
-    """Return attention over x (n, c), of whose rows of scores those that are on take a softmax."""
+    """Return the attention over x (n, c), of whose rows of scores those
+    that are on take a softmax.
+    """
     from jax import nn  # pyright: ignore[reportMissingImports]
 
     heads, n = block["heads"], x.shape[0]

@@ -22,7 +22,7 @@ from vitrail.training.steps import Steps
 
 # What a family learns with, at batch 128; networks of convolutions and BatchNorm bear larger rates.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "airbench": Muon(lr=0.018, weight_decay=0.1, momentum=0.6),
+    "airbench": Muon(lr=0.018, weight_decay=0.1, momentum=0.6, rounds=3),
     "resnet": AdamW(lr=3e-3),
     "levit": AdamW(lr=2e-3),
     "cct": AdamW(lr=1.5e-3),
@@ -31,22 +31,29 @@ OPTIMIZERS: dict[str, Optimizer] = {
 FINE_TUNING = AdamW(lr=5e-4, weight_decay=0.05, layer_decay=0.75)
 
 
-def batch_size(images: int, device: str = "cpu") -> int:
-    """Images per step for a training part of that many: an epoch has 64 steps, if it can.
+# Images per step on a CPU, at most. It gains nothing by more than that, but where a step of the
+# optimizer costs as much as some images do.
+LARGEST, LARGEST_OF = 64, {"airbench": 128}
 
-    A CPU gains nothing by more than 64, an accelerator does.
+
+def batch_size(images: int, device: str = "cpu", config: Any = None) -> int:
+    """Return the images per step for a training part of that many: an epoch has 64 steps, if it
+    can.
+
+    An accelerator gains by large batches.
     """
-    largest = 64 if device == "cpu" else 256
+    of_family = LARGEST if config is None else LARGEST_OF.get(_learns_as(config), LARGEST)
+    largest = of_family if device == "cpu" else 256
     return 1 << int(math.log2(min(largest, max(8, images // 64))))
 
 
 def precision_on(device: str) -> Precision:
-    """In which precision to train where nothing was measured: bfloat16 on CUDA."""
+    """Return in which precision to train where nothing was measured: bfloat16 on CUDA."""
     return "bf16-mixed" if device.startswith("cuda") else "32-true"
 
 
 def augment_for(image: tuple[int, int]) -> Augment:
-    """Flips and small shifts for small images, flips and crops for photographs.
+    """Return flips and small shifts for small images, flips and crops for photographs.
 
     Of 28 pixels a shift of one is worth 3 % on Fashion-MNIST in 14 epochs, one of three costs
     as much.
@@ -57,8 +64,9 @@ def augment_for(image: tuple[int, int]) -> Augment:
 
 
 def _learns_as(config: Any) -> str:
-    """The family whose optimizer a network learns with: the host's where there is one of maps, of
-    boxes or of frames."""
+    """Return the family whose optimizer a network learns with: the host's where there is one of
+    maps, of boxes or of frames.
+    """
     hosted = is_dense(config) or is_detector(config) or isinstance(config, per_frame.Config)
     return kind_of(type(config.host)) if hosted else family_of(config)
 
@@ -74,24 +82,26 @@ def default(
     device: str = "cpu",
     precision: Precision | None = None,
 ) -> Recipe:
-    """The recipe of a config for `images` training images and about `total` steps.
+    """Return the recipe of a config for `images` training images and about `total` steps.
 
     `precision` is the device's usual one unless given.
 
     Batch, warm-up and average do not depend on when the training ends to the step, so that
     the beginning of a long training and a short one are the same.
     """
-    batch = batch_size(images, device)
+    batch, precision = batch_size(images, device, config), precision or precision_on(device)
     warmup = max(1, min(30, images // batch // 2, total // 8))
     # The average spans about a twentieth of the training.
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
     usual = OPTIMIZERS.get(_learns_as(config), AdamW(lr=1e-3))
-    rate = usual.lr * math.sqrt(batch / 128)
+    usual = replace(usual, lr=round(usual.lr * math.sqrt(batch / 128), 6))
+    if isinstance(usual, Muon) and precision == "bf16-mixed":
+        usual = replace(usual, dtype="bfloat16")
     return Recipe(
         model=to_json(config_json(config)),
         data=data,
-        steps=Steps(total, batch, ema=round(ema, 5), precision=precision or precision_on(device)),
-        optimizer=FINE_TUNING if pretrained else replace(usual, lr=round(rate, 6)),
+        steps=Steps(total, batch, ema=round(ema, 5), precision=precision),
+        optimizer=FINE_TUNING if pretrained else usual,
         schedule=Schedule(warmup),
         objective=CrossEntropy(0.1),
         augment=AS_THEY_ARE if input_kind(config) == "series" else augment_for(config.image),

@@ -36,7 +36,8 @@ from vitrail.models.trunk.positions import rows
 
 
 def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Backbone:
-    """A model of `config` with random weights, or with those behind `reference` but its head.
+    """Return a model of `config` with random weights, or with those behind `reference` but its
+    head.
 
     With `keep_head` that comes along. Raises CheckpointError when the file does not hold this
     model, or cannot be fetched.
@@ -87,7 +88,7 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
 
 
 def _of_clips(model: Backbone, known: Identity, reference: str) -> Backbone:
-    """The tower of clips with the weights that it learned beside sounds and sentences.
+    """Fill the tower of clips with the weights that it learned beside sounds and sentences.
 
     Raises CheckpointError where they are of other sizes.
     """
@@ -109,9 +110,10 @@ def _of_clips(model: Backbone, known: Identity, reference: str) -> Backbone:
 
 
 def _inflated(model: Backbone, known: Identity, reference: str) -> Backbone:
-    """The network of clips with the weights of one of images, as Carreira and Zisserman inflate
-    them (CVPR 2017, arXiv 1705.07750): kernels are repeated over time and divided by how often, so
-    that a picture that stands still shows what it showed. What is of time alone stays as it is.
+    """Fill the network of clips with the weights of one of images, as Carreira and Zisserman
+    inflate them (CVPR 2017, arXiv 1705.07750): kernels are repeated over time and divided by how
+    often, so that a picture that stands still shows what it showed. What is of time alone stays as
+    it is.
 
     Raises CheckpointError where something else is not filled.
     """
@@ -133,7 +135,7 @@ def _inflated(model: Backbone, known: Identity, reference: str) -> Backbone:
 
 
 def _over_time(value: Tensor, own: Tensor) -> Tensor | None:
-    """A tensor of images as one of clips of that shape; None where it is of another."""
+    """Return a tensor of images as one of clips of that shape; None where it is of another."""
     if value.shape == own.shape:
         return value
     kernel = value.ndim + 1 == own.ndim == 5
@@ -151,7 +153,7 @@ def _by_frame(config: Any) -> bool:
 
 
 def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
-    """The network of maps, or of frames, with the weights of a classifier in its backbone.
+    """Fill the network of maps, or of frames, with the weights of a classifier in its backbone.
 
     Raises CheckpointError where the file is of another backbone.
     """
@@ -175,7 +177,7 @@ def _hosting(model: Backbone, config: Any, reference: str) -> Backbone:
 
 
 def _towered(model: Backbone, config: Any, reference: str) -> Backbone:
-    """The network of pairs with the weights of a classifier in its image tower.
+    """Fill the network of pairs with the weights of a classifier in its image tower.
 
     Raises CheckpointError where the file is of another tower.
     """
@@ -188,8 +190,9 @@ def _towered(model: Backbone, config: Any, reference: str) -> Backbone:
 
 
 def _seeing(model: Backbone, config: Any, reference: str) -> Backbone:
-    """The network of scans with what a ViT of images gives it: blocks, token, positions, and the
-    patches' kernel where it has one. Raises CheckpointError."""
+    """Fill the network of scans with what a ViT of images gives it: blocks, token, positions, and
+    the patches' kernel where it has one. Raises CheckpointError.
+    """
     known = identify(reference)
     source = None if known.source == "vitrail" else known.source
     donor = load(known.config, reference, source=source)
@@ -248,7 +251,7 @@ def _resized(name: str, value: Tensor, own: Tensor) -> bool:
 
 
 def _grids(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of a config's tables of positions and the grids that they are for, by names."""
+    """Return rows of a config's tables of positions and the grids that they are for, by names."""
     return {
         name: (table, table.grid(config, *numbers))
         for table in rows(config, module_of(config))

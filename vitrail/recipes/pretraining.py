@@ -58,7 +58,7 @@ def usual_model(size: tuple[int, int], channels: int, device: str) -> Any:
 
 
 def _cuts(image: tuple[int, ...], patch: int, most: int) -> bool:
-    """Whether an image is cut into whole patches, at most so many."""
+    """Return whether an image is cut into whole patches, at most so many."""
     return all(s % patch == 0 for s in image) and math.prod(s // patch for s in image) <= most
 
 

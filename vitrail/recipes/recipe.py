@@ -112,19 +112,19 @@ class Recipe:
 
     @property
     def config(self) -> Any:
-        """The model's Config. Raises ConfigError."""
+        """Return the model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
         require_taken(config, self.task)
         return config
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in a JSON file. Raises RunError or ConfigError."""
+    """Read the recipe in a JSON file. Raises RunError or ConfigError."""
     return from_json(read_json(Path(path), dict, remedy="restore it, or give another run folder"))
 
 
 def from_json(value: Mapping[str, Any]) -> Recipe:
-    """The recipe from its JSON; fields that only describe the run are left out."""
+    """Return the recipe from its JSON; fields that only describe the run are left out."""
     known = {name: value[name] for name in value if name in Recipe.__dataclass_fields__}
     schedule, objective = known.get("schedule"), known.get("objective")
     if isinstance(schedule, Mapping):  # once it repeated steps.total, and there was one kind
@@ -170,7 +170,7 @@ def _suits(objective: Objectives, task: Tasks) -> bool:
 
 
 def amend(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with settings of the command line, checked to the last field.
+    """Return the recipe with settings of the command line, checked to the last field.
 
     `model=NAME` takes a published variant, or the model of a JSON file such as a search's
     found.json, with the data's image size, channels and classes; `model.FIELD=VALUE` changes its
@@ -280,7 +280,7 @@ def _require_pairs(recipe: Recipe) -> None:
 
 
 def _towered(recipe: Recipe) -> Recipe:
-    """The recipe, with a text tower beside its model where sentences are asked for."""
+    """Return the recipe, with a text tower beside its model where sentences are asked for."""
     if not isinstance(recipe.task, ImageText) or not recipe.model:
         return recipe
     return replace(recipe, model=to_json(config_json(with_text(config_from_json(recipe.model)))))

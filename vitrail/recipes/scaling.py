@@ -99,7 +99,7 @@ KEPT = object()  # no value of this path is set
 
 
 def _of_time(recipe: Published, hand: Hand, total: int) -> Changes:
-    """Batch, learning rate, length, and what is a share of the length."""
+    """Return batch, learning rate, length, and what is a share of the length."""
     published, share = recipe.settings["optimizer.lr"], hand.batch / recipe.batch
     rate = published * (share if recipe.rate_by == "batch" else math.sqrt(share))
     by = "x" if recipe.rate_by == "batch" else "x the root of"

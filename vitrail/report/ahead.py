@@ -75,7 +75,7 @@ def unpaired_balanced(
 
 
 def _pair(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, float]:
-    """The difference of shares, the centre of its interval, and its variance."""
+    """Return the difference of shares, the centre of its interval, and its variance."""
     pairs = list(zip(ours, theirs, strict=True))
     if not pairs:
         raise ValueError("no answers are given to compare: give at least one")

@@ -68,7 +68,7 @@ def drawn(blocks: Sequence[Block], width: float, name: str) -> str:
 
 
 def _write(axes: Any, text: str, x: float, y: float) -> None:
-    """The width of a part beside its bar."""
+    """Write the width of a part beside its bar."""
     axes.annotate(
         text, (x, y), (5, 0), textcoords="offset points", va="center", color=SOFT,
         fontsize=FONT - 2, annotation_clip=False,

@@ -43,6 +43,6 @@ def drawn(image: np.ndarray, boxes: Sequence[Box], kinds: Sequence[str]) -> Imag
 
 
 def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black on light colours, white on dark ones."""
+    """Choose black on light colours, white on dark ones."""
     light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return (0, 0, 0) if light > 140 else (255, 255, 255)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import Baseline, DataFacts, Facts
+from vitrail.report.facts import DataFacts, Facts
 from vitrail.report.pictures import composed
+from vitrail.report.scores import Baseline
 from vitrail.report.steps import folder, longer_run
 from vitrail.report.taken import FILES, GRAPHS, USE, inputs
 from vitrail.report.text import sentence
@@ -170,7 +171,7 @@ def render_card(facts: Facts) -> str:
 
 def _sizes(facts: Facts) -> str:
     """Return what the model takes, in a cell of the table."""
-    if facts.data.takes != "images":
+    if facts.data.takes != "images" or facts.data.heard:
         return inputs(facts.model, facts.data)
     height, width = facts.model.image
     return f"{height}x{width}, {'grey' if facts.model.channels == 1 else 'RGB'}"
@@ -209,7 +210,7 @@ def _use(facts: Facts) -> list[str]:
 
 
 def _of_sounds(facts: Facts) -> list[str]:
-    """How sounds are answered."""
+    """Say how sounds are answered."""
     return [
         "`vitrail predict . sound.wav`, or, with ONNX Runtime and soundfile alone, "
         "`python use.py sound.wav` with this as `use.py` beside `sound.onnx`:",
@@ -218,7 +219,7 @@ def _of_sounds(facts: Facts) -> list[str]:
         "",
         "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
         f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
-        "the spectrograms as uint8 images.",
+        "the spectrograms as uint8.",
     ]
 
 
@@ -267,20 +268,22 @@ def _next(facts: Facts) -> list[str]:
 
 
 def _longer(facts: Facts) -> list[str]:
-    """The command of a longer fit, where the run is one."""
+    """Return the command of a longer fit, where the run is one."""
     longer = longer_run(facts)
     where = "" if folder(facts) == "." else ", typed where this run was started"
     return [f"{sentence(longer)}    # search and train for longer{where}"] if longer else []
 
 
 def _engine(facts: Facts) -> str:
-    """The option that names the engine of the latency, where that is not ONNX Runtime."""
+    """Return the option that names the engine of the latency, where that is not ONNX Runtime."""
     chosen = [e.name for e in facts.engines if e.counts and e.gain is not None]
     return f" --engine {chosen[0]}" if chosen else ""
 
 
 def _text(value: str) -> str:
-    """Text in a table's cell: no bar ends it, no sign becomes markup, nothing is hidden."""
+    """Prepare text for a table's cell: no bar ends it, no sign becomes
+    markup, nothing is hidden.
+    """
     value = sentence(value)
     for sign in "\\|<>*_`[]":
         value = value.replace(sign, "\\" + sign)

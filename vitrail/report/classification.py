@@ -10,26 +10,26 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from vitrail.data.source import NOUNS
-from vitrail.report import plots
+from vitrail.report import hardest, plots
 from vitrail.report.chapter import (
     Card,
     Chapter,
     Column,
     Figure,
-    Fold,
     Gallery,
     Matrix,
     Pair,
     Paragraph,
+    Part,
     Table,
     strong,
 )
-from vitrail.report.facts import CalibrationFacts, ClassRow, Facts, Mistake, RefusalFacts, Score
+from vitrail.report.facts import Facts
+from vitrail.report.scores import CalibrationFacts, ClassRow, Mistake, RefusalFacts, Score
 from vitrail.units import counted, percent
 
 # Up to here the confusion matrix is a table with names and numbers, above it a picture.
 TABLE_CLASSES = 24
-HARDEST = 10
 PAIRS = 5
 # What one of the data is called, and several.
 Words = tuple[str, str]
@@ -50,7 +50,7 @@ def chapters(facts: Facts) -> list[Chapter]:
     if facts.calibration:
         found.append(trust(facts.calibration, facts.refusal, (facts.data.item, facts.data.items)))
     if facts.mistakes:
-        found.append(mistakes(facts.mistakes))
+        found.append(mistakes(facts.mistakes, facts.data.items))
     return found
 
 
@@ -58,24 +58,14 @@ def class_by_class(
     rows: Sequence[ClassRow], test: Score | None = None, items: str = "images"
 ) -> Chapter:
     """Return recall, precision and F1 of each class, the hardest first."""
-    parts = []
+    parts: list[Part] = []
     if test and test.balanced is not None:
         text = f"Balanced accuracy (mean recall over classes) is {percent(test.balanced)}"
         if test.top5 is not None and len(rows) > 5:
             text += f"; the true class is among the first five answers in {percent(test.top5)}"
         parts.append(Paragraph(f"{text}."))
-    hardest = sorted(rows, key=lambda row: row.f1)
-    if len(hardest) <= TABLE_CLASSES:
-        parts.append(_class_table(hardest, items))
-    else:
-        rest = hardest[HARDEST:]
-        parts += [
-            Paragraph(f"The {HARDEST} hardest classes:"),
-            _class_table(hardest[:HARDEST], items),
-            Fold(
-                f"the other {counted(len(rest), 'class', 'classes')}", [_class_table(rest, items)]
-            ),
-        ]
+    rows = sorted(rows, key=lambda row: row.f1)
+    parts += hardest.tables(rows, lambda some: _class_table(some, items), ("class", "classes"))
     return Chapter("Class by class", parts)
 
 
@@ -182,10 +172,10 @@ def refused(found: RefusalFacts | None, words: Words = USUAL) -> list[Paragraph]
     ]
 
 
-def mistakes(found: Sequence[Mistake]) -> Chapter:
-    """Return a gallery of the test images that the model got wrong while it was surest."""
+def mistakes(found: Sequence[Mistake], items: str = "images") -> Chapter:
+    """Return a gallery of the test items that the model got wrong while it was surest."""
     shown = next((m.shown for m in found if m.overlay and m.shown), "")
-    text = "Test images that the model got wrong while it was surest."
+    text = f"Test {items} that the model got wrong while it was surest."
     if shown:
         text += f" Beside each, what it looked at: {shown}."
     glow = ("least", "most") if any(m.overlay for m in found) else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from vitrail.report import hardest
 from vitrail.report.box_pictures import for_page
 from vitrail.report.canvas import HALF, SERIES, legend, svg
 from vitrail.report.chapter import (
@@ -16,20 +17,18 @@ from vitrail.report.chapter import (
     Chapter,
     Column,
     Figure,
-    Fold,
     Gallery,
     Paragraph,
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import colours
+from vitrail.report.scores import Score
 from vitrail.report.text import plain
-from vitrail.units import counted, percent
+from vitrail.units import percent
 
-# Up to here all classes stand in one table, and so many curves in one plot.
-TABLE_CLASSES, CURVES = 24, 6
-HARDEST = 10
+# So many curves stand in one plot.
+CURVES = 6
 
 
 @dataclass(frozen=True)
@@ -157,16 +156,8 @@ def _by_class(told: Found, test: Score) -> Chapter:
         ),
     ]
     known = [row for row in told.classes if row.average == row.average]
-    hardest = sorted(known, key=lambda row: row.average)
-    if len(hardest) <= TABLE_CLASSES:
-        parts.append(_table(hardest))
-    else:
-        rest = hardest[HARDEST:]
-        parts += [
-            Paragraph(f"The {HARDEST} hardest classes:"),
-            _table(hardest[:HARDEST]),
-            Fold(f"the other {counted(len(rest), 'class', 'classes')}", [_table(rest)]),
-        ]
+    known.sort(key=lambda row: row.average)
+    parts += hardest.tables(known, _table, ("class", "classes"))
     missing = [row.name for row in told.classes if row.average != row.average]
     if missing:
         parts.append(Paragraph(f"In no test image: {', '.join(missing)}.", soft=True))
@@ -203,7 +194,9 @@ def _by_size(rows: Sequence[SizeRow]) -> Chapter:
 
 
 def _curves(told: Found) -> list[Chapter]:
-    """Precision over recall at an overlap of 0.5, of the hardest classes where there are many."""
+    """Draw precision over recall at an overlap of 0.5, of the hardest
+    classes where there are many.
+    """
     order = {row.name: row.average for row in told.classes if row.average == row.average}
     some = sorted((c for c in told.curves if c[0] in order), key=lambda c: order[c[0]])[:CURVES]
     if not some:

@@ -64,7 +64,7 @@ def over(image: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> np.ndar
 
 
 def _borders(mask: np.ndarray) -> np.ndarray:
-    """The pixels whose right or lower neighbour is of another class, or that are one."""
+    """Return the pixels whose right or lower neighbour is of another class, or that are one."""
     edge = np.zeros(mask.shape, bool)
     down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
     edge[1:] |= down

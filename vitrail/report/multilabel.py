@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitrail.report.chapter import Chapter, Column, Fold, Paragraph, Part, Table
-from vitrail.report.facts import Score
-from vitrail.units import counted, percent
-
-# Up to here all labels stand in one table.
-TABLE_LABELS = 24
-HARDEST = 10
+from vitrail.report import hardest
+from vitrail.report.chapter import Chapter, Column, Paragraph, Part, Table
+from vitrail.report.scores import Score
+from vitrail.units import percent
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,8 @@ def label_by_label(rows: Sequence[LabelRow], test: Score) -> Chapter:
             soft=True,
         ),
     ]
-    hardest = sorted(rows, key=lambda row: row.average_precision)
-    if len(hardest) <= TABLE_LABELS:
-        parts.append(_table(hardest, test.n))
-    else:
-        rest = hardest[HARDEST:]
-        parts += [
-            Paragraph(f"The {HARDEST} hardest labels:"),
-            _table(hardest[:HARDEST], test.n),
-            Fold(f"the other {counted(len(rest), 'label')}", [_table(rest, test.n)]),
-        ]
+    rows = sorted(rows, key=lambda row: row.average_precision)
+    parts += hardest.tables(rows, lambda some: _table(some, test.n), ("label", "labels"))
     return Chapter("Label by label", parts)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from vitrail.report import classification, plots, race
 from vitrail.report.canvas import NARROW
 from vitrail.report.chapter import Chapter
-from vitrail.report.facts import CandidatePoint, EngineFacts, Facts
+from vitrail.report.facts import CandidatePoint, Facts
 from vitrail.report.pictures import composed, resized
 from vitrail.report.steps import folder, steps
-from vitrail.report.taken import inputs
-from vitrail.report.text import plain
+from vitrail.report.taken import inputs, sizes
+from vitrail.report.text import coded, plain
+from vitrail.report.timings import EngineFacts
 from vitrail.report.verdict import headline, limits, standing, verdict
 from vitrail.units import count, counted, percent, points, seconds, size
 
@@ -52,13 +53,14 @@ def render(facts: Facts) -> str:
         findings=[f for f in facts.data.findings if not _told(f.keys, facts)],
         engines=engines(facts),
         picture=composed(facts.latency) if facts.latency else "",
+        sizes=sizes(facts.data, resize_inside=bool(facts.export and facts.export.resize_inside)),
         steps=steps(facts),
         here=folder(facts) == ".",
     )
 
 
 def _chapters(facts: Facts) -> list[Chapter]:
-    """All chapters in order; figures of labels stand before the mistakes."""
+    """Return all chapters in order; figures of labels stand before the mistakes."""
     own, common = facts.chapters, classification.chapters(facts)
     return [*own, *common] if facts.data.several else [*common, *own]
 
@@ -83,12 +85,15 @@ def filled(template: Path, **values: Any) -> str:
         "size": _unbroken(size),
         "image": image,
         "points": _unbroken(points),
+        "coded": coded,
     }
     return environment.get_template(template.name).render(**values)
 
 
 def _told(keys: Sequence[str], facts: Facts) -> bool:
-    """Whether all these files are among the broken ones, which are listed with their reasons."""
+    """Return whether all these files are among the broken ones, which are
+    listed with their reasons.
+    """
     return bool(keys) and {file.key for file in facts.data.broken} >= set(keys)
 
 
@@ -143,12 +148,12 @@ def image(data: bytes) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Whatever a template prints: text without control characters, markup as it is."""
+    """Clean whatever a template prints: text without control characters, markup as it is."""
     return plain(value, lines=True) if type(value) is str else value
 
 
 def _unbroken(figure: Callable[..., str]) -> Callable[..., str]:
-    """The figure on one line with its unit."""
+    """Keep the figure on one line with its unit."""
 
     def tied(*values: Any) -> str:
         return figure(*values).replace(" ", "\u00a0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrail.report.facts import LatencyFacts
+from vitrail.report.timings import LatencyFacts
 from vitrail.units import percent, seconds
 
 
@@ -15,7 +15,7 @@ def composed(latency: LatencyFacts) -> str:
     if picture is None:
         return ""
     height, width = picture.size
-    said = f"for a picture of {width}x{height}"
+    said = f"for a {picture.called} of {width}x{height}"
     if picture.resize_s > 0:
         share = percent(picture.resize_s / latency.p50_s)
         said += f": model {seconds(picture.model_s)}, resize {seconds(picture.resize_s)} ({share})"
@@ -29,4 +29,4 @@ def resized(latency: LatencyFacts | None) -> list[str]:
     if latency is None or latency.picture is None or not latency.picture.resize_s:
         return []
     height, width = latency.picture.size
-    return [f"Each time includes that to resize a picture of {width}x{height}."]
+    return [f"Each time includes that to resize a {latency.picture.called} of {width}x{height}."]

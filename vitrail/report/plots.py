@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitrail.report.canvas import ACCENT, HALF, SOFT, legend, svg, within
-from vitrail.report.facts import CalibrationFacts, CurvePoint
+from vitrail.report.facts import CurvePoint
+from vitrail.report.scores import CalibrationFacts
 
 
 def losses(points: Sequence[CurvePoint]) -> str:
@@ -107,12 +108,12 @@ def confusion_map(counts: Sequence[Sequence[int]]) -> str:
 
 
 def _line(points: Sequence[object]) -> dict[str, Any]:
-    """A bold line, with a dot at each value while there are few."""
+    """Return the style of a bold line, with a dot at each value while there are few."""
     return {"linewidth": 1.8, "marker": "o", "markersize": 3.5 if len(points) <= 40 else 0}
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """The mean of each value with its neighbours, up to a fifteenth of all to each side."""
+    """Return the mean of each value with its neighbours, up to a fifteenth of all to each side."""
     means = []
     for i in range(len(values)):
         reach = min(max(1, len(values) // 15), i, len(values) - 1 - i)

@@ -9,16 +9,19 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.source import NOUNS
 from vitrail.report.text import cell, plain
 
-UNFAMILIAR = "unlike all images that the run learned from"
+Words = tuple[str, str]
+IMAGES = NOUNS["images"]
+UNFAMILIAR = "unlike all {} that the run learned from"
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from vitrail.jobs.predict import Prediction
+    from vitrail.jobs.prediction import Prediction
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
@@ -67,7 +70,7 @@ def answered(prediction: Prediction) -> dict[str, Any]:
 
 
 def _mask(prediction: Prediction) -> dict[str, Any]:
-    """The share of pixels of each class, and the files of the mask."""
+    """Return the share of pixels of each class, and the files of the mask."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
         told = prediction.written.to_json()
@@ -78,7 +81,7 @@ def _mask(prediction: Prediction) -> dict[str, Any]:
 
 
 def _points(prediction: Prediction) -> dict[str, Any]:
-    """The share of a scan's points of each class, and the files of its labels."""
+    """Return the share of a scan's points of each class, and the files of its labels."""
     told: dict[str, Any] = {}
     if prediction.written is not None:
         files = prediction.written.to_json()
@@ -88,7 +91,7 @@ def _points(prediction: Prediction) -> dict[str, Any]:
 
 
 def _boxes(prediction: Prediction) -> dict[str, Any]:
-    """The boxes above the threshold, and the files of them."""
+    """Return the boxes above the threshold, and the files of them."""
     told: dict[str, Any] = {"threshold": prediction.threshold}
     if prediction.written is not None:
         told |= prediction.written.to_json()
@@ -102,7 +105,9 @@ def _shares(ranked: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def _obeyed(sign: str) -> bool:
-    """Whether a terminal obeys a sign instead of showing it; newlines part the lines of JSON."""
+    """Return whether a terminal obeys a sign instead of showing it;
+    newlines part the lines of JSON.
+    """
     kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return ord(sign) < 0x10000 and sign != "\n" and unicodedata.category(sign) in kinds
 
@@ -133,51 +138,56 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     return text.getvalue()
 
 
-def as_table(predictions: Sequence[Prediction]) -> Table:
-    """Return a table to print: the likeliest class stands out, the others follow."""
+def as_table(predictions: Sequence[Prediction], words: Words = IMAGES) -> Table:
+    """Return a table to print: the likeliest class stands out, the others follow.
+
+    `words` are what one of the things that were asked about is called, and several.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     several = any(p.chosen is not None for p in predictions)
     found = any(p.boxes is not None for p in predictions)
-    titles = ("image", "found", "", "") if found else ("image", "labels", "", "others")
-    titles = titles if several or found else ("image", "class", "sure", "then")
+    titles = (words[0], "found", "", "") if found else (words[0], "labels", "", "others")
+    titles = titles if several or found else (words[0], "class", "sure", "then")
     for title in titles:
         table.add_column(title, justify="right" if title == "sure" else "left", no_wrap=True)
     for p in predictions:
-        first, *others = _warned(p)
+        first, *others = _warned(p, words)
         table.add_row(Text(plain(p.path)), first, *others)
     return table
 
 
-def show(predictions: Sequence[Prediction], console: Console) -> None:
+def show(predictions: Sequence[Prediction], console: Console, words: Words = IMAGES) -> None:
     """Print a table where it fits, else each path on a line of its own; nothing is cut."""
     from rich.text import Text
 
-    table = as_table(predictions)
+    table = as_table(predictions, words)
     unbounded = console.options.update(max_width=100_000)
     if console.measure(table, options=unbounded).maximum <= console.width:
         console.print(table)
         return
     for p in predictions:
         console.print(Text(plain(p.path)), soft_wrap=True)
-        console.print(Text("  ").join([Text(), *(t for t in _warned(p) if t)]), soft_wrap=True)
+        console.print(
+            Text("  ").join([Text(), *(t for t in _warned(p, words) if t)]), soft_wrap=True
+        )
 
 
-def _warned(prediction: Prediction) -> tuple[Text, Text, Text]:
-    """The same parts, with a warning where the run never saw such an image."""
+def _warned(prediction: Prediction, words: Words) -> tuple[Text, Text, Text]:
+    """Return the same parts, with a warning where the run never saw such an image."""
     from rich.text import Text
 
     first, share, rest = _parts(prediction)
     if prediction.unfamiliar:
-        warning = Text(UNFAMILIAR, style="yellow")
+        warning = Text(UNFAMILIAR.format(words[1]), style="yellow")
         rest = Text("; ").join([warning, rest]) if rest else warning
     return first, share, rest
 
 
 def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
-    """The answer, how sure it is, and what else it could be."""
+    """Return the answer, how sure it is, and what else it could be."""
     from rich.text import Text
 
     if prediction.error:
@@ -196,7 +206,7 @@ def _parts(prediction: Prediction) -> tuple[Text, Text, Text]:
 
 
 def _labels(prediction: Prediction, chosen: Sequence[tuple[str, float]]) -> tuple[Text, Text, Text]:
-    """All labels of an image with their probabilities, and the likeliest of the others."""
+    """Return all labels of an image with their probabilities, and the likeliest of the others."""
     from rich.text import Text
 
     told = [", ".join(f"{plain(name)} {share:.1%}" for name, share in some) for some in (

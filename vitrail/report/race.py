@@ -145,8 +145,9 @@ def caption(candidates: Sequence[CandidatePoint], measure: str = "accuracy") -> 
 
 
 def stretched(candidates: Sequence[CandidatePoint]) -> bool:
-    """Return whether the accuracy axis of `front` is stretched towards 100 %, where the good
-    models crowd."""
+    """Return whether the accuracy axis of `front` is stretched towards 100 %,
+    where the good models crowd.
+    """
     right = [c.accuracy for c in candidates if c.latency_s and c.accuracy is not None]
     return bool(right) and max(right) > 0.8 and max(right) - min(right) > 0.2
 
@@ -169,7 +170,7 @@ def _right(c: CandidatePoint) -> float:
 
 
 def _stretch(axes: Any, right: Sequence[float]) -> None:
-    """An accuracy axis that is logarithmic in the error, labelled with accuracies."""
+    """Make an accuracy axis logarithmic in the error, labelled with accuracies."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -189,7 +190,9 @@ def _stretch(axes: Any, right: Sequence[float]) -> None:
 
 
 def _number(axes: Any, shown: Sequence[tuple[int, CandidatePoint]], limit_s: float | None) -> None:
-    """Each point's number beside it, where it covers least of points, numbers and the limit."""
+    """Write each point's number beside it, where it covers least of
+    points, numbers and the limit.
+    """
     axes.figure.draw_without_rendering()
     scale = 72 / axes.figure.dpi
     spots = [axes.transData.transform((_wait(c), _right(c))) * scale for _, c in shown]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.report.chapter import Chapter
-from vitrail.report.facts import BrokenFile, FindingFacts, Score
+from vitrail.report.facts import BrokenFile, FindingFacts
 from vitrail.report.page import filled
+from vitrail.report.scores import Score
 
 TEMPLATE = Path(__file__).parent / "scan_evaluation.html.jinja"
 

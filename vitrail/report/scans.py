@@ -9,8 +9,9 @@ from typing import Any
 
 from vitrail.report import plots
 from vitrail.report.chapter import Chapter, Column, Figure, Pair, Table
-from vitrail.report.facts import Baseline, BrokenFile, CurvePoint, FindingFacts, Score
+from vitrail.report.facts import BrokenFile, CurvePoint, FindingFacts
 from vitrail.report.page import filled
+from vitrail.report.scores import Baseline, Score
 from vitrail.units import percent, points
 
 TEMPLATE = Path(__file__).parent / "scans.html.jinja"

@@ -84,7 +84,7 @@ def _search(facts: SearchFacts) -> Chapter:
 
 
 def _ranks(growth: GrowthFacts) -> Part:
-    """How well each predictor ordered cells that were larger than all it knew."""
+    """Return how well each predictor ordered cells that were larger than all it knew."""
     names = {"mlp": "MLP", "lstm": "LSTM"}
     rows = [
         (names[kind] + (", which chose" if kind == growth.predictor else ""), str(blocks), str(n),
@@ -191,7 +191,7 @@ def pairs(facts: SearchFacts, alone: AloneFacts, size: tuple[float, float], name
 
 
 def _best(points: Sequence[SearchedPoint]) -> list[SearchedPoint]:
-    """The candidates that no other beats in both cost and score, the cheapest first."""
+    """Return the candidates that no other beats in both cost and score, the cheapest first."""
     best: list[SearchedPoint] = []
     for one in sorted(points, key=lambda one: (one.macs, -one.score)):
         if not best or one.score > best[-1].score:

@@ -7,24 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitrail.report import hardest
 from vitrail.report.chapter import (
     Card,
     Chapter,
     Column,
-    Fold,
     Gallery,
     Matrix,
     Paragraph,
     Part,
     Table,
 )
-from vitrail.report.facts import Score
 from vitrail.report.masks import as_png, legend, over
-from vitrail.units import counted, percent
+from vitrail.report.scores import Score
+from vitrail.units import percent
 
-# Up to here all classes stand in one table, and confusions in a matrix.
-TABLE_CLASSES, MATRIX_CLASSES = 24, 24
-HARDEST = 10
+# Up to here confusions stand in a matrix.
+MATRIX_CLASSES = 24
 # Small images are enlarged, so that their pixels are seen.
 SIDE = 160
 
@@ -112,16 +111,8 @@ def _classes(rows: Sequence[MapRow], test: Score) -> Chapter:
         ),
     ]
     known = [row for row in rows if row.overlap == row.overlap]
-    hardest = sorted(known, key=lambda row: row.overlap)
-    if len(hardest) <= TABLE_CLASSES:
-        parts.append(_table(hardest))
-    else:
-        rest = hardest[HARDEST:]
-        parts += [
-            Paragraph(f"The {HARDEST} hardest classes:"),
-            _table(hardest[:HARDEST]),
-            Fold(f"the other {counted(len(rest), 'class', 'classes')}", [_table(rest)]),
-        ]
+    known.sort(key=lambda row: row.overlap)
+    parts += hardest.tables(known, _table, ("class", "classes"))
     missing = [row.name for row in rows if row.overlap != row.overlap]
     if missing:
         parts.append(Paragraph(f"In no test image and no answer: {', '.join(missing)}.", soft=True))
@@ -151,7 +142,7 @@ def _share(value: float) -> str:
 
 
 def _confusions(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Chapter]:
-    """What pixels are taken for, in per mille of each true class; only of few classes."""
+    """Show what pixels are taken for, in per mille of each true class; only of few classes."""
     if len(names) > MATRIX_CLASSES:
         return []
     shares = [[round(1000 * n / max(1, sum(row))) for n in row] for row in counts]

@@ -87,7 +87,7 @@ def _words(command: str) -> list[str]:
 
 
 def _option(command: str, name: str) -> str:
-    """The value of an option, as two words or as one with "="; empty if it is not there."""
+    """Return the value of an option, as two words or as one with "="; empty if it is not there."""
     words = _words(command)
     for word, value in zip(words, [*words[1:], ""], strict=False):
         if word == name:
@@ -98,7 +98,7 @@ def _option(command: str, name: str) -> str:
 
 
 def _without(words: list[str], name: str) -> list[str]:
-    """The words without an option and its value."""
+    """Return the words without an option and its value."""
     kept, skip = [], False
     for word in words:
         if not skip and word != name and not word.startswith(f"{name}="):

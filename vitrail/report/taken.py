@@ -62,4 +62,15 @@ def inputs(model: ModelFacts, data: DataFacts) -> str:
     if data.takes == "clips":
         frames = model.config.get("frames", "")
         return f"clips of {frames} frames of {height}×{width}"
+    if data.heard:
+        return f"spectrograms of {height}×{width}"
     return f"{'grey' if model.channels == 1 else 'colour'} images of {height}×{width}"
+
+
+def sizes(data: DataFacts, *, resize_inside: bool) -> str:
+    """Say in a sentence which sizes an exported file takes."""
+    if data.heard:
+        return "`sound.onnx` takes sounds of any length and makes their spectrograms itself."
+    if resize_inside:
+        return "It takes images of any size and resizes them itself."
+    return f"It takes {data.items} of its own size only."

@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 # What a terminal obeys or what turns a line around instead of being shown: C0, DEL, C1, the marks
 # and overrides of text direction, line and paragraph separators, and halves of surrogate pairs.
@@ -37,6 +37,12 @@ def cell(text: str) -> str:
     """
     shown = plain(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+def coded(text: str | Markup) -> Markup:
+    """Return a text for a page: escaped unless it is already, code where it is in backticks."""
+    safe = text if isinstance(text, Markup) else escape(plain(text, lines=True))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(safe)))
 
 
 def link(page: str | os.PathLike) -> Markup:

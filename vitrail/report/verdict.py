@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitrail.report.ahead import Interval, unpaired, unpaired_balanced
-from vitrail.report.facts import Baseline, Facts
+from vitrail.report.facts import Facts
+from vitrail.report.scores import Baseline
 from vitrail.report.text import plain
 from vitrail.units import count, counted, percent, seconds, shortened
 
@@ -195,7 +196,7 @@ def limits(facts: Facts) -> list[Limit]:
 
 
 def _parts(facts: Facts) -> Sequence[Sequence[int]]:
-    """The parts whose images were counted by class."""
+    """Return the parts whose images were counted by class."""
     return [counts for counts in facts.data.parts.values() if counts]
 
 
@@ -207,7 +208,7 @@ def _balanced_gap(facts: Facts, baseline: Baseline) -> Interval | None:
 
 
 def _named(one: Baseline, article: str = "a") -> str:
-    """A baseline inside a sentence: "always answering 'cat'", "a linear model on pixels"."""
+    """Return a baseline inside a sentence: "always answering 'cat'", "a linear model on pixels"."""
     name = plain(shortened(one.name, 80))
     if one.constant:
         return f"always answering {name.removeprefix('always ')}"
@@ -219,5 +220,5 @@ def _raised(text: str) -> str:
 
 
 def _tied(text: str) -> str:
-    """A figure that stays on one line with its unit."""
+    """Keep a figure on one line with its unit."""
     return text.replace(" ", "\u00a0")

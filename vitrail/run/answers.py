@@ -23,12 +23,12 @@ from vitrail.config import to_json
 from vitrail.data.builtin import cache_folder
 from vitrail.data.cache import Pixels, kept
 from vitrail.data.decode import DECODER
+from vitrail.layers.normal import Normal
 from vitrail.layers.residual import DropPath
 from vitrail.models import Backbone
 from vitrail.objectives import Distillation
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.teachers import Teacher
-from vitrail.tasks.task import Normal
 from vitrail.training.learner import Learner
 from vitrail.training.objective import Taught
 from vitrail.units import counted
@@ -167,7 +167,9 @@ def _asked(
 
 
 def _name(digest: str, recipe: Recipe, images: Pixels, shape: tuple[int, ...]) -> str:
-    """By which answers are found again: who answers, about which pictures, how these are seen."""
+    """Return the name by which answers are found again: who answers, about which pictures, how
+    these are seen.
+    """
     data, part = recipe.data, images.part
     pictures = f"{part.digest} {data.image} {data.channels} {DECODER} {part.source.ranges}"
     text = f"{digest} {pictures} {data.mean} {data.std} {shape}"

@@ -34,18 +34,20 @@ class Before:
 
     @property
     def subject(self) -> Subject:
-        """The model that was trained, counted and named."""
+        """Return the model that was trained, counted and named."""
         return subject(self.recipe.config)
 
     @property
     def cuttable(self) -> Backbone:
-        """The model as one that can be cut. Raises ConfigError for a family without widths."""
+        """Return the model as one that can be cut. Raises ConfigError for
+        a family without widths.
+        """
         places(self.model)
         return prepared(self.model)
 
     @property
     def test(self) -> dict[str, Any]:
-        """What the judge said of it: accuracy, its interval, on how many images."""
+        """Return what the judge said of it: accuracy, its interval, on how many images."""
         return self.result["test"]
 
     def data(self, hardware: Hardware, view: View) -> Read:

@@ -53,7 +53,9 @@ class Budget:
         )
 
     def excess(self, *, params: int, macs: int, latency_s: float | None = None) -> float:
-        """How many times over the tightest limit the given figures are; up to 1 is allowed."""
+        """Return how many times over the tightest limit the given figures
+        are; up to 1 is allowed.
+        """
         shares = [0.0]
         if self.params is not None:
             shares.append(params / self.params)
@@ -64,10 +66,11 @@ class Budget:
         return max(shares)
 
     def spoken(self) -> str:
-        """The limits in words, such as "latency 20 ms, 50 M multiply-adds"."""
+        """Return the limits in words, such as "latency 20 ms, 50 M multiply-adds"."""
         limits = []
         if self.latency_s is not None:
-            of = f" for a picture of {self.pictures.spoken()}" if self.pictures else ""
+            one = self.pictures
+            of = f" for a {one.called} of {one.spoken()}" if one else ""
             limits.append(f"latency {seconds(self.latency_s)} on {self.threads} threads{of}")
         if self.macs is not None:
             limits.append(f"{count(self.macs)} multiply-adds")

@@ -74,7 +74,7 @@ class Deployed:
         return "\n".join(lines)
 
     def _faster(self, what: str, new: str, old: str) -> str:
-        """The comparison by the ratio of runs in turns alone; medians only agree or do not."""
+        """Compare two files by the ratio of runs in turns alone; medians only agree or do not."""
         middle, low, high = self.gain[new]
         figures = f"95 % interval {low:.2f} to {high:.2f}, runs in turns"
         stays = f"; {old} stays the one to use" if what == "int8" else ""
@@ -176,7 +176,7 @@ def deployed(
     Everything is made and measured in `scratch`; what is accepted moves into the run.
     """
     held = images.held if images else synthetic(labels)
-    described = f"{len(held)} {'held-back' if images else 'synthetic'} images"
+    described = f"{len(held)} {'held-back' if images else 'synthetic'} {labels.items}"
     onnx = run.onnx
     if not _is_ours(run, labels):
         export_onnx(
@@ -272,7 +272,7 @@ def timed(
 
 
 def _resized(answer: Answer, image: np.ndarray, labels: Labels) -> Any:
-    """An answer by a file that does not resize itself."""
+    """Answer by a file that does not resize itself."""
     return answer(resize(image, labels.image))
 
 

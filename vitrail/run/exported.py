@@ -20,7 +20,7 @@ from vitrail.engines.onnx import compare, export_onnx
 from vitrail.errors import ExportError, RunError
 from vitrail.measure.latency import Latency, onnx_latency, ratio, summary
 from vitrail.recipes.recipe import Recipe
-from vitrail.report.facts import EngineFacts, LatencyFacts, PictureFacts
+from vitrail.report.timings import EngineFacts, LatencyFacts, PictureFacts
 from vitrail.run.budget import Budget
 from vitrail.run.deploy import Deployed, converted, logits, settle, timed
 from vitrail.run.folder import RunFolder
@@ -62,11 +62,11 @@ class Timed:
 
     @property
     def model_s(self) -> float:
-        """The median for an image of the model's own size."""
+        """Return the median for an image of the model's own size."""
         return (self.alone or self).latencies[self.engine].p50_s
 
     def held_s(self, budget: Budget) -> float:
-        """The seconds that are held to the limit."""
+        """Return the seconds that are held to the limit."""
         return self.model_s if budget.beyond else self.latency.p50_s
 
     @property
@@ -74,18 +74,19 @@ class Timed:
         return engine(self.engine).title
 
     def facts(self, budget: Budget, decoding: Decoding | None = None) -> LatencyFacts:
-        """The latency that counts, for the report, and what of it is the model's."""
+        """Return the latency that counts, for the report, and what of it is the model's."""
         one, picture = self.latency, None
         if budget.pictures is not None:
             resize_s = max(0.0, one.p50_s - self.model_s)
             read = (decoding.seconds, decoding.format) if decoding else (None, "")
-            picture = PictureFacts(budget.pictures.size, self.model_s, resize_s, *read)
+            shown = budget.pictures
+            picture = PictureFacts(shown.size, self.model_s, resize_s, *read, shown.called)
         return LatencyFacts(
             one.p50_s, one.p90_s, one.n, self.title, budget.threads, picture=picture
         )
 
     def others(self, budget: Budget) -> list[EngineFacts]:
-        """All engines that took turns, for the report; none where none was asked for."""
+        """Return all engines that took turns, for the report; none where none was asked for."""
         if budget.engine == PLAIN:
             return []
         return [
@@ -97,7 +98,7 @@ class Timed:
         ]  # fmt: skip
 
     def said(self, budget: Budget) -> str:
-        """Which engine the latency is of, and what the others took; nothing for the default."""
+        """Say which engine the latency is of, and what the others took; nothing for the default."""
         if budget.engine == PLAIN:
             return ""
         rest = [
@@ -118,8 +119,9 @@ class Timed:
         return ", faster" if (low > 1) != (name == PLAIN) else ", slower"
 
     def settle(self, run: RunFolder, scratch: Path, budget: Budget, n: int) -> None:
-        """The winner's own file and record into the run, whose weights are saved; the ONNX file
-        was compared on `n` held-back images."""
+        """Move the winner's own file and record into the run, whose weights are saved; the ONNX
+        file was compared on `n` held-back images.
+        """
         if self.engine == PLAIN:
             return
         chosen, found = engine(self.engine), self.alone or self
@@ -144,7 +146,7 @@ def labels(recipe: Recipe, workshop: Workshop) -> Labels:
 
 
 def _shown(workshop: Workshop) -> dict[str, Any]:
-    """Which frames of clips are shown."""
+    """Return which frames of clips are shown."""
     clips = workshop.split.train.source.clips
     if clips is None:
         return {}
@@ -152,7 +154,7 @@ def _shown(workshop: Workshop) -> dict[str, Any]:
 
 
 def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
-    """Validation images for the comparison of the exported file with the model."""
+    """Return validation images for the comparison of the exported file with the model."""
     held = workshop.pixels("val", recipe.data.image, recipe.data.channels)
     few = recipe.task.maps or recipe.task.boxes or recipe.task.takes == "clips"
     most = PARITY_MAPS if few else PARITY_IMAGES
@@ -163,7 +165,7 @@ def held_back(recipe: Recipe, workshop: Workshop) -> np.ndarray:
 def exported_latency(
     recipe: Recipe, workshop: Workshop, run: RunFolder, *, budget: Budget, apart: Apart
 ) -> Timed:
-    """The latency of the recipe's model as the engine will see it; weights do not matter.
+    """Return the latency of the recipe's model as the engine will see it; weights do not matter.
 
     Raises ExportError when it cannot be exported.
     """
@@ -189,8 +191,8 @@ def measured(
     scratch: Path,
     apart: Apart,
 ) -> Timed:
-    """The latencies of an ONNX file and of what other engines make of it, in `scratch`; when the
-    one that counts is over the limit, the best of a few measurements.
+    """Return the latencies of an ONNX file and of what other engines make of it, in `scratch`; when
+    the one that counts is over the limit, the best of a few measurements.
 
     What an engine makes is compared with the model on `images`. Raises ExportError where the
     engine that was asked for cannot run the model; "auto" then goes without it.
@@ -226,7 +228,7 @@ def _turn(
     largest: Mapping[str, float],
     apart: Apart,
 ) -> Timed:
-    """One measurement of the files, by their engines, and which engine counts."""
+    """Measure the files once, by their engines, and say which engine counts."""
     size = budget.pictures.size if budget.pictures else told.image
     if len(files) == 1 and size == told.image:
         (onnx,) = files
@@ -262,8 +264,8 @@ def _counts(
     gains: Mapping[str, tuple[float, float, float]],
     quickest: Mapping[str, float],
 ) -> str:
-    """The engine that was asked for; with "auto" the fastest of those that are faster than ONNX
-    Runtime beyond noise, else ONNX Runtime.
+    """Return the engine that was asked for; with "auto" the fastest of those that are faster than
+    ONNX Runtime beyond noise, else ONNX Runtime.
 
     Beside programs that keep all cores busy ONNX Runtime's threads wait for each other: a model of
     0.12 ms took 2.9, and one of 0.25 in OpenVINO 0.8. So the quickest runs have to agree.

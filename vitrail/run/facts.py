@@ -35,7 +35,7 @@ CURVE_POINTS = 300
 def data_facts(
     recipe: Recipe, inspection: Inspection, split: Split, notes: Sequence[FindingFacts] = ()
 ) -> DataFacts:
-    """The images, the parts and what the gate found."""
+    """Return the images, the parts and what the gate found."""
     given = {item.part for item in inspection.items} - {None}
     stated = f"given: {', '.join(sorted(map(str, given)))}; " if given else ""
     data = recipe.data
@@ -73,7 +73,7 @@ def _heard(hearing: Hearing | None) -> str:
 
 
 def model_facts(one: Subject, recipe: Recipe) -> ModelFacts:
-    """The model that won."""
+    """Return the model that won."""
     return ModelFacts(
         one.name, one.family, one.params, one.macs, one.image, one.channels,
         _started_from(one.pretrained), one.title, one.model,
@@ -118,7 +118,7 @@ def export_facts(exported: Exported) -> ExportFacts:
 
 
 def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
-    """The journal as curves: all looks at the validation part, and some 300 losses."""
+    """Return the journal as curves: all looks at the validation part, and some 300 losses."""
     pace = max(1, len(lines) // CURVE_POINTS)
     # A look at the validation part need not fall on a step whose loss was written.
     known = [line["epoch"] / line["step"] for line in lines if line.get("epoch") and line["step"]]
@@ -138,7 +138,9 @@ def curve_points(lines: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
 
 
 def _score(line: Mapping[str, Any]) -> float | None:
-    """The main score of a look at the validation part, which older journals call accuracy."""
+    """Return the main score of a look at the validation part, which
+    older journals call accuracy.
+    """
     return line.get("val_score", line.get("val_accuracy"))
 
 
@@ -158,5 +160,5 @@ def dial_chapter(dial: Dial | None, limit_s: float | None) -> Chapter | None:
 
 
 def today() -> str:
-    """The date in UTC: 2025-01-31."""
+    """Return the date in UTC: 2025-01-31."""
     return datetime.now(UTC).date().isoformat()

@@ -51,17 +51,23 @@ def features(recipe: Recipe, workshop: Workshop, part: str, *, most: int = MOST)
     model: Any = workshop.model(plain)
     path = cache_folder() / "features" / f"{_name(plain, model, images)}.npy"
     shape = (len(images), 4 * int(model.width))
-    found = _kept(path, shape)
+    found = kept(path, shape)
     if found is None:
         network = Embedded(deploy(model))
         found = workshop.outputs(network, plain, images).values.numpy().astype(np.float32)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_array(path, shape, [found.view(np.uint8)])
+        keep(path, found)
     return found
 
 
-def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file of the cache; None where it is missing or damaged."""
+def keep(path: Path, found: np.ndarray) -> None:
+    """Write features, float32 (n, width), into a file of the cache, with sums. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bytes_of = np.ascontiguousarray(found, np.float32).view(np.uint8)
+    store.write_array(path, (len(found), 4 * found.shape[1]), [bytes_of])
+
+
+def kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the features in a file of the cache; None where it is missing or damaged."""
     try:
         found = store.open_array(path, shape)
     except ValueError:

@@ -25,17 +25,11 @@ from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import Recipe
 from vitrail.report.card import render_card
 from vitrail.report.chapter import Chapter
-from vitrail.report.facts import (
-    BudgetFacts,
-    CandidatePoint,
-    Facts,
-    FindingFacts,
-    LatencyFacts,
-    Mistake,
-    under_its_name,
-)
+from vitrail.report.facts import BudgetFacts, CandidatePoint, Facts, FindingFacts
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
+from vitrail.report.scores import Mistake, under_its_name
+from vitrail.report.timings import LatencyFacts
 from vitrail.report.verdict import sentence
 from vitrail.run import dial, looks
 from vitrail.run import facts as gathered
@@ -147,7 +141,7 @@ class Shipped:
 
     @property
     def latency_s(self) -> float:
-        """The median that counts against the budget."""
+        """Return the median that counts against the budget."""
         return self.timed.latency.p50_s
 
 

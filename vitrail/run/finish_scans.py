@@ -26,8 +26,9 @@ from vitrail.engines.scans import Compared, export_scans
 from vitrail.measure.machine import machine
 from vitrail.measure.session import session
 from vitrail.recipes.recipe import Recipe
-from vitrail.report.facts import BrokenFile, FindingFacts, Score, under_its_name
+from vitrail.report.facts import BrokenFile, FindingFacts
 from vitrail.report.scans import ScanFacts, render
+from vitrail.report.scores import Score, under_its_name
 from vitrail.run.facts import curve_points, today
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
@@ -129,7 +130,7 @@ def labels_of(recipe: Recipe, read: ReadScans) -> Labels:
 def _ship(
     model: Any, recipe: Recipe, labels: Labels, run: RunFolder, held: Scans
 ) -> tuple[Exported, float]:
-    """The accepted file, and the median seconds of a whole scan by it."""
+    """Return the accepted file, and the median seconds of a whole scan by it."""
     assert isinstance(recipe.task, Lidar)
     reader = recipe.task.reader(labels.image[1], normal(recipe))
     some = held.first(PARITY)
@@ -159,7 +160,7 @@ def _findings(read: ReadScans) -> list[FindingFacts]:
 def _result(
     trained: TrainedScans, facts: ScanFacts, exported: Exported, state: State
 ) -> Mapping[str, Any]:
-    """result.json: the figures of the page for scripts."""
+    """Return what result.json holds: the figures of the page for scripts."""
     scores, test = trained.scores, facts.test
     assert isinstance(test, Score)
     validation = {scores.name: scores.main, **scores.figures, "loss": scores.loss, "n": scores.n}

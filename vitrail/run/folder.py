@@ -144,7 +144,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
-        """A finished run, to read. Raises RunError when it is none."""
+        """Open a finished run, to read. Raises RunError when it is none."""
         run = cls(path)
         kind = place.kind(run.path)
         if kind != "folder":
@@ -170,7 +170,7 @@ class RunFolder:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder inside, on the same file system, for files that are not accepted yet.
+        """Yield a folder inside, on the same file system, for files that are not accepted yet.
 
         It is gone at the end; after a kill, when the run is opened for writing again.
         """
@@ -242,8 +242,9 @@ class RunFolder:
         return isinstance(task, dict) and task.get("kind") == "lidar"
 
     def read_labels(self, *, scans: bool = False) -> Labels:
-        """Class names and normalisation. Raises RunError, also for weights that know no classes,
-        and for a run of lidar scans unless the caller knows `scans`."""
+        """Read class names and normalisation. Raises RunError, also for weights that know no
+        classes, and for a run of lidar scans unless the caller knows `scans`.
+        """
         self._require_classes()
         if not scans and self.of_scans():
             raise RunError(
@@ -277,7 +278,7 @@ class RunFolder:
             )
 
     def read_tie(self) -> str | None:
-        """The digest of the weights and labels of this run, None where none was written.
+        """Return the digest of the weights and labels of this run, None where none was written.
 
         Raises RunError.
         """
@@ -287,14 +288,14 @@ class RunFolder:
         return tie
 
     def read_recipe(self) -> dict[str, Any]:
-        """The recipe in JSON. Raises RunError."""
+        """Read the recipe in JSON. Raises RunError."""
         recipe = read_json(self.recipe, dict, remedy=RESTORE)
         if not isinstance(recipe.get("model"), dict):
             raise RunError(f"{self.recipe} names no model: restore it, or give another run folder")
         return recipe
 
     def load_model(self, *, scans: bool = False) -> tuple[nn.Module, dict[str, Any], Labels]:
-        """The model in eval mode with every tensor of the file, the recipe, the labels.
+        """Return the model in eval mode with every tensor of the file, the recipe, the labels.
 
         Raises RunError when a file is missing or damaged, CheckpointError when weights, labels and
         recipe do not belong together.

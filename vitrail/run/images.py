@@ -36,7 +36,7 @@ def real_images(
     *,
     progress: bool = False,
 ) -> Images:
-    """The run's own images where they are still there, else those of `data`.
+    """Return the run's own images where they are still there, else those of `data`.
 
     Contents decide about the parts, so the run's images that moved are divided as before.
     Raises DataError.
@@ -66,7 +66,7 @@ def real_images(
 def _source(
     run: RunFolder, own: Data | None, labels: Labels, data: str | os.PathLike | None
 ) -> Source:
-    """The images of `data`, else those that the run learned from. Raises DataError."""
+    """Return the images of `data`, else those that the run learned from. Raises DataError."""
     what = (
         "a table of images and their labels" if labels.several else "images in a folder per class"
     )
@@ -93,7 +93,9 @@ def _source(
 
 
 def _targets(held: Pixels, classes: Sequence[str], labels: Labels) -> Tensor:
-    """What is true of the images in the order of the run's classes: (N,), or marks (N, K)."""
+    """Return what is true of the images in the order of the run's
+    classes: (N,), or marks (N, K).
+    """
     order = torch.tensor([labels.classes.index(name) for name in classes])
     given = torch.as_tensor(held.labels)
     if not labels.several:
@@ -114,6 +116,6 @@ def _judge(task: Tasks, targets: Tensor, labels: Labels) -> tuple[Score, str]:
 
 
 def _spread(part: Part, most: int) -> Part:
-    """At most so many images, evenly over the part."""
+    """Return at most so many images, evenly over the part."""
     rows = np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(int))
     return Part(part.source, part.rows[rows], part.digests[rows])

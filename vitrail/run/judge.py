@@ -45,17 +45,17 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     """
     if "data" not in recipe:
         raise DataError(
-            f"run folder {run.path} does not say what it learned from: give labelled images"
+            f"run folder {run.path} does not say what it learned from: give labelled data"
         )
     if not run.result.is_file():
-        raise RunError(f"{run.path} is not finished, so its test images are sealed: --resume it")
+        raise RunError(f"{run.path} is not finished, so its test part is sealed: --resume it")
     whole = from_json(recipe)
     data = whole.data
     try:
         source = whole.task.source(data.spec)
     except DataError as error:
         raise DataError(
-            f"the images that {run.path} learned from are gone ({error}): give labelled images"
+            f"what {run.path} learned from is gone ({error}): give labelled data"
         ) from error
     found = inspect(source, progress=progress, threshold=data.threshold)
     split = divide(

@@ -77,8 +77,8 @@ def of_fit(
     if found.source.several:
         return [_alone(keys, seen, found)]
     labels = np.concatenate([part.labels for part in some.values()])
-    total = len(found)
-    said = f" Of {total:,} images {len(keys):,} were looked at." if len(keys) < total else ""
+    total, what = len(found), found.source.nouns
+    said = f" Of {total:,} {what} {len(keys):,} were looked at." if len(keys) < total else ""
     judged = np.concatenate([np.full(len(p), name != "train") for name, p in some.items()])
     pixels = np.concatenate([small(part.take(np.arange(len(part)))) for part in some.values()])
     views = [View(f"{SIDE}x{SIDE} pixels", suspects.scaled(pixels)), seen]
@@ -88,9 +88,9 @@ def of_fit(
         classes=len(found.classes),
     )  # fmt: skip
     explained = (
-        f"A kernel model on {view.name} was asked about images that it had not learned from (out "
+        f"A kernel model on {view.name} was asked about {what} that it had not learned from (out "
         f"of fold). For {percent(right)} of the held-back ones it names the label that they have, "
-        f"so some of these images are hard rather than wrongly labelled.{said}"
+        f"so some of these {what} are hard rather than wrongly labelled.{said}"
     )
     suspected = suspects.suspects(shares, labels) if suspects.tells(right, labels[judged]) else []
     return [_labels(keys, suspected, labels, found, explained), _alone(keys, view, found)]
@@ -108,8 +108,9 @@ def of_evaluation(
     if shares is None:
         return groups
     explained = (
-        "The run thinks of another class, and is surer of it than usual. Of images that it learned "
-        "from it knows the labels, so it finds hardly any of theirs."
+        "The run thinks of another class, and is surer of it than usual. Of "
+        f"{found.source.nouns} that it learned from it knows the labels, so it finds hardly any "
+        "of theirs."
     )
     suspected = suspects.suspects(shares, images.labels)
     return [_labels(images.keys, suspected, images.labels, found, explained), *groups]
@@ -140,11 +141,11 @@ def _alone(keys: Sequence[str], view: View, found: Inspection) -> Group:
         Suspect(keys[row], f"{times:.1f} times as far off as usual", label=named[keys[row]])
         for row, times in suspects.outliers(view.features)[:LISTED]
     ]
-    return Group("outlier", "images like no other, the farthest first", listed)
+    return Group("outlier", f"{found.source.nouns} like no other, the farthest first", listed)
 
 
 def _copies(found: Inspection) -> list[Group]:
-    """Groups of copies, the worst kind first."""
+    """Return groups of copies, the worst kind first."""
     named, groups = _names(found), []
     for finding in sorted(found.findings, key=_worst):
         groups += [
@@ -164,7 +165,7 @@ def _names(found: Inspection) -> dict[str, str]:
 
 
 def _drawn(found: Inspection, groups: Sequence[Group]) -> list[Group]:
-    """The groups that have files, with pictures of the first files of each kind."""
+    """Return the groups that have files, with pictures of the first files of each kind."""
     chosen: list[list[str]] = []
     for _, some in groupby(groups, key=lambda group: group.caption):
         for place, group in enumerate(some):

@@ -80,8 +80,8 @@ def _said(reference: Any, identity: Identity) -> Iterator[Said]:
 
 
 def named(reference: str, identity: Identity) -> Any:
-    """What weights of this name take, as far as timm publishes some: of the longest name with
-    which the file's begins; None where its tags disagree or there is none.
+    """Return what weights of this name take, as far as timm publishes some: of the longest name
+    with which the file's begins; None where its tags disagree or there is none.
 
     Names of variants that the weights are not of say nothing: efficientnet-lite0 is what many call
     the file that timm calls tf_efficientnet_lite0.
@@ -100,7 +100,7 @@ def named(reference: str, identity: Identity) -> Any:
 
 
 def _others(identity: Identity) -> set[str]:
-    """timm's names of the variants that the weights are not of."""
+    """Return timm's names of the variants that the weights are not of."""
     own = {identity.name, *identity.same}
     stems = {
         name: v.hub["timm"].rpartition("/")[2].partition(".")[0]
@@ -125,7 +125,7 @@ def _is_file(reference: str) -> bool:
 
 
 def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
-    """The records that libraries ship beside their weights."""
+    """Yield the records that libraries ship beside their weights."""
     if not _is_file(reference):
         return
     file = checkpoint.located(reference)
@@ -146,7 +146,9 @@ def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _read(record: Mapping[str, Any], way: str) -> Said | None:
-    """Mean, deviation and interpolation of a record of vitrail's, timm's or transformers'."""
+    """Return mean, deviation and interpolation of a record of
+    vitrail's, timm's or transformers'.
+    """
     inner = record.get("pretrained_cfg")
     record = inner if isinstance(inner, dict) else record
     mean = _numbers(record.get("mean", record.get("image_mean")))

@@ -49,12 +49,14 @@ WRITTEN = {"JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
 class Pictures:
     """Pictures of `size` (height, width), and who resizes them with how many threads.
 
-    `inside` says that the exported file does it, else `data.decode.resize` before it.
+    `inside` says that the exported file does it, else `data.decode.resize` before it. `called` is
+    what a reader calls them.
     """
 
     size: tuple[int, int]
     threads: int = 1
     inside: bool = True
+    called: str = "picture"
 
     def resize_s(self, image: tuple[int, int], channels: int) -> float:
         """Return the seconds that resizing one picture to `image` takes; none at that size already.
@@ -144,7 +146,7 @@ def decoding(inspection: Inspection, size: tuple[int, int], channels: int) -> De
 
 
 def _at(data: bytes, size: tuple[int, int]) -> tuple[bytes, str]:
-    """The bytes of a picture at a size, and their format."""
+    """Return the bytes of a picture at a size, and their format."""
     picture = read_picture(data)
     if (picture.image.height, picture.image.width) == size:
         return data, picture.format.replace("MPO", "JPEG")
@@ -163,7 +165,7 @@ def _resizing(
 
 
 def _graph(size: tuple[int, int], image: tuple[int, int], channels: int, threads: int) -> Latency:
-    """The resize of an exported file, alone in a file."""
+    """Time the resize of an exported file, alone in a file."""
     told = Labels(("a", "b"), image, channels, (0.5,) * channels, (0.25,) * channels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "resize.onnx"
@@ -172,7 +174,7 @@ def _graph(size: tuple[int, int], image: tuple[int, int], channels: int, threads
 
 
 def _before(size: tuple[int, int], image: tuple[int, int], channels: int, threads: int) -> Latency:
-    """The resize that comes before a file of the model's size."""
+    """Time the resize that comes before a file of the model's size."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, *size, channels), dtype=np.uint8)
     with threads_set(threads):
         return alternate([lambda: resize(pixels, image)], seconds=RESIZE_S)[0]

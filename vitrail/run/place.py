@@ -65,7 +65,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def _left_over(entry: Path) -> bool:
-    """Whether a run that was killed before it decided anything left this."""
+    """Return whether a run that was killed before it decided anything left this."""
     return entry.name == LOCK or (entry.name.startswith(".") and entry.suffix == files.PART)
 
 

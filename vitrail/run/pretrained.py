@@ -18,6 +18,7 @@ from vitrail import checkpoint
 from vitrail.attribution import overlay, png
 from vitrail.config import to_json
 from vitrail.data.cache import Pixels
+from vitrail.layers.normal import Normal
 from vitrail.layers.protocols import Attends
 from vitrail.measure.machine import machine
 from vitrail.models.trunk.backbone import Isotropic
@@ -134,7 +135,9 @@ def _facts(found: Pretrained, run: RunFolder, images: Read, state: State) -> Pre
 
 
 def _map(features: np.ndarray) -> list[tuple[float, float]]:
-    """The two principal components of unit features, which have unit deviation themselves."""
+    """Return the two principal components of unit features, which have
+    unit deviation themselves.
+    """
     from sklearn.decomposition import PCA
 
     if min(features.shape) < 2:
@@ -144,7 +147,7 @@ def _map(features: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) -> list[Neighbours]:
-    """Some pictures, evenly over the part, with those whose features are most similar."""
+    """Return some pictures, evenly over the part, with those whose features are most similar."""
     rows = np.unique(np.linspace(0, len(images) - 1, min(ASKED, len(images))).astype(int))
     x, found = unit(features), []
     for row in map(int, rows):
@@ -161,7 +164,9 @@ def _neighbours(images: Pixels, features: np.ndarray, classes: Sequence[str]) ->
 
 @torch.no_grad()
 def _attention(found: Pretrained, images: Pixels) -> list[tuple[bytes, bytes, str]]:
-    """Pictures, what the class token reads in each, and their keys; empty without such a token."""
+    """Return pictures, what the class token reads in each, and their keys;
+    empty without such a token.
+    """
     model: Any = at_rest(found.model)
     if not isinstance(model, Isotropic):
         return []
@@ -170,8 +175,7 @@ def _attention(found: Pretrained, images: Pixels) -> list[tuple[bytes, bytes, st
     data, rows = found.recipe.data, np.arange(min(LOOKED, len(images)))
     pixels = images.take(rows)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (data.mean, data.std))
-    seen = read(model, (x - mean) / std, attention=True).attention
+    seen = read(model, Normal(data.mean, data.std).apply(x), attention=True).attention
     assert seen is not None
     h, w = model.embed.grid(*data.image)  # pyright: ignore[reportCallIssue]
     drawn = []

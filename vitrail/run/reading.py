@@ -47,9 +47,11 @@ def pictured(budget: Budget, data: Read, size: tuple[int, int] | None = None) ->
     Raises ConfigError like `engines.rivals`.
     """
     inside = rivals(budget.engine) == ENGINES[:1]
-    if data.inspection.source.kind != "images":  # which come at the model's own size
+    source = data.inspection.source
+    if source.kind != "images":  # which come at the model's own size
         return budget
-    pictures = Pictures(size or data.inspection.size, budget.threads, inside)
+    called = "picture" if source.wanted is None else "spectrogram"
+    pictures = Pictures(size or data.inspection.size, budget.threads, inside, called)
     return replace(budget, pictures=pictures)
 
 

@@ -14,6 +14,7 @@ from vitrail.data.labels import Labels
 from vitrail.engines import ENGINES, Answer, Engine, engine
 from vitrail.errors import ConfigError, RunError
 from vitrail.run.folder import RunFolder
+from vitrail.units import shortened
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ def write(run: RunFolder, chosen: Engine, figures: Mapping[str, Any]) -> None:
 
 
 def digest(run: RunFolder) -> str:
-    """By which weights and labels are known: files made of others are not theirs."""
+    """Return the digest by which weights and labels are known: files made
+    of others are not theirs.
+    """
     return hashlib.sha256((digest_of(run.weights) + digest_of(run.labels)).encode()).hexdigest()
 
 
@@ -66,7 +69,7 @@ def _read(run: RunFolder) -> dict[str, Any]:
 
 
 def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
-    """The run in an engine, by the file that was fastest when it was exported.
+    """Open the run in an engine, by the file that was fastest when it was exported.
 
     Raises RunError when it has none, or one of other weights, or one that was changed since.
     """
@@ -78,7 +81,9 @@ def open_run(run: RunFolder, labels: Labels, name: str) -> Answer:
     try:
         record = parse(Record, {k: said[k] for k in ("of", "use", "files") if k in said}, name)
     except ConfigError as error:
-        raise RunError(f"{run.engines} is damaged ({error}): write it again by {again}") from error
+        raise RunError(
+            f"{run.engines} is damaged ({shortened(str(error))}): write it again by {again}"
+        ) from error
     if record.of != digest(run):
         raise RunError(
             f"the files for {name} in {run.path} are of other weights: make new ones by {again}"

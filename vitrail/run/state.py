@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -38,6 +39,7 @@ class Saved:
     train_s: float | None = None
     recipe: dict[str, Any] | None = None
     command: str | None = None
+    owner: str | None = None
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
     compress: dict[str, Any] | None = None
 
@@ -64,7 +66,7 @@ class State:
 
     @classmethod
     def new(cls, path: Path, **values: Any) -> State:
-        """The state of a fit that begins, with what is known of it.
+        """Return the state of a fit that begins, with what is known of it.
 
         What phases took already, in `seconds`, is spent unless `spent_s` says otherwise.
         """
@@ -75,7 +77,7 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """The state that was saved, each decision of its type. Raises RunError."""
+        """Read the state that was saved, each decision of its type. Raises RunError."""
         if place.kind(path) is None:
             raise RunError(
                 f"{path.parent} has no {path.name}, so nothing was begun there that could go on: "
@@ -92,7 +94,7 @@ class State:
         return cls(path, values | {name: getattr(saved, name) for name in certain})
 
     def get(self, kind: type[T], name: str) -> T:
-        """A decision as the dataclass that it was; "choices.flips" is one of a mapping.
+        """Return a decision as the dataclass that it was; "choices.flips" is one of a mapping.
 
         Raises RunError.
         """
@@ -110,7 +112,7 @@ class State:
             ) from error
 
     def require_images(self, digest: str) -> None:
-        """RunError unless the images are those that the fit began with."""
+        """Raise RunError unless the images are those that the fit began with."""
         if self.values.get("images") != digest:
             raise RunError(
                 f"the images are not those that {self.path.parent} began with (some were added, "
@@ -119,21 +121,28 @@ class State:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of work so far."""
+        """Return the seconds of work so far."""
         return self._spent + time.monotonic() - self._began
 
     def deadline(self, seconds: float) -> float:
-        """The time.monotonic() at which `seconds` of work are over."""
+        """Return the time.monotonic() at which `seconds` of work are over."""
         return time.monotonic() + seconds - self.spent_s
 
     @property
+    def owner(self) -> str:
+        """Return by what name this run is known to machines that share a study; it is its own."""
+        if self.values.get("owner") is None:
+            self.put(owner=uuid.uuid4().hex)
+        return self.values["owner"]
+
+    @property
     def finals(self) -> dict[str, Any]:
-        """Decided steps of full trainings, by candidate."""
+        """Return decided steps of full trainings, by candidate."""
         return self.values["finals"]
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase."""
+        """Return the seconds of each phase."""
         return self.values["seconds"]
 
     def decide(self, name: str, plan: Mapping[str, Any]) -> None:
@@ -148,7 +157,7 @@ class State:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The time inside counts as that of a phase."""
+        """Count the time inside as that of a phase."""
         start = time.monotonic()
         try:
             yield
@@ -157,7 +166,7 @@ class State:
             self.save()
 
     def save(self) -> None:
-        """To disk, whole or not at all, synced. Raises RunError when it cannot be written."""
+        """Save to disk, whole or not at all, synced. Raises RunError when it cannot be written."""
         self.values["spent_s"] = self.spent_s
         try:
             files.write(self.path, json.dumps(self.values, indent=1))

@@ -13,7 +13,7 @@ from vitrail.training.interrupt import Interrupted, stopping_signals
 
 @contextmanager
 def interruptible(again: str) -> Iterator[None]:
-    """Inside, a signal to stop becomes Interrupted, which names the command `again`.
+    """Turn a signal to stop inside into Interrupted, which names the command `again`.
 
     A training saves itself first; elsewhere everything that was decided is on disk already.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,19 +20,39 @@ if TYPE_CHECKING:
 
 # Where a URL with its password may be given, so that no command line and no file has it.
 VARIABLE = "VITRAIL_STORAGE"
+# Seconds that a connection may take, and that a file may be locked by another process.
+SERVER_S, LOCKED_S = 10, 60
 _SECRET = re.compile(".*(passw|pwd|secret|token)", re.IGNORECASE)
 
 
-def open_study(where: Path | str, name: str) -> Study:
+def open_storage(where: Path | str) -> Any:
+    """Open the Optuna storage in a file, or at a database's URL. Raises RunError."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError
+
+    with speaking(where):
+        if isinstance(where, Path):
+            return _in_file(where)
+        more = {"connect_args": _patience(where), "pool_pre_ping": True}
+        try:
+            return RDBStorage(where, engine_kwargs=more)
+        except DBAPIError:
+            # Of two machines that make the tables at once the later one finds them made.
+            time.sleep(1 + random.random())
+            return RDBStorage(where, engine_kwargs=more)
+
+
+def open_study(where: Path | str, name: str, storage: Any = None) -> Study:
     """Open the study `name`, which is made if it is not there, in a file or at a database's URL.
 
-    Higher values are better. Raises RunError when it cannot be opened or is damaged.
+    Higher values are better; `storage` is that of `where` if it is open already. Raises RunError
+    when it cannot be opened or is damaged.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(where) if storage is None else storage
     with speaking(where):
-        storage = _in_file(where) if isinstance(where, Path) else where
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
@@ -38,8 +60,29 @@ def open_study(where: Path | str, name: str) -> Study:
     return study
 
 
+def check_reachable(url: str) -> None:
+    """Raise RunError where the database at `url` cannot be reached, or its driver is missing."""
+    from sqlalchemy import create_engine, text
+
+    with speaking(url):
+        engine = create_engine(url, connect_args=_patience(url))
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+        engine.dispose()
+
+
+def _patience(url: str) -> dict[str, int]:
+    """How long a driver waits for a server, which would be minutes, or for a locked file."""
+    if url.startswith("sqlite"):
+        return {"timeout": LOCKED_S}
+    known = url.startswith(("postgresql", "mysql", "mariadb")) and "connect_timeout" not in url
+    return {"connect_timeout": SERVER_S} if known else {}
+
+
 def _in_file(path: Path) -> Any:
-    """SQLite in a file of any name: in a URL some signs of a path would mean something else."""
+    """Open SQLite in a file of any name: in a URL some signs of a path
+    would mean something else.
+    """
     from optuna.storages import RDBStorage
 
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -52,7 +95,7 @@ def _in_file(path: Path) -> Any:
 
 @contextmanager
 def speaking(where: Path | str) -> Iterator[None]:
-    """Inside, what a database or its driver raises becomes a RunError that names the study."""
+    """Turn what a database or its driver raises inside into a RunError that names the study."""
     try:
         yield
     except Exception as error:
@@ -69,12 +112,13 @@ def speaking(where: Path | str) -> Iterator[None]:
             ) from error
         raise RunError(
             f"the study {redacted(where)} cannot be opened ({reason}): give --storage a URL such "
-            "as postgresql://user@machine/name with its driver installed"
+            "as postgresql://user@machine/name with its driver installed, or go on with --resume "
+            "when it can be reached"
         ) from error
 
 
 def _of_database(error: BaseException) -> bool:
-    """Whether the error was raised in Optuna, SQLAlchemy or below them."""
+    """Return whether the error was raised in Optuna, SQLAlchemy or below them."""
     trace = error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
@@ -94,7 +138,9 @@ def redacted(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """The scheme with its slashes, the account before the last @ of the address, all the rest."""
+    """Return the scheme with its slashes, the account before the last @ of
+    the address, all the rest.
+    """
     scheme, slashes, rest = url.partition("://")
     first = rest.find("@")
     if not slashes or first < 0:
@@ -124,7 +170,7 @@ def completed(stored: str | None, given: str | None = None) -> str | None:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """The text without the URL's password, which a driver may repeat."""
+    """Return the text without the URL's password, which a driver may repeat."""
     password = _parts(url)[1].partition(":")[2]
     text = text.replace(url, redacted(url))
     return text.replace(password, "...") if len(password) > 3 else text

@@ -33,17 +33,17 @@ class Subject:
 
     @property
     def config(self) -> Any:
-        """The model's Config."""
+        """Return the model's Config."""
         return config_from_json(self.model)
 
     @property
     def title(self) -> str:
-        """How people call it: "ResNet 32-64-128, 0.31 M, 28 px"."""
+        """Return how people call it: "ResNet 32-64-128, 0.31 M, 28 px"."""
         return short_title(self.family, self.config, self.params, self.image)
 
     @property
     def image(self) -> tuple[int, int]:
-        """(height, width)."""
+        """Return (height, width)."""
         if "image" not in self.model:  # a series, whose Config has other names
             return self.config.image
         height, width = self.model["image"]
@@ -51,14 +51,14 @@ class Subject:
 
     @property
     def channels(self) -> int:
-        """Channels of an image, or features of a series."""
+        """Return the channels of an image, or the features of a series."""
         if "channels" not in self.model:
             return self.config.channels
         return self.model["channels"]
 
     @property
     def latency_s(self) -> float | None:
-        """Not measured before the model is exported."""
+        """Return None: the latency is not measured before the model is exported."""
         return None
 
     def figures(self) -> str:

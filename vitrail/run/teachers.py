@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from vitrail import digests
 from vitrail.errors import CheckpointError, ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.models import catalog, config_json, identify, load
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.recipes.recipe import Data
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
-from vitrail.tasks.task import Normal
 
 
 class Teacher(nn.Module):
@@ -53,7 +53,7 @@ class Teacher(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """By which is known what it computes: its weights, and what it makes of images."""
+        """Return the digest of what it computes: of its weights, and of what it makes of images."""
         text = f"{config_json(self.model.config)} {self._takes} {self.order}"
         return digests.of_tensors(self.model.state_dict(), text)
 

@@ -65,7 +65,7 @@ class View:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """The live table, while inside."""
+        """Show the live table, while inside."""
         if not self.console.is_terminal:
             yield
             return
@@ -76,7 +76,7 @@ class View:
         self._live = None
 
     def until(self, deadline: float) -> None:
-        """The fit is to be done at this time.monotonic()."""
+        """Say when the fit is to be done, as time.monotonic()."""
         self._deadline = deadline
 
     def say(self, text: str) -> None:
@@ -84,17 +84,17 @@ class View:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, text: str) -> None:
-        """What is being done now."""
+        """Show what is being done now."""
         self._phase = text
         self._line(text, force=True)
 
     def enter(self, candidates: Sequence[Entrant]) -> None:
-        """These race."""
+        """Show the candidates that race."""
         self._rows = {c.name: Row(c, latency_s=c.latency_s) for c in candidates}
         self._draw(force=True)
 
     def update(self, name: str, **changes: Any) -> None:
-        """A candidate has another status, accuracy, latency_s or number of steps."""
+        """Show another status, accuracy, latency_s or number of steps of a candidate."""
         row = replace(self._rows[name], **changes) if name in self._rows else None
         if row is None:
             return
@@ -106,7 +106,7 @@ class View:
         self._draw()
 
     def step(self, name: str, step: int, until: int) -> None:
-        """A candidate has made a step."""
+        """Show that a candidate has made a step."""
         if name in self._rows:
             self._rows[name] = replace(self._rows[name], steps=step, until=until)
         self._line(f"{name}: step {step} of {until}")
@@ -129,7 +129,7 @@ class View:
             )
 
     def _told(self, line: str) -> None:
-        """A line that was printed, in a notebook."""
+        """Add a line that was printed, in a notebook."""
         self._lines.append(line)
         self._draw(force=True)
 
@@ -153,7 +153,9 @@ class View:
         return Group(head, table)
 
     def _cells(self) -> list[tuple[list[str], str]]:
-        """Each candidate's cells, in the order of `TITLES`, and its status; the best first."""
+        """Return each candidate's cells, in the order of `TITLES`, and
+        its status; the best first.
+        """
         order = {"won": 0, "training": 0, "racing": 1, "finalist": 1, "waiting": 2, "stopped": 3}
         rows = sorted(
             self._rows.values(), key=lambda r: (order.get(r.status, 4), -(r.accuracy or 0.0))

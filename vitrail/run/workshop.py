@@ -18,6 +18,7 @@ from vitrail.data.cache import Pixels
 from vitrail.data.inputs import inputs, statistics
 from vitrail.data.likeness import Likeness, likeness
 from vitrail.data.split import Part, Split
+from vitrail.layers.normal import Normal
 from vitrail.models import identify
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import Builder
@@ -27,7 +28,8 @@ from vitrail.run.features import linear_head
 from vitrail.run.normalisation import Normalisation, normalisation
 from vitrail.run.teachers import open_teacher
 from vitrail.tasks.linear_head import LinearHead
-from vitrail.tasks.task import Normal, Order, Outputs, Scores, best
+from vitrail.tasks.task import Order, Outputs, Scores, best
+from vitrail.training.crew import crew
 from vitrail.training.device import Precision, open_fabric, open_together
 from vitrail.training.evaluate import predict
 from vitrail.training.journal import Journal
@@ -60,7 +62,8 @@ class Workshop:
         self.split, self._say = split, say
         fabric = open_fabric(device)
         self.device = str(fabric.device)
-        self._device, self.devices = device, devices
+        self.crew = crew()
+        self._device, self.devices = device, self.crew.size if self.crew else devices
         context = Context(split.classes, split.train.counts, len(split.train))
         self.builder = Builder(context, open_teacher, self.head)
         self._heads: dict[str, LinearHead | None] = {}
@@ -145,20 +148,34 @@ class Workshop:
         """Train from the folder's last snapshot, or from the start, up to step `until`.
 
         With `together` each of the devices trains in a process of its own, and this one takes
-        over their snapshot; to start them takes some ten seconds. A `learner` takes the place of
-        the recipe's own, as the shared network of a search does.
+        over their snapshot; to start them takes some ten seconds, unless torchrun did. A `learner`
+        takes the place of the recipe's own, as the shared network of a search does.
         """
         images = self.pixels("train", recipe.data.image, recipe.data.channels)
         share = _Share(recipe, images, folder, until)
         learner = learner or self.builder.learner(recipe)
         fabric = self._opened(recipe)
-        if together and self.devices > 1:
+        if together and self.crew is not None:
+            self.along(recipe, folder, until, on_step)
+        elif together and self.devices > 1:
             # Once, before there are several processes, which then find it.
             known(learner, recipe, images, fabric.device, self._say)
             several = open_together(self._device, self.devices, recipe.steps.precision)
             share = replace(share, head=self.head(recipe) if recipe.head == "linear" else None)
             several.launch(partial(_train_share, share=share, context=self.builder.context))
         return share.train(learner, fabric, on_step, self._say)
+
+    def along(
+        self, recipe: Recipe, folder: Path, until: int, on_step: OnStep | None = None
+    ) -> None:
+        """Train with the other processes that torchrun started; the first of them tells what."""
+        assert self.crew is not None
+        fabric = self.crew.opened(self._device, recipe.steps.precision)
+        if self.crew.first:
+            self.crew.told((to_json(recipe), folder.resolve(), until, self.split.train.digest))
+        images = self.pixels("train", recipe.data.image, recipe.data.channels)
+        share = _Share(recipe, images, folder, until)
+        share.train(self.builder.learner(recipe), fabric, on_step, self._say)
 
     def outputs(self, model: nn.Module, recipe: Recipe, images: Pixels) -> Outputs:
         """Ask the model about all images, in their order."""
@@ -198,7 +215,7 @@ class Workshop:
         return model.eval(), scores
 
     def _opened(self, recipe: Recipe) -> Fabric:
-        """The device in the recipe's precision."""
+        """Return the device in the recipe's precision."""
         precision = recipe.steps.precision
         if precision not in self._fabrics:
             self._fabrics[precision] = open_fabric(self._device, precision)

@@ -11,6 +11,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.latency_table import Deviation, LatencyTable
 from vitrail.search.rescue import as_exported
 from vitrail.search.spaces.space import Genes, Space, drawn
 from vitrail.search.timing import folded_latency
@@ -20,6 +21,8 @@ from vitrail.units import count, seconds
 SAMPLES = 1000
 # Seconds for timing three candidates as exported.
 PATIENCE_S = 60.0
+# Whole networks that tell a latency table's factor, and as many its error.
+WHOLE = 5
 # A window reaches from this share of the tightest limit up to the limit.
 WINDOW = 0.8
 
@@ -37,13 +40,15 @@ class Cost:
 class Meter:
     """Measures candidates of a space against a budget, each of them once.
 
-    A latency is measured in torch with folded weights and multiplied by `engine`, which is how
-    long the engine of the budget takes of what torch takes.
+    A latency is that of torch with folded weights times `engine`, which is how long the engine of
+    the budget takes of what torch takes. It is predicted by a `table` where there is one, else
+    measured.
     """
 
     space: Space
     budget: Budget
     engine: float = 1.0
+    table: LatencyTable | None = None
     known: dict[Genes, Cost] = field(default_factory=dict)
 
     def cost(self, genes: Genes) -> Cost:
@@ -53,7 +58,7 @@ class Meter:
             one, latency_s = self.candidate(genes), None
             counted = self.budget.allows(params=one.params, macs=one.macs)
             if self.budget.latency_s is not None and counted:
-                model_s = self.engine * folded_latency(one, self.budget).quickest_s
+                model_s = self.engine * self._torch_s(one)
                 latency_s = model_s + self._resize_s(one)
             self.known[genes] = Cost(one.macs, one.params, latency_s)
         return self.known[genes]
@@ -83,7 +88,7 @@ class Meter:
         ratios = []
         for one in timed:
             assert one.latency_s is not None
-            ratios.append(one.latency_s / folded_latency(one, self.budget).quickest_s)
+            ratios.append(one.latency_s / self._torch_s(one))
             least_s = one.latency_s + self._resize_s(one)
             if one.name == some[0].name and least_s > self.budget.latency_s:
                 raise BudgetError(
@@ -92,6 +97,26 @@ class Meter:
                     "a longer one"
                 )
         return replace(self, engine=median(ratios) if ratios else 1.0)
+
+    def tabled(self, seed: int) -> tuple[Meter, Deviation | None]:
+        """Return a meter that predicts latencies from a table, and how far these are from random
+        networks that were measured whole; without a limit itself.
+
+        One half of the networks tells the table's factor, the other how far it is off.
+        """
+        if self.budget.latency_s is None:
+            return self, None
+        rng = random.Random(f"table {seed}")
+        some = [self.candidate(drawn(self.space, rng)) for _ in range(2 * WHOLE)]
+        whole = [folded_latency(one, self.budget).quickest_s for one in some]
+        configs = [one.config for one in some]
+        table = LatencyTable(self.budget.threads).fitted(configs[:WHOLE], whole[:WHOLE])
+        return replace(self, table=table), table.deviation(configs[WHOLE:], whole[WHOLE:])
+
+    def _torch_s(self, one: Candidate) -> float:
+        if self.table is not None:
+            return self.table.seconds(one.config)
+        return folded_latency(one, self.budget).quickest_s
 
     def _resize_s(self, one: Candidate) -> float:
         if self.budget.beyond:

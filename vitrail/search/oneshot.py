@@ -62,11 +62,20 @@ class SinglePath(Objective):
 Shares = Callable[[Objective, Any], Objective]
 
 
+# Makes of a decision that of all machines which search together.
+Agree = Callable[[str, Any], Any]
+
+
+def _own(what: str, value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True, eq=False)
 class OneShot:
     """The training of the shared network of a space, by a recipe of its largest candidate.
 
     `name` is that of its decisions in the state of the run; `shares` says how a step trains it.
+    Machines that `agree` on its steps train the same network, each its own.
     """
 
     space: SharedSpace
@@ -75,6 +84,7 @@ class OneShot:
     folder: Path
     name: str = SHARED
     shares: Shares = SinglePath
+    agree: Agree = _own
 
     def trained(self, state: State, seconds: float, on_step: OnShared) -> Any:
         """Train for about `seconds`, and return the shared network in eval mode.
@@ -82,7 +92,7 @@ class OneShot:
         Half-way the number of steps is fixed, from the pace so far, and the learning rate begins to
         fall; what was decided is written down before it is acted upon.
         """
-        plan: dict[str, Any] | None = state.finals.get(self.name)
+        plan: Any = state.finals.get(self.name)
         batch, began = self.recipe.steps.batch, time.monotonic()
         if plan is None:
             outcome = self._to(PROBE, {"hold": PROBE, "total": 1 << 20}, on_step)
@@ -90,6 +100,7 @@ class OneShot:
             more = max(FEWEST, int(pace * max(0.0, seconds - (time.monotonic() - began))))
             hold = PROBE + int(HOLD * more)
             plan = {"hold": hold, "total": PROBE + more, "pace": pace, "fixed": False}
+            plan = self.agree(f"{self.name} begins", plan)
             state.decide(self.name, plan)
         if not plan["fixed"]:
             before = time.monotonic()
@@ -98,7 +109,7 @@ class OneShot:
                 left = max(0.0, seconds - (time.monotonic() - began))
                 more = max(FEWEST, int(outcome.samples_per_s / batch * left))
                 plan = plan | {"total": min(plan["total"], plan["hold"] + more)}
-            plan = plan | {"fixed": True}
+            plan = self.agree(f"{self.name} ends", plan | {"fixed": True})
             state.decide(self.name, plan)
         outcome = self._to(plan["total"], plan, on_step)
         return outcome.model.eval()

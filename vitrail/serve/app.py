@@ -1,10 +1,10 @@
-"""The ASGI application: POST /predict, a page, /healthz and /metrics."""
+"""The ASGI application: POST /predict and /looked, a page, /healthz and /metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from vitrail.data.formats import BrokenImage
+from vitrail.data.pieces import hidden, spans
 from vitrail.serve.batching import Batcher
 from vitrail.serve.body import pictures
 from vitrail.serve.limits import Limits, Refused
 from vitrail.serve.metrics import Metrics
+
+# Images of a request to its reply in JSON.
+Job = Callable[[Sequence[np.ndarray]], Awaitable[Mapping[str, Any]]]
 
 PAGE = Path(__file__).with_name("page.html")
 # A page that loads nothing from elsewhere and runs no script but its own.
@@ -49,6 +53,31 @@ class Model(Protocol):
         ...
 
 
+def rests(
+    whole: Mapping[str, Any], without: Sequence[Mapping[str, Any]], rows: int
+) -> Mapping[str, Any]:
+    """Return the first class of an answer and by how much it loses where each piece is hidden.
+
+    `whole` is the answer to the image and `without` those to it without each piece, row by row. A
+    class that is not among those told has lost all.
+
+    Examples:
+        >>> cat = {"classes": [{"class": "cat", "p": 0.75}]}
+        >>> dog = {"classes": [{"class": "dog", "p": 0.5}, {"class": "cat", "p": 0.5}]}
+        >>> rests(cat, [cat, dog], rows=1)
+        {'class': 'cat', 'p': 0.75, 'lost': [[0.0, 0.25]]}
+    """
+    name, share = whole["classes"][0]["class"], whole["classes"][0]["p"]
+    told = [{one["class"]: one["p"] for one in answer["classes"]} for answer in without]
+    lost = [round(max(0.0, share - found.get(name, 0.0)), 4) for found in told]
+    columns = len(lost) // rows
+    return {
+        "class": name,
+        "p": share,
+        "lost": [lost[row * columns : (row + 1) * columns] for row in range(rows)],
+    }
+
+
 class Server:
     """A model behind its endpoints; `app` is the ASGI application.
 
@@ -71,6 +100,7 @@ class Server:
                 Route("/metrics", self._told),
                 Route("/about", self._about),
                 Route("/predict", self._predict, methods=["POST"]),
+                Route("/looked", self._looked, methods=["POST"]),
             ],
             lifespan=self._life,
         )
@@ -114,12 +144,18 @@ class Server:
         )
 
     async def _predict(self, request: Any) -> Any:
+        return await self._replied(request, self._answered)
+
+    async def _looked(self, request: Any) -> Any:
+        return await self._replied(request, self._rested)
+
+    async def _replied(self, request: Any, job: Job) -> Any:
+        """Answer a request by what a job makes of its pictures, with places for these held."""
         from starlette.responses import JSONResponse
 
         began = time.perf_counter()
         try:
-            found = await self._found(request)
-            status, content, headers = 200, {"predictions": found}, {}
+            content, status, headers = await self._found(request, job), 200, {}
         except Refused as error:
             status, content = error.status, {"error": error.reason}
             headers = {} if error.retry_s is None else {"Retry-After": str(error.retry_s)}
@@ -127,8 +163,8 @@ class Server:
         self.metrics.seconds.add(time.perf_counter() - began)
         return JSONResponse(content, status, headers)
 
-    async def _found(self, request: Any) -> list[Any]:
-        """The answers to a request. Raises Refused."""
+    async def _found(self, request: Any, job: Job) -> Mapping[str, Any]:
+        """Do a job with the pictures of a request. Raises Refused."""
         assert self._batcher is not None
         self._batcher.reserve(1)  # before the body is in memory
         held = 1
@@ -136,9 +172,31 @@ class Server:
             files = await pictures(request, self.limits)
             self._batcher.reserve(len(files) - 1)
             held = len(files)
-            return await self._batcher.answer(await self._decoded(files))
+            return await job(await self._decoded(files))
         finally:
             self._batcher.release(held)
+
+    async def _answered(self, images: Sequence[np.ndarray]) -> Mapping[str, Any]:
+        """Answer about images."""
+        assert self._batcher is not None
+        return {"predictions": await self._batcher.answer(images)}
+
+    async def _rested(self, images: Sequence[np.ndarray]) -> Mapping[str, Any]:
+        """Tell on what parts of one image its first class rests. Raises Refused."""
+        if len(images) != 1:
+            raise Refused(413, f"{len(images)} pictures: send one to see what its answer rests on")
+        assert self._batcher is not None
+        [whole] = await self._batcher.answer(images)
+        some, without = list(hidden(images[0])), []
+        # No more at once than leave room for others.
+        for start in range(0, len(some), step := max(1, self.limits.waiting // 8)):
+            part = some[start : start + step]
+            self._batcher.reserve(len(part) - 1)
+            try:
+                without += await self._batcher.answer(part)
+            finally:
+                self._batcher.release(len(part) - 1)
+        return rests(whole, without, rows=len(spans(images[0].shape[0])))
 
     async def _decoded(self, files: Sequence[bytes]) -> list[np.ndarray]:
         images = []

@@ -33,7 +33,7 @@ async def pictures(request: Any, limits: Limits) -> list[bytes]:
 
 
 async def _whole(request: Any, limits: Limits) -> bytes:
-    """The body, read no further than the limit and no longer than it may take."""
+    """Read the body, no further than the limit and no longer than it may take."""
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limits.bytes:
         raise _large(limits)
@@ -66,7 +66,9 @@ def _from_json(body: bytes, limits: Limits) -> list[bytes]:
 
 
 async def _from_form(request: Any, limits: Limits) -> list[bytes]:
-    """The files of a form, which is read whole first, so that the limit holds for all of it."""
+    """Return the files of a form, which is read whole first, so that the
+    limit holds for all of it.
+    """
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 

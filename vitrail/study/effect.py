@@ -70,7 +70,7 @@ def student(probability: float, freedom: int) -> float:
 
 
 def _below(t: float, freedom: int) -> float:
-    """The distribution function at t >= 0, by Simpson's rule over the angle of t."""
+    """Return the distribution function at t >= 0, by Simpson's rule over the angle of t."""
     # With t = sqrt(n) tan(a) the density is a power of the cosine, smooth and bounded.
     end, steps = math.atan(t / math.sqrt(freedom)), 400
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))

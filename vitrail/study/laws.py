@@ -69,8 +69,7 @@ class Shape:
 
 
 def frontier(compute: Sequence[float], errors: Sequence[float]) -> np.ndarray:
-    """Return the rows of points that no point of as little compute beats, the least compute
-    first."""
+    """Return rows of points that no point of as little compute beats, the least compute first."""
     order = np.lexsort((np.asarray(errors), np.asarray(compute)))
     least, kept = np.inf, []
     for row in order:
@@ -204,7 +203,9 @@ def _fitted(
     draws: int,
     seed: int,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Parameters of the best of many starts, and those of as many fits to drawn points."""
+    """Return the parameters of the best of many starts, and those of as
+    many fits to drawn points.
+    """
     random = np.random.default_rng(seed)
     tried = [_solved(model, start(random), inputs, y) for _ in range(STARTS)]
     best, _ = min(tried, key=lambda one: one[1])

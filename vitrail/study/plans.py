@@ -16,29 +16,34 @@ class Arm:
     """One thing to compare: a family, and the fields of its Config beside the host's.
 
     `inside` is given where the Config holds its host's: which kind of host, and fields that it has
-    beside those of all arms.
+    beside those of all arms. `settings` change the recipe of all arms, in the words of `--set`.
     """
 
     family: str
     note: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     inside: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study: `host` gives the common fields of all Configs for (H, W) images."""
+    """A study: `host` gives the common fields of all Configs for (H, W) images.
+
+    Photographs are trained at `largest` pixels a side at most.
+    """
 
     title: str
     question: str
     baseline: str
     arms: Mapping[str, Arm]
     host: Callable[[tuple[int, int]], dict[str, Any]]
+    largest: int = 128
 
     def image(self, inspection: Inspection) -> tuple[int, int]:
-        """Return the size to train at: small images as they are, photographs at most 128 a side."""
+        """Return the size to train at: small images as they are, photographs no larger."""
         sizes = image_sizes(inspection.size)
-        return max((s for s in sizes if max(s) <= 128), default=sizes[0])
+        return max((s for s in sizes if max(s) <= self.largest), default=sizes[0])
 
     def config(self, arm: str, image: tuple[int, int], channels: int, classes: int) -> Any:
         """Return the Config of an arm. Raises KeyError."""
@@ -111,4 +116,105 @@ ATTENTION_MODULES = Plan(
     bottlenecks,
 )
 
-PLANS = {"attention-modules": ATTENTION_MODULES}
+
+def patches(image: tuple[int, int]) -> int:
+    """Return the side of a patch: 4 pixels in small images, 16 in photographs."""
+    return 4 if max(image) <= 48 else 16
+
+
+def tokens(image: tuple[int, int]) -> dict[str, Any]:
+    """Return a small isotropic transformer on patches."""
+    return {"dim": 48, "depth": 3, "heads": 3, "hidden": 96, "patch": patches(image)}
+
+
+LOCAL_FEED_FORWARD = Plan(
+    "Convolutions in the feed-forward networks of a DeiT",
+    "What does a depthwise convolution between the layers of the feed-forward network give a small "
+    "transformer, and what do the activation and the gates of LocalViT (arXiv 2104.05707) add?",
+    "DeiT",
+    {
+        "DeiT": Arm("deit", "the host: attention and plain feed-forward networks"),
+        "LocalViT with ReLU6": Arm(
+            "localvit",
+            "a depthwise 3x3 convolution between two of 1x1, with BatchNorm and ReLU6",
+            {"act": "relu6", "squeeze": (16,)},
+            {"kind": "deit"},
+        ),
+        "LocalViT": Arm(
+            "localvit",
+            "the same with h-swish and squeeze-and-excitation",
+            {"squeeze": (16,)},
+            {"kind": "deit"},
+        ),
+    },
+    tokens,
+)
+
+
+def compact(image: tuple[int, int]) -> dict[str, Any]:
+    """Return the sizes that ViT-Lite, CVT and CCT share, without stochastic depth."""
+    return {"dim": 48, "depth": 3, "heads": 3, "hidden": 96, "inner": 24, "drop_path": 0.0}
+
+
+COMPACT_TRANSFORMERS = Plan(
+    "Compact transformers",
+    "Which step from a small ViT to CCT (arXiv 2104.05704) pays: the mean of all tokens that is "
+    "learned in place of the class token, or tokens made by convolutions?",
+    "ViT-Lite",
+    {
+        "ViT-Lite": Arm(
+            "cct",
+            "the host: patches of 4 and a class token",
+            {"kernel": 4, "convs": 0, "pool": "token"},
+        ),
+        "CVT": Arm("cct", "patches of 4, sequence pooling", {"kernel": 4, "convs": 0}),
+        "CCT": Arm("cct", "two 3x3 convolutions with pooling, sequence pooling", {"convs": 2}),
+    },
+    compact,
+    largest=64,
+)
+
+
+def early(image: tuple[int, int]) -> dict[str, Any]:
+    """Return the sizes that ViT_P and ViT_C share."""
+    return {"dim": 48, "heads": 3, "hidden": 144}
+
+
+def _stems() -> dict[str, Arm]:
+    """Return the two stems by the optimizers, SGD at the paper's rates scaled by the batch."""
+    kinds = {
+        "patches": ("patches of 4", {"stem": (), "strides": (), "patch": 4, "depth": 4}),
+        "convolutions": (
+            "two 3x3 convolutions of stride 2, one block fewer",
+            {"stem": (24, 48), "strides": (2, 2), "patch": 1, "depth": 3},
+        ),
+    }
+    sgd = ("optimizer=sgd", "optimizer.lr=0.06", "optimizer.weight_decay=1.3e-5")
+    learned = {
+        "AdamW": ("AdamW, the usual rate", ()),
+        "AdamW x 4": ("AdamW, four times that rate", ("optimizer.lr=2.8e-3",)),
+        "SGD": ("SGD with momentum, rate 0.06", sgd),
+    }
+    return {
+        f"{kind} by {name}": Arm("vit_c", f"{note}; {by}", fields, settings=settings)
+        for kind, (note, fields) in kinds.items()
+        for name, (by, settings) in learned.items()
+    }
+
+
+EARLY_CONVOLUTIONS = Plan(
+    "A stem of patches or of convolutions, by optimizer",
+    "Does a stem of convolutions (ViT_C, arXiv 2106.14881) make a transformer depend less on how "
+    "it is trained: by AdamW or by SGD, at this rate or at another?",
+    "patches by AdamW",
+    _stems(),
+    early,
+    largest=64,
+)
+
+PLANS = {
+    "attention-modules": ATTENTION_MODULES,
+    "local-feed-forward": LOCAL_FEED_FORWARD,
+    "compact-transformers": COMPACT_TRANSFORMERS,
+    "early-convolutions": EARLY_CONVOLUTIONS,
+}

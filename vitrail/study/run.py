@@ -25,7 +25,7 @@ from vitrail.measure.latency import alternate, threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.models import create
 from vitrail.recipes.defaults import batch_size, default
-from vitrail.recipes.recipe import Data, Recipe
+from vitrail.recipes.recipe import Data, Recipe, amend
 from vitrail.report.study import ArmFacts, StudyFacts, render_study
 from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
@@ -112,7 +112,7 @@ def _asked(folder: Path) -> Asked:
 
 
 def _read(asked: Asked, view: View) -> Read:
-    """The data, inspected and divided. Raises DataError."""
+    """Read the data, inspected and divided. Raises DataError."""
     return read_data(Data(asked.data, group_by=asked.group_by), Hardware(asked.device), view)
 
 
@@ -167,10 +167,14 @@ class _Study:
             Data(self.asked.data, group_by=self.asked.group_by), size, split.channels
         )
         n = len(split.train)
-        total = self.asked.epochs * max(1, n // batch_size(n, workshop.device))
+        configs = {
+            name: self.plan.config(name, size, split.channels, len(split.classes)) for name in names
+        }
+        batch = batch_size(n, workshop.device, configs[self.plan.baseline])
+        total = self.asked.epochs * max(1, n // batch)
         made = {
             name: default(
-                self.plan.config(name, size, split.channels, len(split.classes)),
+                configs[name],
                 data,
                 images=n,
                 total=total,
@@ -180,10 +184,14 @@ class _Study:
         }
         common = made[self.plan.baseline]
         return {
-            name: replace(
-                recipe,
-                optimizer=common.optimizer,
-                schedule=common.schedule,
+            name: amend(
+                replace(
+                    recipe,
+                    steps=common.steps,
+                    optimizer=common.optimizer,
+                    schedule=common.schedule,
+                ),
+                self.plan.arms[name].settings,
             )
             for name, recipe in made.items()
         }
@@ -278,7 +286,7 @@ def _trials(path: Path, name: str, pairs: Sequence[tuple[str, int]]) -> dict[tup
 
 
 def _check(path: Path, told: Mapping[str, Any]) -> None:
-    """RunError unless a trial says what every trial of a study says."""
+    """Raise RunError unless a trial says what every trial of a study says."""
     kinds = {"arm": str, "seed": int, "accuracy": float, "seconds": float, "images": int}
     for name, kind in kinds.items():
         value = told.get(name)

@@ -20,8 +20,8 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from vitrail.config import to_json
-from vitrail.errors import ConfigError
+from vitrail.config import loads, parse, read_json, to_json
+from vitrail.errors import ConfigError, RunError
 from vitrail.models import config_from_json, config_json, resolve
 from vitrail.recipes.defaults import default
 from vitrail.recipes.recipe import Data, Recipe
@@ -42,7 +42,7 @@ from vitrail.study.laws import (
     scaled,
 )
 from vitrail.training.schedule import Rsqrt
-from vitrail.units import counted, parse_duration
+from vitrail.units import counted, parse_duration, shortened
 
 NAMES = ("dim", "depth", "hidden")
 MULTIPLES = {"dim": 16, "hidden": 16}
@@ -51,6 +51,7 @@ DURATIONS, COOLING = (0.125, 0.25, 0.5, 1.0), 0.2
 PACE_STEPS = 6
 # How many times the compute of the best model a prediction is for, and is proved at.
 TIMES = 4.0
+AGAIN = "start again without --resume, in another folder"
 # A backward pass costs about two forward passes.
 PASSES = 3
 
@@ -217,7 +218,7 @@ class _Sweep:
         """Train a shape with so many multiply-adds, once; returns what came of it."""
         file = self.folder / "proof.json"
         if file.is_file():
-            known = Point(**json.loads(file.read_text()))
+            known = read_json(file, Point, remedy=AGAIN)
             if dict(known.sizes) == shape:
                 return known
         self.view.phase(f"proving the prediction: {_spoken(shape)}")
@@ -247,8 +248,12 @@ class _Sweep:
 
     def _known(self) -> Iterator[Point]:
         if self.file.is_file():
-            for line in self.file.read_text().splitlines():
-                yield Point(**json.loads(line))
+            for number, line in enumerate(self.file.read_text("utf-8", "replace").splitlines(), 1):
+                try:
+                    yield parse(Point, loads(line))
+                except (ValueError, ConfigError) as error:
+                    said = f"line {number} is damaged ({shortened(str(error))})"
+                    raise RunError(f"{self.file}, {said}: {AGAIN}") from error
 
     def _recipe(self, shape: Mapping[str, int]) -> Recipe:
         split, size = self.workshop.split, self.images.inspection.size
@@ -266,7 +271,7 @@ class _Sweep:
         return replace(recipe, steps=replace(recipe.steps, ema=None))
 
     def _train(self, shape: dict[str, int], seconds: float) -> list[Point]:
-        """One training with its cool-downs: a point for each duration."""
+        """Train once with its cool-downs: a point for each duration."""
         recipe = self._recipe(shape)
         name = "-".join(map(str, shape.values()))
         where = self.folder / "checkpoints" / name

@@ -16,7 +16,7 @@ from vitrail.data.hearing import Wanted
 from vitrail.data.opening import open_sounds
 from vitrail.data.source import Source
 from vitrail.errors import ConfigError, DataError
-from vitrail.report.facts import Score
+from vitrail.report.scores import Score
 from vitrail.tasks.classification import Classification
 
 # A spectrogram is neither mirrored nor cropped: time and pitch would be other ones. It is moved a

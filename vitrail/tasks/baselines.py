@@ -139,7 +139,7 @@ def scores_on(features: Features, marks: np.ndarray) -> np.ndarray:
 
 
 def _alike(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Features with a mean of 0 and a deviation of 1 in the training images."""
+    """Scale features to a mean of 0 and a deviation of 1 in the training images."""
     mean, std = features.train.mean(0), features.train.std(0) + 1e-6
     return (features.train - mean) / std, (features.test - mean) / std
 

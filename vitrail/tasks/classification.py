@@ -10,28 +10,26 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.source import NOUNS, Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
-from vitrail.models import Backbone
 from vitrail.report.ahead import paired, paired_balanced
-from vitrail.report.facts import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
-from vitrail.report.facts import Score as TestScore
+from vitrail.report.scores import Baseline, CalibrationBin, CalibrationFacts, ClassRow, RefusalFacts
+from vitrail.report.scores import Score as TestScore
 from vitrail.tasks import metrics, unknowns
 from vitrail.tasks.baselines import Features, baselines, linear_on
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once
+from vitrail.tasks.task import Mistaken, Outputs, Scores
+from vitrail.tasks.whole_images import WholeImages
 
 # The largest class over the mean one from which on accuracy says little.
 UNEVEN = 1.5
-WATCHED = 256
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(WholeImages):
     """Tells one of several classes.
 
     `metric` ranks candidates: "accuracy", "balanced" for the mean recall of the classes, or "auto"
@@ -58,31 +56,6 @@ class Classification:
                 f"images of {source.origin} have several labels: add --task multilabel to learn "
                 "them all, or give one label an image"
             )
-
-    def model(self, backbone: Backbone) -> nn.Module:
-        """Return the backbone itself, whose head tells classes."""
-        return backbone
-
-    def training(self, pixels: Pixels, normal: Normal, order: Order) -> Batches:
-        """Return shuffled, augmented batches."""
-        return Batches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment,
-            mean=normal.mean, std=normal.std,
-        )  # fmt: skip
-
-    def watching(self, pixels: Pixels, normal: Normal) -> Batches:
-        """Return batches to judge by."""
-        return Batches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
-
-    def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
-        """Ask the model about all images, in their order."""
-        return each_once(self, model, images, normal, device)
-
-    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
-        """Ask a finished model about the test images."""
-        return each_once(self, model, images, normal, device)
 
     def scores(self, outputs: Outputs) -> Scores:
         """Return accuracy or balanced accuracy as the main score, with both beside it."""

@@ -24,14 +24,15 @@ from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, serve
 from vitrail.errors import ConfigError, DataError
 from vitrail.layers.boxes import best
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
-from vitrail.report.facts import Baseline, Score
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown
 from vitrail.tasks.found import chapters
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean average precision"
@@ -180,7 +181,7 @@ def _finds(outputs: Outputs) -> Finds:
 
 
 def _known(value: float) -> float:
-    """A mean over classes, 0 where the images show none of them."""
+    """Return a mean over classes, 0 where the images show none of them."""
     return 0.0 if value != value else value
 
 
@@ -198,7 +199,7 @@ def _boxes(pixels: Pixels) -> Boxes:
 
 
 def _sizes(pixels: Pixels) -> np.ndarray:
-    """(width, height, width, height) of each picture, float64 (N, 4)."""
+    """Return (width, height, width, height) of each picture, float64 (N, 4)."""
     truths = _boxes(pixels).truths
     sizes = [truths[int(row)].size or (1, 1) for row in pixels.part.rows]
     return np.array([(w, h, w, h) for h, w in sizes], np.float64).reshape(-1, 4)
@@ -206,7 +207,7 @@ def _sizes(pixels: Pixels) -> np.ndarray:
 
 @torch.no_grad()
 def _asked(model: nn.Module, batches: BoxBatches, device: Any) -> Finds:
-    """What the model finds in all images."""
+    """Return what the model finds in all images."""
     fabric, pixels = open_fabric(device), batches.pixels
     detector = fabric.to_device(model.eval())
     assert isinstance(detector, Detector)
@@ -226,7 +227,7 @@ def _asked(model: nn.Module, batches: BoxBatches, device: Any) -> Finds:
 
 
 def _padded(found: Sequence[np.ndarray]) -> Tensor:
-    """Answers of images, (n, 6) each, as one tensor whose empty rows have the class -1."""
+    """Pad the answers of images, (n, 6) each, to one tensor whose empty rows have the class -1."""
     out = torch.full((len(found), max(map(len, found), default=0), 6), -1.0)
     for row, own in zip(out, found, strict=True):
         row[: len(own)] = torch.from_numpy(own)
@@ -234,7 +235,9 @@ def _padded(found: Sequence[np.ndarray]) -> Tensor:
 
 
 def _shown(told: Finds, images: Pixels, row: int) -> Shown:
-    """A test image at the model's size, with its objects and what was found in its pixels."""
+    """Return a test image at the model's size, with its objects and
+    what was found in its pixels.
+    """
     height, width = images.image
     factor = np.array([width, height, width, height]) / _sizes(images)[row]
     truth, found = told.targets[row].numpy(), told.values[row].numpy()
@@ -244,7 +247,7 @@ def _shown(told: Finds, images: Pixels, row: int) -> Shown:
 
 
 def _same_boxes(train: Pixels, test: Pixels) -> Tensor:
-    """Of each class the median box of the training images, as an answer to every test image."""
+    """Answer every test image with the median box of each class in the training images."""
     truths = [_boxes(train).truths[int(row)] for row in train.part.rows]
     shares = np.concatenate([one.as_shares() for one in truths])
     labels = np.concatenate([one.labels for one in truths])

@@ -137,7 +137,7 @@ def _require(labels: np.ndarray, n: int) -> None:
 
 
 def _drawn(labels: np.ndarray, n: int | None, random: np.random.Generator) -> np.ndarray:
-    """Rows of n labels of each class, all without n."""
+    """Draw rows of n labels of each class, all without n."""
     if n is None:
         return np.arange(len(labels))
     rows = [

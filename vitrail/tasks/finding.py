@@ -111,7 +111,7 @@ def matches(outputs: Outputs, classes: int) -> dict[tuple[int, str], Matches]:
 
 
 def _listed(values: Tensor, *, crowds: bool) -> list[dict[str, Any]]:
-    """Boxes as COCO has them: of answers with scores, of objects with crowds."""
+    """List boxes as COCO has them: of answers with scores, of objects with crowds."""
     found = []
     for image, rows in enumerate(values.double().numpy()):
         for x1, y1, x2, y2, one, other in rows:
@@ -141,7 +141,7 @@ def _coco(boxes: list[dict[str, Any]], images: int, classes: int) -> Any:
 
 
 def _gathered(rows: Sequence[Mapping[str, Any] | None]) -> Matches:
-    """All images of one class and size, the surest answer first."""
+    """Gather all images of one class and size, the surest answer first."""
     scores, image, hit, left = [], [], [], []
     objects = np.zeros(len(rows))
     for at, row in enumerate(rows):
@@ -178,8 +178,9 @@ def mean_precision(
 
 
 def resampled(told: Mapping[tuple[int, str], Matches], images: int) -> np.ndarray:
-    """Return the mean of images that are drawn with replacement: float64 (200,), the same draws
-    for everyone."""
+    """Return the mean of images that are drawn with replacement: float64
+    (200,), the same draws for everyone.
+    """
     random, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         weights = np.bincount(random.integers(0, images, images), minlength=images)

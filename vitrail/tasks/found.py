@@ -16,7 +16,7 @@ from vitrail.report.detection import (
     Sure,
     box_by_box,
 )
-from vitrail.report.facts import Score
+from vitrail.report.scores import Score
 from vitrail.tasks import finding
 from vitrail.tasks.finding import SIZES, Finds, Matches, Shown
 
@@ -72,7 +72,7 @@ def _curves(
 
 
 def _sure(found: Mapping[tuple[int, str], Matches]) -> list[Sure]:
-    """How often answers are right, by their scores."""
+    """Return how often answers are right, by their scores."""
     some = [one for (_, size), one in found.items() if size == "all"]
     scores = np.concatenate([one.scores[~one.left[0]] for one in some])
     hits = np.concatenate([one.hit[0][~one.left[0]] for one in some])

@@ -25,13 +25,14 @@ from vitrail.data.source import Kind, Source
 from vitrail.data.words import MOST, Words
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.layers.pairs import softmax_loss
 from vitrail.models import Backbone
 from vitrail.models.lit import LiT
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.pairing import Pairs, figures, in_words, ranks
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores
 from vitrail.training.device import open_fabric
 from vitrail.training.evaluate import predict
 

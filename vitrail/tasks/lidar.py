@@ -25,10 +25,11 @@ from vitrail.data.lidar.scans import Scans
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.rangevit import RangeViT
-from vitrail.report.facts import Baseline, Score
 from vitrail.report.lidar import ClassOfPoints, point_by_point
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.by_height import by_height
@@ -41,7 +42,7 @@ from vitrail.tasks.scan_answers import (
     scan_maps,
     shown_of,
 )
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -182,12 +183,7 @@ class Lidar:
         """Return the mean with its interval over resampled scans, and figures of each class."""
         told = scan_maps(outputs)
         total = told.values.sum(0)
-        main = float(maps.mean_overlap(total))
-        spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
-        test = Score(
-            accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures={"point accuracy": maps.pixel_accuracy(told.values)},
-        )  # fmt: skip
+        test = maps.overlap_score(told, name=NAME, figure="point accuracy")
         scans = (told.targets > 0).sum(0).tolist()
         rows = [
             ClassOfPoints(name, n, *figures)

@@ -95,8 +95,9 @@ def fit_head(features: np.ndarray, labels: np.ndarray, classes: int) -> LinearHe
 
 
 def _decomposed(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Singular vectors and values of x (n, D), without those that are nothing, by the smaller of
-    its two Gram matrices: (n, r), (r,), (D, r)."""
+    """Return the singular vectors and values of x (n, D), without those that are nothing, by the
+    smaller of its two Gram matrices: (n, r), (r,), (D, r).
+    """
     wide = x.shape[0] < x.shape[1]
     squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
     kept = squares > max(squares[-1], 1.0) * 1e-10

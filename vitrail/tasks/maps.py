@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitrail.data.masks import IGNORE
 from vitrail.report.ahead import Interval
+from vitrail.report.scores import Score
 from vitrail.tasks.task import Outputs
 
 RESAMPLES = 1000
@@ -114,6 +115,19 @@ def interval(middle: float, resampled: np.ndarray) -> Interval:
     """Return a figure with the 95 % interval of its resamples."""
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Interval(middle, float(min(low, middle)), float(max(high, middle)))
+
+
+def overlap_score(told: Maps, *, name: str, figure: str) -> Score:
+    """Return the mean overlap of classes under its `name`, with its interval over resampled items.
+
+    `figure` is what the share of places that are right is called.
+    """
+    main = float(mean_overlap(told.values.sum(0)))
+    spread = interval(main, Resampled(len(told)).means(told.values))
+    return Score(
+        accuracy=main, low=spread.low, high=spread.high, n=len(told), name=name, loss=told.loss,
+        figures={figure: pixel_accuracy(told.values)},
+    )  # fmt: skip
 
 
 def of_constant(counts: Tensor, label: int) -> Tensor:

@@ -120,7 +120,7 @@ def with_sentences(
 
 
 def _loss(values: Tensor, found: Tensor, own: list[tuple[int, int]]) -> float:
-    """The loss of some pairs, a clip once."""
+    """Return the loss of some pairs, a clip once."""
     once = list(dict(reversed(own)).items())[:IN_LOSS]
     rows, others = torch.tensor(once).T
     return nce(values[rows], found[others][:, None]).mean().item()

@@ -61,7 +61,7 @@ class Calibration:
 
 
 def wilson(hits: int, n: int, z: float = 1.959963984540054) -> Proportion:
-    """A proportion with Wilson's score interval, 95 % by default; it stays within [0, 1]."""
+    """Return a proportion with Wilson's score interval, 95 % by default; it stays within [0, 1]."""
     if n < 1:
         raise DataError("there are no samples to judge: give at least one")
     p, spread = hits / n, z * z / n
@@ -71,19 +71,19 @@ def wilson(hits: int, n: int, z: float = 1.959963984540054) -> Proportion:
 
 
 def accuracy(logits: Tensor, labels: Tensor, *, top: int = 1) -> Proportion:
-    """The share of samples whose label is among the `top` largest logits."""
+    """Return the share of samples whose label is among the `top` largest logits."""
     ranked = logits.topk(min(top, logits.shape[1]), dim=1).indices
     return wilson(int((ranked == labels[:, None]).any(1).sum()), len(labels))
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The mean recall of the classes that have samples."""
+    """Return the mean recall of the classes that have samples."""
     scores = [score.recall for score in per_class(logits, labels) if score.n]
     return sum(scores) / len(scores)
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts (K, K): rows are labels, columns are predictions."""
+    """Return the counts (K, K): rows are labels, columns are predictions."""
     from sklearn.metrics import confusion_matrix
 
     guesses, classes = logits.argmax(1), range(logits.shape[1])
@@ -91,7 +91,7 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def per_class(logits: Tensor, labels: Tensor) -> tuple[ClassScore, ...]:
-    """Precision, recall and F1 of each class, 0 where they are undefined."""
+    """Return precision, recall and F1 of each class, 0 where they are undefined."""
     from sklearn.metrics import precision_recall_fscore_support
 
     scores = precision_recall_fscore_support(
@@ -105,7 +105,7 @@ def per_class(logits: Tensor, labels: Tensor) -> tuple[ClassScore, ...]:
 
 
 def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Calibration:
-    """The calibration of softmax(logits / temperature) in 15 equal bins of confidence."""
+    """Return the calibration of softmax(logits / temperature) in 15 equal bins of confidence."""
     shares = (logits.double() / temperature).softmax(1)
     sure, guesses = shares.max(1)
     right = (guesses == labels).double()
@@ -121,7 +121,7 @@ def calibration(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Cal
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """The mean negative log likelihood of the labels, in nats, computed in float64."""
+    """Return the mean negative log likelihood of the labels, in nats, computed in float64."""
     return float(F.cross_entropy(logits.double() / temperature, labels))
 
 
@@ -132,7 +132,7 @@ def fit_temperature(
     bounds: tuple[float, float] = (0.05, 20.0),
     loss: Callable[[Tensor, Tensor, float], float] = cross_entropy,
 ) -> float:
-    """The temperature T that makes the loss of logits / T least, never worse than T = 1.
+    """Return the temperature T that makes the loss of logits / T least, never worse than T = 1.
 
     The likelihood has one peak along log T, which a golden-section search finds to 1e-7.
     """

@@ -15,26 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.opening import open_source
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, Served, same_answers
 from vitrail.errors import DataError
-from vitrail.models import Backbone
-from vitrail.report.facts import Baseline, Score
 from vitrail.report.multilabel import LabelRow, label_by_label
+from vitrail.report.scores import Baseline, Score
 from vitrail.tasks import metrics, several
 from vitrail.tasks.baselines import Features, LabelBaseline, label_baselines, scores_on
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, each_once
+from vitrail.tasks.task import Mistaken, Outputs, Scores
+from vitrail.tasks.whole_images import WholeImages
 
-WATCHED = 256
 NAME = "mean average precision"
 
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabel(WholeImages):
     """Tells which of several labels an image has: none, one or many.
 
     vitrail fit photos.csv --task multilabel
@@ -57,31 +55,6 @@ class MultiLabel:
                 f"images of {source.origin} have one class each: leave out --task multilabel, or "
                 "give a table with several labels in a cell (a;b) or a column of 0 and 1 for each"
             )
-
-    def model(self, backbone: Backbone) -> nn.Module:
-        """Return the backbone itself, whose head has a logit for each label."""
-        return backbone
-
-    def training(self, pixels: Pixels, normal: Normal, order: Order) -> Batches:
-        """Return shuffled, augmented batches with float32 targets (b, labels)."""
-        return Batches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment,
-            mean=normal.mean, std=normal.std,
-        )  # fmt: skip
-
-    def watching(self, pixels: Pixels, normal: Normal) -> Batches:
-        """Return batches to judge by."""
-        return Batches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
-
-    def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
-        """Ask the model about all images, in their order."""
-        return each_once(self, model, images, normal, device)
-
-    def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:
-        """Ask a finished model about the test images."""
-        return each_once(self, model, images, normal, device)
 
     def scores(self, outputs: Outputs) -> Scores:
         """Return mean average precision as the main score, with F1 at a probability of 0.5."""

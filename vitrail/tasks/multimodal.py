@@ -25,13 +25,14 @@ from vitrail.data.source import Kind, Sampling, Source
 from vitrail.data.words import MOST
 from vitrail.engines.served import Agreement
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.meeting import Clips, Meetings, embedded, with_sentences, with_sounds
 from vitrail.tasks.pairing import in_words, ranks
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores
 from vitrail.training.evaluate import predict
 
 NAME = "recall at 1"

@@ -26,14 +26,15 @@ from vitrail.data.source import Kind, Source
 from vitrail.engines.masks import likeliest
 from vitrail.engines.served import Agreement, same_answers, serve
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.dense import Dense
-from vitrail.report.facts import Baseline, Score
+from vitrail.report.scores import Baseline, Score
 from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.maps import Maps, Shown
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -134,12 +135,7 @@ class Segmentation:
         """Return the mean with its interval over resampled images, and figures of each class."""
         told = _maps(outputs)
         total = told.values.sum(0)
-        main = float(maps.mean_overlap(total))
-        spread = maps.interval(main, maps.Resampled(len(told)).means(told.values))
-        test = Score(
-            accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures={"pixel accuracy": maps.pixel_accuracy(told.values)},
-        )  # fmt: skip
+        test = maps.overlap_score(told, name=NAME, figure="pixel accuracy")
         images = (told.targets > 0).sum(0).tolist()
         rows = [
             MapRow(name, n, *figures)
@@ -225,7 +221,7 @@ def _asked(model: nn.Module, batches: MaskBatches, device: Any, own: Pixels | No
 def _shown(
     model: nn.Module, batches: MaskBatches, device: Any, chosen: Mapping[int, float]
 ) -> list[Shown]:
-    """The chosen rows with truth and answer, at the model's size."""
+    """Return the chosen rows with truth and answer, at the model's size."""
     fabric, pixels, found = open_fabric(device), batches.pixels, []
     images = pixels.take(np.array([*chosen]))
     for (row, overlap), image in zip(chosen.items(), images, strict=True):
@@ -242,7 +238,7 @@ def _drawn(one: Shown) -> PictureOfMask:
 
 
 def _frequencies(train: Pixels, classes: int) -> tuple[int, np.ndarray]:
-    """The most frequent class of the training masks, and that of each position (H, W)."""
+    """Return the most frequent class of the training masks, and that of each position (H, W)."""
     masks = mask_pixels(train.part, train.image)
     counts = np.zeros((classes, *train.image), np.int64)
     for start in range(0, len(masks), 256):
@@ -253,7 +249,7 @@ def _frequencies(train: Pixels, classes: int) -> tuple[int, np.ndarray]:
 
 
 def _placed(places: np.ndarray, test: Pixels, labels: Labels) -> Tensor:
-    """The counts of one mask for all test images, each at its own size."""
+    """Return the counts of one mask for all test images, each at its own size."""
     found = []
     for row in range(len(test)):
         truth = whole(test.part, row)

@@ -17,14 +17,16 @@ from vitrail.data.series_pixels import SeriesBatches, standardised
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import serve
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.report.curves import Curve, curves
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
-from vitrail.tasks.classification import WATCHED, Classification, baseline
+from vitrail.tasks.classification import Classification, baseline
 from vitrail.tasks.series_baselines import nearest, usual
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
+from vitrail.tasks.whole_images import WATCHED
 from vitrail.tasks.worst import Judged, judged, worst_of
 
 

@@ -119,7 +119,7 @@ def thresholds(logits: Tensor, marks: Tensor, temperature: float = 1.0) -> tuple
 
 
 def _cut(values: np.ndarray, truth: np.ndarray) -> float:
-    """The logit at which one label is cut."""
+    """Return the logit at which one label is cut."""
     if not truth.any():
         return 0.0
     order = np.argsort(-values, kind="stable")

@@ -21,8 +21,9 @@ from vitrail.data.cache import Pixels
 from vitrail.data.labels import Labels
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
-from vitrail.report.facts import Baseline
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.training.evaluate import predict
 
@@ -56,16 +57,8 @@ class Scores:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the better scores last."""
+        """Return what sorts the better scores last."""
         return self.main, -self.loss
-
-
-@dataclass(frozen=True)
-class Normal:
-    """How pixels become numbers: mean and standard deviation per channel in units of 0 to 1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ def _without(
     train: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray, out: int,
     classes: np.ndarray,
 ) -> tuple[float, float]:  # fmt: skip
-    """Of a model without one class: how many of its images it tells, how many others it knows."""
+    """Tell of a model without one class how many of its images it tells,
+    how many others it knows.
+    """
     from sklearn.kernel_ridge import KernelRidge
 
     named = classes[classes != out]

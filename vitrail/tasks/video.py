@@ -17,13 +17,14 @@ from vitrail.data.labels import Labels
 from vitrail.data.source import Kind, Sampling, Source
 from vitrail.engines.served import serve
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.report.facts import Baseline
 from vitrail.report.filmstrips import Strip, filmstrips
+from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification
-from vitrail.tasks.task import Mistaken, Normal, Order, Outputs, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
 from vitrail.tasks.worst import Judged, judged, worst_of
 
 # Frames of a clip where the model does not say how many it takes.
@@ -59,7 +60,7 @@ class Video(Classification):
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames are shown of a clip."""
+        """Return which frames are shown of a clip."""
         return Sampling(self.frames or FRAMES, self.stride, self.views)
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:

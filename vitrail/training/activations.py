@@ -78,7 +78,7 @@ _COUNTED: dict[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...]], float] 
 
 
 def _shadow(model: nn.Module) -> nn.Module:
-    """The model as it is, without its values: nothing of them is copied."""
+    """Return the model as it is, without its values: nothing of them is copied."""
     known: dict[int, Tensor] = {}
     for one in model.parameters():
         empty = torch.empty_like(one, device="meta")

@@ -43,6 +43,7 @@ class Adafactor:
     cap: float = 0.999
     half: bool = True
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -17,7 +17,8 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 def open_fabric(device: str | Fabric = "auto", precision: Precision = "32-true") -> Fabric:
-    """A Fabric for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that is already open as it is.
+    """Open a Fabric for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; return one that is already open
+    as it is.
 
     For several processes, open a Fabric with `devices` and `strategy`, launch it and give it
     here. Raises ConfigError for a device that is not there.
@@ -67,7 +68,7 @@ def open_together(device: str, devices: int, precision: Precision) -> Fabric:
 
 
 def reduced(value: Tensor, fabric: Fabric, how: Literal["mean", "sum", "max"]) -> Tensor:
-    """The mean, sum or maximum of a tensor over all processes, the same in each of them."""
+    """Return the mean, sum or maximum of a tensor over all processes, the same in each of them."""
     if fabric.world_size == 1:
         return value
     return cast(Tensor, fabric.all_reduce(value.clone(), reduce_op=how))

@@ -58,7 +58,9 @@ class Journal:
             raise _unwritable(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines in order of their steps, those of one step as one mapping. Raises RunError."""
+        """Return the lines in order of their steps, those of one step as one
+        mapping. Raises RunError.
+        """
         merged: dict[int, dict[str, Any]] = {}
         for line in self:
             merged.setdefault(line["step"], {}).update(line)
@@ -84,7 +86,7 @@ class Journal:
 
 
 def _sound(line: dict[str, Any]) -> bool:
-    """Whether a line has a step, and figures that can be drawn."""
+    """Return whether a line has a step, and figures that can be drawn."""
     figures = {name: value for name, value in line.items() if name not in ("fault", "samples")}
     step = line.get("step")
     return (
@@ -99,7 +101,7 @@ def _writable(value: Any) -> bool:
 
 
 def _append(handle: int, line: bytes) -> None:
-    """The whole line, or nothing of it: on a full disk the system may take a part."""
+    """Append the whole line, or nothing of it: on a full disk the system may take a part."""
     before = os.fstat(handle).st_size
     try:
         left = memoryview(line)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitrail.training.stepping import OneByOne, check, check_betas
+from vitrail.training.stepping import OneByOne, check, check_betas, moments
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Lamb:
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -44,11 +45,7 @@ class LambSteps(OneByOne):
 
     def opened(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Return a count of steps and the two moments."""
-        return {
-            "step": torch.zeros((), dtype=torch.float32),
-            "mean": torch.zeros_like(parameter),
-            "square": torch.zeros_like(parameter),
-        }
+        return moments(parameter)
 
     def move(
         self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]

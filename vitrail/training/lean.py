@@ -128,7 +128,7 @@ class _Keeper:
         return saved
 
     def _makes(self, tensor: Tensor, base: Tensor) -> Make | None:
-        """How a tensor is made again, by way of the one that it is a view of or itself."""
+        """Return how a tensor is made again, by way of the one that it is a view of or itself."""
         make = self._recipe(base.grad_fn)
         if make is None:
             return None
@@ -147,7 +147,7 @@ class _Keeper:
         return again
 
     def _recipe(self, node: Any) -> Make | None:
-        """How a node's result is made again from what the graph keeps anyway."""
+        """Return how a node's result is made again from what the graph keeps anyway."""
         if node is None:
             return None
         if node not in self.again:
@@ -164,7 +164,7 @@ class _Keeper:
         return self.again[node]
 
     def _layer_norm(self, node: Any) -> Make | None:
-        """Of a module of the model: its weight says which."""
+        """Return how a LayerNorm's result is made again: its weight says which module's it is."""
         eps = self.eps.get(getattr(node.next_functions[1][0], "variable", None))
         if eps is None:
             return None
@@ -177,7 +177,8 @@ class _Keeper:
         )
 
     def _relu(self, node: Any) -> Make | None:
-        """relu(norm(x)), and relu(norm(x) + y) where y is another norm's or a relu that is kept.
+        """Return how relu(norm(x)) is made again, or relu(norm(x) + y) where y is another norm's or
+        a relu that is kept.
 
         The second is the end of a residual block. Where y is kept, this one need not be, and the
         next one is kept again, as it would otherwise be made through all blocks before.
@@ -196,7 +197,7 @@ class _Keeper:
         return norm and (lambda: norm().relu_())
 
     def _term(self, node: Any) -> tuple[Make | None, bool]:
-        """How a summand is had, and whether as a tensor of its own."""
+        """Return how a summand is had, and whether as a tensor of its own."""
         if node is None:
             return None, False
         if node.name() == "NativeBatchNormBackward0":
@@ -207,7 +208,9 @@ class _Keeper:
 
 
 def _batch_norm(node: Any) -> Make | None:
-    """Of a norm whose shift, which its node does not keep, is a parameter."""
+    """Return how the result of a norm is made again whose shift, which its node
+    does not keep, is a parameter.
+    """
     shift = node.next_functions[2][0]
     if not hasattr(shift, "variable"):
         return None
@@ -279,7 +282,7 @@ def _samples() -> Sequence[nn.Module]:
 
 
 def _fault(net: nn.Module) -> str | None:
-    """What is wrong with a net's gradients when less is kept."""
+    """Return what is wrong with a net's gradients when less is kept."""
     images, found = torch.randn(80, 256), []
     keeper = _Keeper(Lean(net).eps)
     left_out = 0

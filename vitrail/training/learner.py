@@ -62,7 +62,7 @@ class Learner(nn.Module):
 
     @property
     def depth(self) -> int:
-        """The layer-wise depth of the head; an objective's own parameters lie there too."""
+        """Return the layer-wise depth of the head; an objective's own parameters lie there too."""
         return self.model.depth  # pyright: ignore[reportReturnType]
 
     def depth_of(self, name: str) -> int:
@@ -72,7 +72,7 @@ class Learner(nn.Module):
 
     @property
     def has_depths(self) -> bool:
-        """Whether the model can tell how deep a parameter lies."""
+        """Return whether the model can tell how deep a parameter lies."""
         return hasattr(self.model, "depth_of")
 
 

@@ -27,6 +27,7 @@ class Lion:
     weight_decay: float = 0.5
     betas: tuple[float, float] = (0.9, 0.99)
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

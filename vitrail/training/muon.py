@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.training.stepping import OneByOne
+from vitrail.training.stepping import OneByOne, moments
 
 # Coefficients of the odd polynomial whose repetition drives singular values towards 1.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -22,13 +22,14 @@ RMS = 0.2
 TINY = 1e-7
 
 
-def orthogonal(update: Tensor, rounds: int) -> Tensor:
+def orthogonal(update: Tensor, rounds: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return the matrix (O, I) with the singular vectors of `update` and values near 1.
 
     `rounds` of a Newton-Schulz iteration of the fifth order: after five, values above 0.3 % of
-    the norm of `update` have become 0.68 to 1.21, and smaller ones have grown towards that.
+    the norm of `update` have become 0.68 to 1.21, and smaller ones have grown towards that. They
+    are computed, and returned, in `dtype`, that of `update` unless given.
     """
-    x = update / (update.norm() + TINY)
+    x = (update / (update.norm() + TINY)).to(dtype or update.dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(rounds):
@@ -40,9 +41,10 @@ def orthogonal(update: Tensor, rounds: int) -> Tensor:
 class MuonWithAdamW(OneByOne):
     """Steps of Muon for groups that are `hidden`, of AdamW for the others.
 
-    The `lr` of a group is set before every step. `mean` is the momentum of Muon and the first
-    moment of AdamW; a hidden matrix has a `square` as well, which stays 0, since a snapshot asks
-    of all parameters for the same entries. It costs a copy of the matrix.
+    The `lr` of a group is set before every step. Steps are made orthogonal in `dtype`. `mean` is
+    the momentum of Muon and the first moment of AdamW; a hidden matrix has a `square` as well,
+    which stays 0, since a snapshot asks of all parameters for the same entries. It costs a copy of
+    the matrix.
     """
 
     def __init__(
@@ -53,35 +55,39 @@ class MuonWithAdamW(OneByOne):
         momentum: float,
         betas: tuple[float, float],
         rounds: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             groups, lr=lr, momentum=momentum, betas=betas, rounds=rounds, eps=1e-8, hidden=False
         )
+        self.dtype = dtype
 
     def opened(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Return a count of steps and two moments, of which Muon leaves the second at 0."""
-        return {
-            "step": torch.zeros((), dtype=torch.float32),
-            "mean": torch.zeros_like(parameter),
-            "square": torch.zeros_like(parameter),
-        }
+        return moments(parameter)
 
     def move(
         self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]
     ) -> None:
         """Let a parameter decay, then move it by Muon or AdamW."""
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        chosen = _muon if group["hidden"] else _adamw
-        chosen(parameter, gradient, group, state)
+        if group["hidden"]:
+            _muon(parameter, gradient, group, state, self.dtype)
+        else:
+            _adamw(parameter, gradient, group, state)
 
 
 def _muon(
-    parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]
+    parameter: Tensor,
+    gradient: Tensor,
+    group: dict[str, Any],
+    state: dict[str, Tensor],
+    dtype: torch.dtype,
 ) -> None:
     past = state["mean"].mul_(group["momentum"]).add_(gradient)
     ahead = gradient.add(past, alpha=group["momentum"]).flatten(1)
     rate = group["lr"] * RMS * max(ahead.shape) ** 0.5
-    step = orthogonal(ahead, group["rounds"])
+    step = orthogonal(ahead, group["rounds"], dtype)
     parameter.add_(step.view(parameter.shape), alpha=-rate)
 
 

@@ -69,7 +69,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def after_step(self, model: nn.Module, step: Step) -> None:
-        """Called after every optimizer step. Does nothing by default."""
+        """Do what is due after an optimizer step: by default nothing. Does nothing by default."""
 
     def kept(self, model: nn.Module) -> nn.Module:
         """Return what is judged and kept of a training: the model itself, or its teacher."""

@@ -4,7 +4,9 @@ Those that torch lacks have files of their own: `muon`, `lamb`, `lion`, `adafact
 
 Parameters of one axis (biases, norms) and those that `model.no_decay()` names take no weight
 decay. With `layer_decay` below 1 the rate falls by that factor with every block away from the
-head (Clark et al., ELECTRA, arXiv 2003.10555; BEiT's fine-tuning).
+head (Clark et al., ELECTRA, arXiv 2003.10555; BEiT's fine-tuning). With a `head_decay` the head
+decays by that, a hundred times as much as the rest in "Scaling Vision Transformers" (Zhai et al.,
+arXiv 2106.04560).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -37,6 +39,7 @@ class AdamW:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
+    head_decay: float | None = None
     final_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
@@ -47,6 +50,11 @@ class AdamW:
             raise ConfigError(
                 f"final_decay is {self.final_decay} and weight_decay {self.weight_decay}: a decay "
                 "that changes needs both, the first 0 or more and the second above 0"
+            )
+        if self.final_decay is not None and self.head_decay is not None:
+            raise ConfigError(
+                f"final_decay {self.final_decay} changes the decay of all and head_decay "
+                f"{self.head_decay} keeps that of the head: give one of them"
             )
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -64,6 +72,7 @@ class Sgd:
     weight_decay: float = 5e-4
     nesterov: bool = True
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -85,7 +94,8 @@ class Muon:
     """Muon for the matrices of hidden layers, AdamW for the rest: arXiv 2502.16982.
 
     Steps are as large as those of AdamW, so both go by `lr`. `momentum` is that of Muon, `rounds`
-    the iterations that make a step orthogonal; `betas` are those of AdamW.
+    the iterations that make a step orthogonal and `dtype` that of the numbers they are
+    computed; `betas` are those of AdamW.
     """
 
     lr: float = 2e-3
@@ -93,7 +103,9 @@ class Muon:
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     rounds: int = 5
+    dtype: Literal["float32", "bfloat16"] = "float32"
     layer_decay: float = 1.0
+    head_decay: float | None = None
     parts_hidden: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -107,8 +119,9 @@ class Muon:
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
         return MuonWithAdamW(
-            groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds
-        )
+            groups, lr=self.lr, momentum=self.momentum, betas=self.betas, rounds=self.rounds,
+            dtype=getattr(torch, self.dtype),
+        )  # fmt: skip
 
 
 Optimizer = AdamW | Sgd | Muon | Lamb | Lion | Adafactor
@@ -161,16 +174,29 @@ def _groups(
 ) -> Iterator[dict[str, Any]]:
     named = getattr(model, "no_decay", None)
     undecayed = named() if named else set()
-    made: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    made: dict[tuple[float, float, bool, bool], list[nn.Parameter]] = {}
+    in_head = 0
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and wanted(name):
             decayed = parameter.ndim > 1 and name not in undecayed
             hidden = optimizer.parts_hidden and decayed and _hidden(model, name, parameter)
-            key = (_scale(optimizer, model, name), decayed, hidden)
+            decay = optimizer.weight_decay if decayed else 0.0
+            if decayed and optimizer.head_decay is not None and _of_head(name):
+                decay, in_head = optimizer.head_decay, in_head + 1
+            key = (_scale(optimizer, model, name), decay, decayed, hidden)
             made.setdefault(key, []).append(parameter)
-    for (scale, decayed, hidden), parameters in made.items():
-        decay = optimizer.weight_decay if decayed else 0.0
+    if optimizer.head_decay is not None and made and not in_head:
+        raise ConfigError(
+            f"head_decay {optimizer.head_decay} finds no matrix of a head that is trained: leave "
+            "it out"
+        )
+    for (scale, decay, _, hidden), parameters in made.items():
         yield {"params": parameters, "weight_decay": decay, "scale": scale, "hidden": hidden}
+
+
+def _of_head(name: str) -> bool:
+    """Whether a parameter of a model, or of the one in a learner, is the head's."""
+    return name.removeprefix("model.").startswith("head.")
 
 
 def _hidden(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:

@@ -52,8 +52,11 @@ class Plan:
         # Named only where it is used: what was begun before it was known goes on.
         names += ("ema_every",) if self.steps.ema_every > 1 else ()
         kind = type(self.optimizer).__name__.lower()
+        fields = {
+            k: v for k, v in to_json(self.optimizer).items() if (k, v) != ("head_decay", None)
+        }
         return {name: getattr(self.steps, name) for name in names} | {
-            "optimizer": {"kind": kind, **to_json(self.optimizer)},
+            "optimizer": {"kind": kind, **fields},
             "seed": batches.seed,
             **self.identity,
         }

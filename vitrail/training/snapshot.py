@@ -85,7 +85,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any])
 
 
 def newest(folder: Path) -> Snapshot | None:
-    """The last undamaged snapshot of a folder, None when there is none at all.
+    """Return the last undamaged snapshot of a folder, None when there is none at all.
 
     A damaged one is passed over with a warning. Raises CheckpointError when all are damaged.
     """
@@ -104,7 +104,7 @@ def newest(folder: Path) -> Snapshot | None:
 
 
 def read(path: Path) -> Snapshot:
-    """One snapshot, checked against its sha256. Raises CheckpointError."""
+    """Read one snapshot, checked against its sha256. Raises CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -135,13 +135,15 @@ def present(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The snapshots in a folder, the newest first."""
+    """Return the snapshots in a folder, the newest first."""
     found = (path for path in folder.glob("step-*.safetensors") if path.is_file())
     return sorted(found, reverse=True)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Contiguous tensors on the CPU of which no two share memory, as safetensors needs them."""
+    """Return contiguous tensors on the CPU of which no two share memory,
+    as safetensors needs them.
+    """
     stored: Tensors = {}
     seen: set[int] = set()
     for name, value in tensors.items():
@@ -240,7 +242,7 @@ def _trained(
 
 
 def _shape(optimizer: torch.optim.Optimizer, slot: str, parameter: Tensor) -> torch.Size:
-    """The shape of an entry: its parameter's, unless the optimizer tells others."""
+    """Return the shape of an entry: its parameter's, unless the optimizer tells others."""
     shapes = getattr(optimizer, "shapes", None)
     return shapes(parameter).get(slot, parameter.shape) if shapes else parameter.shape
 
@@ -248,7 +250,9 @@ def _shape(optimizer: torch.optim.Optimizer, slot: str, parameter: Tensor) -> to
 def _slots(
     which: str, tensors: Tensors, trained: Mapping[str, nn.Parameter]
 ) -> tuple[dict[tuple[str, str], Tensor], list[str]]:
-    """The optimizer's entries by (slot, parameter), and those of parameters that are not there."""
+    """Return the optimizer's entries by (slot, parameter), and those of
+    parameters that are not there.
+    """
     slots, unexpected = {}, []
     for key, value in tensors.items():
         if key.startswith(f"{which}."):

@@ -73,7 +73,9 @@ class State:
             snapshot.write(self._folder, tensors, state | {"settings": self._settings})
 
     def go_back(self, fault: str) -> tuple[int, float]:
-        """To the last snapshot with half the rates, once: what `start` returns, or RunError."""
+        """Go back to the last snapshot with half the rates, once: return what `start` returns, or
+        raise RunError.
+        """
         if self.caution < 1:
             raise RunError(
                 f"{fault}, for the second time, with half the learning rate: the last good state "

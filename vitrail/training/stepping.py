@@ -12,7 +12,7 @@ from vitrail.errors import ConfigError
 
 
 class Rates(Protocol):
-    """Has the three fields that every optimizer has."""
+    """Has the fields that every optimizer has."""
 
     @property
     def lr(self) -> float: ...
@@ -20,6 +20,8 @@ class Rates(Protocol):
     def weight_decay(self) -> float: ...
     @property
     def layer_decay(self) -> float: ...
+    @property
+    def head_decay(self) -> float | None: ...
 
 
 def check(optimizer: Rates) -> None:
@@ -28,6 +30,8 @@ def check(optimizer: Rates) -> None:
         raise ConfigError(f"lr {optimizer.lr} is not above 0: give a learning rate such as 1e-3")
     if optimizer.weight_decay < 0:
         raise ConfigError(f"weight_decay {optimizer.weight_decay} is below 0: give 0 or more")
+    if optimizer.head_decay is not None and optimizer.head_decay < 0:
+        raise ConfigError(f"head_decay {optimizer.head_decay} is below 0: give 0 or more")
     if not 0 < optimizer.layer_decay <= 1:
         raise ConfigError(f"layer_decay {optimizer.layer_decay} is not in (0, 1]: 1 is none")
 
@@ -36,6 +40,15 @@ def check_betas(betas: tuple[float, float], usual: str) -> None:
     """Raise ConfigError for the weight of a past that never fades."""
     if not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"betas {betas} are not in [0, 1): take {usual}")
+
+
+def moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Return a count of steps and two moments of a parameter, all of them 0."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32),
+        "mean": torch.zeros_like(parameter),
+        "square": torch.zeros_like(parameter),
+    }
 
 
 class OneByOne(Optimizer):

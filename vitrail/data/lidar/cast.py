@@ -182,7 +182,7 @@ def cast(sensor: Sensor, things: Sequence[Thing], x: float, random: np.random.Ge
 
 
 def _towards(thing: Thing, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """The rays that may meet a thing, seen from above: int64 (n,)."""
+    """Return the rays that may meet a thing, seen from above: int64 (n,)."""
     away = np.array(thing.middle) - origin[:2]
     far = math.hypot(*away)
     if far > FARTHEST_M + thing.reach:

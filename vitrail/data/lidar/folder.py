@@ -113,7 +113,7 @@ Made = tuple[list[_Found], Meaning, Projection | None, list[Finding]]
 
 
 def _kitti(keys: Sequence[str]) -> Made | None:
-    """SemanticKITTI: scans in velodyne/ of a sequence, labels as .label beside it."""
+    """Find the scans of SemanticKITTI: in velodyne/ of a sequence, labels as .label beside it."""
     scans = [k for k in keys if PurePosixPath(k).parent.name == "velodyne" and k.endswith(".bin")]
     known = set(keys)
     found, without = [], []
@@ -137,7 +137,9 @@ def _kitti(keys: Sequence[str]) -> Made | None:
 
 
 def _nuscenes(root: Path, keys: Sequence[str]) -> Made | None:
-    """nuScenes: lidarseg.json names the labels of each scan, which sample_data.json names."""
+    """Find the scans of nuScenes: lidarseg.json names the labels of each scan, which
+    sample_data.json names.
+    """
     scans = {k for k in keys if k.endswith(".pcd.bin")}
     tables = [one for one in sorted(root.glob("v1.0-*")) if (one / "lidarseg.json").is_file()]
     if not scans or not tables:
@@ -169,7 +171,7 @@ def _nuscenes(root: Path, keys: Sequence[str]) -> Made | None:
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(files.read(path, MOST_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): restore it") from error
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise DataError(f"{path} is not a table of nuScenes: restore it")
@@ -177,7 +179,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _plain(root: Path, keys: Sequence[str]) -> Made:
-    """Scans and labels by their names, or with labels inside."""
+    """Find scans and labels by their names, or with labels inside."""
     beside = {k for k in keys if _below(k, LABELS)}
     by_stem = {_stem(k, LABELS): k for k in sorted(beside) if k.lower().endswith(LABEL_ENDINGS)}
     scans = [k for k in keys if k not in beside and k.lower().endswith(ENDINGS)]
@@ -203,7 +205,7 @@ def _plain(root: Path, keys: Sequence[str]) -> Made:
 
 
 def _values(root: Path, found: Sequence[_Found]) -> list[int]:
-    """The values of all labels that can be read."""
+    """Return the values of all labels that can be read."""
     held: set[int] = set()
     for one in found:
         try:
@@ -224,7 +226,7 @@ def _below(key: str, names: Sequence[str]) -> bool:
 
 
 def _stem(key: str, names: Sequence[str]) -> str:
-    """A path without the folder that tells scans from labels, and without its endings."""
+    """Return a path without the folder that tells scans from labels, and without its endings."""
     path = PurePosixPath(key)
     parts = [part for part in path.parts[:-1] if part.casefold() not in names]
     stem = path.name.partition(".")[0]

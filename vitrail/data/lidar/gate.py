@@ -64,12 +64,12 @@ class Inspected:
 
     @property
     def counts(self) -> np.ndarray:
-        """Points of each class: int64 (N, K)."""
+        """Return the number of points of each class: int64 (N, K)."""
         return np.array([one.counts for one in self.seen])
 
     @property
     def digests(self) -> np.ndarray:
-        """BLAKE2b of points and classes: uint64 (N, 2)."""
+        """Return the BLAKE2b digests of points and classes: uint64 (N, 2)."""
         return np.frombuffer(b"".join(one.digest for one in self.seen), ">u8").reshape(-1, 2)
 
 
@@ -123,7 +123,9 @@ def _look(source: ScanSource, row: int) -> Seen | Broken:
 
 
 def _angles(scan: Scan, far: np.ndarray) -> tuple[tuple[float, float], int]:
-    """Between which elevations nearly all points lie, in degrees, and how many beams there are."""
+    """Return between which elevations nearly all points lie, in degrees,
+    and how many beams there are.
+    """
     away = far > 1e-3
     sine = np.clip(scan.xyz[away, 2] / far[away], -1, 1)
     elevation = np.degrees(np.arcsin(sine))
@@ -134,7 +136,7 @@ def _angles(scan: Scan, far: np.ndarray) -> tuple[tuple[float, float], int]:
 
 
 def _fitting(seen: Sequence[Seen]) -> Spherical:
-    """A projection that all scans fit on: their elevations, and a pixel for most points."""
+    """Return a projection that all scans fit on: their elevations, and a pixel for most points."""
     low = min(one.angles[0] for one in seen)
     high = max(one.angles[1] for one in seen)
     beams = int(np.median([one.beams for one in seen]))

@@ -63,7 +63,7 @@ class _Votes:
         self.far, self.says, self.own = far, says, own
 
     def partitioned(self, k: int) -> _Votes:
-        """The `k` that are least far off."""
+        """Return the `k` votes that are least far off."""
         k = min(k, self.far.shape[1])
         best = np.argpartition(self.far, k - 1, axis=1)[:, :k]
         far, says = (np.take_along_axis(one, best, 1) for one in (self.far, self.says))

@@ -137,7 +137,7 @@ def _drawn(
     xyz: np.ndarray,
     intensity: np.ndarray,
 ) -> Projected:
-    """The range image of points at (u, v) pixels; of equally near ones the last is seen."""
+    """Draw the range image of points at (u, v) pixels; of equally near ones the last is seen."""
     height, width = size
     places = np.clip(places, 0, [width, height]).astype(np.float32)
     column = np.minimum(places[:, 0].astype(np.int32), width - 1)

@@ -5,6 +5,8 @@ Plain arrays are read by NumPy, the other formats by the libraries of the extra 
 
 from __future__ import annotations
 
+import stat
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from vitrail.errors import DataError, extra
+from vitrail.units import shortened
 
 ENDINGS = (".bin", ".npy", ".pcd", ".ply", ".las", ".laz")
 LABEL_ENDINGS = (".label", ".npy", ".bin")
 # No sensor gives more points in a turn, and a survey of more has to be cut into pieces.
 MOST_POINTS = 1 << 24
+MOST_BYTES = 1 << 31
 FEWEST = 16
 _INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "remission", "i")
 _LABELS = ("label", "class", "classification", "scalar_label", "scalar_classification", "semantic")
@@ -55,7 +59,9 @@ def read_scan(path: Path, labels: Path | None = None) -> Scan:
     Points that are not finite are left out. Raises BrokenScan, OSError, and DataError where a
     library is missing.
     """
-    scan = _reader(path)(path)
+    reader = _reader(path)
+    _check_file(path)
+    scan = reader(path)
     if len(scan) > MOST_POINTS:
         raise BrokenScan("too large", f"has {len(scan):,} points, more than {MOST_POINTS:,}")
     if labels is not None:
@@ -68,6 +74,7 @@ def read_scan(path: Path, labels: Path | None = None) -> Scan:
 def read_labels(path: Path) -> np.ndarray:
     """Return the labels of a file, int64 (N,): the lower 16 bits of each number of a .label, the
     bytes of nuScenes' .bin, the numbers of a .npy. Raises BrokenScan and OSError."""
+    _check_file(path)
     if path.suffix == ".npy":
         values = _loaded(path)
         if values.ndim != 1 or values.dtype.kind not in "iu":
@@ -79,6 +86,15 @@ def read_labels(path: Path) -> np.ndarray:
     if len(data) % 4:
         raise BrokenScan("labels", f"has labels of {len(data)} bytes, no whole numbers of four")
     return (np.frombuffer(data, "<u4") & 0xFFFF).astype(np.int64)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what might never end, or fill the memory."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise BrokenScan("unreadable", "is not a regular file")
+    if facts.st_size > MOST_BYTES:
+        raise BrokenScan("too large", f"has {facts.st_size:,} bytes, more than {MOST_BYTES:,}")
 
 
 def _finite(scan: Scan) -> Scan:
@@ -116,9 +132,12 @@ def _columns(path: Path, width: int) -> Scan:
 
 def _loaded(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BrokenScan("damaged", f"is not a whole NumPy file ({error})") from error
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged header makes NumPy's parser stumble over
+        raise BrokenScan("damaged", f"is not a whole NumPy file ({_first(error)})") from error
 
 
 def _npy(path: Path) -> Scan:
@@ -136,10 +155,15 @@ def _npy(path: Path) -> Scan:
 
 
 def _of_fields(fields: Mapping[str, Any]) -> Scan:
-    """A scan of columns by name."""
+    """Make a scan of columns by name."""
     known = {name.casefold(): np.asarray(values) for name, values in fields.items()}
     if not {"x", "y", "z"} <= known.keys():
-        raise BrokenScan("no places", f"has no x, y and z (but {', '.join(known) or 'nothing'})")
+        shown = shortened(", ".join(known)) or "nothing"
+        raise BrokenScan("no places", f"has no x, y and z (but {shown})")
+    wanted = [n for n in known if n in (*"xyz", *_INTENSITIES, *_LABELS)]
+    for name in wanted:
+        if known[name].dtype.kind not in "fiub" or known[name].ndim != 1:
+            raise BrokenScan("shape", f"has no plain number {shortened(name)} for each point")
     xyz = np.stack([known[axis] for axis in "xyz"], 1).astype(np.float32)
     intensity = next((known[n] for n in _INTENSITIES if n in known), np.zeros(len(xyz)))
     labels = next((known[n] for n in _LABELS if n in known), None)
@@ -170,22 +194,39 @@ def _ply(path: Path) -> Scan:
     library = _library("plyfile", path)
     try:
         data = library.PlyData.read(str(path))["vertex"].data
-    except (library.PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged header makes the library stumble over
         raise BrokenScan("damaged", f"is not a whole PLY file ({_first(error)})") from error
     return _of_fields({name: data[name] for name in data.dtype.names})
 
 
 def _las(path: Path) -> Scan:
     library = _library("laspy", path)
+    _check_las(path)
     try:
         found = library.read(path)
+        fields = {name: np.asarray(getattr(found, name)) for name in (*"xyz", "intensity")}
+        fields["classification"] = np.asarray(found.classification)
     except OSError:
         raise
     except Exception as error:  # a missing decompressor, or a header that is none
         raise BrokenScan("damaged", f"cannot be read as LAS ({_first(error)})") from error
-    fields = {axis: getattr(found, axis) for axis in "xyz"}
-    fields |= {"intensity": found.intensity, "classification": np.asarray(found.classification)}
     return _of_fields(fields)
+
+
+def _check_las(path: Path) -> None:
+    """Refuse a head that tells more records than the file has room for: the library would make
+    them all. There are variable records, of 54 bytes or more, and, from version 1.4, extended ones,
+    of 60."""
+    with path.open("rb") as file:
+        head = file.read(375).ljust(375, b"\0")
+    plain, extended = struct.unpack_from("<I", head, 100)[0], struct.unpack_from("<I", head, 243)[0]
+    extended = extended if head[24:26] >= b"\x01\x04" else 0
+    if (size := path.stat().st_size) < 54 * plain + 60 * extended:
+        raise BrokenScan(
+            "damaged", f"has {size:,} bytes and tells of {plain + extended:,} records beside points"
+        )
 
 
 def _first(error: Exception) -> str:

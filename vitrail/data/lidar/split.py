@@ -71,7 +71,7 @@ def divide_scans(
 
 
 def _ends(drives: dict[str, list[int]], wanted: dict[PartName, float]) -> dict[PartName, list[int]]:
-    """The end of each drive: the test part last."""
+    """Return the end of each drive: the test part last."""
     found: dict[PartName, list[int]] = {name: [] for name in wanted}
     for some in drives.values():
         rest = list(some)
@@ -85,7 +85,7 @@ def _ends(drives: dict[str, list[int]], wanted: dict[PartName, float]) -> dict[P
 def _drawn(
     drives: dict[str, list[int]], wanted: dict[PartName, float], seed: int
 ) -> dict[PartName, list[int]]:
-    """Whole drives, in an order that their names and the seed give."""
+    """Choose whole drives, in an order that their names and the seed give."""
 
     def place(name: str) -> bytes:
         return hashlib.blake2b(f"{seed} {name}".encode()).digest()
@@ -117,7 +117,7 @@ def _together(found: Inspected, parts: list[PartName]) -> list[Finding]:
 
 
 def _labelled(found: Inspected) -> ScanSource:
-    """The source, each kept scan with the classes in it."""
+    """Return the source, each kept scan with the classes in it."""
     items = list(found.source.items)
     for row, one in zip(found.rows.tolist(), found.seen, strict=True):
         several = tuple(one.counts.nonzero()[0].tolist())

@@ -47,7 +47,7 @@ def _in_resnet(host: Any) -> list:
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """A 1x1 kernel as the matrix it is; a bias stays one."""
+    """Turn a 1x1 kernel into the matrix it is; a bias stays one."""
     return kernel.flatten(1) if kernel.ndim > 1 else kernel
 
 

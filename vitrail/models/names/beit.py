@@ -12,7 +12,7 @@ from vitrail.layers.patches import class_row
 
 
 def _class_first(table: Tensor) -> Tensor:
-    """A bias table whose last three rows, the class token's, come first."""
+    """Return a bias table whose last three rows, the class token's, come first."""
     return torch.cat([table[-3:], table[:-3]])
 
 

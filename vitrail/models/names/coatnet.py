@@ -10,11 +10,11 @@ from torch import Tensor
 
 def _timm(config: Any) -> list:
     def flat(value: Tensor) -> Tensor:
-        """A 1x1 kernel as a linear layer's weight; a bias as it is."""
+        """Turn a 1x1 kernel into a linear layer's weight; a bias stays as it is."""
         return value.flatten(1) if value.ndim > 1 else value
 
     def packed(value: Tensor) -> Tensor:
-        """Rows [head][q | k | v] as [q | k | v][head]."""
+        """Turn rows [head][q | k | v] into [q | k | v][head]."""
         value = flat(value).unflatten(0, (-1, 3, config.channels_per_head))
         return value.transpose(0, 1).flatten(0, 2)
 

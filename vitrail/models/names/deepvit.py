@@ -63,7 +63,7 @@ def port(config: Any) -> list:
 
 
 def _kernel(weight: Tensor, config: Any) -> Tensor:
-    """A linear layer of patches, their pixels row by row, as the kernel of a convolution."""
+    """Turn a linear layer of patches, their pixels row by row, into the kernel of a convolution."""
     return weight.unflatten(1, (config.patch, config.patch, -1)).permute(0, 3, 1, 2)
 
 

@@ -12,7 +12,7 @@ from vitrail.models.names import huggingface, vit
 
 
 def _first(token: Tensor) -> Tensor:
-    """The class token as a summand of both tokens."""
+    """Turn the class token into a summand of both tokens."""
     return F.pad(token, (0, 0, 0, 1))
 
 
@@ -21,7 +21,9 @@ def _second(token: Tensor) -> Tensor:
 
 
 def _prefix(config: Any) -> list:
-    """Rows for tokens, positions and heads, which the authors, timm and transformers share."""
+    """Return rows for tokens, positions and heads, which the authors,
+    timm and transformers share.
+    """
     count = 2 if config.distilled else 1
     token = f"embed.token[+{count + 1}]"
 
@@ -70,7 +72,7 @@ def _transformers(config: Any) -> list:
 
 
 def _pretrained(config: Any) -> list:
-    """Rows for the backbones of SiT and AttMask, without what stands beside them."""
+    """Return the rows for the backbones of SiT and AttMask, without what stands beside them."""
     token = f"embed.token[+{3 if config.distilled else 2}]"
     return [
         *[(part, None) for part in ("head.mlp.", "head.last_", "head_recons.")],

@@ -9,7 +9,7 @@ from vitrail.models.names.nat import BLOCK
 
 
 def _names(config: Any) -> list:
-    """The isotropic network's blocks stand in no level."""
+    """Return the rows of names; the isotropic network's blocks stand in no level."""
     levels = [("layers.{i}.downsample.", "stages.{i+1}.down."), ("layers.", "stages.")]
     flat = [("layers.", "stages.0.blocks.")]
     return [("patch_embed.", "stem."), *(flat if len(config.depths) == 1 else levels), *BLOCK]

@@ -12,12 +12,12 @@ from vitrail.models.names.mobilenet_v2 import timm as plain
 
 
 def _flat(weight: Tensor) -> Tensor:
-    """A 1x1 convolution's kernel as a matrix."""
+    """Turn a 1x1 convolution's kernel into a matrix."""
     return weight.flatten(1)
 
 
 def _timm(config: Any) -> list[Row] | None:
-    """timm's own networks of padding "symmetric" have an eps of 1e-5."""
+    """Return timm's rows; its own networks of padding "symmetric" have an eps of 1e-5."""
     if config.padding == "symmetric" and config.eps != 1e-5:
         return None
     return [
@@ -30,7 +30,7 @@ def _timm(config: Any) -> list[Row] | None:
 
 
 def _torchvision(config: Any) -> list[Row] | None:
-    """features.STACK.NUMBER.block.PART; torchvision pads evenly."""
+    """Return torchvision's rows: features.STACK.NUMBER.block.PART; it pads evenly."""
     if config.padding != "symmetric":
         return None
     stacks = {s: (stage, n) for s, j, stage, n in located(config) if j == 0}
@@ -57,7 +57,9 @@ def _torchvision(config: Any) -> list[Row] | None:
 
 
 def _lukemelas(config: Any) -> list[Row] | None:
-    """_blocks.NUMBER of all blocks in turn; the authors' weights, which pad as TensorFlow does."""
+    """Return rows of _blocks.NUMBER, all blocks in turn; the authors'
+    weights pad as TensorFlow does.
+    """
     if config.padding != "same":
         return None
     return [

@@ -53,13 +53,13 @@ def layer(theirs: str, ours: str, dim: int, config: Any) -> list:
 
 
 def _split(packed: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """A 1x1 kernel, or its bias, as that of queries and keys and that of the values."""
+    """Split a 1x1 kernel, or its bias, into that of queries and keys and that of the values."""
     flat = packed.flatten(1) if packed.ndim > 1 else packed
     return flat[:-channels], flat[-channels:]
 
 
 def _ghost(packed: Tensor, count: int) -> tuple[Tensor, ...]:
-    """(2, 1, C, k, k), or (1, C, k, k) where there is one part, as kernels (C, 1, k, k)."""
+    """Turn (2, 1, C, k, k), or (1, C, k, k) where there is one part, into kernels (C, 1, k, k)."""
     parts = packed.unbind(0) if count == 2 else (packed,)
     if len(parts) != count or parts[0].ndim != 4:
         raise ValueError(f"ghost_head is {tuple(packed.shape)}: expected that of {count} parts")

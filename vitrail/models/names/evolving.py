@@ -16,18 +16,22 @@ _NORM = {
 
 
 def _listed(config: Any) -> list:
-    """Kernels as PyTorch has them, and a norm's variables with PyTorch's names behind their own."""
+    """Return rows of kernels as PyTorch has them, and a norm's variables with PyTorch's names
+    behind their own.
+    """
     return _rows(config, lambda kernel: kernel)
 
 
 def _tensorflow(config: Any) -> list:
-    """A checkpoint's variables: kernels are (height, width, in, out) or (in, out)."""
+    """Return rows of a checkpoint's variables: kernels are (height,
+    width, in, out) or (in, out).
+    """
     rows = _rows(config, lambda kernel: kernel.permute(-1, -2, *range(kernel.ndim - 2)))
     return [("global_step", None), *rows]
 
 
 def _rows(config: Any, turned: Callable[[Tensor], Tensor]) -> list:
-    """The rows of a table; `turned` gives a kernel the axes (out, in, height, width)."""
+    """Return the rows of a table; `turned` gives a kernel the axes (out, in, height, width)."""
     rows = []
     for layer, name in layers(config):
         if "/r_" in layer:
@@ -45,7 +49,7 @@ def _rows(config: Any, turned: Callable[[Tensor], Tensor]) -> list:
 
 
 def layers(config: Any) -> Iterator[tuple[str, str]]:
-    """Their names of all layers and ours, in the order of their making."""
+    """Yield their names of all layers and ours, in the order of their making."""
     counts = {"conv2d": 0, "batch_normalization": 0}
 
     def made(kind: str, name: str) -> tuple[str, str]:

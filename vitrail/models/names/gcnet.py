@@ -10,7 +10,9 @@ from vitrail.models.names import resnet
 
 
 def _flat(value: Tensor) -> Tensor:
-    """A 1x1 convolution's weight, or a norm's on (C, 1, 1), without the axes of length one."""
+    """Return a 1x1 convolution's weight, or a norm's on (C, 1, 1),
+    without the axes of length one.
+    """
     return value.flatten(1) if value.ndim == 4 else value.flatten()
 
 
@@ -30,7 +32,7 @@ def authors(config: Any) -> list:
 
 
 def _packed(config: Any, where: str, names: tuple[str, ...]) -> list:
-    """Rows of theta, phi and g, or of g alone."""
+    """Return the rows of theta, phi and g, or of g alone."""
     if getattr(config.context, "form", None) == "gaussian":
         return [(f"{where}{names[-1]}.", ".gate.project.", _flat)]
     return [

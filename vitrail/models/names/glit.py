@@ -9,7 +9,9 @@ from vitrail.layers.patches import class_row
 
 
 def _authors(config: Any) -> list:
-    """Each of their blocks is a list of one candidate; a mixed one keeps both parts as one."""
+    """Return the authors' rows: each of their blocks is a list of one candidate; a mixed one keeps
+    both parts as one.
+    """
     mixed = [i for i, local in enumerate(config.local) if 0 < local < config.heads]
     return [
         ("cls_token", "embed.token[+]"),

@@ -45,7 +45,7 @@ def layer(fusion: Fusion = PUBLISHED) -> list:
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """The kernel of a 1x1 convolution as a matrix."""
+    """Turn the kernel of a 1x1 convolution into a matrix."""
     return kernel.flatten(1)
 
 

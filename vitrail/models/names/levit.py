@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """A linear layer's weight, also of the authors' and timm's 1x1-convolutional twins."""
+    """Return a linear layer's weight, also of the authors' and timm's 1x1-convolutional twins."""
     return kernel.flatten(1)
 
 
 def _table(config: Any, rows: list, main: str, distilled: str) -> list:
-    """Rows of one source, then what the sources have in common."""
+    """Return the rows of one source, then what the sources have in common."""
     both = [(main, "head.main."), (distilled, "head.distilled.")]
     return [
         *rows,
@@ -31,7 +31,9 @@ def _table(config: Any, rows: list, main: str, distilled: str) -> list:
 
 
 def _facebook(config: Any) -> list:
-    """One flat list of blocks: attention and ffn in turn, a shrinking pair between stages."""
+    """Return the rows of one flat list of blocks: attention and ffn in turn, a shrinking pair
+    between stages.
+    """
     places = []
     for i, depth in enumerate(config.depths):
         places += [f"stages.{i}.down."] * (i > 0)

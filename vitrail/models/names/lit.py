@@ -11,7 +11,7 @@ Rows = list[tuple[Any, ...]]
 
 
 def _below(rows: Rows, prefix: str) -> Rows:
-    """Rows of a table for names that have a prefix, which they keep."""
+    """Return the rows of a table for names that have a prefix, which they keep."""
 
     def put(name: Any) -> Any:
         if isinstance(name, tuple):

@@ -30,7 +30,7 @@ def authors(config: Any) -> list:
 
 
 def _feed_forward(where: str, local: str, gated: bool) -> list:
-    """Rows of a feed-forward, whose layers are counted with their activations."""
+    """Return the rows of a feed-forward, whose layers are counted with their activations."""
     theirs, ours, rows = f"{where}.conv.conv", f"{where}.ffn", []
     for n, part in enumerate(ORDERS[local]):
         rows += [

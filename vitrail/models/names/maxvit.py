@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """A 1x1 kernel as a linear layer's weight."""
+    """Turn a 1x1 kernel into a linear layer's weight."""
     return kernel.flatten(1)
 
 
@@ -47,7 +47,9 @@ _TIMM = [
 
 def _torchvision(config: Any) -> list:
     def rescaled(value: Tensor) -> Tensor:
-        """Queries times heads**-0.5, so that the scale of a head gives that of all channels."""
+        """Multiply queries by heads**-0.5, so that the scale of a head
+        gives that of all channels.
+        """
         c = len(value) // 3
         scale = (config.channels_per_head / c) ** 0.5
         return torch.cat([value[:c] * scale, value[c:]])

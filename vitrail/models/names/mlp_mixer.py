@@ -12,7 +12,9 @@ _TIMM = [
 
 
 def _npz(config: Any) -> list:
-    """Flax names of the released files, and of an older form with axes of size one."""
+    """Return rows of Flax names of the released files, and of an older
+    form with axes of size one.
+    """
     old = [
         (f"Mixer/encoderblock_{{i}}/{theirs}_mixing_phase_0/{leaf}{n}", f"blocks.{{i}}.{ours}", fit)
         for theirs, part in (("token", "mixer"), ("channel", "ffn"))

@@ -11,8 +11,9 @@ Row = tuple[Any, ...]
 
 
 def located(config: Any) -> list[tuple[int, int, int, int]]:
-    """Return the stack of each block, its number there, the stage that holds it and its number
-    there."""
+    """Return the stack of each block, its number there, the stage that
+    holds it and its number there.
+    """
     found, before = [], -1
     for stack, (depth, stage) in enumerate(zip(config.depths, places(config.strides), strict=True)):
         first = len([1 for _, _, s, _ in found if s == stage]) if stage == before else 0
@@ -22,7 +23,9 @@ def located(config: Any) -> list[tuple[int, int, int, int]]:
 
 
 def timm(config: Any) -> list[Row]:
-    """blocks.STACK.NUMBER; blocks of the first stack begin with the depthwise convolution."""
+    """Return timm's rows: blocks.STACK.NUMBER; blocks of the first stack begin
+    with the depthwise convolution.
+    """
     stacks = {s: (stage, n) for s, j, stage, n in located(config) if j == 0}
     return [
         ("conv_stem.", "stem.conv.conv."),
@@ -51,7 +54,7 @@ def _parts(prefix: str, target: str, parts: list[tuple[str, str]]) -> Iterator[R
 
 
 def _torchvision(config: Any) -> list[Row]:
-    """features.NUMBER of all blocks in turn, the stem's being 0."""
+    """Return torchvision's rows: features.NUMBER of all blocks in turn, the stem's being 0."""
     first = [("0.0.", "depthwise.conv."), ("0.1.", "depthwise.norm."), ("1.", "project.conv.")]
     first += [("2.", "project.norm.")]
     others = [("0.0.", "expand.conv."), ("0.1.", "expand.norm."), ("1.0.", "depthwise.conv.")]

@@ -23,7 +23,7 @@ _PARTS = {"attention": "widen1", "mlp": "widen2"}
 
 
 def _numbered(config: Any) -> list:
-    """Blocks counted through all stages, and the shortcut's projection."""
+    """Return rows of blocks counted through all stages, and of the shortcut's projection."""
     places = [(i, j) for i, depth in enumerate(config.depths) for j in range(depth)]
     return [
         row
@@ -36,7 +36,7 @@ def _numbered(config: Any) -> list:
 
 
 def mvit(config: Any) -> list:
-    """The authors' image code."""
+    """Return the rows of the authors' image code."""
     return [
         ("cls_token", "stem.token"),
         ("patch_embed.", "stem."),
@@ -48,7 +48,7 @@ def mvit(config: Any) -> list:
 
 
 def slowfast(config: Any) -> list:
-    """The authors' video code, whose image models are clips of one frame."""
+    """Return the rows of the authors' video code, whose image models are clips of one frame."""
     flat = [(f".attn.pool_{n}.", f".mixer.pool_{n}.", _one_frame) for n in "qkv"]
     absolute = [
         ("cls_token", "stem.token[+2]"),
@@ -71,8 +71,9 @@ def _one_frame(kernel: Tensor) -> Tensor:
 
 
 def detectron(config: Any) -> list:
-    """The authors' detection code: a norm for each level, and where there are absolute positions a
-    row for the class token of the pre-training, which nothing reads."""
+    """Return the rows of the authors' detection code: a norm for each level, and where there are
+    absolute positions a row for the class token of the pre-training, which nothing reads.
+    """
     return [
         ("pos_embed", "stem.space", lambda v: v[:, 1:]),
         *[(f"scale{i + 2}_norm.", f"norm.{i}.") for i in range(len(config.depths))],
@@ -81,7 +82,7 @@ def detectron(config: Any) -> list:
 
 
 def timm(config: Any) -> list:
-    """timm has stages, and two names for the shortcut's projection."""
+    """Return timm's rows: it has stages, and two names for the shortcut's projection."""
     return [
         (".shortcut_proj_attn.", ".widen1."),
         (".shortcut_proj_mlp.", ".widen2."),
@@ -91,7 +92,7 @@ def timm(config: Any) -> list:
 
 
 def torchvision(config: Any) -> list:
-    """torchvision's tables and tokens have no axis for the batch."""
+    """Return torchvision's rows: its tables and tokens have no axis for the batch."""
     return [
         ("conv_proj.", "stem.proj."),
         ("pos_encoding.class_token", "cls_token", lambda v: v.view(1, 1, -1)),

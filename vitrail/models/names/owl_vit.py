@@ -66,7 +66,9 @@ def _transformers(config: Any) -> list:
 
 
 def _scenic(config: Any) -> list:
-    """Flax paths. Old files count LayerNorms of a block from 1 and write resblocks.0."""
+    """Return rows of Flax paths. Old files count LayerNorms of a block
+    from 1 and write resblocks.0.
+    """
     joined = [
         (f".attn/{name}/{leaf}", f".mixer.qkv.{ours}[{part}/3]", into_heads)
         for part, name in enumerate(("query", "key", "value"))

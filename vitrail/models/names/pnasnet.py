@@ -11,7 +11,7 @@ _PARTS = ("depth1.", "point1.conv.", "point1.norm.", "depth2.", "point2.conv.", 
 
 
 def port(config: Any) -> list:
-    """The PyTorch port's, for the same genotypes; its `auxiliary_head` is dropped."""
+    """Return the PyTorch port's rows, for the same genotypes; its `auxiliary_head` is dropped."""
     rows = [
         ("auxiliary_head.", None),
         ("conv0.", "stem.conv.conv."),
@@ -40,7 +40,7 @@ def port(config: Any) -> list:
 
 
 def timm(config: Any) -> list:
-    """timm's, of a genotype of separable operations, pools and identities."""
+    """Return timm's rows, of a genotype of separable operations, pools and identities."""
     rows = [
         ("conv_0.conv.", "stem.conv.conv."),
         ("conv_0.bn.", "stem.conv.norm."),

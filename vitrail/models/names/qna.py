@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 def _names(config: Any, *, flax: bool) -> list:
-    """The authors' names: with kernels as Flax has them, (in, out) and (h, w, in, out), or as
-    PyTorch has them, LayerNorm's scale then being its `weight`."""
+    """Return rows of the authors' names: with kernels as Flax has them, (in, out) and (h, w, in,
+    out), or as PyTorch has them, LayerNorm's scale then being its `weight`.
+    """
     blocks = [
         row
         for i, before in enumerate(config.lsa)
@@ -55,7 +56,7 @@ def _names(config: Any, *, flax: bool) -> list:
 
 
 def _kernel(value: Tensor) -> Tensor:
-    """Flax (in, out) to torch (out, in), and (h, w, in, out) to (out, in, h, w)."""
+    """Turn Flax (in, out) into torch (out, in), and (h, w, in, out) into (out, in, h, w)."""
     return value.movedim((-1, -2), (0, 1))
 
 

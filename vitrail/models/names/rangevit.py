@@ -12,7 +12,7 @@ from vitrail.layers.patches import class_row
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """A 1x1 kernel (K, C, 1, 1), or a matrix, as a matrix (K, C)."""
+    """Turn a 1x1 kernel (K, C, 1, 1), or a matrix, into a matrix (K, C)."""
     return kernel.flatten(1)
 
 

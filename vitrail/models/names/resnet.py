@@ -18,7 +18,9 @@ _TRUNK = [
 
 
 def _torchvision(config: Any) -> list:
-    """conv1, bn1 ... of a block: the last 3x3 of the two or three is our mixer."""
+    """Return rows of conv1, bn1 and so on of a block: the last 3x3 of the
+    two or three is our mixer.
+    """
     names = ("conv1", "mixer") if config.expansion == 1 else ("conv1", "mixer", "conv3")
     inside = [
         row

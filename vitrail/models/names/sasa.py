@@ -9,7 +9,7 @@ from vitrail.models.parts.attention_resnet import matrix
 
 
 def _names(config: Any) -> list:
-    """Of the layers; the networks of public code do not follow the paper."""
+    """Return rows of the layers; the networks of public code do not follow the paper."""
     return [
         *resnet.TABLES["torchvision"](config),
         ("stem.weight_query.weight", "stem.query", matrix),

@@ -33,12 +33,12 @@ def _host(config: Any) -> list[Row]:
 
 
 def _classes(value: Tensor) -> Tensor:
-    """Class embeddings (1, K, C) as (K, C)."""
+    """Turn class embeddings (1, K, C) into (K, C)."""
     return value.squeeze(0)
 
 
 def _turned(value: Tensor) -> Tensor:
-    """A matrix that multiplies from the right as one of a linear layer."""
+    """Turn a matrix that multiplies from the right into one of a linear layer."""
     return value.mT
 
 

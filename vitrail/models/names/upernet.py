@@ -16,7 +16,7 @@ from vitrail.models.names import cswin, swin
 
 
 def _convs(theirs: str, ours: str) -> list[Row]:
-    """Rows of a convolution with its norm."""
+    """Return the rows of a convolution with its norm."""
     return [
         (f"decode_head.{theirs}.conv.", f"head.{ours}.conv."),
         (f"decode_head.{theirs}.bn.", f"head.{ours}.norm."),
@@ -36,7 +36,7 @@ _HEAD: list[Row] = [
 
 
 def _inside(rows: list[Row]) -> list[Row]:
-    """Rows whose targets lie in the part `backbone`; those for any place in a name stay."""
+    """Return rows whose targets lie in the part `backbone`; those for any place in a name stay."""
     return [
         row
         if row[0].startswith(".") or row[1] is None

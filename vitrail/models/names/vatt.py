@@ -18,7 +18,7 @@ def _flat(kernel: Tensor) -> Tensor:
 
 
 def _encoder(before: str, after: str, depth: int) -> list[tuple[Any, ...]]:
-    """Rows of an encoder from a prefix of theirs to one of ours."""
+    """Return the rows of an encoder from a prefix of theirs to one of ours."""
     rows: list[tuple[Any, ...]] = []
     for i in range(depth):
         theirs, ours = f"{before}layers.{i}.", f"{after}blocks.{i}."
@@ -43,7 +43,7 @@ def _positions(before: str, after: str, axes: tuple[str, ...]) -> list[tuple[Any
 
 
 def _towers(config: Any) -> list[tuple[Any, ...]]:
-    """Rows of the towers of clips and sounds, and of the head."""
+    """Return the rows of the towers of clips and sounds, and of the head."""
     rows: list[tuple[Any, ...]] = []
     for kind, patches in (("video", "voxel_to_patch"), ("audio", "waveform_to_patch")):
         if kind not in config.towers:

@@ -83,17 +83,18 @@ def _timm(config: Any) -> list:
 
 
 def kernel(value: Tensor) -> Tensor:
-    """Flax (in, out) to torch (out, in), and (h, w, in, out) to (out, in, h, w)."""
+    """Turn Flax (in, out) into torch (out, in), and (h, w, in, out) into (out, in, h, w)."""
     return value.movedim((-1, -2), (0, 1))
 
 
 def into_heads(value: Tensor) -> Tensor:
-    """Flax (C, heads, d) or (heads, d) to (heads d, C) or (heads d)."""
+    """Turn Flax (C, heads, d) or (heads, d) into (heads d, C) or (heads d)."""
     return value.flatten(-2).mT if value.ndim == 3 else value.flatten()
 
 
 def _npz(config: Any) -> list:
-    """Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and _0.
+    """Return rows of Flax names of both numberings: LayerNorm_2 and MlpBlock_3, or LayerNorm_1 and
+    _0.
 
     A position table inside of `Transformer` has a row for the class token if there is one;
     big_vision's, outside of it, has none.
@@ -176,7 +177,7 @@ _TRANSFORMERS = [
 
 
 def _probe(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [q | k | v] of a joined projection as those of q and of [k | v]."""
+    """Split rows [q | k | v] of a joined projection into those of q and of [k | v]."""
     dim = value.shape[0] // 3
     return value[:dim], value[dim:]
 

@@ -10,7 +10,9 @@ from vitrail.layers.patches import class_row
 
 
 def _tokens_first(table: Tensor) -> Tensor:
-    """A table (N, 1, C), as the authors' later code has it, or (1, N, C), as the earlier has it."""
+    """Turn a table (N, 1, C), as the authors' later code has it, into (1,
+    N, C), as the earlier has it.
+    """
     return table.transpose(0, 1) if table.shape[1] == 1 else table
 
 

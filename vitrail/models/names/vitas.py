@@ -17,7 +17,7 @@ TENSORS = [
 
 
 def _authors(config: Any) -> list:
-    """Their blocks are numbered by slots."""
+    """Return the authors' rows: their blocks are numbered by slots."""
     return [
         ("net.backbone_init_stem_Patch_init_0.0.", "embed."),
         ("embed.cls_token", "embed.token[+]"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _split(value: Tensor) -> tuple[Tensor, Tensor]:
-    """A packed projection as that of the query, and those of keys and values."""
+    """Split a packed projection into that of the query, and those of keys and values."""
     c = value.shape[0] // 3
     return value[:c], value[c:]
 

@@ -42,11 +42,11 @@ class WindowACmix(WindowAttention):
         return out if grid == (h, w) else out[:, :h, :w]
 
     def deployed(self) -> nn.Module:
-        """Both paths take their rates."""
+        """Give both paths their rates."""
         return _rated(self)
 
     def absorb(self, scale: Float[Tensor, "c"]) -> None:
-        """Of a deployed module: multiply the output's channels, for good."""
+        """Multiply the output's channels of a deployed module, for good."""
         self.proj = self.proj.scaled(scale)
         self.path.absorb(scale)
 
@@ -73,11 +73,11 @@ class ReducedACmix(ReducedAttention):
         return self.rates(attended, nn.functional.pad(convolved, (0, 0, prefix, 0)))
 
     def deployed(self) -> nn.Module:
-        """Both paths take their rates."""
+        """Give both paths their rates."""
         return _rated(self)
 
     def _map(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b h w c"]:
-        """q and what stands for k and v at every position, (B, h, w, 3 C)."""
+        """Return q and what stands for k and v at every position, (B, h, w, 3 C)."""
         ratio = 1 if self.reduce is None else self.reduce.ratio
         reduced = tuple(max(1, side // ratio) for side in grid)
         found = [q[:, :, q.shape[2] - grid[0] * grid[1] :].unflatten(2, grid)]
@@ -91,7 +91,7 @@ class ReducedACmix(ReducedAttention):
 
 
 def _rated(mixer: Any) -> nn.Module:
-    """A mixer whose projection and convolution have their rates."""
+    """Return a mixer whose projection and convolution have their rates."""
     width, rates = mixer.proj.out_features, mixer.rates
     mixer.proj = mixer.proj.scaled(rates.attention.expand(width))
     mixer.path.absorb(rates.convolution.expand(width))
@@ -120,14 +120,14 @@ class PatchwiseACmix(nn.Module):
         return channels_first(self.rates(attended, channels_last(self.path(qkv))))
 
     def deployed(self) -> nn.Module:
-        """The convolution takes its rate."""
+        """Give the convolution its rate."""
         assert isinstance(self.rates, Rates)
         self.path.absorb(self.rates.convolution.expand(4 * self.rel))
         self.rates = Gain(self.rates.attention)
         return self
 
     def absorb_norm(self, scale: Float[Tensor, "c"], shift: Float[Tensor, "c"]) -> None:
-        """As ACmix's."""
+        """Multiply the output's channels and add to them, as ACmix's does."""
         assert isinstance(self.rates, Gain)
         self.path.absorb(scale, shift)
         self.rates = Gain(self.rates.gain * scale)

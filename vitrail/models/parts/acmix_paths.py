@@ -42,7 +42,7 @@ class Shift(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Each of the kernel^2 inputs of a group is shifted by its own offset."""
+        """Shift each of the kernel^2 inputs of a group by its own offset."""
         kernel = self.conv.kernel_size[0]
         self.fc.reset_parameters()
         with torch.no_grad():
@@ -57,7 +57,7 @@ class Shift(nn.Module):
         self.conv = rescaled(self.conv, scale, shift)
 
     def deployed(self) -> nn.Module:
-        """`fc` and shifts as one convolution, where that takes no more multiply-adds."""
+        """Return `fc` and shifts as one convolution, where that takes no more multiply-adds."""
         kernel = self.conv.kernel_size[0] ** 2
         out = self.conv.out_channels // self.groups
         separate, joined = kernel * (self.numbers + kernel * out), kernel * self.numbers * out
@@ -85,7 +85,7 @@ class JoinedShift(nn.Module):
         return y if self.border is None else y + self.border((x.shape[1], x.shape[2]))
 
     def absorb(self, scale: Tensor, shift: Tensor | None = None) -> None:
-        """As `Shift.absorb`."""
+        """Take in a scale and a shift as `Shift.absorb` does."""
         self.conv = rescaled(self.conv, scale, shift)
         if self.border is not None:
             self.border.weight = frozen(self.border.weight * scale.view(-1, 1, 1, 1))
@@ -175,7 +175,7 @@ class Tiles(NamedTuple):
 
 @lru_cache(maxsize=256)
 def tiles(length: int, kernel: int, stride: int) -> Tiles:
-    """The tiles of every `stride`-th position of an axis."""
+    """Return the tiles of every `stride`-th position of an axis."""
     count = -(-length // stride)
     number = -(-count // TILE)
     size = -(-count // number)
@@ -199,7 +199,7 @@ class Mirrored:
     def attend(
         self, q: Float[Tensor, "b h w n d"], k: Float[Tensor, "b h w n d"], v: Tensor
     ) -> Float[Tensor, "b h2 w2 n d"]:
-        """softmax(d**-0.5 q k') v."""
+        """Return softmax(d**-0.5 q k') v."""
         rows, columns = self._axes(q)
         out = attend(*self._cut(q, k, v), bias=self._seen(q))
         out = out.unflatten(2, (rows.size, columns.size))
@@ -210,7 +210,7 @@ class Mirrored:
     def weights(
         self, q: Float[Tensor, "b h w n d"], k: Float[Tensor, "b h w n d"]
     ) -> Float[Tensor, "bt n t s"]:
-        """Attention of every tile and head, rows are queries."""
+        """Return the attention of every tile and head, rows are queries."""
         bias = self._seen(q)
         q, k, _ = self._cut(q, k, k)
         return attention_weights(q, k, bias=bias)
@@ -222,7 +222,7 @@ class Mirrored:
         )
 
     def _seen(self, x: Tensor) -> Float[Tensor, "1 1 t s"]:
-        """0 where a query of a tile sees a key, else -inf."""
+        """Return 0 where a query of a tile sees a key, else -inf."""
         sides = []
         for axis in self._axes(x):
             query = torch.arange(axis.size, device=x.device)[:, None] * self.stride
@@ -234,7 +234,7 @@ class Mirrored:
         return bias.masked_fill(~seen, float("-inf"))
 
     def _cut(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B tiles, n, t, d), keys and values (B tiles, n, s, d) of the tiles."""
+        """Cut queries (B tiles, n, t, d), keys and values (B tiles, n, s, d) into tiles."""
         rows, columns = self._axes(q)
         return (
             _tiled(q, rows.queries, columns.queries, rows.number, columns.number),
@@ -246,7 +246,7 @@ class Mirrored:
 def _tiled(
     x: Tensor, rows: list[int], columns: list[int], down: int, across: int
 ) -> Float[Tensor, "bt n s d"]:
-    """(B, H, W, n, d) to (B down across, n, places, d)."""
+    """Cut (B, H, W, n, d) into (B down across, n, places, d)."""
     for axis, places in ((1, rows), (2, columns)):
         if places != list(range(x.shape[axis])):
             x = x.index_select(axis, torch.tensor(places, device=x.device))

@@ -21,7 +21,7 @@ ACTS = {"relu": relu, "silu": lambda: nn.SiLU(inplace=True)}
 
 
 def matrix(kernel: Tensor) -> Tensor:
-    """A 1x1 kernel (C', C, 1, 1) as the weight of a linear layer (C', C)."""
+    """Turn a 1x1 kernel (C', C, 1, 1) into the weight of a linear layer (C', C)."""
     return kernel.flatten(1)
 
 
@@ -50,7 +50,7 @@ BYOB = [
 
 
 def check_attending(attending: tuple[tuple[int, ...], ...], depths: tuple[int, ...]) -> None:
-    """ValueError unless `attending` names blocks that there are, a tuple of them a stage."""
+    """Raise ValueError unless `attending` names blocks that there are, a tuple of them a stage."""
     if len(attending) != len(depths):
         raise ValueError(
             f"attending {attending} and depths {depths} differ in length: one each a stage"
@@ -63,7 +63,7 @@ def check_attending(attending: tuple[tuple[int, ...], ...], depths: tuple[int, .
 
 
 def check_act(act: str) -> None:
-    """ValueError unless the activation is known."""
+    """Raise ValueError unless the activation is known."""
     if act not in ACTS:
         raise ValueError(f"act is {act!r}: expected {' or '.join(ACTS)}")
 
@@ -107,7 +107,7 @@ class ExcitedConvNorm(ConvNorm):
         return super().forward(self.excite(x))
 
     def deployed(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The BatchNorm in the convolution."""
+        """Fold the BatchNorm into the convolution."""
         return ExcitedConv(self.excite, folded(self.conv, self.norm))
 
 
@@ -124,7 +124,7 @@ class ExcitedConv(nn.Module):
     def joined(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c2 h2 w2"], act: nn.Module
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        """act(conv(excite(x)) + other), as `Conv2d.joined`."""
+        """Return act(conv(excite(x)) + other), as `Conv2d.joined`."""
         return self.conv.joined(self.excite(x), other, act)  # pyright: ignore[reportCallIssue]
 
 

@@ -35,8 +35,9 @@ class Layer(nn.Module):
         return self.act(self.conv(self.norm(x)))
 
     def deployed(self) -> nn.Module:
-        """BatchNorm goes into a real 1x1 convolution, else it becomes a scale and a shift, as
-        padding lies behind it."""
+        """Fold BatchNorm into a real 1x1 convolution, else make it a scale and a shift, as padding
+        lies behind it.
+        """
         self.norm, self.conv = _married(self.norm, self.conv)
         return self
 
@@ -81,7 +82,7 @@ class Reduction(nn.Module):
         return self.act(torch.cat([self.conv1(x[:, :, ::2, ::2]), y], 1))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm as a scale and a shift."""
+        """Turn the BatchNorm into a scale and a shift."""
         self.norm = Straight(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 
@@ -139,7 +140,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _enter(dim_in: int, dim: int, make: Make) -> nn.Module:
-    """A 1x1 layer, with a shortcut where the width stays."""
+    """Make a 1x1 layer, with a shortcut where the width stays."""
     layer = Layer(dim_in, dim, make(dim_in, dim, 1))
     return Convolutions(layer, shuffle=False, shortcut=dim_in == dim)
 

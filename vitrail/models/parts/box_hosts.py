@@ -40,8 +40,9 @@ GROUP = 8
 
 
 def hosted(config: Any) -> Backbone:
-    """Return the backbone of a config, without what reads its last map for a label. Raises
-    ValueError."""
+    """Return the backbone of a config, without what reads its last map for
+    a label. Raises ValueError.
+    """
     if isinstance(config.host, members(Pyramids)):
         return pyramid_hosts.hosted(config)
     if getattr(config.host, "pre_logits", 0):
@@ -132,7 +133,9 @@ class SimplePyramid(nn.Module):
 
 
 def _branch(dim: int, width: int, scale: float) -> nn.Sequential:
-    """What makes a level of the one map: to its resolution, then to the width, normed twice."""
+    """Return what makes a level of the one map: to its resolution, then
+    to the width, normed twice.
+    """
     parts: list[nn.Module] = []
     if scale == 4:
         parts += [nn.ConvTranspose2d(dim, dim // 2, 2, 2), nn.GroupNorm(1, dim // 2), nn.GELU()]

@@ -17,26 +17,26 @@ from vitrail.layers.relative import Grid, RelativePosition, line_logits
 
 
 def max_pool_same(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """The greatest of 3x3 positions, two apart; even sides are padded at the end only."""
+    """Return the greatest of 3x3 positions, two apart; even sides are padded at the end only."""
     h, w = x.shape[2:]
     return F.max_pool2d(x, 3, 2, (h % 2, w % 2), ceil_mode=True)
 
 
 def mean_pool_same(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """As `max_pool_same`, the mean of those positions that exist."""
+    """Return the mean of those positions that exist, two apart as `max_pool_same` has them."""
     h, w = x.shape[2:]
     padding = (h % 2, w % 2)
     return F.avg_pool2d(x, 3, 2, padding, ceil_mode=True, count_include_pad=False)
 
 
 def stretched(x: Float[Tensor, "b h w c"], size: Grid) -> Float[Tensor, "b h2 w2 c"]:
-    """A map resized linearly: place i reads i h / h2, between two neighbours or at the last."""
+    """Resize a map linearly: place i reads i h / h2, between two neighbours or at the last."""
     rows, columns = (_reading(have, want, x) for have, want in zip(x.shape[1:3], size, strict=True))
     return columns @ (rows @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _reading(have: int, want: int, like: Tensor) -> Float[Tensor, "want have"]:
-    """What each of `want` places takes of each of `have`."""
+    """Return what each of `want` places takes of each of `have`."""
     place = torch.arange(want, device=like.device) * have
     low, between = place // want, (place % want).to(like.dtype)[:, None] / want
     high = (low + 1).clamp(max=have - 1)
@@ -99,11 +99,11 @@ class EvolvingConv(nn.Module):
     def weights(
         self, x: Float[Tensor, "b c h w"], before: Float[Tensor, "b n s s"] | None = None
     ) -> Float[Tensor, "b n t t"]:
-        """Attention of every head, rows are queries."""
+        """Return the attention of every head, rows are queries."""
         return self._logits(x, before)[0].softmax(-1)
 
     def deployed(self) -> nn.Module:
-        """The scale of the queries in what makes them."""
+        """Move the scale of the queries into what makes them."""
         scale = torch.ones(self.kqv.out_channels).to(self.kqv.weight)
         scale[self.parts[0] : 2 * self.parts[0]] = self.scale
         self.kqv, self.scale = rescaled(self.kqv, scale), 1.0
@@ -117,7 +117,7 @@ class EvolvingConv(nn.Module):
         self.proj = linear(self.proj.weight * scale[n:, None], bias)
 
     def _logits(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Grid]:
-        """Logits, values (B, heads, n, d), and the map they are of."""
+        """Return the logits, values (B, heads, n, d), and the map they are of."""
         for step in (self.stride, 1 + self.halved):
             x = mean_pool_same(x) if step == 2 else x
         kqv = channels_last(self.kqv(x))
@@ -132,8 +132,9 @@ class EvolvingConv(nn.Module):
         return self.evolution(q, k, before), v, grid
 
     def _placed(self, q: Tensor, k: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Queries and keys whose products hold the positions' logits: behind a query's channels is
-        what it makes of each row and column, behind a key's which they are."""
+        """Return queries and keys whose products hold the positions' logits: behind a query's
+        channels is what it makes of each row and column, behind a key's which they are.
+        """
         h, w = grid
         lines = line_logits(q.unflatten(2, grid), *self.position.tables(grid))
         rows = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)

@@ -32,7 +32,7 @@ class CausalConv(nn.Module):
         return F.conv1d(x, self._kernel(), self.bias, dilation=self.dilation).mT
 
     def deployed(self) -> nn.Module:
-        """The norm within the kernel."""
+        """Fold the norm into the kernel."""
         self.direction, self.gain = frozen(self._kernel()), None
         return self
 
@@ -84,13 +84,13 @@ class AugmentedConv(nn.Module):
     def weights(
         self, x: Float[Tensor, "b t c"], before: Float[Tensor, "b n t t"] | None = None
     ) -> Float[Tensor, "b n t t"]:
-        """Attention of every head, rows are queries. ValueError where there is none."""
+        """Return the attention of every head, rows are queries; ValueError where there is none."""
         if self.qkv is None:
             raise ValueError("this convolution has no attention: build it with keys and values")
         return self._logits(x, before)[0].softmax(-1)
 
     def deployed(self) -> nn.Module:
-        """The scale of the queries in what makes them."""
+        """Move the scale of the queries into what makes them."""
         if self.qkv is not None:
             scale = torch.ones(self.qkv.out_features).to(self.qkv.weight)
             scale[: self.parts[0]] = self.scale
@@ -98,7 +98,7 @@ class AugmentedConv(nn.Module):
         return self
 
     def _logits(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits and values, (B, heads, T, ...)."""
+        """Return logits and values, (B, heads, T, ...)."""
         assert self.qkv is not None
         q, k, v = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -20,7 +20,7 @@ FORMS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 
 
 def _tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
-    """A view of a map as its positions."""
+    """View a map as its positions."""
     return channels_last(x).flatten(1, 2)
 
 
@@ -40,7 +40,7 @@ class AttentionPool(nn.Module):
         return (self._shares(tokens) @ tokens).squeeze(1)
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 1 n"]:
-        """Where the context comes from: one row for all positions, of one head."""
+        """Return where the context comes from: one row for all positions, of one head."""
         return self._shares(_tokens(x))[:, None]
 
     def _shares(self, tokens: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Transform(nn.Module):
 
 
 def zeroed(layer: Linear) -> Linear:
-    """The layer, all zeros: a block that adds what it makes begins as the identity."""
+    """Set the layer to zero: a block that adds what it makes then begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -81,7 +81,7 @@ class Context(nn.Module):
     def shared(
         self, x: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c 1 1"] | None, Float[Tensor, "b c ..."] | None]:
-        """The factor and the term, where there are such."""
+        """Return the factor and the term, where there are such."""
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -93,7 +93,7 @@ class Context(nn.Module):
     def joined(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """What forward makes plus `other`, without a pass of its own for the factor."""
+        """Return what forward makes plus `other`, without a pass of its own for the factor."""
         factor, term = self.shared(x)
         y = x + other if factor is None else torch.addcmul(other, x, factor)
         return y if term is None else y.add_(term)  # nobody else holds y
@@ -182,12 +182,14 @@ class NonLocal(Context):
         return None, self.norm(channels_first(self.leave(y).view(*channels_last(x).shape)))
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 n n"]:
-        """What each position (row) takes of each; rows sum to 1 in the Gaussian forms alone."""
+        """Return what each position (row) takes of each; rows sum to 1 in
+        the Gaussian forms alone.
+        """
         theta, phi, _ = self._parts(x)
         return self._weights(theta, phi)[:, None]
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm in the layer before it."""
+        """Fold the BatchNorm into the layer before it."""
         if isinstance(self.norm, nn.BatchNorm2d):
             scale, shift = affine(self.norm)
             weight = self.leave.weight * scale[:, None]

@@ -72,7 +72,7 @@ class Kind:
             )
 
     def excitation(self, dim_in: int, hidden: int) -> nn.Module | None:
-        """What weighs `hidden` channels, or None without squeeze."""
+        """Return what weighs `hidden` channels, or None without squeeze."""
         if not self.squeeze:
             return None
         return Excitation(hidden, max(1, int(dim_in * self.squeeze)), act=ACTS[self.act]())

@@ -56,7 +56,7 @@ class KPConv(nn.Module):
         return torch.cat([self._of(xyz, x, centres, near) for centres, near in parts])
 
     def _of(self, xyz: Tensor, x: Tensor, centres: Tensor, near: Tensor) -> Tensor:
-        """The points with some `centres`, all kernel points in one product."""
+        """Compute the points with some `centres`, all kernel points in one product."""
         weights = self.influences(xyz, centres, near).to(x.dtype)
         found = x.index_select(0, near.flatten()).unflatten(0, near.shape)
         gathered = torch.bmm(weights.transpose(1, 2), found)

@@ -20,7 +20,7 @@ FLOOR = -40.0
 
 
 def lecun_normal(weight: Tensor) -> None:
-    """Flax's default: variance 1 / fan-in, cut at two standard deviations."""
+    """Initialise as Flax does by default: variance 1 / fan-in, cut at two standard deviations."""
     std = weight[0].numel() ** -0.5 / 0.8796256610342398  # what the cut takes from a normal's
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
@@ -87,8 +87,9 @@ class QnA(Derived):
         return self.proj(read(F.linear(x, score), self.value(x), self.queries, *sums))
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b m t k2"]:
-        """Attention of every query and head to the k^2 positions around each, before `share`:
-        rows sum to one, and what is beyond the map has none."""
+        """Return the attention of every query and head to the k^2 positions around each, before
+        `share`: rows sum to one, and what is beyond the map has none.
+        """
         margin = self.kernel // 2
         scores = F.pad(F.linear(x, self._scores()), (0, 0, *(margin,) * 4), value=float("-inf"))
         for axis in (1, 2):
@@ -97,7 +98,7 @@ class QnA(Derived):
         return logits.softmax(-1).flatten(1, 2).transpose(1, 2)
 
     def deployed(self) -> nn.Module:
-        """One linear layer for scores and values, and the kernels as convolutions."""
+        """Return one linear layer for scores and values, and the kernels as convolutions."""
         return FoldedQnA(self, *self._folded())
 
     def _scores(self) -> Float[Tensor, "m c"]:
@@ -107,7 +108,7 @@ class QnA(Derived):
         return (q.unsqueeze(3) * self.key.unflatten(0, (self.heads, -1))).sum(2).flatten(0, 1)
 
     def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights of the scores, and the kernels of both sums, (channels, 1, k, k)."""
+        """Return the weights of the scores, and the kernels of both sums, (channels, 1, k, k)."""
         near = self.position - self.position.detach().amax(0)
         near = near.clamp(min=FLOOR).exp()
         each = (near * self.share).mT.repeat_interleave(self.query.shape[1] // self.heads, 0)
@@ -164,11 +165,11 @@ class Reader(QnA):
         return read + x.mean((1, 2)) if self.added else read
 
     def weights(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b m 1 n"]:
-        """Attention of every query and head to all positions, before `share`."""
+        """Return the attention of every query and head to all positions, before `share`."""
         return self._maps(x).transpose(1, 2).unsqueeze(2)
 
     def deployed(self) -> nn.Module:
-        """Itself: nothing of it is cheaper."""
+        """Return itself: nothing of it is cheaper."""
         return self
 
     def _maps(self, x: Tensor) -> Float[Tensor, "b n m"]:
@@ -177,7 +178,7 @@ class Reader(QnA):
 
 
 def moved(table: Float[Tensor, "n m"], side: int, grid: tuple[int, int]) -> Float[Tensor, "k m"]:
-    """A table of the positions of a square map for another one: half-pixel bicubic."""
+    """Turn a table of the positions of a square map into one for another: half-pixel bicubic."""
     return bicubic_grid(table[None], (side, side), grid)[0]
 
 

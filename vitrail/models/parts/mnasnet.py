@@ -76,7 +76,7 @@ class Inverted(nn.Module):
         return x + self.drop_path(y) if self.same else y
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm of the wide map within what makes it."""
+        """Fold the BatchNorm of the wide map into what makes it."""
         self.expand, self.norm = absorbed(self.expand, self.norm), nn.Identity()
         return self
 

@@ -45,7 +45,7 @@ class Pool(nn.Module):
         return self.norm(out.unflatten(2, (-1, self.dim))), grid
 
     def deployed(self) -> Pool:
-        """With a kernel that is repeated once and for all."""
+        """Repeat the kernel once and for all."""
         self.weight = frozen(self._of_all_heads())
         return self
 
@@ -92,7 +92,9 @@ class PoolingAttention(nn.Module):
         return self.proj(out.flatten(2)), asked
 
     def weights(self, x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "bn heads m k"]:
-        """Attention of every head, and window if any: rows are queries, columns pooled keys."""
+        """Return the attention of every head, and window if any: rows are
+        queries, columns pooled keys.
+        """
         q, asked = self._pooled(self.q(x), self.pool_q, grid)
         k, seen = self._pooled(self.k(x), self.pool_k, grid)
         return self._shares(q, k, asked, seen)
@@ -141,7 +143,7 @@ class WindowPoolingAttention(PoolingAttention):
         return super()._shares(*parts, (side, side), (around, around))
 
     def _cut(self, x: Tensor, grid: Grid, side: int) -> Tensor:
-        """(B, h w, heads, d) to (B windows, side^2, heads, d)."""
+        """Cut (B, h w, heads, d) into (B windows, side^2, heads, d)."""
         x = pad(x.flatten(2).unflatten(1, grid), side)
         return partition(x, side).unflatten(2, (self.heads, -1))
 
@@ -184,7 +186,7 @@ class PoolingBlock(nn.Module):
 
 
 def pooled(x: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b m c"]:
-    """The largest of 3x3 positions at every second row and column; the prefix passes by."""
+    """Return the largest of 3x3 positions at every second row and column; the prefix passes by."""
     prefix, (h, w) = x[:, : x.shape[1] - math.prod(grid)], grid[-2:]
     frames = x[:, prefix.shape[1] :].reshape(-1, h, w, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.max_pool2d(frames, 3, 2, 1).permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[-1])

@@ -38,26 +38,33 @@ PLACES = {
 
 
 def tokens_grid(config: Any) -> Grid:
-    """The map of the config's own images that tables are made for: sides divided, rounded down."""
+    """Return the map of the config's own images that tables are made for:
+    sides divided, rounded down.
+    """
     side = tuple(s // config.patch for s in config.image)
     return side if config.frames == 1 else (max(config.frames // 2, 1), *side)
 
 
 def query_stride(stage: int, block: int) -> int:
-    """By how much queries shrink a block's map: that which begins a later stage halves it."""
+    """Return by how much queries shrink a block's map: that which
+    begins a later stage halves it.
+    """
     return 2 if stage and not block else 1
 
 
 def key_stride(config: Any, stage: int, block: int) -> int:
-    """The stride of a block's keys, doubled where whole maps follow windows in an inner stage."""
+    """Return the stride of a block's keys, doubled where whole maps follow
+    windows in an inner stage.
+    """
     c = config
     whole = c.window and block == c.depths[stage] - 1 and 0 < stage < len(c.depths) - 1
     return max(c.reduction // 2**stage, 1) * (2 if whole else 1)
 
 
 def lengths(config: Any, stage: int, block: int) -> Grid:
-    """How long the tables of a block are along each axis: the offsets between the places of its
-    larger map, that of queries or that of keys."""
+    """Return how long the tables of a block are along each axis: the offsets between the places of
+    its larger map, that of queries or that of keys.
+    """
     stride = query_stride(stage, block)
     before, keys = 2**stage // stride, key_stride(config, stage, block)
     *time, h, w = tokens_grid(config)
@@ -102,7 +109,9 @@ class RelativePosition(Derived):
             nn.init.trunc_normal_(self.get_parameter(axis), std=0.02)
 
     def logits(self, q: Tensor, k: Tensor, asked: Grid, seen: Grid) -> Logits:
-        """Softmax's argument, from q and k (B, prefix + n, heads, d): a bias for each pair."""
+        """Return softmax's argument, from q and k (B, prefix + n, heads,
+        d): a bias for each pair.
+        """
         rows, columns = self._terms(q, asked, seen)
         bias = (rows[..., :, None] + columns[..., None, :]).flatten(-2).flatten(2, 3)
         prefix = q.shape[1] - math.prod(asked)
@@ -110,7 +119,9 @@ class RelativePosition(Derived):
         return q.transpose(1, 2), k.transpose(1, 2), bias, q.shape[-1] ** -0.5
 
     def _terms(self, q: Tensor, asked: Grid, seen: Grid) -> list[Tensor]:
-        """Terms for every row, every column (and frame) of the keys: (B, heads, *asked, side)."""
+        """Return the terms for every row, every column (and frame) of the
+        keys: (B, heads, *asked, side).
+        """
         q = q[:, q.shape[1] - math.prod(asked) :].unflatten(1, asked)
         found = self._kept_or(lambda: self._rows(asked, seen), (asked, seen))
         return [
@@ -119,7 +130,7 @@ class RelativePosition(Derived):
         ]
 
     def _rows(self, asked: Grid, seen: Grid) -> list[Tensor]:
-        """Rows of each table by query and key, (q, k, d)."""
+        """Return the rows of each table by query and key, (q, k, d)."""
         found = []
         for axis, q, k in zip(self.axes, asked, seen, strict=True):
             table = resized(self.get_parameter(axis), 2 * max(q, k) - 1)
@@ -144,7 +155,7 @@ class ClipPosition(RelativePosition):
 
 
 def _places(seen: Grid, prefix: int, like: Tensor) -> Tensor:
-    """Frame, row and column of each key as ones and zeros, (prefix + n, sum of `seen`)."""
+    """Return frame, row and column of each key as ones and zeros, (prefix + n, sum of `seen`)."""
     axes = torch.meshgrid(*[torch.arange(n, device=like.device) for n in seen], indexing="ij")
     ones = [
         torch.eye(n, dtype=like.dtype, device=like.device)[axis.flatten()]

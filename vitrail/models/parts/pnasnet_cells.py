@@ -56,7 +56,7 @@ class Factorised(nn.Module):
         return self.norm(torch.cat([f(y.contiguous(memory_format=form)) for f, y in halves], 1))
 
     def deployed(self) -> nn.Module:
-        """BatchNorm folded into the two convolutions."""
+        """Fold BatchNorm into the two convolutions."""
         scale, shift = affine(self.norm)  # pyright: ignore[reportArgumentType]
         half = len(self.conv1.weight)
         self.conv1 = rescaled(self.conv1, scale[:half], shift[:half])
@@ -120,7 +120,7 @@ class Dense(nn.Module):
         return F.pad(x, borders)
 
     def deployed(self) -> nn.Module:
-        """BatchNorms folded into the convolutions."""
+        """Fold BatchNorms into the convolutions."""
         for j, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 self.convs[j], self.norms[j] = folded(conv, norm), nn.Identity()
@@ -140,7 +140,7 @@ class Pool(nn.Module):
         return self.project(self.pooled(x))
 
     def pooled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """The pool alone, which operations on one state may share."""
+        """Return the pool alone, which operations on one state may share."""
         (top, below), (left, right) = (self.pads(side, 3, self.stride) for side in x.shape[2:])
         # One line more at the end is a last window that is cut off: no padded copy.
         window = {"padding": (top, left), "ceil_mode": (top, left) != (below, right)}
@@ -155,8 +155,9 @@ OPERATIONS = (
 
 
 def operation(name: str, dim_in: int, dim: int, stride: int, pads: Pads) -> nn.Module:
-    """One of OPERATIONS, (B, C, h, w) to (B, C', h', w'). All but `Pool` and nn.Identity are
-    given a rectified map."""
+    """Make one of OPERATIONS, (B, C, h, w) to (B, C', h', w'). All but `Pool` and nn.Identity are
+    given a rectified map.
+    """
     if name.startswith("sep"):
         return Separable(dim_in, dim, int(name[-1]), stride, pads)
     if name == "1x7_7x1":
@@ -225,7 +226,9 @@ class Cell(nn.Module):
     def _outcome(
         self, k: int, states: list[Tensor], shared: dict[tuple[str, int], Tensor]
     ) -> Tensor:
-        """What operation k makes of its state; rectified states and pools are kept in `shared`."""
+        """Return what operation k makes of its state; rectified states and
+        pools are kept in `shared`.
+        """
         (name, state), op = self.genotype[k], self.ops[k]
         if isinstance(op, nn.Identity):
             return states[state]

@@ -50,13 +50,13 @@ class Config:
 
 
 def mirrored(place: int, length: int) -> int:
-    """Where on an axis a place beyond its ends is found, reflected as often as it takes."""
+    """Return where on an axis a place beyond its ends is found, reflected as often as it takes."""
     period = max(2 * length - 2, 1)
     return min(place % period, period - place % period)
 
 
 def around(x: Float[Tensor, "b h w c"], reach: int) -> Float[Tensor, "b h2 w2 c"]:
-    """The map with `reach` mirrored lines on each side, the border's own not repeated."""
+    """Return the map with `reach` mirrored lines on each side, the border's own not repeated."""
     for axis in (1, 2):
         length = x.shape[axis]
         places = [mirrored(i - reach, length) for i in range(length + 2 * reach)]
@@ -85,7 +85,7 @@ class Patchwise(nn.Module):
         return y.unflatten(3, (-1, self.kernel**2))
 
     def deployed(self) -> nn.Module:
-        """The first BatchNorm as scale and shift."""
+        """Turn the first BatchNorm into scale and shift."""
         self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 
@@ -93,7 +93,7 @@ class Patchwise(nn.Module):
 def gathered(
     weights: Float[Tensor, "b h w n k2"], v: Float[Tensor, "b h w c"], kernel: int
 ) -> Float[Tensor, "b h w c"]:
-    """Sum of the neighbours by weights that n groups of neighbouring channels have."""
+    """Sum the neighbours by weights that n groups of neighbouring channels have."""
     h, w = v.shape[1:3]
     padded = around(v, kernel // 2).unflatten(3, (weights.shape[3], -1))
     weights = weights.movedim(-1, 0).unsqueeze(-1).contiguous()  # read one offset after another
@@ -121,7 +121,7 @@ class SANBlock(nn.Module):
         return x + self.drop_path(channels_last(self.conv(self.act(self.norm2(y)))))
 
     def deployed(self) -> nn.Module:
-        """BatchNorms as scale and shift, the second within the mixer."""
+        """Turn BatchNorms into scale and shift, the second within the mixer."""
         self.norm1 = Affine(self.norm1)  # pyright: ignore[reportArgumentType]
         self.mixer.absorb_norm(*affine(self.norm2))  # pyright: ignore
         self.norm2 = nn.Identity()
@@ -143,7 +143,7 @@ class SANStage(Stage):
         return channels_last(self.act(self.norm(channels_first(x))))
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm as scale and shift."""
+        """Turn the BatchNorm into scale and shift."""
         self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 

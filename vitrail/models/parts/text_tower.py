@@ -93,7 +93,9 @@ class TextTower(nn.Module):
         return self.head(self.pool(self.norm(self.blocks(x))))
 
     def _init(self) -> None:
-        """Xavier for q, k, v each by itself and the rest of the blocks, as in the image tower."""
+        """Initialise q, k, v each by itself and the rest of the blocks by Xavier's
+        rule, as in the image tower.
+        """
         parts = {"mixer.qkv.weight": 3, "kv.weight": 2}
         for block in [*self.blocks, self.pool]:
             for name, p in block.named_parameters():

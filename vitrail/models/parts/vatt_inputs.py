@@ -57,7 +57,7 @@ class Cut:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Patches along each axis."""
+        """Return the patches along each axis."""
         return tuple(side // p for side, p in zip(self.sides, self.patch, strict=True))
 
 
@@ -172,20 +172,20 @@ class Triple:
 
     @property
     def image(self) -> tuple[int, int]:
-        """The height and width of clips."""
+        """Return the height and width of clips."""
         return self.inputs.image
 
     @property
     def frames(self) -> int:
-        """The frames of clips."""
+        """Return the frames of clips."""
         return self.inputs.frames
 
     @property
     def channels(self) -> int:
-        """The channels of clips."""
+        """Return the channels of clips."""
         return self.inputs.channels
 
     @property
     def input_kind(self) -> InputKind:
-        """Clips, sounds and sentences."""
+        """Return the kind of input: clips, sounds and sentences."""
         return "triples"

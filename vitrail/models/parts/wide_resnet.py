@@ -43,7 +43,7 @@ class Config:
 
 
 def absorbed(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """A convolution, or what can `absorb_norm`, with the BatchNorm behind it in it."""
+    """Fold the BatchNorm behind a convolution, or behind what can `absorb_norm`, into it."""
     scale, shift = affine(norm)  # pyright: ignore[reportArgumentType]
     if isinstance(layer, nn.Conv2d):
         return rescaled(layer, scale, shift)
@@ -75,7 +75,9 @@ class WideBlock(nn.Module):
         return channels_last(other + self.drop_path(y))
 
     def deployed(self) -> nn.Module:
-        """The first BatchNorm as scale and shift, the second in the layer before it."""
+        """Turn the first BatchNorm into scale and shift, and fold the second
+        into the layer before it.
+        """
         self.norm1 = Affine(self.norm1)  # pyright: ignore[reportArgumentType]
         self.first, self.norm2 = absorbed(self.first, self.norm2), nn.Identity()
         return self
@@ -104,7 +106,7 @@ class NormAct(nn.Module):
         return channels_last(self.norm(channels_first(x)).relu())
 
     def deployed(self) -> nn.Module:
-        """The BatchNorm as scale and shift."""
+        """Turn the BatchNorm into scale and shift."""
         self.norm = Affine(self.norm)  # pyright: ignore[reportArgumentType]
         return self
 

@@ -12,7 +12,7 @@ from vitrail.errors import CheckpointError
 
 
 def shared_out(kernel: Tensor, channels: int) -> Tensor:
-    """A stem's kernel (C', C, ...) for another number of channels, (C', channels, ...).
+    """Share a stem's kernel (C', C, ...) out among another number of channels, (C', channels, ...).
 
     Fewer channels take the sums of the old ones in turn: a single one takes the sum of all.
     More repeat the old ones in turn, each copy its share of the weight. Either way an image
@@ -29,7 +29,8 @@ def shared_out(kernel: Tensor, channels: int) -> Tensor:
 def rechannelled(
     state: Mapping[str, Tensor], old: nn.Module, new: nn.Module, channels: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """`state` of the model `old` for the model `new`, which differs in `channels` (from, to).
+    """Return `state` of the model `old` for the model `new`, which differs in `channels` (from,
+    to).
 
     Raises CheckpointError where more than convolutions of the image depends on channels.
     """
@@ -49,8 +50,9 @@ def rechannelled(
 
 
 def laid_out(model: Any) -> Any:
-    """The model, kernels of images channels last in memory as their maps are: it spares a reorder
-    a call. Those of clips have their own format, which oneDNN chooses."""
+    """Lay the kernels of images channels last in memory as their maps are: it spares a reorder a
+    call. Those of clips have their own format, which oneDNN chooses.
+    """
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -74,17 +74,17 @@ class Variant:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The mean that is taken from each channel of the image, of values from 0 to 1."""
+        """Return the mean that is taken from each channel of the image, of values from 0 to 1."""
         return (self.takes or IMAGENET).mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The deviation by which each channel is divided then."""
+        """Return the deviation by which each channel is divided then."""
         return (self.takes or IMAGENET).std
 
     @property
     def crop_pct(self) -> float:
-        """The share of the shorter side that the published evaluation's crop keeps."""
+        """Return the share of the shorter side that the published evaluation's crop keeps."""
         return (self.takes or IMAGENET).crop_pct
 
     @property
@@ -104,7 +104,7 @@ class Small:
     choices: Mapping[str | tuple[str, ...], Sequence[Any]]
 
     def configs(self, *, image: tuple[int, int], channels: int, classes: int) -> Iterator[Any]:
-        """All configs of the space for the given images, in a fixed order."""
+        """Yield all configs of the space for the given images, in a fixed order."""
         base = sized(self.base, image=image, channels=channels, classes=classes)
         for values in product(*self.choices.values()):
             changes: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
     def features(
         self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Maps (B, h, w, C) of the levels, finest first; `at` picks some by index."""
+        """Return maps (B, h, w, C) of the levels, finest first; `at` picks some by index."""
         raise NotImplementedError
 
     def embedding(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b width"]:
@@ -152,12 +152,12 @@ class Backbone(nn.Module):
         return self
 
     def no_decay(self) -> set[str]:
-        """Parameters that take no weight decay, beside those of one axis."""
+        """Return the parameters that take no weight decay, beside those of one axis."""
         return {n for n, _ in self.named_parameters() if n.endswith(self.undecayed)}
 
     @property
     def depth(self) -> int:
-        """The layer-wise depth of the head: the stem's is 0, block n's is n + 1."""
+        """Return the layer-wise depth of the head: the stem's is 0, block n's is n + 1."""
         return sum(self._block_counts().values()) + 1
 
     def depth_of(self, name: str) -> int:
@@ -173,7 +173,9 @@ class Backbone(nn.Module):
         return before + 1 if name.startswith(tail) else 0
 
     def _block_counts(self) -> dict[str, int]:
-        """Blocks under each prefix: {"": n} or {"stages.0.": n0, "stages.1.": n1, ...}."""
+        """Count the blocks under each prefix: {"": n} or {"stages.0.":
+        n0, "stages.1.": n1, ...}.
+        """
         stages = getattr(self, "stages", None)
         if stages is None:
             return {"": len(self.get_submodule("blocks"))}  # pyright: ignore[reportArgumentType]
@@ -255,13 +257,13 @@ class Isotropic(Backbone):
         self.levels, self.width = tuple(levels), levels[-1].channels
 
     def tokens(self, image: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b *n c"]:
-        """All tokens after the last block and the norm, prefix first."""
+        """Return all tokens after the last block and the norm, prefix first."""
         return self.norm(self.blocks(self.embed(image)))
 
     def features(
         self, image: Float[Tensor, "b channels h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The last block's map after the norm, or those after the blocks `at`, unnormed."""
+        """Return the last block's map after the norm, or those after the blocks `at`, unnormed."""
         h, w = self.embed.grid(*image.shape[-2:])  # pyright: ignore[reportCallIssue]
         if at is None:
             return [self._map(self.tokens(image), h, w)]
@@ -275,7 +277,7 @@ class Isotropic(Backbone):
         return self.pool(self.tokens(image))
 
     def _map(self, tokens: Tensor, h: int, w: int) -> Tensor:
-        """(B, prefix + h w, C) to (B, h, w, C); what is a map stays one."""
+        """Turn (B, prefix + h w, C) into (B, h, w, C); what is a map stays one."""
         if tokens.ndim == 4:
             return tokens
         if isinstance(self.embed, Restores):
@@ -319,8 +321,9 @@ def sized(config: Any, *, classes: int, channels: int, image: tuple[int, int] | 
 
 
 def check_image(image: Tensor, config: Any, family: str) -> None:
-    """ValueError unless the image, or the clip where the config has frames, is one that
-    `input_shape` tells, with any sides."""
+    """Raise ValueError unless the image, or the clip where the config has frames, is one that
+    `input_shape` tells, with any sides.
+    """
     axes = ("T", "H", "W")[4 - len(input_shape(config)) :]
     if image.ndim == 2 + len(axes) and image.shape[1] == config.channels:
         return

@@ -32,7 +32,7 @@ _TABLES = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SCANS", "TRIPLES", 
 
 @lru_cache(maxsize=1)
 def networks() -> Mapping[str, ModuleType]:
-    """The files with a network by their names: each has Config, NAMES, MODEL."""
+    """Return the files with a network by their names: each has Config, NAMES, MODEL."""
     folder = import_module(_PACKAGE).__path__
     modules = (import_module(f"{_PACKAGE}.{m.name}") for m in pkgutil.iter_modules(folder))
     return MappingProxyType(
@@ -42,7 +42,7 @@ def networks() -> Mapping[str, ModuleType]:
 
 @lru_cache(maxsize=1)
 def families() -> Mapping[str, ModuleType]:
-    """Those of image backbones, which have VARIANTS and SPACE too."""
+    """Return the files of image backbones, which have VARIANTS and SPACE too."""
     return MappingProxyType({n: m for n, m in networks().items() if hasattr(m, "VARIANTS")})
 
 
@@ -196,7 +196,7 @@ def _skeleton(config: Any) -> Backbone:
 
 @contextmanager
 def bare() -> Iterator[None]:
-    """Models that are made inside have shapes and no values."""
+    """Give models that are made inside shapes and no values."""
     with torch.device("meta"), _Unfilled():
         yield
 
@@ -222,7 +222,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 def shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a model's state, without the counters of BatchNorms."""
+    """Return the shapes of a model's state, without the counters of BatchNorms."""
     return _shapes(skeleton(config))
 
 
@@ -235,7 +235,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def module_of(config: Any) -> ModuleType:
-    """The model file whose Config this is."""
+    """Return the model file whose Config this is."""
     for module in networks().values():
         if type(config) is module.Config:
             return module
@@ -246,12 +246,12 @@ def module_of(config: Any) -> ModuleType:
 
 
 def family_of(config: Any) -> str:
-    """The family's name: that of its file."""
+    """Return the family's name: that of its file."""
     return module_of(config).__name__.rpartition(".")[2]
 
 
 def config_json(config: Any) -> dict[str, Any]:
-    """`{"family": "cct", ...fields}`, which `config_from_json` reads back."""
+    """Return `{"family": "cct", ...fields}`, which `config_from_json` reads back."""
     return {"family": family_of(config), **asdict(config), **nested(config)}
 
 
@@ -283,7 +283,7 @@ def config_in(path: Path) -> Any:
 
 
 def config_name(config: Any) -> str:
-    """A variant's name where the config is a published one, else what it differs in."""
+    """Return a variant's name where the config is a published one, else what it differs in."""
     module = module_of(config)
     if hasattr(module, "QUERIED"):
         plain = replace(config, image=(0, 0), channels=0)
@@ -309,7 +309,7 @@ def config_name(config: Any) -> str:
 
 
 def _hosted_name(config: Any) -> str:
-    """The host's name, and what the head has else than by default."""
+    """Return the host's name, and what the head has else than by default."""
     host = config.host
     known = [m for m in networks().values() if type(host) is m.Config]
     name = config_name(host) if known else kind_of(type(host))
@@ -319,26 +319,29 @@ def _hosted_name(config: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """One word: the sizes of stages joined by dots, a nested config by its kind and its sizes."""
+    """Return one word: the sizes of stages joined by dots, a nested config
+    by its kind and its sizes.
+    """
     if is_dataclass(value):
         return "x".join([kind_of(type(value)), *map(_short, differing(value))])
     return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def small_configs(family: str, *, image: tuple[int, int], channels: int, classes: int) -> list[Any]:
-    """The configs of a family's search space that can be built for such images."""
-    module, fitting = families()[family], []
+def small_configs(
+    family: str, *, image: tuple[int, int], channels: int, classes: int
+) -> Iterator[Any]:
+    """Yield the configs of a family's search space that can be built for such images."""
+    module = families()[family]
     for config in module.SPACE.configs(image=image, channels=channels, classes=classes):
         try:
             skeleton(config)
         except ConfigError:
             continue
-        fitting.append(config)
-    return fitting
+        yield config
 
 
 def _near(name: str) -> str:
-    """The end of a sentence about a name that is not a variant's."""
+    """Return the end of a sentence about a name that is not a variant's."""
     from difflib import get_close_matches
 
     if name in families():

@@ -56,7 +56,7 @@ def checked(config: Any, changes: Mapping[str, Any], module: ModuleType) -> Any:
 
 
 def blocks(config: Any) -> int:
-    """How many blocks the counts of a config ask for, at least."""
+    """Return how many blocks the counts of a config ask for, at least."""
     found = (getattr(config, name, 0) for name in COUNTS)
     return sum(n for value in found for n in _numbers(value) if type(n) is int)
 
@@ -107,7 +107,7 @@ def _short(number: int) -> str:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """The numbers in a field, at any depth of tuples."""
+    """Yield the numbers in a field, at any depth of tuples."""
     if isinstance(value, tuple):
         for inner in value:
             yield from _numbers(inner)
@@ -116,7 +116,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, and NumPy's and PyTorch's numbers as Python's."""
+    """Turn lists into tuples, and NumPy's and PyTorch's numbers into Python's."""
     if isinstance(value, list | tuple):
         return tuple(_plain(v) for v in value)
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:

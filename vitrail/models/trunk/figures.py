@@ -37,19 +37,21 @@ def _data() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def counted() -> Mapping[str, Counted]:
-    """The figures of every variant by its name."""
+    """Return the figures of every variant by its name."""
     return MappingProxyType({n: Counted(*f) for n, f in _data()["variants"].items()})
 
 
 @lru_cache(maxsize=1)
 def vocabulary() -> Mapping[str, frozenset[str]]:
-    """The names of each family's tensors, their numbers left out."""
+    """Return the names of each family's tensors, their numbers left out."""
     return MappingProxyType({f: frozenset(names) for f, names in _data()["names"].items()})
 
 
 @lru_cache(maxsize=1)
 def inputs() -> Mapping[str, Inputs]:
-    """What weights of timm's take, by their names without the owner: swin_tiny_...ms_in1k."""
+    """Return what weights of timm's take, by their names without the
+    owner: swin_tiny_...ms_in1k.
+    """
     return MappingProxyType(
         {
             name: Inputs(tuple(mean), tuple(std), crop_pct, interpolation)
@@ -59,10 +61,10 @@ def inputs() -> Mapping[str, Inputs]:
 
 
 def unnumbered(name: str) -> str:
-    """A name without its numbers: those of blocks differ in nothing else."""
+    """Return a name without its numbers: those of blocks differ in nothing else."""
     return re.sub(r"\d+", "#", name)
 
 
 def fingerprint(names: Iterable[str]) -> str:
-    """A short text that two sets of names share only if they are equal."""
+    """Return a short text that two sets of names share only if they are equal."""
     return f"{zlib.crc32(chr(10).join(sorted(names)).encode()):08x}"

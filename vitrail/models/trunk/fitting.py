@@ -51,8 +51,9 @@ def _shapes(module: Any, config: Any) -> Mapping[str, torch.Size]:
 
 
 def _counts(config: Any, state: Mapping[str, Tensor], module: Any) -> dict[str, int]:
-    """The classes and channels of a state: how many rows its head has, and how many times the
-    inputs of the config's own model a kernel or a projection has that is otherwise the same."""
+    """Return the classes and channels of a state: how many rows its head has, and how many times
+    the inputs of the config's own model a kernel or a projection has that is otherwise the same.
+    """
     tables, found = rows(config, module), {}
     for name, shape in _shapes(module, config).items():
         have = state[name].shape if name in state else shape
@@ -89,7 +90,9 @@ class _Found:
             return False
 
     def sizes(self, config: Any, own: Sizes) -> set[tuple[int | None, ...]]:
-        """What the tensor may be for, each side by itself; None where it does not tell a side."""
+        """Return what the tensor may be for, each side by itself; None
+        where it does not tell a side.
+        """
         have = [self.value.shape[a] for a in self.table.axes]
         grids = [tuple(have)] if len(have) > 1 else _factors(self.table.places(have[0]), len(own))
         found = set()
@@ -100,8 +103,9 @@ class _Found:
         return found
 
     def _side(self, config: Any, own: Sizes, k: int, places: int) -> int | None:
-        """The k-th side of an input that has so many places along it: its own if that will do,
-        else the one that the stride divides. None if all large sides do, 0 if none does."""
+        """Return the k-th side of an input that has so many places along it: its own if that will
+        do, else the one that the stride divides. None if all large sides do, 0 if none does.
+        """
 
         def along(side: int) -> int:
             try:
@@ -121,7 +125,7 @@ class _Found:
 
 
 def _factors(number: int | None, count: int) -> Iterator[Grid]:
-    """All ways to write a number as a product of so many, none for no number."""
+    """Yield all ways to write a number as a product of so many, none for no number."""
     if number is None:
         return
     if count == 1:
@@ -134,13 +138,15 @@ def _factors(number: int | None, count: int) -> Iterator[Grid]:
 
 
 def _sized(config: Any, sizes: Sizes) -> Any:
-    """The config for images of (H, W), or for clips of (T, H, W)."""
+    """Return the config for images of (H, W), or for clips of (T, H, W)."""
     frames = {"frames": sizes[0]} if input_kind(config) == "clips" else {}
     return replace(config, image=sizes[-2:], **frames)
 
 
 def _likely(config: Any, state: Mapping[str, Tensor], tables: Sequence[Table]) -> Iterator[Any]:
-    """The config for all inputs that the tables of a state may be for, the likeliest first."""
+    """Yield the config for all inputs that the tables of a state may be
+    for, the likeliest first.
+    """
     own = input_shape(config)[1:]
     different: dict[tuple, _Found] = {}  # blocks of one stage tell the same
     for name, value in state.items():

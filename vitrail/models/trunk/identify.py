@@ -99,13 +99,15 @@ def identify(
 
 
 def identify_state(state: Mapping[str, Tensor], words: Sequence[str] = ()) -> Identity | None:
-    """As `identify`, on a state dict and the words of its file's name; None when nothing fits."""
+    """Identify a state dict, with the words of its file's name, as `identify` does a file; None
+    when nothing fits.
+    """
     fits = _fits(state)
     return _chosen(fits, [list(words)], None)[0] if fits else None
 
 
 def _own(held: checkpoint.Contents, source: Any) -> Identity:
-    """The config that vitrail wrote, if the tensors are its."""
+    """Return the config that vitrail wrote, if the tensors are its."""
     try:
         config = config_from_json(held.written["config"])
         if blocks(config) > len(held.state):
@@ -139,7 +141,7 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
 
 
 def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
-    """All variants that a state fits, each under the first table that fits."""
+    """Return all variants that a state fits, each under the first table that fits."""
     known = light(state)
     for names in unwrapped(list(state)):
         found: dict[str, Fit] = {}
@@ -160,7 +162,7 @@ def _fits(state: Mapping[str, Tensor]) -> list[Fit]:
 
 
 def _maps(state: Mapping[str, Tensor]) -> list[Fit]:
-    """The networks of maps that a state fits, which no backbone does."""
+    """Return the networks of maps that a state fits, which no backbone does."""
     total = sum(v.numel() for v in state.values())
     for names in unwrapped(list(state)):
         found: dict[Any, Fit] = {}
@@ -182,7 +184,9 @@ def _maps(state: Mapping[str, Tensor]) -> list[Fit]:
 
 
 def _queried(state: Mapping[str, Tensor]) -> list[Fit]:
-    """The published networks of queries whose tensors a state has, under the first such table."""
+    """Return the published networks of queries whose tensors a state has,
+    under the first such table.
+    """
     for names in unwrapped(list(state)):
         for variant in queried().values():
             expected = shapes(variant.config)
@@ -204,25 +208,30 @@ def _squarest(fits: Sequence[Fit]) -> list[Fit]:
 def _candidates(
     state: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> Iterator[tuple[float, Variant, Reading]]:
-    """Variants whose names the state has under a table, with how far their sizes are apart."""
+    """Yield variants whose names the state has under a table, with how
+    far their sizes are apart.
+    """
     total = sum(v.numel() for v in state.values())
     for family, table in likely(names):
+        readings: list[tuple[Any, Reading]] = []  # a family's variants share most tables
         for variant in (v for v in catalog().values() if v.family == family):
             values, print_of_names = body(variant)
             if not values / 4 < total < values * 16:
                 continue
             try:
                 rows = tables(variant.config, table)[table]
-                reading = read(state, names, table, rows)
+                same = (known for given, known in readings if given == rows)
+                reading = next(same, None) or read(state, names, table, rows)
             except CheckpointError:
                 continue  # a table of other names meets shapes that its functions cannot take
+            readings.append((rows, reading))
             own = {n: s for n, s in reading.shapes.items() if not n.startswith("head.")}
             if fingerprint(own) == print_of_names:
                 yield abs(sum(map(math.prod, own.values())) / values - 1), variant, reading
 
 
 def _distinct(fits: Sequence[Fit]) -> list[Fit]:
-    """One fit for each config; of equal ones that whose variant has it published."""
+    """Return one fit for each config; of equal ones that whose variant has it published."""
     order = list(catalog())
     ranked = sorted(
         fits,
@@ -272,12 +281,12 @@ def _alike(one: Fit, other: Fit) -> bool:
 
 
 def file_words(path: str | os.PathLike) -> list[str]:
-    """The words of a file's name, in small letters."""
+    """Return the words of a file's name, in small letters."""
     return split(os.fspath(path).rstrip("/").rpartition("/")[2])
 
 
 def split(text: str) -> list[str]:
-    """The words of a text, in small letters."""
+    """Return the words of a text, in small letters."""
     return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
 
 

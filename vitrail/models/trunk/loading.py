@@ -74,7 +74,7 @@ def load(
 
 
 def _reheaded(ours: Mapping[str, Tensor], config: Any, classes: int) -> Moved:
-    """The state with fresh weights wherever the number of classes decides the shape."""
+    """Return the state with fresh weights wherever the number of classes decides the shape."""
     moved = resolve(config, classes=classes)
     fresh = create(moved).state_dict()
     kept = {n: v for n, v in ours.items() if n in fresh and v.shape == fresh[n].shape}
@@ -89,7 +89,7 @@ def _fitting(
     by_name: bool,
     image: tuple[int, int] | None,
 ) -> tuple[Reading, Any]:
-    """The reading of a state that fits a config, and the config that its shapes tell."""
+    """Return the reading of a state that fits a config, and the config that its shapes tell."""
     known, best, nearest = light(state), None, Nearest(10**9, None, Mismatch([], [], []))
     ways = list(_ways(list(state), config, source))
     for names, table, rows in ways:
@@ -137,7 +137,7 @@ def _ways(
 
 
 def _strange(mismatch: Mismatch) -> bool:
-    """Whether more than heads is missing or left over, which no sizes explain."""
+    """Return whether more than heads is missing or left over, which no sizes explain."""
     return any(not name.startswith("head.") for name in (*mismatch.missing, *mismatch.unexpected))
 
 
@@ -160,7 +160,7 @@ def _misfit(state: Mapping[str, Tensor], config: Any, tried: list[str], nearest:
 
 
 def _sizes(found: Any, wanted: Any) -> str:
-    """In what two configs of one variant differ."""
+    """Say in what two configs of one variant differ."""
     names = [n for n in ("classes", "channels", "image") if getattr(found, n) != getattr(wanted, n)]
     differing = (f"{n}={getattr(found, n)} in place of {getattr(wanted, n)}" for n in names)
     return " and ".join(differing) or "the same sizes, with other tensors"

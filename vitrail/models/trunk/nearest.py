@@ -23,7 +23,7 @@ TRIES = 4  # models that are built to be compared
 
 
 def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Families, and the tables under which they know most kinds of the names."""
+    """Yield families, and the tables under which they know most kinds of the names."""
     few = list({unnumbered(name): name for name in reversed(list(names))}.values())
     for family, module in families().items():
         for table in ("vitrail", *module.NAMES):
@@ -32,7 +32,7 @@ def likely(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _share(few: list[str], family: str, table: str) -> float:
-    """The part of some names that a family knows under a table, at any of its configs."""
+    """Return the part of some names that a family knows under a table, at any of its configs."""
     # A guest is called as its host is: one config of each will do.
     known: dict[type, Any] = {}
     for variant in reversed(families()[family].VARIANTS.values()):
@@ -55,7 +55,9 @@ def _known(few: list[str], family: str, config: Any, rows: Any) -> float:
 
 
 def body(variant: Variant) -> tuple[int, str]:
-    """How many values a variant has outside of its head, and the fingerprint of their names."""
+    """Return how many values a variant has outside of its head, and the
+    fingerprint of their names.
+    """
     figures = counted().get(variant.name)
     if figures is not None:
         return figures.body, figures.names
@@ -64,7 +66,9 @@ def body(variant: Variant) -> tuple[int, str]:
 
 
 def nearest(state: Mapping[str, Tensor]) -> str:
-    """The variant with the fewest differences and what they are; empty where none is near."""
+    """Return the variant with the fewest differences and what they are;
+    empty where none is near.
+    """
     known, best = light(state), None
     total = sum(v.numel() for v in state.values())
     for names in unwrapped(list(state)):
@@ -91,7 +95,7 @@ def nearest(state: Mapping[str, Tensor]) -> str:
 
 
 def in_file_names(mismatch: Mismatch, reading: Reading) -> Mismatch:
-    """What differs, by the names that the file has or, where it lacks one, would have."""
+    """Return what differs, by the names that the file has or, where it lacks one, would have."""
 
     def said(ours: str) -> str:
         return reading.origins.get(ours, [ours])[0]
@@ -105,7 +109,9 @@ def in_file_names(mismatch: Mismatch, reading: Reading) -> Mismatch:
 
 
 def _as_written(ours: str, reading: Reading) -> str:
-    """A missing name as the file would write it, after those that differ in numbers alone."""
+    """Return a missing name as the file would write it, after those
+    that differ in numbers alone.
+    """
     like = {n: raws[0] for n, raws in reading.origins.items() if unnumbered(n) == unnumbered(ours)}
     for name, raw in like.items():
         if all(_moved(raw, name, other) == known for other, known in like.items()):
@@ -114,7 +120,9 @@ def _as_written(ours: str, reading: Reading) -> str:
 
 
 def _moved(raw: str, name: str, other: str) -> str:
-    """The file's name `raw` for our `name`, its first numbers changed as ours are in `other`."""
+    """Return the file's name `raw` for our `name`, its first numbers
+    changed as ours are in `other`.
+    """
     steps = [b - a for a, b in zip(_numbers(name), _numbers(other), strict=True)]
     numbers = _numbers(raw)
     steps += [0] * (len(numbers) - len(steps))

@@ -38,7 +38,7 @@ class Reading(NamedTuple):
 
 
 def unwrapped(names: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Names of a file by what they may be without a wrapper's prefix: as they are first.
+    """Yield the names of a file by what they may be without a wrapper's prefix: as they are first.
 
     A backbone's prefix goes; a head beside it is looked for with and without its own.
     """
@@ -72,8 +72,9 @@ _HEADS = ("fc", "head", "classifier", "head.fc", "heads.head")
 
 
 def _shortened(beside: Mapping[str, str]) -> list[dict[str, str]]:
-    """Names of a head as they are, without one or two of the modules around it, and, where it is
-    one linear layer, by the names that heads have."""
+    """Return the names of a head as they are, without one or two of the modules around it, and,
+    where it is one linear layer, by the names that heads have.
+    """
     ways = [dict(beside)]
     for parts in (1, 2):
         cut = {".".join(name.split(".")[parts:]): raw for name, raw in beside.items()}
@@ -89,7 +90,7 @@ def _shortened(beside: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def tables(config: Any, source: str | None = None) -> dict[str, Any]:
-    """The rows of each table of names for a config; of one that `source` begins with.
+    """Return the rows of each table of names for a config; of one that `source` begins with.
 
     A table's function gives None where nobody publishes such a config under its names. Raises
     CheckpointError where there is none of this name.
@@ -112,13 +113,14 @@ def tables(config: Any, source: str | None = None) -> dict[str, Any]:
 def read(
     state: Mapping[str, Tensor], names: Mapping[str, str], table: str, rows: Sequence[Any]
 ) -> Reading:
-    """The state, its `names` unwrapped, under a table. Raises CheckpointError where it does not
-    take its tensors."""
+    """Return the state, its `names` unwrapped, under a table. Raises CheckpointError where it does
+    not take its tensors.
+    """
     ours, origins = checkpoint.traced({new: state[raw] for new, raw in names.items()}, rows)
     files = {k: [names[n] for n in own] for k, own in origins.items()}
     return Reading(ours, table, names, files)
 
 
 def light(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state's shapes and types as tensors without values."""
+    """Return the state's shapes and types as tensors without values."""
     return {n: torch.empty(v.shape, dtype=v.dtype, device="meta") for n, v in state.items()}

@@ -60,7 +60,7 @@ def family_title(family: str, config: Any) -> str:
 
 
 def _widths(config: Any) -> Iterator[str]:
-    """The widths as words, each shorter than the one before; none at last."""
+    """Yield the widths as words, each shorter than the one before; none at last."""
     dims = getattr(config, "dims", None) or ()
     if len(dims) > 1:
         yield "-".join(map(str, dims))
@@ -74,7 +74,9 @@ def _widths(config: Any) -> Iterator[str]:
 
 
 def _depth(config: Any) -> str:
-    """The number of blocks, by stages where there are several; empty where nothing says it."""
+    """Return the number of blocks, by stages where there are several;
+    empty where nothing says it.
+    """
     for field in ("depths", "depth", "cells", "local", "heads"):
         value = getattr(config, field, None)
         if isinstance(value, int) and field in ("depth", "cells"):

@@ -96,7 +96,7 @@ def _own(config: Any, state: Shapes) -> Any:
 
 
 def _channels(config: Any, state: Shapes) -> Any:
-    """The config with the channels of the image that the state's kernels are for."""
+    """Return the config with the channels of the image that the state's kernels are for."""
     ours = _shapes(config)
     wrong = {n: s for n, s in ours.items() if n in state and state[n] != s}
     if not wrong:
@@ -114,7 +114,9 @@ def _channels(config: Any, state: Shapes) -> Any:
 
 
 def _images(config: Any, state: Shapes) -> list[tuple[int, int]]:
-    """Sizes for which tables of positions would be as long as the state's, squarest first."""
+    """Return sizes for which tables of positions would be as long as
+    the state's, squarest first.
+    """
     ours = _shapes(config)
     wrong = [
         (mine, its)
@@ -149,7 +151,7 @@ def aspect(image: tuple[int, int]) -> float:
 def _solved(
     form: Callable[[int, int], int], length: int, sides: tuple[set[int], set[int]]
 ) -> set[tuple[int, int]]:
-    """Maps of which `form` is `length`; sides that it tells alone are added to `sides`."""
+    """Return maps of which `form` is `length`; sides that it tells alone are added to `sides`."""
     if not 0 < length < 2**20:
         return set()
     if form(5, 7) != form(5, 9) and form(5, 7) != form(6, 7):  # of both sides
@@ -166,7 +168,7 @@ def _solved(
 
 
 def _other(form: Callable[[int, int], int], side: int, length: int) -> int:
-    """The other side of a map, as far as there may be one."""
+    """Return the other side of a map, as far as there may be one."""
     for other in {length // side, (length - 1) // side, (length + 1) // 2 // side,
                   (length // (2 * side - 1) + 1) // 2}:  # fmt: skip
         if other > 0 and length in (form(side, other), form(other, side)):

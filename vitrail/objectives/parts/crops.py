@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.objectives.parts.views import Normal, View, draw_for, make_view
+from vitrail.layers.normal import Normal
+from vitrail.objectives.parts.views import View, draw_for, make_view
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Step
 

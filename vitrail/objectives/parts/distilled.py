@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.layers.normal import Normal
 from vitrail.objectives.parts.crops import Crops
 from vitrail.objectives.parts.heads import Prototypes
 from vitrail.objectives.parts.teacher import Following, mean_of_all, momentum
 from vitrail.objectives.parts.tokens import Seen, read
-from vitrail.objectives.parts.views import Normal
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Objective, Step
 

@@ -52,28 +52,6 @@ class View:
             raise ConfigError(f"jitter {self.jitter} is below 0: 0.4,0.4,0.2,0.1 is usual")
 
 
-@dataclass(frozen=True, eq=False)
-class Normal:
-    """How pixels of 0 to 1 were made into numbers: mean and deviation of each channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels (B, C, H, W) in [0, 1]."""
-        mean, std = self._tensors(pixels)
-        return (pixels - mean) / std
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Return the pixels of normalised images."""
-        mean, std = self._tensors(images)
-        return (images * std + mean).clamp(0, 1)
-
-    def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (like.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return mean, std
-
-
 def make_view(pixels: Tensor, view: View, size: int | tuple[int, int], drawn: Tensor) -> Tensor:
     """Return a view (B, C, h, w) of pixels (B, C, H, W) in [0, 1]; `drawn` is of `draw_for`."""
     sides = (size, size) if isinstance(size, int) else size
@@ -98,7 +76,7 @@ def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _cropped(pixels: Tensor, view: View, size: tuple[int, int], drawn: Tensor) -> Tensor:
-    """Crops of a random area and shape, flipped, resized bilinearly."""
+    """Crop a random area and shape, flip it, and resize it bilinearly."""
     area, stretch = between(drawn[:, 0], *view.scale), between(drawn[:, 1], -_ASPECT, _ASPECT)
     height = (area.sqrt() * (-stretch / 2).exp()).clamp(max=1)
     width = (area.sqrt() * (stretch / 2).exp()).clamp(max=1)
@@ -132,7 +110,7 @@ def _jittered(x: Tensor, view: View, drawn: Tensor) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """The lightness (B, 1, H, W); of other than three channels their mean."""
+    """Return the lightness (B, 1, H, W); of other than three channels their mean."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     return (x * x.new_tensor(_LIGHT).view(1, 3, 1, 1)).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Random candidates: what every other strategy is compared with."""
+"""Candidates that nothing chose: random ones, and those of a list."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ class Random:
     def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
         left = min(self.portion, self.count - generation * self.portion)
         return Draft("random", ground, seen, generation).filled(left)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Looks at `candidates`, which are known already, in their order."""
+
+    candidates: tuple[Genes, ...]
+
+    def propose(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Genes]:
+        return [] if generation else [*self.candidates]

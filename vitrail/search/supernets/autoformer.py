@@ -8,12 +8,14 @@ their checkpoints, which `NAMES` reads, mean what they meant.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from vitrail.layers.patches import class_row
 from vitrail.models.autoformer import AutoFormer, Config
 from vitrail.search.supernets.indices import Residues, Rule, taken
-from vitrail.search.supernets.supernet import Supernet, shapes
+from vitrail.search.supernets.supernet import Supernet
 
 # The released shared networks' tensors under the names of `Super`.
 NAMES = [
@@ -40,6 +42,11 @@ class Super(Supernet):
         super().__init__()
         self.config, self.net = widest, AutoFormer(widest)
 
+    def parts(self, config: Config) -> list[Config]:
+        """Return a Config for each block."""
+        sizes = zip(config.heads, config.mlp_ratios, strict=True)
+        return [replace(config, heads=(heads,), mlp_ratios=(ratio,)) for heads, ratio in sizes]
+
     def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate. Raises ValueError for one of another space."""
         widest = self.config
@@ -49,7 +56,8 @@ class Super(Supernet):
                 f"network has {len(widest.heads)} blocks and patch {widest.patch}"
             )
         own, found = dict(self.net.named_parameters()), {}
-        for name, shape in shapes(config).items():
+        for name, meta in self.shell(config).named_parameters(remove_duplicate=False):
+            shape = meta.shape
             rows = {0: Residues(3)} if name.endswith("mixer.qkv.weight") else None
             found[name] = taken(own[name], shape, rule, rows)
         return found

@@ -9,11 +9,11 @@ anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from vitrail.models.glit import Config, GLiT
-from vitrail.models.trunk.catalog import skeleton
 from vitrail.search.supernets.indices import Rule
 from vitrail.search.supernets.supernet import Supernet
 
@@ -36,6 +36,14 @@ class Super(Supernet):
             nn.ModuleList(net.blocks[i] for net in nets) for i in range(depth)
         )
 
+    def parts(self, config: Config) -> list[Config]:
+        """Return a Config for each block."""
+        c, names = config, ("local", "attention_ratios", "kernels", "local_ratios", "mlp_ratios")
+        return [
+            replace(c, **{name: (getattr(c, name)[i],) for name in names})
+            for i in range(len(c.local))
+        ]
+
     def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate, BatchNorm's statistics included; no rule cuts anything.
 
@@ -51,7 +59,7 @@ class Super(Supernet):
                 )
             places[str(i)] = self.choices[i].index(sizes)
         found = {}
-        for name in skeleton(config).state_dict():
+        for name in self.shell(config).state_dict():
             kind, _, rest = name.partition(".")
             n, _, inside = rest.partition(".")
             found[name] = own[f"blocks.{n}.{places[n]}.{inside}" if kind == "blocks" else name]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from vitrail.models import create
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.search.supernets.indices import Prefix, Rule
 
+M = TypeVar("M", bound=nn.Module)
+
+
+class Shelled(Protocol):
+    """A network whose blocks are in `blocks`."""
+
+    blocks: Any
+
 
 class Supernet(nn.Module):
     """Hands out to each candidate the weights that it inherits, by rules of which channels.
 
-    Who derives from it writes `inherited`. The candidate computes as the model of its own Config
-    does, so that what is trained here is what is built later, to the bit.
+    Who derives from it writes `inherited` and `parts`. The candidate computes as the model of its
+    own Config does, so that what is trained here is what is built later, to the bit.
     """
 
     def inherited(self, config: Any, rule: Rule) -> dict[str, Tensor]:
@@ -30,6 +37,14 @@ class Supernet(nn.Module):
         """
         raise NotImplementedError
 
+    def parts(self, config: Any) -> Sequence[Any]:
+        """Return a Config of one block for each block of a candidate, in their order.
+
+        They may differ from it in sizes that no module reads but in its tensors' shapes, so that
+        there are few of them.
+        """
+        raise NotImplementedError
+
     def forward(
         self, image: Float[Tensor, "b channels h w"], config: Any, rule: Rule
     ) -> Float[Tensor, "b classes"]:
@@ -37,8 +52,20 @@ class Supernet(nn.Module):
 
         Stochastic depth is off: a candidate sees few of the steps, none of which should be lost.
         """
-        model = skeleton(replace(config, drop_path=0.0)).train(self.training)
-        return functional_call(model, self.inherited(config, rule), (image,))
+        model = self.shell(config)
+        _fill(model, self.inherited(config, rule))
+        return model.train(self.training)(image)
+
+    def shell(self, config: Any) -> nn.Module:
+        """Return the modules of a candidate on the meta device, without its shapes.
+
+        Blocks that were made once are copied: to make a network anew takes a tenth of a step.
+        """
+        made = [skeleton(replace(part, drop_path=0.0)) for part in self.parts(config)]
+        model = _copied(made[0])
+        blocks = nn.ModuleList(_copied(one.blocks[0]) for one in made)
+        model.blocks._modules = blocks._modules  # pyright: ignore
+        return model
 
     def extracted(self, config: Any, rule: Rule | None = None) -> nn.Module:
         """Return a model of its own that begins with a candidate's inherited weights, in eval mode.
@@ -55,6 +82,22 @@ class Supernet(nn.Module):
         return model.eval()
 
 
-def shapes(config: Any) -> dict[str, Sequence[int]]:
-    """Return the shapes of a candidate's parameters by their names."""
-    return {name: tuple(p.shape) for name, p in skeleton(config).named_parameters()}
+def _copied(module: M) -> M:
+    """The module and those in it, with tables of their own that hold the same tensors."""
+    made = module.__class__.__new__(module.__class__)
+    made.__dict__ = module.__dict__ | {
+        "_parameters": module._parameters.copy(),
+        "_buffers": module._buffers.copy(),
+        "_modules": {name: inner and _copied(inner) for name, inner in module._modules.items()},
+    }
+    return made
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put tensors where the model has others of these names."""
+    places = dict(model.named_modules())
+    for name, tensor in state.items():
+        where, _, leaf = name.rpartition(".")
+        owner = places[where]
+        table: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        table[leaf] = tensor

@@ -23,7 +23,7 @@ from vitrail.layers.residual import Block
 from vitrail.models.names.vitas import TENSORS
 from vitrail.models.vitas import HEADS, PATCHES, Config, Embed, init, scale
 from vitrail.search.supernets.indices import Rule, taken
-from vitrail.search.supernets.supernet import Supernet, shapes
+from vitrail.search.supernets.supernet import Supernet
 
 
 def _last_everywhere(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +78,14 @@ class Super(Supernet):
         self.norm, self.head = nn.LayerNorm(c.dim), Linear(c.dim, c.classes)
         init(self)
 
+    def parts(self, config: Config) -> list[Config]:
+        """Return a Config for each filled slot. How wide its MLP is, only its tensors say; it is 1
+        here."""
+        return [
+            replace(config, heads=(config.heads[i],), attention=(config.attention[i],), hidden=(1,))
+            for i in config.filled
+        ]
+
     def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate, views of the shared weights where they suffice.
 
@@ -91,9 +99,12 @@ class Super(Supernet):
                 f"has patches {self.patches} and heads {self.heads}"
             )
         own, found = dict(self.named_parameters()), {}
-        for name, shape in shapes(config).items():
+        for name, meta in self.shell(config).named_parameters(remove_duplicate=False):
             kind, _, rest = name.partition(".")
             n, _, inside = rest.partition(".")
+            shape: Sequence[int] = meta.shape
+            if kind == "blocks":
+                shape = _widened(inside, config, slots[int(n)]) or shape
             if kind == "embed":
                 shared = own[f"stems.{self.patches.index(config.patch)}.{rest}"]
             elif inside.startswith("mixer.qkv."):
@@ -115,3 +126,12 @@ class Super(Supernet):
         # All candidates share one scale, that of the fewest heads over the widest tokens.
         ratio = scale(self.config.dim, self.heads[0]) / scale(config.dim, heads)
         return torch.cat([q * ratio, k, v])
+
+
+def _widened(name: str, config: Config, slot: int) -> tuple[int, ...] | None:
+    """The shape of a block's tensor that depends on the width of its MLP, else None."""
+    dim, hidden = config.dim, config.hidden[slot]
+    return {
+        "ffn.fc1.weight": (hidden, dim), "ffn.fc1.bias": (hidden,),
+        "ffn.fc2.weight": (dim, hidden),
+    }.get(name)  # fmt: skip

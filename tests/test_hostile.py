@@ -1,0 +1,185 @@
+"""Damaged files beside pictures: one sentence for each, before time or memory is spent."""
+
+import json
+import os
+import struct
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vitrail.data import class_names, uea
+from vitrail.data.lidar.folder import open_scans
+from vitrail.data.lidar.reading import BrokenScan, read_labels, read_scan
+from vitrail.errors import DataError, RunError
+from vitrail.run.features import keep, kept
+from vitrail.runs import Run
+from vitrail.study.scaling import Point, _Sweep
+
+
+def points(n=32):
+    return np.random.default_rng(0).uniform(1, 9, (n, 4)).astype(np.float32)
+
+
+# ---- scans -----------------------------------------------------------------------------
+
+
+def test_numpy_files_that_are_none(tmp_path):
+    whole = tmp_path / "whole.npy"
+    np.save(whole, points())
+    assert read_scan(whole).xyz.tolist() == points()[:, :3].tolist()
+    damaged = {
+        "torn": whole.read_bytes().replace(b"'shape': (32, 4)", b"'shape': (32, 4 "),
+        "short": whole.read_bytes()[:-8],
+        "huge": whole.read_bytes().replace(b"(32, 4), }   ", b"(32, 4444), }"),
+    }
+    np.savez(tmp_path / "packed.npz", a=points())
+    damaged["zip"] = (tmp_path / "packed.npz").read_bytes()
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.npy").write_bytes(data)
+        with pytest.raises(BrokenScan, match="is not a whole NumPy file"):
+            read_scan(tmp_path / f"{name}.npy")
+
+
+def test_a_survey_that_tells_of_more_records_than_it_holds(tmp_path):
+    laspy = pytest.importorskip("laspy")
+    found, path = laspy.LasData(laspy.LasHeader(point_format=3, version="1.4")), tmp_path / "a.las"
+    found.x, found.y, found.z = points().T[:3]
+    found.write(path)
+    assert len(read_scan(path)) == 32
+    data = bytearray(path.read_bytes())
+    for at, told in ((100, "4,294,967,295"), (243, "4,294,967,295")):
+        torn = bytearray(data)
+        torn[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
+        path.write_bytes(torn)
+        with pytest.raises(BrokenScan, match=f"tells of {told} records"):
+            read_scan(path)
+
+
+def test_columns_of_points_that_are_no_numbers(tmp_path):
+    path = tmp_path / "a.npy"
+    kind = [("x", "f4"), ("y", "f4"), ("z", "U3")]
+    np.save(path, np.array([(1, 2, "up")] * 20, kind))
+    with pytest.raises(BrokenScan, match="has no plain number z for each point"):
+        read_scan(path)
+    np.save(path, np.zeros(20, [("x", "f4", (2,)), ("y", "f4"), ("z", "f4")]))
+    with pytest.raises(BrokenScan, match="has no plain number x for each point"):
+        read_scan(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes by name")
+def test_a_pipe_in_place_of_a_scan_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.bin")
+    for read in (read_scan, read_labels):
+        with pytest.raises(BrokenScan, match="is not a regular file"):
+            read(tmp_path / "a.bin")
+
+
+def test_a_table_of_drives_nested_without_end(tmp_path):
+    (tmp_path / "v1.0-mini").mkdir()
+    points().tofile(tmp_path / "a.pcd.bin")
+    for name in ("sample_data", "lidarseg", "category"):
+        (tmp_path / f"v1.0-mini/{name}.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        open_scans(tmp_path)
+
+
+# ---- clips -----------------------------------------------------------------------------
+
+
+def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
+    av = pytest.importorskip("av")
+    from vitrail.data.videos import frames_of
+
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a title"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"a title" in data
+    path.write_bytes(data.replace(b"a title", b"\xa2 title"))
+    assert frames_of(path, (8, 8)).shape == (4, 8, 8, 3)
+
+
+# ---- names of classes, series ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("classes.json", "[" * 100_000, "cannot be read as JSON"),
+        ("classes.json", json.dumps({"9" * 5000: "cat"}), "neither a list of names nor names by"),
+        (
+            "class_dict.csv",
+            "name,r,g,b\n" + "x" * 200_000 + ",1,2,3\n",
+            "cannot be read as a table",
+        ),
+    ],
+)
+def test_names_of_classes_that_no_program_wrote(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        class_names.named(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["@dimensions " + "9" * 5000, "@equalLength " + "x" * 9000,
+     "@classLabel true a b\n@data\n1,2:" + "y" * 9000, "@data\n" + "z" * 9000],
+)  # fmt: skip
+def test_what_a_file_of_series_says_is_cut_in_a_sentence(tmp_path, line):
+    (tmp_path / "a.ts").write_text(f"{line}\n")
+    with pytest.raises(DataError) as caught:
+        uea.read(tmp_path / "a.ts")
+    assert "line 1" in str(caught.value) or "line 3" in str(caught.value) or "line 2" in str(caught)
+    assert len(str(caught.value)) < 500
+
+
+# ---- what vitrail wrote ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "lacks"),
+    [
+        ({}, "test"),
+        ({"test": 5}, "test"),
+        ({"test": {"name": "accuracy", "accuracy": "high"}}, "accuracy"),
+        ({"test": {"accuracy": None}, "latency": {}}, "accuracy"),
+    ],
+)
+def test_a_result_without_its_figures(tmp_path, told, lacks):
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    for name in ("accuracy", "score"):
+        with pytest.raises(RunError, match=f"is damaged \\(it has no {lacks}\\): restore"):
+            getattr(Run(tmp_path), name)
+    with pytest.raises(RunError, match=r"is damaged \(it has no (latency|p50_s)\): restore"):
+        _ = Run(tmp_path).latency_s
+
+
+def test_features_that_are_kept_carry_sums(tmp_path):
+    values = np.arange(48, dtype=np.float32).reshape(6, 8)
+    keep(tmp_path / "a.npy", values)
+    assert (kept(tmp_path / "a.npy", (6, 32)) == values).all()
+    assert kept(tmp_path / "a.npy", (6, 36)) is None
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[200] ^= 1
+    (tmp_path / "b.npy").write_bytes(data)
+    assert kept(tmp_path / "b.npy", (6, 32)) is None
+
+
+@pytest.mark.parametrize("line", ["{}", "[" * 9999, '{"sizes": 5}', "\x00", '{"compute": NaN}'])
+def test_points_of_a_scaling_study_that_are_damaged(tmp_path, line):
+    point = Point({"dim": 32, "depth": 2}, 1e9, 0.5, 100)
+    file = tmp_path / "points.jsonl"
+    file.write_text(json.dumps(asdict(point)) + "\n")
+    sweep = SimpleNamespace(file=file)
+    assert list(_Sweep._known(sweep)) == [point]
+    file.write_text(f"{json.dumps(asdict(point))}\n{line}\n")
+    with pytest.raises(RunError, match=r"points.jsonl, line 2 is damaged"):
+        list(_Sweep._known(sweep))

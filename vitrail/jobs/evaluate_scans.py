@@ -12,17 +12,16 @@ from vitrail.config import to_json
 from vitrail.data.lidar.folder import open_scans
 from vitrail.data.lidar.gate import inspect_scans
 from vitrail.data.lidar.scans import Scans
-from vitrail.data.lidar.split import divide_scans
-from vitrail.data.split import Part, unseal
-from vitrail.errors import DataError, RunError
+from vitrail.data.split import Part
+from vitrail.errors import DataError
 from vitrail.jobs.scans import ScanPredictor
 from vitrail.layers.normal import Normal
-from vitrail.recipes.recipe import Recipe, from_json
+from vitrail.recipes.recipe import from_json
 from vitrail.report.facts import BrokenFile, FindingFacts
 from vitrail.report.scan_evaluation import ScanEvaluation, render
 from vitrail.run.facts import today
 from vitrail.run.folder import RunFolder
-from vitrail.run.state import State
+from vitrail.run.judge import own_scans, require_finished
 from vitrail.tasks import Lidar
 from vitrail.units import shortened
 
@@ -48,14 +47,22 @@ def evaluate_scans(
     predictor, recipe = ScanPredictor(folder), from_json(folder.read_recipe())
     task, labels = recipe.task, predictor.labels
     assert isinstance(task, Lidar)
-    found = inspect_scans(open_scans(_spec(folder, recipe, data)), progress=progress)
+    if data is None:
+        require_finished(folder)
+    found = inspect_scans(
+        open_scans(recipe.data.spec if data is None else os.fspath(data)), progress=progress
+    )
     source = found.source
     if source.classes != labels.classes:
         raise DataError(
             f"{source.origin} has the classes {shortened(', '.join(source.classes))}, and "
             f"{folder.path} tells {shortened(', '.join(labels.classes))}: give scans of these"
         )
-    part = _own(folder, recipe, found) if data is None else Part(source, found.rows, found.digests)
+    part = (
+        own_scans(folder, recipe, found)
+        if data is None
+        else Part(source, found.rows, found.digests)
+    )
     scans = Scans(part, predictor.reader.projection, labels.image)
     outputs = task.answered(predictor.network, scans, Normal(labels.mean, labels.std))
     judged = task.judged(outputs, labels)
@@ -78,21 +85,3 @@ def evaluate_scans(
     figures = {"test": to_json(judged["test"])}
     folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
     return Judged(task.sentence(judged), figures, len(outputs), where)
-
-
-def _spec(folder: RunFolder, recipe: Recipe, data: str | os.PathLike | None) -> str:
-    """Return where the scans are. Raises RunError for a run that is not finished."""
-    if data is not None:
-        return os.fspath(data)
-    if not folder.result.is_file():
-        raise RunError(f"{folder.path} is not finished, so its test scans are sealed: --resume it")
-    return recipe.data.spec
-
-
-def _own(folder: RunFolder, recipe: Recipe, found: Any) -> Part:
-    """Return the own test part of a run. Raises RunError where its scans have changed."""
-    data = recipe.data
-    split = divide_scans(found, val=data.val, test=data.test, seed=data.seed)
-    digests = f"{split.train.digest} {split.val.digest} {split.test.digest}"
-    State.read(folder.path / "fit.json").require_images(digests)
-    return unseal(split.test)

@@ -45,7 +45,7 @@ class Config:
 
     @property
     def input_kind(self) -> InputKind:
-        """Clips."""
+        """Return "clips"."""
         return "clips"
 
 

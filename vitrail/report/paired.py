@@ -92,7 +92,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Words:
-    """What a page says of its kind: the line above the title, the title, the answer and how it was
+    """The words of one kind of page: the line above the title, the title, the answer and how it was
     learned, what the items are called, `ways` to search, and what is asked next."""
 
     kicker: str

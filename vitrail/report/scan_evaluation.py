@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).parent / "scan_evaluation.html.jinja"
 
 @dataclass(frozen=True)
 class ScanEvaluation:
-    """What a finished run says of labelled scans."""
+    """The answers of a finished run to labelled scans."""
 
     title: str
     data: str

@@ -91,7 +91,7 @@ class MultiModal:
         """Raise DataError where there is no table of clips."""
         if source.clips is None or source.tracks is None or source.captions is None:
             raise DataError(
-                f"{source.origin} is no table of clips: give one of clip, sound and sentence"
+                f"{source.origin} lists no clips: give a table of clip, sound and sentence"
             )
 
     def model(self, backbone: Backbone) -> nn.Module:

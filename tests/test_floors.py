@@ -53,6 +53,7 @@ ANCESTORS: dict[str, set[str]] = {
     "semantic_fpn": {"resnet"},
     "senet": {"resnet"},
     "upernet": {"cswin", "swin"},
+    "vatt_clips": {"vatt", "vatt_unified"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter

@@ -96,7 +96,7 @@ def fit(
         typer.Option(
             help="What to learn: classification, multilabel for several labels per image, "
             "segmentation for masks, detection for boxes, instances for boxes and outlines, "
-            "series for time series, video for clips, or audio for sounds. "
+            "series for time series, video for clips, audio for sounds, or lidar for scans. "
             "Default: what the data are for."
         ),
     ] = None,

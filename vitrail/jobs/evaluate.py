@@ -27,6 +27,7 @@ from vitrail.data.mask_views import renumbered
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
+from vitrail.jobs.evaluate_scans import evaluate_scans
 from vitrail.jobs.stress import Ask, Stress, Subject, stressed
 from vitrail.layers.normal import Normal
 from vitrail.measure.machine import machine
@@ -92,6 +93,14 @@ def evaluate(
         (80, 'report.html')
     """
     folder = RunFolder.open(run)
+    if folder.of_scans():
+        if engine is not None or stress != CALM:
+            raise ConfigError(
+                f"{folder.path} tells points of lidar scans, which are judged as they are by its "
+                "own file: leave out engines, attacks and corruptions"
+            )
+        found = evaluate_scans(folder, data, name=name, progress=progress)
+        return Evaluation(found.sentence, found.figures, found.n, found.folder)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
     drawn = task.maps or task.boxes

@@ -34,6 +34,7 @@ ANCESTORS: dict[str, set[str]] = {
     "eca": {"resnet"},
     "elsa": {"swin", "volo"},
     "evolving": {"resnet"},
+    "faster_rcnn": {"resnet"},
     "fcos": {"resnet"},
     "flexivit": {"vit"},
     "gcnet": {"resnet"},
@@ -43,6 +44,7 @@ ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "retinanet": {"resnet"},
+    "mask_rcnn": {"resnet"},
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {
@@ -51,6 +53,7 @@ ANCESTORS: dict[str, set[str]] = {
     "semantic_fpn": {"resnet"},
     "senet": {"resnet"},
     "upernet": {"cswin", "swin"},
+    "vatt_clips": {"vatt", "vatt_unified"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter

@@ -24,7 +24,7 @@ from vitrail.data.lidar.gate import inspect_scans
 from vitrail.data.lidar.scans import Scans, statistics
 from vitrail.data.lidar.split import divide_scans
 from vitrail.data.masks import IGNORE
-from vitrail.errors import ConfigError, ExportError, RunError
+from vitrail.errors import ConfigError, DataError, ExportError, RunError
 from vitrail.jobs.predict import answering
 from vitrail.jobs.train import train_recipe
 from vitrail.models import config_json, rangevit
@@ -230,6 +230,32 @@ def test_other_commands_say_what_it_is(run):
         answering(run, threshold=0.5)
 
 
+def test_a_run_is_judged_again_by_its_own_scans_and_by_others(run, street, tmp_path):
+    own = vitrail.evaluate(run)
+    first, again = Run(run).result["test"], own.figures["test"]
+    assert again["accuracy"] == pytest.approx(first["mean_intersection_over_union"], abs=1e-6)
+    assert own.n == first["n"] and "person" in own.report.read_text()
+    every = vitrail.evaluate(run, street, name="all")
+    assert every.n == 20 and every.folder == run / "evaluations" / "all"
+    shutil.copytree(street, tmp_path / "other")
+    names = (street / "classes.txt").read_text().replace("person", "walker")
+    (tmp_path / "other" / "classes.txt").write_text(names)
+    with pytest.raises(DataError, match=r"other has the classes .*walker.*: give scans of these"):
+        vitrail.evaluate(run, tmp_path / "other")
+    with pytest.raises(ConfigError, match="leave out engines, attacks and corruptions"):
+        vitrail.evaluate(run, engine="openvino")
+
+
+@pytest.mark.slow  # races, trains and reports
+def test_networks_of_scans_race(street, tmp_path):
+    found = vitrail.fit(street, task="lidar", time="20s", out=tmp_path / "run", threads=1)
+    assert found.result["model"]["config"]["family"] == "rangevit"
+    assert (found / "model.onnx").is_file() and found.score > 0
+    assert (found / "report.html").is_file() and vitrail.evaluate(found).n > 0
+    again = vitrail.fit("", resume=True, out=tmp_path / "run")
+    assert again.result == found.result
+
+
 def test_a_damaged_recipe_is_told(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     recipe = json.loads((run / "recipe.json").read_text())
@@ -275,8 +301,8 @@ def test_what_does_not_fit_is_refused_at_once(street, tmp_path, more, said):
 def test_images_are_not_trained_on_by_a_network_of_scans(tmp_path):
     with pytest.raises(ConfigError, match="a recipe trains on images"):
         train_recipe([f"model={MODEL}", "data=fashion-sample"], out=tmp_path / "run")
-    with pytest.raises(ConfigError, match="has no race so far"):
-        vitrail.fit("fashion-sample", task="lidar")
+    with pytest.raises(ConfigError, match="latency is not for lidar scans"):
+        vitrail.fit("scans", task="lidar", latency="20ms")
 
 
 def test_an_export_that_computes_something_else_is_refused(street, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from vitrail.objectives.cross_entropy import CrossEntropyLoss
 from vitrail.search.costs import Cost
 from vitrail.search.predictor import fitted
 from vitrail.search.spaces import Images, space_of
+from vitrail.search.spaces.binary_counts import operations
 from vitrail.search.spaces.blocks import canonical, grown
 from vitrail.search.strategies import Found, Ground, Nsga, Progressive
 from vitrail.search.strategies.differentiable import Differentiable, probabilities
@@ -221,6 +222,20 @@ def test_a_mixture_that_has_decided_is_the_cell_itself():
     with torch.no_grad():
         assert (model(image) - shared(image)).abs().max() <= 1e-12
     assert BATS.strongest((tables[0].tolist(), tables[1].tolist())) == genes
+
+
+def test_operations_of_signs_are_counted_apart():
+    """By hand: the stem, what enters cells, pools and the head are real, or not counted at all."""
+    space = BATS
+    pool, wide = space.ends
+    plain, dense = (operations(space.config(genes)) for genes in (pool, wide))
+    assert plain.binary < dense.binary and plain.real == dense.real > 0
+    for genes, done in ((pool, plain), (wide, dense)):
+        assert done.binary + done.real == space.count(space.config(genes)).macs
+    assert dense.weighed == dense.real + dense.binary / 64
+    real = operations(replace(space.config(wide), binary="none"))
+    assert (real.binary, real.real) == (0, dense.binary + dense.real)
+    assert "of signs" in space.described(space.config(wide))["multiply-adds"]
 
 
 def test_temperature_sharpens():

@@ -164,7 +164,7 @@ def _of_table(path: Path) -> _Listed:
             f"{path} is a file of another kind: give a .csv, .tsv, .parquet or .jsonl with image "
             "and caption"
         )
-    cells = _of_lines(path) if path.suffix.lower() == LINES else read_cells(path)
+    cells = lines_of(path) if path.suffix.lower() == LINES else read_cells(path)
     names = ["".join(c for c in name.casefold() if c.isalnum()) for name in cells.names]
     at = {
         kind: next((names.index(name) for name in wanted if name in names), None)
@@ -184,19 +184,20 @@ def _of_table(path: Path) -> _Listed:
             found.missing.append(name)
             continue
         found.add(key, (text,) if isinstance(text, str) else text)
-        if at["label"] is not None and (label := _one(row[at["label"]])):
+        if at["label"] is not None and (label := text_of(row[at["label"]])):
             found.labels[key] = label
         if at["part"] is not None:
-            found.parts[key] = part_of(_one(row[at["part"]]))
+            found.parts[key] = part_of(text_of(row[at["part"]]))
     return found
 
 
-def _one(cell: Cell) -> str:
+def text_of(cell: Cell) -> str:
+    """Return a cell of one text, or of several, as one."""
     return cell if isinstance(cell, str) else " ".join(cell)
 
 
-def _of_lines(path: Path) -> Cells:
-    """Read the cells of a file with a JSON object in each line. Raises DataError."""
+def lines_of(path: Path) -> Cells:
+    """Return the cells of a file with a JSON object in each line. Raises DataError."""
     rows: list[tuple[int, dict[str, str | tuple[str, ...]]]] = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():

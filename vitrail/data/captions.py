@@ -18,7 +18,7 @@ from vitrail.errors import ConfigError
 
 
 class Captions:
-    """The sentences of each item of a source, at least one, and how they become ids.
+    """The sentences of each item of a source, and how they become ids: of an image at least one.
 
     `words` are settled once, by the sentences of the training part or a file.
     """

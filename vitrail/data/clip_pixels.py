@@ -79,11 +79,14 @@ class ClipPixels(Pixels):
 
     def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the clips at `indices`, uint8 (n, T, H, W, 3). Streams decode them now."""
+        return self.taken(indices, self.starts(indices))
+
+    def starts(self, indices: Sequence[int] | np.ndarray) -> list[int]:
+        """Return the frames from which on `take` shows the clips at `indices`."""
         lengths = self.lengths
-        starts = [
+        return [
             view_start(int(lengths[at]), self.sampling, self.view, self.views) for at in indices
         ]
-        return self.taken(indices, starts)
 
     def taken(self, indices: Sequence[int] | np.ndarray, starts: Sequence[int]) -> np.ndarray:
         """Return the clips at `indices` from the frames `starts` on, uint8 (n, T, H, W, 3)."""
@@ -176,9 +179,7 @@ class ClipBatches(Batches):
             images = self.normalised(clips.take(mine))
         else:
             random = generator(self.seed, epoch, number + 1)
-            lengths = clips.lengths[indices]
-            last = [last_start(int(n), clips.sampling) for n in lengths]
-            starts = random.integers(0, np.array(last) + 1)[rows]
+            starts = self._starts(indices, random)[rows]
             draws = self._draws(self.augment, indices, epoch, random)
             # Frames side by side as channels: so what moves one moves all.
             folded = _folded(clips.taken(mine, starts.tolist()))
@@ -191,6 +192,18 @@ class ClipBatches(Batches):
             torch.from_numpy(self._labels[mine]),
             torch.from_numpy(mine),
         )
+
+    def starts(self, epoch: int, number: int, rows: np.ndarray) -> np.ndarray:
+        """Return the frames from which on some rows of a batch are seen."""
+        indices, _ = self.drawn(epoch, number)
+        if self.augment is None:
+            return np.array(self._clips.starts(indices[rows]), np.int64)
+        return self._starts(indices, generator(self.seed, epoch, number + 1))[rows]
+
+    def _starts(self, indices: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Draw where each clip of a batch begins, which is the first that is drawn for it."""
+        last = [last_start(int(n), self._clips.sampling) for n in self._clips.lengths[indices]]
+        return random.integers(0, np.array(last) + 1)
 
     def normalised(self, images: np.ndarray) -> np.ndarray:
         """Return uint8 (b, T, H, W, C) as float32, less the mean and by the deviation."""

@@ -33,6 +33,22 @@ _TRAITS = {
     "far off": "{} numbers far away from all others: a sensor's fault, or another unit",
     "extension": "{} an extension of another format, decoded by content",
 }
+# What is said of a file that is left out, by its kind.
+MEANS = {
+    "empty": "empty", "not an image": "no image", "truncated": "truncated",
+    "bomb": "too large to be decoded safely", "broken": "damaged",
+    "unreadable": "unreadable", "oversized": "too large a file",
+    "unread": "of a kind that is not read", "no values": "without any value",
+    "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
+    "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
+    "mask colour": "with a mask of unknown colours",
+    "no video": "without a video stream", "no frames": "without a frame",
+    "broken clip": "damaged, cut off, or no video",
+    "long clip": "too long", "not a sound": "no sound", "silent": "silent",
+    "no numbers": "without any number", "too short": "too short",
+    "annotation": "with an annotation that cannot be used",
+    "mask format": "with a mask that is none of indices",
+} | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
 _WARN = ("short clip", "still", "far off", "stretched", "dim", "no data", "bands", "extension")
 
 
@@ -61,26 +77,11 @@ def _of_names(source: Source) -> list[Finding]:
 
 
 def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
-    means = {
-        "empty": "empty", "not an image": "no image", "truncated": "truncated",
-        "bomb": "too large to be decoded safely", "broken": "damaged",
-        "unreadable": "unreadable", "oversized": "too large a file",
-        "unread": "of a kind that is not read", "no values": "without any value",
-        "mask size": "of another size than the mask", "mask empty": "without a labelled pixel",
-        "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
-        "mask colour": "with a mask of unknown colours",
-        "no video": "without a video stream", "no frames": "without a frame",
-        "broken clip": "damaged, cut off, or no video",
-        "long clip": "too long", "not a sound": "no sound", "silent": "silent",
-        "no numbers": "without any number", "too short": "too short",
-        "annotation": "with an annotation that cannot be used",
-        "mask format": "with a mask that is none of indices",
-    } | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
     groups: dict[str, list[str]] = {}
     for entry in broken:
         groups.setdefault(entry.kind, []).append(entry.key)
     return [
-        Finding(kind, "error", f"{_are(source, len(keys))} {means[kind]}, left out", tuple(keys))
+        Finding(kind, "error", f"{_are(source, len(keys))} {MEANS[kind]}, left out", tuple(keys))
         for kind, keys in groups.items()
     ]
 

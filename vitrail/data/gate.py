@@ -21,6 +21,7 @@ from vitrail.data.series_gate import scan_series, series_findings
 from vitrail.data.sound_gate import scan_sounds
 from vitrail.data.sounds import SUFFIXES as SOUNDS
 from vitrail.data.source import Finding, Item, Source, label_array, label_counts
+from vitrail.data.track_gate import with_tracks
 from vitrail.data.videos import SUFFIXES as VIDEOS
 from vitrail.errors import ConfigError, DataError
 from vitrail.units import shortened
@@ -143,6 +144,10 @@ def inspect(
     elif source.clips is not None:
         found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
         source = replace(source, clips=replace(source.clips, lengths=lengths))
+        if source.tracks is not None and len(found.rows):
+            source, more = with_tracks(
+                source, source.tracks, found, workers=workers, progress=progress
+            )
     elif source.wanted is not None:
         found, hearing, more = scan_sounds(
             source, source.wanted, workers=workers, progress=progress

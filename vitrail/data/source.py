@@ -22,6 +22,7 @@ from vitrail.units import shortened
 
 if TYPE_CHECKING:
     from vitrail.data.captions import Captions
+    from vitrail.data.tracks import Tracks
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
@@ -118,7 +119,7 @@ class Source:
     labels, `Item.labels`. `ranges`, once the gate has looked, are the values that become 0 and
     255 in images of more than 8 bits. With `masks` every pixel has a class, and the labels of an
     image are the classes in its mask; with `boxes` they are those of its boxes; with `captions`
-    every image has sentences. With `series` the
+    every image has sentences, with `tracks` clips may have sounds beside them. With `series` the
     items are time series, of which row i is items[i]; with `clips` they are files of videos. With
     `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
     has listened.
@@ -136,6 +137,7 @@ class Source:
     masks: Masks | None = field(default=None, repr=False)
     boxes: Boxes | None = field(default=None, repr=False)
     captions: Captions | None = field(default=None, repr=False)
+    tracks: Tracks | None = field(default=None, repr=False)
     series: Series | None = field(default=None, repr=False)
     clips: Sampling | None = field(default=None, repr=False)
     wanted: Wanted | None = None

@@ -65,7 +65,7 @@ class Part:
     @cached_property
     def digest(self) -> str:
         """Return the digest by which the part is known: 32 hexadecimal digits over contents,
-        labels, masks, boxes, sentences and order.
+        labels, masks, boxes, sentences, sounds and order.
         """
         state = hashlib.blake2b(digest_size=16)
         state.update(self.digests.astype(">u8").tobytes())
@@ -76,6 +76,8 @@ class Part:
             state.update(self.source.boxes.digests(self.rows))
         if self.source.captions is not None:
             state.update(self.source.captions.digest(self.rows))
+        if self.source.tracks is not None:
+            state.update(self.source.tracks.digest(self.rows))
         return state.hexdigest()
 
 

@@ -62,10 +62,13 @@ class Words:
         return self._tokenizer.to_str()
 
 
-def learned(sentences: Iterable[str], length: int, *, most: int = MOST) -> Words:
+def learned(
+    sentences: Iterable[str], length: int, *, most: int = MOST, pad: int | None = None
+) -> Words:
     """Return words with a vocabulary of at most `most` pieces of the sentences.
 
-    Raises ConfigError where `most` does not hold the 256 bytes, and where the library is missing.
+    `pad` is as in `Words`. Raises ConfigError where `most` does not hold the 256 bytes, and where
+    the library is missing.
 
     Examples:
         >>> words = learned(["a red shirt", "a blue bag"], length=8)
@@ -89,7 +92,7 @@ def learned(sentences: Iterable[str], length: int, *, most: int = MOST) -> Words
     made.post_processor = library.processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, made.token_to_id(END))]
     )
-    return Words(made, length)
+    return Words(made, length, pad=pad)
 
 
 def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:

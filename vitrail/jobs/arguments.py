@@ -21,7 +21,6 @@ from vitrail.run.finish import Asked
 from vitrail.run.pictures import check_size, read_size
 from vitrail.run.reading import Hardware
 from vitrail.run.storage import completed, redacted
-from vitrail.tasks import Lidar
 from vitrail.training.steps import Steps
 from vitrail.units import parse_count, parse_duration, parse_latency
 
@@ -121,9 +120,10 @@ class Words(TypedDict, total=False):
     `storage` the URL of a database that machines share. `teacher` is a run, a file of weights or a
     published variant whose answers all candidates learn beside the labels. `task` is "multilabel"
     where images have several labels, "segmentation" where each has a mask, "series" for time
-    series, "video" for clips and "audio" for sounds, which the data tell as a rule; one class each
-    is the default. With `flexible` the weights learn many patch sizes, and the run gets a dial.
-    `add` are JSON files whose models race as well, such as the found.json of a search.
+    series, "video" for clips and "audio" for sounds, which the data tell as a rule, "lidar" for
+    scans; one class each is the default. With `flexible` the weights learn many patch sizes, and
+    the run gets a dial. `add` are JSON files whose models race as well, such as the found.json of a
+    search.
     """
 
     latency: str | float | None
@@ -187,11 +187,6 @@ def ask(
             )
     rivals(asked.engine)
     wish = asked.wish  # checked to the last field before any image is read
-    if isinstance(wish.task, Lidar):
-        raise ConfigError(
-            "task lidar has no race so far: train one network by `vitrail train --set task=lidar "
-            f"--set model=rangevit_s_nuscenes --set data={data}`"
-        )
     _check_kind(asked, wish)
     if words.get("storage"):
         options["storage"] = redacted(str(words.get("storage")))

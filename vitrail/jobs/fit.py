@@ -21,6 +21,8 @@ from vitrail.engines import rivals
 from vitrail.errors import ConfigError, RunError
 from vitrail.jobs.arguments import Arguments, Words, amended, ask, given
 from vitrail.jobs.entrants import listed
+from vitrail.jobs.fit_scans import again as fit_scans_again
+from vitrail.jobs.fit_scans import fit_scans
 from vitrail.jobs.fitting import Fitting
 from vitrail.jobs.pretrain import pretrain
 from vitrail.run.folder import RunFolder, free_name
@@ -31,7 +33,7 @@ from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.shortlist import Shortlist
-from vitrail.tasks import Tasks
+from vitrail.tasks import Lidar, Tasks
 from vitrail.training.crew import require_alone
 
 PRETRAIN_SHARE = 1 / 3
@@ -75,6 +77,8 @@ def fit(
     if (pictures := words.get("pretrain")) is not None:
         asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
+    if isinstance(task, Lidar):
+        return Run(fit_scans(asked, out, view))
     folder = Path(out) if out else free_name(_called(data, task))
     RunFolder.check_free(folder)
     began = clock.monotonic()
@@ -135,12 +139,14 @@ def _pretrained_first(
 
 def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
-    if "shortlist" not in state.values:
+    if "shortlist" not in state.values and "scans" not in state.values:
         maker = "pretrain" if "pretraining" in state.values else "train"
         raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
     asked = state.get(Arguments, "arguments")
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
+    if "scans" in state.values:
+        return fit_scans_again(asked, run, state, view)
     known = state.get(Shortlist, "shortlist")
     rivals(asked.engine)
     _reached(asked)

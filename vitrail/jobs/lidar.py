@@ -75,11 +75,18 @@ def _recipe(wish: Wish, workshop: ScanWorkshop) -> Recipe:
         )
     model = to_json(config_json(config))
     recipe, _ = completed(replace(wish, recipe=replace(early, model=model)), workshop)
-    task = lidar_of(recipe)
+    return settled(recipe, workshop)
+
+
+def settled(recipe: Recipe, workshop: ScanWorkshop) -> Recipe:
+    """Return a recipe of scans with their projection, and neighbours where points are refined.
+
+    Raises ConfigError where whole scans cannot be read by it.
+    """
+    task, config = lidar_of(recipe), recipe.config
     refines = isinstance(config.points, PointHead)
-    task = replace(
-        task, projection=projection, neighbours=(task.neighbours or NEIGHBOURS) if refines else 0
-    )
+    neighbours = (task.neighbours or NEIGHBOURS) if refines else 0
+    task = replace(task, projection=workshop.projection, neighbours=neighbours)
     # Lean activations are counted on images alone, and points come beside them.
     steps = replace(recipe.steps, lean=bool(recipe.steps.lean))
     recipe = replace(recipe, task=task, steps=steps, head="random")

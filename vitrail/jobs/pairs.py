@@ -1,52 +1,46 @@
-"""A training of images and sentences: vocabulary, recipe, training, test and page.
+"""A training of things that find each other: vocabulary, recipe, training, test and page.
 
-`vitrail train --set task=image_text` comes here. What differs from a training of labels is that
-nothing is exported: classes are known when somebody asks for them.
+`vitrail train --set task=image_text` and `task=multimodal` come here. What differs from a training
+of labels is that nothing is exported: what is asked for is known when somebody asks. What the two
+tasks differ in is a `Way` each.
 """
 
 from __future__ import annotations
 
-import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vitrail.config import to_json
-from vitrail.data.augment import Augment
 from vitrail.data.captions import Captions
 from vitrail.data.split import Part
 from vitrail.data.words import Words, learned, opened
-from vitrail.jobs.wish import DECIDED, EPOCHS, Wish
-from vitrail.models import config_json
-from vitrail.recipes.defaults import default
+from vitrail.jobs.ways import Way, way
+from vitrail.jobs.wish import DECIDED, Wish
 from vitrail.recipes.recipe import Recipe, amend
 from vitrail.run.folder import RunFolder
-from vitrail.run.paired import NAME, TOKENIZER, Paired, conclude
+from vitrail.run.paired import NAME, TOKENIZER, Paired
 from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
 from vitrail.run.state import State
 from vitrail.run.stopping import interruptible
-from vitrail.run.subject import subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched
-from vitrail.tasks import ImageText
-from vitrail.training.optimizer import AdamW
 from vitrail.units import counted, seconds
 
 __all__ = ["NAME", "again", "train"]
 
-# A batch tells each pair from all others in it, so it is as large as the data allow.
-SMALLEST, LARGEST, PER_EPOCH = 16, 256, 8
-
 
 def train(wish: Wish, folder: Path, hardware: Hardware, view: View) -> Path:
-    """Train what a wish for images and sentences says; returns the run folder.
+    """Train what a wish for things with sentences says; returns the run folder.
 
     Raises VitrailError.
     """
     images = read_data(wish.recipe.data, hardware, view, wish.recipe.task)
     words = _words(wish.recipe, images, view)
-    recipe = _completed(wish, images, words)
+    recipe = way(wish.recipe.task).completed(wish.recipe, images, words)
+    recipe = amend(recipe, [s for s in wish.settings if _first(s) not in DECIDED])
     images.workshop.builder.learner(recipe)  # what does not fit leaves no folder
     with RunFolder.create(folder) as run:
         state = State.new(
@@ -67,8 +61,9 @@ def again(run: RunFolder, recipe: Recipe, state: State, hardware: Hardware, view
     images = read_data(recipe.data, hardware, view, recipe.task)
     state.require_images(images.digest)
     if (run.path / TOKENIZER).is_file():
-        length = recipe.config.text.length
-        _captions(images).settle(opened(run.path / TOKENIZER, length))
+        how = way(recipe.task)
+        words = opened(run.path / TOKENIZER, how.length(recipe.config), pad=how.pad)
+        _captions(images).settle(words)
     else:  # stopped before it was written
         run.write_text(run.path / TOKENIZER, _words(recipe, images, view).text())
     return _run(recipe, run, images, state, view)
@@ -82,20 +77,21 @@ def _captions(images: Read) -> Captions:
 
 def _words(recipe: Recipe, images: Read, view: View) -> Words:
     """Settle how sentences become ids: by a file, or by the sentences of the training part."""
-    task, length = recipe.task, recipe.config.text.length
-    assert isinstance(task, ImageText)
+    how: Way = way(recipe.task)
+    task: Any = recipe.task
+    length, pad = how.length(recipe.config), how.pad
     captions, train = _captions(images), images.workshop.split.train
     texts = _sentences(captions, train)
     if task.tokenizer is not None:
-        words = opened(task.tokenizer, length)
+        words = opened(task.tokenizer, length, pad=pad)
     else:
         view.phase("learning a vocabulary")
-        words = learned(texts, length, most=task.vocabulary)
+        words = learned(texts, length, most=task.vocabulary, pad=pad)
     captions.settle(words)
     if longer := words.cut(texts):
         view.say(
             f"{counted(longer, 'sentence')} of {len(texts):,} are longer than {length} tokens and "
-            "are cut: --set model.text.length=N takes longer ones"
+            f"are cut: --set {how.field}=N takes longer ones"
         )
     view.say(f"{counted(words.size, 'token')} for {counted(len(texts), 'different sentence')}")
     return words
@@ -105,51 +101,24 @@ def _sentences(captions: Captions, part: Part) -> list[str]:
     return list(dict.fromkeys(text for some in captions.of(part.rows) for text in some))
 
 
-def _completed(wish: Wish, images: Read, words: Words) -> Recipe:
-    """Add what the data decide: vocabulary, channels, statistics, steps. Raises VitrailError."""
-    workshop, early = images.workshop, wish.recipe
-    split, config = workshop.split, early.config
-    channels = config.channels if early.pretrained else split.channels
-    tower = replace(config.tower, channels=channels)
-    config = replace(config, tower=tower, text=replace(config.text, vocabulary=words.size))
-    image, n = (config.image[0], config.image[1]), len(split.train)
-    data = workshop.data(early.data, image, channels, early.pretrained)
-    batch = 1 << int(math.log2(min(LARGEST, max(SMALLEST, n // PER_EPOCH))))
-    total = EPOCHS * max(1, n // batch)
-    recipe = default(
-        config.tower, data, images=n, total=total, seed=early.seed, pretrained=early.pretrained,
-        device=workshop.device,
-    )  # fmt: skip
-    recipe = replace(
-        recipe,
-        model=to_json(config_json(config)),
-        optimizer=AdamW(lr=1e-3, weight_decay=1e-4),
-        augment=Augment(flip=0.5),
-        steps=replace(recipe.steps, batch=batch),
-        head="random",
-    )
-    rest = [s for s in wish.settings if _first(s) not in DECIDED]
-    return amend(recipe, rest)
-
-
 def _first(setting: str) -> str:
     return setting.partition("=")[0].strip().partition(".")[0]
 
 
 def _run(recipe: Recipe, run: RunFolder, images: Read, state: State, view: View) -> Path:
-    one = replace(subject(recipe.config.tower, pretrained=recipe.pretrained), name=NAME)
+    how = way(recipe.task)
+    one = replace(how.subject(recipe), name=NAME)
     resume = f"vitrail train --resume --out {shlex.quote(str(run.path))}"
     with interruptible(resume), view.shown():
         view.enter([one])
-        view.phase(f"training {one.title} with sentences")
+        view.phase(f"training {one.title} with {how.beside}")
         view.update(one.name, status="training")
         with state.phase("training"):
             model, scores = Watched(images.workshop, run.path, NAME, view).to_end(recipe)
         view.phase("testing and reporting")
-        told = conclude(Paired(one, recipe, model, scores), run, images, state)
+        told = how.conclude(Paired(one, recipe, model, scores), run, images, state)
     view.console.print(
-        f"{one.title} with sentences: {told}\n"
-        f"ask it by `vitrail predict {shlex.quote(str(run.path))} IMAGES --classes 'a,b'`\n"
+        f"{one.title} with {how.beside}: {told}\n{how.next(shlex.quote(str(run.path)))}\n"
         f"report: {run.report} (after {seconds(state.spent_s)})",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip

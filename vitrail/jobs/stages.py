@@ -151,13 +151,16 @@ class Stages:
     ) -> list[Found]:
         """Run one strategy for so many seconds, or up to a number of candidates."""
         view, (seconds, most) = self.bench.view, limits
-        stop = clock.monotonic() + seconds
+        stop, shown = clock.monotonic() + seconds, -1
         view.phase(f"{name}: {how}")
 
         def enough(found: list[Found]) -> bool:
-            view.step(name, len(found), most or 0)
-            best = max((one.score for one in found), default=None)
-            view.update(name, accuracy=best, steps=len(found), status="searching")
+            nonlocal shown
+            if len(found) != shown:
+                shown = len(found)
+                view.step(name, shown, most or 0)
+                best = max((one.score for one in found), default=None)
+                view.update(name, accuracy=best, steps=shown, status="searching")
             if most is not None and len(found) >= most:
                 return True
             return len(found) >= FEWEST and clock.monotonic() > stop

@@ -16,6 +16,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError, RunError
 from vitrail.jobs import pairs
 from vitrail.jobs.lidar import go_on, train_scans
+from vitrail.jobs.ways import paired
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
 from vitrail.objectives import Distillation
@@ -32,7 +33,7 @@ from vitrail.run.subject import called, subject
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
 from vitrail.run.workshop import Workshop
-from vitrail.tasks import ImageText, Lidar
+from vitrail.tasks import Lidar
 from vitrail.training.crew import Crew, crew, following, leading, require_alone
 from vitrail.training.snapshot import newest
 
@@ -98,9 +99,9 @@ def _train(
     wish = wished(settings)
     folder = Path(out) if out is not None else free_name(wish.recipe.model["family"])
     RunFolder.check_free(folder)
-    if isinstance(wish.recipe.task, ImageText | Lidar):
+    if paired(wish.recipe.task) or isinstance(wish.recipe.task, Lidar):
         require_alone(f"a training of task {kind_of(type(wish.recipe.task))}")
-    if isinstance(wish.recipe.task, ImageText):
+    if paired(wish.recipe.task):
         return pairs.train(wish, folder, hardware, view)
     if isinstance(wish.recipe.task, Lidar):
         return train_scans(wish, folder, hardware, view)
@@ -178,10 +179,10 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
         run.write_json(run.recipe, state.values["recipe"])
     # Where the dial of a finished run stands is nothing that its training knew.
     recipe = replace(read(run.recipe), methods=from_json(state.values["recipe"]).methods)
-    if isinstance(recipe.task, ImageText | Lidar):
+    if paired(recipe.task) or isinstance(recipe.task, Lidar):
         if settings:
             recipe = _changed(recipe, run, state, settings)
-        if isinstance(recipe.task, ImageText):
+        if paired(recipe.task):
             return pairs.again(run, recipe, state, site.hardware, site.view)
         return go_on(recipe, run, state, site.hardware, site.view)
     images: Read = read_data(recipe.data, site.hardware, site.view, recipe.task)
@@ -196,8 +197,7 @@ def _again(run: RunFolder, state: State, settings: Sequence[str], site: Site) ->
 def _changed(recipe: Recipe, run: RunFolder, state: State, settings: Sequence[str]) -> Recipe:
     """Take over new limits, and write them down before anything is trained."""
     changed = amend(recipe, settings)
-    paired = isinstance(recipe.task, ImageText)
-    name = pairs.NAME if paired else called(recipe.config, recipe.pretrained)
+    name = pairs.NAME if paired(recipe.task) else called(recipe.config, recipe.pretrained)
     last = newest(checkpoints(run.path, name) / "checkpoint")
     if recipe.base is not None and last is None and run.result.is_file():
         raise ConfigError(

@@ -48,7 +48,7 @@ class ZeroShot(Predictor):
     ) -> None:
         import torch
 
-        from vitrail.run.paired import opened
+        from vitrail.run.image_text import opened
         from vitrail.tasks.image_text import embedded
         from vitrail.tasks.pairing import in_words
 

@@ -23,7 +23,7 @@ SHORTEST = 1e-6
 def nce(
     clips: Float[Tensor, "b d"],
     partners: Float[Tensor, "b l d"],
-    there: Float[Tensor, "b"] | None = None,
+    there: Float[Tensor, "b *l"] | None = None,
     *,
     temperature: float = 0.07,
     symmetric: bool = False,
@@ -34,16 +34,21 @@ def nce(
     the sum of exp(cosine / temperature) over all pairs of the clip or of its candidates, less that
     over its own pairs, which the first sum has twice, as the authors' does; `symmetric` has two
     sums in its place, pairs of the clip and pairs of its candidates, and adds two losses. Where
-    `there` is 0 a clip has no partners: its loss is 0, nobody is compared with what stands in
-    their place, and the other losses grow by N over their number.
+    `there` (B,), or (B, L) of each candidate, is 0 a clip lacks partners: nobody is compared with
+    what stands in their place. The loss of a clip without any is 0, and the other losses grow by N
+    over their number.
     """
     own, others = F.normalize(gathered(clips), dim=-1, eps=SHORTEST), gathered(partners)
     n = len(own)
     others = F.normalize(others, dim=-1, eps=SHORTEST)
     logits = torch.einsum("id,jld->ijl", own, others) / temperature
-    kept = own.new_ones(n) if there is None else gathered(there.to(own.dtype))
-    right = logits.diagonal().T.logsumexp(1)
-    logits = logits + (1 - kept)[None, :, None] * MISSING
+    known = own.new_ones(n) if there is None else gathered(there.to(own.dtype))
+    each = known if known.ndim == 2 else known[:, None].expand(n, others.shape[1])
+    kept = each.amax(1)
+    # Of a clip without partners all sums are finite, as it is multiplied by 0.
+    lacking = torch.where(kept[:, None] > 0, (1 - each) * MISSING, 0)
+    right = (logits.diagonal().T + lacking).logsumexp(1)
+    logits = logits + (1 - each) * MISSING
     rows, columns = logits.flatten(1), logits.transpose(0, 1).flatten(1)
     if symmetric:
         loss = rows.logsumexp(1) + columns.logsumexp(1) - 2 * right

@@ -5,8 +5,8 @@ Learning from Raw Video, Audio and Text", NeurIPS 2021, arXiv 2104.11178.
 
 Clips (B, 3, T, H, W), waveforms (B, 1, samples) and ids of words (B, n) become pooled features, and
 those become points of two spaces, in which cosines compare them (`layers.nce`). It is a network of
-several kinds of input, so it is in no catalog of image backbones: `vitrail.create` and
-`vitrail.load` take its `Config`. `vatt_unified` has one encoder for all three.
+several kinds of input, so it is in no catalog of image backbones: `TRIPLES` has the published ones,
+and `vitrail train --set task=multimodal` trains them. `vatt_unified` has one encoder for all three.
 
 What the authors' code does and trained weights rely on:
 - the LayerNorm of positions is over the sum of an axis' rows each, not over tokens;
@@ -29,7 +29,7 @@ from vitrail.models.names import vatt as names
 from vitrail.models.parts.vatt_encoder import Sizes
 from vitrail.models.parts.vatt_heads import FAC, Common
 from vitrail.models.parts.vatt_inputs import Told, Tower, Triple, Words, check_kinds, cut
-from vitrail.models.trunk.backbone import Backbone, Level
+from vitrail.models.trunk.backbone import Backbone, Level, Variant
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Config(Triple):
 BBS = Config()
 MBS = Config(video=Sizes(1024, 12, 4096, 16))
 LBS = Config(video=Sizes(1024, 24, 4096, 16))
+TRIPLES = {"vatt_bbs": Variant(BBS), "vatt_mbs": Variant(MBS), "vatt_lbs": Variant(LBS)}
 
 NAMES = names.TABLES
 

@@ -29,7 +29,7 @@ from vitrail.models.parts.vatt_inputs import (
     vectors,
 )
 from vitrail.models.parts.vatt_tokens import Axes, aggregate, with_first
-from vitrail.models.trunk.backbone import Backbone, Level
+from vitrail.models.trunk.backbone import Backbone, Level, Variant
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Config(Triple):
 
 
 MEDIUM = Config()
+TRIPLES = {"vatt_unified_medium": Variant(MEDIUM)}
 
 NAMES = names.UNIFIED
 

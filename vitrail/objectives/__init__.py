@@ -15,6 +15,7 @@ from vitrail.objectives.distillation import Distillation
 from vitrail.objectives.focal_lovasz import FocalLovasz
 from vitrail.objectives.ibot import Ibot
 from vitrail.objectives.mae import Mae
+from vitrail.objectives.mil_nce import MilNce
 from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
@@ -26,5 +27,5 @@ Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
     | FocalLovasz | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
-    | Sit | AttMask | Dino | Ibot | Mae | Contrastive
+    | Sit | AttMask | Dino | Ibot | Mae | Contrastive | MilNce
 )  # fmt: skip

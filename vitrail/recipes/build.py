@@ -33,6 +33,7 @@ from vitrail.tasks import (
     ImageText,
     Lidar,
     MultiLabel,
+    MultiModal,
     Segmentation,
     Series,
     Tasks,
@@ -42,6 +43,11 @@ from vitrail.tasks.linear_head import LinearHead
 from vitrail.training.learner import Learner
 
 ApplyInOrder: Any = tuple[Methods, ...]
+# Tasks that put nothing around a network.
+_BARE = (
+    Classification, MultiLabel, Segmentation, Detection, Series, Video, ImageText, MultiModal,
+    Lidar,
+)  # fmt: skip
 # Opens a trained model by its name for a training on such data, that tells such classes.
 Opener = Callable[[str, Data, Sequence[str]], nn.Module]
 # Fits the head with which a recipe's training begins; None where there is none for it.
@@ -124,10 +130,7 @@ def restored(recipe: Mapping[str, Any], weights: Path) -> nn.Module:
     task = task_of(recipe)
     if recipe.get("base"):
         return _joined(recipe, weights)
-    if not methods and isinstance(
-        task,
-        Classification | MultiLabel | Segmentation | Detection | Series | Video | ImageText | Lidar,
-    ):
+    if not methods and isinstance(task, _BARE):
         return load(config, weights, source="vitrail")
     model = changed(create(config), methods, task)
     checkpoint.assign(model, checkpoint.read(weights), dtype=torch.float32)

@@ -8,9 +8,9 @@ from typing import Any
 from vitrail.config import hints, kind_of, members
 from vitrail.data.augment import Augment
 from vitrail.errors import ConfigError
-from vitrail.models import family_of, per_frame
+from vitrail.models import family_of, per_frame, vatt_clips
 from vitrail.models.trunk.backbone import input_kind, input_words
-from vitrail.tasks import Tasks
+from vitrail.tasks import ImageText, MultiModal, Tasks
 from vitrail.tasks.video import FRAMES, Video
 
 # Series are shown as they are.
@@ -21,22 +21,35 @@ _TAKE = {
     "series": "model=ea_dc",
     "scans": "model=rangevit_s_nuscenes",
     "clips": "model=mvit_b_16x4, or any backbone of images for each frame",
+    "triples": "model=vatt_bbs, or model=vatt_unified_medium",
 }
+# What a network of several kinds of input takes, where a task has one.
+_OWN = {ImageText: "pairs", MultiModal: "triples"}
 
 
 def require_taken(config: Any, task: Tasks) -> None:
     """Raise ConfigError for a model that takes something else than the task is about."""
     kind = input_kind(config)
-    # A backbone of images will look at each frame of a clip (`on_clips`).
-    if kind == task.takes or (kind, task.takes) == ("images", "clips"):
+    own = _OWN.get(type(task))
+    # A backbone of images will look at each frame of a clip, of three towers one (`on_clips`).
+    taken = kind == task.takes or (kind in ("images", "triples") and task.takes == "clips")
+    if kind == own or (taken and not isinstance(task, MultiModal)):
         return
+    if isinstance(task, MultiModal):
+        raise ConfigError(
+            f"model takes {input_words(config)}, this task trains on clips with sounds and "
+            f"sentences: take {_TAKE['triples']}"
+        )
     what = f"{'a recipe' if task.takes == 'images' else 'this task'} trains on {task.takes}"
     raise ConfigError(f"model takes {input_words(config)}, {what}: take {_TAKE[task.takes]}")
 
 
 def on_clips(config: Any, task: Video) -> Any:
     """Return the Config of a network of clips that shows as many frames as the task: a network of
-    clips itself, else one that looks at each frame with the backbone. Raises ConfigError."""
+    clips itself, the tower of clips of one of sounds and sentences too, else one that looks at each
+    frame with the backbone. Raises ConfigError."""
+    if input_kind(config) == "triples":
+        config = vatt_clips.of(config)
     if input_kind(config) == "clips":
         return replace(config, frames=task.frames) if task.frames else config
     known = members(hints(per_frame.Config)["host"])
@@ -46,6 +59,11 @@ def on_clips(config: Any, task: Video) -> Any:
             f"{', '.join(sorted(map(kind_of, known)))}"
         )
     return per_frame.Config(config, frames=task.frames or FRAMES)
+
+
+def on_triples(config: Any, task: MultiModal) -> MultiModal:
+    """Return the task with the frames and samples that a network sees and hears."""
+    return replace(task, frames=config.frames, samples=config.inputs.samples)
 
 
 def require_as_they_are(augment: Augment) -> None:

@@ -19,7 +19,16 @@ from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.pi_resize import pi_resize
 from vitrail.layers.position import triangle_grid
 from vitrail.methods.flexible_stem import SEAMS
-from vitrail.models import Backbone, Identity, create, identify, load, module_of, per_frame
+from vitrail.models import (
+    Backbone,
+    Identity,
+    create,
+    identify,
+    load,
+    module_of,
+    per_frame,
+    vatt_clips,
+)
 from vitrail.models.parts.range_start import from_images
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
@@ -45,6 +54,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
         return _towered(model, config, reference)
     if kinds == ("images", "scans"):
         return _seeing(model, config, reference)
+    if kinds == ("triples", "clips") and isinstance(config, vatt_clips.Config):
+        return _of_clips(model, known, reference)
     if kinds == ("images", "clips") and type(known.config) is type(config):
         return _inflated(model, known, reference)
     if kinds[0] != kinds[1]:
@@ -73,6 +84,28 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
         for name, value in ours.items():
             if keep_head or not _in_head(name):
                 value.copy_(donor[name])
+    return model
+
+
+def _of_clips(model: Backbone, known: Identity, reference: str) -> Backbone:
+    """Fill the tower of clips with the weights that it learned beside sounds and sentences.
+
+    Raises CheckpointError where they are of other sizes.
+    """
+    donor = load(known.config, reference).state_dict()
+    ours = {name: value for name, value in model.state_dict().items() if not _in_head(name)}
+    behind = model.config.behind
+    found = {name: donor.get(vatt_clips.name_in(name, behind)) for name in ours}
+    strange = [n for n, value in found.items() if value is None or value.shape != ours[n].shape]
+    if strange:
+        raise CheckpointError(
+            f"{reference} does not fill {_some(strange)} of the tower of clips: take its own sizes "
+            "by --set model=RUN/recipe.json"
+        )
+    with torch.no_grad():
+        for name, value in found.items():
+            if value is not None:
+                ours[name].copy_(value)
     return model
 
 

@@ -23,7 +23,7 @@ from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
 from vitrail.models import config_from_json, config_in, config_json, identify, named
-from vitrail.models.trunk.backbone import input_kind, sized
+from vitrail.models.trunk.backbone import sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
     BoxLoss,
@@ -31,6 +31,7 @@ from vitrail.objectives import (
     CrossEntropy,
     Distillation,
     FocalLovasz,
+    MilNce,
     Objectives,
     PixelCrossEntropy,
     SummedDistillation,
@@ -38,10 +39,25 @@ from vitrail.objectives import (
 )
 from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
-from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
+from vitrail.recipes.on_inputs import (
+    AS_THEY_ARE,
+    on_clips,
+    on_triples,
+    require_as_they_are,
+    require_taken,
+)
 from vitrail.recipes.on_maps import on_maps
 from vitrail.recipes.with_text import path_of, with_text
-from vitrail.tasks import Audio, Classification, ImageText, Lidar, Tasks, Video
+from vitrail.tasks import (
+    Audio,
+    Classification,
+    ImageText,
+    Instances,
+    Lidar,
+    MultiModal,
+    Tasks,
+    Video,
+)
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -107,8 +123,7 @@ class Recipe:
     def config(self) -> Any:
         """Return the model's Config. Raises ConfigError."""
         config = config_from_json(self.model)
-        if not (isinstance(self.task, ImageText) and input_kind(config) == "pairs"):
-            require_taken(config, self.task)
+        require_taken(config, self.task)
         return config
 
 
@@ -144,6 +159,8 @@ def suited(task: Tasks) -> Objectives:
     """Return what is minimised for a task unless the recipe says otherwise."""
     if isinstance(task, ImageText):
         return Contrastive()
+    if isinstance(task, MultiModal):
+        return MilNce()
     if isinstance(task, Lidar):
         return FocalLovasz()
     if task.maps:
@@ -155,8 +172,8 @@ def suited(task: Tasks) -> Objectives:
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz)
-    if task.several or task.maps or task.boxes or isinstance(task, ImageText | Lidar):
+    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz, MilNce)
+    if task.several or task.maps or task.boxes or isinstance(task, ImageText | MultiModal | Lidar):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -214,12 +231,14 @@ def checked(recipe: Recipe) -> Recipe:
         )
     if recipe.task.maps:
         check_augment(recipe.augment)
-    if isinstance(recipe.task, ImageText):
+    if isinstance(recipe.task, ImageText | MultiModal):
         _require_pairs(recipe)
     if recipe.task.takes == "series":
         require_as_they_are(recipe.augment)
-    if isinstance(recipe.task, Video):
+    if isinstance(recipe.task, Video | MultiModal):
         check_clips(recipe.augment)
+    if isinstance(recipe.task, MultiModal) and recipe.model:
+        recipe = replace(recipe, task=on_triples(recipe.config, recipe.task))
     if isinstance(recipe.task, Video) and recipe.model:
         config = on_clips(recipe.config, recipe.task)
         task = replace(recipe.task, frames=config.frames)
@@ -227,7 +246,11 @@ def checked(recipe: Recipe) -> Recipe:
     if recipe.task.boxes:
         box_batches.check_augment(recipe.augment)
     if (recipe.task.maps or recipe.task.boxes) and recipe.model:
-        headed = (on_maps if recipe.task.maps else on_boxes)(recipe.config)
+        headed = (
+            on_maps(recipe.config)
+            if recipe.task.maps
+            else on_boxes(recipe.config, outlines=isinstance(recipe.task, Instances))
+        )
         recipe = replace(recipe, model=to_json(config_json(headed)))
     if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
@@ -253,11 +276,13 @@ def checked(recipe: Recipe) -> Recipe:
 
 def _require_pairs(recipe: Recipe) -> None:
     """Raise ConfigError for what does not go with sentences."""
-    check_mixing(recipe.augment)
+    if isinstance(recipe.task, ImageText):
+        check_mixing(recipe.augment)
     if recipe.base is not None or recipe.methods:
         what = "methods" if recipe.methods else "base"
         raise ConfigError(
-            f"{what} change a network of images, and task image_text has two towers: leave them out"
+            f"{what} change a network of images, and task {kind_of(type(recipe.task))} has several "
+            "towers: leave them out"
         )
     locked = isinstance(recipe.objective, Contrastive) and recipe.objective.locked
     if recipe.model and locked and recipe.pretrained is None:
@@ -298,6 +323,6 @@ def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
     moved = sized(
         config,
         channels=old.get("channels", config.channels),
-        classes=old.get("classes", config.classes),
+        classes=old.get("classes", getattr(config, "classes", 0)),
     )
     return to_json(config_json(moved))

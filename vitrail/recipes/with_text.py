@@ -1,4 +1,4 @@
-"""Which network of two towers a ViT becomes where sentences are asked for."""
+"""Which network of two towers a ViT becomes where sentences are asked for, and its fields."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from vitrail.errors import ConfigError
 from vitrail.models import family_of, lit, vit
 from vitrail.models.parts.text_tower import Text
+from vitrail.models.trunk.backbone import input_kind
 
 # Sentences of few words need less than pictures do.
 DEEPEST, WIDEST, HEAD = 6, 512, 64
@@ -34,7 +35,8 @@ def with_text(config: Any) -> Any:
 
 def path_of(config: Any, path: str) -> str:
     """Return where a field lies that `model.FIELD` names: in the image tower where the network of
-    two towers has none of this name itself."""
-    own = {one.name for one in fields(config)}
-    inner = isinstance(config, lit.Config) and path.partition(".")[0] not in own
-    return f"tower.{path}" if inner else path
+    two towers has none of this name itself, of inputs where one of three has none."""
+    if path.partition(".")[0] in {one.name for one in fields(config)}:
+        return path
+    inner = {"pairs": "tower.", "triples": "inputs."}.get(input_kind(config), "")
+    return f"{inner}{path}"

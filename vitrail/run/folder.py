@@ -264,7 +264,14 @@ class RunFolder:
         """Raise RunError where classes are known only when somebody asks for them in words."""
         recipe = read_json(self.recipe, dict, remedy=RESTORE) if self.recipe.is_file() else {}
         task = recipe.get("task")
-        if isinstance(task, dict) and task.get("kind") == "image_text":
+        kind = task.get("kind") if isinstance(task, dict) else None
+        if kind == "multi_modal":
+            raise RunError(
+                f"{self.path} was trained on clips with sounds and sentences and has no classes of "
+                f"its own: learn some by `vitrail train --set task=video --set model={self.recipe} "
+                f"--set pretrained={self.path} --set data=CLIPS`"
+            )
+        if kind == "image_text":
             raise RunError(
                 f"{self.path} was trained on images with sentences and has no classes of its own: "
                 f"ask it by `vitrail predict {self.path} IMAGES --classes 'a shirt,a bag'`"

@@ -11,8 +11,11 @@ from torch import nn
 from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
+from vitrail.data.lidar.gate import Inspected
+from vitrail.data.lidar.split import divide_scans
+from vitrail.data.mask_views import some
 from vitrail.data.source import Source
-from vitrail.data.split import HeldBack, divide, unseal
+from vitrail.data.split import HeldBack, Part, divide, unseal
 from vitrail.errors import DataError, RunError
 from vitrail.recipes.recipe import Recipe, from_json
 from vitrail.run.folder import RunFolder
@@ -71,6 +74,29 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     boxes = found.source.boxes
     if boxes is not None:
         boxes = Boxes(tuple(boxes.truths[int(row)] for row in part.rows))
+    masks = found.source.masks
+    if masks is not None:
+        masks = some(masks, part.rows)
     return replace(
-        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes
-    )
+        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes,
+        masks=masks,
+    )  # fmt: skip
+
+
+def require_finished(run: RunFolder) -> None:
+    """Raise RunError for a run that is not finished, whose test part nobody may see."""
+    if not run.result.is_file():
+        raise RunError(f"{run.path} is not finished, so its test part is sealed: --resume it")
+
+
+def own_scans(run: RunFolder, recipe: Recipe, found: Inspected) -> Part:
+    """Return the test scans of a finished run, by what the gate found of all its scans.
+
+    Raises RunError for a run that is not finished, or whose scans have changed.
+    """
+    require_finished(run)
+    data = recipe.data
+    split = divide_scans(found, val=data.val, test=data.test, seed=data.seed)
+    digests = f"{split.train.digest} {split.val.digest} {split.test.digest}"
+    State.read(run.path / "fit.json").require_images(digests)
+    return unseal(split.test)

@@ -20,7 +20,7 @@ from vitrail.data.labels import Labels
 from vitrail.data.lidar.batches import Crop, Moves, ScanBatches
 from vitrail.data.lidar.folder import ScanSource, open_scans
 from vitrail.data.lidar.projection import ByScan, Spherical
-from vitrail.data.lidar.reader import Reader
+from vitrail.data.lidar.reader import Network, Reader
 from vitrail.data.lidar.scans import Scans
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement
@@ -132,7 +132,16 @@ class Lidar:
 
     def judge(self, model: nn.Module, images: Any, normal: Normal, device: Any) -> ScanMaps:
         """Ask a finished model about the test scans, and keep some to show."""
-        asked = self._asked(model, images, normal, device)
+        return self.shown(self._asked(model, images, normal, device), images)
+
+    def answered(self, network: Network, scans: Scans, normal: Normal) -> ScanMaps:
+        """Do as `judge`, asking a network as functions of arrays, such as an exported one."""
+        reader = self.reader(scans.image[1], normal)
+        asked = counted(scans, lambda at: reader.answer(*points_of(scans, at), network))
+        return self.shown(asked, scans)
+
+    def shown(self, asked: Asked, images: Scans) -> ScanMaps:
+        """Return what was answered, with the worst scans and some evenly to show."""
         own = maps.mean_overlap(asked.maps.values)
         chosen = worst_and_some(own.numpy(), WORST, EXAMPLES)
         shown = [shown_of(images, at, asked.labels[at], float(own[at])) for at in chosen]

@@ -62,9 +62,11 @@ def recalls(places: Tensor) -> dict[int, float]:
 
 
 def by_chance(own: Tensor, asked: int, found: int) -> dict[int, float]:
-    """Return what `recalls` gives for places in random order, on average."""
+    """Return what `recalls` gives for places in random order, on average over what has a right
+    one."""
     right = torch.bincount(own[:, 0], minlength=asked).double()
-    missed, chances = torch.ones(asked, dtype=torch.float64), {}
+    right = right[right > 0]
+    missed, chances = torch.ones(len(right), dtype=torch.float64), {}
     for k in range(1, max(AT) + 1):
         left = found - (k - 1)
         if left > 0:
@@ -93,12 +95,22 @@ def in_words(
     return prototypes([embed(prompted(name, prompts)) for name in names])
 
 
-def figures(outputs: Pairs) -> Mapping[str, float]:
-    """Return recall at 1, 5 and 10 in both directions, and zero-shot accuracy where it is known."""
-    forth = recalls(ranks(outputs.values, outputs.texts, outputs.own))
+def chances(outputs: Pairs, one: str = "image", other: str = "text") -> dict[str, float]:
+    """Return what each recall of `figures` is where everything is found in random order."""
+    n, m = len(outputs.values), len(outputs.texts)
+    forth, back = by_chance(outputs.own, n, m), by_chance(outputs.backwards, m, n)
+    told = {f"{one} to {other}, recall at {k}": value for k, value in forth.items()}
+    return told | {f"{other} to {one}, recall at {k}": value for k, value in back.items()}
+
+
+def figures(outputs: Pairs, one: str = "image", other: str = "text") -> Mapping[str, float]:
+    """Return recall at 1, 5 and 10 in both directions, over what has a right one, and zero-shot
+    accuracy where it is known."""
+    has = outputs.own[:, 0].unique()
+    forth = recalls(ranks(outputs.values, outputs.texts, outputs.own)[has])
     back = recalls(ranks(outputs.texts, outputs.values, outputs.backwards))
-    told = {f"image to text, recall at {k}": value for k, value in forth.items()}
-    told |= {f"text to image, recall at {k}": value for k, value in back.items()}
+    told = {f"{one} to {other}, recall at {k}": value for k, value in forth.items()}
+    told |= {f"{other} to {one}, recall at {k}": value for k, value in back.items()}
     if outputs.asked is not None:
         right = (outputs.values @ outputs.asked.mT).argmax(1) == outputs.targets
         told["zero-shot accuracy"] = right.double().mean().item()

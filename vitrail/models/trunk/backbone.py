@@ -308,10 +308,14 @@ def input_words(config: Any) -> str:
 
 
 def sized(config: Any, *, classes: int, channels: int, image: tuple[int, int] | None = None) -> Any:
-    """Return a config for other data; of series `channels` are features, `image` is (steps, 1)."""
+    """Return a config for other data; of series `channels` are features, `image` is (steps, 1), and
+    networks of clips, sounds and sentences tell no `classes`."""
     if input_kind(config) == "series":
         length = {} if image is None else {"length": image[0]}
         return replace(config, classes=classes, features=channels, **length)
+    if input_kind(config) == "triples":
+        sides = {} if image is None else {"image": image}
+        return replace(config, inputs=replace(config.inputs, channels=channels, **sides))
     sides = {} if image is None else {"image": image}
     return replace(config, classes=classes, channels=channels, **sides)
 

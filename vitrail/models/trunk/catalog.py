@@ -27,7 +27,7 @@ from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
 
 _PACKAGE = "vitrail.models"
 # What the files of networks call their published ones.
-_TABLES = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SCANS", "SPACE")
+_TABLES = ("VARIANTS", "DENSE", "BOXES", "SERIES", "CLIPS", "SCANS", "TRIPLES", "SPACE")
 
 
 @lru_cache(maxsize=1)
@@ -97,13 +97,14 @@ def _listed(table: str) -> Mapping[str, Variant]:
 def scans() -> Mapping[str, Variant]:
     """Return every published network of lidar scans, by name, with its file's name as the family:
     those of `SCANS` in the files of networks."""
-    return MappingProxyType(
-        {
-            name: replace(variant, name=name, family=family)
-            for family, module in networks().items()
-            for name, variant in getattr(module, "SCANS", {}).items()
-        }
-    )
+    return _listed("SCANS")
+
+
+@lru_cache(maxsize=1)
+def triples() -> Mapping[str, Variant]:
+    """Return every published network of clips, sounds and sentences, by name: those of `TRIPLES` in
+    the files of networks."""
+    return _listed("TRIPLES")
 
 
 @lru_cache(maxsize=1)
@@ -114,10 +115,9 @@ def series() -> Mapping[str, Variant]:
 
 
 def named() -> Mapping[str, Variant]:
-    """Return all that has a name: variants of the catalog, networks of
-    maps, of series and of scans.
-    """
-    return {**catalog(), **dense(), **series(), **scans()}
+    """Return all that has a name: variants of the catalog, networks of maps, of series, of scans,
+    and of clips with sounds and sentences."""
+    return {**catalog(), **dense(), **series(), **scans(), **triples()}
 
 
 def create(name_or_config: Any, **changes: Any) -> Backbone:

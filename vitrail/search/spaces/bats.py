@@ -19,10 +19,12 @@ from vitrail.layers.genotype import Genotype
 from vitrail.measure.counts import Counts
 from vitrail.models.bats import Config
 from vitrail.run.subject import counted
+from vitrail.search.spaces.binary_counts import operations
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import Gene, Genes, Row
 from vitrail.search.supernets.bats import CHOICES, EDGES, NODES, Super
 from vitrail.search.supernets.indices import Prefix, Rule
+from vitrail.units import count
 
 SMALL = 48
 
@@ -148,7 +150,9 @@ class BATS:
             nodes = [genotype[i : i + 2] for i in range(0, len(genotype), 2)]
             return "; ".join(" + ".join(f"{op} of {state}" for op, state in node) for node in nodes)
 
+        done = operations(config)
         return {
+            "multiply-adds": f"{count(done.binary)} of signs, {count(done.real)} of real numbers",
             "cells": f"{config.cells}, two of them reductions",
             "channels of a node": f"{config.dim}, twice as many after each reduction",
             "normal cell": said(config.normal),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,12 +14,6 @@ from vitrail.models.trunk.catalog import skeleton
 from vitrail.search.supernets.indices import Prefix, Rule
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class Shelled(Protocol):
-    """A network whose blocks are in `blocks`."""
-
-    blocks: Any
 
 
 class Supernet(nn.Module):
@@ -59,12 +53,11 @@ class Supernet(nn.Module):
     def shell(self, config: Any) -> nn.Module:
         """Return the modules of a candidate on the meta device, without its shapes.
 
-        Blocks that were made once are copied: to make a network anew takes a tenth of a step.
+        Blocks that were made once are copied: to make a network anew took 4 to 15 ms of one core.
         """
-        made = [skeleton(replace(part, drop_path=0.0)) for part in self.parts(config)]
+        made: list[Any] = [skeleton(replace(part, drop_path=0.0)) for part in self.parts(config)]
         model = _copied(made[0])
-        blocks = nn.ModuleList(_copied(one.blocks[0]) for one in made)
-        model.blocks._modules = blocks._modules  # pyright: ignore
+        model.blocks._modules = {str(i): _copied(one.blocks[0]) for i, one in enumerate(made)}
         return model
 
     def extracted(self, config: Any, rule: Rule | None = None) -> nn.Module:

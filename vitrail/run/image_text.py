@@ -1,0 +1,110 @@
+"""From a trained pair of towers to a finished run folder: weights, tokenizer, figures, page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vitrail.attribution import png
+from vitrail.config import parse, read_json, to_json
+from vitrail.data.captioned import ALL
+from vitrail.data.labels import Labels
+from vitrail.data.words import Words
+from vitrail.data.words import opened as words_of
+from vitrail.errors import ConfigError, RunError
+from vitrail.models.lit import LiT
+from vitrail.recipes.build import restored
+from vitrail.recipes.recipe import task_of
+from vitrail.report.image_text import ImageTextFacts, card, render
+from vitrail.report.paired import SHOT
+from vitrail.run.folder import RESTORE, RunFolder
+from vitrail.run.paired import (
+    TOKENIZER,
+    Paired,
+    asked,
+    common,
+    confusion,
+    finished,
+    tested,
+)
+from vitrail.run.reading import Read
+from vitrail.run.state import State
+from vitrail.tasks import ImageText
+from vitrail.tasks.pairing import Pairs, chances
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A finished run that is asked for classes in words."""
+
+    model: LiT
+    words: Words
+    task: ImageText
+    labels: Labels
+
+
+def opened(run: RunFolder, classes: tuple[str, ...]) -> Opened:
+    """Open a run of images and sentences to tell `classes`. Raises RunError for any other run."""
+    recipe = run.read_recipe()
+    task = task_of(recipe)
+    if not isinstance(task, ImageText):
+        raise RunError(
+            f"{run.path} knows its classes and reads no sentences: leave out --classes, or give a "
+            "run of `vitrail train --set task=image_text`"
+        )
+    told = read_json(run.labels, dict, remedy=RESTORE)
+    try:
+        labels = parse(Labels, {**told, "classes": classes})
+        model = restored(recipe, run.weights)
+    except ConfigError as error:
+        raise RunError(f"{run.path} is damaged ({error}): {RESTORE}") from error
+    assert isinstance(model, LiT)
+    words = words_of(run.path / TOKENIZER, model.config.text.length)
+    if words.size != model.config.text.vocabulary:
+        raise RunError(
+            f"{run.path / TOKENIZER} has {words.size} tokens and the weights know "
+            f"{model.config.text.vocabulary}: {RESTORE}"
+        )
+    return Opened(model, words, task, labels)
+
+
+def conclude(found: Paired, run: RunFolder, images: Read, state: State) -> str:
+    """Open the test part once; write weights, labels, result, page and card.
+
+    Returns the answer in a sentence. Raises RunError.
+    """
+    recipe, split = found.recipe, images.workshop.split
+    verdict = tested(found, run, images, state)
+    pairs = cast(Pairs, verdict.outputs)
+    judged = recipe.task.judged(pairs, cast(Any, None))
+    labels = {
+        "classes": [] if split.classes == (ALL,) else split.classes,
+        "image": recipe.data.image,
+        "channels": recipe.data.channels,
+        "mean": recipe.data.mean,
+        "std": recipe.data.std,
+        "ranges": to_json(split.train.source.ranges),
+    }
+    run.write_json(run.labels, labels)
+    classes = () if pairs.asked is None else split.classes
+    facts = ImageTextFacts(
+        **common(found, run, images, state),
+        figures=judged,
+        chance=chances(pairs) | ({SHOT: 1 / len(classes)} if classes else {}),
+        classes=classes,
+        confusion=confusion(pairs, len(classes)),
+        asked=asked(pairs, verdict, png),
+        locked=bool(getattr(recipe.objective, "locked", False)),
+        pretrained=recipe.pretrained,
+        sentences=len(pairs.said),
+    )
+    run.write_text(run.report, render(facts))
+    run.write_text(run.readme, card(facts))
+    result = {
+        "task": "image_text",
+        "model": {"title": found.subject.title, "params": facts.params, "locked": facts.locked},
+        "test": {"images": facts.test, "sentences": facts.sentences, **facts.figures},
+        "chance": facts.chance,
+    }
+    run.write_json(run.result, result | finished(found, state))
+    return recipe.task.sentence(judged)

@@ -167,7 +167,7 @@ def test_a_stray_file_does_not_make_sounds_images(tmp_path):
     assert check(folder).inspection.counts == (5, 5)
     picture(folder / "a/cover.png", 0)
     assert task_of_data(folder) is None
-    with pytest.raises(DataError, match=r"most files of .* are no images: say --task audio"):
+    with pytest.raises(DataError, match=r"most files of .* are not images: say --task audio"):
         check(folder)
 
 

@@ -15,7 +15,9 @@ from support import composites
 
 import vitrail
 from vitrail import checkpoint
+from vitrail.data import mask_views
 from vitrail.data.gate import inspect
+from vitrail.data.masks import Facts, Masks
 from vitrail.data.split import divide, unseal
 from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.jobs.predict import Predictor

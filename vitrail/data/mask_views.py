@@ -55,8 +55,9 @@ def renumbered(masks: Masks, order: Sequence[int], classes: int) -> Masks:
     table[: len(order)] = order
 
     def moved(facts: Facts) -> Facts:
-        counts = np.zeros(classes, facts.counts.dtype)
-        counts[list(order)] = facts.counts
+        # Of classes beyond those there are counts as well, where masks may be of any numbers.
+        counts = np.zeros(max(classes, len(facts.counts)), facts.counts.dtype)
+        np.add.at(counts, table[: len(facts.counts)], facts.counts)
         return replace(facts, counts=counts)
 
     seen = (moved(one) if isinstance(one, Facts) else one for one in masks.seen)

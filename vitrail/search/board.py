@@ -77,7 +77,7 @@ class Board:
 
     @property
     def shared(self) -> bool:
-        """Whether other machines may be at work."""
+        """Tell whether other machines may be at work."""
         return not isinstance(self.where, Path)
 
     def finished(self) -> list[FrozenTrial]:
@@ -181,7 +181,7 @@ class Board:
         return Taken(self, trial)
 
     def _others(self, task: str) -> list[FrozenTrial]:
-        """The trials of a task that are done, or at which somebody works."""
+        """Return the trials of a task that are done, or at which somebody works."""
         trials = [one for one in self._trials() if one.user_attrs.get(TASK) == task]
         return [*(one for one in trials if one.state.name == "COMPLETE"), *self._working(trials)]
 

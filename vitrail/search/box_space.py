@@ -34,8 +34,8 @@ def _drawing(host: Any) -> Any:
 def box_candidates(
     image_size: tuple[int, int], channels: int, classes: int, seed: int, *, outlines: bool = False
 ) -> Iterator[Candidate]:
-    """Small detectors at all sizes with their counts, families and heads in turns; where `outlines`
-    are asked for those that draw them."""
+    """Yield small detectors at all sizes with their counts, families and heads in turns; where
+    `outlines` are asked for those that draw them."""
     heads = (_drawing,) if outlines else _HEADS
     queues = []
     for image in dense_sizes(image_size):

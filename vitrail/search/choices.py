@@ -241,7 +241,8 @@ class Measuring:
         return one.decide(said[True], said[False], truth)
 
     def _folders(self, one: Question, first: Runner) -> tuple[Path, Path]:
-        """Where the race looks for the candidate's snapshots, and where the other training is."""
+        """Return where the race looks for the candidate's snapshots, and where the other training
+        is."""
         name = first.candidate.name
         other = f"{name}-{'without' if one.usual else 'with'}-{one.name.replace(' ', '-')}"
         return checkpoints(self.run, name), checkpoints(self.run, other)
@@ -265,7 +266,7 @@ def _adopt(kept: Path, beside: Path, *, other: bool) -> None:
 
 
 def _balanced(right: Sequence[bool], truth: Sequence[int]) -> float:
-    """The mean over classes of the share of right answers."""
+    """Return the mean over classes of the share of right answers."""
     of_class: dict[int, list[bool]] = {}
     for one, label in zip(right, truth, strict=True):
         of_class.setdefault(label, []).append(one)

@@ -36,7 +36,7 @@ def dense_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
 def dense_candidates(
     image_size: tuple[int, int], channels: int, classes: int, seed: int
 ) -> Iterator[Candidate]:
-    """Small networks of maps at all sizes with their counts, families and heads in turns."""
+    """Yield small networks of maps at all sizes with their counts, families and heads in turns."""
     queues = []
     for image in dense_sizes(image_size):
         for name in (*PYRAMIDS, *ISOTROPIC):
@@ -55,7 +55,8 @@ def dense_candidates(
 
 
 def _heads(family: str) -> Sequence[Callable[[Any], Any]]:
-    """The heads of a family, as functions from a host's Config to that of a network of maps."""
+    """Return the heads of a family, as functions from a host's Config to that of a network of
+    maps."""
     if family in ISOTROPIC:
         return (
             lambda host: segmenter.Config(host, segmenter.LinearDecoder()),

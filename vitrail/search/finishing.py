@@ -17,13 +17,13 @@ DROP_PATH = 0.1
 
 
 def _pnas(recipe: Recipe) -> Recipe:
-    """An auxiliary head, and a drop path that rises with the cells and the steps."""
+    """Add an auxiliary head, and a drop path that rises with the cells and the steps."""
     model = to_json(config_json(replace(recipe.config, auxiliary=True)))
     return _weighed(replace(recipe, model=model, methods=(ScheduledDropPath(DROP_PATH),)))
 
 
 def _bats(recipe: Recipe) -> Recipe:
-    """An auxiliary head; inputs binary from the start, weights from the second half on."""
+    """Add an auxiliary head; inputs are binary from the start, weights from the second half on."""
     return _weighed(replace(recipe, methods=(BinaryWeights(),)))
 
 

@@ -38,7 +38,7 @@ class Probed:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the best last."""
+        """Return what sorts the best last."""
         return self.accuracy, -self.loss
 
     @property

@@ -117,7 +117,7 @@ class Hunt:
             raise damaged(self.where, str(error)) from error
 
     def _over(self, enough: Callable[[list[Found]], bool]) -> bool:
-        """Whether some machine has said that it is enough, or this one does."""
+        """Tell whether some machine has said that it is enough, or this one does."""
         if self.plans.known("over") is not None:
             return True
         return enough(self.found()) and self.plans.once("over", lambda: True)

@@ -128,7 +128,7 @@ def parts(model: nn.Module, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _silent(hook: Any) -> Any:
-    """A hook whose result replaces nothing."""
+    """Do nothing: a hook whose result replaces nothing."""
 
     def run(module: nn.Module, given: Any) -> None:
         hook(module, given)
@@ -137,7 +137,7 @@ def _silent(hook: Any) -> Any:
 
 
 def _kind(module: nn.Module, given: tuple[Any, ...]) -> str:
-    """The classes, sizes and plain settings of a module, and the shapes that it is given."""
+    """Return the classes, sizes and plain settings of a module, and the shapes that it is given."""
     plain = [
         (name, value)
         for inner in module.modules()

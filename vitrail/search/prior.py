@@ -24,7 +24,8 @@ def _measured() -> dict[str, Any]:
 
 
 def prior(family: str) -> float:
-    """Validation accuracy of a small model of the family; the median if it was not measured."""
+    """Return the validation accuracy of a small model of the family; the median if it was not
+    measured."""
     known = _measured()["accuracy"]
     return known.get(family, statistics.median(known.values()))
 
@@ -35,5 +36,5 @@ def haste(family: str) -> float:
 
 
 def by_prior(families: Iterable[str]) -> list[str]:
-    """The families by falling prior."""
+    """Return the families by falling prior."""
     return sorted(families, key=lambda name: (-prior(name), name))

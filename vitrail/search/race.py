@@ -181,7 +181,7 @@ class Race:
         return optuna.trial.Trial(self.study, known[number])
 
     def _claim(self, names: Sequence[str], localise: Callable[..., Recipe]) -> Runner | None:
-        """A candidate that nobody has taken yet, None when all are taken."""
+        """Return a candidate that nobody has taken yet, None when all are taken."""
         import optuna
 
         waiting = (optuna.trial.TrialState.WAITING,)

@@ -63,7 +63,7 @@ def as_exported(
 
 
 def _exported(one: Candidate, budget: Budget, apart: Apart) -> Latency:
-    """The latency of the exported file in the budget's engine, remembered on this machine.
+    """Return the latency of the exported file in the budget's engine, remembered on this machine.
 
     It is that of the model alone: the resize is measured apart from it.
     """

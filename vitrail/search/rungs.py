@@ -39,13 +39,14 @@ class Runner:
 
     @property
     def order(self) -> tuple[int, float, float]:
-        """Sorts the best last: the furthest, then the most accurate, then the least loss."""
+        """Return what sorts the best last: the furthest, then the most accurate, then the least
+        loss."""
         loss = float("inf") if self.loss is None else self.loss
         return self.rung, self.accuracy or 0.0, -loss
 
 
 def rung_sizes(n: int) -> list[int]:
-    """How many candidates are in each rung: halves, and two in the last."""
+    """Return how many candidates are in each rung: halves, and two in the last."""
     sizes = [n]
     while sizes[-1] > 2 and len(sizes) < 4:
         sizes.append(max(2, (sizes[-1] + 1) // 2))
@@ -53,7 +54,7 @@ def rung_sizes(n: int) -> list[int]:
 
 
 def rung_seconds(n: int, seconds: float) -> list[float]:
-    """What a candidate has trained in all after each rung, so that the race takes `seconds`.
+    """Return what a candidate has trained in all after each rung, so that the race takes `seconds`.
 
     Each rung doubles it: 1, 2, 4 ... parts.
     """
@@ -65,12 +66,12 @@ def rung_seconds(n: int, seconds: float) -> list[float]:
 
 
 def candidates_for(seconds: float) -> int:
-    """How many candidates a race of that length can tell apart."""
+    """Return how many candidates a race of that length can tell apart."""
     return int(min(24, max(2, 0.9 * (seconds / 2) ** 0.5)))
 
 
 def field_size(rates: Sequence[float], batch: int, seconds: float) -> int:
-    """How many of the first candidates may race, given their images per second.
+    """Return how many of the first candidates may race, given their images per second.
 
     Before some hundred steps nothing is to be seen, so the first rung must have room for them.
     """
@@ -82,13 +83,13 @@ def field_size(rates: Sequence[float], batch: int, seconds: float) -> int:
 
 
 def rung_steps(rate: float, batch: int, seconds: Sequence[float]) -> tuple[int, ...]:
-    """The steps that fit into each of the times at `rate` images per second."""
+    """Return the steps that fit into each of the times at `rate` images per second."""
     steps = [int(rate * EFFICIENCY * s / batch) for s in seconds]
     return tuple(max(4 * (i + 1), step) for i, step in enumerate(steps))
 
 
 def keep(standings: Sequence[Runner], size: int, *, last: bool) -> list[Runner]:
-    """The `size` best; into the last rung with one of a second family, if there is one."""
+    """Return the `size` best; into the last rung with one of a second family, if there is one."""
     ordered = sorted(standings, key=lambda r: r.order, reverse=True)
     kept = ordered[:size]
     if last and size > 1 and len({r.candidate.family for r in kept}) == 1:

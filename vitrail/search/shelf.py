@@ -56,7 +56,7 @@ def shelf(
 
 
 def _files(folder: Path) -> list[Path]:
-    """The checkpoints on a shelf: files and folders, hidden ones passed over."""
+    """Return the checkpoints on a shelf: files and folders, hidden ones passed over."""
     if folder.is_file() or holds_weights(folder):
         return [folder]
     if (folder / "recipe.json").is_file():  # a run: its weights
@@ -95,7 +95,7 @@ def _at_sizes(
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
-    """Numbers behind names that come twice: the same model from two files."""
+    """Put numbers behind names that come twice: the same model from two files."""
     seen: Counter[str] = Counter()
     distinct = []
     for one in found:

@@ -224,15 +224,15 @@ def time_models(
 
 
 def _visits(columns: int, size: int) -> list[int]:
-    """The order in which families are asked for one more model: those that may race first, and
-    whenever they are asked again as many others."""
+    """Return the order in which families are asked for one more model: those that may race first,
+    and whenever they are asked again as many others."""
     turns = [(turn + place // size, place) for turn in range(SIZES) for place in range(columns)]
     return [place for _, place in sorted(turns)]
 
 
 def _next(members: Sequence[Candidate], done: float, terms: Terms) -> Candidate | None:
-    """The model of a family whose size suits the time best, if it trains at `done` multiply-adds of
-    the forward pass in a second."""
+    """Return the model of a family whose size suits the time best, if it trains at `done`
+    multiply-adds of the forward pass in a second."""
     if not members:
         return None
     goal = done * terms.seconds / (terms.images * passes(terms.images, members[0].family))
@@ -258,7 +258,8 @@ def time_exported(
 
 
 def _within(one: Candidate, budget: Budget, reach: float) -> bool:
-    """Whether the latency is at most `reach` times what the limit leaves to it, if there is one."""
+    """Tell whether the latency is at most `reach` times what the limit leaves to it, if there is
+    one."""
     room = budget.room_s(one.image, one.channels)
     return room is None or (one.latency_s or 0.0) <= reach * room
 
@@ -266,7 +267,7 @@ def _within(one: Candidate, budget: Budget, reach: float) -> bool:
 def _last_resort(
     counted: Counted, over: list[Candidate], terms: Terms
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """The small end of each family, when the spread missed the latency; else the least slow.
+    """Return the small end of each family, when the spread missed the latency; else the least slow.
 
     A missed budget still leaves the best model that there is.
     """
@@ -291,7 +292,8 @@ def _last_resort(
 
 
 def _paced(one: Candidate, terms: Terms) -> Candidate:
-    """The candidate with its training rate; its methods may take more than the bare model."""
+    """Return the candidate with its training rate; its methods may take more than the bare
+    model."""
     found = paced(one, batch=terms.batch, device=terms.device)
     return replace(found, rate=(found.rate or 0.0) / burden(one.config, terms.methods))
 
@@ -300,8 +302,8 @@ def _paced(one: Candidate, terms: Terms) -> Candidate:
 
 
 def _prior(one: Candidate) -> float:
-    """The prior of a family, or of the host of a network of maps; pretrained weights count more
-    than any without."""
+    """Return the prior of a family, or of the host of a network of maps; pretrained weights count
+    more than any without."""
     return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
@@ -311,7 +313,7 @@ def _merit(one: Candidate, terms: Terms) -> float:
 
 
 def _by_family(pool: Iterable[Candidate]) -> list[list[Candidate]]:
-    """The models of each family, the most promising family first."""
+    """Return the models of each family, the most promising family first."""
     members: dict[str, list[Candidate]] = {}
     for one in pool:
         members.setdefault(_column(one), []).append(one)
@@ -326,7 +328,7 @@ def _column(one: Candidate) -> str:
 
 
 def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:
-    """The best suited of each family in turns, so that no family is left out early.
+    """Return the best suited of each family in turns, so that no family is left out early.
 
     Whoever is known to keep the latency goes before whoever may.
     """

@@ -14,7 +14,7 @@ from vitrail.search.space import image_sizes, small_candidates
 def sound_candidates(
     image_size: tuple[int, int], channels: int, classes: int, seed: int, chosen: list[str]
 ) -> Iterator[Candidate]:
-    """Small configs of VATT's tower and of the `chosen` families of images, in turns."""
+    """Yield small configs of VATT's tower and of the `chosen` families of images, in turns."""
     backbones = small_candidates(image_size, channels, classes, seed, chosen)
     towers = _towers(image_size, channels, classes)
     for pair in zip_longest(backbones, towers):

@@ -34,7 +34,7 @@ def small_candidates(
     seed: int,
     chosen: Sequence[str],
 ) -> Iterator[Candidate]:
-    """Small configs of the `chosen` families at all sizes with their counts, in turns."""
+    """Yield small configs of the `chosen` families at all sizes with their counts, in turns."""
     queues = []
     for image in image_sizes(image_size):
         for name in chosen:

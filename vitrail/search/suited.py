@@ -40,5 +40,5 @@ def burden(config: Any, methods: Sequence[Methods]) -> float:
 
 
 def _made(config: Any, methods: Sequence[Methods]) -> nn.Module:
-    """The model without values, with its methods. Raises ConfigError."""
+    """Return the model without values, with its methods. Raises ConfigError."""
     return changed(deepcopy(skeleton(config)), methods, Classification())

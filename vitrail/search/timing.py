@@ -29,7 +29,7 @@ WORTH = 1.1
 
 
 def peak_macs_per_s() -> float:
-    """Multiply-adds per second of a large matrix product with the threads set now."""
+    """Return the multiply-adds per second of a large matrix product with the threads set now."""
     a = torch.randn(1024, 1024)
     torch.mm(a, a)
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def folded_latency(one: Candidate, budget: Budget) -> Latency:
 
 
 def paced(one: Candidate, *, batch: int, device: str = "cpu") -> Candidate:
-    """The candidate with its training rate, in the precision that is faster on this device.
+    """Return the candidate with its training rate, in the precision that is faster on this device.
 
     On a CPU that multiplies bfloat16 numbers convolutions gain up to twice, others lose: both
     are tried.
@@ -113,7 +113,7 @@ def training_rate(
 def _loss(
     model: nn.Module, said: Any, labels: torch.Tensor, image: tuple[int, int]
 ) -> torch.Tensor:
-    """What costs about as much as the loss of a training, of random labels."""
+    """Return what costs about as much as the loss of a training, of random labels."""
     if isinstance(model, Detector):
         boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.5, 0.4, 0.9, 0.9]], device=labels.device)
         kinds = labels[:, None, None].expand(-1, len(boxes), 1)

@@ -195,12 +195,13 @@ def _groups(
 
 
 def _of_head(name: str) -> bool:
-    """Whether a parameter of a model, or of the one in a learner, is the head's."""
+    """Tell whether a parameter of a model, or of the one in a learner, is the head's."""
     return name.removeprefix("model.").startswith("head.")
 
 
 def _hidden(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix between the stem and the head; a depthwise kernel is not."""
+    """Tell whether a parameter is a matrix between the stem and the head; a depthwise kernel is
+    not."""
     if parameter.ndim < 2 or (parameter.ndim > 2 and parameter.shape[1] == 1):
         return False
     if not _has_depths(model):

@@ -72,7 +72,8 @@ class BATS:
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
-        """For each node of both cells which two states it reads, and an operation for each."""
+        """Return for each node of both cells which two states it reads, and an operation for
+        each."""
         return tuple(
             gene
             for kind in ("normal", "reduce")

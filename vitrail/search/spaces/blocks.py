@@ -40,7 +40,7 @@ def canonical(blocks: Blocks) -> Blocks:
 
 
 def _named(blocks: Blocks, order: list[int]) -> Blocks:
-    """The blocks in another order, which each state that they read follows."""
+    """Return the blocks in another order, which each state that they read follows."""
     moved = {0: 0, 1: 1} | {old + 2: new + 2 for new, old in enumerate(order)}
 
     def sides(block: Block) -> Block:

@@ -68,8 +68,8 @@ class PNAS:
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
-        """How many blocks (a random cell has all of them), then two states and two operations for
-        each."""
+        """Return how many blocks (a random cell has all of them), then two states and two
+        operations for each."""
         sizes = tuple(range(1, self.blocks + 1))
         sides = [
             gene

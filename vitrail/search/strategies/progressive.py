@@ -89,7 +89,7 @@ class Progressive:
     def _next(
         self, space: Growing, seen: Sequence[Found], generation: int, rng: random.Random
     ) -> list[Genes]:
-        """All cells that grow out of the last ones, in an order of their own."""
+        """Return all cells that grow out of the last ones, in an order of their own."""
         last = [one for one in seen if one.generation == generation - 1]
         best = sorted(last, key=lambda one: one.order)[-max(1, self.beam) :]
         found = sorted({genes for one in best for genes in space.grown(one.genes)})
@@ -97,7 +97,7 @@ class Progressive:
 
 
 def _taken(draft: Draft, ordered: Sequence[Genes], size: int) -> list[Genes]:
-    """The first of them that are new and allowed."""
+    """Return the first of them that are new and allowed."""
     for genes in ordered:
         if len(draft.found) >= size:
             break

@@ -32,7 +32,7 @@ class Found:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the best last."""
+        """Return what sorts the best last."""
         return self.score, -self.loss
 
 

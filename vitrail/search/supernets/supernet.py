@@ -76,7 +76,7 @@ class Supernet(nn.Module):
 
 
 def _copied(module: M) -> M:
-    """The module and those in it, with tables of their own that hold the same tensors."""
+    """Return the module and those in it, with tables of their own that hold the same tensors."""
     made = module.__class__.__new__(module.__class__)
     made.__dict__ = module.__dict__ | {
         "_parameters": module._parameters.copy(),

@@ -118,7 +118,7 @@ class Super(Supernet):
     def _qkv(
         self, config: Config, slot: int, leaf: str, shape: Sequence[int], rule: Rule
     ) -> Tensor:
-        """The fused projection: q and k are cut as one matrix, halved afterwards."""
+        """Cut the fused projection: q and k as one matrix, halved afterwards."""
         third, heads, inside = shape[0] // 3, config.heads[slot], f"blocks.{slot}.mixer"
         both = self.get_parameter(f"{inside}.qk.{self.heads.index(heads)}.{leaf}")
         q, k = taken(both, (2 * third, *shape[1:]), rule).chunk(2)
@@ -129,7 +129,7 @@ class Super(Supernet):
 
 
 def _widened(name: str, config: Config, slot: int) -> tuple[int, ...] | None:
-    """The shape of a block's tensor that depends on the width of its MLP, else None."""
+    """Return the shape of a block's tensor that depends on the width of its MLP, else None."""
     dim, hidden = config.dim, config.hidden[slot]
     return {
         "ffn.fc1.weight": (hidden, dim), "ffn.fc1.bias": (hidden,),

@@ -86,7 +86,7 @@ def test_the_radius_grows_as_published():
     assert [growing("sine", epoch, 10) for epoch in (0, 5, 10)] == pytest.approx([0, 0.5, 1])
     assert [growing("constant", epoch, 10, 2) for epoch in (0, 1, 2)] == [0, 0, 1]
     objective = Adversarial(PGD(radius=0.1), warmup=10).build(
-        toy.net(), Context(mean=(0,), std=(1,))
+        toy.net(), Context(mean=(0.0,), std=(1.0,))
     )
     assert objective.radius(Step(5, 10, 0.0)) == pytest.approx(0.05)
     assert objective.value.attack.length == pytest.approx(0.15)  # that of the full radius

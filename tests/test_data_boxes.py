@@ -291,7 +291,8 @@ def test_boxes_move_with_their_image(part, augment):
 def test_a_box_that_is_mostly_cut_off_counts_for_nothing():
     kinds, sides = np.array([0.0, 1.0, 1.0]), np.array([32.0] * 4, np.float32)
     boxes = np.array([[-18, 4, 2, 10], [4, 4, 10, 10], [-9, 2, -1, 8]], np.float32)
-    left = box_batches._left(kinds, boxes, sides)
+    left, there = box_batches._left(kinds, boxes, sides)
+    assert there.tolist() == [True, True, False]
     assert left[:, 0].tolist() == [box_batches.CROWD, 1]
     assert np.allclose(left[1, 1:] * 32, [4, 4, 10, 10])
 

@@ -25,7 +25,7 @@ from vitrail.layers.position import triangle_grid
 from vitrail.methods import PSS, Flexivit, Freeze, PatchDropout
 from vitrail.methods.flexible_stem import FlexibleStem
 from vitrail.methods.flexivit import choose, removed, sizes, stems
-from vitrail.models import families
+from vitrail.models import families, small_configs
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe
@@ -408,10 +408,12 @@ def test_a_model_of_clips_is_refused():
 
 
 def test_a_model_that_reads_a_fixed_number_of_patches_is_refused():
+    configs = small_configs("mlp_mixer", image=(32, 32), channels=3, classes=5)
+    mixer = vitrail.create(next(one for one in configs if one.patch == 4))
     with pytest.raises(ConfigError, match="finds no other patch than 4, from 2 to 12 pixels"):
-        Flexivit().check(tiny("mlp_mixer"))
+        Flexivit().check(mixer)
     with pytest.raises(ConfigError, match=r"patches has 8: .*its mixing is of 8x8 tokens, not 4x4"):
-        Flexivit((8,)).check(tiny("mlp_mixer"))
+        Flexivit((8,)).check(mixer)
 
 
 def test_a_model_of_one_size_has_none_to_choose():

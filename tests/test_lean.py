@@ -23,7 +23,7 @@ from vitrail.measure import memory
 from vitrail.measure.memory import peak_bytes
 from vitrail.search import timing
 from vitrail.search.candidate import candidate
-from vitrail.training import activations, lean, loop
+from vitrail.training import activations, lean, machine
 from vitrail.training.lean import Lean
 
 
@@ -375,7 +375,7 @@ def chosen(monkeypatch):
         monkeypatch.setattr(activations, "free_bytes", lambda device: amount)
         return made
 
-    monkeypatch.setattr(loop, "saving", saving)
+    monkeypatch.setattr(machine, "saving", saving)
     monkeypatch.setattr(timing, "saving", saving)
     return free
 

@@ -81,13 +81,13 @@ def _most(params: str | None) -> float | None:
 
 def _show(result: Path, as_json: bool) -> None:
     """Print the table of ways, the best first."""
-    import json
-
+    from vitrail.config import read_json
     from vitrail.report.adapt import HEAD, WayFacts, cells, ranked
 
     if as_json:
         print(result.read_text(), end="")
         return
-    ways = ranked([WayFacts(**one) for one in json.loads(result.read_text())])
+    remedy = "adapt the base again, in a new folder"
+    ways = ranked(read_json(result, list[WayFacts], remedy=remedy))
     show(HEAD, map(cells, ways), left=("way",), bold=lambda number: ways[number].won)
     say(f"page: {result.parent}/report.html")

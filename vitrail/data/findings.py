@@ -48,7 +48,14 @@ MEANS = {
     "no numbers": "without any number", "too short": "too short",
     "annotation": "with an annotation that cannot be used",
     "mask format": "with a mask that is none of indices",
-} | {name: f"{name}, which {remedy(name)}" for name in UNREAD}  # fmt: skip
+}  # fmt: skip
+
+
+def meant(kind: str) -> str:
+    """Say of what kind a file is that is left out; of a format that is not read, with a remedy."""
+    return f"{kind}, which {remedy(kind)}" if kind in UNREAD else MEANS[kind]
+
+
 _WARN = ("short clip", "still", "far off", "stretched", "dim", "no data", "bands", "extension")
 
 
@@ -81,7 +88,7 @@ def _of_broken(source: Source, broken: Sequence[Broken]) -> list[Finding]:
     for entry in broken:
         groups.setdefault(entry.kind, []).append(entry.key)
     return [
-        Finding(kind, "error", f"{_are(source, len(keys))} {MEANS[kind]}, left out", tuple(keys))
+        Finding(kind, "error", f"{_are(source, len(keys))} {meant(kind)}, left out", tuple(keys))
         for kind, keys in groups.items()
     ]
 

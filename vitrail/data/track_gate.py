@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vitrail.data.findings import MEANS
+from vitrail.data.findings import meant
 from vitrail.data.formats import BrokenImage, check_file
 from vitrail.data.names import few
 from vitrail.data.parallel import in_order
@@ -99,7 +99,7 @@ def _of_broken(broken: list[Broken]) -> list[Finding]:
     return [
         Finding(
             f"sound {kind}", "error",
-            f"{_are(len(keys))} {MEANS[kind]}, left out: their clips stay without", tuple(keys),
+            f"{_are(len(keys))} {meant(kind)}, left out: their clips stay without", tuple(keys),
         )
         for kind, keys in kinds.items()
     ]  # fmt: skip

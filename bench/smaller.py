@@ -42,7 +42,7 @@ from vitrail.jobs.train import train_recipe
 from vitrail.methods.private_cost import LAN, operations
 from vitrail.models.trunk.widths import Cut, sliced
 from vitrail.objectives import CrossEntropy
-from vitrail.run.before import Before, before
+from vitrail.run.before import Before, before, model_json
 from vitrail.run.folder import RunFolder
 from vitrail.run.reading import Hardware
 from vitrail.run.view import View
@@ -92,7 +92,7 @@ def pruned(
         folder = run.path / "worth"
         cut = choose(model, shape, asked, proxy(old, workshop), folder, shown=False)
     smaller, start = sliced(model, cut), run.path / "start.safetensors"
-    checkpoint.save(start, smaller.state_dict(), metadata={})
+    checkpoint.save(start, smaller.state_dict(), metadata={"config": model_json(smaller.config)})
     return tuned_recipe(old, smaller.config, start, asked, len(workshop.split.train))
 
 

@@ -34,7 +34,7 @@ from vitrail.study.scaling import _Sweep as Sweep
 
 
 def _config() -> Any:
-    return models.small_configs("resnet", image=(28, 28), channels=1, classes=3)[0]
+    return next(models.small_configs("resnet", image=(28, 28), channels=1, classes=3))
 
 
 def _state() -> dict[str, torch.Tensor]:

@@ -13,15 +13,18 @@ from PIL import Image
 from support import boxed_scenes
 
 import vitrail
+from vitrail import attribution
 from vitrail.data.gate import inspect
 from vitrail.data.labels import Labels
 from vitrail.data.split import divide
-from vitrail.errors import ConfigError, RunError
+from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.jobs import explain_drawn
 from vitrail.jobs.evaluate import evaluate
 from vitrail.jobs.predict import Predictor
 from vitrail.jobs.train import train_recipe
 from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.report.predictions import as_json
+from vitrail.run.folder import RunFolder
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
 from vitrail.tasks import Detection, finding
@@ -159,10 +162,32 @@ def test_what_boxes_cannot_be_is_refused(run, data):
         amend(empty, ["task=detection", "augment.mixup=0.2"])
     with pytest.raises(ConfigError, match="is not for task detection"):
         amend(empty, ["task=detection", "objective=crossentropy"])
-    with pytest.raises(ConfigError, match="gives boxes"):
-        vitrail.explain(run, [str(data / "JPEGImages" / "000.png")])
+    with pytest.raises(ConfigError, match="explained by occlusion alone"):
+        vitrail.explain(run, [str(data / "JPEGImages" / "000.png")], method="gradient")
     with pytest.raises(ConfigError, match="judged as they are"):
         evaluate(run, engine="openvino")
+
+
+def test_what_a_box_hangs_on_is_the_object_itself(run, data):
+    """Hiding the object takes the box away, hiding the rest of the picture hardly does."""
+    model, _, labels = RunFolder.open(run).load_model()
+    for key in sorted((data / "JPEGImages").iterdir()):
+        image = labels.normalised(np.array(Image.open(key))[None])[0]
+        with torch.no_grad():
+            [found] = model.found(model(image[None]))
+        if len(found.scores) and found.scores.max() > 0.4:
+            break
+    told = explain_drawn.asked(model, image, labels, None)
+    heat, _ = attribution.explain(told.network, image, 0, "occlusion")
+    assert told.confidence == pytest.approx(float(found.scores.max()), abs=1e-5)
+    x1, y1, x2, y2 = (found.boxes[found.scores.argmax()] * 32).round().int().tolist()
+    assert heat[y1:y2, x1:x2].mean() > 2 * heat.mean()
+    absent = labels.classes[1 - told.guess]
+    with torch.inference_mode():
+        blank = torch.zeros_like(image)
+        if not len(model.found(model(blank[None]))[0].scores):
+            with pytest.raises(DataError, match=f"does not find a '{absent}'"):
+                explain_drawn.asked(model, blank, labels, absent)
 
 
 def test_labels_of_other_runs_are_known_by_what_they_were():
@@ -195,8 +220,8 @@ def test_figures_are_those_of_pycocotools():
 
     told = random_finds()
     found = finding.matches(told, 3)
-    truth = finding._coco(finding._listed(told.targets, crowds=True), len(told), 3)
-    answers = finding._coco(finding._listed(told.values, crowds=False), len(told), 3)
+    truth = finding._coco(finding._listed(told.targets, None, crowds=True), len(told), 3)
+    answers = finding._coco(finding._listed(told.values, None, crowds=False), len(told), 3)
     judged = COCOeval(truth, answers, "bbox")
     judged.evaluate()
     judged.accumulate()

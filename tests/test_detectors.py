@@ -8,10 +8,11 @@ import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
 import vitrail
-from vitrail.engines.boxes import Found, unmatched
+from vitrail.engines.box_agreement import explained, unmatched
+from vitrail.engines.boxes import Found
 from vitrail.errors import ConfigError
 from vitrail.layers import boxes as layer
-from vitrail.models import config_from_json, config_json, fcos, resnet, retinanet, vit
+from vitrail.models import config_from_json, config_json, faster_rcnn, fcos, resnet, retinanet, vit
 from vitrail.models.parts.box_hosts import neck
 from vitrail.models.parts.box_losses import BACKGROUND, IGNORED
 from vitrail.models.trunk.backbone import Level
@@ -22,7 +23,8 @@ IMAGE = (64, 96)
 RESNET = resnet.Config(depths=(1, 1), dims=(8, 16), expansion=1, strides=(), stem_kernel=3,
                        stem_stride=4, stem_dims=(), image=IMAGE, classes=3)  # fmt: skip
 VIT = vit.Config(dim=16, depth=1, heads=2, image=IMAGE, classes=3)
-KINDS = [(family, host) for family in (retinanet, fcos) for host in (RESNET, VIT)]
+KINDS = [(family, host) for family in (retinanet, fcos, faster_rcnn) for host in (RESNET, VIT)]
+SMALL = {"width": 16}, {"width": 16, "proposals": 40, "hidden": 32}
 TARGETS = torch.tensor([
     [[0, 0.1, 0.1, 0.5, 0.6], [2, 0.55, 0.3, 0.95, 0.9], [CROWD, 0, 0.7, 0.3, 1]],
     [[NOTHING, 0, 0, 0, 0]] * 3,
@@ -31,7 +33,7 @@ TARGETS = torch.tensor([
 
 def made(family, host):
     torch.manual_seed(0)
-    return vitrail.create(family.Config(host, width=16))
+    return vitrail.create(family.Config(host, **SMALL[family is faster_rcnn]))
 
 
 @pytest.mark.parametrize(("family", "host"), KINDS)
@@ -44,9 +46,15 @@ def test_every_parameter_learns_and_the_config_is_kept(family, host):
     rest = sum(value for name, value in terms.items() if name != "loss")
     assert torch.isclose(terms["loss"], rest)
     assert config_from_json(config_json(model.config)) == model.config
-    answers = model.answers(raw)
-    assert answers.boxes.shape == (*raw.shape[:2], 4) and answers.scores.shape[2] == 3
-    assert answers.boxes.min() >= 0 and answers.boxes.max() <= 1
+    if family is not faster_rcnn:
+        answers = model.answers(raw)
+        assert answers.boxes.shape == (*raw.shape[:2], 4) and answers.scores.shape[2] == 3
+        assert answers.boxes.min() >= 0 and answers.boxes.max() <= 1
+    found = model.eval().found(model(torch.randn(2, 3, *IMAGE)))
+    assert len(found) == 2
+    for one in found:
+        assert one.boxes.shape == (len(one.scores), 4) and one.labels.shape == one.scores.shape
+        assert ((one.boxes >= 0) & (one.boxes <= 1)).all() and (one.scores > 0.05).all()
 
 
 @pytest.mark.parametrize("family", [retinanet, fcos])
@@ -153,13 +161,38 @@ def test_of_boxes_outside_nothing_is_said():
 def test_answers_are_compared_box_by_box():
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 40]], np.float32)
     one = Found(boxes, np.array([0.9, 0.4], np.float32), np.array([0, 1]))
-    assert unmatched(one, one) == (0, 0.0)
-    assert unmatched(one, one._replace(labels=np.array([0, 0])))[0] == 2
-    assert unmatched(one, one._replace(scores=np.array([0.9, 0.41], np.float32)))[0] == 2
-    assert unmatched(one, one._replace(boxes=boxes + np.array([[0.0] * 4, [1, 0, 1, 0]])))[0] == 2
+    assert len(unmatched(one, one)) == 0 and unmatched(one, one).largest == 0
+    assert len(unmatched(one, one._replace(labels=np.array([0, 0])))) == 2
+    assert len(unmatched(one, one._replace(scores=np.array([0.9, 0.41], np.float32)))) == 2
+    assert len(unmatched(one, one._replace(boxes=boxes + np.array([[0.0] * 4, [1, 0, 1, 0]])))) == 2
     faint = Found(boxes[:1], np.array([layer.LEAST_SCORE + 5e-4], np.float32), np.array([0]))
     none = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    assert unmatched(faint, none) == (0, 0.0) and unmatched(one, none)[0] == 2
+    assert len(unmatched(faint, none)) == 0 and len(unmatched(one, none)) == 2
+    masks = np.zeros((2, 4, 4), np.float32)
+    masked = one._replace(masks=masks)
+    assert len(unmatched(masked, masked)) == 0
+    assert len(unmatched(masked, masked._replace(masks=masks + np.array([[[0]], [[0.01]]])))) == 2
+
+
+def test_rounding_explains_what_it_does_and_nothing_else():
+    """A model that finds one of two boxes, as its pixels are drawn, and always a third one."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 6], [50, 50, 60, 60]], np.float32)
+
+    def of(*rows):
+        at = list(rows)
+        return Found(boxes[at], np.array([0.8, 0.8, 0.6], np.float32)[at], np.zeros(len(at), int))
+
+    def model(image, number=None, size=0.0):
+        return of(1, 2) if number == 3 else of(0, 2)
+
+    image = np.zeros((8, 8, 3), np.uint8)
+    for theirs, known, said in (
+        (of(1, 2), 2, ""), (of(0), 0, "lacks a box of class 0 with score 0.600"),
+        (of(1, 0, 2), 1, ""), (of(1), 2, "lacks"),
+    ):  # fmt: skip
+        apart = unmatched(model(image), theirs)
+        count, left = explained(model, image, theirs, apart)
+        assert count == known and left.startswith(said) and bool(left) == (count < len(apart))
 
 
 def test_pyramids_have_the_strides_that_they_say():

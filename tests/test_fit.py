@@ -127,7 +127,7 @@ def listed(budget, **changes):
 
 def test_a_shortlist_keeps_the_budget_and_several_families(monkeypatch):
     # So few families that all of them are counted and timed before the time is up.
-    few = {name: models.families()[name] for name in ("cct", "mlp_mixer", "resnet")}
+    few = {name: models.families()[name] for name in ("cct", "mlp_mixer")}
     monkeypatch.setattr(shortlisting, "families", lambda: few)
     monkeypatch.setattr(shortlisting, "SIZES", 2)
     found = listed(Budget(macs=3_000_000, params=400_000), seconds=600.0)
@@ -493,7 +493,6 @@ def quick(monkeypatch, tmp_path):
     read."""
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("vitrail.run.exported.SECONDS", 0.1)
-    monkeypatch.setattr(shortlisting, "PATIENCE_S", 2.0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield Console(file=StringIO(), width=200)
@@ -635,10 +634,11 @@ def test_pretrained_candidates_race_too(photos, quick, tmp_path, a_shelf):
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
-    photos, quick, tmp_path, arguments, error, said
+    photos, quick, tmp_path, arguments, error, said, monkeypatch
 ):
     from vitrail.jobs.fit import fit
 
+    monkeypatch.setattr(shortlisting, "PATIENCE_S", 2.0)
     with pytest.raises(error, match=said) as caught:
         fit(photos, **({"time": "5s"} | arguments), out=tmp_path / "run", console=quick)
     assert "\n" not in str(caught.value)

@@ -34,6 +34,7 @@ ANCESTORS: dict[str, set[str]] = {
     "eca": {"resnet"},
     "elsa": {"swin", "volo"},
     "evolving": {"resnet"},
+    "faster_rcnn": {"resnet"},
     "fcos": {"resnet"},
     "flexivit": {"vit"},
     "gcnet": {"resnet"},
@@ -43,6 +44,7 @@ ANCESTORS: dict[str, set[str]] = {
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
     "retinanet": {"resnet"},
+    "mask_rcnn": {"resnet"},
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {

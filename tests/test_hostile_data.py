@@ -162,10 +162,13 @@ def sounds(folder, names=("a", "b"), n=5):
 def test_a_stray_file_does_not_make_sounds_images(tmp_path):
     folder = sounds(tmp_path)
     os.symlink("loop", folder / "a/loop")
-    picture(folder / "a/cover.png", 0)
     (folder / "notes.txt").write_text("taken in May")
     assert task_of_data(folder) == "audio"
     assert check(folder).inspection.counts == (5, 5)
+    picture(folder / "a/cover.png", 0)
+    assert task_of_data(folder) is None
+    with pytest.raises(DataError, match=r"most files of .* are no images: say --task audio"):
+        check(folder)
 
 
 def test_a_table_of_sounds_says_which_option_is_missing(tmp_path):

@@ -197,12 +197,15 @@ def test_a_builder_makes_the_same_learner_every_time():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+# One that drops tokens, one that adds some and one that changes layers are for every day.
 KEPT = [
     pytest.param(PatchDropout(0.75), "keep=0.75", "Dropped", id="patch_dropout"),
-    pytest.param(PSS(test_keep=0.5), "test_keep=0.5", "Sampled", id="pss"),
+    pytest.param(
+        *(PSS(test_keep=0.5), "test_keep=0.5", "Sampled"), id="pss", marks=pytest.mark.slow
+    ),
     pytest.param(VPT(3), "prompts=3", "Prompted", id="vpt"),
     pytest.param(LoRA(layers=("qkv", "fc1")), 'layers=["qkv", "fc1"]', "LowRank", id="lora"),
-    pytest.param(Adapter(4), "reduction=4", "Bottleneck", id="adapter"),
+    pytest.param(Adapter(4), "reduction=4", "Bottleneck", id="adapter", marks=pytest.mark.slow),
 ]
 
 

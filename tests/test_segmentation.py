@@ -158,10 +158,10 @@ def test_a_fit_races_heads_and_keeps_the_figures(data, tmp_path):
 def test_what_masks_cannot_do_is_one_sentence(run, data, tmp_path):
     with pytest.raises(ConfigError, match="gives masks"):
         vitrail.export(run, engine="onnxruntime")
-    with pytest.raises(ConfigError, match="gives masks"):
-        vitrail.evaluate(run, data)
-    with pytest.raises(ConfigError, match="gives masks"):
-        vitrail.explain(run, [str(data / "images" / "000.png")])
+    with pytest.raises(ConfigError, match="judged as they are"):
+        vitrail.evaluate(run, data, engine="openvino")
+    with pytest.raises(ConfigError, match="explained by occlusion alone"):
+        vitrail.explain(run, [str(data / "images" / "000.png")], method="rollout")
     with pytest.raises(ConfigError, match="masks do not move"):
         train_recipe(settings(data, "augment.mixup=0.2"), out=tmp_path / "never")
     with pytest.raises(ConfigError, match="objective"):
@@ -177,3 +177,35 @@ def test_a_backbone_gets_a_head_of_maps():
         assert torch.is_tensor(vitrail.create(made.config)(torch.zeros(1, 3, 64, 96)))
     with pytest.raises(ConfigError, match="no head of maps"):
         amend(base, ["task=segmentation", "model=mixer_s16"])
+
+
+def test_a_finished_run_is_judged_by_other_masks_and_its_own(run, data):
+    """Its own test images give its own figures; classes in another order are the run's."""
+    own = vitrail.evaluate(run)
+    assert own.figures["test"]["accuracy"] == pytest.approx(Run(run).score, abs=1e-6)
+    assert "Masks beside the truth" in own.report.read_text()
+    everything = vitrail.evaluate(run, data, name="all")
+    assert everything.n > own.n
+
+
+def test_masks_of_other_numbers_are_the_runs():
+    class Reader:
+        def keys(self):
+            return ["a", "b"]
+
+        def read(self, row):
+            return np.array([[0, 1, 255]], np.uint8) if row == 0 else np.array([[1]], np.uint8)
+
+    facts = [Facts((1, 3), np.array([1, 1]), 1, b"a"), Facts((1, 1), np.array([0, 1]), 0, b"b")]
+    moved = mask_views.renumbered(Masks(Reader(), tuple(facts)), [2, 0], 3)
+    assert moved.read(0).tolist() == [[2, 0, 255]]
+    assert moved.seen[0].counts.tolist() == [1, 0, 1]
+    last = mask_views.some(moved, [1])
+    assert last.read(0).tolist() == [[0]] and last.reader.keys() == ["b"]
+    assert last.seen[0].digest == b"b"
+
+
+def test_what_a_mask_hangs_on_is_drawn(run, data, tmp_path):
+    [one] = vitrail.explain(run, [str(data / "images" / "000.png")], out=tmp_path / "seen.png")
+    assert one.method == "occlusion" and 0 < one.confidence <= 1
+    assert (tmp_path / "seen.png").stat().st_size > 1000

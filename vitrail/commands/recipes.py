@@ -29,8 +29,9 @@ OPTIMIZER = {
 AUGMENTATION = {
     "policy": "augment.policy", "magnitude": "augment.policy.magnitude", "mixup": "augment.mixup",
     "cutmix": "augment.cutmix", "erasing": "augment.erasing", "repeats": "augment.repeats",
-    "drop path": "model.drop_path", "dropout": "methods.0.rate", "objective": "objective",
-    "smoothing": "objective.smoothing", "radius": "objective.attack.radius",
+    "head": "head", "drop path": "model.drop_path", "dropout": "methods.0.rate",
+    "objective": "objective", "smoothing": "objective.smoothing",
+    "radius": "objective.attack.radius",
 }  # fmt: skip
 
 
@@ -61,8 +62,9 @@ def _list(every: Iterable[Published]) -> None:
         show(("recipe", *columns), rows, left=left)
         print()
     say(
-        "As published, on ImageNet-1k; * is not certain. `vitrail recipes NAME` shows every field, "
-        "`vitrail recipes NAME OTHER` what differs; `vitrail train --recipe NAME` trains by one."
+        "As published, on ImageNet-1k, those with a head on COCO; * is not certain. "
+        "`vitrail recipes NAME` shows every field, `vitrail recipes NAME OTHER` what differs; "
+        "`vitrail train --recipe NAME` trains by one."
     )
 
 

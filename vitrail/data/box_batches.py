@@ -16,8 +16,10 @@ from vitrail.data.augment import Augment, Draws
 from vitrail.data.batches import Batch, Batches, generator
 from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
+from vitrail.data.instances import pictures
 from vitrail.data.mask_batches import UNMEANT
 from vitrail.errors import ConfigError, DataError
+from vitrail.layers.outlines import SIDE
 
 # A box of which a crop leaves less is nothing to be found any more, but not nothing either.
 LEFT = 0.25
@@ -74,9 +76,19 @@ class BoxBatches(Batches):
         return np.column_stack([kinds, truth.as_shares()]).astype(np.float32)
 
 
+class OutlineBatches(BoxBatches):
+    """Batches whose `targets` are float32 (b, m, 9 + SIDE * SIDE): behind the class and the box of
+    each object stand its frame and its picture in it, as `layers.outlines` has them."""
+
+    def _targets(self, at: int) -> np.ndarray:
+        truth = self._boxes.truths[int(self.pixels.part.rows[at])]
+        own = super()._targets(at)
+        return np.column_stack([own, own[:, 1:], pictures(truth)]).astype(np.float32)
+
+
 def padded(targets: list[np.ndarray]) -> torch.Tensor:
-    """Return the targets of some images as one tensor (b, m, 5), with one empty row at least."""
-    out = torch.zeros(len(targets), max(1, *map(len, targets), 1), 5)
+    """Return the targets of some images as one tensor (b, m, c), with one empty row at least."""
+    out = torch.zeros(len(targets), max(1, *map(len, targets), 1), targets[0].shape[1])
     out[:, :, 0] = NOTHING
     for row, own in zip(out, targets, strict=True):
         row[: len(own)] = torch.from_numpy(own)
@@ -87,7 +99,7 @@ def moved(
     augment: Augment, images: np.ndarray, targets: list[np.ndarray], draws: Draws,
     rows: np.ndarray,
 ) -> tuple[np.ndarray, list[np.ndarray]]:  # fmt: skip
-    """Crop or shift, then flip, images uint8 (b, H, W, C) and their targets (m, 5) together."""
+    """Crop or shift, then flip, images uint8 (b, H, W, C) and their targets (m, c) together."""
     from torchvision import tv_tensors
 
     height, width = images.shape[1:3]
@@ -97,14 +109,31 @@ def moved(
         image = tv_tensors.Image(
             torch.from_numpy(np.ascontiguousarray(images[at])).permute(2, 0, 1)
         )
+        wide = targets[at].shape[1] > 5
+        framed = np.concatenate([targets[at][:, 1:5], *([targets[at][:, 5:9]] if wide else [])])
         boxes = tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue]
-            torch.from_numpy(targets[at][:, 1:] * sides), format="XYXY",
+            torch.from_numpy(framed * sides), format="XYXY",
             canvas_size=(height, width), clamping_mode=None,
         )  # fmt: skip
         pair, grown = _placed(augment, (image, boxes), draws, row)
         out[at] = pair[0].permute(1, 2, 0).numpy()
-        found.append(_left(targets[at][:, 0], pair[1].numpy(), sides) if grown else targets[at])
+        found.append(_after(targets[at], pair[1].numpy(), sides) if grown else targets[at])
+        if wide and draws.flip[row]:
+            flat = found[-1][:, 9:]
+            mirrored = flat.reshape(len(flat), SIDE, SIDE)[:, :, ::-1]
+            found[-1] = np.column_stack([found[-1][:, :9], mirrored.reshape(flat.shape)])
     return out, found
+
+
+def _after(target: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return the targets whose boxes, and behind them their frames, are in these places now, in
+    pixels.
+    """
+    n = len(target)
+    left, there = _left(target[:, 0], boxes[:n], sides)
+    if target.shape[1] == 5:
+        return left
+    return np.column_stack([left, (boxes[n:] / sides)[there], target[there, 9:]])
 
 
 def _placed(augment: Augment, pair: Any, draws: Draws, row: int) -> tuple[Any, bool]:
@@ -131,14 +160,12 @@ def _placed(augment: Augment, pair: Any, draws: Draws, row: int) -> tuple[Any, b
     return pair, changed
 
 
-def _left(kinds: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Return the targets of boxes in pixels that may lie outside: cut at
-    the border, some left out.
-    """
+def _left(kinds: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut boxes in pixels at the border; return their targets and which of them are left."""
     inside = np.clip(boxes, 0, sides)
     area, whole = (
         np.prod(some[:, 2:] - some[:, :2], axis=1).astype(np.float32) for some in (inside, boxes)
     )
-    there = ((inside[:, 2:] - inside[:, :2]) > 1e-3).all(1)
+    there = np.asarray(((inside[:, 2:] - inside[:, :2]) > 1e-3).all(1))
     kinds = np.where(area < LEFT * whole, CROWD, kinds)
-    return np.column_stack([kinds, inside / sides])[there].astype(np.float32)
+    return np.column_stack([kinds, inside / sides])[there].astype(np.float32), there

@@ -84,7 +84,9 @@ def _truth(own: list[dict[str, Any]], ids: Mapping[Any, int], size: tuple[Any, A
         return broken(str(error))
     whole = all(isinstance(side, int) and side > 0 for side in size)
     crowds = [bool(one.get("iscrowd")) for one in own]
-    return truth(boxes, labels, crowds, size=size if whole else None)
+    outlines = tuple(one.get("segmentation") for one in own)
+    known = outlines if all(outlines) else ()
+    return truth(boxes, labels, crowds, size=size if whole else None, outlines=known)
 
 
 def _corners(box: Any) -> list[float]:

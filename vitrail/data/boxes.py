@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +22,9 @@ class Truth:
     Boxes are (x1, y1, x2, y2), in pixels from the upper left corner, or in `shares` of the sides.
     A `crowd` counts for nothing, neither as something to find nor as something wrong. `size` is
     (height, width) as the annotation has it, or None; `fault` says why nothing can be used.
+    `outlines` are of each object what COCO calls its segmentation, polygons or run lengths in
+    pixels, and `pictures` what is drawn of them in their boxes, in bits (n, bytes); both may be
+    missing.
     """
 
     boxes: np.ndarray
@@ -29,6 +33,8 @@ class Truth:
     size: tuple[int, int] | None = None
     shares: bool = False
     fault: str = ""
+    outlines: tuple[Any, ...] = ()
+    pictures: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,6 +44,8 @@ class Truth:
         """Return the digest by which it is known."""
         state = hashlib.blake2b(self.boxes.astype("<f8").tobytes(), digest_size=16)
         state.update(self.labels.astype("<i8").tobytes() + self.crowd.tobytes())
+        if self.pictures is not None:
+            state.update(self.pictures.tobytes())
         return state.digest()
 
     @property
@@ -47,8 +55,13 @@ class Truth:
 
     def kept(self, chosen: ArrayLike) -> Truth:
         """Return some of the boxes, by rows or by marks."""
-        at = np.asarray(chosen)
-        return replace(self, boxes=self.boxes[at], labels=self.labels[at], crowd=self.crowd[at])
+        at = np.arange(len(self))[np.asarray(chosen)]
+        pictures = None if self.pictures is None else self.pictures[at]
+        return replace(
+            self, boxes=self.boxes[at], labels=self.labels[at], crowd=self.crowd[at],
+            outlines=tuple(self.outlines[i] for i in at) if self.outlines else (),
+            pictures=pictures,
+        )  # fmt: skip
 
     def as_shares(self) -> np.ndarray:
         """Return the boxes in shares of the sides, of what the gate has looked at."""

@@ -19,6 +19,7 @@ from vitrail.data.shards import read_shards, shards_in
 from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
+from vitrail.data.tree import is_picture
 from vitrail.data.videos import are_videos
 from vitrail.data.voc import read_voc, voc_files
 from vitrail.data.yolo import read_yolo, yolo_files
@@ -158,13 +159,16 @@ def _is_boxed(path: Path) -> bool:
 
 
 def _sounding(path: Path) -> bool:
-    """Return whether most of the first files below a folder are sounds by their names."""
+    """Return whether most of the first files below a folder are sounds by their names, and none a
+    picture."""
     found = others = 0
     for _, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
             if name.startswith("."):
                 continue
+            if is_picture(name):
+                return False
             heard = name.lower().endswith(SUFFIXES)
             found, others = found + heard, others + (not heard)
             if found + others == LOOKED_AT:

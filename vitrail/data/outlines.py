@@ -13,6 +13,8 @@ from vitrail.data.masks import IGNORE, MOST_PIXELS, BrokenMask
 from vitrail.units import shortened
 
 KIND = "annotation"
+# A frame with less of a pixel on a side holds nothing.
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,22 +82,31 @@ def shape(segmentation: Any, size: tuple[int, int], name: Any) -> np.ndarray:
 
 def _of_polygons(polygons: list[Any], size: tuple[int, int], name: Any) -> np.ndarray:
     height, width = size
-    canvas = Image.new("1", (width, height))
+    return filled([points(one, name) for one in polygons], (height, width))
+
+
+def points(polygon: Any, name: Any) -> np.ndarray:
+    """Return the corners (n, 2) of a polygon of annotation `name`. Raises BrokenMask."""
+    numbers = isinstance(polygon, list) and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) for one in polygon
+    )
+    if not numbers or len(polygon) < 6 or len(polygon) % 2:
+        raise BrokenMask(KIND, f"has annotation {name} with a polygon of no three points (x, y)")
+    flat = np.asarray(polygon, np.float64)
+    if not np.isfinite(flat).all():
+        raise BrokenMask(KIND, f"has annotation {name} with a point that is not a number")
+    return np.clip(flat, -1e6, 1e6).reshape(-1, 2)
+
+
+def filled(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return which pixels lie in polygons (n, 2), bool (H, W).
+
+    A pixel is inside where its centre is, as COCO counts from the corner of the first one.
+    """
+    canvas = Image.new("1", (size[1], size[0]))
     brush = ImageDraw.Draw(canvas)
-    for points in polygons:
-        numbers = isinstance(points, list) and all(
-            isinstance(one, (int, float)) and not isinstance(one, bool) for one in points
-        )
-        if not numbers or len(points) < 6 or len(points) % 2:
-            raise BrokenMask(
-                KIND, f"has annotation {name} with a polygon of no three points (x, y)"
-            )
-        flat = np.asarray(points, np.float64)
-        if not np.isfinite(flat).all():
-            raise BrokenMask(KIND, f"has annotation {name} with a point that is not a number")
-        # A pixel is inside where its centre is, as COCO counts from the corner of the first one.
-        moved = np.clip(flat, -1e6, 1e6) - 0.5
-        brush.polygon([tuple(pair) for pair in moved.reshape(-1, 2).tolist()], fill=1)
+    for corners in polygons:
+        brush.polygon([tuple(pair) for pair in (corners - 0.5).tolist()], fill=1)
     return np.asarray(canvas)
 
 
@@ -139,3 +150,50 @@ def runs_of(text: str) -> list[int]:
         runs.append(number + (runs[-2] if len(runs) > 2 else 0))
         number = shift = 0
     return runs
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    """Return the run lengths of a mask, bool (H, W): pixels outside and inside in turns, down the
+    columns, as COCO has them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vitrail.data.outlines import runs
+        >>> runs(np.array([[False, True], [False, True]]))
+        [2, 2]
+        >>> runs(np.array([[True, True], [False, True]]))
+        [0, 1, 1, 2]
+    """
+    flat = mask.T.ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(ends, prepend=0, append=len(flat)).tolist()
+    return [0, *lengths] if len(flat) and flat[0] else lengths
+
+
+def pasted(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an image (H, W) that a mask (h, w), from 0 to 1 over a box (4,) in
+    pixels, holds for an object's: bool (H, W), where it is a half or more.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vitrail.data.outlines import pasted
+        >>> pasted(np.ones((28, 28)), np.array([1.0, 0.0, 3.0, 1.0]), (2, 4)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    found = np.zeros(size, bool)
+    first = np.clip(np.floor(box[:2]), 0, size[::-1]).astype(int)
+    last = np.clip(np.ceil(box[2:]), 0, size[::-1]).astype(int)
+    if (last <= first).any():
+        return found
+    framed = np.pad(np.asarray(mask, np.float64), 1)
+    near = []
+    for i, side in enumerate(mask.shape[::-1]):
+        at = (np.arange(first[i], last[i]) + 0.5 - box[i]) / max(box[2 + i] - box[i], LEAST) * side
+        at = np.clip(at + 0.5, 0, side + 1 - 1e-9)
+        near.append((at.astype(int), at % 1))
+    (x, right), (y, down) = near
+    upper = framed[y][:, x] * (1 - right) + framed[y][:, x + 1] * right
+    lower = framed[y + 1][:, x] * (1 - right) + framed[y + 1][:, x + 1] * right
+    inside = upper * (1 - down)[:, None] + lower * down[:, None] >= 0.5
+    found[first[1] : last[1], first[0] : last[0]] = inside
+    return found

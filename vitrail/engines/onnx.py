@@ -29,10 +29,11 @@ from vitrail import __version__, digests, files
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.parallel import bar
-from vitrail.engines import boxes, masks, sealed
+from vitrail.engines import box_agreement, boxes, masks, sealed
 from vitrail.engines.front import front, prepend, save_front
 from vitrail.engines.served import Agree, same_answers
 from vitrail.engines.served import serve as served
+from vitrail.engines.surest import translations
 from vitrail.errors import ExportError, RunError
 from vitrail.layers.binary import BinaryConv2d
 from vitrail.measure.session import session
@@ -101,7 +102,7 @@ def export_onnx(
             if labels.maps:
                 largest = masks.compare(model, labels, part, images, advance)
             elif labels.boxes:
-                largest = boxes.compare(model, labels, part, images, advance)
+                largest = box_agreement.compare(model, labels, part, images, advance)
             else:
                 largest = compare(model, labels, _logits(part), images, advance, agree)
     except OSError as error:
@@ -126,6 +127,7 @@ def _write(
                 input_names=[served.entry],  # pyright: ignore
                 output_names=list(served.outputs),  # pyright: ignore
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                custom_translation_table=dict(translations()),
                 verbose=False,
             )
     except Exception as error:

@@ -146,10 +146,33 @@ class ServedBoxes(Served):
         return boxes, scores
 
 
+class ServedChosen(Served):
+    """The deployed detector of two stages between pixels and what it chose.
+
+    float32 (B, C, H, W) with values of 0 to 255 to boxes (B, D, 4) in shares of the sides, scores
+    (B, D), 0 where a row is empty, and classes (B, D); the rest is done behind it
+    (`engines.boxes`).
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("shares", "probabilities", "kinds")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raw = self.model(pixels * self.factor + self.offset)  # pyright: ignore[reportOperatorIssue]
+        return tuple(one for one in self.model.chosen(raw) if one is not None)  # pyright: ignore
+
+
+class ServedInstances(ServedChosen):
+    """The deployed detector with masks: how likely each place of a box is the object's, (B, D, h,
+    w), is the last of what it gives."""
+
+    outputs: ClassVar[tuple[str, ...]] = (*ServedChosen.outputs, "inside")
+
+
 def serve(model: nn.Module, labels: Labels) -> nn.Module:
     """Return the module that is exported: of maps without, of labels with their probabilities."""
     if labels.boxes:
-        return ServedBoxes(model, labels)
+        kind = ServedChosen if hasattr(model, "chosen") else ServedBoxes
+        return (ServedInstances if hasattr(model, "outlined") else kind)(model, labels)
     if labels.takes == "series":
         return ServedSeries(model, labels)
     if labels.takes == "clips":

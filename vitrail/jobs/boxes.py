@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from vitrail import files
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
+from vitrail.data.outlines import pasted, runs
 from vitrail.engines.boxes import Found, ask, found_by
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import RunError
-from vitrail.report.box_pictures import as_jpeg, drawn
+from vitrail.report.box_pictures import Drawn, as_jpeg, drawn
 from vitrail.run.folder import RunFolder
 
 # uint8 (h, w, C) of any size to what is found in it.
@@ -26,16 +27,22 @@ Answer = Callable[[np.ndarray], Found]
 
 @dataclass(frozen=True)
 class Box:
-    """One object: its class, how sure that is, and (x1, y1, x2, y2) in pixels of the picture."""
+    """One object: its class, how sure that is, (x1, y1, x2, y2) in pixels of the picture, and which
+    of its pixels are the object's, bool (H, W), where the run draws outlines."""
 
     name: str
     score: float
     corners: tuple[float, float, float, float]
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data, corners to a hundredth of a pixel."""
+        """Return it as plain data, corners to a hundredth of a pixel, and the mask as COCO's run
+        lengths: pixels outside and inside in turns, down the columns."""
         corners = [round(one, 2) for one in self.corners]
-        return {"class": self.name, "score": round(self.score, 4), "box": corners}
+        told = {"class": self.name, "score": round(self.score, 4), "box": corners}
+        if self.mask is not None:
+            told["segmentation"] = {"size": [*self.mask.shape], "counts": runs(self.mask)}
+        return told
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,22 @@ def box_answer(folder: RunFolder, labels: Labels) -> Answer:
         factor = np.array([image.shape[1], image.shape[0]] * 2) / np.array(
             [*labels.image[::-1]] * 2
         )
-        return Found(found.boxes * factor, found.scores, found.labels)
+        return found._replace(boxes=found.boxes * factor)
 
     return answer
 
 
-def listed(found: Found, labels: Labels, least: float) -> tuple[Box, ...]:
-    """Return the boxes whose score is `least` or more, the surest first."""
+def listed(found: Found, labels: Labels, least: float, size: tuple[int, int]) -> tuple[Box, ...]:
+    """Return the boxes in a picture (H, W) whose score is `least` or more, the surest first."""
     order = np.argsort(-found.scores, kind="stable")
     return tuple(
-        Box(labels.classes[int(found.labels[i])], float(found.scores[i]), _four(found.boxes[i]))
+        Box(
+            labels.classes[int(found.labels[i])], float(found.scores[i]), _four(found.boxes[i]),
+            None if found.masks is None else pasted(found.masks[i], found.boxes[i], size),
+        )
         for i in order
         if found.scores[i] >= least
-    )
+    )  # fmt: skip
 
 
 def counts(boxes: Sequence[Box]) -> str:
@@ -109,7 +119,9 @@ def write(out: Path, name: str, image: np.ndarray, boxes: Sequence[Box], labels:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
         files.write(Path(written.boxes), text.encode())
-        picture = drawn(image, corners, words, kinds, labels.classes)
+        some = [one.mask for one in under if one.mask is not None]
+        masks = np.array(some) if some else None
+        picture = drawn(Drawn(image, corners, kinds, masks=masks), words, labels.classes)
         files.write(Path(written.drawn), as_jpeg(picture))
     except OSError as error:
         raise RunError(

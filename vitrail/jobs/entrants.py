@@ -30,6 +30,7 @@ from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
 from vitrail.search.suited import refusal
 from vitrail.search.timing import held
+from vitrail.tasks import Instances
 from vitrail.units import seconds
 
 # Of the time that is left for training: the race.
@@ -71,6 +72,7 @@ def listed(
         methods=methods,
         maps=asked.wish.task.maps,
         boxes=asked.wish.task.boxes,
+        outlines=isinstance(asked.wish.task, Instances),
         takes=asked.wish.task.takes,
         frames=_frames(data),
         sounds=split.train.source.hearing is not None,

@@ -23,6 +23,7 @@ from vitrail.data.cache import Pixels
 from vitrail.data.gate import Inspection, inspect
 from vitrail.data.inputs import inputs
 from vitrail.data.labels import Labels
+from vitrail.data.mask_views import renumbered
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
@@ -93,6 +94,7 @@ def evaluate(
     folder = RunFolder.open(run)
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
+    drawn = task.maps or task.boxes
     _require_judged(folder, task, labels, engine, stress)
     stress.check(task, labels, engine)
     if data is None:
@@ -105,7 +107,7 @@ def evaluate(
     part = Part(found.source, found.rows, found.digests)
     images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    if task.boxes or task.takes != "images":  # clips are seen in several views, boxes drawn
+    if drawn or task.takes != "images":  # clips are seen in several views
         outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
     else:
         outputs = Outputs(_answers(ask, images), _truth(task, images))
@@ -124,12 +126,10 @@ def evaluate(
         run=os.fspath(run),
         **judged,
     )
-    seen = looks(found, []) if task.boxes else _looks(found, images, outputs, labels, model)
+    seen = looks(found, []) if drawn else _looks(found, images, outputs, labels, model)
     if seen.chapter is not None:
         facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
-    chapters, strained = (
-        ([], {}) if task.boxes else stressed(stress, one, images, progress=progress)
-    )
+    chapters, strained = ([], {}) if drawn else stressed(stress, one, images, progress=progress)
     facts = replace(facts, chapters=[*chapters, *facts.chapters])
     folder.write_text(where / "look-at.csv", seen.table)
     folder.write_text(where / "report.html", render(facts))
@@ -144,15 +144,10 @@ def _require_judged(
     folder: RunFolder, task: Any, labels: Labels, engine: str | None, stress: Stress
 ) -> None:
     """Raise ConfigError for a run that is judged by its own test part alone, or as it is alone."""
-    if task.maps:
+    if (task.maps or task.boxes) and (engine is not None or stress != CALM):
         raise ConfigError(
-            f"{folder.path} gives masks, which are judged by the run's own test part alone: see "
-            "its report.html"
-        )
-    if task.boxes and (engine is not None or stress != CALM):
-        raise ConfigError(
-            f"{folder.path} gives boxes, which are judged as they are by the weights: leave out "
-            "engines, attacks and corruptions"
+            f"{folder.path} gives {'masks' if task.maps else 'boxes'}, which are judged as they "
+            "are by the weights: leave out engines, attacks and corruptions"
         )
     if labels.hearing is not None:
         raise ConfigError(
@@ -183,7 +178,12 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
     if boxes is not None:
         order = np.array(at, np.int64)
         boxes = Boxes(tuple(replace(one, labels=order[one.labels]) for one in boxes.truths))
-    return replace(source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes)
+    masks = source.masks
+    if masks is not None:
+        masks = renumbered(masks, at, len(labels.classes))
+    return replace(
+        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks
+    )
 
 
 def _command(

@@ -17,6 +17,7 @@ from vitrail import files
 from vitrail.attribution import ASKED, explain, overlay, photograph
 from vitrail.config import nearest
 from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.jobs import explain_drawn
 from vitrail.report.text import plain
 
 
@@ -57,10 +58,7 @@ def explain_files(
 
     model, _, labels = RunFolder.open(run).load_model()
     if labels.maps or labels.boxes:
-        raise ConfigError(
-            f"{os.fspath(run)} gives {'masks' if labels.maps else 'boxes'}, which show themselves "
-            "where a class is: use `vitrail predict`"
-        )
+        explain_drawn.require_occlusion(method, os.fspath(run), labels)
     if labels.hearing is not None:
         raise ConfigError(
             f"{os.fspath(run)} tells sounds, which are not explained so far: see the "
@@ -135,6 +133,13 @@ def _explain_file(
     except OSError as error:
         raise DataError(f"image {path} cannot be read ({error.strerror}): give another") from error
     x = labels.normalised(image[None])[0]
+    if labels.maps or labels.boxes:
+        seen = explain_drawn.asked(model, x, labels, about)
+        heat, used = explain(seen.network, x, 0, explain_drawn.METHOD)
+        names = labels.classes[seen.guess], labels.classes[seen.asked]
+        one = Explained(path, names[0], seen.confidence, names[1], used, str(target))
+        _draw(shown, heat, one, target)
+        return one
     with torch.no_grad():
         shares = labels.probabilities(model(x[None])[0])
     guess = int(shares.argmax())

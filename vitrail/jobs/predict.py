@@ -214,7 +214,9 @@ class Predictor:
         image = self.decoded(picture, whole=True)
         if isinstance(image, str):
             return Prediction(name, error=image)
-        found = boxes.listed(self._boxes(image), self.labels, self.threshold or 0.0)
+        found = boxes.listed(
+            self._boxes(image), self.labels, self.threshold or 0.0, (image.shape[0], image.shape[1])
+        )
         [strange] = self._unfamiliar(resize(image[None], self.labels.image))
         written = None if out is None else boxes.write(out, file, image, found, self.labels)
         return Prediction(

@@ -123,7 +123,8 @@ def features(model: nn.Module, images: Pixels, normal: Normal) -> np.ndarray:
     told = f"{digests.of_tensors(model.state_dict())} {images.part.digest} {images.image} {normal}"
     name = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
     path = cache_folder() / "features" / f"{name}.npy"
-    known = kept(path, (len(images), 4 * int(model.width)))
+    width: Any = model.width
+    known = kept(path, (len(images), 4 * int(width)))
     if known is not None:
         return known
     network = Embedded(model).eval()

@@ -22,11 +22,24 @@ class Answers(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """What is left of an image's answers: boxes (n, 4) in shares, scores (n,), labels (n,)."""
+    """What is left of an image's answers: boxes (n, 4) in shares, scores (n,), labels (n,), and
+    how likely each place of a box is the object's (n, side, side), where that is said."""
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: Tensor | None = None
+
+
+class Chosen(NamedTuple):
+    """What a detector that chooses itself finds, the surest first: boxes (B, D, 4) in shares,
+    scores (B, D), 0 where a row is empty, labels (B, D), and how likely each place of a box is the
+    object's (B, D, side, side), where that is said."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
 
 
 def inside(boxes: Tensor, scores: Tensor) -> Answers:

@@ -12,7 +12,6 @@ the authors keep its shape. There is no golden: no published weights have these 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,15 +21,10 @@ from torch import Tensor, nn
 
 from vitrail.layers.boxes import Answers, inside
 from vitrail.models import resnet
+from vitrail.models.parts import box_losses
+from vitrail.models.parts.box_coding import corrected
 from vitrail.models.parts.box_hosts import GROUP, Hosts, check_width, hosted, neck
-from vitrail.models.parts.box_losses import (
-    BACKGROUND,
-    IGNORED,
-    apart,
-    focal,
-    in_crowds,
-    objects,
-)
+from vitrail.models.parts.box_losses import apart, focal
 from vitrail.models.parts.pyramid_hosts import positions
 from vitrail.models.trunk import hosts
 from vitrail.models.trunk.detector import Detector
@@ -41,8 +35,6 @@ _SHAPES = (0.5, 1.0, 2.0)
 ANCHORS = len(_SIZES) * len(_SHAPES)
 # Overlaps from which an anchor is an object's own, and below which it is background.
 OWN, APART = 0.5, 0.4
-# A box is at most so many times as large as its anchor.
-_LARGEST = math.log(1000 / 16)
 
 
 @dataclass(frozen=True)
@@ -110,10 +102,7 @@ class RetinaNet(Detector):
         said = self.head(self.levels_of(image))
         said = said if said.dtype == torch.float64 else said.float()
         anchors = self.anchors((image.shape[-2], image.shape[-1]), said)
-        size = anchors[:, 2:] - anchors[:, :2]
-        centre = anchors[:, :2] + size / 2 + said[..., :2] * size
-        half = size / 2 * said[..., 2:4].clamp(max=_LARGEST).exp()
-        return torch.cat([centre - half, centre + half, said[..., 4:]], -1)
+        return torch.cat([corrected(anchors, said[..., :4]), said[..., 4:]], -1)
 
     def anchors(self, image: tuple[int, int], like: Tensor) -> Float[Tensor, "n 4"]:
         """Return the anchors of images of (H, W) that it has seen, in shares of the sides."""
@@ -141,27 +130,9 @@ class RetinaNet(Detector):
 
 
 def matched(anchors: Float[Tensor, "n 4"], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the class (n,), or `BACKGROUND` or `IGNORED`, and the box (n, 4) of each anchor.
-
-    Every object has the anchor that overlaps it most, however little that is.
-    """
-    from torchvision.ops import box_iou
-
-    boxes, kinds, crowds = objects(targets)
-    labels = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-    found = torch.zeros_like(anchors)
-    if len(boxes):
-        overlap = box_iou(boxes.to(anchors.dtype), anchors)
-        most, which = overlap.max(0)
-        labels[most >= APART] = IGNORED
-        nearest = overlap.amax(1, keepdim=True)
-        best = (overlap == nearest) & (nearest > 0)
-        which = torch.where(best.any(0), best.to(overlap.dtype).argmax(0), which)
-        own = (most >= OWN) | best.any(0)
-        labels[own] = kinds[which[own]]
-        found[own] = boxes[which[own]].to(anchors.dtype)
-    labels[in_crowds(anchors, crowds) & (labels == BACKGROUND)] = IGNORED
-    return labels, found
+    """Return the class (n,), or `BACKGROUND` or `IGNORED`, and the box (n, 4) of each anchor."""
+    labels, row = box_losses.matched(anchors, targets, OWN, APART)
+    return labels, targets[row, 1:5].to(anchors.dtype) * (labels >= 0)[:, None]
 
 
 MODEL = RetinaNet

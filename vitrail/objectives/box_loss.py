@@ -40,6 +40,5 @@ class DetectorLoss(Objective):
     def forward(self, model: Model, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return "loss" and its summands, scalars in float32."""
         raw = model(batch.images)
-        assert isinstance(raw, Tensor)
         image = batch.images.shape[-2], batch.images.shape[-1]
-        return self.detector.losses(raw, batch.targets.to(raw.dtype), image)
+        return self.detector.losses(raw, batch.targets.float(), image)

@@ -5,15 +5,16 @@ Plain data without torch, so that recipes can be listed and compared at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 IMAGES = 1_281_167  # of ImageNet-1k's training part
+COCO = 117_266  # of COCO's of 2017, those with a box
 
 
 @dataclass(frozen=True)
 class Published:
-    """A training as published, on ImageNet-1k.
+    """A training as published, on ImageNet-1k, or on COCO where there is a `head`.
 
     `settings` are fields of a Recipe at the published batch, by their paths. `epochs` end with the
     schedule's floor, at which `rest` more follow; `warmup` is in epochs too. `rate_by` is how the
@@ -21,7 +22,8 @@ class Published:
     `drop_path` None leaves what the paper gives each variant, which the catalog has. `image` is
     the side in training. `radius_warmup`, in epochs, is that of an attack's radius where a recipe
     trains on attacked images. `unsure` are paths of which paper and code say different things, or
-    nothing.
+    nothing. `head` is the detector that the paper puts on its backbone, at its published width, and
+    `backbone` what is changed of that by the fields of its Config.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Published:
     radius_warmup: float = 0.0
     unsure: tuple[str, ...] = ()
     note: str = ""
+    head: str = ""
+    backbone: dict[str, Any] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
         """Return all that decides over the training, by path, in one flat mapping."""
@@ -50,9 +54,17 @@ class Published:
             "image": self.image,
             "model.drop_path": "the variant's" if self.drop_path is None else self.drop_path,
         }
+        if self.head:
+            outer["head"] = self.head
+            outer |= {f"model.{path}": value for path, value in self.backbone.items()}
         if self.attacks:
             outer["radius warmup (epochs)"] = self.radius_warmup
         return outer | dict(self.settings)
+
+    @property
+    def images(self) -> int:
+        """Return how many images an epoch has."""
+        return COCO if self.head else IMAGES
 
     @property
     def attacks(self) -> bool:

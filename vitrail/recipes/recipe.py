@@ -41,7 +41,7 @@ from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import AS_THEY_ARE, on_clips, require_as_they_are, require_taken
 from vitrail.recipes.on_maps import on_maps
 from vitrail.recipes.with_text import path_of, with_text
-from vitrail.tasks import Audio, Classification, ImageText, Lidar, Tasks, Video
+from vitrail.tasks import Audio, Classification, ImageText, Instances, Lidar, Tasks, Video
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
@@ -227,7 +227,11 @@ def checked(recipe: Recipe) -> Recipe:
     if recipe.task.boxes:
         box_batches.check_augment(recipe.augment)
     if (recipe.task.maps or recipe.task.boxes) and recipe.model:
-        headed = (on_maps if recipe.task.maps else on_boxes)(recipe.config)
+        headed = (
+            on_maps(recipe.config)
+            if recipe.task.maps
+            else on_boxes(recipe.config, outlines=isinstance(recipe.task, Instances))
+        )
         recipe = replace(recipe, model=to_json(config_json(headed)))
     if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))

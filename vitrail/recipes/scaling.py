@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitrail.config import to_json
 from vitrail.errors import ConfigError
-from vitrail.recipes.paper import IMAGES, Published
+from vitrail.models import config_json, resolve
+from vitrail.recipes.on_boxes import is_detector, under
+from vitrail.recipes.paper import Published
 from vitrail.recipes.published import published
 from vitrail.recipes.published.google import prior
 
@@ -42,12 +45,17 @@ def asked(settings: Sequence[str]) -> tuple[Published | None, list[str]]:
 def of_model(recipe: Published, config: Any, settings: Sequence[str]) -> Scaled:
     """Return what a recipe changes of a model, where the user's settings do not."""
     given, changed, told = {_path(s) for s in settings}, [], []
+    if recipe.head and not is_detector(config):
+        headed = under(resolve(config, **recipe.backbone), recipe.head)
+        changed.append(f"model={json.dumps(to_json(config_json(headed)))}")
+        told.append(f"{recipe.head} on the model")
     if recipe.drop_path is not None and "model.drop_path" not in given:
         if hasattr(config, "drop_path"):
             changed.append(f"model.drop_path={recipe.drop_path}")
         elif recipe.drop_path:
             told.append(f"drop path {recipe.drop_path:g} is left out, which this model has not")
-    if tuple(config.image) == (224, 224) and recipe.image != 224 and "model.image" not in given:
+    usual = tuple(config.image) == (224, 224) or bool(recipe.head)
+    if usual and recipe.image != 224 and "model.image" not in given:
         changed.append(f"model.image={recipe.image},{recipe.image}")
         told.append(f"images of {recipe.image} pixels")
     return Scaled(tuple(changed), tuple(told))
@@ -117,14 +125,15 @@ def _of_time(recipe: Published, hand: Hand, total: int) -> Changes:
         ),
         "steps.total": (total, ""),
         "schedule.warmup": (warmup, f"{length}; warm-up in the first {warmup:,}"),
-        "schedule.rest": (round(total * recipe.rest / epochs), ""),
     }
+    if recipe.settings["schedule"] != "staircase":
+        changes["schedule.rest"] = round(total * recipe.rest / epochs), ""
     if recipe.attacks and not hand.several:
         growing = round(total * recipe.radius_warmup / epochs)
         said = f"the attack's radius grows in the first {growing:,}" if growing else ""
         changes["objective.warmup"] = growing, said
     if (decay := recipe.settings["steps.ema"]) is not None:
-        memory = 1 - (1 - decay) * epochs * IMAGES / recipe.batch / total
+        memory = 1 - (1 - decay) * epochs * recipe.images / recipe.batch / total
         memory = round(min(LONGEST, max(SHORTEST, memory)), 5)
         changes["steps.ema"] = memory, f"average of weights {memory:g}, for {decay:g}"
     return changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,17 +13,31 @@ from vitrail.report.masks import colours
 
 # On the page a picture is drawn at a side between these.
 LEAST, MOST = 240, 480
+# How much of its colour an object's pixels have.
+STRENGTH = 0.45
 # Words are dark on colours that are lighter than this.
 LIGHT = 150
 
 
-def drawn(
-    image: np.ndarray, boxes: np.ndarray, words: Sequence[str], labels: np.ndarray,
-    classes: Sequence[str],
-) -> np.ndarray:  # fmt: skip
-    """Return an image, uint8 (H, W, 1 or 3), with boxes (n, 4) in its pixels and a word at each:
-    uint8 (H, W, 3). The last ones lie on top."""
-    whole = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.uint8)
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Holds an image to draw on, uint8 (H, W, 1 or 3), boxes (n, 4) in its pixels, their classes
+    (n,), their scores (n,) and the pixels of each, bool (n, H, W), where these are known."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
+def drawn(one: Drawn, words: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Return the image with its boxes and a word at each: uint8 (H, W, 3). The last ones lie on
+    top."""
+    boxes, labels = one.boxes, one.labels
+    whole = np.broadcast_to(one.image, (*one.image.shape[:2], 3)).astype(np.uint8)
+    if one.masks is not None:
+        whole = tinted(whole, one.masks, labels, classes)
     picture = Image.fromarray(np.ascontiguousarray(whole))
     pen, table = ImageDraw.Draw(picture), colours(classes)
     wide = max(1, round(min(picture.size) / 240))
@@ -43,19 +58,38 @@ def _ink(colour: tuple[int, int, int]) -> str:
     return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT else "white"
 
 
-def for_page(
-    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None, labels: np.ndarray,
-    classes: Sequence[str],
-) -> bytes:  # fmt: skip
+def tinted(
+    image: np.ndarray, masks: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> np.ndarray:
+    """Return an image, uint8 (H, W, 3), under the colours of masks (n, H, W), the last on top."""
+    table, out = colours(classes), image.astype(np.float32)
+    for mask, label in zip(masks, labels.tolist(), strict=True):
+        own = (1 - STRENGTH) * image[mask] + STRENGTH * np.array(table[label], np.float32)
+        out[mask] = own
+    return (out + 0.5).astype(np.uint8)
+
+
+def for_page(one: Drawn, classes: Sequence[str]) -> bytes:
     """Return a picture with boxes as a JPEG of a side that suits the page."""
+    image = one.image
     side = max(image.shape[:2])
     factor = min(MOST, max(LEAST, side)) / side
     height, width = (max(1, round(n * factor)) for n in image.shape[:2])
     whole = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
     larger = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR))
     stretch = [width / image.shape[1], height / image.shape[0]] * 2
-    words = [""] * len(labels) if scores is None else [f"{score:.2f}" for score in scores]
-    return as_jpeg(drawn(larger, boxes * stretch, words, labels, classes), quality=80)
+    words = [""] * len(one.labels)
+    if one.scores is not None:
+        words = [f"{score:.2f}" for score in one.scores]
+    masks = one.masks
+    if masks is not None:
+        down, right = (
+            ((np.arange(n) + 0.5) * old / n).astype(int)
+            for n, old in zip((height, width), image.shape[:2], strict=True)
+        )
+        masks = masks[:, down][:, :, right]
+    grown = replace(one, image=larger, boxes=one.boxes * stretch, masks=masks)
+    return as_jpeg(drawn(grown, words, classes), quality=80)
 
 
 def as_jpeg(picture: np.ndarray, *, quality: int = 92) -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from vitrail.report import hardest
-from vitrail.report.box_pictures import for_page
+from vitrail.report.ahead import Interval
+from vitrail.report.box_pictures import Drawn, for_page
 from vitrail.report.canvas import HALF, SERIES, legend, svg
 from vitrail.report.chapter import (
     Card,
@@ -67,7 +68,8 @@ class Sure:
 @dataclass(frozen=True, eq=False)
 class PictureOfBoxes:
     """An image uint8 (H, W, C) with its objects and what was found, boxes (n, 4) in its pixels and
-    classes (n,), the scores of the latter, and how right that is, in [0, 1]."""
+    classes (n,), the scores of the latter, and how right that is, in [0, 1]; the pixels of both,
+    bool (n, H, W), where outlines are known."""
 
     image: np.ndarray
     there: np.ndarray
@@ -77,6 +79,8 @@ class PictureOfBoxes:
     scores: np.ndarray
     right: float
     key: str = ""
+    there_masks: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,34 @@ def box_by_box(
     ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class OutlineRow:
+    """The average precision of the outlines of one class, over all overlaps and at 0.5, or NaN."""
+
+    name: str
+    average: float
+    at_half: float
+
+
+def outline_by_outline(
+    rows: Sequence[OutlineRow], sizes: Sequence[SizeRow], mean: Interval
+) -> Chapter:
+    """Return the chapter on how well the pixels of objects are found."""
+    text = (
+        f"Mean average precision of outlines {percent(mean.middle)} (95 % interval "
+        f"{percent(mean.low)} to {percent(mean.high)}): as of boxes, but two outlines overlap by "
+        "the pixels that they share. The run was chosen by its boxes."
+    )
+    known = sorted((r for r in rows if r.average == r.average), key=lambda r: r.average)
+    columns = [Column("class"), Column("average precision", "number"), Column("", "bar"),
+               Column("at 0.5", "number")]  # fmt: skip
+    cells = [(r.name, percent(r.average), r.average, _share(r.at_half)) for r in known]
+    by_size = [(r.name, f"{r.objects:,}", _share(r.average), _bar(r.average)) for r in sizes]
+    heads = [Column("objects"), Column("number", "number"), Column("average precision", "number"),
+             Column("", "bar")]  # fmt: skip
+    return Chapter("Outlines", [Paragraph(text), Table(columns, cells), Table(heads, by_size)])
+
+
 def _legend(names: Sequence[str]) -> Markup:
     shown = [
         Markup('<span class="swatch" style="background: rgb({}, {}, {})"></span>&nbsp;{}').format(
@@ -136,9 +168,11 @@ def _gallery(some: Sequence[PictureOfBoxes], names: Sequence[str]) -> Gallery:
     cards = []
     for one in some:
         pictures = [
-            (for_page(one.image, one.there, None, one.there_labels, names), "the truth"),
-            (for_page(one.image, one.found, one.scores, one.labels, names), "the answers"),
-        ]
+            (for_page(Drawn(one.image, one.there, one.there_labels, None, one.there_masks), names),
+             "the truth"),
+            (for_page(Drawn(one.image, one.found, one.labels, one.scores, one.masks), names),
+             "the answers"),
+        ]  # fmt: skip
         cards.append(Card(pictures, [f"agreement {percent(one.right)}"], one.key))
     return Gallery(cards)
 

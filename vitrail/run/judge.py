@@ -11,6 +11,7 @@ from torch import nn
 from vitrail.data.boxes import Boxes
 from vitrail.data.cache import Pixels
 from vitrail.data.gate import inspect
+from vitrail.data.mask_views import some
 from vitrail.data.source import Source
 from vitrail.data.split import HeldBack, divide, unseal
 from vitrail.errors import DataError, RunError
@@ -71,6 +72,10 @@ def own_test(run: RunFolder, recipe: Mapping[str, Any], *, progress: bool = Fals
     boxes = found.source.boxes
     if boxes is not None:
         boxes = Boxes(tuple(boxes.truths[int(row)] for row in part.rows))
+    masks = found.source.masks
+    if masks is not None:
+        masks = some(masks, part.rows)
     return replace(
-        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes
-    )
+        found.source, name=name, items=part.items, pixels=arrays, series=series, boxes=boxes,
+        masks=masks,
+    )  # fmt: skip

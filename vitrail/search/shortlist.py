@@ -58,7 +58,8 @@ class Terms:
 
     `images` is the number of training images, `seconds` what the winner may train in all, `size`
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
-    `maps` every pixel has a class, with `sounds` images are spectrograms. Where the task `takes`
+    `maps` every pixel has a class, with `outlines` objects have pixels
+    of their own, with `sounds` images are spectrograms. Where the task `takes`
     series, `image_size` is (steps, 1); clips have so many `frames`.
     """
 
@@ -75,6 +76,7 @@ class Terms:
     methods: tuple[Methods, ...] = ()
     maps: bool = False
     boxes: bool = False
+    outlines: bool = False
     sounds: bool = False
     takes: Kind = "images"
     frames: int = 1
@@ -167,9 +169,12 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
             yield one, False
         return
     if terms.maps or terms.boxes:
-        space = dense_candidates if terms.maps else box_candidates
         sizes = terms.image_size, terms.channels, terms.classes, terms.seed
-        for one in space(*sizes):
+        if terms.maps:
+            space = dense_candidates(*sizes)
+        else:
+            space = box_candidates(*sizes, outlines=terms.outlines)
+        for one in space:
             yield one, False
         return
     ordered = by_prior(families())

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vitrail.layers.fold import deploy
+from vitrail.layers.outlines import SIDE
 from vitrail.measure.latency import Latency, eager_latency, remembered
 from vitrail.measure.machine import fast_bf16
 from vitrail.models import create
@@ -116,7 +117,9 @@ def _loss(
     if isinstance(model, Detector):
         boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.5, 0.4, 0.9, 0.9]], device=labels.device)
         kinds = labels[:, None, None].expand(-1, len(boxes), 1)
-        targets = torch.cat([kinds, boxes.expand(len(labels), -1, -1)], -1)
+        every = boxes.expand(len(labels), -1, -1)
+        inside = torch.ones(*every.shape[:2], SIDE**2, device=labels.device)
+        targets = torch.cat([kinds, every, every, inside], -1)
         return model.losses(said, targets, image)["loss"]
     parts = said if isinstance(said, tuple) else (said,)
     return torch.stack([nn.functional.cross_entropy(p.float(), labels) for p in parts]).mean()

@@ -7,6 +7,7 @@ from vitrail.tasks.audio import Audio
 from vitrail.tasks.classification import Classification
 from vitrail.tasks.detection import Detection
 from vitrail.tasks.image_text import ImageText
+from vitrail.tasks.instances import Instances
 from vitrail.tasks.lidar import Lidar
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.segmentation import Segmentation
@@ -14,6 +15,6 @@ from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
 
 Tasks = (
-    Classification | MultiLabel | Segmentation | Detection | Series | Video | Audio | ImageText
-    | Lidar
+    Classification | MultiLabel | Segmentation | Detection | Instances | Series | Video | Audio
+    | ImageText | Lidar
 )  # fmt: skip

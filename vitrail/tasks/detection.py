@@ -6,7 +6,7 @@ detector sees; answers are those that the exported file gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from vitrail.data.opening import open_boxes
 from vitrail.data.source import Kind, Source
 from vitrail.engines.served import Agreement, serve
 from vitrail.errors import ConfigError, DataError
-from vitrail.layers.boxes import best
+from vitrail.layers import boxes as layer
 from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
 from vitrail.models.trunk.detector import Detector
@@ -41,6 +41,7 @@ MOST_WATCHED = 32
 RIGHT = 0.9
 # Test images on the page: the worst, and some evenly from all.
 WORST, EXAMPLES = 12, 12
+Each = Callable[[int, np.ndarray, layer.Boxes], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Detection:
     several: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     boxes: ClassVar[bool] = True
+    outlines: ClassVar[bool] = False
     takes: ClassVar[Kind] = "images"
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
@@ -75,7 +77,7 @@ class Detection:
         if not isinstance(backbone, Detector):
             raise ConfigError(
                 f"{type(backbone).__name__} gives one answer an image: take a detector, "
-                "model.family=retinanet or fcos"
+                "model.family=retinanet, fcos, faster_rcnn or mask_rcnn"
             )
         return backbone
 
@@ -95,11 +97,14 @@ class Detection:
 
     def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Finds:
         """Ask the model about all images: boxes in pixels of each picture."""
-        return _asked(model, self.watching(images, normal), device)
+        return asked(model, self.watching(images, normal), device)
 
     def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Finds:
         """Ask a finished model about the test images, and keep some to show."""
-        told = self.answers(model, images, normal, device)
+        return self.with_shown(self.answers(model, images, normal, device), images)
+
+    def with_shown(self, told: Finds, images: Pixels) -> Finds:
+        """Return answers with some images to show: the worst, and others evenly from all."""
         found = finding.matches(told, len(images.classes))
         own = finding.right_shares(found, len(told), finding.best_score(found))
         chosen = worst_and_some(own, WORST, EXAMPLES)
@@ -109,7 +114,7 @@ class Detection:
         """Return COCO's mean average precision, with that at an overlap of 0.5 beside it."""
         told = _finds(outputs)
         found = finding.matches(told, told.classes)
-        main = _known(finding.mean_precision(found))
+        main = finding.known(finding.mean_precision(found))
         return Scores(main, told.loss, len(told), NAME, {NAME: main, **_figures(found)})
 
     def settled(self, labels: Labels, outputs: Outputs) -> Labels:
@@ -136,7 +141,7 @@ class Detection:
         """Return the mean with its interval over resampled images, and figures of each class."""
         told = _finds(outputs)
         found = finding.matches(told, told.classes)
-        main = _known(finding.mean_precision(found))
+        main = finding.known(finding.mean_precision(found))
         spread = finding.interval(main, finding.resampled(found, len(told)))
         test = Score(
             accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
@@ -156,9 +161,9 @@ class Detection:
         told = _finds(outputs)
         always = replace(told, values=_same_boxes(train, test))
         ours, theirs = (finding.matches(one, told.classes) for one in (told, always))
-        value = _known(finding.mean_precision(theirs))
+        value = finding.known(finding.mean_precision(theirs))
         gap = finding.resampled(ours, len(told)) - finding.resampled(theirs, len(told))
-        ahead = finding.interval(_known(finding.mean_precision(ours)) - value, gap)
+        ahead = finding.interval(finding.known(finding.mean_precision(ours)) - value, gap)
         name = "the median box of each class everywhere"
         return [Baseline(name, value, None, len(told), True, ahead)]
 
@@ -180,34 +185,25 @@ def _finds(outputs: Outputs) -> Finds:
     return outputs
 
 
-def _known(value: float) -> float:
-    """Return a mean over classes, 0 where the images show none of them."""
-    return 0.0 if value != value else value
-
-
 def _figures(found: Mapping[Any, finding.Matches]) -> dict[str, float]:
     return {
-        "at overlap 0.5": _known(finding.mean_precision(found, overlap=0)),
-        "at overlap 0.75": _known(finding.mean_precision(found, overlap=5)),
+        "at overlap 0.5": finding.known(finding.mean_precision(found, overlap=0)),
+        "at overlap 0.75": finding.known(finding.mean_precision(found, overlap=5)),
     }
-
-
-def _boxes(pixels: Pixels) -> Boxes:
-    boxes = pixels.part.source.boxes
-    assert boxes is not None
-    return boxes
 
 
 def _sizes(pixels: Pixels) -> np.ndarray:
     """Return (width, height, width, height) of each picture, float64 (N, 4)."""
-    truths = _boxes(pixels).truths
-    sizes = [truths[int(row)].size or (1, 1) for row in pixels.part.rows]
+    sizes = [one.size or (1, 1) for one in finding.truths(pixels)]
     return np.array([(w, h, w, h) for h, w in sizes], np.float64).reshape(-1, 4)
 
 
 @torch.no_grad()
-def _asked(model: nn.Module, batches: BoxBatches, device: Any) -> Finds:
-    """Return what the model finds in all images."""
+def asked(
+    model: nn.Module, batches: BoxBatches, device: Any, each: Each = lambda row, boxes, found: None
+) -> Finds:
+    """Return what the model finds in all images; `each` is told of every image by its row: boxes
+    (n, 4) in pixels of the picture, and what was found."""
     fabric, pixels = open_fabric(device), batches.pixels
     detector = fabric.to_device(model.eval())
     assert isinstance(detector, Detector)
@@ -218,10 +214,12 @@ def _asked(model: nn.Module, batches: BoxBatches, device: Any) -> Finds:
             raw = detector(here.images)
         terms = detector.losses(raw, here.targets, pixels.image)
         loss += float(terms["loss"]) * len(batch.indices)
-        for row, one in zip(batch.indices.tolist(), best(detector.answers(raw)), strict=True):
+        for row, one in zip(batch.indices.tolist(), detector.found(raw), strict=True):
             boxes = one.boxes.cpu().double().numpy() * sizes[row]
+            each(row, boxes, one)
             found.append(np.column_stack([boxes, one.scores.cpu(), one.labels.cpu()]))
-    truth = torch.from_numpy(_boxes(pixels).padded(pixels.part.rows))
+    truths = Boxes(tuple(finding.truths(pixels)))
+    truth = torch.from_numpy(truths.padded(range(len(truths.truths))))
     classes = len(pixels.classes)
     return Finds(_padded(found), truth.float(), loss / max(1, len(found)), classes)
 
@@ -248,7 +246,7 @@ def _shown(told: Finds, images: Pixels, row: int) -> Shown:
 
 def _same_boxes(train: Pixels, test: Pixels) -> Tensor:
     """Answer every test image with the median box of each class in the training images."""
-    truths = [_boxes(train).truths[int(row)] for row in train.part.rows]
+    truths = finding.truths(train)
     shares = np.concatenate([one.as_shares() for one in truths])
     labels = np.concatenate([one.labels for one in truths])
     rows = [

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vitrail.data.boxes import Truth
+from vitrail.data.cache import Pixels
 from vitrail.errors import ConfigError, extra
 from vitrail.report.ahead import Interval
 from vitrail.tasks.task import Outputs
@@ -30,13 +32,25 @@ RESAMPLES = 200
 @dataclass(frozen=True, eq=False)
 class Shown:
     """An image of the test, uint8 (H, W, C), with its objects and what was found, both (n, 6) in
-    its pixels; `key` is its file, `row` its place in the part."""
+    its pixels; `key` is its file, `row` its place in the part. `there` and `masks` are the pixels
+    of both, bool (n, H, W), where outlines are known."""
 
     key: str
     image: np.ndarray
     truth: np.ndarray
     found: np.ndarray
     row: int
+    there: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """The pixels of all objects and of all answers, image by image in their order, as run lengths
+    of pycocotools."""
+
+    there: Sequence[Sequence[Any]]
+    found: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +65,7 @@ class Finds(Outputs):
     loss: float
     classes: int
     shown: Sequence[Shown] = ()
+    outlines: Outlines | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +108,18 @@ def require() -> None:
         ) from error
 
 
-def matches(outputs: Outputs, classes: int) -> dict[tuple[int, str], Matches]:
-    """Return the matches of answers (N, m, 6) with targets, by class and by size."""
+def matches(
+    outputs: Outputs, classes: int, outlines: Outlines | None = None
+) -> dict[tuple[int, str], Matches]:
+    """Return the matches of answers (N, m, 6) with targets, by class and by size: by their boxes,
+    or by their outlines where these are given."""
     from pycocotools.cocoeval import COCOeval  # pyright: ignore[reportMissingImports]
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco(_listed(outputs.targets, crowds=True), len(outputs), classes)
-        found = _coco(_listed(outputs.values, crowds=False), len(outputs), classes)
-        judged = COCOeval(truth, found, "bbox")
+        there, answers = (outlines.there, outlines.found) if outlines else (None, None)
+        truth = _coco(_listed(outputs.targets, there, crowds=True), len(outputs), classes)
+        found = _coco(_listed(outputs.values, answers, crowds=False), len(outputs), classes)
+        judged = COCOeval(truth, found, "segm" if outlines else "bbox")
         judged.evaluate()
     rows = iter(judged.evalImgs)
     told: dict[tuple[int, str], Matches] = {}
@@ -110,21 +129,34 @@ def matches(outputs: Outputs, classes: int) -> dict[tuple[int, str], Matches]:
     return told
 
 
-def _listed(values: Tensor, *, crowds: bool) -> list[dict[str, Any]]:
-    """List boxes as COCO has them: of answers with scores, of objects with crowds."""
+def _listed(
+    values: Tensor, outlines: Sequence[Sequence[Any]] | None, *, crowds: bool
+) -> list[dict[str, Any]]:
+    """List boxes as COCO has them, or outlines: of answers with scores, of objects with crowds."""
     found = []
     for image, rows in enumerate(values.double().numpy()):
-        for x1, y1, x2, y2, one, other in rows:
+        for at, (x1, y1, x2, y2, one, other) in enumerate(rows):
             label = int(one if crowds else other)
             if label < 0:
                 continue
             w, h = float(x2 - x1), float(y2 - y1)
-            more = {"iscrowd": int(other)} if crowds else {"score": float(one), "iscrowd": 0}
+            more: dict[str, Any] = (
+                {"iscrowd": int(other)} if crowds else {"score": float(one), "iscrowd": 0}
+            )
             box = [float(x1), float(y1), w, h]
+            if outlines is not None:
+                more |= {"segmentation": outlines[image][at]}
             number = len(found) + 1
+            area = w * h if outlines is None else _area(outlines[image][at])
             found.append({"id": number, "image_id": image, "category_id": label, "bbox": box,
-                          "area": w * h, **more})  # fmt: skip
+                          "area": area, **more})  # fmt: skip
     return found
+
+
+def _area(outline: Any) -> float:
+    from pycocotools import mask  # pyright: ignore[reportMissingImports]
+
+    return float(mask.area(outline))
 
 
 def _coco(boxes: list[dict[str, Any]], images: int, classes: int) -> Any:
@@ -132,7 +164,8 @@ def _coco(boxes: list[dict[str, Any]], images: int, classes: int) -> Any:
 
     made: Any = COCO()
     made.dataset = {
-        "images": [{"id": i} for i in range(images)],
+        # It asks for sizes before it sees that outlines are run lengths, which have their own.
+        "images": [{"id": i, "height": 1, "width": 1} for i in range(images)],
         "categories": [{"id": i} for i in range(classes)],
         "annotations": boxes,
     }
@@ -238,3 +271,15 @@ def right_shares(told: Mapping[tuple[int, str], Matches], images: int, score: fl
             said += np.bincount(one.image[sure], minlength=images)
             there += one.objects
     return np.where(said + there > 0, 2 * right / np.maximum(said + there, 1), 1.0)
+
+
+def known(value: float) -> float:
+    """Return a mean over classes, 0 where the images show none of them."""
+    return 0.0 if value != value else value
+
+
+def truths(pixels: Pixels) -> list[Truth]:
+    """Return what is in each image."""
+    boxes = pixels.part.source.boxes
+    assert boxes is not None
+    return [boxes.truths[int(row)] for row in pixels.part.rows]

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vitrail.data.labels import Labels
+from vitrail.report.ahead import Interval
 from vitrail.report.chapter import Chapter
 from vitrail.report.detection import (
     BoxRow,
     Found,
+    OutlineRow,
     PictureOfBoxes,
     SizeRow,
     Sure,
     box_by_box,
+    outline_by_outline,
 )
 from vitrail.report.scores import Score
 from vitrail.tasks import finding
@@ -84,11 +87,25 @@ def _sure(found: Mapping[tuple[int, str], Matches]) -> list[Sure]:
     ]
 
 
+def of_outlines(
+    found: Mapping[tuple[int, str], Matches], labels: Labels, mean: Interval
+) -> Chapter:
+    """Return the chapter on outlines: their mean average precision, and that of each class."""
+    rows = [
+        OutlineRow(name, float(precision.mean()), float(precision[0].mean()))
+        for label, name in enumerate(labels.classes)
+        for precision in [found[label, "all"].precision()]
+    ]
+    sizes = [_size(found, size) for size in SIZES[1:]]
+    return outline_by_outline(rows, sizes, mean)
+
+
 def _drawn(one: Shown, score: float, right: float) -> PictureOfBoxes:
-    sure = one.found[one.found[:, 4] >= score]
-    order = np.argsort(sure[:, 4], kind="stable")  # the surest lies on top
-    sure = sure[order]
+    shown = np.flatnonzero(one.found[:, 4] >= score)
+    shown = shown[np.argsort(one.found[shown, 4], kind="stable")]  # the surest lies on top
+    sure = one.found[shown]
+    masks = None if one.masks is None else one.masks[shown]
     return PictureOfBoxes(
         one.image, one.truth[:, :4], one.truth[:, 4].astype(int), sure[:, :4],
-        sure[:, 5].astype(int), sure[:, 4], right, one.key,
+        sure[:, 5].astype(int), sure[:, 4], right, one.key, one.there, masks,
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""The learning rate over the steps: a warm-up, then a cosine, a line or a reciprocal square root.
+"""The learning rate over the steps: a warm-up, then a cosine, a line, a reciprocal square root or a
+few steps down.
 
 Each factor before step `hold` does not depend on the end, so that a training that was planned to
 be short may go on as a long one.
@@ -101,7 +102,37 @@ class Rsqrt:
         return factor * max(0.0, (total - step) / (total - cooling)) if total > cooling else 0.0
 
 
-Schedules = Cosine | Linear | Rsqrt
+@dataclass(frozen=True)
+class Staircase:
+    """Linear over `warmup` steps from a fraction `start`, then constant, and `by` times as large
+    from each of the `drops`, shares of all steps.
+
+    What detectors learn by, Lin et al., ICCV 2017, arXiv 1708.02002: a tenth after two thirds of
+    the steps, and again after eleven twelfths.
+    """
+
+    warmup: int = 0
+    start: float = 0.0
+    drops: tuple[float, ...] = (2 / 3, 11 / 12)
+    by: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_steps(self, "warmup")
+        _check_fractions(self, "start", "by")
+        if list(self.drops) != sorted(self.drops) or not all(0 < one < 1 for one in self.drops):
+            raise ConfigError(
+                f"drops {self.drops} do not rise from 0 to 1: give shares of the steps between "
+                "0 and 1, such as 0.667,0.917"
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """Return what the rate of `step` (from 0) of `total` is multiplied by, in [0, 1]."""
+        if step < self.warmup:
+            return self.start + (1 - self.start) * ((step + 1) / self.warmup)
+        return self.by ** sum(step >= round(one * total) for one in self.drops)
+
+
+Schedules = Cosine | Linear | Rsqrt | Staircase
 # The usual one.
 Schedule = Cosine
 
@@ -126,10 +157,8 @@ def _falling(
 def _check_steps(schedule: Any, *names: str) -> None:
     if any(getattr(schedule, name) < 0 for name in names):
         *first, last = [f"{name} {getattr(schedule, name)}" for name in names]
-        raise ConfigError(
-            f"a schedule with {', '.join(first)} and {last} steps does not exist: give numbers "
-            "from 0"
-        )
+        told = f"{', '.join(first)} and {last}" if first else last
+        raise ConfigError(f"a schedule with {told} steps does not exist: give numbers from 0")
 
 
 def _check_fractions(schedule: Any, *names: str) -> None:

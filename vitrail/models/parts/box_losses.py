@@ -39,12 +39,12 @@ def apart(boxes: Float[Tensor, "n 4"], truth: Float[Tensor, "n 4"]) -> Tensor:
     return generalized_box_iou_loss(boxes, truth, reduction="sum")
 
 
-def objects(targets: Float[Tensor, "m 5"]) -> tuple[Tensor, Tensor, Tensor]:
+def objects(targets: Float[Tensor, "m c"]) -> tuple[Tensor, Tensor, Tensor]:
     """Return of one image's targets the boxes (n, 4) and classes (n,) of its objects, and crowds
     (c, 4)."""
     kinds = targets[:, 0].long()
     there = kinds >= 0
-    return targets[there, 1:], kinds[there], targets[kinds == CROWD, 1:]
+    return targets[there, 1:5], kinds[there], targets[kinds == CROWD, 1:5]
 
 
 def in_crowds(boxes: Float[Tensor, "n 4"], crowds: Float[Tensor, "c 4"]) -> Tensor:
@@ -56,3 +56,33 @@ def in_crowds(boxes: Float[Tensor, "n 4"], crowds: Float[Tensor, "c 4"]) -> Tens
     shared = (high - low).clamp(min=0).prod(-1)
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
     return (shared >= IN_CROWD * area[:, None]).any(1)
+
+
+def matched(
+    boxes: Float[Tensor, "n 4"], targets: Tensor, own: float, apart: float, *, every: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the class (n,), or `BACKGROUND` or `IGNORED`, of each box, and of which row of targets
+    (m, c) it is the object (n,).
+
+    From an overlap of `own` on a box is an object's own, below `apart` it is background. Where
+    `every` object counts, it has the box that overlaps it most, however little that is.
+    """
+    from torchvision.ops import box_iou
+
+    truth, kinds, crowds = objects(targets)
+    labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
+    row = torch.zeros_like(labels)
+    if len(truth):
+        overlap = box_iou(truth.to(boxes.dtype), boxes)
+        most, which = overlap.max(0)
+        labels[most >= apart] = IGNORED
+        mine = most >= own
+        if every:
+            nearest = overlap.amax(1, keepdim=True)
+            best = (overlap == nearest) & (nearest > 0)
+            which = torch.where(best.any(0), best.to(overlap.dtype).argmax(0), which)
+            mine |= best.any(0)
+        labels[mine] = kinds[which[mine]]
+        row[mine] = (targets[:, 0] >= 0).nonzero()[:, 0][which[mine]]
+    labels[in_crowds(boxes, crowds) & (labels == BACKGROUND)] = IGNORED
+    return labels, row

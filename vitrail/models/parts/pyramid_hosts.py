@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.models import (
+    aa_resnet,
     airbench,
     botnet,
     coatnet,
@@ -24,6 +25,7 @@ from vitrail.models import (
     levit,
     lg_transformer,
     maxvit,
+    mvit,
     nat,
     pvt,
     qna,
@@ -40,7 +42,8 @@ from vitrail.models.trunk.positions import Table
 from vitrail.models.trunk.sliding import resized
 
 Pyramids = (
-    airbench.Config
+    aa_resnet.Config
+    | airbench.Config
     | botnet.Config
     | coatnet.Config
     | cswin.Config
@@ -54,6 +57,7 @@ Pyramids = (
     | levit.Config
     | lg_transformer.Config
     | maxvit.Config
+    | mvit.Config
     | nat.Config
     | pvt.Config
     | qna.Config
@@ -98,7 +102,12 @@ class Finest(nn.Module):
 
 
 def hosted(config: Any) -> Backbone:
-    """Return the backbone of a config, without what reads its last map for a label."""
+    """Return the backbone of a config, without what reads its last map for a label. Raises
+    ValueError for one of clips."""
+    if getattr(config.host, "frames", 1) > 1:
+        raise ValueError(
+            f"host.frames is {config.host.frames}: maps are of one image, take a host of frames 1"
+        )
     made = hosts.host_module(config).MODEL(replace(config.host, classes=0))
     for name in ("norm", "pool", "head"):
         if hasattr(made, name) and not isinstance(getattr(made, name), nn.ModuleList):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.layers.boxes import Answers
+from vitrail.layers.boxes import Answers, Boxes, best
 from vitrail.models.trunk.backbone import Backbone, check_image
 
 # What a target says in place of a class: nothing is there, or many that are not told apart.
@@ -80,7 +80,11 @@ class Detector(Backbone):
         """Return boxes and scores at every place from what `forward` gave."""
         raise NotImplementedError
 
-    def losses(self, raw: Tensor, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
+    def found(self, raw: Any) -> list[Boxes]:
+        """Return what is left of that, image by image: the best boxes of each class."""
+        return best(self.answers(raw))
+
+    def losses(self, raw: Any, targets: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
         """Return terms by name, "loss" among them, of images of (H, W).
 
         `targets` (B, M, 5) are a class and a box in shares for each object; the class is `NOTHING`

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from vitrail.errors import ConfigError
 from vitrail.recipes.paper import Published
+from vitrail.recipes.published.boxes import ON_COCO
 from vitrail.recipes.published.deit import (
     CAIT,
     CONVNEXT,
@@ -35,6 +36,7 @@ RECIPES: dict[str, Published] = {
     for one in [
         DEIT, DEIT_DISTILLED, CAIT, XCIT, LEVIT, CVT, SWIN, NAT, CONVNEXT, VIT_C, MAXVIT, MIXER,
         RSB_A1, RSB_A2, RSB_A3, ROBUST_LIGHT, ROBUST_CANONICAL,
+        *ON_COCO,
         *(augreg(level, more) for more in (False, True) for level in LEVELS),
     ]
 }  # fmt: skip

@@ -19,6 +19,7 @@ from vitrail.engines.onnx import export_onnx
 from vitrail.errors import ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.methods import BothSides
+from vitrail.methods.both_sides import removed
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Trained
@@ -50,6 +51,7 @@ def test_the_answer_is_the_mean_of_two_and_turning_the_image_does_not_change_it(
         assert (both(image.flip(-1)) - both(image)).abs().max() < 1e-6
         assert (deploy(both)(image) - expected).abs().max() < 1e-5
         assert torch.equal(both.features(image)[-1], plain.features(image)[-1])
+        assert torch.equal(removed(both)(image), plain(image))
     assert set(both.state_dict()) == set(plain.state_dict())
 
 

@@ -25,6 +25,7 @@ from vitrail.models import deit, vit
 from vitrail.report.compression import Row, Worth, picture, rows
 from vitrail.report.kin import Kin, best, front
 from vitrail.run import finish
+from vitrail.run.before import before, worth
 from vitrail.run.subject import counted
 from vitrail.training.interrupt import Interrupted
 
@@ -271,3 +272,15 @@ def test_the_picture_has_a_stripe_for_each_run_of_channels():
     drawn = picture(found)
     assert drawn.count('fill="var(--accent)"') == 5
     assert picture([Row("embedding", 8, (0, 1, 2, 5))]).count('z"') == 1
+
+
+def test_a_run_that_answers_by_both_sides_is_made_smaller_by_one(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    recipe = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(recipe | {"methods": [{"kind": "both_sides"}]}))
+    plain, old = before(trained), before(run)
+    assert old.both_sides and not plain.both_sides and old.recipe.methods == ()
+    assert worth(old).macs == 2 * worth(plain).macs
+    image = torch.randn(2, 3, 16, 16)
+    assert torch.equal(old.model(image), plain.model(image))

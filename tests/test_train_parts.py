@@ -255,6 +255,8 @@ def test_wilson_interval_is_the_published_one():
     assert metrics.wilson(0, 20).low == 0
     assert metrics.wilson(0, 20).high == pytest.approx(0.1611, abs=5e-5)
     assert metrics.wilson(20, 20).high == 1
+    for n in range(1, 300):
+        assert metrics.wilson(n, n).high == 1 and metrics.wilson(0, n).low == 0
     with pytest.raises(DataError, match="no samples"):
         metrics.wilson(0, 0)
 

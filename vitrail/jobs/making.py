@@ -11,6 +11,7 @@ from vitrail.jobs.cutting import Asked
 from vitrail.jobs.kin import WHOLE, kin, way
 from vitrail.report.chapter import Chapter
 from vitrail.report.compression import Worth
+from vitrail.report.facts import FindingFacts
 from vitrail.report.kin import Kin
 from vitrail.report.kin import chapter as siblings
 from vitrail.run import finish
@@ -22,6 +23,12 @@ from vitrail.run.reading import Read
 from vitrail.run.state import State
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
+
+ONE_SIDE = FindingFacts(
+    "both sides", "info",
+    "the run before answers by an image and its mirror image, and its accuracy, multiply-adds and "
+    "latency are of that; the smaller one answers by the image alone",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -63,8 +70,9 @@ class Making:
         """Return where the run is finished."""
         asked = finish.Asked(self.asked.command, self.budget, self.asked.seed)
         inspection = self.data.inspection
+        notes = [ONE_SIDE] if self.before.both_sides else []
         return Desk(
-            self.folder, self.workshop, inspection, self.state, asked, Apart(), adds=adds
+            self.folder, self.workshop, inspection, self.state, asked, Apart(), notes, adds=adds
         )  # fmt: skip
 
     def run(self) -> Path:

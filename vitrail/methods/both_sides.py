@@ -44,6 +44,14 @@ class BothSides(Quiet):
         return model
 
 
+def removed(model: nn.Module) -> nn.Module:
+    """Let a model answer by the image alone again, whether or not the method was applied; returns
+    it."""
+    for key in [key for key, hook in model._forward_hooks.items() if hook is _averaged]:
+        del model._forward_hooks[key]
+    return model
+
+
 def _averaged(
     model: nn.Module, args: tuple[Any, ...], logits: Float[Tensor, "b k"]
 ) -> Float[Tensor, "b k"] | None:

@@ -68,9 +68,10 @@ def front(runs: Sequence[Kin], this: str, figure: tuple[float, float]) -> str:
         for number, way in enumerate(ways):
             some = [one.worth for one in runs if one.way == way]
             right = [100 * one.accuracy for one in some]
+            # Rounding may have left an accuracy of 100 % outside of its interval.
             around = [
-                [100 * (one.accuracy - one.low) for one in some],
-                [100 * (one.high - one.accuracy) for one in some],
+                [100 * max(0.0, one.accuracy - one.low) for one in some],
+                [100 * max(0.0, one.high - one.accuracy) for one in some],
             ]
             axes.errorbar(
                 [1e3 * one.latency_s for one in some], right, yerr=around, linestyle="none",

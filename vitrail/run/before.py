@@ -9,6 +9,8 @@ from typing import Any
 from vitrail.config import read_json, to_json
 from vitrail.data.labels import Labels
 from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.methods import BothSides
+from vitrail.methods.both_sides import removed
 from vitrail.models import Backbone, config_json
 from vitrail.models.trunk.widths import places, prepared
 from vitrail.recipes.recipe import Recipe, from_json
@@ -23,7 +25,11 @@ from vitrail.run.view import View
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """A finished run, opened: `result` are its figures, `images` the digest of its data."""
+    """A finished run, opened: `result` are its figures, `images` the digest of its data.
+
+    With `both_sides` these figures are of a model that answers by an image and its mirror image;
+    `model` and `recipe` are without.
+    """
 
     run: RunFolder
     recipe: Recipe
@@ -31,6 +37,7 @@ class Before:
     labels: Labels
     result: dict[str, Any]
     images: str | None
+    both_sides: bool = False
 
     @property
     def subject(self) -> Subject:
@@ -79,6 +86,8 @@ def before(path: str | os.PathLike, data: str | None = None) -> Before:
                        "or `vitrail train` made")  # fmt: skip
     model, told, labels = run.load_model()
     recipe = from_json(told)
+    kept = tuple(one for one in recipe.methods if not isinstance(one, BothSides))
+    both, recipe = len(kept) < len(recipe.methods), replace(recipe, methods=kept)
     if recipe.methods:
         raise ConfigError(
             f"{path} was trained with {type(recipe.methods[0]).__name__}, which changes its model: "
@@ -94,7 +103,8 @@ def before(path: str | os.PathLike, data: str | None = None) -> Before:
             raise RunError(f"{run.result} is damaged (it has no {name}): {RESTORE}")
     state = run.path / NAME
     images = State.read(state).values.get("images") if state.is_file() else None
-    return Before(run, recipe, model, labels, result, images)  # pyright: ignore[reportArgumentType]
+    plain: Any = removed(model)
+    return Before(run, recipe, plain, labels, result, images, both)
 
 
 def model_json(config: Any) -> dict[str, Any]:
@@ -105,8 +115,9 @@ def model_json(config: Any) -> dict[str, Any]:
 def worth(old: Before) -> Worth:
     """Return what a run was judged to be worth."""
     test, result, one = old.test, old.result, old.subject
+    macs = one.macs * (1 + old.both_sides)
     return Worth(
-        test["accuracy"], test["low"], test["high"], test["n"], one.macs, one.params,
+        test["accuracy"], test["low"], test["high"], test["n"], macs, one.params,
         result["latency"]["p50_s"], result.get("size_bytes"),
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ class Sided:
 def sided(trained: Trained, workshop: Workshop, budget: Budget) -> Sided | None:
     """Let a trained model answer by both sides where that is better and within the budget.
 
-    It is better if more validation images are right, or as many, and the loss is less. None where
+    It is better if as many validation images are right, or more, and the loss is less. None where
     it is not, where images were not mirrored in training, or where the network answers about
     something else than whole images.
     """
@@ -45,7 +45,7 @@ def sided(trained: Trained, workshop: Workshop, budget: Budget) -> Sided | None:
     recipe = replace(trained.recipe, methods=(*trained.recipe.methods, BothSides()))
     model = BothSides().apply(deepcopy(trained.model))
     scores = workshop.validate(model, recipe)
-    if scores.order <= trained.scores.order or scores.loss >= trained.scores.loss:
+    if scores.main < trained.scores.main or scores.loss >= trained.scores.loss:
         return None
     found = replace(
         trained, subject=replace(subject, macs=macs), recipe=recipe, model=model, scores=scores

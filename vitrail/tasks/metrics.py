@@ -61,13 +61,14 @@ class Calibration:
 
 
 def wilson(hits: int, n: int, z: float = 1.959963984540054) -> Proportion:
-    """Return a proportion with Wilson's score interval, 95 % by default; it stays within [0, 1]."""
+    """Return a proportion with Wilson's score interval, 95 % by default; it stays within [0, 1],
+    and holds the proportion, which rounding would leave out where it is 0 or 1."""
     if n < 1:
         raise DataError("there are no samples to judge: give at least one")
     p, spread = hits / n, z * z / n
     centre = (p + spread / 2) / (1 + spread)
     half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
-    return Proportion(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Proportion(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
 def accuracy(logits: Tensor, labels: Tensor, *, top: int = 1) -> Proportion:

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from vitrail.errors import ConfigError
 from vitrail.jobs.fit import fit
+from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.search import search
 from vitrail.jobs.train import train_recipe
 from vitrail.training.crew import Crew, crew
 
@@ -41,8 +43,13 @@ def test_who_started_the_processes_is_known(started, monkeypatch):
 
 
 def test_what_one_process_does_is_refused_to_several(started, tmp_path):
-    with pytest.raises(ConfigError, match="a fit is done by one: start it without torchrun"):
-        fit("fashion-sample", out=tmp_path / "run")
+    for job, what in (
+        (lambda: fit("fashion-sample", out=tmp_path / "run"), "a fit"),
+        (lambda: pretrain("fashion-sample", out=tmp_path / "run"), "a pretraining"),
+        (lambda: search("vitas", "fashion-sample", out=tmp_path / "run"), "a search"),
+    ):
+        with pytest.raises(ConfigError, match=f"{what} is done by one: start it without torchrun"):
+            job()
     with pytest.raises(ConfigError, match="devices is 2 under torchrun"):
         train_recipe(SETTINGS, out=tmp_path / "run", device="cpu", devices=2)
     assert not (tmp_path / "run").exists()

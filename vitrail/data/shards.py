@@ -142,7 +142,8 @@ class _Listing:
         key = f"{shard}/{named}"
         part = part or part_of(named.partition("/")[0])
         sample = self.samples.setdefault(f"{shard}/{stem}", _Sample(part))
-        if not member.isfile() or (is_picture(named) and sample.image):
+        # The bytes of a sparse file are not as they lie in the tar file.
+        if not member.isfile() or member.issparse() or (is_picture(named) and sample.image):
             self.passed.append(key)
         elif is_picture(named):
             sample.image = key
@@ -232,7 +233,8 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar file, and raise TarError where it breaks off."""
     while (member := tar.next()) is not None:
         yield member
-        tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
+        # Else all headers stay in memory.
+        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:

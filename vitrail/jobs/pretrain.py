@@ -38,6 +38,7 @@ from vitrail.run.reading import Hardware, Read
 from vitrail.run.state import State, resumed
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
+from vitrail.training.crew import require_alone
 from vitrail.training.device import open_fabric
 from vitrail.training.steps import Steps
 from vitrail.units import parse_duration
@@ -72,6 +73,7 @@ def pretrain(
         >>> (run / "weights.safetensors").is_file()
         True
     """
+    require_alone("a pretraining")
     view, hardware = View(console), Hardware(device, devices)
     asked = Asked(
         str(pictures), known_method(method), model, parse_duration(time), labels, seed,

@@ -35,6 +35,7 @@ from vitrail.search.spaces import space_of
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import Space
 from vitrail.search.timing import held
+from vitrail.training.crew import require_alone
 from vitrail.units import percent
 
 # The largest side that a search trains at unless --image says otherwise.
@@ -68,6 +69,7 @@ def search(
         run = search("vitas", "photos", macs="20M", time="30m", out="searched")
         model = vitrail.create("searched/found.json")
     """
+    require_alone("a search")
     view = View(console)
     if resume:
         given = [

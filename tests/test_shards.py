@@ -108,6 +108,19 @@ def test_links_in_a_tar_file_are_passed_over(tmp_path):
     assert len(source) == 2 and {finding.kind for finding in source.findings} == {"outside"}
 
 
+def test_a_compressed_or_cut_tar_file_is_called_that(tmp_path):
+    (tmp_path / "gz").mkdir()
+    (tmp_path / "gz" / "x.tar.gz").write_bytes(b"")
+    for path in (tmp_path / "gz", tmp_path / "gz" / "x.tar.gz"):
+        with pytest.raises(DataError, match=r"in place \('x.tar.gz'\): decompress"):
+            open_source(path)
+    packed(tmp_path / "x.tar", {"cat/1.png": picture(1), "dog/2.png": picture(2)})
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:600])  # in the middle of the first picture
+    with pytest.raises(DataError, match=r"only the class 'cat': .* \('x.tar' cut off or damaged"):
+        open_source(tmp_path / "x.tar")
+
+
 @pytest.mark.parametrize("data", [b"", b"no tar file", b"\0" * 2000])
 def test_no_images_is_one_sentence(tmp_path, data):
     (tmp_path / "x.tar").write_bytes(data)

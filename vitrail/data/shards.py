@@ -37,6 +37,7 @@ from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
 SUFFIX = ".tar"
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # In which files of a sample its class is looked for.
 LABELS = (".cls", ".json")
 FIELDS = ("label", "class", "cls", "class_name")
@@ -84,12 +85,16 @@ class ShardSource(Source):
 
 def shards_in(path: Path) -> list[str]:
     """Return the tar files that `path` holds, or is, by their names; none where it holds images or
-    folders as well, which come first."""
-    if path.is_file():
-        return [path.name] if path.suffix.lower() == SUFFIX else []
-    folders, files = Tree(path).listing()
-    found = [name for name in files if name.lower().endswith(SUFFIX)]
-    return [] if folders or any(map(is_picture, files)) else found
+    folders as well, which come first. Raises DataError for compressed ones."""
+    folders, files = ([], [path.name]) if path.is_file() else Tree(path).listing()
+    if folders or any(map(is_picture, files)):
+        return []
+    if packed := [name for name in files if name.lower().endswith(PACKED)]:
+        raise DataError(
+            f"compressed tar files cannot be read in place ({few(packed)}): decompress them, or "
+            "unpack them into a folder"
+        )
+    return [name for name in files if name.lower().endswith(SUFFIX)]
 
 
 def read_shards(path: Path) -> Source:
@@ -123,12 +128,16 @@ class _Listing:
 
     def add(self, shard: str) -> None:
         """List one tar file; a broken one is listed up to where it breaks."""
-        part = part_of(shard.partition("-")[0].partition("_")[0].partition(".")[0])
+        part, end = part_of(shard.partition("-")[0].partition("_")[0].partition(".")[0]), 0
         try:
             with tarfile.open(self.root / shard, "r:") as tar:
                 for member in _members(tar):
                     self._add(tar, shard, member, part)
+                    end = member.offset_data + member.size
+            whole = end <= (self.root / shard).stat().st_size
         except tarfile.TarError:
+            whole = False
+        if not whole:
             self.broken.append(shard)
 
     def _add(
@@ -175,10 +184,9 @@ class _Listing:
         """Return all that was listed as a source. Raises DataError."""
         found = [one for one in self.samples.values() if one.image]
         if not found:
-            why = f" ({few(self.broken)} cannot be read as tar)" if self.broken else ""
             raise DataError(
-                f"{path} has no images in its tar files{why}: pack an image and its class under "
-                "one name, 0001.jpg and 0001.cls, or images in folders of classes"
+                f"{path} has no images in its tar files{self._lost()}: pack an image and its class "
+                "under one name, 0001.jpg and 0001.cls, or images in folders of classes"
             )
         written = self._told()
         if not any(written.values()):
@@ -190,7 +198,7 @@ class _Listing:
         named = self._names({written[one.image] for one in kept})
         meant, spellings = one_spelling((one.part, named[written[one.image]]) for one in kept)
         classes = sorted_classes(set(meant.values()))
-        require_classes(classes, str(path))
+        require_classes(classes, str(path), self._lost())
         index = {name: label for label, name in enumerate(classes)}
         items = tuple(
             Item(one.image, index[meant[named[written[one.image]]]], one.part)
@@ -199,6 +207,10 @@ class _Listing:
         name = path.resolve().name.removesuffix(SUFFIX)
         findings = (*self._findings(without), *spellings)
         return ShardSource(name, classes, items, str(path), findings, self.root, places=self.places)
+
+    def _lost(self) -> str:
+        """Return what could not be read, for an error about what is missing."""
+        return f" ({few(self.broken)} cut off or damaged)" if self.broken else ""
 
     def _names(self, written: set[str]) -> dict[str, str]:
         """Return the name of each class as it is written: numbers by `classes.txt`, if there is
@@ -216,7 +228,7 @@ class _Listing:
 
     def _findings(self, without: list[str]) -> Iterator[Finding]:
         if self.broken:
-            text = f"{counted(len(self.broken), 'tar file')} broken: read up to there"
+            text = f"{counted(len(self.broken), 'tar file')} cut off or damaged: read up to there"
             yield Finding("broken shard", "warning", text, tuple(self.broken))
         if self.unread:
             text = f"{counted(len(self.unread), 'file')} with a class in them cannot be read"

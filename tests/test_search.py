@@ -22,7 +22,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, RunError
 from vitrail.jobs import stages
 from vitrail.jobs.arguments import ask
-from vitrail.jobs.search import search
+from vitrail.jobs.search import _predicted, search
 from vitrail.jobs.searched import want
 from vitrail.models import config_json
 from vitrail.report.search import beside_chance
@@ -34,7 +34,7 @@ from vitrail.search.found import FoundFile, Searched, genes_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
 from vitrail.search.judging import Inherited, correlation, sampled
-from vitrail.search.latency_table import LatencyTable, kinds
+from vitrail.search.latency_table import Deviation, LatencyTable, kinds
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
@@ -328,6 +328,19 @@ def test_a_table_knows_networks_that_it_has_not_met(name, monkeypatch):
     assert doubled.seconds(one) == pytest.approx(2 * first)
     off = doubled.deviation([one, one], [2 * first, 4 * first])
     assert (off.networks, off.mean, off.largest) == (2, pytest.approx(0.25), pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(("off", "used"), [(0.19, True), (0.21, False)])
+def test_a_table_that_is_far_off_is_not_used(off, used, monkeypatch):
+    meter = Meter(LEVELS["vitas"], Budget(latency_s=1.0))
+    monkeypatch.setattr(
+        "vitrail.search.costs.folded_latency", lambda *_: SimpleNamespace(quickest_s=0.5)
+    )
+    monkeypatch.setattr(LatencyTable, "fitted", lambda table, *_: table)
+    monkeypatch.setattr(LatencyTable, "deviation", lambda *_: Deviation(5, off, 0.5))
+    found, told = meter.tabled(0)
+    assert (found.table is not None) == used and told == Deviation(5, off, 0.5)
+    assert f"are {'predicted' if used else 'measured whole'}" in _predicted(told, used=used)
 
 
 def test_batch_norms_are_those_of_the_candidate():

@@ -30,6 +30,7 @@ from vitrail.run.view import View
 from vitrail.runs import Run
 from vitrail.search.costs import Meter, check_within, fitted
 from vitrail.search.found import genes_of
+from vitrail.search.latency_table import Deviation
 from vitrail.search.space import image_sizes
 from vitrail.search.spaces import space_of
 from vitrail.search.spaces.images import Images
@@ -160,17 +161,24 @@ def _ready(wanted: Wanted, data: Read, view: View, engine: float | None = None) 
         view.say(loose)
     meter, off = Meter(space, budget).tabled(limits.seed)
     if off is not None:
-        view.say(
-            f"latencies are predicted from a table of operations: for {off.networks} random "
-            f"networks that were measured whole they are off by {percent(off.mean)} on average, "
-            f"{percent(off.largest)} at most"
-        )
+        view.say(_predicted(off, used=meter.table is not None))
     if engine is not None:
         meter = replace(meter, engine=engine)
     else:
         with Apart() as apart:
             meter = meter.calibrated(apart, limits.seed)
     return Ready(wanted, plain, meter, start)
+
+
+def _predicted(off: Deviation, *, used: bool) -> str:
+    """Say how good a latency table is, and whether it is used."""
+    how = (
+        f"for {off.networks} random networks that were measured whole it is off by "
+        f"{percent(off.mean)} on average, {percent(off.largest)} at most"
+    )
+    if used:
+        return f"latencies are predicted from a table of operations: {how}"
+    return f"networks are measured whole, not predicted from a table of operations: {how}"
 
 
 def _space(wanted: Wanted, data: Read, channels: int, classes: int) -> Space:

@@ -23,6 +23,8 @@ SAMPLES = 1000
 PATIENCE_S = 60.0
 # Whole networks that tell a latency table's factor, and as many its error.
 WHOLE = 5
+# A table that is off by more than this on average is not used.
+TRUSTED = 0.2
 # A window reaches from this share of the tightest limit up to the limit.
 WINDOW = 0.8
 
@@ -100,7 +102,7 @@ class Meter:
 
     def tabled(self, seed: int) -> tuple[Meter, Deviation | None]:
         """Return a meter that predicts latencies from a table, and how far these are from random
-        networks that were measured whole; without a limit itself.
+        networks that were measured whole; itself without a limit, and where they are too far off.
 
         One half of the networks tells the table's factor, the other how far it is off.
         """
@@ -111,7 +113,8 @@ class Meter:
         whole = [folded_latency(one, self.budget).quickest_s for one in some]
         configs = [one.config for one in some]
         table = LatencyTable(self.budget.threads).fitted(configs[:WHOLE], whole[:WHOLE])
-        return replace(self, table=table), table.deviation(configs[WHOLE:], whole[WHOLE:])
+        off = table.deviation(configs[WHOLE:], whole[WHOLE:])
+        return (self if off.mean > TRUSTED else replace(self, table=table)), off
 
     def _torch_s(self, one: Candidate) -> float:
         if self.table is not None:

@@ -128,7 +128,7 @@ def parts(model: nn.Module, path: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _silent(hook: Any) -> Any:
-    """Do nothing: a hook whose result replaces nothing."""
+    """Return a hook whose result replaces nothing."""
 
     def run(module: nn.Module, given: Any) -> None:
         hook(module, given)

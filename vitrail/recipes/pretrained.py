@@ -102,10 +102,7 @@ def _of_clips(model: Backbone, known: Identity, reference: str) -> Backbone:
             f"{reference} does not fill {_some(strange)} of the tower of clips: take its own sizes "
             "by --set model=RUN/recipe.json"
         )
-    with torch.no_grad():
-        for name, value in found.items():
-            if value is not None:
-                ours[name].copy_(value)
+    _fill(ours, found)
     return model
 
 
@@ -127,11 +124,16 @@ def _inflated(model: Backbone, known: Identity, reference: str) -> Backbone:
             f"{reference} is {known.name}, which does not fill {_some(strange)} of the network of "
             "clips: give weights of the same sizes"
         )
-    with torch.no_grad():
-        for name, value in filled.items():
-            if value is not None:
-                ours[name].copy_(value)
+    _fill(ours, filled)
     return model
+
+
+@torch.no_grad()
+def _fill(ours: Mapping[str, Tensor], found: Mapping[str, Tensor | None]) -> None:
+    """Write tensors into those of a model by their names; None leaves one as it is."""
+    for name, value in found.items():
+        if value is not None:
+            ours[name].copy_(value)
 
 
 def _over_time(value: Tensor, own: Tensor) -> Tensor | None:

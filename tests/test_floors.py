@@ -9,7 +9,7 @@ ROOT = Path(vitrail.__file__).parent
 FLOORS = [
     {
         "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
-        "files", "units", "errors", "heap", "children", "corruptions",
+        "files", "units", "errors", "proportions", "heap", "children", "corruptions",
     },
     {"training", "attribution", "attacks"},
     {"models"},

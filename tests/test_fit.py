@@ -235,6 +235,23 @@ def test_sizes_follow_what_a_family_turns_out_to_compute(monkeypatch):
     assert order(lambda one: replace(one, rate=1e7 / one.macs))[:2] == ["3", "5"]
 
 
+def test_a_size_that_may_answer_by_both_sides_goes_first():
+    """Where limits leave room for twice the multiply-adds, up to a factor of 1.5 in size."""
+    budget = Budget(macs=60)
+    terms = Terms((28, 28), 1, 3, 500, budget, 1000.0, 4, 16, sides=True)
+    shape = small("resnet")
+    large, half, little = (candidate(shape, params=1, macs=n) for n in (40, 30, 20))
+    rate = 40 * 500 * passes(500, "resnet") / 1000  # the largest suits the time best
+    timed = [replace(c, name=str(c.macs), rate=rate / c.macs) for c in (large, half, little)]
+
+    def order(terms):
+        return [c.name for c in shortlisting._chosen(timed, terms)]
+
+    assert order(terms) == ["30", "40", "20"]
+    assert order(replace(terms, sides=False)) == ["40", "30", "20"]
+    assert order(replace(terms, budget=Budget(macs=200))) == ["40", "30", "20"]
+
+
 # ---- race ------------------------------------------------------------------------------
 
 
@@ -284,11 +301,29 @@ def test_the_last_rung_keeps_two_families():
     assert [r.trial for r in keep(field, 2, last=True)] == [0, 3]
 
 
+def test_whoever_is_far_behind_goes_no_further():
+    """Beyond 5 points with the whole interval; few images say nothing of that."""
+    many = [
+        replace(runner(family, accuracy, trial), judged=2000)
+        for trial, (family, accuracy) in enumerate([("a", 0.46), ("b", 0.40), ("c", 0.36)])
+    ]
+    assert [r.trial for r in keep(many, 3, last=False)] == [0, 1]
+    few = [replace(one, judged=100) for one in many]
+    assert [r.trial for r in keep(few, 3, last=False)] == [0, 1, 2]
+    # Of another rung nothing is known.
+    ahead = [replace(many[0], rung=1), *many[1:]]
+    assert [r.trial for r in keep(ahead, 3, last=False)] == [0, 1, 2]
+    # Not even for the sake of a second family.
+    alone = [many[0], replace(many[2], accuracy=0.3)]
+    assert [r.trial for r in keep(alone, 2, last=True)] == [0]
+
+
 class Clockwork:
     """A trainer whose accuracies are known beforehand; it notes what it trains."""
 
-    def __init__(self, accuracy, fail_at=None):
+    def __init__(self, accuracy, fail_at=None, judged=10):
         self.accuracy, self.fail_at, self.trained = accuracy, fail_at, []
+        self.judged = judged
 
     def train(self, recipe, folder, until, on_step=None):
         if len(self.trained) == self.fail_at:
@@ -297,7 +332,7 @@ class Clockwork:
         return type("Outcome", (), {"best": None, "samples_per_s": 100.0})
 
     def better(self, outcome, recipe, limit=None):
-        return None, Scores(self.accuracy[recipe.seed], 1.0, 10)
+        return None, Scores(self.accuracy[recipe.seed], 1.0, self.judged)
 
 
 def run_race(folder, trainer, owner="me", storage=None):
@@ -315,6 +350,19 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
     assert sorted(trainer.trained[8:]) == [(2, 8), (4, 8)]
     race.finish(order, order[0])
     assert race.study.best_trial.number == order[0].trial
+
+
+def test_a_race_ends_where_one_leads_by_far(tmp_path):
+    trainer = Clockwork([0.1, 0.5, 0.9, 0.3, 0.7], judged=2000)
+    race, order = run_race(tmp_path, trainer)
+    assert trainer.trained == [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2)]
+    assert order[0].recipe.seed == 2 and order[0].judged == 2000
+    race.finish(order, order[0])
+    assert race.study.best_trial.number == order[0].trial
+    # Read again, it is over as well.
+    again = Clockwork([0.0] * 5)
+    _, same = run_race(tmp_path, again)
+    assert not again.trained and [r.recipe.seed for r in same] == [r.recipe.seed for r in order]
 
 
 @pytest.fixture(scope="module")

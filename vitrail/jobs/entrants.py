@@ -30,7 +30,7 @@ from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
 from vitrail.search.suited import refusal
 from vitrail.search.timing import held
-from vitrail.tasks import Instances
+from vitrail.tasks import Classification, Instances, MultiLabel
 from vitrail.units import seconds
 
 # Of the time that is left for training: the race.
@@ -76,8 +76,19 @@ def listed(
         takes=asked.wish.task.takes,
         frames=_frames(data),
         sounds=split.train.source.hearing is not None,
+        sides=_sides(asked),
     )
     return _invited(asked, terms, extra, view), probes
+
+
+def _sides(asked: Arguments) -> bool:
+    """Tell whether the winner may answer by both sides of an image in the end."""
+    settled = any(
+        one.strip().startswith("methods") or one.strip() in ("augment.flip=0", "augment.flip=0.0")
+        for one in asked.settings
+    )
+    one_answer = isinstance(asked.wish.task, Classification | MultiLabel)
+    return one_answer and not settled and not asked.wish.methods
 
 
 def _frames(data: Read) -> int:

@@ -32,6 +32,7 @@ from vitrail.search import shortlist as shortlisting
 from vitrail.search import timing
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.fitness import passes
+from vitrail.search.other_size import Rest, other_size, said
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
 from vitrail.search.shelf import shelf
@@ -363,6 +364,70 @@ def test_a_race_ends_where_one_leads_by_far(tmp_path):
     again = Clockwork([0.0] * 5)
     _, same = run_race(tmp_path, again)
     assert not again.trained and [r.recipe.seed for r in same] == [r.recipe.seed for r in order]
+
+
+@pytest.mark.parametrize(
+    ("rate", "found"),
+    [
+        (300, True),  # the machine was busy when candidates were timed
+        (110, False),
+        (30, False),  # nothing smaller is left
+    ],
+)
+def test_another_size_of_the_winner_is_trained_where_its_rate_was_far_off(rate, found):
+    one = candidate(small("airbench", (32, 32), 3), params=1, macs=4_440_000)
+    winner = replace(runner("airbench", 0.8, 0), candidate=replace(one, rate=100.0), rate=rate)
+    images, budget = 5000, Budget(macs=60_000_000)
+    # At 100 images a second the smallest size suits the time.
+    rest = Rest(images, images * passes(images, "airbench") / 100, budget, sides=True)
+    other = other_size(winner, rest)
+    assert (other is not None) == found
+    if other is not None:
+        assert other.family == "airbench" and 2 * other.macs <= 60_000_000
+        assert 2 < other.macs / one.macs < 4  # as many passes as were planned
+        assert other.rate == pytest.approx(rate * one.macs / other.macs)
+        assert "300 images a second, where 100 were measured" in said(winner, other)
+        assert other_size(winner, replace(rest, budget=Budget(params=1))) is None
+
+
+@pytest.mark.long
+def test_a_fit_trains_another_size_that_did_not_race(photos, quick, tmp_path, monkeypatch):
+    from vitrail.jobs import fitting
+    from vitrail.jobs.fit import fit
+
+    monkeypatch.setattr(fitting, "train_in_full", stopping := Stopping(fitting.train_in_full))
+    asked = []
+
+    def larger(winner, rest):
+        asked.append(winner.candidate.name)
+        other = models.small_configs("resnet", image=(16, 16), channels=3, classes=3)
+        config = next(c for c in other if c != winner.candidate.config)
+        return replace(candidate(config, params=1000, macs=1000), rate=winner.rate)
+
+    monkeypatch.setattr(fitting, "other_size", larger)
+    out = tmp_path / "run"
+    with pytest.raises(RunError, match="stopped for this test"):
+        fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
+    fit(photos, out=out, resume=True, console=quick)
+    assert len(asked) == 1 and stopping.calls == 2
+    result = json.loads((out / "result.json").read_text())
+    won = [c for c in result["candidates"] if c["status"] == "won"]
+    assert [c["family"] for c in won] == ["resnet"] and won[0]["name"] not in asked
+    assert asked[0] in {c["name"] for c in result["candidates"] if c["status"] == "stopped"}
+    assert "is trained in place of" in (out / "report.html").read_text()
+
+
+class Stopping:
+    """Fails when it is called first."""
+
+    def __init__(self, call):
+        self.call, self.calls = call, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == 1:
+            raise RunError("stopped for this test")
+        return self.call(*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
 from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
-from vitrail.search.fitness import BOTH_SIDES, MISFIT, fitness, passes
+from vitrail.search.fitness import MISFIT, both_sides, passes, worth
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
 from vitrail.search.series_space import series_candidates
@@ -86,6 +86,11 @@ class Terms:
     takes: Kind = "images"
     frames: int = 1
     sides: bool = False
+
+    @property
+    def both(self) -> Budget | None:
+        """Return the limits for an answer by both sides, None where there is none."""
+        return self.budget if self.sides else None
 
 
 @dataclass(frozen=True)
@@ -242,9 +247,11 @@ def _next(members: Sequence[Candidate], done: float, terms: Terms) -> Candidate 
     if not members:
         return None
     goal = done * terms.seconds / (terms.images * passes(terms.images, members[0].family))
-    return max(
-        members, key=lambda c: _sided(c, terms) - MISFIT * abs(math.log((c.macs + 1) / goal))
-    )
+
+    def suits(one: Candidate) -> float:
+        return both_sides(one, terms.both) - MISFIT * abs(math.log((one.macs + 1) / goal))
+
+    return max(members, key=suits)
 
 
 def time_exported(
@@ -317,20 +324,13 @@ def _prior(one: Candidate) -> float:
     return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
+def _worth(one: Candidate, terms: Terms) -> float:
+    return worth(one, terms.images, terms.seconds, terms.both)
+
+
 def _merit(one: Candidate, terms: Terms) -> float:
     """Return what is expected of a candidate, before it has learned anything."""
-    return _prior(one) + _suited(one, terms)
-
-
-def _suited(one: Candidate, terms: Terms) -> float:
-    """Return what its size is worth in accuracy, within a family."""
-    return MISFIT * fitness(one, terms.images, terms.seconds) + _sided(one, terms)
-
-
-def _sided(one: Candidate, terms: Terms) -> float:
-    """Return what both sides of an image bring where twice the multiply-adds are allowed."""
-    allowed = terms.sides and terms.budget.allows(params=one.params, macs=2 * one.macs)
-    return BOTH_SIDES if allowed else 0.0
+    return _prior(one) + _worth(one, terms)
 
 
 def _by_family(pool: Iterable[Candidate]) -> list[list[Candidate]]:
@@ -354,7 +354,7 @@ def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:
     Whoever is known to keep the latency goes before whoever may.
     """
     columns: dict[str, list[Candidate]] = {}
-    for one in sorted(timed, key=lambda c: -_suited(c, terms)):
+    for one in sorted(timed, key=lambda c: -_worth(c, terms)):
         columns.setdefault(_column(one), []).append(one)
     ordered = sorted(columns.values(), key=lambda c: -_merit(c[0], terms))
     longest = max(len(column) for column in ordered)

@@ -29,24 +29,7 @@ def hearing_graph(hearing: Hearing) -> Any:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    h, node, n = hearing, helper.make_node, hearing.samples
-    lines = np.arange(h.points // 2 + 1)[:, None] * np.arange(h.window)
-    angles = 2 * np.pi * (lines % h.points) / h.points
-    kernel = np.concatenate([np.cos(angles), np.sin(angles)]) * h.weights
-    values = {
-        "kernel": kernel[:, None].astype(np.float32),
-        "mel": np.ascontiguousarray(h.mel[::-1]).astype(np.float32),
-        "around": np.array([0, n, 0, n], np.int64),
-        "length": np.array([n], np.int64),
-        "two": np.array([2], np.int64),
-        "one": np.array([1], np.int64),
-        "edge": np.array([0, h.edge[0], 0, h.edge[1]], np.int64),
-        "faintest": np.array(FAINTEST, np.float32),
-        "floor": np.array(10 ** (-RANGE_DB / 10 - 1), np.float32),
-        "scale": np.array(10 / np.log(10) * 255 / RANGE_DB, np.float32),
-        "shift": np.array(255, np.float32),
-        "black": np.array(0, np.float32),
-    }
+    h, node, values = hearing, helper.make_node, _constants(hearing)
     at = {name: f"hearing.{name}" for name in values}
 
     def step(kind: str, inputs: list[str], out: str, **more: Any) -> Any:
@@ -88,6 +71,28 @@ def hearing_graph(hearing: Hearing) -> Any:
     given = helper.make_tensor_value_info("sounds", TensorProto.FLOAT, ["batch", "samples"])
     made = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *h.image, 1])
     return helper.make_graph(nodes, "hearing", [given], [made], constants)
+
+
+def _constants(h: Hearing) -> dict[str, np.ndarray]:
+    """Return what the graph computes with, by name."""
+    n = h.samples
+    lines = np.arange(h.points // 2 + 1)[:, None] * np.arange(h.window)
+    angles = 2 * np.pi * (lines % h.points) / h.points
+    kernel = np.concatenate([np.cos(angles), np.sin(angles)]) * h.weights
+    return {
+        "kernel": kernel[:, None].astype(np.float32),
+        "mel": np.ascontiguousarray(h.mel[::-1]).astype(np.float32),
+        "around": np.array([0, n, 0, n], np.int64),
+        "length": np.array([n], np.int64),
+        "two": np.array([2], np.int64),
+        "one": np.array([1], np.int64),
+        "edge": np.array([0, h.edge[0], 0, h.edge[1]], np.int64),
+        "faintest": np.array(FAINTEST, np.float32),
+        "floor": np.array(10 ** (-RANGE_DB / 10 - 1), np.float32),
+        "scale": np.array(10 / np.log(10) * 255 / RANGE_DB, np.float32),
+        "shift": np.array(255, np.float32),
+        "black": np.array(0, np.float32),
+    }
 
 
 def hearing_model(onnx: Path, hearing: Hearing, path: Path) -> None:

@@ -79,11 +79,15 @@ def fit(
     task = asked.wish.task
     if isinstance(task, Lidar):
         return Run(fit_scans(asked, out, view))
-    folder = Path(out) if out else free_name(_called(data, task))
+    return Run(_fitted(asked, Path(out) if out else free_name(_called(data, task)), view))
+
+
+def _fitted(asked: Arguments, folder: Path, view: View) -> Path:
+    """Fit in a new folder what takes pixels; returns the folder."""
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
-    images = read(asked.wish.data, asked.hardware, view, task)
+    images = read(asked.wish.data, asked.hardware, view, asked.wish.task)
     found, probes = listed(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
@@ -97,7 +101,7 @@ def fit(
             seconds={"data": images.seconds, "shortlist": spent - images.seconds},
         )
         with interruptible(asked.again(run.path)):
-            return Run(Fitting(asked, run, state, view, images, found).run())
+            return Fitting(asked, run, state, view, images, found).run()
 
 
 def _reached(asked: Arguments) -> None:

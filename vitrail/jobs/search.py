@@ -73,20 +73,15 @@ def search(
     require_alone("a search")
     view = View(console)
     if resume:
-        given = [
-            f"--{key.replace('_', '-')}"
-            for key, one in options.items()
-            if one is not None and key != "storage"
-        ]
-        if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
-            raise ConfigError(
-                f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
-                "new one"
-            )
+        _require_unchanged(options, settings)
         return Run(resumed(out, view, lambda run, state: _again(name, options, run, state, view)))
     wanted = _reached(want(name, data, options, settings, out))
+    return Run(_searched(wanted, Path(out) if out else _free(wanted), view))
+
+
+def _searched(wanted: Wanted, folder: Path, view: View) -> Path:
+    """Search in a new folder; returns the folder."""
     limits = wanted.limits
-    folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + limits.time_s)
@@ -103,7 +98,21 @@ def search(
             seconds={"data": images.seconds, "space": spent - images.seconds},
         )
         with interruptible(wanted.again(run.path)):
-            return Run(Searching(ready, run, state, view, images).run())
+            return Searching(ready, run, state, view, images).run()
+
+
+def _require_unchanged(options: SearchWords, settings: Sequence[str]) -> None:
+    """Raise ConfigError for anything but another database, which is all that may change."""
+    given = [
+        f"--{key.replace('_', '-')}"
+        for key, one in options.items()
+        if one is not None and key != "storage"
+    ]
+    if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
+        raise ConfigError(
+            f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
+            "new one"
+        )
 
 
 def _free(wanted: Wanted) -> Path:

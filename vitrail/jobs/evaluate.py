@@ -166,7 +166,8 @@ def _require_judged(
 
 
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
-    """Return the source with the run's classes in the run's order, and its range of deep images."""
+    """Return the source with the run's classes and features in the run's order, and its range of
+    deep images."""
     unknown = sorted(set(source.classes) - set(labels.classes))
     if unknown:
         some = shortened(", ".join(labels.classes))
@@ -191,8 +192,9 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
     if masks is not None:
         masks = renumbered(masks, at, len(labels.classes))
     return replace(
-        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks
-    )
+        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks,
+        series=source.series and source.series.ordered(labels.features),
+    )  # fmt: skip
 
 
 def _command(

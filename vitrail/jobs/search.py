@@ -23,7 +23,7 @@ from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -83,7 +83,14 @@ def search(
                 f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
                 "new one"
             )
-        return Run(resumed(out, view, lambda run, state: _again(name, options, run, state, view)))
+        return Run(
+            resumed(
+                out,
+                view,
+                lambda run, state: _again(name, options, run, state, view),
+                check=lambda run, state: _require_same(run, state, data),
+            )
+        )
     wanted = _reached(want(name, data, options, settings, out))
     limits = wanted.limits
     folder = Path(out) if out else _free(wanted)
@@ -119,6 +126,13 @@ def _reached(wanted: Wanted) -> Wanted:
     if wanted.limits.storage is not None:
         check_reachable(wanted.limits.storage)
     return wanted
+
+
+def _require_same(run: RunFolder, state: State, data: str | Path) -> None:
+    """Raise ConfigError for other data than those of the search."""
+    if "search" in state.values:
+        kept = state.get(Wanted, "search")
+        require_same(run, {"data": str(data)}, {"data": kept.limits.data})
 
 
 def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: View) -> Path:

@@ -101,6 +101,7 @@ def evaluate(
             )
         found = evaluate_scans(folder, data, name=name, progress=progress)
         return Evaluation(found.sentence, found.figures, found.n, found.folder)
+    evaluations = folder.evaluations()
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
     drawn = task.maps or task.boxes
@@ -121,7 +122,7 @@ def evaluate(
     else:
         outputs = Outputs(_answers(ask, images), _truth(task, images))
     judged = task.judged(outputs, labels)
-    where = folder.path / "evaluations" / (name or found.source.name)
+    where = evaluations / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
     one = Subject(folder, task, model, labels, ask, where, engine)
     facts = Facts(

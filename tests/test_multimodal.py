@@ -32,9 +32,10 @@ from vitrail.jobs.train import train_recipe
 from vitrail.layers.nce import nce
 from vitrail.models import config_from_json, create, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
+from vitrail.models.parts.vatt_headed import name_in
 from vitrail.models.parts.vatt_inputs import Inputs
 from vitrail.models.vatt import Config
-from vitrail.models.vatt_clips import name_in, of
+from vitrail.models.vatt_clips import of
 from vitrail.objectives import MilNce
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import restored
@@ -357,7 +358,9 @@ def test_a_tower_of_clips_begins_with_the_weights_of_a_run(run):
         load_file(run / "weights.safetensors"),
     )
     body = {n: v for n, v in model.state_dict().items() if not n.startswith("head.")}
-    assert all(torch.equal(value, theirs[name_in(name, 0)]) for name, value in body.items())
+    assert all(
+        torch.equal(value, theirs[name_in(name, "video", 0)]) for name, value in body.items()
+    )
     wider = replace(of(config), encoder=Sizes(64, 1, 64, 1))
     with pytest.raises(CheckpointError, match="of the tower of clips: take its own sizes"):
         start(wider, str(run))
@@ -376,7 +379,7 @@ def test_classes_of_clips_are_learned_from_such_a_run(run, clips, tmp_path):
     out = trained(tmp_path / "run", *own)
     theirs, ours = (load_file(one / "weights.safetensors") for one in (run, out))
     body = {name: value for name, value in ours.items() if not name.startswith("head.")}
-    same = [torch.allclose(v, theirs[name_in(n, 0)], atol=1e-6) for n, v in body.items()]
+    same = [torch.allclose(v, theirs[name_in(n, "video", 0)], atol=1e-6) for n, v in body.items()]
     assert same and all(same)
     assert json.loads((out / "recipe.json").read_text())["model"]["family"] == "vatt_clips"
     assert (out / "model.onnx").is_file()
@@ -391,7 +394,7 @@ def test_the_tower_of_clips_is_what_it_was_in_one_encoder():
     ):
         whole, tower = create(config).eval(), create(replace(of(config), classes=3)).eval()
         state, behind = whole.state_dict(), tower.config.behind
-        own = {n: state[name_in(n, behind)] for n in tower.state_dict() if n[:4] != "head"}
+        own = {n: state[name_in(n, "video", behind)] for n in tower.state_dict() if n[:4] != "head"}
         tower.load_state_dict(own, strict=False)
         seen = torch.randn(2, 3, 4, 16, 16)
         torch.testing.assert_close(tower.embedding(seen), whole.read("video", seen).pooled)

@@ -105,7 +105,7 @@ def predict(
     paths = images
     if isinstance(predictor, ScanPredictor):
         paths = predictor.collect(images)
-    elif predictor.labels.takes == "images":
+    elif predictor.labels.takes in ("images", "waves"):
         noun = predictor.labels.item
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     if out is None and (

@@ -18,6 +18,7 @@ from vitrail.data.augment import Augment
 from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
+from vitrail.data.sound_waves import check_augment as check_waves
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
@@ -41,8 +42,12 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import (
     AS_THEY_ARE,
+    LABELLED,
+    as_heard,
     on_clips,
+    on_images,
     on_triples,
+    on_waves,
     require_as_they_are,
     require_taken,
 )
@@ -57,6 +62,7 @@ from vitrail.tasks import (
     MultiModal,
     Tasks,
     Video,
+    Waveform,
 )
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -235,6 +241,10 @@ def checked(recipe: Recipe) -> Recipe:
         _require_pairs(recipe)
     if recipe.task.takes == "series":
         require_as_they_are(recipe.augment)
+    if type(recipe.task) in LABELLED and recipe.model:
+        recipe = replace(recipe, model=to_json(config_json(on_images(recipe.config))))
+    if isinstance(recipe.task, Waveform):
+        recipe = _of_waves(recipe, recipe.task)
     if isinstance(recipe.task, Video | MultiModal):
         check_clips(recipe.augment)
     if isinstance(recipe.task, MultiModal) and recipe.model:
@@ -272,6 +282,16 @@ def checked(recipe: Recipe) -> Recipe:
             "average"
         )
     return recipe
+
+
+def _of_waves(recipe: Recipe, task: Waveform) -> Recipe:
+    """Return the recipe with a network of waveforms, and the task as its weights heard sounds."""
+    check_waves(recipe.augment)
+    if not recipe.model:
+        return recipe
+    config = on_waves(recipe.config)
+    task = as_heard(task, config, recipe.pretrained)
+    return replace(recipe, model=to_json(config_json(config)), task=task)
 
 
 def _require_pairs(recipe: Recipe) -> None:

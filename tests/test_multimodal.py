@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from support.clips import frames, write
 from support.signals import deliver
 from support.triples import RATE, TONES, table, tone
+from test_cli import run as command
 
 from vitrail.cli import main
 from vitrail.data.augment import Augment
@@ -26,9 +27,11 @@ from vitrail.data.gate import inspect
 from vitrail.data.source import Sampling
 from vitrail.data.split import divide
 from vitrail.data.waves import waves
-from vitrail.data.words import learned
-from vitrail.errors import CheckpointError, ConfigError, DataError
+from vitrail.data.words import learned, opened
+from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
+from vitrail.jobs.clips import views
 from vitrail.jobs.train import train_recipe
+from vitrail.jobs.zero_shot import ZeroShot
 from vitrail.layers.nce import nce
 from vitrail.models import config_from_json, create, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
@@ -302,6 +305,34 @@ def test_one_encoder_learns_from_what_a_table_has(clips, tmp_path):
     assert told.clip_text.shape == (2, 16) and told.text.shape == (3, 16)
 
 
+def test_classes_of_clips_are_asked_for_in_words(run, clips, tmp_path, capsys):
+    config = config_from_json(json.loads((run / "recipe.json").read_text())["model"])
+    files = [clips.parent / f"clips/{way}1{n}.mp4" for way in ("left", "right") for n in range(4)]
+    asked = ["predict", str(run), *map(str, files), "--classes", "left,right", "--json"]
+    assert command(*asked) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [one["path"] for one in answers] == [str(file) for file in files]
+    for one in answers:
+        assert sum(each["p"] for each in one["classes"]) == pytest.approx(1, abs=1e-3)
+    # The probability is that of cosines over the temperature of the training.
+    asked = ZeroShot(run, ("left", "right"), prompts=("it goes to the {}",))
+    [found] = asked.predict(files[0])
+    model = restored(json.loads((run / "recipe.json").read_text()), run / "weights.safetensors")
+    words = opened(run / "tokenizer.json", config.inputs.words, pad=0)
+    ids = torch.from_numpy(words(["it goes to the left", "it goes to the right"]))
+    seen = asked.labels.normalised(views(files[0], asked.labels))
+    with torch.inference_mode():
+        met = model(video=seen, text=ids)
+    cosines = torch.cosine_similarity(met.clip_text, met.text)
+    shares = dict(zip(("left", "right"), (cosines / 0.07).softmax(0).tolist(), strict=True))
+    assert dict(found.ranked) == pytest.approx(shares, abs=1e-5)
+    for name in ("labels.json", "weights.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "recipe.json").write_text('{"model": {}, "task": {"kind": "video"}}')
+    with pytest.raises(RunError, match="knows its classes and reads no sentences"):
+        ZeroShot(tmp_path, ("a", "b"))
+
+
 @pytest.mark.slow  # trains and reports a second time
 def test_a_stopped_training_goes_on_with_the_same_bits(run, clips, tmp_path, monkeypatch):
     step = View.step
@@ -346,7 +377,7 @@ def test_bad_input_is_told_in_a_sentence(run, clips, tmp_path, capsys):
     assert "does not exist: give a table" in train(*APART, data=tmp_path / "no.csv")
     assert not (tmp_path / "none").exists()
     clip = clips.parent / "clips/left00.mp4"
-    assert "has no classes of its own" in said(capsys, "predict", run, clip)
+    assert "has no classes of its own: ask it by" in said(capsys, "predict", run, clip)
     with pytest.raises(ConfigError, match=r"prompts are .*: give at least one"):
         MultiModal(prompts=("a video",))
 

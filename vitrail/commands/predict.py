@@ -34,8 +34,8 @@ def predict(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Classes in words, separated by commas, for a run of images and sentences: "
-            "'a shirt,a bag'."
+            help="Classes in words, separated by commas, for a run of images or clips with "
+            "sentences: 'a shirt,a bag'."
         ),
     ] = None,
     prompts: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import replace
 from io import StringIO
@@ -13,7 +14,7 @@ import soundfile
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from support.clips import frames, write
+from support.clips import frames, write, write_heard
 from support.signals import deliver
 from support.triples import RATE, TONES, table, tone
 from test_cli import run as command
@@ -25,8 +26,8 @@ from vitrail.data.clip_table import Sounding, open_clip_table
 from vitrail.data.clip_triples import Beside, TripleBatches
 from vitrail.data.gate import inspect
 from vitrail.data.source import Sampling
-from vitrail.data.split import divide
-from vitrail.data.waves import waves
+from vitrail.data.split import Part, divide
+from vitrail.data.waves import Waves, waves
 from vitrail.data.words import learned, opened
 from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
 from vitrail.jobs.clips import views
@@ -160,6 +161,44 @@ def test_clips_with_broken_sounds_stay_without_them(tmp_path):
     assert told["short sound"].keys == ("short.wav",)
     assert "resampled to 4,000 Hz" in told["rates"].message
     assert len(found) == 6
+
+
+def test_a_video_may_be_heard_itself(tmp_path):
+    time = np.arange(RATE) / RATE
+    wave = 0.4 * np.sin(2 * np.pi * 330 * time)
+    shown = frames(0, "left")  # a second
+    write_heard(tmp_path / "own.mkv", shown, wave, RATE)
+    write_heard(tmp_path / "late.mkv", shown, wave[: RATE // 2], RATE, late=0.5)
+    write_heard(tmp_path / "long.mkv", shown, np.tile(wave, 2), RATE)
+    write(tmp_path / "mute.mp4", shown)
+    write_heard(tmp_path / "silent.mkv", shown, 0 * wave, RATE)
+    names = ("own.mkv", "late.mkv", "long.mkv", "mute.mp4", "silent.mkv")
+    rows = [f"{name},{name},a square" for name in names]
+    (tmp_path / "t.csv").write_text("\n".join(["clip,sound,sentence", *rows]))
+    found = inspect(open_clip_table(tmp_path / "t.csv", SHOWN, HEARD), progress=False, least=1)
+    tracks = found.source.tracks
+    lengths = {item.key: tracks.lengths.get(row) for row, item in enumerate(found.source.items)}
+    assert lengths == {
+        "own.mkv": RATE, "late.mkv": RATE, "long.mkv": RATE, "mute.mp4": None, "silent.mkv": None,
+    }  # fmt: skip
+    told = {finding.kind: finding for finding in found.findings}
+    assert told["sound no sound"].keys == ("mute.mp4",)
+    assert told["sound no sound"].message == (
+        "1 sound is of a video that has none, left out: their clips stay without"
+    )
+    assert told["sound silent"].keys == ("silent.mkv",)
+    part = Part(found.source, found.rows, found.digests)
+    heard = waves(part, progress=False)
+    keys = [found.source.items[row].key for row in part.rows]
+    whole = dict(zip(keys, map(heard._whole, range(len(keys))), strict=True))
+    np.testing.assert_allclose(whole["own.mkv"] / 32767, wave, atol=1e-3)
+    np.testing.assert_allclose(whole["long.mkv"] / 32767, wave, atol=1e-3)
+    half = RATE // 2
+    assert not whole["late.mkv"][: half - 2].any()
+    np.testing.assert_allclose(whole["late.mkv"][half:] / 32767, wave[:half], atol=1e-3)
+    os.truncate(tmp_path / "own.mkv", 3000)
+    with pytest.raises(DataError, match="has changed since it was inspected"):
+        Waves(part, None).take([keys.index("own.mkv")], [0.0])
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def listed(
     spent = clock.monotonic() - began
     left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
     terms = Terms(
-        image_size=data.inspection.size,
+        image_size=_size(data),
         channels=split.channels,
         classes=len(split.classes),
         images=len(split.train),
@@ -80,6 +80,14 @@ def listed(
         sides=may_answer_twice(asked),
     )
     return _invited(asked, terms, extra, view), probes
+
+
+def _size(data: Read) -> tuple[int, int]:
+    """Return the size of what networks see at most: the median of images, (1, samples) of waves."""
+    source = data.inspection.source
+    if source.kind == "waves" and source.hearing is not None:
+        return 1, source.hearing.samples
+    return data.inspection.size
 
 
 def may_answer_twice(asked: Arguments) -> bool:
@@ -110,11 +118,14 @@ def _frames(data: Read) -> int:
 
 def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
     """Return the candidates that start from weights: of a shelf, or published ones."""
-    split, size, extra = data.workshop.split, data.inspection.size, list[Candidate]()
+    split, size, extra = data.workshop.split, _size(data), list[Candidate]()
     if asked.pretrained == "hub":
         extra = published(image_size=size, classes=len(split.classes))
     elif asked.pretrained is not None:
-        extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=len(split.classes))
+        extra, left_out = shelf(
+            Path(asked.pretrained), image_size=size, classes=len(split.classes),
+            takes=asked.wish.task.takes,
+        )  # fmt: skip
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
     if (teacher := _teacher(asked, data)) is not None:

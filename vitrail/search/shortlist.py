@@ -38,6 +38,7 @@ from vitrail.search.sound_space import sound_candidates
 from vitrail.search.space import small_candidates
 from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
+from vitrail.search.wave_space import wave_candidates
 
 # Training takes three passes, at some 40 % of the rate of a matrix product.
 PASSES, PRODUCTIVE = 3, 0.4
@@ -64,8 +65,9 @@ class Terms:
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
     `maps` every pixel has a class, with `outlines` objects have pixels
     of their own, with `sounds` images are spectrograms. Where the task `takes`
-    series, `image_size` is (steps, 1); clips have so many `frames`. With `sides` a network may
-    answer by an image and its mirror image in the end, for twice its multiply-adds.
+    series, `image_size` is (steps, 1), where waves, (1, samples); clips have so many `frames`. With
+    `sides` a network may answer by an image and its mirror image in the end, for twice its
+    multiply-adds.
     """
 
     image_size: tuple[int, int]
@@ -177,6 +179,10 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
         return
     if terms.takes == "clips":
         for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
+            yield one, False
+        return
+    if terms.takes == "waves":
+        for one in wave_candidates(terms.image_size[1], terms.classes):
             yield one, False
         return
     if terms.maps or terms.boxes:

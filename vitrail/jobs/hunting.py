@@ -97,7 +97,7 @@ class Searching:
 
         Of machines that search together each trains the best that no other trains.
         """
-        ordered = sorted(found.every, key=lambda one: one.order, reverse=True)
+        ordered = sorted(found.within, key=lambda one: one.order, reverse=True)
         if found.chosen is not None:
             ordered.insert(0, found.chosen)
         tries = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import time
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -25,7 +27,10 @@ from vitrail.jobs.arguments import ask
 from vitrail.jobs.findings import Findings
 from vitrail.jobs.search import _predicted, search
 from vitrail.jobs.searched import want
+from vitrail.jobs.stages import Bench, Stages
 from vitrail.models import config_json
+from vitrail.report.architecture import Block
+from vitrail.report.architecture import drawn as drawing
 from vitrail.report.search import beside_chance
 from vitrail.report.search_facts import SearchedPoint, SearchFacts
 from vitrail.run.budget import Budget
@@ -45,6 +50,8 @@ from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues,
 from vitrail.training.interrupt import Interrupted
 
 IMAGES = Images((28, 28), 1, 10)
+OWN: Any = None
+BENCH = Bench(OWN, OWN, OWN, OWN, OWN, OWN)
 LEVELS: dict[str, Any] = {name: space_of(name, IMAGES) for name in SPACES}
 LEVELS["glit details"] = LEVELS["glit"].deeper((0, 1, 2, 3, 0, 3))
 
@@ -460,6 +467,28 @@ def test_a_search_is_not_called_better_than_it_is():
     assert "nothing that chance did not" in beside_chance(facts(0.5, 0.5))
     assert "do not tell from noise" in beside_chance(facts(0.55, 0.5))
     assert beside_chance(facts(0.9, 0.5)).endswith("50.0 %, both with inherited weights.")
+
+
+def test_long_names_of_blocks_stand_above_their_bars():
+    """Where there is room they stand beside them; then the picture is a line a block lower."""
+    blocks = [Block(f"reduction {i}", (("pool", 8.0),), "of before-last and last") for i in (1, 2)]
+    short = [Block("1", (("pool", 8.0),), "2 heads")] * 2
+
+    def height(some, width):
+        return float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', drawing(some, width, "x"))[0])
+
+    assert height(blocks, 3.9) > height(short, 3.9) == height(short, 8.6)
+    assert "2: left out" in drawing([Block("1", (("pool", 8.0),)), Block("2")], 3.9, "x")
+
+
+def test_a_hunt_leaves_time_for_what_is_found():
+    """A search that lost time by a stop looks for less long, not for as long as before."""
+    some = Stages(cast(Any, SimpleNamespace(wanted=SimpleNamespace(limits=None))), BENCH, OWN)
+    assert some._hunted_s(100.0) == pytest.approx(10.0)
+    some.bench = replace(BENCH, end=time.monotonic() + 30)
+    assert some._hunted_s(100.0) == pytest.approx(5.0, abs=0.1)
+    some.bench = replace(BENCH, end=time.monotonic() - 5)
+    assert some._hunted_s(100.0) == 0
 
 
 def test_a_found_file_is_a_model_everywhere(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
-from vitrail.jobs.stages import ALONE_SHARE, CHANCE, HUNT_SHARE, SEARCH, SHARED_SHARE, Line, Stages
+from vitrail.jobs.stages import ALONE_SHARE, CHANCE, SEARCH, SHARED_SHARE, Line, Stages
 from vitrail.report.search_facts import MixtureFacts
 from vitrail.search.judging import Inherited
 from vitrail.search.mixture_cost import mixture_cost
@@ -55,7 +55,7 @@ class Relaxing(Stages):
         strongest = space.strongest((normal, reduce))
         judge = Inherited(mixture, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
-            half = HUNT_SHARE * share / 2
+            half = self._hunted_s(share)
             ground = Ground(space, meter.allows, self.limits.seed)
             chosen = Differentiable(strongest, probabilities((normal, reduce), NODES, len(CHOICES)))
             searched = self._hunt(SEARCH, chosen, ground, judge, (half, None))

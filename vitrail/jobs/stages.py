@@ -53,7 +53,8 @@ class Ready:
 @dataclass(frozen=True, eq=False)
 class Bench:
     """Where a search works: its folder, what was decided, the view, and who trains; `recipe` makes
-    the recipe of a candidate, `paced` a candidate with its training rate."""
+    the recipe of a candidate, `paced` a candidate with its training rate; at `end` of the monotonic
+    clock all training is to be over."""
 
     folder: RunFolder
     state: State
@@ -61,6 +62,7 @@ class Bench:
     workshop: Workshop
     recipe: Callable[[Candidate], Recipe]
     paced: Callable[[Meter, Found], Candidate]
+    end: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Stages:
         shared, steps = self._shared(space, recipe, SHARED + end, SHARED_SHARE * share)
         judge = Inherited(shared, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
-            half = HUNT_SHARE * share / 2
+            half = self._hunted_s(share)
             ground = Ground(meter.space, meter.allows, self.limits.seed)
             start = self.ready.start if number == 1 else ()
             looks = self.ready.wanted.looks(start=start)
@@ -162,6 +164,12 @@ class Stages:
         steps = int(bench.state.finals[name]["total"])
         view.update(name, status="trained", steps=steps)
         return shared, steps
+
+    def _hunted_s(self, share: float) -> float:
+        """Return the seconds of one strategy: less where time was lost, so that the network which
+        is found keeps its share of what is left."""
+        left = max(0.0, self.bench.end - clock.monotonic())
+        return HUNT_SHARE / 2 * min(share, left / (1 - SHARED_SHARE))
 
     def _hunt(
         self,

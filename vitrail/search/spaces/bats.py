@@ -150,7 +150,9 @@ class BATS:
     def described(self, config: Config) -> dict[str, str]:
         def said(genotype: Genotype) -> str:
             nodes = [genotype[i : i + 2] for i in range(0, len(genotype), 2)]
-            return "; ".join(" + ".join(f"{op} of {state}" for op, state in node) for node in nodes)
+            return "; ".join(
+                " + ".join(f"{op} of {_state(state)}" for op, state in node) for node in nodes
+            )
 
         done = operations(config)
         return {

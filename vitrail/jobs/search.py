@@ -58,10 +58,11 @@ def search(
     `name` is that of the search, such as "vitas"; `data` as for `fit`. `macs`, `params` and
     `latency` limit the network, `time` is for everything. `alone` networks are trained by
     themselves as well, to tell how well inherited weights rank them; `start` is a found.json
-    to begin with, `storage` the URL of a database in which machines search together. `settings`
-    change the recipe, like `augment.flip=0`, the space, like `space.sharing=cyclic`, the evolution,
-    like `evolve.population=20`, and the growth of cells, like `grow.beam=16`. With `resume` the
-    search in `out` goes on.
+    to begin with, `enforce` how limits are kept while candidates are looked for ("reject", or with
+    a multiplier: "raise" or "dual"), `storage` the URL of a database in which machines search
+    together. `settings` change the recipe, like `augment.flip=0`, the space, like
+    `space.sharing=cyclic`, the evolution, like `evolve.population=20`, and the growth of cells,
+    like `grow.beam=16`. With `resume` the search in `out` goes on.
 
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.

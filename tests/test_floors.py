@@ -52,6 +52,8 @@ ANCESTORS: dict[str, set[str]] = {
     "senet": {"resnet"},
     "upernet": {"cswin", "swin"},
     "vatt_clips": {"vatt", "vatt_unified"},
+    "vatt_images": {"vatt", "vatt_clips", "vatt_unified"},
+    "vatt_sounds": {"vatt", "vatt_unified"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter

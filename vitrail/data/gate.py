@@ -188,12 +188,16 @@ def _scanned(
     return replace(source, ranges=found.ranges), found, more
 
 
-_UNITS = {"images": "files", "series": "series", "clips": "files"}
-_READ = {"images": "read as an image", "series": "used", "clips": "read as a video"}
+_UNITS = {"images": "files", "series": "series", "clips": "files", "waves": "files"}
+_READ = {
+    "images": "read as an image", "series": "used", "clips": "read as a video",
+    "waves": "read as a sound",
+}  # fmt: skip
 _WHOLE = {
     "images": "give whole JPEG, PNG, WebP, GIF, BMP or TIFF files",
     "series": "give series with numbers",
     "clips": "give whole MP4, MKV, WebM, MOV or AVI files",
+    "waves": "give whole WAV, FLAC, OGG, MP3 or AIFF files",
 }
 
 

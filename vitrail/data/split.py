@@ -154,8 +154,11 @@ def divide(
     _draw(inspection, names, groups, wanted, seed)
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
     counts = {part: found.counts for part, found in parts.items()}
-    if inspection.source.masks is not None or inspection.source.boxes is not None:
-        findings += absent(counts, inspection.classes)
+    source = inspection.source
+    # Sentences are learned from, not the labels beside them.
+    beside = source.masks, source.boxes, source.captions
+    if any(one is not None for one in beside):
+        findings += absent(counts, inspection)
     else:
         require_parts(
             counts, inspection, groups,

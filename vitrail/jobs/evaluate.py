@@ -96,6 +96,7 @@ def evaluate(
     folder = RunFolder.open(run)
     if folder.of_scans():
         return _of_scans(folder, data, engine, stress, name=name, progress=progress)
+    evaluations = folder.evaluations()
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
     _require_judged(folder, task, labels, engine, stress)
@@ -107,7 +108,7 @@ def evaluate(
     ask = _asker(folder, model, labels, engine)
     case = _Case(task, model, labels, found, images, _outputs(task, model, labels, images, ask))
     judged = task.judged(case.outputs, labels)
-    where = folder.path / "evaluations" / (name or found.source.name)
+    where = evaluations / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
     facts = _facts(case, recipe, part, judged, run, _command(run, data, engine, stress))
     seen = _looks(case)
@@ -214,7 +215,8 @@ def _source(
 
 
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
-    """Return the source with the run's classes in the run's order, and its range of deep images."""
+    """Return the source with the run's classes and features in the run's order, and its range of
+    deep images."""
     unknown = sorted(set(source.classes) - set(labels.classes))
     if unknown:
         some = shortened(", ".join(labels.classes))
@@ -239,8 +241,9 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
     if masks is not None:
         masks = renumbered(masks, at, len(labels.classes))
     return replace(
-        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks
-    )
+        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks,
+        series=source.series and source.series.ordered(labels.features),
+    )  # fmt: skip
 
 
 def _command(

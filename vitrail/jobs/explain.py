@@ -69,6 +69,7 @@ def explain_files(
     for target in targets:
         if target.exists():
             raise RunError(f"{target} exists and is not overwritten: name another by --out")
+        RunFolder.check_writable(target.parent, "the picture in")
     found = []
     for path, target in zip(paths, targets, strict=True):
         found.append(_explain_file(model, labels, path, target, method, about))

@@ -23,7 +23,7 @@ from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -58,10 +58,11 @@ def search(
     `name` is that of the search, such as "vitas"; `data` as for `fit`. `macs`, `params` and
     `latency` limit the network, `time` is for everything. `alone` networks are trained by
     themselves as well, to tell how well inherited weights rank them; `start` is a found.json
-    to begin with, `storage` the URL of a database in which machines search together. `settings`
-    change the recipe, like `augment.flip=0`, the space, like `space.sharing=cyclic`, the evolution,
-    like `evolve.population=20`, and the growth of cells, like `grow.beam=16`. With `resume` the
-    search in `out` goes on.
+    to begin with, `enforce` how limits are kept while candidates are looked for ("reject", or with
+    a multiplier: "raise" or "dual"), `storage` the URL of a database in which machines search
+    together. `settings` change the recipe, like `augment.flip=0`, the space, like
+    `space.sharing=cyclic`, the evolution, like `evolve.population=20`, and the growth of cells,
+    like `grow.beam=16`. With `resume` the search in `out` goes on.
 
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
@@ -74,7 +75,14 @@ def search(
     view = View(console)
     if resume:
         _require_unchanged(options, settings)
-        return Run(resumed(out, view, lambda run, state: _again(name, options, run, state, view)))
+        return Run(
+            resumed(
+                out,
+                view,
+                lambda run, state: _again(name, options, run, state, view),
+                check=lambda run, state: _require_same(run, state, data),
+            )
+        )
     wanted = _reached(want(name, data, options, settings, out))
     return Run(_searched(wanted, Path(out) if out else _free(wanted), view))
 
@@ -128,6 +136,13 @@ def _reached(wanted: Wanted) -> Wanted:
     if wanted.limits.storage is not None:
         check_reachable(wanted.limits.storage)
     return wanted
+
+
+def _require_same(run: RunFolder, state: State, data: str | Path) -> None:
+    """Raise ConfigError for other data than those of the search."""
+    if "search" in state.values:
+        kept = state.get(Wanted, "search")
+        require_same(run, {"data": str(data)}, {"data": kept.limits.data})
 
 
 def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: View) -> Path:

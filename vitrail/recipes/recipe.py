@@ -18,6 +18,7 @@ from vitrail.data.augment import Augment
 from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
+from vitrail.data.sound_waves import check_augment as check_waves
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
@@ -41,8 +42,12 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import (
     AS_THEY_ARE,
+    LABELLED,
+    as_heard,
     on_clips,
+    on_images,
     on_triples,
+    on_waves,
     require_as_they_are,
     require_taken,
 )
@@ -57,6 +62,7 @@ from vitrail.tasks import (
     MultiModal,
     Tasks,
     Video,
+    Waveform,
 )
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -265,6 +271,8 @@ def _require_augment(recipe: Recipe) -> None:
         require_as_they_are(augment)
     if isinstance(task, Video | MultiModal):
         check_clips(augment)
+    if isinstance(task, Waveform):
+        check_waves(augment)
     if task.boxes:
         box_batches.check_augment(augment)
 
@@ -277,11 +285,16 @@ def _on_task(recipe: Recipe) -> Recipe:
     if isinstance(task, Video):
         config = on_clips(recipe.config, task)
         task = replace(task, frames=config.frames)
+    elif isinstance(task, Waveform):
+        config = on_waves(recipe.config)
+        task = as_heard(task, config, recipe.pretrained)
     elif task.maps:
         config = on_maps(recipe.config)
     elif task.boxes:
         config = on_boxes(recipe.config, outlines=isinstance(task, Instances))
-    else:  # another task's config is not read yet: more settings may come
+    elif type(task) in LABELLED:
+        config = on_images(recipe.config)
+    else:  # of other tasks nothing depends on the model, which is not read yet
         return recipe
     return replace(recipe, model=to_json(config_json(config)), task=task)
 

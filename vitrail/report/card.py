@@ -90,7 +90,10 @@ for place in probabilities[0].argsort()[::-1][:3]:
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every {} with one of them."
 # What else may change where the data come from.
-_SOURCE = {"images": "camera, light", "series": "sensor", "clips": "camera, light"}
+_SOURCE = {
+    "images": "camera, light", "series": "sensor", "clips": "camera, light",
+    "waves": "microphone, room",
+}  # fmt: skip
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
 
@@ -118,7 +121,7 @@ def render_card(facts: Facts) -> str:
         "",
         f"- {_known(facts)}",
         f"- The figures hold for {data.items} like those of the test split; another "
-        f"{_SOURCE[data.takes]} or selection may change them.",
+        f"{_SOURCE['waves' if data.heard else data.takes]} or selection may change them.",
         f"- Whether you may use the model depends on the rights to the {data.items} it was trained "
         "on.",
         "",
@@ -236,9 +239,14 @@ def _of_sounds(facts: Facts) -> list[str]:
         "",
         _USE_SOUNDS,
         "",
-        "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
-        f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
-        "the spectrograms as uint8.",
+        "The graph takes float32 sounds of one channel, of any length, "
+        + (
+            f"and hears the middle of longer ones ({facts.data.heard}). `model.onnx` takes just as "
+            "many samples as that is."
+            if facts.data.takes == "waves"
+            else f"and makes spectrograms itself ({facts.data.heard}): of longer sounds it hears "
+            "the middle. `model.onnx` takes the spectrograms as uint8."
+        ),
     ]
 
 

@@ -48,9 +48,9 @@ def test_tutorials_run(tmp_path):
         cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    for page in TUTORIALS:  # each of them ends with a finished run
-        runs = (tmp_path / page.stem).glob("*-run")
-        assert [run for run in runs if (run / "model.onnx").is_file()], page
+    for tutorial in TUTORIALS:  # each of them ends with a finished run
+        runs = (tmp_path / tutorial.stem).glob("*-run")
+        assert [run for run in runs if (run / "model.onnx").is_file()], tutorial
 
 
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("vitrail ")])

@@ -43,6 +43,7 @@ def run_in(folder: Path, page: Path) -> None:
     """Execute a page in a new folder."""
     folder.mkdir()
     os.chdir(folder)
+    sys.path.insert(0, os.getcwd())  # a page imports the files that it writes
     run(page)
 
 

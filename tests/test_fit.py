@@ -687,13 +687,13 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
     monkeypatch.setattr(workshop, "train", stopping)
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
-        fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
+        fit(photos, params="200k", time="15s", threads=1, out=out, console=quick)
     decided = json.loads((out / "fit.json").read_text())
     monkeypatch.setattr(workshop, "train", train)
     assert fit(photos, out=out, resume=True, console=quick) == out
     after = json.loads((out / "fit.json").read_text())
     assert after["shortlist"] == decided["shortlist"]
-    assert after["arguments"]["params"] == 100_000
+    assert after["arguments"]["params"] == 200_000
     for name, plan in decided["finals"].items():
         assert after["finals"][name]["hold"] == plan["hold"]
     assert (out / "report.html").is_file()

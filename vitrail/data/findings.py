@@ -27,7 +27,7 @@ _TRAITS = {
     "rotated": "{} an EXIF rotation, which is applied",
     "turned": "{} a rotation, which is applied",
     "uneven rate": "{} an uneven rate of frames: each moment shows the frame of its time",
-    "short clip": "{} fewer frames than are shown, and shows the last one again",
+    "short clip": "{} fewer frames than are shown: the last one is shown again",
     "still": "{} nothing that moves",
     "missing": "{} missing numbers, which count as the mean",
     "far off": "{} numbers far away from all others: a sensor's fault, or another unit",

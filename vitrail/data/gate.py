@@ -138,26 +138,7 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
-    more: Sequence[Finding] = ()
-    if source.series is not None:
-        found = scan_series(source, source.series)
-    elif source.clips is not None:
-        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
-        source = replace(source, clips=replace(source.clips, lengths=lengths))
-        if source.tracks is not None and len(found.rows):
-            source, more = with_tracks(
-                source, source.tracks, found, workers=workers, progress=progress
-            )
-    elif source.wanted is not None:
-        found, hearing, more = scan_sounds(
-            source, source.wanted, workers=workers, progress=progress
-        )
-        source = replace(source, hearing=hearing)
-    elif source.pixels is None:
-        found = scan.scan_files(source, workers=workers, progress=progress)
-    else:
-        found = scan.scan_array(source.pixels, progress=progress)
-    source = replace(source, ranges=found.ranges)
+    source, found, more = _scanned(source, workers=workers, progress=progress)
     if source.masks is not None:
         found, least = without_faults(source, source.masks, found), 0
     if source.boxes is not None:
@@ -179,6 +160,32 @@ def inspect(
         (*source.findings, *findings(source, found, counts, groups), *more),
         found.grey,
     )  # fmt: skip
+
+
+def _scanned(
+    source: Source, *, workers: int | None, progress: bool
+) -> tuple[Source, Scan, Sequence[Finding]]:
+    """Read everything once; returns the source with what only reading tells, and what was found."""
+    more: Sequence[Finding] = ()
+    if source.series is not None:
+        found = scan_series(source, source.series)
+    elif source.clips is not None:
+        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
+        source = replace(source, clips=replace(source.clips, lengths=lengths))
+        if source.tracks is not None and len(found.rows):
+            source, more = with_tracks(
+                source, source.tracks, found, workers=workers, progress=progress
+            )
+    elif source.wanted is not None:
+        found, hearing, more = scan_sounds(
+            source, source.wanted, workers=workers, progress=progress
+        )
+        source = replace(source, hearing=hearing)
+    elif source.pixels is None:
+        found = scan.scan_files(source, workers=workers, progress=progress)
+    else:
+        found = scan.scan_array(source.pixels, progress=progress)
+    return replace(source, ranges=found.ranges), found, more
 
 
 _UNITS = {"images": "files", "series": "series", "clips": "files", "waves": "files"}

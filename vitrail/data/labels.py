@@ -35,9 +35,9 @@ class Labels:
     labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
     its own one of `thresholds` belongs to the image; before they are chosen there are none. What
     `takes` series has `image` = (steps, 1), a channel for each feature, and `mean` and `std` in
-    the features' own units; clips have `frames`, every `stride`-th of a video, in so many `views`.
-    With `hearing` the files are sounds, and the images their spectrograms; where it `takes` waves,
-    they come as `image` = (1, samples).
+    the features' own units, and `features` are their names where files have any; clips have
+    `frames`, every `stride`-th of a video, in so many `views`. With `hearing` the files are sounds,
+    and the images their spectrograms; where it `takes` waves, they come as `image` = (1, samples).
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -59,6 +59,7 @@ class Labels:
     stride: int = 1
     views: int = 1
     hearing: Hearing | None = None
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -89,6 +90,10 @@ class Labels:
                 f"thresholds are {len(self.thresholds)} for {len(self.classes)} classes: images of "
                 "several labels have one for each, others none"
             )
+        if len(self.features) not in (0, self.channels):
+            raise ConfigError(
+                f"features are {len(self.features)} for {self.channels} channels: name each or none"
+            )
         if not all(0 <= one <= 1 for one in self.thresholds):
             raise ConfigError(f"thresholds {self.thresholds} are not all probabilities")
 
@@ -106,7 +111,8 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`, `maps`, `boxes`, `takes` and `hearing`.
+        there were others; the same holds for `look`, `maps`, `boxes`, `takes`,
+        `hearing` and `features`.
         """
         fields = to_json(self)
         if self.look is None:
@@ -120,6 +126,8 @@ class Labels:
             del fields["frames"], fields["stride"], fields["views"]
         if self.hearing is None:
             del fields["hearing"]
+        if not self.features:
+            del fields["features"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields

@@ -30,21 +30,7 @@ def hearing_graph(hearing: Hearing) -> Any:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    h = hearing
-    lines = np.arange(h.points // 2 + 1)[:, None] * np.arange(h.window)
-    angles = 2 * np.pi * (lines % h.points) / h.points
-    kernel = np.concatenate([np.cos(angles), np.sin(angles)]) * h.weights
-    values = {
-        "kernel": kernel[:, None].astype(np.float32),
-        "mel": np.ascontiguousarray(h.mel[::-1]).astype(np.float32),
-        "edge": np.array([0, h.edge[0], 0, h.edge[1]], np.int64),
-        "faintest": np.array(FAINTEST, np.float32),
-        "floor": np.array(10 ** (-RANGE_DB / 10 - 1), np.float32),
-        "scale": np.array(10 / np.log(10) * 255 / RANGE_DB, np.float32),
-        "shift": np.array(255, np.float32),
-        "black": np.array(0, np.float32),
-    }
-    values |= _constants_of_middle(h.samples)
+    h, values = hearing, _constants(hearing)
     at, step, p = {name: f"hearing.{name}" for name in values}, _step, "hearing."
     nodes = [
         *_middle("hearing.clip"),
@@ -75,6 +61,24 @@ def hearing_graph(hearing: Hearing) -> Any:
     given = helper.make_tensor_value_info("sounds", TensorProto.FLOAT, ["batch", "samples"])
     made = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *h.image, 1])
     return helper.make_graph(nodes, "hearing", [given], [made], constants)
+
+
+def _constants(h: Hearing) -> dict[str, np.ndarray]:
+    """Return what the graph computes with, by name."""
+    lines = np.arange(h.points // 2 + 1)[:, None] * np.arange(h.window)
+    angles = 2 * np.pi * (lines % h.points) / h.points
+    kernel = np.concatenate([np.cos(angles), np.sin(angles)]) * h.weights
+    return {
+        "kernel": kernel[:, None].astype(np.float32),
+        "mel": np.ascontiguousarray(h.mel[::-1]).astype(np.float32),
+        "edge": np.array([0, h.edge[0], 0, h.edge[1]], np.int64),
+        "faintest": np.array(FAINTEST, np.float32),
+        "floor": np.array(10 ** (-RANGE_DB / 10 - 1), np.float32),
+        "scale": np.array(10 / np.log(10) * 255 / RANGE_DB, np.float32),
+        "shift": np.array(255, np.float32),
+        "black": np.array(0, np.float32),
+        **_constants_of_middle(h.samples),
+    }
 
 
 def middle_graph(hearing: Hearing) -> Any:

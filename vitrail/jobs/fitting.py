@@ -205,6 +205,7 @@ class Fitting:
         Where all miss it, the least slow one is finished all the same, and True returned.
         """
         misses: dict[str, float] = dict(self.state.values.get("misses", {}))
+        why = ""
         # Another size of the best has not raced.
         field = [r for r in runners if r.accuracy is not None or r is runners[0]]
         for runner in field:
@@ -214,6 +215,7 @@ class Fitting:
             try:
                 finished = self._try(runner, runners, misses)
             except ExportError as error:
+                why = f"{name}: {error}"
                 self.view.phase(f"{name} cannot be exported: {error}")
                 continue
             if finished is not None:
@@ -221,7 +223,7 @@ class Fitting:
             self.state.put(misses=misses)
             self.view.update(name, status="over budget")
         if not misses:
-            raise BudgetError("no candidate could be exported: see the lines above")
+            raise BudgetError(f"no candidate could be exported, the last one for this: {why}")
         self.view.phase("no candidate keeps the latency: finishing the least slow")
         runner = min(
             (r for r in field if r.candidate.name in misses),

@@ -685,12 +685,22 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
         return train(*args, **kwargs)
 
     monkeypatch.setattr(workshop, "train", stopping)
-    out = tmp_path / "run"
+    out, here, there = tmp_path / "run", tmp_path / "here", tmp_path / "there"
+    shutil.copytree(photos, here)
     with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
-        fit(photos, params="200k", time="15s", threads=1, out=out, console=quick)
+        fit(here, params="200k", time="15s", threads=1, out=out, console=quick)
     decided = json.loads((out / "fit.json").read_text())
     monkeypatch.setattr(workshop, "train", train)
-    assert fit(photos, out=out, resume=True, console=quick) == out
+    # Images that were moved are found where they are now, and have to be the same.
+    here.rename(there)
+    with pytest.raises(DataError, match="does not exist"):
+        fit(here, out=out, resume=True, console=quick)
+    other = tmp_path / "other"
+    shutil.copytree(there, other)
+    (other / "above" / "3.png").unlink()
+    with pytest.raises(RunError, match="the images are not those"):
+        fit(other, out=out, resume=True, console=quick)
+    assert fit(there, out=out, resume=True, console=quick) == out
     after = json.loads((out / "fit.json").read_text())
     assert after["shortlist"] == decided["shortlist"]
     assert after["arguments"]["params"] == 200_000

@@ -72,7 +72,7 @@ def fit(
     require_alone("a fit")
     if resume:
         path = resumed(
-            out, view, lambda run, state: _again(run, state, words, settings, view),
+            out, view, lambda run, state: _again(run, state, data, words, settings, view),
             check=lambda run, state: _require_same(run, state, data, words, settings),
         )  # fmt: skip
         return Run(path)
@@ -151,7 +151,7 @@ def _require_same(
     """Raise ConfigError for other data than the run's, and for any change of a finished one."""
     if "arguments" not in state.values:
         return
-    asked = state.get(Arguments, "arguments")
+    asked = _moved(state.get(Arguments, "arguments"), data)
     require_same(run, {"data": str(data)}, {"data": asked.data})
     if run.result.is_file() and (now := _settled(asked, words, settings)) != asked:
         changed = next(n for n in Arguments.__annotations__ if getattr(now, n) != getattr(asked, n))
@@ -163,12 +163,24 @@ def _require_same(
         )
 
 
-def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
+def _moved(asked: Arguments, data: str | Path) -> Arguments:
+    """Return the arguments with where the images are now, if they are no longer where they were.
+
+    Whether they are the same ones is seen when they are read.
+    """
+    gone = not Path(asked.data).expanduser().exists()
+    return replace(asked, data=str(data)) if gone else asked
+
+
+def _again(
+    run: RunFolder, state: State, data: str | Path, words: Words, settings: Sequence[str],
+    view: View,
+) -> Path:  # fmt: skip
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values and "scans" not in state.values:
         maker = "pretrain" if "pretraining" in state.values else "train"
         raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
-    asked = state.get(Arguments, "arguments")
+    asked = _moved(state.get(Arguments, "arguments"), data)
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
     if "scans" in state.values:

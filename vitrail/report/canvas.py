@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitrail.report.text import plain
+
 # Stand-ins, unlikely to occur otherwise, and the page's variables.
 INK, SOFT, LINE, ACCENT, SECOND, PAPER = (
     "#010101", "#020202", "#030303", "#040404", "#050505", "#060606",
@@ -30,9 +32,25 @@ WIDE, NARROW, HALF = (8.6, 4.3), (3.9, 3.7), (4.2, 3.0)  # inches at 72 points
 FONT = 9.5  # points
 
 
+def _make_plain(figure: Any) -> None:
+    """Replace control characters in all words of a figure, those of its ticks included."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
+
+    for word in figure.findobj(Text):
+        word.set_text(plain(word.get_text(), lines=True))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(named := axis.get_major_formatter(), FixedFormatter):
+                named.seq = [plain(str(word), lines=True) for word in named.seq]
+
+
 def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:
     """Return the SVG element of a figure, its stand-in colours replaced and its ids made its
-    own."""
+    own.
+
+    What texts hold that a terminal would obey is shown by its escape.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -62,6 +80,7 @@ def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> st
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
+        _make_plain(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

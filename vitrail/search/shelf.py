@@ -15,7 +15,7 @@ from typing import Any
 from vitrail.checkpoint import holds_weights
 from vitrail.errors import CheckpointError
 from vitrail.models import catalog, identify
-from vitrail.models.trunk.backbone import input_kind
+from vitrail.models.trunk.catalog import purpose
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.space import image_sizes
@@ -44,7 +44,7 @@ def shelf(
         except CheckpointError as error:
             left_out.append(str(error))
             continue
-        if (kind := input_kind(known.config)) != "images":
+        if (kind := purpose(known.config)) != "images":
             left_out.append(f"{file} is {known.name}, a model of {kind}: images are fitted here")
             continue
         sizes = [*image_sizes(image_size), tuple(known.config.image)]

@@ -391,9 +391,8 @@ def test_what_cannot_be_served(run, tmp_path, capsys, monkeypatch):
         listening("127.0.0.1", taken.getsockname()[1])
     taken.close()
     for kind, what in (("maps", "masks"), ("boxes", "boxes")):
-        answers = SimpleNamespace(
-            labels=SimpleNamespace(**{"maps": False, "boxes": False, kind: True})
-        )
+        told = {"maps": False, "boxes": False} | {kind: True}
+        answers = SimpleNamespace(labels=SimpleNamespace(**told))
         with monkeypatch.context() as patched:
             patched.setattr(serve, "Predictor", lambda *_, answers=answers, **__: answers)
             with pytest.raises(ConfigError, match=f"tells {what}, which are not served"):

@@ -35,14 +35,14 @@ FONT = 9.5  # points
 def _make_plain(figure: Any) -> None:
     """Replace control characters in all words of a figure, those of its ticks included."""
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
 
     for word in figure.findobj(Text):
         word.set_text(plain(word.get_text(), lines=True))
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            if isinstance(named := axis.get_major_formatter(), FixedFormatter):
-                named.seq = [plain(str(word), lines=True) for word in named.seq]
+            said = [word.get_text() for word in axis.get_ticklabels()]
+            if said != (shown := [plain(word, lines=True) for word in said]):
+                axis.set_ticks(axis.get_ticklocs(), shown)
 
 
 def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:

@@ -6,7 +6,8 @@ For random candidates of each space, forward, backward and the optimizer of trai
 the candidate as a model of its own, and the shared network asked for it by one rule. "new" is a
 candidate's first step in the shared network, as each step of a search is: its modules and the
 kernels of its shapes are made then; "again" and "alone" are the quickest of the rounds after it.
-Prints means over candidates in ms, and the ratios of their sums.
+Prints means over candidates in ms of processor time, all threads together, so that other programs
+hardly matter, and the ratios of their sums.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from vitrail.training.optimizer import AdamW
 
 
 class Stepper:
-    """Takes steps with one optimizer, and says how long each took, in seconds."""
+    """Takes steps with one optimizer, and says how much processor time each took, in seconds."""
 
     def __init__(self, owner: nn.Module) -> None:
         self.optimizer = AdamW().over([{"params": list(owner.parameters())}])
 
     def step(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         F.cross_entropy(forward(x), y).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
 
 def main() -> None:

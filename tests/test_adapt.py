@@ -113,7 +113,8 @@ def test_what_cannot_be_is_one_sentence(base, photos, tmp_path, words, error, sa
 @pytest.mark.parametrize(
     ("family", "kind"),
     [("semantic_fpn", "masks"), ("upernet", "masks"), ("retinanet", "boxes"),
-     ("mask_rcnn", "boxes"), ("lit", "pairs"), ("evolving_series", "series"), ("resnet", "images"), ("vit", "images")],
+     ("mask_rcnn", "boxes"), ("lit", "pairs"),
+     ("evolving_series", "series"), ("resnet", "images"), ("vit", "images")],
 )  # fmt: skip
 def test_what_a_network_is_of(family, kind):
     kinds = networks()[family].Config

@@ -41,7 +41,9 @@ def fitted(out, finished):
 
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("data", ["others", "/nowhere", "photos/deeper"])
-def test_a_fit_of_other_data_is_not_the_one_that_was_begun(data, finished, tmp_path):
+def test_a_fit_of_other_data_is_not_the_one_that_was_begun(data, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     out = fitted(tmp_path / "run", finished)
     with pytest.raises(
         ConfigError, match=rf"data {data} is not what .*run was begun with \(photos"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import time
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -22,9 +24,13 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ConfigError, RunError
 from vitrail.jobs import stages
 from vitrail.jobs.arguments import ask
+from vitrail.jobs.findings import Findings
 from vitrail.jobs.search import _predicted, search
 from vitrail.jobs.searched import want
+from vitrail.jobs.stages import Bench, Stages
 from vitrail.models import config_json
+from vitrail.report.architecture import Block
+from vitrail.report.architecture import drawn as drawing
 from vitrail.report.search import beside_chance
 from vitrail.report.search_facts import SearchedPoint, SearchFacts
 from vitrail.run.budget import Budget
@@ -35,6 +41,7 @@ from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
 from vitrail.search.judging import Inherited, correlation, sampled
 from vitrail.search.latency_table import Deviation, LatencyTable, kinds
+from vitrail.search.price import Dual, Price, Raised
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
 from vitrail.search.spaces.space import crossed, drawn, mutated
@@ -43,6 +50,8 @@ from vitrail.search.supernets.indices import Chosen, Circular, Prefix, Residues,
 from vitrail.training.interrupt import Interrupted
 
 IMAGES = Images((28, 28), 1, 10)
+OWN: Any = None
+BENCH = Bench(OWN, OWN, OWN, OWN, OWN, OWN)
 LEVELS: dict[str, Any] = {name: space_of(name, IMAGES) for name in SPACES}
 LEVELS["glit details"] = LEVELS["glit"].deeper((0, 1, 2, 3, 0, 3))
 
@@ -208,6 +217,76 @@ def _in_memory(strategy, ground):
         found += [judge(genes) for genes in proposed]
         generation += 1
     return found
+
+
+# ---- limits with a multiplier ---------------------------------------------------------------
+
+
+def _dearest(space):
+    """A judge who likes what is dear, more and more slowly; and how far a limit is missed."""
+
+    def macs(genes):
+        return space.count(space.config(genes)).macs
+
+    most = macs(space.ends[1])
+
+    def judged(genes):
+        return Found(genes, (macs(genes) / most) ** 0.5, 0.0, Cost(macs(genes), 1))
+
+    return judged, macs, most
+
+
+@pytest.mark.parametrize(("multiplier", "least"), [(Dual(), 0.8), (Raised(), 0.7)])
+def test_a_multiplier_keeps_the_limit_of_an_evolution(multiplier, least):
+    """What is bred from comes to the limit from above; a dual multiplier holds it there, one that
+    is raised may go beyond."""
+    space: Any = space_of("autoformer", IMAGES)
+    judged, macs, most = _dearest(space)
+    limit = 0.4 * most
+    price = Price(multiplier, lambda genes: macs(genes) / limit - 1)
+    ground, strategy = Ground(space, lambda genes: True, price=price), Evolve(20, 5, 8, 8, 20)
+    found, generation = [], 0
+    while proposed := strategy.propose(ground, found, generation):
+        found += [replace(judged(genes), generation=generation) for genes in proposed]
+        generation += 1
+    first = strategy.bred_from(replace(ground, price=None), found, generation)
+    assert min(macs(one.genes) for one in first) > 1.5 * limit
+    kept = [macs(one.genes) for one in strategy.bred_from(ground, found, generation)]
+    assert least * limit < sum(kept) / len(kept) < 1.05 * limit
+    told = strategy.multipliers(ground, found, generation)
+    assert max(told) > 0 and len(told) == 21
+    # The best that keeps it is near it, though nothing was rejected.
+    assert 0.9 * limit < max(macs(g.genes) for g in found if macs(g.genes) <= limit)
+
+
+def test_a_dual_multiplier_returns_to_0():
+    """It rises while the limit is missed, and falls to 0 where there is room: then the evolution
+    is that without a limit."""
+    space: Any = space_of("autoformer", IMAGES)
+    judged, macs, most = _dearest(space)
+    strategy, started = Evolve(6, 2, 2, 2, 4), Dual(first=0.05)
+    ground = Ground(space, lambda genes: True)
+    roomy = replace(ground, price=Price(started, lambda genes: macs(genes) / (2 * most) - 1))
+    tight = replace(ground, price=Price(Dual(), lambda genes: macs(genes) / (most / 9) - 1))
+    found = [replace(judged(genes), generation=0) for genes in strategy.propose(ground, [], 0)]
+    assert strategy.multipliers(roomy, found, 2)[0] == 0.05
+    assert strategy.multipliers(roomy, found, 2)[1:] == [0.0, 0.0]
+    assert strategy.propose(roomy, found, 1) == strategy.propose(ground, found, 1)
+    rising = strategy.multipliers(tight, found, 3)
+    assert rising[0] == 0 and rising == sorted(rising) and rising[-1] > rising[1] > 0
+    assert Raised().after(0.1, -0.5) == 0.1 and Raised().after(0.1, 0.01) > 0.1
+
+
+def test_what_was_found_keeps_the_limits():
+    """Where candidates over the limits were looked at, none of them is the find."""
+    space: Any = space_of("autoformer", IMAGES)
+    judged, _, most = _dearest(space)
+    meter = Meter(space, Budget(macs=most // 2))
+    small, large = map(judged, space.ends)
+    assert meter.excess(space.ends[1]) == pytest.approx(1, abs=1e-3)
+    assert meter.excess(space.ends[0]) < 0
+    found = Findings(space, meter, [large, small], [small], 1, 1.0, 1)
+    assert large.score > small.score and found.best == small and found.within == [small, small]
 
 
 def test_a_small_space_ends():
@@ -390,6 +469,28 @@ def test_a_search_is_not_called_better_than_it_is():
     assert beside_chance(facts(0.9, 0.5)).endswith("50.0 %, both with inherited weights.")
 
 
+def test_long_names_of_blocks_stand_above_their_bars():
+    """Where there is room they stand beside them; then the picture is a line a block lower."""
+    blocks = [Block(f"reduction {i}", (("pool", 8.0),), "of before-last and last") for i in (1, 2)]
+    short = [Block("1", (("pool", 8.0),), "2 heads")] * 2
+
+    def height(some, width):
+        return float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', drawing(some, width, "x"))[0])
+
+    assert height(blocks, 3.9) > height(short, 3.9) == height(short, 8.6)
+    assert "2: left out" in drawing([Block("1", (("pool", 8.0),)), Block("2")], 3.9, "x")
+
+
+def test_a_hunt_leaves_time_for_what_is_found():
+    """A search that lost time by a stop looks for less long, not for as long as before."""
+    some = Stages(cast(Any, SimpleNamespace(wanted=SimpleNamespace(limits=None))), BENCH, OWN)
+    assert some._hunted_s(100.0) == pytest.approx(10.0)
+    some.bench = replace(BENCH, end=time.monotonic() + 30)
+    assert some._hunted_s(100.0) == pytest.approx(5.0, abs=0.1)
+    some.bench = replace(BENCH, end=time.monotonic() - 5)
+    assert some._hunted_s(100.0) == 0
+
+
 def test_a_found_file_is_a_model_everywhere(tmp_path):
     space = space_of("vitas", IMAGES)
     genes = space.canonical((1, 3, *(0, 4, 2) * 2, *(3, 0, 0) * 6))
@@ -433,6 +534,17 @@ def test_what_is_asked_is_checked_first(tmp_path):
         ("vitas", {"pretrained": "hub"}, (), "search has no --pretrained"),
         ("vitas", {}, ("evolve.size=3",), "size"),
         ("vitas", {"macs": "many"}, (), "count 'many'"),
+        ("vitas", {"macs": "3M", "enforce": "duel"}, (), "no way to keep limits is called 'duel'"),
+        ("vitas", {"enforce": "dual"}, (), "--enforce dual has nothing to enforce: give --macs"),
+        ("pnas", {"macs": "3M", "enforce": "dual"}, (), "leave it out for pnas"),
+        (
+            "vitas",
+            {"macs": "3M", "enforce": "raise", "strategy": "nsga"},
+            (),
+            "leave it out for --strategy nsga",
+        ),
+        ("bats", {"macs": "3M", "enforce": "raise"}, (), "give dual for bats"),
+        ("bats", {"latency": "3ms", "enforce": "dual"}, (), "known of counts alone: give --macs"),
     ):
         with pytest.raises((ConfigError, BudgetError), match=said):
             want(name, "photos", cast(Any, words), settings, None)

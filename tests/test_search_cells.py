@@ -7,7 +7,8 @@ import math
 from dataclasses import replace
 from io import StringIO
 from itertools import permutations
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ from vitrail.methods import BinaryWeights, ScheduledDropPath
 from vitrail.methods.binary_weights import Staged
 from vitrail.models import bats, create, pnasnet
 from vitrail.objectives.cross_entropy import CrossEntropyLoss
+from vitrail.run.budget import Budget
 from vitrail.search.costs import Cost
+from vitrail.search.mixture_cost import mixture_cost
 from vitrail.search.predictor import fitted
+from vitrail.search.price import Dual
+from vitrail.search.relaxed import Priced, Relaxed
 from vitrail.search.spaces import Images, space_of
 from vitrail.search.spaces.binary_counts import operations
 from vitrail.search.spaces.blocks import canonical, grown
@@ -37,7 +42,7 @@ from vitrail.search.strategies.differentiable import Differentiable, probabiliti
 from vitrail.search.supernets.bats import CHOICES, EDGES, MIXED, NODES
 from vitrail.training.batch import Batch
 from vitrail.training.interrupt import Interrupted
-from vitrail.training.objective import Step
+from vitrail.training.objective import Objective, Step
 
 PNAS: Any = space_of("pnas", Images((28, 28), 1, 10))
 BATS: Any = replace(space_of("bats", Images((12, 12), 1, 3)), shared_dim=4)
@@ -356,3 +361,95 @@ def test_signs_may_turn_but_not_many(monkeypatch):
     assert largest == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(ExportError, match=r"of 3 logits differ .* one image in 50\)"):
         onnx.compare(model, labels, file(3), images, lambda n: None)
+
+
+# ---- multipliers --------------------------------------------------------------------------
+
+
+def _budget(share) -> Any:
+    """A limit at a share of the way from the cheapest to the dearest cells."""
+    small, large = (BATS.count(BATS.config(genes)).macs for genes in BATS.ends)
+    return Budget(macs=int(small + share * (large - small)))
+
+
+def test_a_mixture_knows_what_its_cells_cost():
+    """The value is the count of the strongest cells, and the gradient makes them cheaper."""
+    torch.manual_seed(0)
+    budget = Budget(macs=900_000, params=20_000)
+    mixed, cost = BATS.supernet(), mixture_cost(BATS, budget)
+    excess = cost.excess(mixed)
+    for _ in range(4):
+        for one in (mixed.architecture_normal, mixed.architecture_reduce):
+            nn.init.normal_(one)
+        normal, reduce = (table.tolist() for table in mixed.mixture())
+        counts = BATS.count(BATS.config(BATS.strongest((normal, reduce))))
+        share = max(counts.macs / 900_000, counts.params / 20_000)
+        excess = cost.excess(mixed)
+        assert float(excess.detach()) == pytest.approx(share - 1, abs=1e-5)
+    excess.backward()
+    grad = mixed.architecture_normal.grad
+    dear, free = CHOICES.index("sep_conv_5x5"), CHOICES.index("max_pool_3x3")
+    assert (grad[:, dear] > 0).all() and (grad[:, free] < 0).all()
+
+
+def test_a_mixture_learns_to_keep_its_limit():
+    """Of images that want dear convolutions the cells become cheap enough, and no cheaper."""
+    torch.manual_seed(0)
+    budget = _budget(0.3)
+    found = _relaxed(budget, Dual(rate=0.5), steps=150)
+    counts = BATS.count(BATS.config(BATS.strongest(found.tables)))
+    assert budget.macs is not None and 0.5 * budget.macs < counts.macs <= budget.macs
+    assert max(found.told) > 0
+
+
+def test_a_multiplier_returns_to_0_where_there_is_room():
+    torch.manual_seed(0)
+    found = _relaxed(_budget(1.1), Dual(rate=0.5, first=0.4), steps=40)
+    assert found.told[0] > 0 and found.told[-1] == 0
+    assert found.told == sorted(found.told, reverse=True)
+
+
+def _relaxed(budget, multiplier, *, steps):
+    """Let the architecture learn what it likes, the dearest convolutions, against a limit."""
+    mixed = BATS.supernet()
+    relaxed = Relaxed(Dear(), BATS, Priced(multiplier, mixture_cost(BATS, budget)))
+    both = [mixed.architecture_normal, mixed.architecture_reduce]
+    optimizer, told = torch.optim.Adam(both, 0.03), []
+    for number in range(steps):
+        step = Step(number, steps, 0.0)
+        optimizer.zero_grad()
+        relaxed.second(mixed, cast(Any, None), step)["loss"].backward()
+        optimizer.step()
+        relaxed.after_step(mixed, step)
+        told.append(float(relaxed.multiplier))
+    assert relaxed.state_dict()["multiplier"] == told[-1]
+    normal, reduce = (table.tolist() for table in mixed.mixture())
+    return SimpleNamespace(tables=(normal, reduce), told=told)
+
+
+class Dear(Objective):
+    """Wants convolutions of 5x5 everywhere."""
+
+    def forward(self, model, batch, step):
+        mixed: Any = model
+        normal, reduce = (table[:, CHOICES.index("sep_conv_5x5")] for table in mixed.mixture())
+        return {"loss": -normal.mean() - reduce.mean()}
+
+
+def test_a_step_of_the_architecture_leaves_weights_alone():
+    """Its gradients are those of the whole, and weights have none and learn again afterwards."""
+    torch.manual_seed(0)
+    mixed = BATS.supernet().train()
+    images, targets = torch.randn(4, 1, 12, 12), torch.arange(4) % 3
+    batch: Any = SimpleNamespace(images=images, targets=targets)
+    inner = CrossEntropyLoss(0.0)
+    architecture = [mixed.architecture_normal, mixed.architecture_reduce]
+    whole = torch.autograd.grad(inner(mixed, batch, Step(0, 2, 0.0))["loss"], architecture)
+    relaxed = Relaxed(inner, BATS)
+    relaxed.second(mixed, batch, Step(0, 2, 0.0))["loss"].backward()
+    for one, expected in zip(architecture, whole, strict=True):
+        assert one.grad is not None and torch.allclose(one.grad, expected, atol=1e-6)
+    weights = [p for name, p in mixed.named_parameters() if not name.startswith("architecture")]
+    assert all(p.grad is None and p.requires_grad for p in weights)
+    relaxed(mixed, batch, Step(0, 2, 0.0))["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in weights)

@@ -45,6 +45,15 @@ def search(
             "against multiply-adds) or random. Default: evolve."
         ),
     ] = None,
+    enforce: Annotated[
+        str | None,
+        typer.Option(
+            help="How limits are kept while candidates are looked for: reject (nothing over them "
+            "is looked at), raise (what is over them pays by a factor that grows until they are "
+            "met) or dual (a factor that follows how far they are missed, back to 0 where there is "
+            "room; of bats dual alone). What is found keeps them always. Default: reject."
+        ),
+    ] = None,
     image: Annotated[
         str | None,
         typer.Option(
@@ -96,8 +105,8 @@ def search(
     found = run(
         name, data, latency=latency, macs=macs, params=params, time=time, device=device,
         threads=threads, seed=seed, group_by=group_by, task=task, alone=alone, start=start,
-        strategy=strategy, image=image, storage=storage, settings=settings or (), out=out,
-        resume=resume,
+        strategy=strategy, enforce=enforce, image=image, storage=storage, settings=settings or (),
+        out=out, resume=resume,
     )  # fmt: skip
     if as_json:
         print((found / "found.json").read_text())

@@ -5,6 +5,7 @@ there is none.
     clips/a.mp4,sounds/a.wav,a ball flies to the left,ball,train
     clips/a.mp4,,something moves,ball,train            another sentence of the same clip
     clips/b.mp4,sounds/b.wav,,door,train               no sentence
+    clips/c.mp4,clips/c.mp4,a bell rings,bell,train    its own sound track
 
 Clips are what sounds and sentences are compared with, so a row needs one. Labels are never learned
 from: they tell how often a class that is asked for in words is right.

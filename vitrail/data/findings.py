@@ -45,6 +45,7 @@ MEANS = {
     "no video": "without a video stream", "no frames": "without a frame",
     "broken clip": "damaged, cut off, or no video",
     "long clip": "too long", "not a sound": "no sound", "silent": "silent",
+    "no sound": "of a video that has none",
     "no numbers": "without any number", "too short": "too short",
     "annotation": "with an annotation that cannot be used",
     "mask format": "with a mask that is none of indices",

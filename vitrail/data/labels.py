@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.config import to_json
 from vitrail.data.depth import Range
-from vitrail.data.hearing import Hearing
+from vitrail.data.hearing import MOST_RATE, MOST_S, Hearing
 from vitrail.data.likeness import Likeness
 from vitrail.data.source import Kind, nouns
 from vitrail.errors import ConfigError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # No camera and no model has more, and a side of a million would fill any memory.
 MOST_SIDE = 1 << 14
 MOST_CHANNELS = 1 << 10
+MOST_SAMPLES = int(MOST_S * MOST_RATE)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Labels:
     its own one of `thresholds` belongs to the image; before they are chosen there are none. What
     `takes` series has `image` = (steps, 1), a channel for each feature, and `mean` and `std` in
     the features' own units, and `features` are their names where files have any; clips have
-    `frames`, every `stride`-th of a video, in so many `views`.
-    With `hearing` the files are sounds, and the images their spectrograms.
+    `frames`, every `stride`-th of a video, in so many `views`. With `hearing` the files are sounds,
+    and the images their spectrograms; where it `takes` waves, they come as `image` = (1, samples).
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -63,8 +64,9 @@ class Labels:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("classes are none: give a name for each")
-        if not all(1 <= side <= MOST_SIDE for side in self.image):
-            raise ConfigError(f"image {self.image} is not of sides of 1 to {MOST_SIDE} pixels")
+        most = MOST_SAMPLES if self.takes == "waves" else MOST_SIDE
+        if not all(1 <= side <= most for side in self.image):
+            raise ConfigError(f"image {self.image} is not of sides of 1 to {most} pixels")
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise ConfigError(f"channels {self.channels} is not 1 to {MOST_CHANNELS}")
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
@@ -146,13 +148,15 @@ class Labels:
         """Turn uint8 (N, H, W, channels) into float32 (N, channels, H, W), as the model takes them.
 
         Series stay float32 (N, steps, channels); clips uint8 (N, T, H, W, channels) become float32
-        (N, channels, T, H, W).
+        (N, channels, T, H, W), waveforms float32 (N, samples) become (N, 1, samples).
         """
         import torch
 
         if self.takes == "series":
             middle, spread = (torch.tensor(v) for v in (self.mean, self.std))
             return (torch.as_tensor(images) - middle) / spread
+        if self.takes == "waves":
+            return (torch.as_tensor(images)[:, None] - self.mean[0]) / self.std[0]
         if self.takes == "clips":
             clips = torch.as_tensor(images).permute(0, 4, 1, 2, 3).float() / 255
             middle, spread = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (self.mean, self.std))

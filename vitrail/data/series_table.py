@@ -168,10 +168,12 @@ def _told(
     for line, other, place in said:
         for mine, theirs in ((plain_label(first), plain_label(other)), (part, place)):
             if mine != theirs:
-                name = shortened(str(rows[0][1][roles.case]), 40)
+                name, here, before = (
+                    shortened(repr(str(one)), 60) for one in (rows[0][1][roles.case], theirs, mine)
+                )
                 raise DataError(
-                    f"{path}, row {line}: series {name!r} is {theirs!r} here and {mine!r} before; "
-                    "a series has one class and one part"
+                    f"{path}, row {line}: series {name} is {here} here and {before} before; a "
+                    "series has one class and one part"
                 )
     if label is not None and not first:
         raise DataError(f"{path}, row {rows[0][0]}: the class is empty; fill it or remove the rows")

@@ -18,6 +18,7 @@ from vitrail.report.search_facts import (
     GrowthFacts,
     LevelFacts,
     MixtureFacts,
+    PriceFacts,
     SearchedPoint,
     SearchFacts,
     WindowFacts,
@@ -37,7 +38,8 @@ class Findings:
     `plain` is the space before it was fitted to the budget. `alone` has the steps and the scores
     of networks that were trained by themselves, by genes; `chosen` is the network that was
     trained in full, the best unless others were too slow; `growth` says how cells grew, where they
-    were trained one by one, `mixture` what gradients learned; `earlier` are the levels before.
+    were trained one by one, `mixture` what gradients learned, `price` what being over the limits
+    cost; `earlier` are the levels before.
     """
 
     plain: Space
@@ -51,6 +53,7 @@ class Findings:
     chosen: Found | None = None
     growth: GrowthFacts | None = None
     mixture: MixtureFacts | None = None
+    price: PriceFacts | None = None
     earlier: tuple[Findings, ...] = ()
 
     @property
@@ -59,9 +62,20 @@ class Findings:
         return [*self.searched, *self.chance]
 
     @property
+    def within(self) -> list[Found]:
+        """Return the candidates that keep the limits, which with a multiplier not all do."""
+        return [one for one in self.every if self.keeps(one)]
+
+    def keeps(self, one: Found) -> bool:
+        """Return whether a candidate keeps every limit."""
+        cost = one.cost
+        budget = self.meter.budget
+        return budget.allows(params=cost.params, macs=cost.macs, latency_s=cost.latency_s)
+
+    @property
     def best(self) -> Found:
         """Return the network that was trained in full, or will be."""
-        return self.chosen or max(self.every, key=lambda one: one.order)
+        return self.chosen or max(self.within, key=lambda one: one.order)
 
     @property
     def facts_alone(self) -> AloneFacts | None:
@@ -83,7 +97,7 @@ def written(found: Findings, run: RunFolder, limits: Arguments) -> None:
         "score": best.score,
         "cost": to_json(best.cost),
         "evaluated": len(found.searched),
-        "best": max(one.score for one in found.searched),
+        "best": max((one.score for one in found.searched if found.keeps(one)), default=None),
         "random": len(found.chance),
         "best_random": max((one.score for one in found.chance), default=None),
         "shared_steps": found.steps,
@@ -98,6 +112,8 @@ def written(found: Findings, run: RunFolder, limits: Arguments) -> None:
         }
     if found.growth is not None:
         figures["growth"] = found.growth.told
+    if found.price is not None:
+        figures["price"] = to_json(found.price)
     if found.mixture is not None:
         figures["mixture"] = to_json(found.mixture)
     searched = Searched(space.name, best.genes, tuple(config.image), figures)
@@ -110,7 +126,9 @@ def chapters_of(found: Findings, limits: Arguments, recipe: Recipe) -> list[Chap
     config = space.config(best.genes)
     every = [("search", one) for one in found.searched] + [("random", one) for one in found.chance]
     points = [
-        SearchedPoint(one.cost.macs, one.cost.params, one.score, by, one.cost.latency_s)
+        SearchedPoint(
+            one.cost.macs, one.cost.params, one.score, by, one.cost.latency_s, found.keeps(one)
+        )
         for by, one in every
     ]
     return chapters(
@@ -129,6 +147,7 @@ def chapters_of(found: Findings, limits: Arguments, recipe: Recipe) -> list[Chap
             alone=found.facts_alone,
             growth=found.growth,
             mixture=found.mixture,
+            price=found.price,
             window=_window(found, limits),
             earlier=[
                 LevelFacts(len(one.every), one.best.score, one.steps) for one in found.earlier

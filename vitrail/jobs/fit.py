@@ -72,7 +72,7 @@ def fit(
     require_alone("a fit")
     if resume:
         path = resumed(
-            out, view, lambda run, state: _again(run, state, words, settings, view),
+            out, view, lambda run, state: _again(run, state, data, words, settings, view),
             check=lambda run, state: _require_same(run, state, data, words, settings),
         )  # fmt: skip
         return Run(path)
@@ -83,11 +83,15 @@ def fit(
     task = asked.wish.task
     if isinstance(task, Lidar):
         return Run(fit_scans(asked, out, view))
-    folder = Path(out) if out else free_name(_called(data, task))
+    return Run(_fitted(asked, Path(out) if out else free_name(_called(data, task)), view))
+
+
+def _fitted(asked: Arguments, folder: Path, view: View) -> Path:
+    """Fit in a new folder what takes pixels; returns the folder."""
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
-    images = read(asked.wish.data, asked.hardware, view, task)
+    images = read(asked.wish.data, asked.hardware, view, asked.wish.task)
     found, probes = listed(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
@@ -101,7 +105,7 @@ def fit(
             seconds={"data": images.seconds, "shortlist": spent - images.seconds},
         )
         with interruptible(asked.again(run.path)):
-            return Run(Fitting(asked, run, state, view, images, found).run())
+            return Fitting(asked, run, state, view, images, found).run()
 
 
 def _reached(asked: Arguments) -> None:
@@ -147,7 +151,7 @@ def _require_same(
     """Raise ConfigError for other data than the run's, and for any change of a finished one."""
     if "arguments" not in state.values:
         return
-    asked = state.get(Arguments, "arguments")
+    asked = _moved(state.get(Arguments, "arguments"), data)
     require_same(run, {"data": str(data)}, {"data": asked.data})
     if run.result.is_file() and (now := _settled(asked, words, settings)) != asked:
         changed = next(n for n in Arguments.__annotations__ if getattr(now, n) != getattr(asked, n))
@@ -159,12 +163,24 @@ def _require_same(
         )
 
 
-def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
+def _moved(asked: Arguments, data: str | Path) -> Arguments:
+    """Return the arguments with where the images are now, if they are no longer where they were.
+
+    Whether they are the same ones is seen when they are read.
+    """
+    gone = not Path(asked.data).expanduser().exists()
+    return replace(asked, data=str(data)) if gone else asked
+
+
+def _again(
+    run: RunFolder, state: State, data: str | Path, words: Words, settings: Sequence[str],
+    view: View,
+) -> Path:  # fmt: skip
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values and "scans" not in state.values:
         maker = "pretrain" if "pretraining" in state.values else "train"
         raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
-    asked = state.get(Arguments, "arguments")
+    asked = _moved(state.get(Arguments, "arguments"), data)
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
     if "scans" in state.values:

@@ -64,7 +64,10 @@ class Searching:
             self._recipe(self.ready.meter.candidate(self.ready.meter.space.ends[0]))
         if "train_s" not in self.state.values:
             self.state.put(train_s=max(1.0, self.train_end - clock.monotonic()))
-        bench = Bench(self.folder, self.state, self.view, self.workshop, self._recipe, self._paced)
+        bench = Bench(
+            self.folder, self.state, self.view, self.workshop, self._recipe, self._paced,
+            self.train_end,
+        )  # fmt: skip
         with self.view.shown():
             shared = sharing(self.ready.wanted, self.folder, self.state)
             found = stages_of(self.ready, bench, shared).run()
@@ -97,7 +100,7 @@ class Searching:
 
         Of machines that search together each trains the best that no other trains.
         """
-        ordered = sorted(found.every, key=lambda one: one.order, reverse=True)
+        ordered = sorted(found.within, key=lambda one: one.order, reverse=True)
         if found.chosen is not None:
             ordered.insert(0, found.chosen)
         tries = 0

@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any, cast
 
 from vitrail.jobs.findings import Findings, written
-from vitrail.jobs.stages import ALONE_SHARE, CHANCE, HUNT_SHARE, SEARCH, SHARED_SHARE, Line, Stages
+from vitrail.jobs.stages import ALONE_SHARE, CHANCE, SEARCH, SHARED_SHARE, Line, Stages
 from vitrail.report.search_facts import MixtureFacts
 from vitrail.search.judging import Inherited
-from vitrail.search.oneshot import SHARED
+from vitrail.search.mixture_cost import mixture_cost
+from vitrail.search.oneshot import SHARED, Shares
 from vitrail.search.race import LOOK_AT
-from vitrail.search.relaxed import Relaxed
+from vitrail.search.relaxed import Priced, Relaxed
 from vitrail.search.spaces.bats import BATS
 from vitrail.search.strategies import Ground, Random
 from vitrail.search.strategies.differentiable import Differentiable, probabilities
 from vitrail.search.supernets.bats import CHOICES, NODES, Super
+from vitrail.training.objective import Objective
 
 WITHOUT_WEIGHTS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
 
@@ -23,7 +25,20 @@ WITHOUT_WEIGHTS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
 class Relaxing(Stages):
     """The search of a space whose candidates are mixed and told apart by gradients."""
 
-    shares = Relaxed
+    _relaxed: Relaxed | None = None
+
+    def shares(self) -> Shares:
+        """Return what is minimised of the mixture; it is kept, since it has the multiplier."""
+        space, multiplier = cast(BATS, self.ready.meter.space), self.ready.wanted.multiplier
+        price = None
+        if multiplier is not None:
+            price = Priced(multiplier, mixture_cost(space, self.ready.meter.budget))
+
+        def made(inner: Objective, mixed: Any) -> Relaxed:
+            self._relaxed = Relaxed(inner, mixed, price)
+            return self._relaxed
+
+        return made
 
     def run(self) -> Findings:
         """Learn the mixture, and judge its strongest cells, some like them, and random ones."""
@@ -40,18 +55,22 @@ class Relaxing(Stages):
         strongest = space.strongest((normal, reduce))
         judge = Inherited(mixture, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
-            half = HUNT_SHARE * share / 2
+            half = self._hunted_s(share)
             ground = Ground(space, meter.allows, self.limits.seed)
             chosen = Differentiable(strongest, probabilities((normal, reduce), NODES, len(CHOICES)))
             searched = self._hunt(SEARCH, chosen, ground, judge, (half, None))
             n = len(searched)
             chance = self._hunt(CHANCE, Random(n), ground, judge, (1.5 * half, n))
         free = sum(name in WITHOUT_WEIGHTS for name, _ in self._edges(space, strongest))
-        entropy = float(mixture.entropy())
+        entropy, multiplier = float(mixture.entropy().detach()), None
+        if self._relaxed is not None and self._relaxed.price is not None:
+            multiplier = float(self._relaxed.multiplier)
         found = Findings(
             self.ready.plain, meter, searched, chance, steps, state.seconds["shared network"],
             len(bench.workshop.watched(recipe, LOOK_AT)), chosen=searched[0],
-            mixture=MixtureFacts(space.temperature, entropy, free, 4 * NODES, space.searched),
+            mixture=MixtureFacts(
+                space.temperature, entropy, free, 4 * NODES, space.searched, multiplier
+            ),
         )  # fmt: skip
         written(found, bench.folder, self.limits)
         if self.ready.wanted.alone:

@@ -58,10 +58,11 @@ def search(
     `name` is that of the search, such as "vitas"; `data` as for `fit`. `macs`, `params` and
     `latency` limit the network, `time` is for everything. `alone` networks are trained by
     themselves as well, to tell how well inherited weights rank them; `start` is a found.json
-    to begin with, `storage` the URL of a database in which machines search together. `settings`
-    change the recipe, like `augment.flip=0`, the space, like `space.sharing=cyclic`, the evolution,
-    like `evolve.population=20`, and the growth of cells, like `grow.beam=16`. With `resume` the
-    search in `out` goes on.
+    to begin with, `enforce` how limits are kept while candidates are looked for ("reject", or with
+    a multiplier: "raise" or "dual"), `storage` the URL of a database in which machines search
+    together. `settings` change the recipe, like `augment.flip=0`, the space, like
+    `space.sharing=cyclic`, the evolution, like `evolve.population=20`, and the growth of cells,
+    like `grow.beam=16`. With `resume` the search in `out` goes on.
 
     The run folder is as that of a fit, with found.json: what `create`, `train` and `fit` take.
     Raises VitrailError.
@@ -73,16 +74,7 @@ def search(
     require_alone("a search")
     view = View(console)
     if resume:
-        given = [
-            f"--{key.replace('_', '-')}"
-            for key, one in options.items()
-            if one is not None and key != "storage"
-        ]
-        if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
-            raise ConfigError(
-                f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
-                "new one"
-            )
+        _require_unchanged(options, settings)
         return Run(
             resumed(
                 out,
@@ -92,8 +84,12 @@ def search(
             )
         )
     wanted = _reached(want(name, data, options, settings, out))
+    return Run(_searched(wanted, Path(out) if out else _free(wanted), view))
+
+
+def _searched(wanted: Wanted, folder: Path, view: View) -> Path:
+    """Search in a new folder; returns the folder."""
     limits = wanted.limits
-    folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + limits.time_s)
@@ -110,7 +106,21 @@ def search(
             seconds={"data": images.seconds, "space": spent - images.seconds},
         )
         with interruptible(wanted.again(run.path)):
-            return Run(Searching(ready, run, state, view, images).run())
+            return Searching(ready, run, state, view, images).run()
+
+
+def _require_unchanged(options: SearchWords, settings: Sequence[str]) -> None:
+    """Raise ConfigError for anything but another database, which is all that may change."""
+    given = [
+        f"--{key.replace('_', '-')}"
+        for key, one in options.items()
+        if one is not None and key != "storage"
+    ]
+    if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
+        raise ConfigError(
+            f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
+            "new one"
+        )
 
 
 def _free(wanted: Wanted) -> Path:

@@ -12,6 +12,7 @@ from vitrail.config import nearest, override
 from vitrail.errors import ConfigError
 from vitrail.jobs.arguments import Arguments, Words, ask
 from vitrail.run.pictures import read_size
+from vitrail.search.price import Dual, Multiplier, Raised
 from vitrail.search.spaces import SHARED, known
 from vitrail.search.spaces.space import Genes, Space
 from vitrail.search.strategies import Evolve, Nsga, Progressive, Random, Strategy
@@ -19,8 +20,10 @@ from vitrail.search.strategies import Evolve, Nsga, Progressive, Random, Strateg
 # Fewer have no rank correlation.
 FEWEST_ALONE = 3
 OWN = ("space.", "evolve.", "grow.")
-NEW = ("alone", "image", "start", "strategy")
+NEW = ("alone", "enforce", "image", "start", "strategy")
 STRATEGIES = ("evolve", "nsga", "random")
+# How limits are kept while candidates are looked for: by name, None for rejection.
+ENFORCED: dict[str, Multiplier | None] = {"reject": None, "raise": Raised(), "dual": Dual()}
 
 
 class SearchWords(Words, total=False):
@@ -28,13 +31,15 @@ class SearchWords(Words, total=False):
 
     `alone` is how many networks are trained by themselves, `image` ("32x32", width first) the size
     to train at, `start` a found.json whose network begins the search, `strategy` ("evolve",
-    "nsga" or "random") what looks for candidates that share weights.
+    "nsga" or "random") what looks for candidates that share weights, `enforce` ("reject", "raise"
+    or "dual") how limits are kept meanwhile.
     """
 
     alone: int | None
     image: str | None
     start: str | Path | None
     strategy: str | None
+    enforce: str | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Wanted:
     evolve: Evolve = field(default_factory=Evolve)
     grow: Progressive = field(default_factory=Progressive)
     strategy: str = "evolve"
+    enforce: str = "reject"
 
     def __post_init__(self) -> None:
         kind = known(self.name)
@@ -61,6 +67,7 @@ class Wanted:
             raise ConfigError(
                 f"no strategy is called {self.strategy!r}: {nearest(self.strategy, STRATEGIES)}"
             )
+        self._check_enforced()
         if self.strategy != "evolve" and not hasattr(kind, "deeper"):
             raise ConfigError(
                 f"--strategy {self.strategy} is of searches that look among candidates with shared "
@@ -81,6 +88,42 @@ class Wanted:
                 f"--alone {self.alone} is too few for a rank correlation: give {FEWEST_ALONE} or "
                 "more, 8 for one that means something"
             )
+
+    def _check_enforced(self) -> None:
+        if self.enforce not in ENFORCED:
+            raise ConfigError(
+                f"no way to keep limits is called {self.enforce!r}: "
+                f"{nearest(self.enforce, [*ENFORCED])}"
+            )
+        if self.multiplier is None:
+            return
+        if self.name == "pnas" or self.strategy != "evolve":
+            who = "pnas" if self.name == "pnas" else f"--strategy {self.strategy}"
+            raise ConfigError(
+                f"--enforce {self.enforce} is of evolutions and of mixtures: leave it out for "
+                f"{who}, which looks at nothing over the limits"
+            )
+        if self.name == "bats" and self.enforce == "raise":
+            raise ConfigError(
+                "--enforce raise swings a mixture of operations between too dear and too cheap: "
+                "give dual for bats"
+            )
+        limits = self.limits
+        if (limits.macs, limits.params, limits.latency_s) == (None, None, None):
+            raise ConfigError(
+                f"--enforce {self.enforce} has nothing to enforce: give --macs, --params or "
+                "--latency as well, or leave it out"
+            )
+        if self.name == "bats" and (limits.macs, limits.params) == (None, None):
+            raise ConfigError(
+                f"--enforce {self.enforce} moves a mixture by what its operations cost, which is "
+                "known of counts alone: give --macs or --params as well, or leave it out"
+            )
+
+    @property
+    def multiplier(self) -> Multiplier | None:
+        """Return what enforces the limits, None where candidates over them are rejected."""
+        return ENFORCED[self.enforce]
 
     def looks(self, *, start: tuple[Genes, ...] = ()) -> Strategy:
         """Return what looks for candidates; an evolution begins with `start`."""
@@ -141,4 +184,5 @@ def want(
         override(Evolve(), under("evolve.")),
         override(Progressive(), under("grow.")),
         str(own.get("strategy", "evolve")),
+        str(own.get("enforce", "reject")),
     )

@@ -13,6 +13,7 @@ from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.searched import Wanted
 from vitrail.jobs.sharing import Sharing
 from vitrail.recipes.recipe import Recipe
+from vitrail.report.search_facts import PriceFacts
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
 from vitrail.run.view import View
@@ -24,10 +25,11 @@ from vitrail.search.hunt import Judge
 from vitrail.search.judging import Inherited, sampled
 from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
 from vitrail.search.oneshot import SHARED, OneShot, Shares, SinglePath
+from vitrail.search.price import Price
 from vitrail.search.race import LOOK_AT
 from vitrail.search.rungs import EFFICIENCY
 from vitrail.search.spaces.space import Genes, Levelled, SharedSpace, Space
-from vitrail.search.strategies import Found, Ground, Listed, Random, Strategy
+from vitrail.search.strategies import Evolve, Found, Ground, Listed, Random, Strategy
 
 # Of the time for training: the shared networks, the searches with chance beside them, and where it
 # is asked for the networks that are trained alone. The network that is found has the rest.
@@ -51,7 +53,8 @@ class Ready:
 @dataclass(frozen=True, eq=False)
 class Bench:
     """Where a search works: its folder, what was decided, the view, and who trains; `recipe` makes
-    the recipe of a candidate, `paced` a candidate with its training rate."""
+    the recipe of a candidate, `paced` a candidate with its training rate; at `end` of the monotonic
+    clock all training is to be over."""
 
     folder: RunFolder
     state: State
@@ -59,6 +62,7 @@ class Bench:
     workshop: Workshop
     recipe: Callable[[Candidate], Recipe]
     paced: Callable[[Meter, Found], Candidate]
+    end: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,13 @@ class Line:
 class Stages:
     """All levels of one search, one after the other."""
 
-    shares: Shares = SinglePath
-
     def __init__(self, ready: Ready, bench: Bench, shared: Sharing) -> None:
         self.ready, self.bench, self.sharing = ready, bench, shared
         self.limits = ready.wanted.limits
+
+    def shares(self) -> Shares:
+        """Return what is minimised of a shared network."""
+        return SinglePath
 
     def run(self) -> Findings:
         """Search every level, and train some candidates of the last alone where it is asked for."""
@@ -101,19 +107,38 @@ class Stages:
         shared, steps = self._shared(space, recipe, SHARED + end, SHARED_SHARE * share)
         judge = Inherited(shared, meter, bench.workshop, recipe, LOOK_AT)
         with state.phase("search"):
-            half = HUNT_SHARE * share / 2
+            half = self._hunted_s(share)
             ground = Ground(meter.space, meter.allows, self.limits.seed)
             start = self.ready.start if number == 1 else ()
             looks = self.ready.wanted.looks(start=start)
-            searched = self._hunt(SEARCH + end, looks, ground, judge, (half, None))
+            priced = self._priced(ground, meter)
+            searched = self._hunt(SEARCH + end, looks, priced, judge, (half, None))
             n = len(searched)
             chance = self._hunt(CHANCE + end, Random(n), ground, judge, (1.5 * half, n))
         images = len(bench.workshop.watched(recipe, LOOK_AT))
         seconds = state.seconds["shared network"]
         plain = self.ready.plain if number == 1 else meter.space
         found = Findings(plain, meter, searched, chance, steps, seconds, images)
+        found = replace(found, price=self._paid(priced, looks, found))
         written(found, bench.folder, self.limits)
         return found
+
+    def _priced(self, ground: Ground, meter: Meter) -> Ground:
+        """Return where the search looks: beyond the limits as well where a multiplier enforces
+        them."""
+        if (multiplier := self.ready.wanted.multiplier) is None:
+            return ground
+        return replace(ground, allowed=lambda genes: True, price=Price(multiplier, meter.excess))
+
+    def _paid(self, ground: Ground, looks: Strategy, found: Findings) -> PriceFacts | None:
+        """Tell what being over the limits cost from generation to generation."""
+        if ground.price is None or not isinstance(looks, Evolve):
+            return None
+        searched = found.searched
+        last = max(one.generation for one in searched)
+        told = looks.multipliers(ground, searched, last + 1)
+        within = sum(map(found.keeps, searched))
+        return PriceFacts(self.ready.wanted.enforce, told, within, len(searched))
 
     def _levels(self, meter: Meter, earlier: Any) -> int:
         """Return how many levels there are: those behind, this one, and those to come."""
@@ -131,7 +156,7 @@ class Stages:
         folder = checkpoints(bench.folder.path, name)
         with bench.state.phase("shared network"):
             one_shot = OneShot(
-                space, recipe, bench.workshop, folder, name, self.shares, self.sharing.agreed
+                space, recipe, bench.workshop, folder, name, self.shares(), self.sharing.agreed
             )
             shared = one_shot.trained(
                 bench.state, seconds, lambda step, total: view.step(name, step, total)
@@ -139,6 +164,12 @@ class Stages:
         steps = int(bench.state.finals[name]["total"])
         view.update(name, status="trained", steps=steps)
         return shared, steps
+
+    def _hunted_s(self, share: float) -> float:
+        """Return the seconds of one strategy: less where time was lost, so that the network which
+        is found keeps its share of what is left."""
+        left = max(0.0, self.bench.end - clock.monotonic())
+        return HUNT_SHARE / 2 * min(share, left / (1 - SHARED_SHARE))
 
     def _hunt(
         self,

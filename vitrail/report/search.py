@@ -12,6 +12,7 @@ from vitrail.report.chapter import Chapter, Column, Figure, Fold, Pair, Paragrap
 from vitrail.report.search_facts import (
     AloneFacts,
     GrowthFacts,
+    PriceFacts,
     SearchedPoint,
     SearchFacts,
     WindowFacts,
@@ -65,6 +66,8 @@ def _search(facts: SearchFacts) -> Chapter:
         parts.insert(number - 1, Paragraph(text))
     if facts.window is not None:
         parts.append(Paragraph(window(facts.window)))
+    if facts.price is not None:
+        parts.append(Paragraph(price(facts.price)))
     if facts.alone is not None:
         parts += _alone(facts, facts.alone)
     if facts.growth is not None and facts.growth.ranks:
@@ -103,8 +106,13 @@ def beside_chance(facts: SearchFacts) -> str:
     searched, chance = facts.of("search"), facts.of("random")
     if not chance or not searched:
         return "There was no time to look at random candidates beside the search."
+    if not any(one.within for one in searched):
+        return "No candidate of the search keeps the limits, and the best random one was taken."
     n = min(len(searched), len(chance))
-    best, random = (max(one.score for one in some[:n]) for some in (searched, chance))
+    best, random = (
+        max((one.score for one in some[:n] if one.within), default=0.0)
+        for some in (searched, chance)
+    )
     weights = "both with inherited weights" if facts.growth is None else "both trained small"
     lead = (
         f"At the same budget the best of {n} candidates of the search has {100 * best:.1f} % and "
@@ -125,6 +133,21 @@ def window(facts: WindowFacts) -> str:
         f"With slots left empty with probability {before:.2f}, {100 * facts.before:.0f} % of "
         f"random candidates lay within 80 to 100 % of the limit; with the probability fitted to "
         f"it, {after:.2f}, {100 * facts.after:.0f} % do."
+    )
+
+
+def price(facts: PriceFacts) -> str:
+    """Say how a multiplier kept the limits."""
+    last, most = facts.multipliers[-1], max(facts.multipliers)
+    ways = {"dual": "followed how far", "raise": "was raised as long as"}
+    ended = f"It began at {facts.multipliers[0]:g}, rose to {most:.3g} and ended at {last:.3g}"
+    if facts.way == "dual" and not most:
+        ended = "It stayed at 0, as nothing that was bred from missed them on average"
+    return (
+        f"Candidates over the limits were not rejected but paid for it, by a multiplier that "
+        f"{ways[facts.way]} those missed them which were bred from. {ended}; "
+        f"{facts.within} of {facts.of} candidates of the search keep the limits, and only these "
+        "could be found."
     )
 
 

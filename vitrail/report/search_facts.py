@@ -13,7 +13,7 @@ from vitrail.report.architecture import Block
 class SearchedPoint:
     """A candidate with inherited weights: its score in [0, 1] on validation images, and its cost.
 
-    `by` is the strategy that proposed it.
+    `by` is the strategy that proposed it; `within` says whether it keeps the limits.
     """
 
     macs: int
@@ -21,6 +21,7 @@ class SearchedPoint:
     score: float
     by: str
     latency_s: float | None = None
+    within: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,26 @@ class GrowthFacts:
 @dataclass(frozen=True)
 class MixtureFacts:
     """The mixture of operations that was learned: temperature, mean entropy of an edge in nats,
-    how many of the strongest `edges` have no weights, and what was binary meanwhile."""
+    how many of the strongest `edges` have no weights, what was binary meanwhile, and where the
+    multiplier ended that enforced the limits, if one did."""
 
     temperature: float
     entropy: float
     free: int
     edges: int
     binary: str
+    multiplier: float | None = None
+
+
+@dataclass(frozen=True)
+class PriceFacts:
+    """How a multiplier enforced the limits: its values by generation, and how many candidates of
+    the search lay `within` them, of how many."""
+
+    way: str
+    multipliers: Sequence[float]
+    within: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,7 @@ class SearchFacts:
     window: WindowFacts | None = None
     growth: GrowthFacts | None = None
     mixture: MixtureFacts | None = None
+    price: PriceFacts | None = None
     earlier: Sequence[LevelFacts] = ()
 
     @property

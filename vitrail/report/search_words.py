@@ -27,6 +27,12 @@ def _shared(facts: SearchFacts) -> str:
 def _mixed(facts: SearchFacts) -> str:
     assert facts.mixture is not None
     mixture, searched = facts.mixture, facts.of("search")
+    paid = ""
+    if mixture.multiplier is not None:
+        paid = (
+            f" What the strongest cells were over the limits was paid for, by a multiplier that "
+            f"ended at {mixture.multiplier:.3g}."
+        )
     real = {"none": "nothing was binary", "inputs": "inputs were binary, weights real"}
     return (
         f"{facts.title} ({facts.paper}): one network had all operations on every edge of its cells "
@@ -34,8 +40,8 @@ def _mixed(facts: SearchFacts) -> str:
         "which what the operations weigh was learned on one half of the training images and all "
         f"else on the other; {real.get(mixture.binary, 'all was binary')}. The temperature was "
         f"{mixture.temperature:g}; the entropy of an edge ended at {mixture.entropy:.2f} of 2.08 "
-        f"nats, and {mixture.free} of the {mixture.edges} strongest edges have no weights. The "
-        f"strongest cells within the limits are what was found, whatever their score; "
+        f"nats, and {mixture.free} of the {mixture.edges} strongest edges have no weights.{paid} "
+        f"The strongest cells within the limits are what was found, whatever their score; "
         f"{counted(len(searched), 'candidate')} like them and as many random ones were judged with "
         f"inherited weights on {counted(facts.images, 'validation image')}."
     )

@@ -281,8 +281,9 @@ class RunFolder:
         if kind == "multi_modal":
             raise RunError(
                 f"{self.path} was trained on clips with sounds and sentences and has no classes of "
-                f"its own: learn some by `vitrail train --set task=video --set model={self.recipe} "
-                f"--set pretrained={self.path} --set data=CLIPS`"
+                f"its own: ask it by `vitrail predict {self.path} CLIPS --classes 'a dog,a cat'`, "
+                f"or learn some by `vitrail train --set task=video --set model={self.recipe} --set "
+                f"pretrained={self.path} --set data=CLIPS`"
             )
         if kind == "image_text":
             raise RunError(

@@ -42,6 +42,7 @@ class Saved:
     command: str | None = None
     owner: str | None = None
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    resized: dict[str, Any] | None = None
     compress: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

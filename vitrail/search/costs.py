@@ -70,6 +70,15 @@ class Meter:
         cost = self.cost(genes)
         return self.budget.allows(params=cost.params, macs=cost.macs, latency_s=cost.latency_s)
 
+    def excess(self, genes: Genes) -> float:
+        """Return how far a candidate is over the tightest limit, in shares of it; below 0 is room.
+
+        A latency counts only where the counts are allowed, as it is not measured otherwise.
+        """
+        cost = self.cost(genes)
+        share = self.budget.excess(params=cost.params, macs=cost.macs, latency_s=cost.latency_s)
+        return share - 1
+
     def candidate(self, genes: Genes) -> Candidate:
         """Return a candidate with its counts."""
         config = self.space.config(genes)

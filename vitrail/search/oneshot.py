@@ -28,7 +28,8 @@ from vitrail.training.objective import Model, Objective, Step
 
 # The name of a shared network among the checkpoints and decisions of a run.
 SHARED = "shared"
-PROBE = 12
+# Steps that tell the pace; the first alone where they would take a tenth of the time or more.
+FIRST, PROBE, MOST_PROBING = 2, 12, 0.1
 FEWEST = 20
 HOLD = 0.5
 # Told of each step: which one, and of how many.
@@ -95,11 +96,10 @@ class OneShot:
         plan: Any = state.finals.get(self.name)
         batch, began = self.recipe.steps.batch, time.monotonic()
         if plan is None:
-            outcome = self._to(PROBE, {"hold": PROBE, "total": 1 << 20}, on_step)
-            pace = outcome.samples_per_s / batch if outcome.samples_per_s > 0 else 1.0
+            pace, probed = self._probed(seconds, on_step)
             more = max(FEWEST, int(pace * max(0.0, seconds - (time.monotonic() - began))))
-            hold = PROBE + int(HOLD * more)
-            plan = {"hold": hold, "total": PROBE + more, "pace": pace, "fixed": False}
+            hold = probed + int(HOLD * more)
+            plan = {"hold": hold, "total": probed + more, "pace": pace, "fixed": False}
             plan = self.agree(f"{self.name} begins", plan)
             state.decide(self.name, plan)
         if not plan["fixed"]:
@@ -113,6 +113,17 @@ class OneShot:
             state.decide(self.name, plan)
         outcome = self._to(plan["total"], plan, on_step)
         return outcome.model.eval()
+
+    def _probed(self, seconds: float, on_step: OnShared) -> tuple[float, int]:
+        """Return how many steps a second takes, by the first steps, and how many these were."""
+        plan, pace = {"hold": PROBE, "total": 1 << 20}, 1.0
+        for number in (FIRST, PROBE):
+            outcome = self._to(number, plan, on_step)
+            if outcome.samples_per_s > 0:
+                pace = outcome.samples_per_s / self.recipe.steps.batch
+            if PROBE / pace > MOST_PROBING * seconds:
+                return pace, number
+        return pace, PROBE
 
     def _to(self, until: int, plan: dict[str, Any], on_step: OnShared) -> Outcome:
         """Go on to a step, from the last snapshot where there is one."""

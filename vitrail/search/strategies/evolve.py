@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitrail.errors import ConfigError
+from vitrail.search.price import Price
 from vitrail.search.spaces.space import Genes, crossed, mutated
 from vitrail.search.strategies.strategy import Draft, Found, Ground
 
@@ -44,7 +45,7 @@ class Evolve:
             for genes in self.start:
                 draft.add(genes)
             return draft.filled(self.population)
-        best = [one.genes for one in sorted(seen, key=lambda one: one.order)[-self.parents :]]
+        best = [one.genes for one in self.bred_from(ground, seen, generation)]
         space, rng = ground.space, draft.rng
 
         def mutant() -> Genes:
@@ -56,3 +57,28 @@ class Evolve:
         draft.gather(mutant, min(self.mutants, self.population))
         draft.gather(crossover, min(self.mutants + self.crossovers, self.population))
         return draft.filled(self.population)
+
+    def bred_from(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[Found]:
+        """Return the best of all that was seen before a generation, the best last."""
+        if ground.price is None:
+            return sorted(seen, key=lambda one: one.order)[-self.parents :]
+        now = self.multipliers(ground, seen, generation)[-1]
+        return self._best(ground.price, [one for one in seen if one.generation < generation], now)
+
+    def multipliers(self, ground: Ground, seen: Sequence[Found], generation: int) -> list[float]:
+        """Return the multiplier of each generation up to this one, anew from all that was seen: it
+        follows how far those are over the limits that were bred from."""
+        price = ground.price
+        assert price is not None
+        told = [price.multiplier.first]
+        for last in range(generation):
+            some = [one for one in seen if one.generation <= last]
+            best = self._best(price, some, told[-1])
+            told.append(price.multiplier.after(told[-1], price.mean([one.genes for one in best])))
+        return told
+
+    def _best(self, price: Price, some: Sequence[Found], now: float) -> list[Found]:
+        def worth(one: Found) -> tuple[float, float]:
+            return price.worth(one.score, one.genes, now), -one.loss
+
+        return sorted(some, key=worth)[-self.parents :]

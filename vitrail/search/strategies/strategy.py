@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vitrail.search.costs import Cost
+from vitrail.search.price import Price
 from vitrail.search.spaces.space import Genes, Space, drawn
 
 Allowed = Callable[[Genes], bool]
@@ -38,11 +39,15 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """Where a strategy looks: a space, which of its candidates are allowed, and a seed."""
+    """Where a strategy looks: a space, which of its candidates are allowed, and a seed.
+
+    With a `price` an evolution may look beyond the limits, and pays for what is over them.
+    """
 
     space: Space
     allowed: Allowed
     seed: int = 0
+    price: Price | None = None
 
 
 class Strategy(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.layers.patches import class_row
 from vitrail.models.autoformer import AutoFormer, Config
@@ -47,7 +47,7 @@ class Super(Supernet):
         sizes = zip(config.heads, config.mlp_ratios, strict=True)
         return [replace(config, heads=(heads,), mlp_ratios=(ratio,)) for heads, ratio in sizes]
 
-    def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
+    def filling(self, shell: nn.Module, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate. Raises ValueError for one of another space."""
         widest = self.config
         if len(config.heads) > len(widest.heads) or config.patch != widest.patch:
@@ -56,7 +56,7 @@ class Super(Supernet):
                 f"network has {len(widest.heads)} blocks and patch {widest.patch}"
             )
         own, found = dict(self.net.named_parameters()), {}
-        for name, meta in self.shell(config).named_parameters(remove_duplicate=False):
+        for name, meta in shell.named_parameters(remove_duplicate=False):
             shape = meta.shape
             rows = {0: Residues(3)} if name.endswith("mixer.qkv.weight") else None
             found[name] = taken(own[name], shape, rule, rows)

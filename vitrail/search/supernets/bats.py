@@ -10,6 +10,7 @@ one and operations without weights do not win by being smooth.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -54,15 +55,32 @@ class Mixed(nn.Module):
         weights: Float[Tensor, "edges ops"],
     ) -> Float[Tensor, "b h3 w3 c3"]:
         states = [self.enter0(channels_first(before)), self.enter1(channels_first(last))]
+        alike: dict[tuple[int, int], Tensor] = {}
         for node in range(NODES):
-            edges = [at for at, (owner, _) in enumerate(EDGES) if owner == node]
-            parts = [
-                weights[at, k] * op(states[EDGES[at][1]])
-                for at in edges
-                for k, op in enumerate(self.edges[at])  # pyright: ignore[reportArgumentType]
-            ]
-            states.append(torch.stack(parts).sum(0))
+            # Added one by one: as a stack they would be held a second time.
+            parts = (
+                weights[at, k] * self._applied(at, k, states, alike)
+                for at, (owner, _) in enumerate(EDGES)
+                if owner == node
+                for k in range(len(CHOICES))
+            )
+            states.append(reduce(torch.add, parts))
         return channels_last(torch.cat(states[2:], 1))
+
+    def _applied(
+        self, at: int, k: int, states: list[Tensor], alike: dict[tuple[int, int], Tensor]
+    ) -> Tensor:
+        """Return what an operation makes of the state that its edge reads.
+
+        One without weights makes the same for each node that reads a state, and is asked once.
+        """
+        edge: Any = self.edges[at]
+        state = EDGES[at][1]
+        if next(edge[k].parameters(), None) is not None:
+            return edge[k](states[state])
+        if (k, state) not in alike:
+            alike[k, state] = edge[k](states[state])
+        return alike[k, state]
 
 
 class Super(nn.Module):

@@ -44,7 +44,7 @@ class Super(Supernet):
             for i in range(len(c.local))
         ]
 
-    def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
+    def filling(self, shell: nn.Module, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate, BatchNorm's statistics included; no rule cuts anything.
 
         Raises ValueError for one that has a block which is no choice here.
@@ -59,7 +59,7 @@ class Super(Supernet):
                 )
             places[str(i)] = self.choices[i].index(sizes)
         found = {}
-        for name in self.shell(config).state_dict():
+        for name in shell.state_dict():
             kind, _, rest = name.partition(".")
             n, _, inside = rest.partition(".")
             found[name] = own[f"blocks.{n}.{places[n]}.{inside}" if kind == "blocks" else name]

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 class Supernet(nn.Module):
     """Hands out to each candidate the weights that it inherits, by rules of which channels.
 
-    Who derives from it writes `inherited` and `parts`. The candidate computes as the model of its
+    Who derives from it writes `filling` and `parts`. The candidate computes as the model of its
     own Config does, so that what is trained here is what is built later, to the bit.
     """
 
@@ -29,6 +29,10 @@ class Supernet(nn.Module):
         Tensors are views of the shared ones where a range of channels suffices. Raises ValueError
         for a candidate that is not of this space.
         """
+        return self.filling(self.shell(config), config, rule)
+
+    def filling(self, shell: nn.Module, config: Any, rule: Rule) -> dict[str, Tensor]:
+        """Return the same for the modules of the candidate, which say what it has."""
         raise NotImplementedError
 
     def parts(self, config: Any) -> Sequence[Any]:
@@ -47,7 +51,7 @@ class Supernet(nn.Module):
         Stochastic depth is off: a candidate sees few of the steps, none of which should be lost.
         """
         model = self.shell(config)
-        _fill(model, self.inherited(config, rule))
+        _fill(model, self.filling(model, config, rule))
         return model.train(self.training)(image)
 
     def shell(self, config: Any) -> nn.Module:

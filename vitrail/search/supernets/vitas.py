@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,14 +80,21 @@ class Super(Supernet):
         init(self)
 
     def parts(self, config: Config) -> list[Config]:
-        """Return a Config for each filled slot. How wide its MLP is, only its tensors say; it is 1
-        here."""
+        """Return a Config for each filled slot, with an MLP of one channel and heads of one: how
+        wide they are `shell` and the tensors say."""
         return [
-            replace(config, heads=(config.heads[i],), attention=(config.attention[i],), hidden=(1,))
-            for i in config.filled
+            replace(config, heads=(heads,), attention=(3 * heads,), hidden=(1,))
+            for heads in (config.heads[i] for i in config.filled)
         ]
 
-    def inherited(self, config: Config, rule: Rule) -> dict[str, Tensor]:
+    def shell(self, config: Config) -> nn.Module:
+        """Return the modules of a candidate; attention reads its width from one of them."""
+        model: Any = super().shell(config)
+        for block, slot in zip(model.blocks, config.filled, strict=True):
+            block.mixer.proj.in_features = config.attention[slot] // 3
+        return model
+
+    def filling(self, shell: nn.Module, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate, views of the shared weights where they suffice.
 
         Raises ValueError for a candidate that is not of this space.
@@ -99,7 +107,7 @@ class Super(Supernet):
                 f"has patches {self.patches} and heads {self.heads}"
             )
         own, found = dict(self.named_parameters()), {}
-        for name, meta in self.shell(config).named_parameters(remove_duplicate=False):
+        for name, meta in shell.named_parameters(remove_duplicate=False):
             kind, _, rest = name.partition(".")
             n, _, inside = rest.partition(".")
             shape: Sequence[int] = meta.shape
@@ -129,9 +137,12 @@ class Super(Supernet):
 
 
 def _widened(name: str, config: Config, slot: int) -> tuple[int, ...] | None:
-    """Return the shape of a block's tensor that depends on the width of its MLP, else None."""
-    dim, hidden = config.dim, config.hidden[slot]
+    """Return the shape of a block's tensor that depends on the width of its attention or MLP, else
+    None."""
+    dim, hidden, rows = config.dim, config.hidden[slot], config.attention[slot]
     return {
+        "mixer.qkv.weight": (rows, dim), "mixer.qkv.bias": (rows,),
+        "mixer.proj.weight": (dim, rows // 3),
         "ffn.fc1.weight": (hidden, dim), "ffn.fc1.bias": (hidden,),
         "ffn.fc2.weight": (dim, hidden),
     }.get(name)  # fmt: skip

@@ -88,7 +88,7 @@ class MixtureFacts:
 
 @dataclass(frozen=True)
 class PriceFacts:
-    """How a multiplier enforced the limits: its values by generation, and how many candidates of
+    """Tells how a multiplier kept the limits: its values by generation, how many candidates of
     the search lay `within` them, of how many."""
 
     way: str

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import answering
 import mutate
 import numpy as np
 import senses
@@ -293,6 +294,7 @@ KINDS = {
     for one in (
         *senses.KINDS,
         *stored.KINDS,
+        *answering.KINDS,
         Kind("labels", _of_run("labels.json"), _labels, JSON, strict=True),
         Kind("recipe", _of_run("recipe.json"), lambda f, d: (_weights(f, d), read_recipe(f)), JSON),
         Kind("fit", _of_run("fit.json"), _state, JSON),

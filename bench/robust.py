@@ -23,12 +23,12 @@ from vitrail.attacks.suite import attacked, ball_of, suite
 from vitrail.jobs.stress import sample
 from vitrail.jobs.wish import completed, wished
 from vitrail.layers.normal import Normal
+from vitrail.proportions import wilson
 from vitrail.recipes.recipe import Data
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read, read
 from vitrail.run.view import View
 from vitrail.study.effect import Effect, effects
-from vitrail.tasks.metrics import wilson
 
 MODEL = [
     "model=xcit_nano_12_p16", "model.dim=64", "model.depth=3", "model.strides=[2,2,2]",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from vitrail.data.captioned import open_captions
 from vitrail.data.clip_gate import _seen
+from vitrail.data.film_sounds import read_track
 from vitrail.data.gate import inspect
 from vitrail.data.hearing import Hearing
 from vitrail.data.lidar.folder import open_scans
@@ -95,6 +96,40 @@ def _clip(file: Path, _: Path) -> Any:
     try:
         return _seen(file).timing, frames_of(file, (8, 8)).tobytes()
     except (BrokenClip, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+def _heard(folder: Path) -> list[Path]:
+    """Make clips with a sound track, whose sound is read."""
+    import av
+
+    wave = np.sin(np.arange(4096) / 9) * 0.5
+    files = []
+    for suffix, codec in {"mp4": "aac", "mkv": "pcm_s16le", "webm": "libopus"}.items():
+        files.append(folder / f"heard.{suffix}")
+        with av.open(str(files[-1]), "w") as container:
+            picture = "libvpx" if suffix == "webm" else "mpeg4"
+            seen = container.add_stream(picture, rate=10)
+            seen.width, seen.height, seen.pix_fmt = 32, 32, "yuv420p"
+            rate = 48_000 if codec == "libopus" else 8000
+            heard = container.add_stream(codec, rate=rate, layout="mono")
+            shown = np.resize(_pixels(0), (32, 32, 3))
+            for _ in range(6):
+                container.mux(seen.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            container.mux(seen.encode())
+            samples = (wave * 32767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = rate
+            container.mux(heard.encode(frame))
+            container.mux(heard.encode())
+    return files
+
+
+def _track(file: Path, _: Path) -> Any:
+    try:
+        known, sound = read_track(file)
+        return known, sound.rate, sound.wave.tobytes()
+    except (BrokenSound, OSError) as error:
         raise RunError(str(error)) from error
 
 
@@ -370,6 +405,7 @@ HEAD = (mutate.in_head,)
 KINDS: Sequence[Kind] = (
     Kind("sound", _sounds, _sound, HEAD),
     Kind("clip", _clips, _clip, HEAD),
+    Kind("film-sound", _heard, _track, HEAD),
     Kind("scan-bin", _scans("bin"), _scan),
     Kind("scan-npy", _scans("npy"), _scan, (_inside,)),
     *(Kind(f"scan-{name}", _scans(name), _scan, WORDS) for name in ("pcd", "ply")),

@@ -28,6 +28,7 @@ from vitrail.objectives import CrossEntropy
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.workshop import Workshop
+from vitrail.training.schedule import Linear
 
 Change = Callable[[Recipe], Recipe]
 
@@ -53,6 +54,20 @@ def all_of(*changes: Change) -> Change:
     return change
 
 
+def held(share: float) -> Change:
+    """Return a change of when the rate begins to fall."""
+    return lambda recipe: replace(
+        recipe, schedule=replace(recipe.schedule, hold=int(share * recipe.steps.total))
+    )
+
+
+def rated(factor: float) -> Change:
+    """Return a change of the learning rate."""
+    return lambda recipe: replace(
+        recipe, optimizer=replace(recipe.optimizer, lr=factor * recipe.optimizer.lr)
+    )
+
+
 ARMS: dict[str, Change] = {
     "usual": lambda recipe: recipe,
     "smoothing 0.2": smoothed(0.2),
@@ -63,6 +78,13 @@ ARMS: dict[str, Change] = {
     "smoothing, turns, border": all_of(
         smoothed(0.2), augmented(flips="alternating", border="mirrored")
     ),
+    "a line down": lambda recipe: replace(
+        recipe, schedule=Linear(recipe.schedule.warmup, recipe.schedule.hold)
+    ),
+    "down from a fifth on": held(0.2),
+    "down from the middle on": held(0.5),
+    "half of the rate": rated(0.5),
+    "twice the rate": rated(2.0),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from typing import get_args
 
 import pytest
@@ -46,21 +45,20 @@ def noise(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def hosts():
-    """The smallest config of every host that there is for images of 64 x 64."""
-    for kind in get_args(Pyramids):
-        family = kind_of(kind)
-        space = models.families()[family].SPACE
-        widths = []
-        for config in islice(space.configs(image=(64, 64), channels=3, classes=5), 12):
-            with suppress(ConfigError):  # what a space has beside what can be built
-                widths.append((models.trunk.catalog.skeleton(config).width, config))
-        yield family, min(widths[:3], key=lambda pair: pair[0])[1]
+def smallest(family):
+    """The narrowest of the first three configs of a host that can be built for 64 x 64."""
+    widths = []
+    for config in models.families()[family].SPACE.configs(image=(64, 64), channels=3, classes=5):
+        with suppress(ConfigError):  # what a space has beside what can be built
+            widths.append((models.trunk.catalog.skeleton(config).width, config))
+        if len(widths) == 3:
+            break
+    return min(widths, key=lambda pair: pair[0])[1]
 
 
-@pytest.mark.parametrize(("family", "host"), hosts(), ids=lambda v: v if isinstance(v, str) else "")
-def test_every_host_answers_for_every_pixel(family, host):
-    config = semantic_fpn.Config(replace(host, drop_path=0.0), width=8)
+@pytest.mark.parametrize("family", [kind_of(kind) for kind in get_args(Pyramids)])
+def test_every_host_answers_for_every_pixel(family):
+    config = semantic_fpn.Config(replace(smallest(family), drop_path=0.0), width=8)
     model = made(config)
     image = noise(2, 3, 64, 64)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.errors import extra
+from vitrail.errors import DataError, extra
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -45,3 +45,10 @@ def test_sources_that_are_not_installed_name_their_folder(monkeypatch):
 
     monkeypatch.setattr(metadata, "requires", missing)
     assert extra("parquet") == f"pip install '{ROOT}[parquet]'"
+
+
+def test_no_message_is_endless():
+    told = str(DataError(f"a.csv, row 3: {'x' * 1_000_000} is unknown: name a class"))
+    assert len(told) < 3100
+    assert told.startswith("a.csv, row 3: xxx") and told.endswith("xxx is unknown: name a class")
+    assert str(DataError("a.csv is empty")) == "a.csv is empty" and not str(DataError())

@@ -32,6 +32,7 @@ from vitrail.search import shortlist as shortlisting
 from vitrail.search import timing
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.fitness import passes
+from vitrail.search.other_size import Rest, other_size, said
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
 from vitrail.search.shelf import shelf
@@ -235,6 +236,23 @@ def test_sizes_follow_what_a_family_turns_out_to_compute(monkeypatch):
     assert order(lambda one: replace(one, rate=1e7 / one.macs))[:2] == ["3", "5"]
 
 
+def test_a_size_that_may_answer_by_both_sides_goes_first():
+    """Where limits leave room for twice the multiply-adds, up to a factor of 1.5 in size."""
+    budget = Budget(macs=60)
+    terms = Terms((28, 28), 1, 3, 500, budget, 1000.0, 4, 16, sides=True)
+    shape = small("resnet")
+    large, half, little = (candidate(shape, params=1, macs=n) for n in (40, 30, 20))
+    rate = 40 * 500 * passes(500, "resnet") / 1000  # the largest suits the time best
+    timed = [replace(c, name=str(c.macs), rate=rate / c.macs) for c in (large, half, little)]
+
+    def order(terms):
+        return [c.name for c in shortlisting._chosen(timed, terms)]
+
+    assert order(terms) == ["30", "40", "20"]
+    assert order(replace(terms, sides=False)) == ["40", "30", "20"]
+    assert order(replace(terms, budget=Budget(macs=200))) == ["40", "30", "20"]
+
+
 # ---- race ------------------------------------------------------------------------------
 
 
@@ -284,11 +302,29 @@ def test_the_last_rung_keeps_two_families():
     assert [r.trial for r in keep(field, 2, last=True)] == [0, 3]
 
 
+def test_whoever_is_far_behind_goes_no_further():
+    """Beyond 5 points with the whole interval; few images say nothing of that."""
+    many = [
+        replace(runner(family, accuracy, trial), judged=2000)
+        for trial, (family, accuracy) in enumerate([("a", 0.46), ("b", 0.40), ("c", 0.36)])
+    ]
+    assert [r.trial for r in keep(many, 3, last=False)] == [0, 1]
+    few = [replace(one, judged=100) for one in many]
+    assert [r.trial for r in keep(few, 3, last=False)] == [0, 1, 2]
+    # Of another rung nothing is known.
+    ahead = [replace(many[0], rung=1), *many[1:]]
+    assert [r.trial for r in keep(ahead, 3, last=False)] == [0, 1, 2]
+    # Not even for the sake of a second family.
+    alone = [many[0], replace(many[2], accuracy=0.3)]
+    assert [r.trial for r in keep(alone, 2, last=True)] == [0]
+
+
 class Clockwork:
     """A trainer whose accuracies are known beforehand; it notes what it trains."""
 
-    def __init__(self, accuracy, fail_at=None):
+    def __init__(self, accuracy, fail_at=None, judged=10):
         self.accuracy, self.fail_at, self.trained = accuracy, fail_at, []
+        self.judged = judged
 
     def train(self, recipe, folder, until, on_step=None):
         if len(self.trained) == self.fail_at:
@@ -297,7 +333,7 @@ class Clockwork:
         return type("Outcome", (), {"best": None, "samples_per_s": 100.0})
 
     def better(self, outcome, recipe, limit=None):
-        return None, Scores(self.accuracy[recipe.seed], 1.0, 10)
+        return None, Scores(self.accuracy[recipe.seed], 1.0, self.judged)
 
 
 def run_race(folder, trainer, owner="me", storage=None):
@@ -315,6 +351,83 @@ def test_a_race_halves_its_field_and_the_best_wins(tmp_path):
     assert sorted(trainer.trained[8:]) == [(2, 8), (4, 8)]
     race.finish(order, order[0])
     assert race.study.best_trial.number == order[0].trial
+
+
+def test_a_race_ends_where_one_leads_by_far(tmp_path):
+    trainer = Clockwork([0.1, 0.5, 0.9, 0.3, 0.7], judged=2000)
+    race, order = run_race(tmp_path, trainer)
+    assert trainer.trained == [(0, 2), (1, 2), (2, 2), (3, 2), (4, 2)]
+    assert order[0].recipe.seed == 2 and order[0].judged == 2000
+    race.finish(order, order[0])
+    assert race.study.best_trial.number == order[0].trial
+    # Read again, it is over as well.
+    again = Clockwork([0.0] * 5)
+    _, same = run_race(tmp_path, again)
+    assert not again.trained and [r.recipe.seed for r in same] == [r.recipe.seed for r in order]
+
+
+@pytest.mark.parametrize(
+    ("rate", "found"),
+    [
+        (300, True),  # the machine was busy when candidates were timed
+        (110, False),
+        (30, False),  # nothing smaller is left
+    ],
+)
+def test_another_size_of_the_winner_is_trained_where_its_rate_was_far_off(rate, found):
+    one = candidate(small("airbench", (32, 32), 3), params=1, macs=4_440_000)
+    winner = replace(runner("airbench", 0.8, 0), candidate=replace(one, rate=100.0), rate=rate)
+    images, budget = 5000, Budget(macs=60_000_000)
+    # At 100 images a second the smallest size suits the time.
+    rest = Rest(images, images * passes(images, "airbench") / 100, budget, sides=True)
+    other = other_size(winner, rest)
+    assert (other is not None) == found
+    if other is not None:
+        assert other.family == "airbench" and 2 * other.macs <= 60_000_000
+        assert 2 < other.macs / one.macs < 4  # as many passes as were planned
+        assert other.rate == pytest.approx(rate * one.macs / other.macs)
+        assert "300 images a second, where 100 were measured" in said(winner, other)
+        assert other_size(winner, replace(rest, budget=Budget(params=1))) is None
+
+
+@pytest.mark.long
+def test_a_fit_trains_another_size_that_did_not_race(photos, quick, tmp_path, monkeypatch):
+    from vitrail.jobs import fitting
+    from vitrail.jobs.fit import fit
+
+    monkeypatch.setattr(fitting, "train_in_full", stopping := Stopping(fitting.train_in_full))
+    asked = []
+
+    def larger(winner, rest):
+        asked.append(winner.candidate.name)
+        other = models.small_configs("resnet", image=(16, 16), channels=3, classes=3)
+        config = next(c for c in other if c != winner.candidate.config)
+        return replace(candidate(config, params=1000, macs=1000), rate=winner.rate)
+
+    monkeypatch.setattr(fitting, "other_size", larger)
+    out = tmp_path / "run"
+    with pytest.raises(RunError, match="stopped for this test"):
+        fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
+    fit(photos, out=out, resume=True, console=quick)
+    assert len(asked) == 1 and stopping.calls == 2
+    result = json.loads((out / "result.json").read_text())
+    won = [c for c in result["candidates"] if c["status"] == "won"]
+    assert [c["family"] for c in won] == ["resnet"] and won[0]["name"] not in asked
+    assert asked[0] in {c["name"] for c in result["candidates"] if c["status"] == "stopped"}
+    assert "is trained in place of" in (out / "report.html").read_text()
+
+
+class Stopping:
+    """Fails when it is called first."""
+
+    def __init__(self, call):
+        self.call, self.calls = call, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == 1:
+            raise RunError("stopped for this test")
+        return self.call(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -572,15 +685,25 @@ def test_a_fit_that_was_stopped_goes_on(photos, quick, tmp_path, monkeypatch, ca
         return train(*args, **kwargs)
 
     monkeypatch.setattr(workshop, "train", stopping)
-    out = tmp_path / "run"
+    out, here, there = tmp_path / "run", tmp_path / "here", tmp_path / "there"
+    shutil.copytree(photos, here)
     with pytest.raises(Interrupted, match=rf"nothing is lost: go on with `vitrail fit .* {out}`"):
-        fit(photos, params="100k", time="15s", threads=1, out=out, console=quick)
+        fit(here, params="200k", time="15s", threads=1, out=out, console=quick)
     decided = json.loads((out / "fit.json").read_text())
     monkeypatch.setattr(workshop, "train", train)
-    assert fit(photos, out=out, resume=True, console=quick) == out
+    # Images that were moved are found where they are now, and have to be the same.
+    here.rename(there)
+    with pytest.raises(DataError, match="does not exist"):
+        fit(here, out=out, resume=True, console=quick)
+    other = tmp_path / "other"
+    shutil.copytree(there, other)
+    (other / "above" / "3.png").unlink()
+    with pytest.raises(RunError, match="the images are not those"):
+        fit(other, out=out, resume=True, console=quick)
+    assert fit(there, out=out, resume=True, console=quick) == out
     after = json.loads((out / "fit.json").read_text())
     assert after["shortlist"] == decided["shortlist"]
-    assert after["arguments"]["params"] == 100_000
+    assert after["arguments"]["params"] == 200_000
     for name, plan in decided["finals"].items():
         assert after["finals"][name]["hold"] == plan["hold"]
     assert (out / "report.html").is_file()

@@ -9,7 +9,7 @@ ROOT = Path(vitrail.__file__).parent
 FLOORS = [
     {
         "layers", "data", "measure", "engines", "report", "checkpoint", "config", "digests",
-        "files", "units", "errors", "heap", "children", "corruptions",
+        "files", "units", "errors", "proportions", "heap", "children", "corruptions",
     },
     {"training", "attribution", "attacks"},
     {"models"},
@@ -35,7 +35,6 @@ ANCESTORS: dict[str, set[str]] = {
     "elsa": {"swin", "volo"},
     "evolving": {"resnet"},
     "faster_rcnn": {"resnet"},
-    "fcos": {"resnet"},
     "flexivit": {"vit"},
     "gcnet": {"resnet"},
     "halonet": {"resnet"},
@@ -43,7 +42,6 @@ ANCESTORS: dict[str, set[str]] = {
     "lit": {"vit"},
     "lg_transformer": {"swin"},
     "localvit": {"deit", "pvt", "swin", "t2t_vit", "tnt"},
-    "retinanet": {"resnet"},
     "mask_rcnn": {"resnet"},
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
@@ -54,6 +52,8 @@ ANCESTORS: dict[str, set[str]] = {
     "senet": {"resnet"},
     "upernet": {"cswin", "swin"},
     "vatt_clips": {"vatt", "vatt_unified"},
+    "vatt_images": {"vatt", "vatt_clips", "vatt_unified"},
+    "vatt_sounds": {"vatt", "vatt_unified"},
     "vit_hybrid": {"vit"},
 }  # fmt: skip
 # rooms of the package of models that every paper may enter

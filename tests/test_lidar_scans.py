@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import laspy
@@ -14,6 +15,7 @@ from support import streets
 from vitrail.data.lidar import cast
 from vitrail.data.lidar.folder import open_scans
 from vitrail.data.lidar.gate import inspect_scans
+from vitrail.data.lidar.meaning import numbered
 from vitrail.data.lidar.near import nearest, voted
 from vitrail.data.lidar.projection import ByScan, Spherical
 from vitrail.data.lidar.reader import Network, Reader, window_begins
@@ -275,6 +277,12 @@ def test_nuscenes_by_its_tables(one, tmp_path):
     assert np.array_equal(scan.labels == car, one.labels == cast.CAR)
     assert (scan.labels[one.labels == cast.POLE] == IGNORE).all()
     assert source.drives[0] == "n015-2018"
+    categories = tmp_path / "v1.0-mini" / "category.json"
+    rows = json.loads(categories.read_text())
+    # A label is one byte: what else is counted as an index names no points.
+    strange = [{"name": "vehicle.car", "index": index} for index in (10**12, -1, "3", None, [])]
+    categories.write_text(json.dumps([*rows, *strange]))
+    assert np.array_equal(open_scans(tmp_path).scan(0).labels, scan.labels)
     (tmp_path / "v1.0-mini" / "category.json").write_text("{}")
     with pytest.raises(DataError, match=r"category\.json is not a table"):
         open_scans(tmp_path)
@@ -313,3 +321,11 @@ def test_an_unknown_file_is_told(tmp_path):
     (tmp_path / "a.xyz").write_text("1 2 3")
     with pytest.raises(BrokenScan, match="is none of"):
         read_scan(tmp_path / "a.xyz")
+
+
+def test_values_of_labels_may_be_as_large_as_a_file_can_say():
+    meaning = numbered([3, 4_000_000_000])
+    labels = np.array([4_000_000_000, 3, 3], np.uint32)
+    assert meaning.of(labels).tolist() == [1, 0, 0]
+    with pytest.raises(BrokenScan, match="has labels 7, which no class has"):
+        meaning.of(np.array([3, 7], np.uint32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import replace
 from io import StringIO
@@ -13,9 +14,10 @@ import soundfile
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from support.clips import frames, write
+from support.clips import frames, write, write_heard
 from support.signals import deliver
 from support.triples import RATE, TONES, table, tone
+from test_cli import run as command
 
 from vitrail.cli import main
 from vitrail.data.augment import Augment
@@ -24,17 +26,20 @@ from vitrail.data.clip_table import Sounding, open_clip_table
 from vitrail.data.clip_triples import Beside, TripleBatches
 from vitrail.data.gate import inspect
 from vitrail.data.source import Sampling
-from vitrail.data.split import divide
-from vitrail.data.waves import waves
-from vitrail.data.words import learned
-from vitrail.errors import CheckpointError, ConfigError, DataError
+from vitrail.data.split import Part, divide
+from vitrail.data.waves import Waves, waves
+from vitrail.data.words import learned, opened
+from vitrail.errors import CheckpointError, ConfigError, DataError, RunError
+from vitrail.jobs.clips import views
 from vitrail.jobs.train import train_recipe
+from vitrail.jobs.zero_shot import ZeroShot
 from vitrail.layers.nce import nce
 from vitrail.models import config_from_json, create, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
+from vitrail.models.parts.vatt_headed import name_in
 from vitrail.models.parts.vatt_inputs import Inputs
 from vitrail.models.vatt import Config
-from vitrail.models.vatt_clips import name_in, of
+from vitrail.models.vatt_clips import of
 from vitrail.objectives import MilNce
 from vitrail.objectives.context import Context
 from vitrail.recipes.build import restored
@@ -156,6 +161,44 @@ def test_clips_with_broken_sounds_stay_without_them(tmp_path):
     assert told["short sound"].keys == ("short.wav",)
     assert "resampled to 4,000 Hz" in told["rates"].message
     assert len(found) == 6
+
+
+def test_a_video_may_be_heard_itself(tmp_path):
+    time = np.arange(RATE) / RATE
+    wave = 0.4 * np.sin(2 * np.pi * 330 * time)
+    shown = frames(0, "left")  # a second
+    write_heard(tmp_path / "own.mkv", shown, wave, RATE)
+    write_heard(tmp_path / "late.mkv", shown, wave[: RATE // 2], RATE, late=0.5)
+    write_heard(tmp_path / "long.mkv", shown, np.tile(wave, 2), RATE)
+    write(tmp_path / "mute.mp4", shown)
+    write_heard(tmp_path / "silent.mkv", shown, 0 * wave, RATE)
+    names = ("own.mkv", "late.mkv", "long.mkv", "mute.mp4", "silent.mkv")
+    rows = [f"{name},{name},a square" for name in names]
+    (tmp_path / "t.csv").write_text("\n".join(["clip,sound,sentence", *rows]))
+    found = inspect(open_clip_table(tmp_path / "t.csv", SHOWN, HEARD), progress=False, least=1)
+    tracks = found.source.tracks
+    lengths = {item.key: tracks.lengths.get(row) for row, item in enumerate(found.source.items)}
+    assert lengths == {
+        "own.mkv": RATE, "late.mkv": RATE, "long.mkv": RATE, "mute.mp4": None, "silent.mkv": None,
+    }  # fmt: skip
+    told = {finding.kind: finding for finding in found.findings}
+    assert told["sound no sound"].keys == ("mute.mp4",)
+    assert told["sound no sound"].message == (
+        "1 sound is of a video that has none, left out: their clips stay without"
+    )
+    assert told["sound silent"].keys == ("silent.mkv",)
+    part = Part(found.source, found.rows, found.digests)
+    heard = waves(part, progress=False)
+    keys = [found.source.items[row].key for row in part.rows]
+    whole = dict(zip(keys, map(heard._whole, range(len(keys))), strict=True))
+    np.testing.assert_allclose(whole["own.mkv"] / 32767, wave, atol=1e-3)
+    np.testing.assert_allclose(whole["long.mkv"] / 32767, wave, atol=1e-3)
+    half = RATE // 2
+    assert not whole["late.mkv"][: half - 2].any()
+    np.testing.assert_allclose(whole["late.mkv"][half:] / 32767, wave[:half], atol=1e-3)
+    os.truncate(tmp_path / "own.mkv", 3000)
+    with pytest.raises(DataError, match="has changed since it was inspected"):
+        Waves(part, None).take([keys.index("own.mkv")], [0.0])
 
 
 @pytest.mark.parametrize(
@@ -301,6 +344,34 @@ def test_one_encoder_learns_from_what_a_table_has(clips, tmp_path):
     assert told.clip_text.shape == (2, 16) and told.text.shape == (3, 16)
 
 
+def test_classes_of_clips_are_asked_for_in_words(run, clips, tmp_path, capsys):
+    config = config_from_json(json.loads((run / "recipe.json").read_text())["model"])
+    files = [clips.parent / f"clips/{way}1{n}.mp4" for way in ("left", "right") for n in range(4)]
+    asked = ["predict", str(run), *map(str, files), "--classes", "left,right", "--json"]
+    assert command(*asked) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [one["path"] for one in answers] == [str(file) for file in files]
+    for one in answers:
+        assert sum(each["p"] for each in one["classes"]) == pytest.approx(1, abs=1e-3)
+    # The probability is that of cosines over the temperature of the training.
+    asked = ZeroShot(run, ("left", "right"), prompts=("it goes to the {}",))
+    [found] = asked.predict(files[0])
+    model = restored(json.loads((run / "recipe.json").read_text()), run / "weights.safetensors")
+    words = opened(run / "tokenizer.json", config.inputs.words, pad=0)
+    ids = torch.from_numpy(words(["it goes to the left", "it goes to the right"]))
+    seen = asked.labels.normalised(views(files[0], asked.labels))
+    with torch.inference_mode():
+        met = model(video=seen, text=ids)
+    cosines = torch.cosine_similarity(met.clip_text, met.text)
+    shares = dict(zip(("left", "right"), (cosines / 0.07).softmax(0).tolist(), strict=True))
+    assert dict(found.ranked) == pytest.approx(shares, abs=1e-5)
+    for name in ("labels.json", "weights.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "recipe.json").write_text('{"model": {}, "task": {"kind": "video"}}')
+    with pytest.raises(RunError, match="knows its classes and reads no sentences"):
+        ZeroShot(tmp_path, ("a", "b"))
+
+
 @pytest.mark.slow  # trains and reports a second time
 def test_a_stopped_training_goes_on_with_the_same_bits(run, clips, tmp_path, monkeypatch):
     step = View.step
@@ -345,7 +416,7 @@ def test_bad_input_is_told_in_a_sentence(run, clips, tmp_path, capsys):
     assert "does not exist: give a table" in train(*APART, data=tmp_path / "no.csv")
     assert not (tmp_path / "none").exists()
     clip = clips.parent / "clips/left00.mp4"
-    assert "has no classes of its own" in said(capsys, "predict", run, clip)
+    assert "has no classes of its own: ask it by" in said(capsys, "predict", run, clip)
     with pytest.raises(ConfigError, match=r"prompts are .*: give at least one"):
         MultiModal(prompts=("a video",))
 
@@ -357,7 +428,9 @@ def test_a_tower_of_clips_begins_with_the_weights_of_a_run(run):
         load_file(run / "weights.safetensors"),
     )
     body = {n: v for n, v in model.state_dict().items() if not n.startswith("head.")}
-    assert all(torch.equal(value, theirs[name_in(name, 0)]) for name, value in body.items())
+    assert all(
+        torch.equal(value, theirs[name_in(name, "video", 0)]) for name, value in body.items()
+    )
     wider = replace(of(config), encoder=Sizes(64, 1, 64, 1))
     with pytest.raises(CheckpointError, match="of the tower of clips: take its own sizes"):
         start(wider, str(run))
@@ -376,7 +449,7 @@ def test_classes_of_clips_are_learned_from_such_a_run(run, clips, tmp_path):
     out = trained(tmp_path / "run", *own)
     theirs, ours = (load_file(one / "weights.safetensors") for one in (run, out))
     body = {name: value for name, value in ours.items() if not name.startswith("head.")}
-    same = [torch.allclose(v, theirs[name_in(n, 0)], atol=1e-6) for n, v in body.items()]
+    same = [torch.allclose(v, theirs[name_in(n, "video", 0)], atol=1e-6) for n, v in body.items()]
     assert same and all(same)
     assert json.loads((out / "recipe.json").read_text())["model"]["family"] == "vatt_clips"
     assert (out / "model.onnx").is_file()
@@ -391,7 +464,7 @@ def test_the_tower_of_clips_is_what_it_was_in_one_encoder():
     ):
         whole, tower = create(config).eval(), create(replace(of(config), classes=3)).eval()
         state, behind = whole.state_dict(), tower.config.behind
-        own = {n: state[name_in(n, behind)] for n in tower.state_dict() if n[:4] != "head"}
+        own = {n: state[name_in(n, "video", behind)] for n in tower.state_dict() if n[:4] != "head"}
         tower.load_state_dict(own, strict=False)
         seen = torch.randn(2, 3, 4, 16, 16)
         torch.testing.assert_close(tower.embedding(seen), whole.read("video", seen).pooled)

@@ -18,6 +18,7 @@ from vitrail.config import parse, to_json
 from vitrail.errors import ConfigError, DataError
 from vitrail.objectives.context import Context
 from vitrail.objectives.cross_entropy import CrossEntropy, CrossEntropyLoss
+from vitrail.proportions import wilson
 from vitrail.tasks import metrics
 from vitrail.training.objective import Step
 from vitrail.training.optimizer import AdamW, Sgd, adjust, build
@@ -249,16 +250,16 @@ def test_scores_are_those_of_scikit_learn(judged):
 def test_wilson_interval_is_the_published_one():
     """Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, 15 of 148, 0 of 20."""
     for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
-        found = metrics.wilson(hits, n)
+        found = wilson(hits, n)
         assert (found.value, found.n) == (hits / n, n)
         assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
-    assert metrics.wilson(0, 20).low == 0
-    assert metrics.wilson(0, 20).high == pytest.approx(0.1611, abs=5e-5)
-    assert metrics.wilson(20, 20).high == 1
+    assert wilson(0, 20).low == 0
+    assert wilson(0, 20).high == pytest.approx(0.1611, abs=5e-5)
+    assert wilson(20, 20).high == 1
     for n in range(1, 300):
-        assert metrics.wilson(n, n).high == 1 and metrics.wilson(0, n).low == 0
+        assert wilson(n, n).high == 1 and wilson(0, n).low == 0
     with pytest.raises(DataError, match="no samples"):
-        metrics.wilson(0, 0)
+        wilson(0, 0)
 
 
 def test_bins_make_up_the_error(judged):

@@ -16,9 +16,17 @@ defect of vitrail itself and keeps its traceback.
 from importlib import metadata
 from pathlib import Path
 
+# Names and values of a file may be of any length; a sentence that nobody can read tells nothing.
+LONGEST = 3000
+
 
 class VitrailError(Exception):
-    """Common base of all errors that a user meets."""
+    """Common base of all errors that a user meets; a message of endless length loses its middle."""
+
+    def __init__(self, message: object = "", *more: object) -> None:
+        if isinstance(message, str) and len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+        super().__init__(message, *more)
 
 
 class ConfigError(VitrailError):

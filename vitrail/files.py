@@ -77,7 +77,8 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes:
         if seen.st_size > most:
             raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
         with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(most)
+            # As many as there are: Python sets aside whatever it is asked for.
+            return file.read(seen.st_size)
     finally:
         os.close(handle)
 

@@ -10,33 +10,25 @@ import vitrail
 from vitrail.models.vit import Config
 
 SMALL = Config(dim=48, depth=2, heads=3, hidden=96, patch=8, image=(32, 48), classes=7)
+SIZES = {
+    "img_size": (32, 48),
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "mlp_ratio": 2,
+}
 
 
 def test_timm():
     # timm computes the exact GELU by default; the authors' code, and ours, the tanh form.
-    sizes = {
-        "img_size": (32, 48),
-        "patch_size": 8,
-        "embed_dim": 48,
-        "depth": 2,
-        "num_heads": 3,
-        "mlp_ratio": 2,
-    }
-    peer = timm.models.VisionTransformer(**sizes, num_classes=7, act_layer="gelu_tanh")
+    peer = timm.models.VisionTransformer(**SIZES, num_classes=7, act_layer="gelu_tanh")
     assert difference(peer, SMALL, "timm", (32, 48)) <= 1e-6
 
 
 def test_timm_mean():
-    sizes = {
-        "img_size": (32, 48),
-        "patch_size": 8,
-        "embed_dim": 48,
-        "depth": 2,
-        "num_heads": 3,
-        "mlp_ratio": 2,
-    }
     peer = timm.models.VisionTransformer(
-        **sizes,
+        **SIZES,
         num_classes=7,
         act_layer="gelu_tanh",
         class_token=False,
@@ -47,16 +39,8 @@ def test_timm_mean():
 
 
 def test_timm_map():
-    sizes = {
-        "img_size": (32, 48),
-        "patch_size": 8,
-        "embed_dim": 48,
-        "depth": 2,
-        "num_heads": 3,
-        "mlp_ratio": 2,
-    }
     peer = timm.models.VisionTransformer(
-        **sizes,
+        **SIZES,
         num_classes=7,
         act_layer="gelu_tanh",
         class_token=False,

@@ -55,6 +55,28 @@ def write_sound(path: Path) -> Path:
     return path
 
 
+def write_heard(path: Path, shown: np.ndarray, wave: np.ndarray, rate: int, late=0.0) -> Path:
+    """Write frames as a video of 20 a second with a sound (n,) that begins so many seconds late."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        seen = container.add_stream("mpeg4", rate=20)
+        seen.width, seen.height, seen.pix_fmt = shown.shape[2], shown.shape[1], "yuv420p"
+        heard = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for one in shown:
+            container.mux(seen.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
+        container.mux(seen.encode())
+        whole = (wave * 32767).round().astype(np.int16)
+        for start in range(0, len(whole), 512):
+            frame = av.AudioFrame.from_ndarray(
+                whole[None, start : start + 512], format="s16", layout="mono"
+            )
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = start + round(late * rate)
+            container.mux(heard.encode(frame))
+        container.mux(heard.encode())
+    return path
+
+
 def turn(path: Path) -> None:
     """Say in the header of an MP4 that its picture is to be turned by a quarter."""
     data = bytearray(path.read_bytes())

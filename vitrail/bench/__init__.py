@@ -20,6 +20,7 @@ from vitrail.config import parse
 from vitrail.errors import BenchError
 from vitrail.measure.machine import cores, machine
 from vitrail.report.speed import Row, SpeedFacts, render_speed
+from vitrail.run.place import check_writable
 
 __all__ = ["Settings", "bench", "chosen", "read"]
 
@@ -45,6 +46,8 @@ def bench(
     With `out` the figures and a page are written there after every variant; with `resume`
     variants that are there are not measured again. Raises BenchError and ConfigError.
     """
+    if out is not None:
+        check_writable(out, "folder")
     facts = SpeedFacts(said(settings), described(), [])
     if out is not None and resume and (out / FILE).is_file():
         before = read(out)

@@ -25,6 +25,7 @@ from vitrail.measure.memory import peak_bytes
 from vitrail.models import catalog, resolve
 from vitrail.models.trunk.backbone import input_kind
 from vitrail.report.growth import Growth, GrowthFacts, Point, render_growth
+from vitrail.run.place import check_writable
 
 FILE = "growth.json"
 SIDES, BATCHES, DEPTHS = (64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2, 3)
@@ -49,13 +50,21 @@ def growth(
     """
     if len(sides) < 2 or min(sides) < 1:
         raise BenchError(f"sides {tuple(sides)}: give two or more, e.g. 64,128,256")
+    if out is not None:
+        check_writable(out, "folder")
     facts = GrowthFacts(machine(), threads or cores(), [])
     if out is not None and (out / FILE).exists():
         if not resume:
             raise BenchError(
                 f"{out} holds figures: continue with --resume, or choose another --out"
             )
-        facts = replace(facts, rows=read(out).rows)
+        before = read(out)
+        if before.threads != facts.threads:
+            raise BenchError(
+                f"{out} holds figures of {before.threads} threads, not of {facts.threads}: choose "
+                "another --out"
+            )
+        facts = replace(facts, rows=before.rows)
     done = {row.variant for row in facts.rows}
     with threads_set(threads):
         for name in names:

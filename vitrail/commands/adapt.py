@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,11 +25,15 @@ def adapt(
     time: Annotated[
         str | None, typer.Option(help="Time for everything, e.g. 10m. Default: no limit.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Most passes over the training images.")] = 10,
+    epochs: Annotated[
+        int | None, typer.Option(help="Most passes over the training images. Default: 10.")
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="Ways to try instead of all, e.g. linear,lora,vpt-deep.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of what begins at random and of batches.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of what begins at random and of batches. Default: 0.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     group_by: GroupBy = None,
@@ -46,19 +50,21 @@ def adapt(
     from vitrail.units import parse_duration
 
     work()
+    given: dict[str, Any] = {
+        "base": base, "data": data, "params": _most(params),
+        "time_s": None if time is None else parse_duration(time), "epochs": epochs,
+        "only": tuple(way.strip() for way in only.split(",")) if only else None,
+        "seed": seed, "group_by": group_by,
+    }  # fmt: skip
     if resume:
         if out is None:
             raise RunError("--resume needs the run folder to go on with: add --out RUN")
-        run = job.resume(out)
+        run = job.resume(out, given=given)
     else:
         if base is None or data is None:
             raise ConfigError("base or data is not given: write `vitrail adapt BASE DATA`")
-        ways = tuple(way.strip() for way in only.split(",")) if only else ()
-        limit = None if time is None else parse_duration(time)
-        wanted = job.Wanted(
-            base, data, _most(params), limit, epochs, ways, seed, device, threads or cores(),
-            group_by,
-        )  # fmt: skip
+        named = {name: value for name, value in given.items() if value is not None}
+        wanted = job.Wanted(**named, device=device, threads=threads or cores())
         run = job.adapt(wanted, out=out)
     _show(run.path / job.RESULT, as_json)
 

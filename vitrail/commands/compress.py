@@ -14,14 +14,14 @@ from vitrail.commands.options import Device, Json, Out, Threads, work
 def compress(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How to choose what stays: up (how far answers move without a channel), uvc "
             "(learned with the weights), magnitude or random; int8 keeps all and makes a file in "
             "8-bit integers; privit keeps all and learns which GELUs and softmaxes "
-            "stay, for `vitrail private`."
+            "stay, for `vitrail private`. Default: up."
         ),
-    ] = "up",
+    ] = None,
     macs: Annotated[
         str | None, typer.Option(help="Most multiply-adds for one image: 50% of them, or 3M.")
     ] = None,
@@ -58,7 +58,9 @@ def compress(
     data: Annotated[
         str | None, typer.Option(help="Where the run's images are, where they have moved.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all that is random. Default: 0.")
+    ] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue what was interrupted in --out.")

@@ -34,8 +34,8 @@ def predict(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Classes in words, separated by commas, for a run of images and sentences: "
-            "'a shirt,a bag'."
+            help="Classes in words, separated by commas, for a run of images or clips with "
+            "sentences: 'a shirt,a bag'."
         ),
     ] = None,
     prompts: Annotated[
@@ -105,7 +105,7 @@ def predict(
     paths = images
     if isinstance(predictor, ScanPredictor):
         paths = predictor.collect(images)
-    elif predictor.labels.takes == "images":
+    elif predictor.labels.takes in ("images", "waves"):
         noun = predictor.labels.item
         paths = collect(images, lambda text: print(plain(text), file=sys.stderr), noun=noun)
     if out is None and (

@@ -15,26 +15,29 @@ def pretrain(
         typer.Argument(help="Folder of pictures at any depth, table, or built-in name."),
     ],
     method: Annotated[
-        str, typer.Option(help="How to learn without labels: sit, attmask, dino, ibot or mae.")
-    ] = "attmask",
+        str | None,
+        typer.Option(
+            help="How to learn without labels: sit, attmask, dino, ibot or mae. Default: attmask."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Published variant to train, e.g. deit_tiny; by default a small DeiT."),
     ] = None,
     time: Annotated[
-        str, typer.Option(help="Time for everything, e.g. 10m or 2h. Default: 10m.")
-    ] = "10m",
+        str | None, typer.Option(help="Time for everything, e.g. 10m or 2h. Default: 10m.")
+    ] = None,
     labels: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--labels/--no-labels",
             help="Hold back a part of class folders to tell how good features are; no label is "
-            "learned from either way.",
+            "learned from either way. Default: hold back.",
         ),
-    ] = True,
+    ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the split, the initial weights and the views.")
-    ] = 0,
+        int | None, typer.Option(help="Seed of the split, the initial weights and the views.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A field of the recipe, e.g. objective.crops.number=4."),

@@ -52,7 +52,10 @@ def private(
     from vitrail.jobs.private import private as answer
     from vitrail.methods.private_cost import Network
     from vitrail.report.private import render_private
+    from vitrail.run.folder import RunFolder
 
+    if out is not None:
+        RunFolder.check_writable(out.parent, "the page in")
     facts = answer(
         run, image, weights=weights, protocol=protocol, shown=sys.stderr.isatty(),
         network=Network(bandwidth / 8 * 1e6, round_trip / 1e3),

@@ -19,10 +19,18 @@ def study(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="Folder of class folders, CSV or Parquet table, or built-in name.")
-    ] = "fashion-sample",
-    seeds: Annotated[int, typer.Option(help="Number of trainings of each arm.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 8,
+        str | None,
+        typer.Option(
+            help="Folder of class folders, CSV or Parquet table, or built-in name. Default: "
+            "fashion-sample."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of trainings of each arm. Default: 3.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images. Default: 8.")
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="Arms to train instead of all, e.g. SE,CBAM.")
     ] = None,
@@ -40,10 +48,17 @@ def study(
     from vitrail.measure.machine import cores
 
     work()
-    arms = tuple(arm.strip() for arm in only.split(",")) if only else ()
-    asked = studies.Asked(name, data, seeds, epochs, arms, device, threads or cores(), group_by)
+    given: dict[str, Any] = {
+        "name": name, "data": data, "seeds": seeds, "epochs": epochs, "group_by": group_by,
+        "only": tuple(arm.strip() for arm in only.split(",")) if only else None,
+    }  # fmt: skip
     folder = out or Path(f"study-{name}")
-    facts = studies.resume(folder) if resume else studies.study(asked, folder)
+    if resume:
+        facts = studies.resume(folder, given=given)
+    else:
+        named = {word: value for word, value in given.items() if value is not None}
+        asked = studies.Asked(**named, device=device, threads=threads or cores())
+        facts = studies.study(asked, folder)
     if as_json:
         print((folder / "study.json").read_text())
         return

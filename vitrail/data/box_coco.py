@@ -13,15 +13,18 @@ from typing import Any
 from vitrail.data.boxed import Gathered
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
 from vitrail.data.coco import (
+    Places,
+    Told,
+    again,
     by_image,
     categories,
     coco_files,
     id_of,
-    image_key,
     loaded,
+    parts_of_files,
     repeated_ids,
 )
-from vitrail.data.source import PartName, Source, part_of
+from vitrail.data.source import PartName, Source
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
 from vitrail.units import shortened
@@ -40,39 +43,35 @@ def read_box_coco(root: Path) -> Source:
     folder = root.parent if root.is_file() else root
     if not paths:
         raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
-    read = {path: loaded(path) for path in paths}
-    named = categories(read)
+    parts, places = parts_of_files(paths, folder), Places(folder)
+    read = {path: loaded(path) for path in parts}
+    named, gathered = categories(read), Gathered()
     names, ids = tuple(named.values()), {number: at for at, number in enumerate(named)}
-    parts: dict[Path, PartName | None] = {p: part_of(p.stem.rpartition("_")[2]) for p in paths}
-    given, gathered = len(paths) > 1 and all(parts.values()), Gathered()
     for path, content in read.items():
-        _gather(gathered, folder, path, content, ids, parts[path] if given else None)
+        _gather(gathered, Told(path, content, parts[path]), places, ids)
     known = {item.key for item in gathered.items}
     tree = Tree(folder)
     gathered.note("unlisted image", [k for k in tree.walk("") if is_picture(k) and k not in known])
     return gathered.source(folder, root, names, tree.findings())
 
 
-def _gather(
-    into: Gathered, folder: Path, path: Path, content: Mapping[str, Any], ids: Mapping[Any, int],
-    part: PartName | None,
-) -> None:  # fmt: skip
+def _gather(into: Gathered, told: Told, places: Places, ids: Mapping[Any, int]) -> None:
     """Take in one file: its images that are there, each with its boxes."""
-    of_image, twice = by_image(content), repeated_ids(content)
-    seen = {item.key for item in into.items}
-    for one in content["images"]:
+    of_image, twice = by_image(told.content), repeated_ids(told.content)
+    seen: dict[str, PartName | None] = {item.key: item.part for item in into.items}
+    for one in told.content["images"]:
         own = of_image.pop(id_of(one.get("id")), [])
         if id_of(one.get("id")) in twice:
             into.note("same id", [str(one.get("file_name"))])
             continue
-        key = image_key(folder, path, one.get("file_name"))
+        key = places.key(told.path, one.get("file_name"))
         if key is None:
             into.note("missing image", [str(one.get("file_name"))])
         elif key in seen:
-            into.note("listed twice", [key])
+            into.note(again(seen[key], told.part), [key])
         else:
-            seen.add(key)
-            into.add(key, part, _truth(own, ids, (one.get("height"), one.get("width"))))
+            seen[key] = told.part
+            into.add(key, told.part, _truth(own, ids, (one.get("height"), one.get("width"))))
     into.note("no image of it", [f"image_id {number}" for number in of_image])
 
 

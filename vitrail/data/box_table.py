@@ -14,7 +14,8 @@ from pathlib import Path
 from vitrail.data.boxed import Gathered
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
 from vitrail.data.cells import TABLES, read_cells
-from vitrail.data.source import PartName, Source, part_of, sorted_classes
+from vitrail.data.source import PartName, Source, sorted_classes
+from vitrail.data.table_parts import filled, held, part_columns, unused
 from vitrail.data.tree import Tree, is_picture
 from vitrail.data.whereabouts import Whereabouts
 from vitrail.errors import DataError
@@ -31,7 +32,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "y": ("y", "bbox_y"),
     "w": ("w", "box_width", "bbox_width", "width"),
     "h": ("h", "box_height", "bbox_height", "height"),
-    "part": ("split", "part", "set", "subset", "usage"),
 }
 _CORNERS, _SIZES = ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h")
 
@@ -70,23 +70,26 @@ def read_box_table(root: Path) -> Source:
     cells, places, gathered = read_cells(path), Whereabouts(path.parent), Gathered()
     columns = _columns(cells.names)
     assert columns is not None
+    parts = part_columns(path, cells, columns.values())
     rows = [(line, [str(cell) for cell in row]) for line, row in cells.rows]
     keys = places.found(path, [(line, row[columns["image"]]) for line, row in rows])
     images: dict[str, _Image] = {}
     for (line, row), key in zip(rows, keys, strict=True):
-        _add(images.setdefault(key, _Image()), row, columns, line)
+        image = images.setdefault(key, _Image())
+        image.parts.add(parts.of(row))
+        _add(image, row, columns, line)
     names = sorted_classes({name for one in images.values() for name in one.names})
     torn = []
     for key in sorted(images):
         one = images[key]
-        order: tuple[PartName | None, ...] = ("test", "val", "train", None)
-        gathered.add(key, next(part for part in order if part in one.parts), _truth(one, names))
+        gathered.add(key, held(one.parts), _truth(one, names))
         torn += [key] if len(one.parts) > 1 else []
     gathered.note("two parts", torn)
     known = {*images}
     unlisted = [k for k in Tree(path.parent).walk("") if is_picture(k) and k not in known]
     gathered.note("unlisted image", unlisted)
-    return gathered.source(path.parent, path, names, places.findings())
+    rest = unused(cells, filled(cells, {*columns.values(), *parts.columns}))
+    return gathered.source(path.parent, path, names, [*places.findings(), *rest])
 
 
 def _columns(names: Sequence[str]) -> Mapping[str, int] | None:
@@ -102,7 +105,6 @@ def _columns(names: Sequence[str]) -> Mapping[str, int] | None:
 
 
 def _add(image: _Image, row: list[str], columns: Mapping[str, int], line: int) -> None:
-    image.parts.add(part_of(row[columns["part"]]) if "part" in columns else None)
     corners = all(c in columns for c in _CORNERS)
     cells = [row[columns[c]] for c in (_CORNERS if corners else _SIZES)]
     name = row[columns["class"]]

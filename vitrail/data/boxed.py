@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from vitrail.data.boxes import Boxes, Truth
 from vitrail.data.masked import IMAGES
+from vitrail.data.names import normal
 from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
@@ -131,11 +132,11 @@ def listing(root: Path, ending: str, left_out: Sequence[str] = ()) -> Listing:
 
 def common(key: str) -> str:
     """Return by which name an image and its annotation are known: parts and a name without what
-    tells the kind of file."""
+    tells the kind of file, in normal form."""
     path = PurePosixPath(key)
     kinds = {*IMAGES, *ANNOTATIONS}
     folders = [one for one in path.parts[:-1] if one.casefold() not in kinds]
-    return "/".join([*folders, path.stem])
+    return normal("/".join([*folders, path.stem]))
 
 
 def part_in(key: str) -> PartName | None:

@@ -19,7 +19,9 @@ from pathlib import Path, PurePosixPath
 from vitrail import files
 from vitrail.data.captions import Captions
 from vitrail.data.cells import TABLES, Cell, Cells, read_cells
+from vitrail.data.names import normal
 from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of, sorted_classes
+from vitrail.data.table_parts import filled, held, part_columns, unused
 from vitrail.data.tree import Tree, is_picture
 from vitrail.data.whereabouts import Whereabouts
 from vitrail.errors import DataError
@@ -28,7 +30,6 @@ from vitrail.units import counted, shortened
 PATHS = ("image", "path", "filename", "file", "filepath", "imagepath", "imagefile", "img", "photo")
 TEXTS = ("caption", "captions", "text", "sentence", "sentences", "title", "description", "comment")
 LABELS = ("label", "class", "category", "classname")
-PARTS = ("split", "part", "set", "subset", "partition")
 LINES = ".jsonl"
 MOST_BYTES = 1 << 30
 # The class of all images where nothing tells any.
@@ -41,12 +42,17 @@ class _Listed:
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    parts: dict[str, PartName | None] = field(default_factory=dict)
+    parts: dict[str, set[PartName | None]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     lonely: list[str] = field(default_factory=list)
     more: list[Finding] = field(default_factory=list)
+
+    @property
+    def torn(self) -> list[str]:
+        """Return the images that are listed in several parts."""
+        return [key for key, parts in self.parts.items() if len(parts - {None}) > 1]
 
     def add(self, key: str, sentences: Iterable[str]) -> None:
         own = [" ".join(one.split()) for one in sentences]
@@ -92,7 +98,8 @@ def _source(path: Path, root: Path, found: _Listed) -> Source:
     classes = classes if len(classes) > 1 else (ALL,)
     index = {name: at for at, name in enumerate(classes)}
     items = tuple(
-        Item(key, index.get(found.labels.get(key, ALL), 0), found.parts.get(key)) for key in keys
+        Item(key, index.get(found.labels.get(key, ALL), 0), held(found.parts.get(key, ())))
+        for key in keys
     )
     texts = [tuple(dict.fromkeys(found.texts[key])) for key in keys]
     if len(set().union(*texts)) < 2:
@@ -122,6 +129,7 @@ def _findings(found: _Listed) -> list[Finding]:
         ("image missing", "error", found.missing, "{} with a sentence and no file left out"),
         ("image without caption", "error", found.without, "{} without a sentence left out"),
         ("caption without image", "warning", found.lonely, "{} without an image left out"),
+        ("two parts", "error", found.torn, "{} listed in two parts, kept out of training"),
     )
     return [
         Finding(
@@ -168,7 +176,7 @@ def _of_table(path: Path) -> _Listed:
     names = ["".join(c for c in name.casefold() if c.isalnum()) for name in cells.names]
     at = {
         kind: next((names.index(name) for name in wanted if name in names), None)
-        for kind, wanted in (("path", PATHS), ("text", TEXTS), ("label", LABELS), ("part", PARTS))
+        for kind, wanted in (("path", PATHS), ("text", TEXTS), ("label", LABELS))
     }
     if at["path"] is None or at["text"] is None:
         shown = ", ".join(shortened(name, 40) for name in cells.names[:20]) or "none"
@@ -177,6 +185,7 @@ def _of_table(path: Path) -> _Listed:
             "split"
         )
     places, found = Whereabouts(path.parent), _Listed()
+    parts = part_columns(path, cells, at.values())
     for _, row in cells.rows:
         name, text = str(row[at["path"]]), row[at["text"]]
         key = places.key(name)
@@ -186,8 +195,8 @@ def _of_table(path: Path) -> _Listed:
         found.add(key, (text,) if isinstance(text, str) else text)
         if at["label"] is not None and (label := text_of(row[at["label"]])):
             found.labels[key] = label
-        if at["part"] is not None:
-            found.parts[key] = part_of(text_of(row[at["part"]]))
+        found.parts.setdefault(key, set()).add(parts.of(row))
+    found.more += unused(cells, filled(cells, {*at.values(), *parts.columns}))
     return found
 
 
@@ -227,9 +236,9 @@ def _text(path: Path) -> str:
 def _of_folder(root: Path) -> _Listed:
     tree, found = Tree(root), _Listed()
     keys = list(tree.walk(""))
-    texts = {str(PurePosixPath(k).with_suffix("")): k for k in keys if k.lower().endswith(".txt")}
+    texts = {_stem(key): key for key in keys if key.lower().endswith(".txt")}
     for key in filter(is_picture, keys):
-        stem = str(PurePosixPath(key).with_suffix(""))
+        stem = _stem(key)
         if stem not in texts:
             found.without.append(key)
             continue
@@ -242,10 +251,15 @@ def _of_folder(root: Path) -> _Listed:
         found.add(key, [line for line in lines if line.strip()])
         texts[stem] = ""
         folders = PurePosixPath(key).parts[:-1]
-        found.parts[key] = next((part for name in folders if (part := part_of(name))), None)
+        found.parts[key] = {next((part for name in folders if (part := part_of(name))), None)}
         if named := [name for name in folders if part_of(name) is None]:
             found.labels[key] = named[-1]
-    pictures = {str(PurePosixPath(key).with_suffix("")) for key in keys if is_picture(key)}
+    pictures = {_stem(key) for key in keys if is_picture(key)}
     found.lonely = [key for stem, key in texts.items() if key and stem not in pictures]
     found.more = tree.findings()
     return found
+
+
+def _stem(key: str) -> str:
+    """Return by which name an image and its text are known."""
+    return normal(str(PurePosixPath(key).with_suffix("")))

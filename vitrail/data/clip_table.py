@@ -5,6 +5,7 @@ there is none.
     clips/a.mp4,sounds/a.wav,a ball flies to the left,ball,train
     clips/a.mp4,,something moves,ball,train            another sentence of the same clip
     clips/b.mp4,sounds/b.wav,,door,train               no sentence
+    clips/c.mp4,clips/c.mp4,a bell rings,bell,train    its own sound track
 
 Clips are what sounds and sentences are compared with, so a row needs one. Labels are never learned
 from: they tell how often a class that is asked for in words is right.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitrail.data.captioned import ALL, LABELS, LINES, PARTS, TEXTS, lines_of, text_of
+from vitrail.data.captioned import ALL, LABELS, LINES, TEXTS, lines_of, text_of
 from vitrail.data.captions import Captions
 from vitrail.data.cells import TABLES, Cell, Cells, read_cells
 from vitrail.data.source import (
@@ -25,9 +26,9 @@ from vitrail.data.source import (
     Sampling,
     Severity,
     Source,
-    part_of,
     sorted_classes,
 )
+from vitrail.data.table_parts import filled, held, part_columns, unused
 from vitrail.data.tracks import Tracks
 from vitrail.data.videos import require_av
 from vitrail.data.whereabouts import Whereabouts
@@ -42,7 +43,8 @@ _KINDS: tuple[tuple[str, Severity, str], ...] = (
     ("clip missing", "error", "whose clip is no file left out"),
     ("sound missing", "error", "whose sound is no file, taken without it"),
     ("several sounds", "warning", "with another sound of a clip that has one, taken without it"),
-    ("other label", "warning", "with another label or part than an earlier row of the clip"),
+    ("other label", "warning", "with another label than an earlier row of the clip"),
+    ("two parts", "error", "of a clip that is listed in two parts, kept out of training"),
     ("nothing beside", "info", "of a clip that has neither a sound nor a sentence, from which the "
      "others are told"),
 )  # fmt: skip
@@ -55,8 +57,9 @@ class _Listed:
     sounds: dict[str, str | None] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    parts: dict[str, PartName | None] = field(default_factory=dict)
+    parts: dict[str, set[PartName | None]] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    more: list[Finding] = field(default_factory=list)
 
     def fault(self, kind: str, name: str) -> None:
         self.faults.setdefault(kind, []).append(name)
@@ -68,7 +71,7 @@ class _Listed:
                     tuple(dict.fromkeys(names)))
             for kind, severity, text in _KINDS
             if (names := self.faults.get(kind))
-        ]  # fmt: skip
+        ] + self.more  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def open_clip_table(spec: str | Path, sampling: Sampling, sounding: Sounding) ->
     classes = classes if len(classes) > 1 else (ALL,)
     index = {name: at for at, name in enumerate(classes)}
     items = tuple(
-        Item(key, index.get(found.labels.get(key, ALL), 0), found.parts.get(key)) for key in keys
+        Item(key, index.get(found.labels.get(key, ALL), 0), held(found.parts[key])) for key in keys
     )
     return Source(
         table.resolve().stem, classes, items, str(path), tuple(found.findings()), table.parent,
@@ -137,23 +140,27 @@ def _listed(table: Path, cells: Cells) -> _Listed:
     at = {
         kind: next((names.index(name) for name in wanted if name in names), None)
         for kind, wanted in (
-            ("clip", CLIPS), ("sound", SOUNDS), ("text", TEXTS), ("label", LABELS), ("part", PARTS),
+            ("clip", CLIPS), ("sound", SOUNDS), ("text", TEXTS), ("label", LABELS),
         )
     }  # fmt: skip
     if at["clip"] is None or (at["sound"] is None and at["text"] is None):
         shown = ", ".join(shortened(name, 40) for name in cells.names[:20]) or "none"
         raise DataError(f"{table} has the columns {shown}: {_EXPECTED}")
     places, found = Whereabouts(table.parent), _Listed()
+    parts = part_columns(table, cells, at.values())
     for line, row in cells.rows:
         cell = {kind: "" if place is None else row[place] for kind, place in at.items()}
-        _add(found, places, cell, f"row {line}")
+        _add(found, places, cell, f"row {line}", parts.of(row))
+    found.more = unused(cells, filled(cells, {*at.values(), *parts.columns}))
     bare = [key for key, some in found.texts.items() if not some and found.sounds[key] is None]
     for key in bare:
         found.fault("nothing beside", key)
     return found
 
 
-def _add(found: _Listed, places: Whereabouts, cell: dict[str, Cell], line: str) -> None:
+def _add(
+    found: _Listed, places: Whereabouts, cell: dict[str, Cell], line: str, part: PartName | None
+) -> None:
     """Take over one row."""
     clip, sound = text_of(cell["clip"]), text_of(cell["sound"])
     if not clip:
@@ -162,13 +169,15 @@ def _add(found: _Listed, places: Whereabouts, cell: dict[str, Cell], line: str) 
     if key is None:
         return found.fault("clip missing", clip)
     known = key in found.texts
-    label, part = text_of(cell["label"]), part_of(text_of(cell["part"]))
-    if known and (label not in ("", found.labels.get(key, "")) or part != found.parts[key]):
+    label = text_of(cell["label"])
+    if known and label not in ("", found.labels.get(key, "")):
         found.fault("other label", key)
-    elif not known:
-        found.parts[key] = part
-        if label:
-            found.labels[key] = label
+    elif not known and label:
+        found.labels[key] = label
+    # What is left empty behind the first row of a clip says nothing else.
+    if known and part and found.parts[key] - {part, None}:
+        found.fault("two parts", key)
+    found.parts.setdefault(key, set()).add(part)
     heard = places.key(sound) if sound else None
     if sound and heard is None:
         found.fault("sound missing", sound)

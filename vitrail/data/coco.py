@@ -10,6 +10,8 @@ Larger objects are drawn first, so that smaller ones lie over them; crowds count
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from vitrail.data.masks import MOST_CLASSES, look
 from vitrail.data.outlines import Drawing, Outlines
 from vitrail.data.source import Finding, Item, PartName, Severity, Source, part_of, require_classes
 from vitrail.data.tree import Tree, is_picture
+from vitrail.data.whereabouts import Whereabouts
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
 
@@ -46,6 +49,7 @@ class _Gathered:
 _TOLD: dict[str, tuple[Severity, str, str]] = {
     "missing image": ("error", "image", "listed, but not there, left out"),
     "listed twice": ("error", "image", "listed twice, the first is taken"),
+    "two parts": ("error", "image", "listed in two parts, kept out of training"),
     "same id": ("error", "image", "whose id others have as well left out"),
     "no image of it": ("warning", "annotation", "of no listed image left out"),
     "same annotation": ("warning", "annotation", "there twice, drawn once"),
@@ -59,8 +63,24 @@ def coco_files(root: Path) -> list[Path]:
     """Return the annotation files of a folder, or the file itself, told by their beginnings."""
     if root.is_file():
         return [root] if root.suffix == ".json" else []
-    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
-    return [path for path in found if _begins_like_coco(path)]
+    found = [*root.glob("*.json"), *root.glob("annotations/*.json")]
+    # Others write a file into the folder of each part.
+    found += [path for path in root.glob("*/*.json") if part_of(path.parent.name)]
+    return [path for path in sorted(found) if _begins_like_coco(path)]
+
+
+def parts_of_files(paths: Sequence[Path], folder: Path) -> dict[Path, PartName | None]:
+    """Return the part of each annotation file, told by its name or its folder, those that are held
+    back first: an image that several list belongs to these. A file alone gives no part."""
+    parts: dict[Path, PartName | None] = {
+        path: part_of(path.stem.rpartition("_")[2])
+        or (part_of(path.parent.name) if path.parent != folder else None)
+        for path in paths
+    }
+    if len(paths) < 2:
+        return dict.fromkeys(paths)
+    order = ("test", "val", "train", None)
+    return {path: parts[path] for path in sorted(parts, key=lambda path: order.index(parts[path]))}
 
 
 def _begins_like_coco(path: Path) -> bool:
@@ -81,21 +101,20 @@ def read_coco(root: Path, *, progress: bool = False) -> Source:
     folder = root.parent if root.is_file() else root
     if not paths:
         raise DataError(f"{root} has no JSON with images, annotations and categories: give one")
-    read = {path: loaded(path) for path in paths}
+    parts, places = parts_of_files(paths, folder), Places(folder)
+    read = {path: loaded(path) for path in parts}
     names, ids = _classes(read)
     gathered = _Gathered()
-    parts: dict[Path, PartName | None] = {
-        path: part_of(path.stem.rpartition("_")[2]) for path in paths
-    }
-    given = len(paths) > 1 and all(parts.values())
     for path, content in read.items():
-        _gather(gathered, folder, path, content, ids, parts[path] if given else None)
+        _gather(gathered, Told(path, content, parts[path]), places, ids)
     require_classes(names, str(root), ": background is one, each category another")
     if not gathered.items:
         raise DataError(f"no image that {paths[0]} lists is there: put them into images/ beside it")
     reader = Outlines(tuple(gathered.drawings), tuple(item.key for item in gathered.items))
     masks = look(reader, progress=progress)
-    known = {item.key for item in gathered.items} | {*gathered.odd.get("listed twice", [])}
+    known = {item.key for item in gathered.items} | {
+        key for kind in ("listed twice", "two parts") for key in gathered.odd.get(kind, [])
+    }
     for key in Tree(folder).walk(""):
         if is_picture(key) and key not in known:
             gathered.note("unlisted image", key)
@@ -175,26 +194,23 @@ def _classes(read: Mapping[Path, Mapping[str, Any]]) -> tuple[tuple[str, ...], d
     return tuple(names), {number: names.index(known[number]) for number in known}
 
 
-def _gather(
-    into: _Gathered, folder: Path, path: Path, content: Mapping[str, Any], ids: Mapping[Any, int],
-    part: PartName | None,
-) -> None:  # fmt: skip
+def _gather(into: _Gathered, told: Told, places: Places, ids: Mapping[Any, int]) -> None:
     """Take in one file: its images that are there, each with what is drawn on it."""
-    of_image, twice = by_image(content), repeated_ids(content)
-    seen = {item.key for item in into.items}
-    for one in content["images"]:
+    of_image, twice = by_image(told.content), repeated_ids(told.content)
+    seen: dict[str, PartName | None] = {item.key: item.part for item in into.items}
+    for one in told.content["images"]:
         own = of_image.pop(id_of(one.get("id")), [])
         if id_of(one.get("id")) in twice:
             into.note("same id", str(one.get("file_name")))
             continue
-        key = image_key(folder, path, one.get("file_name"))
+        key = places.key(told.path, one.get("file_name"))
         if key is None:
             into.note("missing image", str(one.get("file_name")))
             continue
         if key in seen:
-            into.note("listed twice", key)
+            into.note(again(seen[key], told.part), key)
             continue
-        seen.add(key)
+        seen[key] = told.part
         distinct = {json.dumps([o.get("category_id"), o.get("segmentation")]): o for o in own}
         if len(distinct) < len(own):
             into.note("same annotation", key)
@@ -203,22 +219,44 @@ def _gather(
                 into.note("crowd", key)
         if not own:
             into.note("negative", key)
-        into.items.append(Item(key, -1, part))
+        into.items.append(Item(key, -1, told.part))
         size = one.get("height"), one.get("width")
         into.drawings.append(Drawing(size, tuple(distinct.values()), ids))
     for number in of_image:
         into.note("no image of it", f"image_id {number}")
 
 
-def image_key(folder: Path, path: Path, name: Any) -> str | None:
-    """Return where an image lies, relative to the folder; None where it is not there."""
-    if not isinstance(name, str) or not name:
-        return None
-    beside = [path.parent, folder, *(folder / one for one in IMAGES)]
-    part = path.stem.rpartition("_")[2]
-    beside += [folder / part, *(folder / one / part for one in IMAGES)]
-    for place in beside:
-        there = place / name
-        if there.is_file() and there.resolve().is_relative_to(folder.resolve()):
-            return there.relative_to(folder).as_posix()
-    return None
+@dataclass(frozen=True)
+class Told:
+    """What one annotation file says, and of which part."""
+
+    path: Path
+    content: Mapping[str, Any]
+    part: PartName | None
+
+
+def again(before: PartName | None, now: PartName | None) -> str:
+    """Return what it is that an image is listed again: in two parts, or twice."""
+    return "two parts" if before and now and before != now else "listed twice"
+
+
+class Places:
+    """Where images lie that annotation files of a folder name: beside the file, in the usual
+    folders, or under another spelling below the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._others = Whereabouts(folder)
+
+    def key(self, path: Path, name: Any) -> str | None:
+        """Return where an image lies, relative to the folder; None where it is not there."""
+        if not isinstance(name, str) or not name or ".." in re.split(r"[\\/]", name):
+            return None
+        part, folder = path.stem.rpartition("_")[2], self.folder
+        beside = [path.parent, folder, *(folder / one for one in IMAGES)]
+        beside += [folder / part, *(folder / one / part for one in IMAGES)]
+        for place in beside:
+            there = place / name
+            if os.path.isfile(there) and there.is_relative_to(folder):
+                return there.relative_to(folder).as_posix()
+        return self._others.key(name) if not os.path.isfile(name) else None

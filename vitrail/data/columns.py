@@ -1,15 +1,24 @@
 """Which column of a table is the path, which the label, which the part; and the labels."""
 
 import ast
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.data.cells import Cell, Cells
-from vitrail.data.names import few, normal
-from vitrail.data.source import Finding, PartName, part_of
+from vitrail.data.cells import Cells
+from vitrail.data.names import few, normal, plain_label
+from vitrail.data.source import Finding
+from vitrail.data.table_parts import (
+    SPLITS,
+    TRUE,
+    Parts,
+    are_marks,
+    filled,
+    part_columns,
+    plain,
+    unused,
+)
 from vitrail.data.whereabouts import Whereabouts
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
@@ -25,27 +34,17 @@ _LABELS = (
     "categories", "categoryname", "target", "targets", "tag", "tags", "y", "groundtruth", "gt",
     "truth", "annotation", "annotations", "species", "breed", "diagnosis", "dx", "kind", "type",
 )  # fmt: skip
-_SPLITS = ("split", "set", "subset", "partition", "part", "fold", "phase", "usage", "dataset",
-           "datasplit", "purpose", "splits")  # fmt: skip
-_FLAGS: dict[str, tuple[PartName | None, PartName | None]] = {  # where true, where false
-    "istest": ("test", "train"), "test": ("test", "train"), "istesting": ("test", "train"),
-    "isval": ("val", None), "isvalid": ("val", None), "isvalidation": ("val", None),
-    "istrain": ("train", "test"), "istraining": ("train", "test"),
-    "istrainingimage": ("train", "test"), "istrainingimg": ("train", "test"),
-}  # fmt: skip
-_INDEX = ("", "index", "idx", "unnamed", "rowid", "levelzero")
-_TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 _SAMPLE = 50
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Indices of the columns: `path`; `label`, or one column per label, `marks`; `splits`."""
+    """Indices of the columns: `path`; `label`, or one column per label, `marks`; and `parts`."""
 
     path: int
     label: int | None
     marks: tuple[int, ...]
-    splits: tuple[int, ...]
+    parts: Parts
     findings: tuple[Finding, ...]
 
 
@@ -54,18 +53,15 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
 
     Raises DataError, with the columns that there are.
     """
-    names = [_plain_name(name) for name in cells.names]
+    names = [plain(name) for name in cells.names]
     at = _path(cells, names, places)
     label = None if at is None else _first(names, _LABELS, {at})
-    splits = _splits(path, cells, names, {at, label})
-    taken = {at, label, *splits}
-    rest = [
-        i for i, name in enumerate(names)
-        if i not in taken and name not in _INDEX and any(row[i] for _, row in cells.rows)
-    ]  # fmt: skip
+    parts = part_columns(path, cells, {at, label})
+    rest = filled(cells, {at, label, *parts.columns})
     marks: tuple[int, ...] = ()
     if at is not None and label is None:
-        marks = tuple(i for i in rest if _are_marks(cells, i))
+        # A fold of 0 and 1 is no label.
+        marks = tuple(i for i in rest if are_marks(cells, i) and names[i] not in SPLITS)
         if len(marks) < 2:
             marks = ()
             label = rest[0] if len(rest) == 1 else None
@@ -75,16 +71,11 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
             f"{path} has the columns {found}: expected path and label (and split), or one column "
             "of 0 and 1 per label"
         )
-    unused = [cells.names[i] for i in rest if i not in (label, *marks)]
-    findings = _of_marks(path, cells, marks)
-    if unused:
-        text = f"{counted(len(unused), 'column')} of the table not used ({few(unused)})"
-        suspects = [i for i in rest if names[i] in _SPLITS and cells.names[i] in unused]
-        if suspects:
-            text += ": to keep parts apart, write train, val or test there"
-        kind = "warning" if suspects else "info"
-        findings.append(Finding("unused column", kind, text, tuple(unused)))
-    return Roles(at, label, marks, splits, tuple(findings))
+    findings = [
+        *_of_marks(path, cells, marks),
+        *unused(cells, [i for i in rest if i not in (label, *marks)]),
+    ]
+    return Roles(at, label, marks, parts, tuple(findings))
 
 
 def _of_marks(path: Path, cells: Cells, marks: tuple[int, ...]) -> list[Finding]:
@@ -95,7 +86,7 @@ def _of_marks(path: Path, cells: Cells, marks: tuple[int, ...]) -> list[Finding]
             f"{path} has {counted(len(twice), 'label')} with more than one column ({few(twice)}): "
             "rename or remove the others"
         )
-    given = [sum(str(row[i]).lower() in _TRUE for _, row in cells.rows) for i in marks]
+    given = [sum(str(row[i]).lower() in TRUE for _, row in cells.rows) for i in marks]
     found = []
     for n, text in ((0, "no image, left out"), (len(cells.rows), "every image: not to be learned")):
         if some := [name for name, own in zip(names, given, strict=True) if own == n]:
@@ -134,60 +125,13 @@ def _first(names: list[str], wanted: Sequence[str], without: set[int | None]) ->
     return next((i for i in at if i not in without), None)
 
 
-def _are_marks(cells: Cells, column: int) -> bool:
-    return all(str(row[column]).lower() in _TRUE + _FALSE for _, row in cells.rows)
-
-
-def _splits(path: Path, cells: Cells, names: list[str], taken: set[int | None]) -> tuple[int, ...]:
-    """Return the columns that give parts. Raises DataError for values that are half understood."""
-    flags = [
-        i for i, name in enumerate(names)
-        if i not in taken and name in _FLAGS and _are_marks(cells, i)
-    ]  # fmt: skip
-    if flags:
-        return tuple(flags)
-    for wanted in _SPLITS:
-        i = _first(names, (wanted,), taken)
-        if i is None:
-            continue
-        values = Counter(str(row[i]) for _, row in cells.rows if row[i])
-        strange = {value: n for value, n in values.items() if part_of(value) is None}
-        if values and not strange:
-            return (i,)
-        if strange and (wanted in ("split", "splits") or len(strange) < len(values)):
-            line = next(line for line, row in cells.rows if row[i] in strange)
-            raise DataError(
-                f"{path}: {shortened(cells.names[i])} is {few(list(strange))} in "
-                f"{counted(sum(strange.values()), 'row')} (first row {line}), expected train, val "
-                "or test: correct it, or rename the column"
-            )
-    return ()
-
-
-def part_in(cells: Cells, chosen: Roles, row: Sequence[Cell]) -> PartName | None:
-    """Return the part that a row is in, by one column of parts or several of yes and no."""
-    found: set[PartName | None] = set()
-    for i in chosen.splits:
-        text, flag = str(row[i]).lower(), _FLAGS.get(_plain_name(cells.names[i]))
-        if flag and text in _TRUE + _FALSE:
-            found.add(flag[0] if text in _TRUE else flag[1])
-        else:
-            found.add(part_of(text))
-    order: tuple[PartName, ...] = ("test", "val", "train")
-    return next((part for part in order if part in found), None)
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[^a-z]", "", normal(name).casefold())
-
-
 def labels_of(cells: Cells, chosen: Roles) -> tuple[list[tuple[str, ...]], bool]:
     """Return the labels of each row, in normal form, and whether rows have several."""
     if chosen.marks:
         names = [normal(cells.names[i]) for i in chosen.marks]
         rows = [
             tuple(
-                n for n, i in zip(names, chosen.marks, strict=True) if str(row[i]).lower() in _TRUE
+                n for n, i in zip(names, chosen.marks, strict=True) if str(row[i]).lower() in TRUE
             )
             for _, row in cells.rows
         ]
@@ -198,7 +142,8 @@ def labels_of(cells: Cells, chosen: Roles) -> tuple[list[tuple[str, ...]], bool]
     mark = _mark(texts)
     split = {text: _parted(text, mark) for text in texts} | {"": ()}
     rows = [
-        tuple(map(_plain, split[value] if isinstance(value, str) else value)) for value in values
+        tuple(map(plain_label, split[value] if isinstance(value, str) else value))
+        for value in values
     ]
     several = any(len(row) > 1 for row in rows)
     return rows, several
@@ -244,9 +189,3 @@ def _parted(text: str, mark: str | None) -> tuple[str, ...]:
 
 def _is_list(text: str) -> bool:
     return len(text) > 1 and text[0] + text[-1] == "[]"
-
-
-def _plain(label: str) -> str:
-    """Return a label in normal form; whole numbers written with decimals are written without."""
-    label = normal(label)
-    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)

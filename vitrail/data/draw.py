@@ -153,9 +153,10 @@ def require_parts(
     copied = copies and any(units < images for images, units in (alike[i] for i in at))
     held = grouped and any(apart[i][1] < alike[i][1] for i in at)
     own = [_SAID[part] for part in counts if part in given]
+    parts = ", ".join(own[:-1]) + " and " * bool(own[:-1]) + "".join(own[-1:])
     if given & {part for parts in lacking.values() for part in parts}:
         remedy = (
-            f"the data gives the parts {' and '.join(own)}, so add {source.nouns} of each there, "
+            f"the data gives the parts {parts}, so add {source.nouns} of each there, "
             "or remove the class from the data"
         )
     else:
@@ -163,16 +164,17 @@ def require_parts(
     raise DataError(f"{said}, {'; '.join(told)}{rest}: {remedy}")
 
 
-def absent(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[Finding]:
-    """Return a finding for each part that lacks classes which are in another one's masks.
+def absent(counts: Mapping[str, Sequence[int]], inspection: Inspection) -> list[Finding]:
+    """Return a finding for each part that lacks classes which another part shows.
 
     Raises DataError for a part without any image.
     """
-    findings = []
+    findings, classes, source = [], inspection.classes, inspection.source
     for part, found in counts.items():
         if not any(found):
             raise DataError(
-                f"no image is left for {_SAID[part]}: give at least three images with masks"
+                f"no {source.noun} is left for {_SAID[part]}: give at least three {source.nouns}, "
+                "apart from copies and groups"
             )
         there = [any(other[at] for other in counts.values()) for at in range(len(classes))]
         missing = [
@@ -180,8 +182,9 @@ def absent(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[
         ]
         if missing:
             names = ", ".join(repr(shortened(name, 60)) for name in missing[:_SHOWN])
-            text = f"no {_SAID[part]} image shows {counted(len(missing), 'class', 'classes')}: "
-            findings.append(Finding("class not in part", "warning", text + names, tuple(missing)))
+            few = counted(len(missing), "class", "classes")
+            text = f"no {_SAID[part]} {source.noun} shows {few}: {names}"
+            findings.append(Finding("class not in part", "warning", text, tuple(missing)))
     return findings
 
 

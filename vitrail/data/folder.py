@@ -181,8 +181,8 @@ def _without_classes(
 def _left_out(strays: list[str], unlabelled: list[str], empty: list[str]) -> list[Finding]:
     findings = []
     if unlabelled:
-        text = f"{few(unlabelled)} left out: without the class folders of the training part, its "
-        text += "images have no labels"
+        text = f"{few(unlabelled)} left out: without the class folders of the training part, what "
+        text += "is in there has no labels"
         findings.append(Finding("unlabelled", "warning", text, tuple(unlabelled)))
     if strays:
         text = f"{counted(len(strays), 'file')} outside of the class folders left out"

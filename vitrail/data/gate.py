@@ -138,26 +138,7 @@ def inspect(
     """
     if not 0 <= threshold <= 255:
         raise ConfigError(f"threshold is {threshold}: expected levels from 0 to 255, such as 2.5")
-    more: Sequence[Finding] = ()
-    if source.series is not None:
-        found = scan_series(source, source.series)
-    elif source.clips is not None:
-        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
-        source = replace(source, clips=replace(source.clips, lengths=lengths))
-        if source.tracks is not None and len(found.rows):
-            source, more = with_tracks(
-                source, source.tracks, found, workers=workers, progress=progress
-            )
-    elif source.wanted is not None:
-        found, hearing, more = scan_sounds(
-            source, source.wanted, workers=workers, progress=progress
-        )
-        source = replace(source, hearing=hearing)
-    elif source.pixels is None:
-        found = scan.scan_files(source, workers=workers, progress=progress)
-    else:
-        found = scan.scan_array(source.pixels, progress=progress)
-    source = replace(source, ranges=found.ranges)
+    source, found, more = _scanned(source, workers=workers, progress=progress)
     if source.masks is not None:
         found, least = without_faults(source, source.masks, found), 0
     if source.boxes is not None:
@@ -181,12 +162,42 @@ def inspect(
     )  # fmt: skip
 
 
-_UNITS = {"images": "files", "series": "series", "clips": "files"}
-_READ = {"images": "read as an image", "series": "used", "clips": "read as a video"}
+def _scanned(
+    source: Source, *, workers: int | None, progress: bool
+) -> tuple[Source, Scan, Sequence[Finding]]:
+    """Read everything once; returns the source with what only reading tells, and what was found."""
+    more: Sequence[Finding] = ()
+    if source.series is not None:
+        found = scan_series(source, source.series)
+    elif source.clips is not None:
+        found, lengths = scan_clips(source, source.clips, workers=workers, progress=progress)
+        source = replace(source, clips=replace(source.clips, lengths=lengths))
+        if source.tracks is not None and len(found.rows):
+            source, more = with_tracks(
+                source, source.tracks, found, workers=workers, progress=progress
+            )
+    elif source.wanted is not None:
+        found, hearing, more = scan_sounds(
+            source, source.wanted, workers=workers, progress=progress
+        )
+        source = replace(source, hearing=hearing)
+    elif source.pixels is None:
+        found = scan.scan_files(source, workers=workers, progress=progress)
+    else:
+        found = scan.scan_array(source.pixels, progress=progress)
+    return replace(source, ranges=found.ranges), found, more
+
+
+_UNITS = {"images": "files", "series": "series", "clips": "files", "waves": "files"}
+_READ = {
+    "images": "read as an image", "series": "used", "clips": "read as a video",
+    "waves": "read as a sound",
+}  # fmt: skip
 _WHOLE = {
     "images": "give whole JPEG, PNG, WebP, GIF, BMP or TIFF files",
     "series": "give series with numbers",
     "clips": "give whole MP4, MKV, WebM, MOV or AVI files",
+    "waves": "give whole WAV, FLAC, OGG, MP3 or AIFF files",
 }
 
 

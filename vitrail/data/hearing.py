@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -28,11 +28,15 @@ LEAST_RATE, MOST_RATE, MOST_S, MOST_BANDS = 1_000, 192_000, 60.0, 256
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user wants to hear: hertz, seconds and bands; 0 lets the data decide."""
+    """What the user wants to hear: hertz, seconds and bands; 0 lets the data decide.
+
+    `form` is what a network is shown.
+    """
 
     rate: int = 0
     seconds: float = 0.0
     bands: int = 64
+    form: Literal["spectrogram", "waveform"] = "spectrogram"
 
 
 @dataclass(frozen=True)

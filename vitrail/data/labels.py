@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.config import to_json
 from vitrail.data.depth import Range
-from vitrail.data.hearing import Hearing
+from vitrail.data.hearing import MOST_RATE, MOST_S, Hearing
 from vitrail.data.likeness import Likeness
 from vitrail.data.source import Kind, nouns
 from vitrail.errors import ConfigError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # No camera and no model has more, and a side of a million would fill any memory.
 MOST_SIDE = 1 << 14
 MOST_CHANNELS = 1 << 10
+MOST_SAMPLES = int(MOST_S * MOST_RATE)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Labels:
     labels: probabilities are sigmoid(logits / temperature), and a label whose probability reaches
     its own one of `thresholds` belongs to the image; before they are chosen there are none. What
     `takes` series has `image` = (steps, 1), a channel for each feature, and `mean` and `std` in
-    the features' own units; clips have `frames`, every `stride`-th of a video, in so many `views`.
-    With `hearing` the files are sounds, and the images their spectrograms.
+    the features' own units, and `features` are their names where files have any; clips have
+    `frames`, every `stride`-th of a video, in so many `views`. With `hearing` the files are sounds,
+    and the images their spectrograms; where it `takes` waves, they come as `image` = (1, samples).
     Raises ConfigError for figures with which there is no answer.
     """
 
@@ -57,12 +59,14 @@ class Labels:
     stride: int = 1
     views: int = 1
     hearing: Hearing | None = None
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("classes are none: give a name for each")
-        if not all(1 <= side <= MOST_SIDE for side in self.image):
-            raise ConfigError(f"image {self.image} is not of sides of 1 to {MOST_SIDE} pixels")
+        most = MOST_SAMPLES if self.takes == "waves" else MOST_SIDE
+        if not all(1 <= side <= most for side in self.image):
+            raise ConfigError(f"image {self.image} is not of sides of 1 to {most} pixels")
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise ConfigError(f"channels {self.channels} is not 1 to {MOST_CHANNELS}")
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
@@ -86,6 +90,10 @@ class Labels:
                 f"thresholds are {len(self.thresholds)} for {len(self.classes)} classes: images of "
                 "several labels have one for each, others none"
             )
+        if len(self.features) not in (0, self.channels):
+            raise ConfigError(
+                f"features are {len(self.features)} for {self.channels} channels: name each or none"
+            )
         if not all(0 <= one <= 1 for one in self.thresholds):
             raise ConfigError(f"thresholds {self.thresholds} are not all probabilities")
 
@@ -103,7 +111,8 @@ class Labels:
         """Return all fields in JSON; those of several labels only where images have several.
 
         So the labels of one class an image, and every digest of them, are what they were before
-        there were others; the same holds for `look`, `maps`, `boxes`, `takes` and `hearing`.
+        there were others; the same holds for `look`, `maps`, `boxes`, `takes`,
+        `hearing` and `features`.
         """
         fields = to_json(self)
         if self.look is None:
@@ -117,6 +126,8 @@ class Labels:
             del fields["frames"], fields["stride"], fields["views"]
         if self.hearing is None:
             del fields["hearing"]
+        if not self.features:
+            del fields["features"]
         if not self.several:
             del fields["several"], fields["thresholds"]
         return fields
@@ -137,13 +148,15 @@ class Labels:
         """Turn uint8 (N, H, W, channels) into float32 (N, channels, H, W), as the model takes them.
 
         Series stay float32 (N, steps, channels); clips uint8 (N, T, H, W, channels) become float32
-        (N, channels, T, H, W).
+        (N, channels, T, H, W), waveforms float32 (N, samples) become (N, 1, samples).
         """
         import torch
 
         if self.takes == "series":
             middle, spread = (torch.tensor(v) for v in (self.mean, self.std))
             return (torch.as_tensor(images) - middle) / spread
+        if self.takes == "waves":
+            return (torch.as_tensor(images)[:, None] - self.mean[0]) / self.std[0]
         if self.takes == "clips":
             clips = torch.as_tensor(images).permute(0, 4, 1, 2, 3).float() / 255
             middle, spread = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (self.mean, self.std))

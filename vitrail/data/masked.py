@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from vitrail.data.class_names import FILES, named
 from vitrail.data.masks import Facts, Fault, MaskFiles, Masks, Meaning, look
-from vitrail.data.names import few
+from vitrail.data.names import few, normal
+from vitrail.data.part_lists import part_lists
 from vitrail.data.source import (
     Finding,
     Item,
@@ -83,6 +84,10 @@ def read_masked(root: Path, *, progress: bool = False) -> Source:
         some, more = _matched(tree, pair)
         listed.extend((image, mask, pair.part) for image, mask in some)
         found += more
+    if all(pair.part is None for pair in pairs):
+        lists = part_lists(root, _texts(tree), [image for image, _, _ in listed])
+        listed = [(image, mask, lists.parts.get(image)) for image, mask, _ in listed]
+        found += lists.findings()
     if not listed:
         raise DataError(
             f"no image of {root / pairs[0].images} has a mask of its name in "
@@ -129,6 +134,15 @@ def _pairs(tree: Tree) -> list[Pair]:
         if (pair := _beside(_joined(base, name), tree.listing(_joined(base, name))[0]))
     ]
     return found if len({pair.part for pair in found}) == len(found) else []
+
+
+def _texts(tree: Tree) -> list[str]:
+    """Return the texts that may list the images of parts, as Pascal VOC has them."""
+    base, folders = "", tree.listing()[0]
+    if len(folders) == 1:
+        base, folders = folders[0], tree.listing(folders[0])[0]
+    inside = [_joined(base, "ImageSets/Segmentation")] if "ImageSets" in folders else []
+    return [_joined(here, name) for here in (base, *inside) for name in tree.listing(here)[1]]
 
 
 def _has_pictures(tree: Tree, pair: Pair) -> bool:
@@ -190,12 +204,13 @@ def _matched(tree: Tree, pair: Pair) -> tuple[list[tuple[str, str]], list[Findin
 
 
 def _by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
-    """Return the pictures below a folder by their paths in it, without what tells the format."""
+    """Return the pictures below a folder by their paths in it, in normal form and without what
+    tells the format."""
     found: dict[str, list[str]] = {}
     for key in tree.walk(folder):
         if is_picture(key):
             inner = PurePosixPath(key).relative_to(folder)
-            found.setdefault(str(inner.with_suffix("")), []).append(key)
+            found.setdefault(normal(str(inner.with_suffix(""))), []).append(key)
     return found
 
 

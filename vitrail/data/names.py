@@ -16,6 +16,11 @@ def normal(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
+def plain_label(label: str) -> str:
+    """Return a label in normal form; whole numbers written with decimals are written without."""
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", normal(label))
+
+
 def folded(name: str) -> str:
     """Return the normal form without regard to upper and lower case."""
     return normal(name).casefold()

@@ -15,7 +15,7 @@ import numpy as np
 
 from vitrail.data import uea
 from vitrail.data.cells import TABLES
-from vitrail.data.series_table import is_long, read_long
+from vitrail.data.series_table import Long, is_long, read_long
 from vitrail.data.source import Item, PartName, Source, part_of, require_classes
 from vitrail.data.uea import Series
 from vitrail.errors import DataError
@@ -43,13 +43,14 @@ def open_series(spec: str | Path) -> Source:
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
-            series, items = _of_files(_files(path))
+            found = _of_files(_files(path))
         elif path.suffix.lower() in TABLES:
-            series, items = read_long(path)
+            found = read_long(path)
         else:
-            series, items = _of_files([(None, path)])
+            found = _of_files([(None, path)])
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {GIVE}") from None
+    series = found.series
     if series.labels is None:
         raise DataError(f"{path} has no classes: say @classLabel true and name them, or {GIVE}")
     if not series.classes:
@@ -59,20 +60,21 @@ def open_series(spec: str | Path) -> Source:
         )
     require_classes(series.classes, str(path))
     return Source(
-        path.resolve().stem, series.classes, items, str(path), series=series
+        path.resolve().stem, series.classes, found.items, str(path), found.findings, series=series
     )  # fmt: skip
 
 
-def of_file(path: Path) -> tuple[Series, tuple[str, ...]]:
+def of_file(path: Path, features: Sequence[str] = ()) -> tuple[Series, tuple[str, ...]]:
     """Read the series of one file, whether or not it says their classes, and their names.
 
-    Raises DataError.
+    Where both name features, the series have these `features` alone, in this order. Raises
+    DataError.
     """
     if path.suffix.lower() in TABLES:
-        series, items = read_long(path, labelled=False)
+        found = read_long(path, labelled=False, features=features)
     else:
-        series, items = _of_files([(None, path)])
-    return series, tuple(item.key for item in items)
+        found = _of_files([(None, path)])
+    return found.series.ordered(features), tuple(item.key for item in found.items)
 
 
 def _is_ts(path: Path) -> bool:
@@ -103,7 +105,7 @@ def _files(folder: Path) -> Sequence[tuple[PartName | None, Path]]:
 
 def _of_files(
     parts: Sequence[tuple[PartName | None, Path]],
-) -> tuple[Series, tuple[Item, ...]]:
+) -> Long:
     """Return the series of all files one after the other, as long as the longest."""
     read = uea.read_parts(*(path for _, path in parts))
     items = [
@@ -118,7 +120,7 @@ def _of_files(
         mask=np.concatenate([series.mask for series in read]),
         labels=np.concatenate(labels) if len(labels) == len(read) else None,
     )
-    return whole, tuple(items)
+    return Long(whole, tuple(items), ())
 
 
 def _label(series: Series, at: int) -> int:

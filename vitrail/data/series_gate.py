@@ -52,26 +52,26 @@ def series_findings(series: Series, scan: Scan) -> tuple[Finding, ...]:
         text = f"series have {steps.min()} to {steps.max()} steps: shorter ones are padded"
         findings.append(Finding("lengths", "info", text))
     told = there.sum((0, 1))
-    absent = [_named(at) for at in np.flatnonzero(told == 0)]
+    absent = [_named(series, at) for at in np.flatnonzero(told == 0)]
     if absent:
         text = f"{counted(len(absent), 'feature')} without any number: {few(absent)}"
         findings.append(Finding("absent feature", "warning", text, tuple(absent)))
     least = np.where(there, values, np.inf).min((0, 1))
     most = np.where(there, values, -np.inf).max((0, 1))
-    still = [_named(at) for at in np.flatnonzero((told > 0) & (least == most))]
+    still = [_named(series, at) for at in np.flatnonzero((told > 0) & (least == most))]
     if still:
         text = f"{counted(len(still), 'feature')} that never change: {few(still)}"
         findings.append(Finding("constant feature", "warning", text, tuple(still)))
     lacking = 1 - told / max(1, int(mask.sum()))
-    some = [f"{_named(at)} {percent(lacking[at])}" for at in np.flatnonzero(lacking > MUCH)]
+    some = [f"{_named(series, at)} {percent(lacking[at])}" for at in np.flatnonzero(lacking > MUCH)]
     if some:
         text = f"{counted(len(some), 'feature')} with many missing numbers: {few(some)}"
         findings.append(Finding("missing numbers", "warning", text, tuple(some)))
     return tuple(findings)
 
 
-def _named(at: int | np.integer) -> str:
-    return f"feature {at + 1}"
+def _named(series: Series, at: int | np.integer) -> str:
+    return series.features[at] if series.features else f"feature {at + 1}"
 
 
 def _fault(there: np.ndarray, steps: int) -> tuple[str, str] | None:

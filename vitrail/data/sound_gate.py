@@ -131,11 +131,13 @@ def _hearing(wanted: Wanted, heard: Sequence[Heard]) -> Hearing:
 
 def _findings(source: Source, heard: dict[int, Heard], hearing: Hearing) -> tuple[Finding, ...]:
     """Tell what is odd about the sounds that are learned from."""
+    heard_as = f"spectrograms of {hearing.bands} bands and {hearing.steps} steps"
+    if source.kind == "waves":
+        heard_as = f"waveforms of {hearing.samples:,} samples"
     told = [
         Finding(
             "hearing", "info",
-            f"sounds are heard at {hearing.rate:,} Hz, {hearing.seconds:.2f} s long, as "
-            f"spectrograms of {hearing.bands} bands and {hearing.steps} steps",
+            f"sounds are heard at {hearing.rate:,} Hz, {hearing.seconds:.2f} s long, as {heard_as}",
         ),
     ]  # fmt: skip
     rates = Counter(one.rate for one in heard.values())

@@ -35,7 +35,7 @@ class BrokenSound(BrokenImage):
     """Raised for a file that is no sound to learn from; told wherever broken images are.
 
     `kind` is one of "empty", "not a sound", "truncated", "broken", "oversized", "no values",
-    "silent", "too short".
+    "silent", "too short", and of a video "no sound".
     """
 
 
@@ -99,10 +99,10 @@ def read_sound(data: bytes) -> Sound:
         raise BrokenSound("broken", f"is damaged ({why})") from error
     if len(values) < min(expected, MOST_S * rate):
         raise BrokenSound("truncated", f"ends after {len(values):,} of {expected:,} samples")
-    return _checked(values, rate, kind)
+    return checked(values, rate, kind)
 
 
-def _checked(values: np.ndarray, rate: int, kind: str) -> Sound:
+def checked(values: np.ndarray, rate: int, kind: str) -> Sound:
     """Return a sound of float32 (n, channels), if there is one. Raises BrokenSound."""
     if len(values) < SHORTEST_S * rate:
         raise BrokenSound(

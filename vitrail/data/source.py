@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 PartName = Literal["train", "val", "test"]
 Severity = Literal["info", "warning", "error"]
-Kind = Literal["images", "series", "clips", "scans"]
+Kind = Literal["images", "series", "clips", "scans", "waves"]
 
 # One item, and several.
 NOUNS: dict[Kind, tuple[str, str]] = {
     "images": ("image", "images"), "series": ("series", "series"), "clips": ("clip", "clips"),
-    "scans": ("scan", "scans"),
+    "scans": ("scan", "scans"), "waves": ("sound", "sounds"),
 }  # fmt: skip
-SOUNDS = ("sound", "sounds")
+SOUNDS = NOUNS["waves"]
 
 _PARTS: dict[str, PartName] = {
     "train": "train", "training": "train", "trn": "train", "tr": "train", "learn": "train",
@@ -121,8 +121,8 @@ class Source:
     image are the classes in its mask; with `boxes` they are those of its boxes; with `captions`
     every image has sentences, with `tracks` clips may have sounds beside them. With `series` the
     items are time series, of which row i is items[i]; with `clips` they are files of videos. With
-    `wanted` the files are sounds, and their images spectrograms, as `hearing` says once the gate
-    has listened.
+    `wanted` the files are sounds, and their images spectrograms unless waveforms are wanted, as
+    `hearing` says once the gate has listened.
     """
 
     name: str
@@ -151,6 +151,8 @@ class Source:
         """Return what the items are."""
         if self.clips is not None:
             return "clips"
+        if self.wanted is not None and self.wanted.form == "waveform":
+            return "waves"
         return "images" if self.series is None else "series"
 
     @property

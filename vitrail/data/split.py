@@ -7,6 +7,7 @@ searches or trains can count it, not read it. How whole groups are drawn is in `
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -143,37 +144,21 @@ def divide(
     items = inspection.items
     names = np.array([item.part or "train" for item in items])
     given = {item.part for item in items} - {None}
-    findings: list[Finding] = []
-    groups = inspection.twins
-    if duplicates == "drop":
-        left_out, findings = _dropped(inspection, names)
-        names[left_out] = ""
-    elif duplicates == "keep":
-        groups = np.arange(len(groups))
-        findings = _kept(inspection)
+    groups, findings = _copies(inspection, names, duplicates)
     subjects = None
     if group_by is not None:
         subjects = _subjects(items, group_by)
         findings += _crossing(items, names, subjects, group_by)
         groups = unite(groups, subjects)
-    pool = np.flatnonzero(names == "train")
-    usual = _share(len(pool), len(inspection.classes))
-    fractions = {
-        part: usual if own is None else own
-        for part, own in (("test", test), ("val", val))
-        if part not in given
-    }
-    labels = [items[row].labels for row in pool]
-    drawn = draw(
-        labels, inspection.digests[pool], groups[pool], fractions,
-        classes=len(inspection.classes), seed=seed,
-    )  # fmt: skip
-    for part, at in drawn.items():
-        names[pool[at]] = part
+    wanted = {part: own for part, own in (("test", test), ("val", val)) if part not in given}
+    _draw(inspection, names, groups, wanted, seed)
     parts = {part: _part(inspection, np.flatnonzero(names == part)) for part in _PARTS}
     counts = {part: found.counts for part, found in parts.items()}
-    if inspection.source.masks is not None or inspection.source.boxes is not None:
-        findings += absent(counts, inspection.classes)
+    source = inspection.source
+    # Sentences are learned from, not the labels beside them.
+    beside = source.masks, source.boxes, source.captions
+    if any(one is not None for one in beside):
+        findings += absent(counts, inspection)
     else:
         require_parts(
             counts, inspection, groups,
@@ -183,6 +168,37 @@ def divide(
         parts["train"], parts["val"], HeldBack(parts["test"]), inspection.classes,
         inspection.channels, tuple(findings),
     )  # fmt: skip
+
+
+def _copies(
+    inspection: Inspection, names: np.ndarray, duplicates: Duplicates
+) -> tuple[np.ndarray, list[Finding]]:
+    """Return which images stay together, and what is said of copies; drops some in `names`."""
+    if duplicates == "drop":
+        left_out, findings = _dropped(inspection, names)
+        names[left_out] = ""
+        return inspection.twins, findings
+    if duplicates == "keep":
+        return np.arange(len(inspection.twins)), _kept(inspection)
+    return inspection.twins, []
+
+
+def _draw(
+    inspection: Inspection, names: np.ndarray, groups: np.ndarray,
+    wanted: Mapping[str, float | None], seed: int,
+) -> None:  # fmt: skip
+    """Draw the parts that are wanted from the training images, in `names`; None is the usual
+    share."""
+    pool = np.flatnonzero(names == "train")
+    usual = _share(len(pool), len(inspection.classes))
+    fractions = {part: usual if own is None else own for part, own in wanted.items()}
+    labels = [inspection.items[row].labels for row in pool]
+    drawn = draw(
+        labels, inspection.digests[pool], groups[pool], fractions,
+        classes=len(inspection.classes), seed=seed,
+    )  # fmt: skip
+    for part, at in drawn.items():
+        names[pool[at]] = part
 
 
 def undivided(inspection: Inspection) -> Split:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitrail.data.cells import TABLES, Cells, read_cells
-from vitrail.data.columns import labels_of, part_in, roles
+from vitrail.data.columns import labels_of, roles
 from vitrail.data.names import few, one_spelling
 from vitrail.data.source import (
     Finding,
@@ -14,6 +14,7 @@ from vitrail.data.source import (
     require_classes,
     sorted_classes,
 )
+from vitrail.data.table_parts import held
 from vitrail.data.whereabouts import Whereabouts
 from vitrail.errors import DataError
 from vitrail.units import counted, shortened
@@ -42,7 +43,7 @@ def read_table(path: Path, *, several: bool = False) -> Source:
     chosen = roles(path, cells, places)
     labels, many = labels_of(cells, chosen)
     rows: list[Row] = [
-        (line, str(row[chosen.path]), given, part_in(cells, chosen, row))
+        (line, str(row[chosen.path]), given, chosen.parts.of(row))
         for (line, row), given in zip(cells.rows, labels, strict=True)
     ]
     if not rows:
@@ -134,11 +135,8 @@ class _Made:
         )
 
     def _item(self, key: str, labels: tuple[int, ...], image: _Image) -> Item:
-        # An image in two parts belongs to the one that is held back.
-        order: tuple[PartName | None, ...] = ("test", "val", "train", None)
-        part: PartName | None = next(part for part in order if part in image.parts)
         first = labels[0] if labels else -1
-        return Item(key, first, part, labels if self._several else None)
+        return Item(key, first, held(image.parts), labels if self._several else None)
 
     def findings(self) -> list[Finding]:
         findings = []

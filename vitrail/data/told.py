@@ -11,17 +11,21 @@ _CLASSES = 8
 _WIDE = 240
 
 
-def told(inspection: Inspection, more: Sequence[Finding] = (), *, most: int = 8) -> list[str]:
+def told(
+    inspection: Inspection, more: Sequence[Finding] = (), *, most: int | None = 8
+) -> list[str]:
     """Return lines: how many images each class has, then the findings, the worst first.
 
     `more` are findings of the split. Of errors and warnings the first `most` are said; the rest,
-    and what is only good to know, is counted.
+    and what is only good to know, is counted, as it is in the report. With `most` None there is no
+    report, and everything is said.
     """
     findings = sorted([*inspection.findings, *more], key=lambda f: _ORDER.index(f.severity))
     grave = [finding for finding in findings if finding.severity != "info"]
+    said = findings if most is None else grave[:most]
     lines = [_classes(inspection)]
-    lines += [f"{f.severity}: {_first(f)}" for f in grave[:most]]
-    rest = len(findings) - min(most, len(grave))
+    lines += [f"{f.severity}: {_first(f)}" for f in said]
+    rest = len(findings) - len(said)
     if rest:
         lines.append(f"{counted(rest, 'further finding')} in the report")
     return [_printable(line) for line in lines]

@@ -6,18 +6,17 @@ most 48 kHz, unless another is wanted.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vitrail.data.film_sounds import read_track
 from vitrail.data.findings import meant
-from vitrail.data.formats import BrokenImage, check_file
+from vitrail.data.formats import BrokenImage
 from vitrail.data.names import few
 from vitrail.data.parallel import in_order
-from vitrail.data.scan import digest
-from vitrail.data.sounds import CLIPPED, QUIET, read_sound
+from vitrail.data.sounds import CLIPPED, QUIET
 from vitrail.data.source import Finding, Severity, Source
 from vitrail.data.tally import KEYS_SHOWN, Broken, Scan
 from vitrail.data.tracks import Tracks, resampled
@@ -77,14 +76,12 @@ def with_tracks(
 
 def _heard(root: Path, key: str) -> Heard | Broken:
     try:
-        check_file(os.stat(root / key))
-        data = (root / key).read_bytes()
-        sound = read_sound(data)
+        known, sound = read_track(root / key)
     except BrokenImage as error:
         return Broken(key, error.kind, error.reason)
     except OSError as error:
         return Broken(key, "unreadable", f"cannot be read ({error.strerror or error})")
-    return Heard(digest(data), sound.rate, len(sound.wave), sound.clipped, sound.peak)
+    return Heard(known, sound.rate, len(sound.wave), sound.clipped, sound.peak)
 
 
 def _usual(heard: list[Heard]) -> int:

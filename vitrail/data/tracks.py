@@ -11,7 +11,8 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """The sound file of each item of a source, None where it has none.
+    """The sound file, or the video whose sound track is meant, of each item of a source, None where
+    it has none.
 
     `samples` of a sound are heard at `rate` hertz, 0 for what most of them have. `lengths`, once
     the gate has listened, are the samples of each whole sound at that rate, by its row, `digests`

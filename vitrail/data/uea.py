@@ -8,7 +8,7 @@ stamps a number is `(stamp,number)`; steps are taken in the order of the file an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Series:
 
     `values` are float32 (N, T, F), NaN where a number is missing and 0 in the padding; `mask`
     (N, T) is true for steps that are there. `labels` (N,) are int64, places in `classes`, or
-    float32 targets where there are no classes; None where the file has neither.
+    float32 targets where there are no classes; None where the file has neither. `features` are the
+    names of the features, where the file has any.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Series:
     mask: np.ndarray
     labels: np.ndarray | None
     classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,6 +49,22 @@ class Series:
         """Return the cases at `rows`."""
         labels = None if self.labels is None else self.labels[rows]
         return replace(self, values=self.values[rows], mask=self.mask[rows], labels=labels)
+
+    def ordered(self, features: Sequence[str]) -> Series:
+        """Return the series with these features in this order; others are left out.
+
+        Where either side has no names, the order stays. Raises DataError for features that are not
+        there.
+        """
+        if not features or not self.features or self.features == (*features,):
+            return self
+        if missing := [name for name in features if name not in self.features]:
+            raise DataError(
+                f"{self.name} has no column {shortened(missing[0], 40)!r}: give the columns "
+                f"{shortened(', '.join(features), 200)}, in any order"
+            )
+        at = [self.features.index(name) for name in features]
+        return replace(self, values=self.values[..., at], features=(*features,))
 
     def padded(self, length: int) -> Series:
         """Return the same cases with `length` steps. DataError where some are longer."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,10 +187,22 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
 def _film(container: Any, stream: Any, first: Any, turns: int) -> Film:
     size = (first.height, first.width)
     promised = stream.frames
-    if not promised and container.duration and stream.average_rate:
-        promised = int(container.duration / 1e6 * float(stream.average_rate))
+    if not promised and stream.average_rate:
+        promised = int(_seconds(container, stream) * float(stream.average_rate))
     codec = stream.codec_context.name
     return Film(size[::-1] if turns % 2 else size, turns, promised, codec)
+
+
+def _seconds(container: Any, stream: Any) -> float:
+    """Return how long a picture lasts as the file says, 0 where it says nothing of the picture: the
+    file as a whole lasts as long as its sound."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    told = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if told is not None:
+        hours, minutes, rest = told.groups()
+        return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    return 0.0 if len(container.streams) > 1 else (container.duration or 0) / 1e6
 
 
 def _upright(

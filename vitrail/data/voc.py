@@ -10,17 +10,17 @@ or folders of that name. Boxes marked as difficult count for nothing, as in the 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitrail import files
-from vitrail.data.boxed import Gathered, Listing, listing, part_in
+from vitrail.data.boxed import Gathered, listing, part_in
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
-from vitrail.data.source import PartName, Source, part_of, sorted_classes
+from vitrail.data.part_lists import part_lists
+from vitrail.data.source import Source, sorted_classes
 
 MOST_BYTES = 1 << 24
 SETS = "ImageSets/Main/"
@@ -60,15 +60,17 @@ def read_voc(root: Path) -> Source:
     names = sorted_classes({name for one in read for name in one.names})
     first = min((min(c[:2]) for one in read for c in one.corners), default=1.0)
     offset = 1.0 if first >= 1 else 0.0
-    sets = _sets(listed, gathered)
+    texts = [key for key in listed.others if key.startswith(SETS)]
+    sets = part_lists(listed.root, texts, [key for key, _ in pairs])
     if offset and any(one.names for one in read):
         gathered.note("from one", [xml for _, xml in pairs if xml])
     for key, written in said.items():
-        part = sets.get(PurePosixPath(key).stem) if sets else part_in(key)
+        part = sets.parts.get(key) if sets.parts else part_in(key)
         gathered.add(key, part, _truth(written, names, offset))
         if isinstance(written, Written) and any(written.difficult):
             gathered.note("difficult", [key])
-    return gathered.source(listed.root, root, names, listed.tree.findings())
+    more = [*listed.tree.findings(), *sets.findings()]
+    return gathered.source(listed.root, root, names, more)
 
 
 def _truth(written: Written | str | None, names: tuple[str, ...], offset: float) -> Truth:
@@ -130,20 +132,3 @@ def _size(size: Any) -> tuple[int, int] | None:
         return None
     height, width = (int(_number(size, name)) for name in ("height", "width"))
     return (height, width) if height > 0 and width > 0 else None
-
-
-def _sets(listed: Listing, gathered: Gathered) -> Mapping[str, PartName]:
-    """Return the part of each name that ImageSets/Main lists; one that is held back wins."""
-    found: dict[str, set[PartName]] = {}
-    for key in listed.others:
-        path = PurePosixPath(key)
-        part = part_of(path.stem) if key.startswith(SETS) and path.suffix == ".txt" else None
-        if part is None:  # trainval, and the sets of one class
-            continue
-        text = files.read(listed.root / key, MOST_BYTES).decode("utf-8", "replace")
-        for line in text.splitlines():
-            if line.strip():
-                found.setdefault(line.split()[0], set()).add(part)
-    gathered.note("two parts", [name for name, parts in found.items() if len(parts) > 1])
-    order: tuple[PartName, ...] = ("test", "val", "train")
-    return {name: next(p for p in order if p in parts) for name, parts in found.items()}

@@ -14,9 +14,8 @@ import numpy as np
 from vitrail.data.builtin import cache_folder
 from vitrail.data.cache import kept
 from vitrail.data.decode import BrokenImage
+from vitrail.data.film_sounds import read_track
 from vitrail.data.parallel import in_order
-from vitrail.data.scan import digest
-from vitrail.data.sounds import read_sound
 from vitrail.data.split import Part
 from vitrail.errors import DataError
 
@@ -96,10 +95,10 @@ def _samples(part: Part, at: int) -> np.ndarray:
     key = tracks.keys[row]
     changed = f"{key} of {source.origin} has changed since it was inspected: start again"
     try:
-        data = (source.root / str(key)).read_bytes()
-        if digest(data) != tracks.digests[row]:
+        known, sound = read_track(source.root / str(key))
+        if known != tracks.digests[row]:
             raise DataError(changed)
-        wave = read_sound(data).at(tracks.rate)
+        wave = sound.at(tracks.rate)
     except (OSError, BrokenImage) as error:
         raise DataError(f"{changed} ({error})") from error
     return (wave.clip(-1, 1) * LOUDEST).round().astype(np.int16)

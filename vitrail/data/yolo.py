@@ -12,12 +12,15 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitrail import files
 from vitrail.data.boxed import Gathered, listing, part_in
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
-from vitrail.data.source import Finding, Source
+from vitrail.data.part_lists import part_lists
+from vitrail.data.source import Finding, PartName, Source, part_of
+from vitrail.data.table_parts import held
 from vitrail.errors import DataError
 from vitrail.units import shortened
 
@@ -50,16 +53,39 @@ def read_yolo(root: Path) -> Source:
     """List the images of a folder with what their text files say. Raises DataError."""
     listed, gathered = listing(root, ".txt", TEXTS), Gathered()
     names, more = _names(listed.root, root), list(listed.tree.findings())
-    most = -1
-    for key, text in listed.pairs(gathered):
+    most, pairs = -1, listed.pairs(gathered)
+    texts = [text for text in listed.others if "/" not in text]
+    lists = part_lists(listed.root, texts, [key for key, _ in pairs])
+    folders = _folders(listed.root, root)
+    more += lists.findings()
+    for key, text in pairs:
         found = truth([], []) if text is None else _read(listed.root / text, len(names))
         most = max(most, *found.labels.tolist(), -1)
-        gathered.add(key, part_in(key), found)
+        gathered.add(key, lists.parts.get(key) or part_in(key) or _within(key, folders), found)
     if not names:
         names = tuple(map(str, range(most + 1)))
         said = f"classes are called by their numbers: name them in {NAMED[0]}, a line each"
         more.append(Finding("unnamed classes", "info", said))
     return gathered.source(listed.root, root, names, more)
+
+
+def _folders(root: Path, origin: Path) -> list[tuple[str, PartName]]:
+    """Return the folders that data.yaml names for parts, whatever they are called."""
+    found: list[tuple[str, PartName]] = []
+    for path in (place / name for place in (root, origin) for name in NAMED if ".y" in name):
+        if not path.is_file():
+            continue
+        text = files.read(path, MOST_BYTES).decode("utf-8-sig", "replace")
+        for word, value in re.findall(r"^(\w+)[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE):
+            steps = [one for one in re.split(r"[\\/]", _bare(value)) if one not in ("", ".", "..")]
+            part = part_of(word)
+            if part and steps and (root / "/".join(steps)).is_dir():
+                found.append(("/".join(steps), part))
+    return found
+
+
+def _within(key: str, folders: Sequence[tuple[str, PartName]]) -> PartName | None:
+    return held(part for folder, part in folders if key.startswith(folder + "/"))
 
 
 def _read(path: Path, classes: int) -> Truth:

@@ -273,12 +273,15 @@ def _turns(model: nn.Module, pixels: torch.Tensor, expected: torch.Tensor) -> bo
 
 def synthetic(labels: Labels, n: int = ENOUGH) -> np.ndarray:
     """Make inputs to compare on where no real ones are at hand: images uint8 (n, H, W, C), series
-    float32 (n, T, F), clips uint8 (n, T, H, W, C)."""
+    float32 (n, T, F), clips uint8 (n, T, H, W, C), waveforms float32 (n, samples)."""
     random = np.random.default_rng(0)
     if labels.takes == "series":
         shape = n, labels.image[0], labels.channels
         drawn = random.standard_normal(shape, dtype=np.float32)
         return drawn * np.asarray(labels.std, np.float32) + np.asarray(labels.mean, np.float32)
+    if labels.takes == "waves":
+        swelling = np.hanning(labels.image[1]).astype(np.float32)
+        return 0.3 * swelling * random.standard_normal((n, labels.image[1]), dtype=np.float32)
     if labels.takes == "clips":
         still = np.stack([_scene(random, labels) for _ in range(n)])
         # A scene that is shifted a little from frame to frame.

@@ -97,6 +97,24 @@ class ServedSeries(Served):
         return self.labels.probabilities(logits), logits
 
 
+class ServedWaves(Served):
+    """The deployed model between waveforms and probabilities.
+
+    float32 (B, samples) from -1 to 1 to probabilities and logits, each (B, classes).
+    """
+
+    entry: ClassVar[str] = "samples"
+
+    def example(self) -> Tensor:
+        """Return two inputs: with one, torch would take the batch for a constant."""
+        return torch.zeros(2, self.labels.image[1])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.labels.mean[0], self.labels.std[0]
+        logits = self.model((pixels[:, None] - mean) / std)
+        return self.labels.probabilities(logits), logits
+
+
 class ServedClips(Served):
     """The deployed model between clips and probabilities.
 
@@ -177,4 +195,6 @@ def serve(model: nn.Module, labels: Labels) -> nn.Module:
         return ServedSeries(model, labels)
     if labels.takes == "clips":
         return ServedClips(model, labels)
+    if labels.takes == "waves":
+        return ServedWaves(model, labels)
     return (ServedMaps if labels.maps else Served)(model, labels)

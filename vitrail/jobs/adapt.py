@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read, pictured
 from vitrail.run.reading import read as read_data
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.subject import Subject, subject
 from vitrail.run.view import View
@@ -73,8 +73,14 @@ def adapt(wanted: Wanted, *, out: Path | None = None, console: Console | None = 
         return job.run(run, state)
 
 
-def resume(out: Path, console: Console | None = None) -> Run:
-    """Go on with what was stopped in the folder `out`, as it was asked for. Raises VitrailError."""
+def resume(
+    out: Path, console: Console | None = None, *, given: Mapping[str, Any] | None = None
+) -> Run:
+    """Go on with what was stopped in the folder `out`, as it was asked for.
+
+    `given` are fields of `Wanted` that have to be what they were; None is not given. Raises
+    VitrailError.
+    """
     view = View(console)
 
     def again(run: RunFolder, state: State) -> Path:
@@ -86,7 +92,11 @@ def resume(out: Path, console: Console | None = None) -> Run:
         config: Any = identify(weights_of(wanted.base)).config
         return _Adapting(wanted, config, images, view).run(run, state).path
 
-    return Run(resumed(out, view, again))
+    def check(run: RunFolder, state: State) -> None:
+        if "adapting" in state.values and given:
+            require_same(run, given, vars(state.get(Wanted, "adapting")))
+
+    return Run(resumed(out, view, again, check=check))
 
 
 def _read(wanted: Wanted, view: View) -> Read:

@@ -13,6 +13,7 @@ from vitrail.data.opening import task_of_data
 from vitrail.data.split import Duplicates
 from vitrail.engines import ENGINES, rivals
 from vitrail.errors import ConfigError
+from vitrail.jobs.hearing import heard_as
 from vitrail.measure.machine import cores
 from vitrail.methods import Flexivit
 from vitrail.recipes.recipe import Data, Recipe, amend
@@ -178,7 +179,10 @@ def ask(
     if task and own:
         raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
     taught = _taught(words.get("teacher"), settings)
-    asked = replace(asked, settings=(*([f"task={task}"] if task else []), *taught, *settings))
+    chosen = [f"task={task}"] if task else []
+    if task == "audio":
+        chosen = heard_as(words.get("pretrained"))
+    asked = replace(asked, settings=(*chosen, *taught, *settings))
     for setting in settings:
         path = setting.partition("=")[0].strip()
         if any(path == name or path.startswith(f"{name}.") for name in DECIDED):
@@ -210,7 +214,7 @@ def _check_kind(asked: Arguments, wish: Recipe) -> None:
             f"--engine {asked.engine}: answers to {others} come by {ENGINES[0]} alone so far, "
             "leave it out"
         )
-    if asked.pretrained:
+    if asked.pretrained and others != "waves":
         raise ConfigError(
             "--pretrained is for classes of images so far: leave it out, or begin a network with "
             "a file by `vitrail train --set pretrained=FILE`"

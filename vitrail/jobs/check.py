@@ -20,6 +20,15 @@ from vitrail.recipes.recipe import task_of
 from vitrail.tasks import Tasks
 from vitrail.units import counted, shortened
 
+# What is learned, where the name of a task is no word for it.
+_LEARNED = {
+    "multi_label": "several labels",
+    "video": "classes of clips",
+    "audio": "classes of sounds",
+    "image_text": "images and sentences",
+    "multi_modal": "clips, sounds and sentences",
+}
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -44,8 +53,8 @@ class Checked:
         parts = self.split
         sizes = f"{len(parts.train):,}, {len(parts.val):,} and {len(parts.test):,}"
         return [
-            *told(self.inspection, parts.findings, most=1000),
-            f"to learn {kind_of(type(self.task))} from: training, validation and test part would "
+            *told(self.inspection, parts.findings, most=None),
+            f"to learn {_spoken(self.task)} from: training, validation and test part would "
             f"have {sizes} {self.inspection.source.nouns}",
         ]
 
@@ -108,6 +117,12 @@ class CheckedScans:
     def _points(self) -> dict[str, int]:
         found = self.inspection
         return dict(zip(found.source.classes, found.counts.sum(0).tolist(), strict=True))
+
+
+def _spoken(task: Tasks) -> str:
+    """Return what a task learns, in words."""
+    kind = kind_of(type(task))
+    return _LEARNED.get(kind, kind)
 
 
 def check(

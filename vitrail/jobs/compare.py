@@ -182,15 +182,10 @@ def compare(
     else:
         mine, its = _without_echoes(mine), _without_echoes(its)
         pairs = _by_value(mine, its, tolerance)
-    met = {n for (n, _), _ in pairs}, {n for _, (n, _) in pairs}
-    alone = tuple(
-        tuple(dict.fromkeys(name for name, _ in trace if name not in names))
-        for trace, names in zip((mine, its), met, strict=True)
-    )
     return Comparison(
         tuple(_layer(*pair) for pair in pairs),
         _layer(("logits", my_logits), ("logits", its_logits)),
-        (alone[0], alone[1]),
+        (_alone(mine, [ours for ours, _ in pairs]), _alone(its, [theirs for _, theirs in pairs])),
         tuple(_entries(first, second, missing=paired == "name")),
         paired,
         tolerance,
@@ -298,6 +293,12 @@ def _without_echoes(trace: Trace) -> Trace:
         for before, entry in zip([None, *trace], trace, strict=False)
         if before is None or not torch.equal(before[1], entry[1])
     ]
+
+
+def _alone(trace: Trace, paired: list[tuple[str, Tensor]]) -> tuple[str, ...]:
+    """Return the names of outputs that are in no pair, each once."""
+    met = {name for name, _ in paired}
+    return tuple(dict.fromkeys(name for name, _ in trace if name not in met))
 
 
 def _layer(one: tuple[str, Tensor], other: tuple[str, Tensor]) -> Layer:

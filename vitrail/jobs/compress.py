@@ -29,7 +29,7 @@ from vitrail.measure.machine import cores
 from vitrail.run.before import Before, before
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, pictured
-from vitrail.run.state import NAME, State, resumed
+from vitrail.run.state import NAME, State, require_same, resumed
 from vitrail.run.view import View
 from vitrail.runs import Run
 
@@ -81,7 +81,14 @@ def compress(
     """
     view, site = View(console), _site(options)
     if resume:
-        return Run(resumed(out, view, lambda folder, state: _again(folder, state, view, site)))
+        return Run(
+            resumed(
+                out,
+                view,
+                lambda folder, state: _again(folder, state, view, site),
+                check=lambda folder, state: _require_same(folder, state, run, options),
+            )
+        )
     data = options.get("data")
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
@@ -161,6 +168,28 @@ def _command(run: str | Path, options: Mapping[str, Any], out: str | Path | None
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()
     ]
     return " ".join(["vitrail compress", shlex.quote(str(run)), *words])
+
+
+def _require_same(run: RunFolder, state: State, source: str | Path, options: Words) -> None:
+    """Raise BudgetError and ConfigError for what was given and is not as it was begun."""
+    if "compress" not in state.values:
+        return
+    kept = state.get(Asked, "compress.asked")
+    given: dict[str, Any] = {
+        name: options.get(name) for name in ("method", "epochs", "seed", "max_drop", "data")
+    }
+    texts = options.get("macs"), options.get("params"), options.get("latency")
+    counts = options.get("gelus"), options.get("softmaxes")
+    require_same(run, {"run": str(source), **given}, {"run": kept.run, **vars(kept)})
+    old = before(kept.run, kept.data) if {*texts, *counts} != {None} else None
+    if old is not None and {*texts} != {None}:
+        figures = old.subject
+        now = Limits(figures.macs, figures.params, old.result["latency"]["p50_s"])
+        require_same(run, vars(read(*texts, now)), vars(kept))
+    if old is not None and {*counts} != {None}:
+        require_same(
+            run, dict(zip(("gelus", "softmaxes"), wanted(old, *counts), strict=True)), vars(kept)
+        )
 
 
 def _again(run: RunFolder, state: State, view: View, site: tuple[Hardware, int]) -> Path:

@@ -11,6 +11,7 @@ from vitrail.data.decode import BrokenImage, decode, decode_full, decode_image, 
 from vitrail.data.hearing import Hearing
 from vitrail.data.labels import Labels
 from vitrail.data.picture import of_image
+from vitrail.data.sound_waves import wave_of
 from vitrail.data.sounds import sound_picture
 from vitrail.jobs.asked import Picture, from_array
 
@@ -18,11 +19,13 @@ from vitrail.jobs.asked import Picture, from_array
 def decoded(picture: Picture, labels: Labels, *, whole: bool = False) -> np.ndarray | str:
     """Return a picture, or the spectrogram of a sound, as uint8 (H, W, C), or why there is none.
 
+    A run of waveforms takes the sound itself, float32 (samples,).
+
     It has the size that the run takes, or with `whole` its own.
     """
     try:
         if labels.hearing is not None:
-            return _heard(picture, labels.hearing, labels.image)
+            return _heard(picture, labels.hearing, labels)
         return _seen(picture, labels, whole=whole)
     except BrokenImage as error:
         return error.reason
@@ -43,10 +46,12 @@ def _seen(picture: Picture, labels: Labels, *, whole: bool) -> np.ndarray:
     return decode(data, labels.image, labels.channels, labels.ranges)
 
 
-def _heard(sound: Picture, hearing: Hearing, image: tuple[int, int]) -> np.ndarray:
+def _heard(sound: Picture, hearing: Hearing, labels: Labels) -> np.ndarray:
     if isinstance(sound, np.ndarray | Image.Image):
         raise BrokenImage("not a sound", "cannot be read as a sound: give a path, or its bytes")
-    return sound_picture(_data(sound), hearing, image)
+    if labels.takes == "waves":
+        return wave_of(_data(sound), hearing)
+    return sound_picture(_data(sound), hearing, labels.image)
 
 
 def _data(given: str | os.PathLike | bytes | bytearray | memoryview) -> bytes:

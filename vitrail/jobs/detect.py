@@ -27,6 +27,7 @@ from vitrail.jobs.masks import names
 from vitrail.models import family_of, identify, load
 from vitrail.models.owl_vit import CLIP, Config, OwlViT
 from vitrail.report.boxes import Box, drawn
+from vitrail.run.folder import RunFolder
 
 TOKENIZER = "tokenizer.json"
 THRESHOLD = 0.1
@@ -188,6 +189,8 @@ def detect(
     """
     from vitrail.data.parallel import in_order
 
+    if out is not None:
+        RunFolder.check_writable(out, "folder")
     if asked.like is None:
         called = tuple(dict.fromkeys(" ".join(one.split()) for one in asked.sentences))
         queries = detector.queries(called)

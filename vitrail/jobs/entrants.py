@@ -19,6 +19,7 @@ from vitrail.run.reading import Read, pictured
 from vitrail.run.reserve import reserve
 from vitrail.run.teachers import open_teacher
 from vitrail.run.view import View
+from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate
 from vitrail.search.dense_space import dense_sizes
 from vitrail.search.first_rung import SHARE, Bench, Probed, probed
@@ -30,7 +31,7 @@ from vitrail.search.shortlist import Shortlist, Terms, shortlist
 from vitrail.search.space import image_sizes
 from vitrail.search.suited import refusal
 from vitrail.search.timing import held
-from vitrail.tasks import Instances
+from vitrail.tasks import Classification, Instances, MultiLabel
 from vitrail.units import seconds
 
 # Of the time that is left for training: the race.
@@ -59,7 +60,7 @@ def listed(
     spent = clock.monotonic() - began
     left = max(1.0, asked.time_s - spent - reserve(asked.time_s, more=2 if methods else 1))
     terms = Terms(
-        image_size=data.inspection.size,
+        image_size=_size(data),
         channels=split.channels,
         classes=len(split.classes),
         images=len(split.train),
@@ -76,8 +77,38 @@ def listed(
         takes=asked.wish.task.takes,
         frames=_frames(data),
         sounds=split.train.source.hearing is not None,
+        sides=may_answer_twice(asked),
     )
     return _invited(asked, terms, extra, view), probes
+
+
+def _size(data: Read) -> tuple[int, int]:
+    """Return the size of what networks see at most: the median of images, (1, samples) of waves."""
+    source = data.inspection.source
+    if source.kind == "waves" and source.hearing is not None:
+        return 1, source.hearing.samples
+    return data.inspection.size
+
+
+def may_answer_twice(asked: Arguments) -> bool:
+    """Tell whether the winner may answer by both sides of an image in the end."""
+    settled = any(
+        one.strip().startswith("methods") or one.strip() in ("augment.flip=0", "augment.flip=0.0")
+        for one in asked.settings
+    )
+    one_answer = isinstance(asked.wish.task, Classification | MultiLabel)
+    return one_answer and not settled and not asked.wish.methods
+
+
+def may_resize(asked: Arguments, workshop: Workshop) -> bool:
+    """Tell whether the race's winner may be trained in another size of its family.
+
+    Machines that share a race would each decide for themselves; other senses have spaces of their
+    own.
+    """
+    plain = workshop.split.train.source.hearing is None and asked.wish.task.takes == "images"
+    one_answer = isinstance(asked.wish.task, Classification | MultiLabel)
+    return plain and one_answer and asked.storage is None and not asked.wish.methods
 
 
 def _frames(data: Read) -> int:
@@ -87,11 +118,14 @@ def _frames(data: Read) -> int:
 
 def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
     """Return the candidates that start from weights: of a shelf, or published ones."""
-    split, size, extra = data.workshop.split, data.inspection.size, list[Candidate]()
+    split, size, extra = data.workshop.split, _size(data), list[Candidate]()
     if asked.pretrained == "hub":
         extra = published(image_size=size, classes=len(split.classes))
     elif asked.pretrained is not None:
-        extra, left_out = shelf(Path(asked.pretrained), image_size=size, classes=len(split.classes))
+        extra, left_out = shelf(
+            Path(asked.pretrained), image_size=size, classes=len(split.classes),
+            takes=asked.wish.task.takes,
+        )  # fmt: skip
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")
     if (teacher := _teacher(asked, data)) is not None:

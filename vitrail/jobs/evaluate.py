@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,59 +95,92 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     if folder.of_scans():
-        if engine is not None or stress != CALM:
-            raise ConfigError(
-                f"{folder.path} tells points of lidar scans, which are judged as they are by its "
-                "own file: leave out engines, attacks and corruptions"
-            )
-        found = evaluate_scans(folder, data, name=name, progress=progress)
-        return Evaluation(found.sentence, found.figures, found.n, found.folder)
+        return _of_scans(folder, data, engine, stress, name=name, progress=progress)
+    evaluations = folder.evaluations()
     model, recipe, labels = folder.load_model()
     task = task_of(recipe)
-    drawn = task.maps or task.boxes
     _require_judged(folder, task, labels, engine, stress)
     stress.check(task, labels, engine)
-    if data is None:
-        source = own_test(folder, recipe, progress=progress)
-    else:
-        source = task.source(os.fspath(data), progress=progress)
-    source = _known(source, labels, folder)
-    task.check(source)
+    source = _source(folder, recipe, data, labels, progress=progress)
     found = inspect(source, progress=progress, least=1)
     part = Part(found.source, found.rows, found.digests)
     images = inputs(part, labels.image, labels.channels, progress=progress)
     ask = _asker(folder, model, labels, engine)
-    if drawn or task.takes != "images":  # clips are seen in several views
-        outputs = task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
-    else:
-        outputs = Outputs(_answers(ask, images), _truth(task, images))
-    judged = task.judged(outputs, labels)
-    where = folder.path / "evaluations" / (name or found.source.name)
+    case = _Case(task, model, labels, found, images, _outputs(task, model, labels, images, ask))
+    judged = task.judged(case.outputs, labels)
+    where = evaluations / (name or found.source.name)
     where.mkdir(parents=True, exist_ok=True)
-    one = Subject(folder, task, model, labels, ask, where, engine)
-    facts = Facts(
+    facts = _facts(case, recipe, part, judged, run, _command(run, data, engine, stress))
+    seen = _looks(case)
+    if seen.chapter is not None:
+        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
+    chapters, more = [], {}
+    if not case.drawn:
+        one = Subject(folder, task, model, labels, ask, where, engine)
+        chapters, more = stressed(stress, one, images, progress=progress)
+    facts = replace(facts, chapters=[*chapters, *facts.chapters])
+    # What a task draws is for the page.
+    told = {key: to_json(value) for key, value in judged.items() if key != "chapters"} | more
+    folder.write_text(where / "look-at.csv", seen.table)
+    folder.write_text(where / "report.html", render(facts))
+    folder.write_text(where / "result.json", json.dumps(told, indent=1) + "\n")
+    return Evaluation(task.sentence(judged), told, len(case.outputs), where)
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A model before labelled images, with what it says of them."""
+
+    task: Task
+    model: Any
+    labels: Labels
+    found: Inspection
+    images: Pixels
+    outputs: Outputs
+
+    @property
+    def drawn(self) -> bool:
+        """Return whether an answer is drawn on the image: masks or boxes."""
+        return self.task.maps or self.task.boxes
+
+
+def _of_scans(
+    folder: RunFolder, data: str | os.PathLike | None, engine: str | None, stress: Stress,
+    *, name: str | None, progress: bool,
+) -> Evaluation:  # fmt: skip
+    """Judge a run of lidar scans."""
+    if engine is not None or stress != CALM:
+        raise ConfigError(
+            f"{folder.path} tells points of lidar scans, which are judged as they are by its "
+            "own file: leave out engines, attacks and corruptions"
+        )
+    found = evaluate_scans(folder, data, name=name, progress=progress)
+    return Evaluation(found.sentence, found.figures, found.n, found.folder)
+
+
+def _outputs(task: Task, model: Any, labels: Labels, images: Pixels, ask: Ask) -> Outputs:
+    """Return what is said of all images, with the truth."""
+    if task.maps or task.boxes or task.takes != "images":  # clips are seen in several views
+        return task.judge(model, images, Normal(labels.mean, labels.std), "cpu")
+    return Outputs(_answers(ask, images), torch.from_numpy(np.asarray(images.labels)))
+
+
+def _facts(
+    case: _Case, recipe: dict[str, Any], part: Part, judged: Mapping[str, Any],
+    run: str | os.PathLike, command: str,
+) -> Facts:  # fmt: skip
+    """Return what the page tells, without what is looked at besides."""
+    return Facts(
         model=_model(recipe),
-        data=_data(found, part, task),
-        command=_command(run, data, engine, stress),
-        mistakes=_mistakes(task, outputs, labels, images, model),
+        data=_data(case.found, part, case.task),
+        command=command,
+        mistakes=_mistakes(case),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
         date=today(),
         run=os.fspath(run),
         **judged,
     )
-    seen = looks(found, []) if drawn else _looks(found, images, outputs, labels, model)
-    if seen.chapter is not None:
-        facts = replace(facts, chapters=[*facts.chapters, seen.chapter])
-    chapters, strained = ([], {}) if drawn else stressed(stress, one, images, progress=progress)
-    facts = replace(facts, chapters=[*chapters, *facts.chapters])
-    folder.write_text(where / "look-at.csv", seen.table)
-    folder.write_text(where / "report.html", render(facts))
-    # What a task draws is for the page.
-    told = {key: to_json(value) for key, value in judged.items() if key != "chapters"}
-    figures = told | strained
-    folder.write_text(where / "result.json", json.dumps(figures, indent=1) + "\n")
-    return Evaluation(task.sentence(judged), figures, len(outputs), where)
 
 
 def _require_judged(
@@ -165,8 +199,24 @@ def _require_judged(
         )
 
 
+def _source(
+    folder: RunFolder, recipe: dict[str, Any], data: str | os.PathLike | None, labels: Labels,
+    *, progress: bool,
+) -> Source:  # fmt: skip
+    """Return what is judged, in the run's classes: by default the run's own test part."""
+    task = task_of(recipe)
+    if data is None:
+        source = own_test(folder, recipe, progress=progress)
+    else:
+        source = task.source(os.fspath(data), progress=progress)
+    source = _known(source, labels, folder)
+    task.check(source)
+    return source
+
+
 def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
-    """Return the source with the run's classes in the run's order, and its range of deep images."""
+    """Return the source with the run's classes and features in the run's order, and its range of
+    deep images."""
     unknown = sorted(set(source.classes) - set(labels.classes))
     if unknown:
         some = shortened(", ".join(labels.classes))
@@ -191,8 +241,9 @@ def _known(source: Source, labels: Labels, folder: RunFolder) -> Source:
     if masks is not None:
         masks = renumbered(masks, at, len(labels.classes))
     return replace(
-        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks
-    )
+        source, classes=labels.classes, items=items, ranges=labels.ranges, boxes=boxes, masks=masks,
+        series=source.series and source.series.ordered(labels.features),
+    )  # fmt: skip
 
 
 def _command(
@@ -226,13 +277,12 @@ def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _looks(
-    found: Inspection, images: Pixels, outputs: Outputs, labels: Labels, model: Any
-) -> Looks:
+def _looks(case: _Case) -> Looks:
     """Return which of the images deserve a look; of what is no image only what the gate found."""
-    if labels.takes != "images":
-        return looks(found, [])
-    network = Embedded(model)
+    labels = case.labels
+    if case.drawn or labels.takes != "images":
+        return looks(case.found, [])
+    network = Embedded(case.model)
 
     def embed(some: Pixels) -> np.ndarray:
         rows = np.arange(len(some))
@@ -242,12 +292,8 @@ def _looks(
                 for at in range(0, len(rows), BATCH)
             ])  # fmt: skip
 
-    shares = None if labels.several else labels.probabilities(outputs.values).numpy()
-    return looks(found, of_evaluation(found, images, shares, embed))
-
-
-def _truth(task: Task, images: Pixels) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(images.labels))
+    shares = None if labels.several else labels.probabilities(case.outputs.values).numpy()
+    return looks(case.found, of_evaluation(case.found, case.images, shares, embed))
 
 
 def _model(recipe: dict[str, Any]) -> ModelFacts:
@@ -275,13 +321,12 @@ def _data(found: Inspection, part: Part, task: Task) -> DataFacts:
     )
 
 
-def _mistakes(
-    task: Task, outputs: Outputs, labels: Labels, images: Pixels, model: Any
-) -> list[Mistake]:
-    drawn = []
-    for one in task.mistakes(outputs, labels, MISTAKES):
+def _mistakes(case: _Case) -> list[Mistake]:
+    """Draw the worst answers, with what the model looked at."""
+    drawn, images = [], case.images
+    for one in case.task.mistakes(case.outputs, case.labels, MISTAKES):
         image = images.take(np.array([one.row]))[0]
-        seen, method = explain(model, labels.normalised(image[None])[0], one.asked)
+        seen, method = explain(case.model, case.labels.normalised(image[None])[0], one.asked)
         key = images.keys[one.row]
         told = (one.truth, one.guess, one.confidence, key, ASKED[method])
         drawn.append(Mistake(png(image), overlay(image, seen), *told))

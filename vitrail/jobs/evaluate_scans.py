@@ -44,6 +44,7 @@ def evaluate_scans(
     Page and figures go to RUN/evaluations/`name`. Raises VitrailError, also for scans of other
     classes.
     """
+    evaluations = folder.evaluations()
     predictor, recipe = ScanPredictor(folder), from_json(folder.read_recipe())
     task, labels = recipe.task, predictor.labels
     assert isinstance(task, Lidar)
@@ -67,7 +68,7 @@ def evaluate_scans(
     outputs = task.answered(predictor.network, scans, Normal(labels.mean, labels.std))
     judged = task.judged(outputs, labels)
     called = source.name if data is not None else f"{source.name}-test"
-    where = folder.path / "evaluations" / (name or called)
+    where = evaluations / (name or called)
     where.mkdir(parents=True, exist_ok=True)
     own = [] if data is None else [os.fspath(data)]
     page = ScanEvaluation(

@@ -16,6 +16,7 @@ from torch import nn
 from vitrail import files
 from vitrail.attribution import ASKED, explain, overlay, photograph
 from vitrail.config import nearest
+from vitrail.data.labels import Labels
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs import explain_drawn
 from vitrail.report.text import plain
@@ -57,21 +58,7 @@ def explain_files(
     from vitrail.run.folder import RunFolder
 
     model, _, labels = RunFolder.open(run).load_model()
-    if labels.maps or labels.boxes:
-        explain_drawn.require_occlusion(method, os.fspath(run), labels)
-    if labels.hearing is not None:
-        raise ConfigError(
-            f"{os.fspath(run)} tells sounds, which are not explained so far: see the "
-            "worst mistakes in its report.html"
-        )
-    if labels.takes != "images":
-        raise ConfigError(
-            f"{os.fspath(run)} takes {labels.takes}, and what a network looks at is drawn for "
-            "images alone: use `vitrail predict`"
-        )
-    if about is not None and about not in labels.classes:
-        known = nearest(about, labels.classes)
-        raise ConfigError(f"class {about!r} is unknown to the run: {known}")
+    _require_explained(os.fspath(run), labels, method, about)
     if out is not None and len(paths) > 1:
         raise ConfigError(f"--out names one picture for {len(paths)} images: give one image")
     for path in paths:
@@ -82,11 +69,31 @@ def explain_files(
     for target in targets:
         if target.exists():
             raise RunError(f"{target} exists and is not overwritten: name another by --out")
+        RunFolder.check_writable(target.parent, "the picture in")
     found = []
     for path, target in zip(paths, targets, strict=True):
         found.append(_explain_file(model, labels, path, target, method, about))
         say(found[-1])
     return found
+
+
+def _require_explained(run: str, labels: Labels, method: str, about: str | None) -> None:
+    """Raise ConfigError for a run or a class that cannot be explained in this way."""
+    if labels.maps or labels.boxes:
+        explain_drawn.require_occlusion(method, run, labels)
+    if labels.hearing is not None:
+        raise ConfigError(
+            f"{run} tells sounds, which are not explained so far: see the "
+            "worst mistakes in its report.html"
+        )
+    if labels.takes != "images":
+        raise ConfigError(
+            f"{run} takes {labels.takes}, and what a network looks at is drawn for "
+            "images alone: use `vitrail predict`"
+        )
+    if about is not None and about not in labels.classes:
+        known = nearest(about, labels.classes)
+        raise ConfigError(f"class {about!r} is unknown to the run: {known}")
 
 
 def picture_names(paths: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ Each step is a file; this one passes the results on and keeps the clock.
 
 from __future__ import annotations
 
+import shlex
 import time as clock
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from vitrail.jobs.fitting import Fitting
 from vitrail.jobs.pretrain import pretrain
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import read
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -70,7 +71,10 @@ def fit(
     view, words = View(console), options
     require_alone("a fit")
     if resume:
-        path = resumed(out, view, lambda run, state: _again(run, state, words, settings, view))
+        path = resumed(
+            out, view, lambda run, state: _again(run, state, data, words, settings, view),
+            check=lambda run, state: _require_same(run, state, data, words, settings),
+        )  # fmt: skip
         return Run(path)
     asked = ask(data, words, settings, out)
     _reached(asked)
@@ -79,11 +83,15 @@ def fit(
     task = asked.wish.task
     if isinstance(task, Lidar):
         return Run(fit_scans(asked, out, view))
-    folder = Path(out) if out else free_name(_called(data, task))
+    return Run(_fitted(asked, Path(out) if out else free_name(_called(data, task)), view))
+
+
+def _fitted(asked: Arguments, folder: Path, view: View) -> Path:
+    """Fit in a new folder what takes pixels; returns the folder."""
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + asked.time_s)
-    images = read(asked.wish.data, asked.hardware, view, task)
+    images = read(asked.wish.data, asked.hardware, view, asked.wish.task)
     found, probes = listed(asked, view, images, began)
     with RunFolder.create(folder) as run:
         spent = clock.monotonic() - began
@@ -97,7 +105,7 @@ def fit(
             seconds={"data": images.seconds, "shortlist": spent - images.seconds},
         )
         with interruptible(asked.again(run.path)):
-            return Run(Fitting(asked, run, state, view, images, found).run())
+            return Fitting(asked, run, state, view, images, found).run()
 
 
 def _reached(asked: Arguments) -> None:
@@ -137,12 +145,42 @@ def _pretrained_first(
     return replace(asked, pretrained=str(made), time_s=left)
 
 
-def _again(run: RunFolder, state: State, words: Words, settings: Sequence[str], view: View) -> Path:
+def _require_same(
+    run: RunFolder, state: State, data: str | Path, words: Words, settings: Sequence[str]
+) -> None:
+    """Raise ConfigError for other data than the run's, and for any change of a finished one."""
+    if "arguments" not in state.values:
+        return
+    asked = _moved(state.get(Arguments, "arguments"), data)
+    require_same(run, {"data": str(data)}, {"data": asked.data})
+    if run.result.is_file() and (now := _settled(asked, words, settings)) != asked:
+        changed = next(n for n in Arguments.__annotations__ if getattr(now, n) != getattr(asked, n))
+        name = changed.removesuffix("_s").replace("_", "-")
+        raise ConfigError(
+            f"{run.path} is finished, so another --{name} changes nothing any more: fit again into "
+            f"another folder, with --pretrained {shlex.quote(str(run.path))} to begin with its "
+            "weights"
+        )
+
+
+def _moved(asked: Arguments, data: str | Path) -> Arguments:
+    """Return the arguments with where the images are now, if they are no longer where they were.
+
+    Whether they are the same ones is seen when they are read.
+    """
+    gone = not Path(asked.data).expanduser().exists()
+    return replace(asked, data=str(data)) if gone else asked
+
+
+def _again(
+    run: RunFolder, state: State, data: str | Path, words: Words, settings: Sequence[str],
+    view: View,
+) -> Path:  # fmt: skip
     """Go on with a stopped run, under its own arguments, and new limits where they are given."""
     if "shortlist" not in state.values and "scans" not in state.values:
         maker = "pretrain" if "pretraining" in state.values else "train"
         raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
-    asked = state.get(Arguments, "arguments")
+    asked = _moved(state.get(Arguments, "arguments"), data)
     asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
     asked = _changed(asked, words, settings, state, view)
     if "scans" in state.values:
@@ -161,17 +199,7 @@ def _changed(
     asked: Arguments, words: Words, settings: Sequence[str], state: State, view: View
 ) -> Arguments:
     """Take over new limits; refuse what would make another run of it."""
-    settled = (
-        "seed", "group-by", "duplicates", "pretrained", "pretrain", "task", "flexible", "teacher",
-        "add",
-    )  # fmt: skip
-    fixed = [name for name in given(words) if name in settled]
-    if fixed or settings:
-        raise ConfigError(
-            f"--{fixed[0] if fixed else f'set {settings[0]}'} cannot change while a run goes on: "
-            "resume it without, or start a new one"
-        )
-    now = amended(asked, words)
+    now = _settled(asked, words, settings)
     if now == asked:
         return asked
     if now.time_s != asked.time_s and any(plan["fixed"] for plan in state.finals.values()):
@@ -183,3 +211,18 @@ def _changed(
     # Whoever missed the old latency may keep the new one, and the other way round.
     state.put(arguments=to_json(now.public), misses={})
     return now
+
+
+def _settled(asked: Arguments, words: Words, settings: Sequence[str]) -> Arguments:
+    """Return the arguments with new limits. Raises ConfigError for what cannot change."""
+    settled = (
+        "seed", "group-by", "duplicates", "pretrained", "pretrain", "task", "flexible", "teacher",
+        "add",
+    )  # fmt: skip
+    fixed = [name for name in given(words) if name in settled]
+    if fixed or settings:
+        raise ConfigError(
+            f"--{fixed[0] if fixed else f'set {settings[0]}'} cannot change while a run goes on: "
+            "resume it without, or start a new one"
+        )
+    return amended(asked, words)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time as clock
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vitrail.config import to_json
 from vitrail.data.split import Split
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ExportError, RunError
 from vitrail.jobs.arguments import Arguments
-from vitrail.jobs.entrants import RACE_SHARE, within
+from vitrail.jobs.entrants import RACE_SHARE, may_answer_twice, may_resize, within
 from vitrail.jobs.training import train_in_full
 from vitrail.recipes.defaults import batch_size, default
 from vitrail.recipes.recipe import amend
@@ -27,9 +29,12 @@ from vitrail.run.sides import sided
 from vitrail.run.state import State
 from vitrail.run.view import View
 from vitrail.run.watch import Watched, checkpoints
+from vitrail.search.candidate import Candidate
 from vitrail.search.choices import Measuring, chosen
 from vitrail.search.field import Field, brought
 from vitrail.search.first_rung import Probed
+from vitrail.search.other_size import Rest, other_size
+from vitrail.search.other_size import said as resized
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, rung_seconds, rung_steps
 from vitrail.search.shortlist import Shortlist
@@ -142,33 +147,57 @@ class Fitting:
                 f"no candidate of {asked.storage or 'the race'} was left for this run: give "
                 "more --time, or fewer machines"
             )
-        return race, runners
+        return race, self._resized(runners)
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
         """Return the candidates with their recipes, and the steps of each rung."""
+        marks = rung_seconds(len(self.found.candidates), race_s)
+        whole_s = train_s - race_s + marks[-1]
+        return [self._runner(one, marks, whole_s) for one in self.found.candidates]
+
+    def _runner(self, one: Candidate, marks: Sequence[float], whole_s: float) -> Runner:
+        """Return a candidate with its recipe for `whole_s` seconds, and the steps of each rung."""
         asked, workshop = self.asked, self.workshop
         images = len(workshop.split.train)
-        marks = rung_seconds(len(self.found.candidates), race_s)
-        runners = []
-        for one in self.found.candidates:
-            batch = batch_size(images, workshop.device, one.config)
-            steps = rung_steps(one.rate or 1.0, batch, marks)
-            whole = rung_steps(one.rate or 1.0, batch, [train_s - race_s + marks[-1]])[0]
-            recipe = default(
-                one.config,
-                workshop.data(asked.wish.data, one.image, one.channels, one.pretrained),
-                images=images,
-                total=max(steps[-1] + 1, whole),
-                seed=asked.seed,
-                pretrained=one.pretrained,
-                device=workshop.device,
-                precision=one.precision,
-            )
-            recipe = amend(recipe, [s for s in asked.settings if not s.startswith("data")])
-            schedule = replace(recipe.schedule, hold=steps[-1])
-            recipe = replace(recipe, schedule=schedule, methods=asked.wish.methods)
-            runners.append(Runner(one, recipe, steps, seconds=tuple(marks)))
-        return runners
+        batch = batch_size(images, workshop.device, one.config)
+        steps = rung_steps(one.rate or 1.0, batch, marks)
+        whole = rung_steps(one.rate or 1.0, batch, [whole_s])[0]
+        recipe = default(
+            one.config,
+            workshop.data(asked.wish.data, one.image, one.channels, one.pretrained),
+            images=images,
+            total=max(steps[-1] + 1, whole),
+            seed=asked.seed,
+            pretrained=one.pretrained,
+            device=workshop.device,
+            precision=one.precision,
+        )
+        recipe = amend(recipe, [s for s in asked.settings if not s.startswith("data")])
+        schedule = replace(recipe.schedule, hold=steps[-1])
+        recipe = replace(recipe, schedule=schedule, methods=asked.wish.methods)
+        return Runner(one, recipe, steps, seconds=tuple(marks))
+
+    def _resized(self, runners: list[Runner]) -> list[Runner]:
+        """Return the runners behind another size of the best, where that suits the rest better."""
+        asked, state, winner = self.asked, self.state, runners[0]
+        if not may_resize(asked, self.workshop):
+            return runners
+        left = max(1.0, self.train_end - clock.monotonic())
+        if "resized" not in state.values:
+            rest = Rest(len(self.workshop.split.train), left, self.budget, may_answer_twice(asked))
+            found = None if state.finals else other_size(winner, rest)
+            state.put(resized=None if found is None else to_json(found))
+        if state.values["resized"] is None:
+            return runners
+        one = state.get(Candidate, "resized")
+        why = resized(winner, one)
+        self.view.say(why)
+        self.desk.notes.append(FindingFacts("another size", "info", why))
+        other = self._runner(one, winner.seconds, left)
+        measuring = Measuring(self.workshop, self.folder.path, state, self.view)
+        [other] = measuring.settle([replace(other, rate=one.rate)], asked.settings)
+        self.view.add(one)
+        return [other, *runners]
 
     def _final(self, race: Race, runners: list[Runner]) -> tuple[Finished, bool]:
         """Train the best in full; where its exported file misses the latency, the next.
@@ -176,7 +205,9 @@ class Fitting:
         Where all miss it, the least slow one is finished all the same, and True returned.
         """
         misses: dict[str, float] = dict(self.state.values.get("misses", {}))
-        field = [r for r in runners if r.accuracy is not None]
+        why = ""
+        # Another size of the best has not raced.
+        field = [r for r in runners if r.accuracy is not None or r is runners[0]]
         for runner in field:
             name = runner.candidate.name
             if name in misses:
@@ -184,6 +215,7 @@ class Fitting:
             try:
                 finished = self._try(runner, runners, misses)
             except ExportError as error:
+                why = f"{name}: {error}"
                 self.view.phase(f"{name} cannot be exported: {error}")
                 continue
             if finished is not None:
@@ -191,7 +223,7 @@ class Fitting:
             self.state.put(misses=misses)
             self.view.update(name, status="over budget")
         if not misses:
-            raise BudgetError("no candidate could be exported: see the lines above")
+            raise BudgetError(f"no candidate could be exported, the last one for this: {why}")
         self.view.phase("no candidate keeps the latency: finishing the least slow")
         runner = min(
             (r for r in field if r.candidate.name in misses),

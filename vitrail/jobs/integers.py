@@ -18,7 +18,7 @@ from vitrail.report import compression
 from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
 from vitrail.run.before import now, worth
-from vitrail.run.deploy import MAX_DROP, Deployed, deployed, note
+from vitrail.run.deploy import MAX_DROP, Deployed, Given, deployed, note
 from vitrail.run.exported import Timed
 from vitrail.run.finish import Addition, Shipped, Trained, conclude, ship
 from vitrail.run.images import real_images
@@ -75,7 +75,7 @@ class Integers(Making):
         images = real_images(self.folder, to_json(self.before.recipe), labels, None, progress=False)
         allowed = MAX_DROP if self.asked.max_drop is None else self.asked.max_drop
         return deployed(
-            engine(PLAIN), self.folder, self.before.model, labels, images, scratch,
+            engine(PLAIN), Given(self.folder, self.before.model, labels, images), scratch,
             max_drop=allowed, threads=self.budget.threads,
             progress=self.view.console.is_terminal,
         )  # fmt: skip

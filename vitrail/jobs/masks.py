@@ -93,6 +93,7 @@ def check_out(out: Path) -> None:
     """Raise RunError for a folder of masks that has something in it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not overwritten: name another folder by --out")
+    RunFolder.check_writable(out, "folder")
 
 
 def names(paths: Sequence[str]) -> list[str]:

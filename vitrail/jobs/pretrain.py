@@ -9,7 +9,7 @@ test part of a fit with the same seed is not among the pictures.
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from vitrail.recipes.pretraining import (
 from vitrail.recipes.recipe import Data, Recipe, changed, from_json
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, Read
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.training.crew import require_alone
@@ -49,12 +49,12 @@ ONE_STEP = Steps(1, 2)  # of a recipe whose steps are still to be counted
 def pretrain(
     pictures: str | Path,
     *,
-    method: str = "attmask",
+    method: str | None = None,
     model: str | None = None,
-    time: str | float = "10m",
+    time: str | float | None = None,
     settings: Sequence[str] = (),
-    labels: bool = True,
-    seed: int = 0,
+    labels: bool | None = None,
+    seed: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -64,7 +64,8 @@ def pretrain(
     """Pretrain a backbone on pictures without labels; returns the run folder.
 
     `pictures` is a folder of pictures at any depth, or what `fit` takes, of which labels only tell
-    how good features are, unless `labels` is false. `method` is sit, attmask, dino, ibot or mae;
+    how good features are, unless `labels` is false. `method` is sit, attmask (the
+    default), dino, ibot or mae, `time` is 10m unless given;
     `model` a published variant or a file of weights, by default a small DeiT. `settings` are fields
     of the recipe, as `objective.crops.number=4`. Raises VitrailError.
 
@@ -75,12 +76,21 @@ def pretrain(
     """
     require_alone("a pretraining")
     view, hardware = View(console), Hardware(device, devices)
-    asked = Asked(
-        str(pictures), known_method(method), model, parse_duration(time), labels, seed,
-        tuple(settings),
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "pictures": str(pictures),
+        "method": None if method is None else known_method(method),
+        "model": model,
+        "time_s": None if time is None else parse_duration(time),
+        "labels": labels,
+        "seed": seed,
+        "settings": tuple(settings) or None,
+    }
     if resume:
-        return resumed(out, view, lambda run, state: _again(run, state, hardware, view))
+        return resumed(
+            out, view, lambda run, state: _again(run, state, hardware, view),
+            check=lambda run, state: _require_same(run, state, given),
+        )  # fmt: skip
+    asked = Asked(**{name: value for name, value in given.items() if value is not None})
     folder = Path(out) if out is not None else free_name(f"{asked.method}-pretraining")
     RunFolder.check_free(folder)
     _check(asked)
@@ -96,6 +106,12 @@ def pretrain(
             seconds={"data": images.seconds},
         )
         return Pretraining(asked, run, state, images, view).run(recipe)
+
+
+def _require_same(run: RunFolder, state: State, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what was given and is not as the pretraining was begun."""
+    if "pretraining" in state.values:
+        require_same(run, given, vars(state.get(Asked, "pretraining")))
 
 
 def _again(run: RunFolder, state: State, hardware: Hardware, view: View) -> Path:

@@ -37,7 +37,7 @@ class Asked:
     """
 
     pictures: str
-    method: str
+    method: str = "attmask"
     model: str | None = None
     time_s: float = 600.0
     labels: bool = True

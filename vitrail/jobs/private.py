@@ -8,6 +8,7 @@ plain one, and beside what was predicted
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -57,15 +58,9 @@ def private(
         >>> found.ranked[0][0], found.measured["messages"]
         ('cat', 1876)
     """
-    for option, value, known in (
-        ("--weights", weights, get_args(Weights)), ("--protocol", protocol, get_args(Protocol)),
-    ):  # fmt: skip
-        if value not in known:
-            raise ConfigError(f"{option} {value!r} is unknown: {nearest(value, known)}")
-    folder = RunFolder.open(run)
-    model, _, labels = folder.load_model()
-    if labels.maps or labels.several:
-        raise ConfigError(f"{run} does not tell one class of an image: give a run that does")
+    _require_known("--weights", weights, get_args(Weights))
+    _require_known("--protocol", protocol, get_args(Protocol))
+    model, labels = _opened(run)
     planned = plan(model)
     python()
     seen = _image(image, labels)
@@ -92,6 +87,19 @@ def private(
         kinds=[(k.name, k.calls, k.seconds, k.bytes, k.messages) for k in met.kinds],
         network=f"{8 * network.bandwidth / 1e6:.4g} Mbit/s and {seconds(network.round_trip)}",
     )
+
+
+def _opened(run: str | os.PathLike) -> tuple[nn.Module, Labels]:
+    """Return a run's model and labels. Raises ConfigError where they are no classes of images."""
+    model, _, labels = RunFolder.open(run).load_model()
+    if labels.maps or labels.several:
+        raise ConfigError(f"{run} does not tell one class of an image: give a run that does")
+    return model, labels
+
+
+def _require_known(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} {value!r} is unknown: {nearest(value, known)}")
 
 
 def _waiting(shown: bool) -> AbstractContextManager[Any]:

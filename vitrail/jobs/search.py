@@ -23,7 +23,7 @@ from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
-from vitrail.run.state import State, resumed
+from vitrail.run.state import State, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -74,20 +74,22 @@ def search(
     require_alone("a search")
     view = View(console)
     if resume:
-        given = [
-            f"--{key.replace('_', '-')}"
-            for key, one in options.items()
-            if one is not None and key != "storage"
-        ]
-        if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
-            raise ConfigError(
-                f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
-                "new one"
+        _require_unchanged(options, settings)
+        return Run(
+            resumed(
+                out,
+                view,
+                lambda run, state: _again(name, options, run, state, view),
+                check=lambda run, state: _require_same(run, state, data),
             )
-        return Run(resumed(out, view, lambda run, state: _again(name, options, run, state, view)))
+        )
     wanted = _reached(want(name, data, options, settings, out))
+    return Run(_searched(wanted, Path(out) if out else _free(wanted), view))
+
+
+def _searched(wanted: Wanted, folder: Path, view: View) -> Path:
+    """Search in a new folder; returns the folder."""
     limits = wanted.limits
-    folder = Path(out) if out else _free(wanted)
     RunFolder.check_free(folder)
     began = clock.monotonic()
     view.until(began + limits.time_s)
@@ -104,7 +106,21 @@ def search(
             seconds={"data": images.seconds, "space": spent - images.seconds},
         )
         with interruptible(wanted.again(run.path)):
-            return Run(Searching(ready, run, state, view, images).run())
+            return Searching(ready, run, state, view, images).run()
+
+
+def _require_unchanged(options: SearchWords, settings: Sequence[str]) -> None:
+    """Raise ConfigError for anything but another database, which is all that may change."""
+    given = [
+        f"--{key.replace('_', '-')}"
+        for key, one in options.items()
+        if one is not None and key != "storage"
+    ]
+    if fixed := [*given, *(f"--set {setting}" for setting in settings)]:
+        raise ConfigError(
+            f"{fixed[0]} cannot change while a search goes on: resume it without, or start a "
+            "new one"
+        )
 
 
 def _free(wanted: Wanted) -> Path:
@@ -120,6 +136,13 @@ def _reached(wanted: Wanted) -> Wanted:
     if wanted.limits.storage is not None:
         check_reachable(wanted.limits.storage)
     return wanted
+
+
+def _require_same(run: RunFolder, state: State, data: str | Path) -> None:
+    """Raise ConfigError for other data than those of the search."""
+    if "search" in state.values:
+        kept = state.get(Wanted, "search")
+        require_same(run, {"data": str(data)}, {"data": kept.limits.data})
 
 
 def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: View) -> Path:

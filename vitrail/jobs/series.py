@@ -46,7 +46,7 @@ def _of_file(path: Path, labels: Labels) -> list[Case]:
     try:
         if path.is_dir():
             return [(str(path), f"is a folder: {GIVE}")]
-        series, names = of_file(path)
+        series, names = of_file(path, labels.features)
     except DataError as error:
         return [(str(path), f"cannot be read ({error})")]
     except OSError as error:

@@ -28,6 +28,7 @@ from vitrail.data.parallel import bar
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError
 from vitrail.layers.normal import Normal
+from vitrail.proportions import wilson
 from vitrail.report.chapter import Card, Chapter
 from vitrail.report.stress import (
     AttackFacts,
@@ -39,7 +40,6 @@ from vitrail.report.stress import (
 )
 from vitrail.run.folder import RunFolder
 from vitrail.run.record import digest
-from vitrail.tasks.metrics import wilson
 from vitrail.tasks.task import Outputs, Task
 
 SHOWN, SEEN_AT = 12, 3

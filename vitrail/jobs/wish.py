@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitrail.data.source import Source
 from vitrail.errors import ConfigError
 from vitrail.models import create
 from vitrail.models.trunk.backbone import sized
+from vitrail.recipes import recipe as recipes
 from vitrail.recipes.base import require_adapting
 from vitrail.recipes.build import changed
 from vitrail.recipes.defaults import batch_size, default
@@ -62,7 +64,8 @@ def wished(settings: Sequence[str]) -> Wish:
     family_first = [s for s in own if _path(s) == "model"]
     family_first += [s for s in own if _path(s) == "base"]
     rest = [s for s in own if s not in family_first]
-    wish, model = amend(Recipe({}, Data(""), Steps(1, 1)), family_first), Scaled((), ())
+    # Before its task is known it cannot be told what a model is for.
+    wish, model = recipes.changed(Recipe({}, Data(""), Steps(1, 1)), family_first), Scaled((), ())
     if published is not None:
         model = of_model(published, wish.config, rest)
         task = amend(wish, [s for s in rest if _path(s) == "task"]).task
@@ -82,9 +85,9 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
     """
     split, early = workshop.split, wish.recipe
     channels = early.config.channels if early.pretrained else split.channels
-    series = split.train.source.series
-    image = None if series is None else (series.mask.shape[1], 1)
-    config = sized(early.config, classes=len(split.classes), channels=channels, image=image)
+    config = sized(
+        early.config, classes=len(split.classes), channels=channels, image=_told(split.train.source)
+    )
     create(config)
     data = workshop.data(early.data, tuple(config.image), channels, early.pretrained)
     images = len(split.train)
@@ -115,6 +118,15 @@ def completed(wish: Wish, workshop: Workshop) -> tuple[Recipe, str]:
     told = "; ".join((*wish.told, *paper.told))
     said = f"recipe {wish.published.name}, {wish.published.source}: {told}"
     return amend(recipe, [*paper.settings, *rest]), said
+
+
+def _told(source: Source) -> tuple[int, int] | None:
+    """Return the size of an input that the data alone decide, of series and of waveforms."""
+    if source.series is not None:
+        return source.series.mask.shape[1], 1
+    if source.kind == "waves" and source.hearing is not None:
+        return 1, source.hearing.samples
+    return None
 
 
 def _path(setting: str) -> str:

@@ -1,7 +1,7 @@
-"""Classes asked for in words: a run of images and sentences as one that answers.
+"""Classes asked for in words: a run of images, or clips, and sentences as one that answers.
 
-Each class is embedded once, in several sentences; an image is of the class with the largest cosine,
-and probabilities are those that the trained temperature gives.
+Each class is embedded once, in several sentences; an image or clip is of the class with the
+largest cosine, and probabilities are those that the temperature of the training gives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def classes_in(text: str) -> tuple[str, ...]:
 
 
 class ZeroShot(Predictor):
-    """A run of images and sentences that tells classes by their names.
+    """A run of images, or clips, and sentences that tells classes by their names.
 
     `prompts` are sentences with `{}` where the class stands, by default those of the run. Raises
     RunError for a run of another kind, and ConfigError.
@@ -48,8 +48,7 @@ class ZeroShot(Predictor):
     ) -> None:
         import torch
 
-        from vitrail.run.image_text import opened
-        from vitrail.tasks.image_text import embedded
+        from vitrail.run.in_words import opened
         from vitrail.tasks.pairing import in_words
 
         self._run = RunFolder.open(run)
@@ -61,17 +60,13 @@ class ZeroShot(Predictor):
                 "of a {}'"
             )
         found = opened(self._run, tuple(classes))
-        self.labels, model = found.labels, found.model
+        self.labels = found.labels
         self.threshold, self.setting, self._told = threshold, None, ""
-        asked = in_words(
-            classes,
-            prompts or found.task.prompts,
-            lambda some: embedded(model, found.words, some, "cpu"),
-        )
+        asked = in_words(classes, prompts or found.prompts, found.said)
 
         def answer(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
-                cosines = model.embedding(self.labels.normalised(images)) @ asked.mT
-                return (model.temperature * cosines).softmax(-1).numpy()
+                cosines = found.seen(self.labels.normalised(images)) @ asked.mT
+                return (found.scale * cosines).softmax(-1).numpy()
 
         self._answer = answer

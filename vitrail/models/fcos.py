@@ -21,14 +21,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.boxes import Answers, inside
-from vitrail.models import resnet
-from vitrail.models.parts.box_hosts import GROUP, Hosts, check_width, hosted, neck
+from vitrail.models.parts.box_hosts import GROUP, OneStage, check_width, hosted, neck
 from vitrail.models.parts.box_losses import BACKGROUND, IGNORED, apart, focal, in_crowds, objects
 from vitrail.models.parts.pyramid_hosts import positions
-from vitrail.models.trunk import hosts
 from vitrail.models.trunk.detector import Detector, Place
 
-_RESNET = resnet.Config()
 # How far from an object's centre places learn from it, in strides.
 RADIUS = 1.5
 # A level takes objects of so many strides.
@@ -36,14 +33,8 @@ SMALLEST, LARGEST = 4, 8
 
 
 @dataclass(frozen=True)
-class Config(hosts.Hosted):
-    """A backbone, `host`, the channels `width` of pyramid and head (a multiple of 8), the stride
-    of the `finest` level at least, and `extra` coarser levels."""
-
-    host: Hosts = _RESNET
-    width: int = 256
-    finest: int = 8
-    extra: int = 2
+class Config(OneStage):
+    """A backbone under FCOS; `box_hosts.OneStage` has the sizes."""
 
 
 BOXES: dict[str, Config] = {}

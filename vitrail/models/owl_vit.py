@@ -26,7 +26,6 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from vitrail.layers.position import zoom_grid
 from vitrail.models.names import owl_vit as names
@@ -203,6 +202,8 @@ class OwlViT(Backbone):
     ) -> Float[Tensor, "width"]:
         """Return the embedding of what a picture shows in a box (x0, y0, x1, y1 as shares of it),
         by default in all of it: of the candidates whose boxes fit, the least like all others."""
+        from torchvision.ops import box_convert, box_iou, generalized_box_iou
+
         map = self.features(image)[0]
         embeddings = self.class_head.embed(map.flatten(1, 2))[0]
         none = embeddings.new_zeros(1, 0, self.config.width)

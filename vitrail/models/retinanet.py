@@ -20,16 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.layers.boxes import Answers, inside
-from vitrail.models import resnet
 from vitrail.models.parts import box_losses
 from vitrail.models.parts.box_coding import corrected
-from vitrail.models.parts.box_hosts import GROUP, Hosts, check_width, hosted, neck
+from vitrail.models.parts.box_hosts import GROUP, OneStage, check_width, hosted, neck
 from vitrail.models.parts.box_losses import apart, focal
 from vitrail.models.parts.pyramid_hosts import positions
-from vitrail.models.trunk import hosts
 from vitrail.models.trunk.detector import Detector
 
-_RESNET = resnet.Config()
 _SIZES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _SHAPES = (0.5, 1.0, 2.0)
 ANCHORS = len(_SIZES) * len(_SHAPES)
@@ -38,14 +35,8 @@ OWN, APART = 0.5, 0.4
 
 
 @dataclass(frozen=True)
-class Config(hosts.Hosted):
-    """A backbone, `host`, the channels `width` of pyramid and head (a multiple of 8), the stride
-    of the `finest` level at least, and `extra` coarser levels."""
-
-    host: Hosts = _RESNET
-    width: int = 256
-    finest: int = 8
-    extra: int = 2
+class Config(OneStage):
+    """A backbone under RetinaNet; `box_hosts.OneStage` has the sizes."""
 
 
 BOXES: dict[str, Config] = {}

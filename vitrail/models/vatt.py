@@ -22,14 +22,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.models.names import vatt as names
+from vitrail.models.parts.vatt_common import InCommon
 from vitrail.models.parts.vatt_encoder import Sizes
-from vitrail.models.parts.vatt_heads import FAC, Common
+from vitrail.models.parts.vatt_heads import FAC
 from vitrail.models.parts.vatt_inputs import Told, Tower, Triple, Words, check_kinds, cut
-from vitrail.models.trunk.backbone import Backbone, Level, Variant
+from vitrail.models.trunk.backbone import Level, Variant
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ TRIPLES = {"vatt_bbs": Variant(BBS), "vatt_mbs": Variant(MBS), "vatt_lbs": Varia
 NAMES = names.TABLES
 
 
-class VATT(Backbone):
+class VATT(InCommon):
     """Clips, sounds and sentences, any but one of which may be missing, to `Common` spaces."""
 
     undecayed = ("tables.0", "tables.1", "tables.2", "token")
@@ -82,19 +83,6 @@ class VATT(Backbone):
                 f"this network has no tower for {kind}: it has {', '.join(self.towers)}"
             )
         return self.towers[kind](value)
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        video: Float[Tensor, "b channels t h w"] | None = None,
-        audio: Float[Tensor, "b 1 samples"] | None = None,
-        text: Int[Tensor, "n words"] | None = None,
-    ) -> Common:
-        """Return what is given as points of the common spaces."""
-        if self.common is None:
-            raise ValueError("a network without a tower for video and another has no common space")
-        given = {"video": video, "audio": audio, "text": text}
-        pooled = {k: self.read(k, value).pooled for k, value in given.items() if value is not None}
-        return self.common(**pooled)
 
     def features(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clips: Float[Tensor, "b channels t h w"], at: Sequence[int] | None = None

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitrail.layers.linear import Linear
 from vitrail.models import vatt, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes
-from vitrail.models.parts.vatt_inputs import Cut, Told, Tower
-from vitrail.models.trunk.backbone import Backbone, InputKind, Level
-from vitrail.models.trunk.heads import linear_head
+from vitrail.models.parts.vatt_headed import HeadedTower
+from vitrail.models.parts.vatt_inputs import Cut
+from vitrail.models.trunk.backbone import InputKind, Level
 
 
 @dataclass(frozen=True)
@@ -67,76 +66,24 @@ def of(config: vatt.Config | vatt_unified.Config) -> Config:
     )
 
 
-def name_in(name: str, behind: int) -> str:
-    """Return what a parameter of this network is called in one of three inputs.
-
-    Examples:
-        >>> name_in("tower.encoder.norm.bias", 0), name_in("tower.encoder.norm.bias", 64)
-        ('towers.video.encoder.norm.bias', 'encoder.norm.bias')
-    """
-    if not behind:
-        return name.replace("tower.", "towers.video.", 1)
-    for ours, theirs in (
-        ("tower.placed.", "placed.video."), ("tower.encoder.", "encoder."),
-        ("tower.token", "tokens.video"), ("after.", "after.video."),
-    ):  # fmt: skip
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
-
-
-class ClipsVATT(Backbone):
+class ClipsVATT(HeadedTower):
     """A clip (B, channels, T, H, W) to logits (B, classes)."""
 
-    undecayed = ("tables.0", "tables.1", "tables.2", "token")
-
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        c = self.config = config
+        c = config
         cut = Cut(c.channels, (c.frames, *c.image), c.patch)
         if not all(cut.grid):
             sides, patch = ("x".join(map(str, one)) for one in (cut.sides, c.patch))
             raise ValueError(f"clips are {sides}; patches are {patch}: take a smaller patch")
-        dim = c.encoder.dim
-        self.tower = Tower(cut, c.encoder, c.keep, c.dropout)
-        self.after: nn.Module = nn.Identity()
-        if c.behind:
-            self.tower.placed.before = nn.Sequential(Linear(dim, dim), nn.GELU())
-            self.after = nn.Sequential(Linear(dim, c.behind), nn.GELU())
-        self.width = c.behind or dim
+        super().__init__(cut, c)
         self.levels = (Level(c.patch[1], self.width, c.patch[0]),)
-        self.head = linear_head(self.width, c.classes)
-
-    @property
-    def depth(self) -> int:
-        """Return the depth of the head for layer-wise rates; that of patches is 0."""
-        return self.config.encoder.depth + 1
-
-    def depth_of(self, name: str) -> int:
-        """Return how deep the parameter `name` lies, for layer-wise learning rates."""
-        block = name.removeprefix("tower.encoder.blocks.")
-        if block != name:
-            return int(block.partition(".")[0]) + 1
-        return self.depth if name.startswith(("head.", "after.", "tower.encoder.")) else 0
-
-    def read(self, clips: Float[Tensor, "b channels t h w"]) -> Told:
-        """Return what is said of clips: pooled (B, C), tokens (B, n, C)."""
-        told = self.tower(clips)
-        return Told(self.after(told.pooled), self.after(told.tokens))
 
     def features(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clips: Float[Tensor, "b channels t h w"], at: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Return the last map (B, t, h, w, C), a place for each patch."""
-        return [
-            self.read(clips).tokens.unflatten(1, self.tower.placed.patches.grid(clips.shape[2:]))
-        ]
-
-    def embedding(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, clips: Float[Tensor, "b channels t h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the aggregating token."""
-        return self.after(self.tower(clips).pooled)
+        grid = self.tower.placed.patches.grid(clips.shape[2:])
+        return [self.read(clips).tokens.unflatten(1, grid)]
 
 
 MODEL = ClipsVATT

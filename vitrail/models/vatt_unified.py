@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from vitrail.layers.linear import Linear
 from vitrail.models.names import vatt as names
+from vitrail.models.parts.vatt_common import InCommon
 from vitrail.models.parts.vatt_encoder import Encoder, Sizes
-from vitrail.models.parts.vatt_heads import FAC, Common
+from vitrail.models.parts.vatt_heads import FAC
 from vitrail.models.parts.vatt_inputs import (
     Inputs,
     Placed,
@@ -29,7 +30,7 @@ from vitrail.models.parts.vatt_inputs import (
     vectors,
 )
 from vitrail.models.parts.vatt_tokens import Axes, aggregate, with_first
-from vitrail.models.trunk.backbone import Backbone, Level, Variant
+from vitrail.models.trunk.backbone import Level, Variant
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Sentences(nn.Module):
         return self.drop(self.before(self.vectors(ids)) + self.position(ids.shape[1:]))
 
 
-class UnifiedVATT(Backbone):
+class UnifiedVATT(InCommon):
     """Clips, sounds and sentences, any but one of which may be missing, to `Common` spaces."""
 
     undecayed = ("tables.0", "tables.1", "tables.2", "tokens.video", "tokens.audio", "tokens.text")
@@ -101,19 +102,6 @@ class UnifiedVATT(Backbone):
         seen = seen_words(value) if kind == "text" else None
         out = self.after[kind](self.encoder(x, seen))
         return Told(out[:, 0], out[:, 1:])
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        video: Float[Tensor, "b channels t h w"] | None = None,
-        audio: Float[Tensor, "b 1 samples"] | None = None,
-        text: Int[Tensor, "n words"] | None = None,
-    ) -> Common:
-        """Return what is given as points of the common spaces."""
-        if self.common is None:
-            raise ValueError("a network without a tower for video and another has no common space")
-        given = {"video": video, "audio": audio, "text": text}
-        pooled = {k: self.read(k, value).pooled for k, value in given.items() if value is not None}
-        return self.common(**pooled)
 
     def features(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clips: Float[Tensor, "b channels t h w"], at: Sequence[int] | None = None

@@ -38,6 +38,7 @@ from vitrail.tasks import (
     Series,
     Tasks,
     Video,
+    Waveform,
 )
 from vitrail.tasks.linear_head import LinearHead
 from vitrail.training.learner import Learner
@@ -45,8 +46,8 @@ from vitrail.training.learner import Learner
 ApplyInOrder: Any = tuple[Methods, ...]
 # Tasks that put nothing around a network.
 _BARE = (
-    Classification, MultiLabel, Segmentation, Detection, Series, Video, ImageText, MultiModal,
-    Lidar,
+    Classification, MultiLabel, Segmentation, Detection, Series, Video, Waveform, ImageText,
+    MultiModal, Lidar,
 )  # fmt: skip
 # Opens a trained model by its name for a training on such data, that tells such classes.
 Opener = Callable[[str, Data, Sequence[str]], nn.Module]

@@ -28,11 +28,19 @@ from vitrail.models import (
     module_of,
     per_frame,
     vatt_clips,
+    vatt_images,
+    vatt_sounds,
 )
 from vitrail.models.parts.range_start import from_images
+from vitrail.models.parts.vatt_headed import name_in
+from vitrail.models.parts.vatt_tokens import resampled
 from vitrail.models.trunk.backbone import input_kind, input_words
 from vitrail.models.trunk.catalog import skeleton
 from vitrail.models.trunk.positions import rows
+
+# What one tower of a network of clips, sounds and sentences becomes, and where its positions are.
+TOWERS = (vatt_clips.Config, vatt_sounds.Config, vatt_images.Config)
+POSITIONS = "tower.placed.position.tables."
 
 
 def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Backbone:
@@ -54,8 +62,8 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
         return _towered(model, config, reference)
     if kinds == ("images", "scans"):
         return _seeing(model, config, reference)
-    if kinds == ("triples", "clips") and isinstance(config, vatt_clips.Config):
-        return _of_clips(model, known, reference)
+    if kinds[0] == "triples" and isinstance(config, TOWERS):
+        return _of_tower(model, known, reference)
     if kinds == ("images", "clips") and type(known.config) is type(config):
         return _inflated(model, known, reference)
     if kinds[0] != kinds[1]:
@@ -87,20 +95,25 @@ def start(config: Any, reference: str | None, *, keep_head: bool = False) -> Bac
     return model
 
 
-def _of_clips(model: Backbone, known: Identity, reference: str) -> Backbone:
-    """Fill the tower of clips with the weights that it learned beside sounds and sentences.
+def _of_tower(model: Backbone, known: Identity, reference: str) -> Backbone:
+    """Fill a tower of clips, or of sounds, with the weights that it learned beside the others.
 
-    Raises CheckpointError where they are of other sizes.
+    Positions are resampled for inputs of another size. Raises CheckpointError where weights are of
+    other sizes.
     """
     donor = load(known.config, reference).state_dict()
     ours = {name: value for name, value in model.state_dict().items() if not _in_head(name)}
-    behind = model.config.behind
-    found = {name: donor.get(vatt_clips.name_in(name, behind)) for name in ours}
+    of_sounds, behind = input_kind(model.config) == "waves", model.config.behind
+    kind, called = ("audio", "sounds") if of_sounds else ("video", "clips")
+    found = {name: donor.get(name_in(name, kind, behind)) for name in ours}
+    for name, value in found.items():
+        if name.startswith(POSITIONS) and value is not None:
+            found[name] = resampled(value, len(ours[name]))
     strange = [n for n, value in found.items() if value is None or value.shape != ours[n].shape]
     if strange:
         raise CheckpointError(
-            f"{reference} does not fill {_some(strange)} of the tower of clips: take its own sizes "
-            "by --set model=RUN/recipe.json"
+            f"{reference} does not fill {_some(strange)} of the tower of {called}: take its own "
+            "sizes by --set model=RUN/recipe.json"
         )
     _fill(ours, found)
     return model

@@ -18,6 +18,7 @@ from vitrail.data.augment import Augment
 from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
+from vitrail.data.sound_waves import check_augment as check_waves
 from vitrail.data.split import Duplicates
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
@@ -41,8 +42,12 @@ from vitrail.recipes.base import settled, weights_of
 from vitrail.recipes.on_boxes import on_boxes
 from vitrail.recipes.on_inputs import (
     AS_THEY_ARE,
+    LABELLED,
+    as_heard,
     on_clips,
+    on_images,
     on_triples,
+    on_waves,
     require_as_they_are,
     require_taken,
 )
@@ -57,6 +62,7 @@ from vitrail.tasks import (
     MultiModal,
     Tasks,
     Video,
+    Waveform,
 )
 from vitrail.tasks.audio import AUGMENT
 from vitrail.training.optimizer import AdamW, Optimizer
@@ -229,29 +235,11 @@ def checked(recipe: Recipe) -> Recipe:
             f"objective {name} learns without labels, and no head learns by it: run `vitrail "
             f"pretrain PICTURES --method {name}`, then fit with --pretrained and its folder"
         )
-    if recipe.task.maps:
-        check_augment(recipe.augment)
+    _require_augment(recipe)
     if isinstance(recipe.task, ImageText | MultiModal):
         _require_pairs(recipe)
-    if recipe.task.takes == "series":
-        require_as_they_are(recipe.augment)
-    if isinstance(recipe.task, Video | MultiModal):
-        check_clips(recipe.augment)
-    if isinstance(recipe.task, MultiModal) and recipe.model:
-        recipe = replace(recipe, task=on_triples(recipe.config, recipe.task))
-    if isinstance(recipe.task, Video) and recipe.model:
-        config = on_clips(recipe.config, recipe.task)
-        task = replace(recipe.task, frames=config.frames)
-        recipe = replace(recipe, model=to_json(config_json(config)), task=task)
-    if recipe.task.boxes:
-        box_batches.check_augment(recipe.augment)
-    if (recipe.task.maps or recipe.task.boxes) and recipe.model:
-        headed = (
-            on_maps(recipe.config)
-            if recipe.task.maps
-            else on_boxes(recipe.config, outlines=isinstance(recipe.task, Instances))
-        )
-        recipe = replace(recipe, model=to_json(config_json(headed)))
+    if recipe.model:
+        recipe = _on_task(recipe)
     if not _suits(recipe.objective, recipe.task):
         task, objective = (kind_of(type(one)) for one in (recipe.task, recipe.objective))
         raise ConfigError(
@@ -272,6 +260,43 @@ def checked(recipe: Recipe) -> Recipe:
             "average"
         )
     return recipe
+
+
+def _require_augment(recipe: Recipe) -> None:
+    """Raise ConfigError for an augmentation that does not go with the task."""
+    task, augment = recipe.task, recipe.augment
+    if task.maps:
+        check_augment(augment)
+    if task.takes == "series":
+        require_as_they_are(augment)
+    if isinstance(task, Video | MultiModal):
+        check_clips(augment)
+    if isinstance(task, Waveform):
+        check_waves(augment)
+    if task.boxes:
+        box_batches.check_augment(augment)
+
+
+def _on_task(recipe: Recipe) -> Recipe:
+    """Return a recipe whose model answers as the task wants it, and whose task knows the model."""
+    task, config = recipe.task, recipe.config
+    if isinstance(task, MultiModal):
+        return replace(recipe, task=on_triples(config, task))
+    if isinstance(task, Video):
+        config = on_clips(config, task)
+        task = replace(task, frames=config.frames)
+    elif isinstance(task, Waveform):
+        config = on_waves(config)
+        task = as_heard(task, config, recipe.pretrained)
+    elif task.maps:
+        config = on_maps(config)
+    elif task.boxes:
+        config = on_boxes(config, outlines=isinstance(task, Instances))
+    elif type(task) in LABELLED:
+        config = on_images(config)
+    else:
+        return recipe
+    return replace(recipe, model=to_json(config_json(config)), task=task)
 
 
 def _require_pairs(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Z = 1.959963984540054
+from vitrail.proportions import Z, wilson
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ def paired_balanced(ours: Sequence[bool], theirs: Sequence[bool], truth: Sequenc
 
 def unpaired(ours: float, theirs: float, n: int, m: int) -> Interval:
     """Return the difference of two shares of n and m images."""
-    (low, high), (least, most) = _wilson(ours, n), _wilson(theirs, m)
-    below, above = math.hypot(ours - low, most - theirs), math.hypot(high - ours, theirs - least)
+    mine, other = wilson(ours * n, n), wilson(theirs * m, m)
+    below = math.hypot(ours - mine.low, other.high - theirs)
+    above = math.hypot(mine.high - ours, theirs - other.low)
     return Interval(ours - theirs, ours - theirs - below, ours - theirs + above)
 
 
@@ -89,10 +90,3 @@ def _pair(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, f
 def _around(middle: float, centre: float, error: float) -> Interval:
     low, high = centre - Z * error, centre + Z * error
     return Interval(middle, max(-1.0, min(low, middle)), min(1.0, max(high, middle)))
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    spread = Z * Z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return centre - half, centre + half

@@ -90,55 +90,20 @@ for place in probabilities[0].argsort()[::-1][:3]:
 _KNOWN_MASKS = "It knows these classes only: every pixel gets one of them."
 _KNOWN = "It knows these classes only: it answers every {} with one of them."
 # What else may change where the data come from.
-_SOURCE = {"images": "camera, light", "series": "sensor", "clips": "camera, light"}
+_SOURCE = {
+    "images": "camera, light", "series": "sensor", "clips": "camera, light",
+    "waves": "microphone, room",
+}  # fmt: skip
 _KNOWN_LABELS = "It knows these labels only, and says nothing of what else is in an image."
 
 
 def render_card(facts: Facts) -> str:
     """Return the card as Markdown."""
-    model, data = facts.model, facts.data
-    top = headline(facts)
-    lines = [f"# {_text(model.shown)}", ""]
-    lines += [f"**{_text(top)}.**", ""] if facts.test else []
+    data = facts.data
+    lines = [f"# {_text(facts.model.shown)}", ""]
+    lines += [f"**{_text(headline(facts))}.**", ""] if facts.test else []
     lines += [_text(verdict(facts)), "", "| | |", "| --- | --- |"]
-    rows = [
-        ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
-        (data.items, _sizes(facts)),
-        *([("sounds", data.heard)] if data.heard else []),
-    ]
-    if facts.test:
-        t = facts.test
-        interval = f"95 % interval {percent(t.low)} to {percent(t.high)}"
-        text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, data.item, data.items)})"
-        rows.append((f"test {t.name}", text))
-        if t.balanced is not None:
-            rows.append(("balanced accuracy", percent(t.balanced)))
-        rows += [(name, percent(value)) for name, value in t.figures.items()]
-        rows += [(one.name, _baseline(one)) for one in facts.baselines]
-    if facts.latency:
-        s = facts.latency
-        where = f"{s.engine}, {s.device}, {counted(s.threads, 'thread')}, batch 1"
-        rows.append(("latency", f"{seconds(s.p50_s)}, 90 % below {seconds(s.p90_s)} ({where})"))
-        rows += [("that is", composed(s))] if s.picture else []
-        rows += [(f"in {e.title}", seconds(e.p50_s)) for e in facts.engines if not e.counts]
-    rows += [
-        ("parameters", count(model.params)),
-        ("multiply-adds", count(model.macs)),
-        ("file", size(facts.size_bytes)),
-    ]
-    if facts.calibration:
-        c = facts.calibration
-        rows.append(
-            ("calibration", f"temperature {c.temperature:.2f}, error {percent(c.ece_after)}")
-        )
-    if model.pretrained:
-        rows.append(("started from", model.pretrained))
-    if model.taught_by:
-        rows.append(("taught by", model.taught_by))
-    parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
-    rows.append(("data", f"{data.name}: {parts} {data.items}"))
-    if model.shown != model.name:
-        rows.append(("exact name", model.name))
+    rows = [*_of_data(facts), *_of_test(facts), *_of_latency(facts), *_of_model(facts)]
     lines += [f"| {_text(name)} | {_text(value)} |" for name, value in rows]
     lines += [
         "",
@@ -156,7 +121,7 @@ def render_card(facts: Facts) -> str:
         "",
         f"- {_known(facts)}",
         f"- The figures hold for {data.items} like those of the test split; another "
-        f"{_SOURCE[data.takes]} or selection may change them.",
+        f"{_SOURCE['waves' if data.heard else data.takes]} or selection may change them.",
         f"- Whether you may use the model depends on the rights to the {data.items} it was trained "
         "on.",
         "",
@@ -167,6 +132,63 @@ def render_card(facts: Facts) -> str:
         "report.html has all figures; recipe.json is the complete training recipe.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_data(facts: Facts) -> list[tuple[str, str]]:
+    """Return the rows on what the model knows and takes."""
+    data = facts.data
+    return [
+        ("labels" if data.noun == "label" else "classes", ", ".join(data.classes)),
+        (data.items, _sizes(facts)),
+        *([("sounds", data.heard)] if data.heard else []),
+    ]
+
+
+def _of_test(facts: Facts) -> list[tuple[str, str]]:
+    """Return the rows on the test split, none without one."""
+    t, data = facts.test, facts.data
+    if t is None:
+        return []
+    interval = f"95 % interval {percent(t.low)} to {percent(t.high)}"
+    text = f"{percent(t.accuracy)} ({interval}, {counted(t.n, data.item, data.items)})"
+    rows = [(f"test {t.name}", text)]
+    if t.balanced is not None:
+        rows.append(("balanced accuracy", percent(t.balanced)))
+    rows += [(name, percent(value)) for name, value in t.figures.items()]
+    return rows + [(one.name, _baseline(one)) for one in facts.baselines]
+
+
+def _of_latency(facts: Facts) -> list[tuple[str, str]]:
+    """Return the rows on what an answer takes, none where it was not measured."""
+    s = facts.latency
+    if s is None:
+        return []
+    where = f"{s.engine}, {s.device}, {counted(s.threads, 'thread')}, batch 1"
+    rows = [("latency", f"{seconds(s.p50_s)}, 90 % below {seconds(s.p90_s)} ({where})")]
+    rows += [("that is", composed(s))] if s.picture else []
+    return rows + [(f"in {e.title}", seconds(e.p50_s)) for e in facts.engines if not e.counts]
+
+
+def _of_model(facts: Facts) -> list[tuple[str, str]]:
+    """Return the rows on the model's size, its origin, and what it learned from."""
+    model, data, c = facts.model, facts.data, facts.calibration
+    rows = [
+        ("parameters", count(model.params)),
+        ("multiply-adds", count(model.macs)),
+        ("file", size(facts.size_bytes)),
+    ]
+    if c:
+        error = percent(c.ece_after)
+        rows.append(("calibration", f"temperature {c.temperature:.2f}, error {error}"))
+    if model.pretrained:
+        rows.append(("started from", model.pretrained))
+    if model.taught_by:
+        rows.append(("taught by", model.taught_by))
+    parts = ", ".join(f"{name} {data.size(name):,}" for name in data.parts)
+    rows.append(("data", f"{data.name}: {parts} {data.items}"))
+    if model.shown != model.name:
+        rows.append(("exact name", model.name))
+    return rows
 
 
 def _sizes(facts: Facts) -> str:
@@ -217,9 +239,14 @@ def _of_sounds(facts: Facts) -> list[str]:
         "",
         _USE_SOUNDS,
         "",
-        "The graph takes float32 sounds of one channel, of any length, and makes spectrograms "
-        f"itself ({facts.data.heard}): of longer sounds it hears the middle. `model.onnx` takes "
-        "the spectrograms as uint8.",
+        "The graph takes float32 sounds of one channel, of any length, "
+        + (
+            f"and hears the middle of longer ones ({facts.data.heard}). `model.onnx` takes just as "
+            "many samples as that is."
+            if facts.data.takes == "waves"
+            else f"and makes spectrograms itself ({facts.data.heard}): of longer sounds it hears "
+            "the middle. `model.onnx` takes the spectrograms as uint8."
+        ),
     ]
 
 

@@ -90,6 +90,16 @@ def next_of(run: str) -> str:
     )
 
 
+def asked_of(run: str) -> str:
+    """Return the command that asks such a run for classes of clips in words."""
+    return f"vitrail predict {run} CLIPS --classes 'a dog,a cat'"
+
+
+def heard_of(run: str) -> str:
+    """Return the command that learns classes of sounds from such a run."""
+    return f"vitrail fit SOUNDS --task audio --pretrained {run}"
+
+
 def card(facts: MultiModalFacts) -> str:
     """Return the card of the run as Markdown."""
     lines = [
@@ -101,7 +111,9 @@ def card(facts: MultiModalFacts) -> str:
         f"{counted(facts.images, 'clip')} of {plain(facts.origin)}.",
         "",
         "```sh",
+        *([asked_of(".")] if "text" in facts.towers else []),
         next_of("."),
+        *([heard_of(".")] if "audio" in facts.towers else []),
         "```",
         "",
     ]

@@ -46,9 +46,10 @@ def steps(facts: Facts) -> list[Step]:
         again = "Test it on other images with boxes"
         return [found, Step(again, f"vitrail evaluate {run} labelled/"), *more]
     if facts.data.heard:
+        engines = Step("Make it faster: a file for another engine, of spectrograms", faster)
         return [
             Step("Tell sounds, or folders of them", f"vitrail predict {run} sound.wav"),
-            Step("Make it faster: a file for another engine, of spectrograms", faster),
+            *([] if facts.data.takes == "waves" else [engines]),
             *more,
         ]
     if facts.data.takes != "images":

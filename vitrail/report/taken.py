@@ -5,7 +5,9 @@ from __future__ import annotations
 from vitrail.report.facts import DataFacts, ModelFacts
 
 # An example of a file, and of what labelled data look like.
-FILES = {"images": "image.jpg", "series": "walks.ts", "clips": "clip.mp4"}
+FILES = {
+    "images": "image.jpg", "series": "walks.ts", "clips": "clip.mp4", "waves": "sound.wav",
+}  # fmt: skip
 # What a program of a few lines does with model.onnx.
 _HEAD = """\
 ```python
@@ -62,6 +64,8 @@ def inputs(model: ModelFacts, data: DataFacts) -> str:
     if data.takes == "clips":
         frames = model.config.get("frames", "")
         return f"clips of {frames} frames of {height}×{width}"
+    if data.takes == "waves":
+        return f"waveforms of {width:,} samples"
     if data.heard:
         return f"spectrograms of {height}×{width}"
     return f"{'grey' if model.channels == 1 else 'colour'} images of {height}×{width}"
@@ -69,6 +73,8 @@ def inputs(model: ModelFacts, data: DataFacts) -> str:
 
 def sizes(data: DataFacts, *, resize_inside: bool) -> str:
     """Say in a sentence which sizes an exported file takes."""
+    if data.takes == "waves":
+        return "`sound.onnx` takes sounds of any length and hears the middle of them."
     if data.heard:
         return "`sound.onnx` takes sounds of any length and makes their spectrograms itself."
     if resize_inside:

@@ -154,17 +154,24 @@ def export_engine(
             images = real_images(run, recipe, labels, data, progress=progress)
         with run.scratch() as scratch:
             return deployed(
-                chosen, run, model, labels, images, scratch,
+                chosen, Given(run, model, labels, images), scratch,
                 max_drop=max_drop if int8 else None, threads=threads or cores(), progress=progress,
             )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A run with its model, and the images that it is measured on, None where there are none."""
+
+    run: RunFolder
+    model: Any
+    labels: Labels
+    images: Images | None
+
+
 def deployed(
     chosen: Engine,
-    run: RunFolder,
-    model: Any,
-    labels: Labels,
-    images: Images | None,
+    given: Given,
     scratch: Path,
     *,
     max_drop: float | None,
@@ -175,19 +182,18 @@ def deployed(
 
     Everything is made and measured in `scratch`; what is accepted moves into the run.
     """
+    run, model, labels, images = given.run, given.model, given.labels, given.images
     held = images.held if images else synthetic(labels)
     described = f"{len(held)} {'held-back' if images else 'synthetic'} {labels.items}"
-    onnx = run.onnx
     if not _is_ours(run, labels):
         export_onnx(
-            model, labels, onnx, images=held, config=config_json(model.config),
+            model, labels, run.onnx, images=held, config=config_json(model.config),
             described=described, progress=progress,
         )  # fmt: skip
-    floating = converted(chosen.name, onnx, labels, scratch)
+    floating, small = converted(chosen.name, run.onnx, labels, scratch), scratch / chosen.int8_file
     answer = chosen.open(floating, labels, threads=threads)
     with bar("comparing", len(held), shown=progress) as advance:
         largest = compare(model, labels, lambda batch: answer(batch)[1], held, advance)
-    small = scratch / chosen.int8_file
     int8 = None
     if max_drop is not None and images is not None:
         int8 = quantise(
@@ -199,18 +205,18 @@ def deployed(
             max_drop=max_drop,
             progress=progress,
         )
-    files = {onnx: "onnxruntime", floating: chosen.name} | ({small: chosen.name} if int8 else {})
-    (spent,) = timed(files, labels, [held[:1]], threads, SECONDS, progress)
+    made = {run.onnx: "onnxruntime", floating: chosen.name} | ({small: chosen.name} if int8 else {})
+    (spent,) = timed(made, labels, [held[:1]], threads, SECONDS, progress)
     gain = {new: ratio(spent[old], spent[new]) for old, new in pairwise(spent)}
     latency = {file: summary(times) for file, times in spent.items()}
     quick = int8 and gain[small.name][1] > 1
     quick = quick and _agreed(latency[small.name], latency[floating.name], faster=True)
     use = small.name if quick else floating.name
-    made = Deployed(
+    found = Deployed(
         chosen.name, chosen.title, use, latency, gain, threads, largest, described, int8
     )  # fmt: skip
-    settle(run, chosen, made, scratch)
-    return made
+    settle(run, chosen, found, scratch)
+    return found
 
 
 def _is_ours(run: RunFolder, labels: Labels) -> bool:

@@ -24,6 +24,7 @@ from vitrail.measure.counts import counts
 from vitrail.measure.latency import summary
 from vitrail.measure.machine import machine
 from vitrail.methods import PSS, Flexivit, Methods, PatchDropout, dropping, flexivit
+from vitrail.proportions import wilson
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.budget import Budget
 from vitrail.run.deploy import timed
@@ -32,7 +33,6 @@ from vitrail.run.exported import held_back
 from vitrail.run.exported import labels as labels_of
 from vitrail.run.finish import Desk, Trained
 from vitrail.run.workshop import Workshop
-from vitrail.tasks.metrics import wilson
 from vitrail.tasks.task import Outputs, Scores, Task, at_rest
 
 # Shares of the patches at which a model that learned to miss some is measured: those at which

@@ -136,12 +136,13 @@ class Timed:
 
 def labels(recipe: Recipe, workshop: Workshop) -> Labels:
     """Return what an exported file of the recipe has to know."""
-    data = recipe.data
+    data, series = recipe.data, workshop.split.train.source.series
     return Labels(
         workshop.split.classes, data.image, data.channels, data.mean, data.std,
         ranges=workshop.split.train.source.ranges, several=recipe.task.several,
         maps=recipe.task.maps, boxes=recipe.task.boxes, takes=recipe.task.takes,
-        hearing=workshop.split.train.source.hearing, **_shown(workshop),
+        hearing=workshop.split.train.source.hearing, features=series.features if series else (),
+        **_shown(workshop),
     )  # fmt: skip
 
 

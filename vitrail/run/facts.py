@@ -9,7 +9,7 @@ from typing import Any
 
 from vitrail.config import read_json
 from vitrail.data.gate import Inspection
-from vitrail.data.hearing import Hearing
+from vitrail.data.source import Source
 from vitrail.data.split import Split
 from vitrail.engines.onnx import Exported
 from vitrail.objectives import Distillation, Objectives
@@ -58,18 +58,20 @@ def data_facts(
         several=inspection.source.several,
         maps=inspection.source.masks is not None,
         boxes=inspection.source.boxes is not None,
-        heard=_heard(inspection.source.hearing),
+        heard=_heard(inspection.source),
         takes=inspection.source.kind,
         images={"train": len(split.train), "validation": len(split.val), "test": len(split.test)},
         split=f"{stated}other parts drawn by content, stratified, seed {data.seed}{grouped}",
     )
 
 
-def _heard(hearing: Hearing | None) -> str:
+def _heard(source: Source) -> str:
     """Say how sounds are heard; nothing of images."""
+    hearing = source.hearing
     if hearing is None:
         return ""
-    return f"{hearing.rate:,} Hz, {hearing.seconds:.2f} s, {hearing.bands} bands"
+    form = "waveforms" if source.kind == "waves" else f"{hearing.bands} bands"
+    return f"{hearing.rate:,} Hz, {hearing.seconds:.2f} s, {form}"
 
 
 def model_facts(one: Subject, recipe: Recipe) -> ModelFacts:

@@ -28,7 +28,7 @@ from vitrail.report.chapter import Chapter
 from vitrail.report.facts import BudgetFacts, CandidatePoint, Facts, FindingFacts
 from vitrail.report.page import render
 from vitrail.report.pictures import composed
-from vitrail.report.scores import Mistake, under_its_name
+from vitrail.report.scores import Baseline, Mistake, under_its_name
 from vitrail.report.timings import LatencyFacts
 from vitrail.report.verdict import sentence
 from vitrail.run import dial, looks
@@ -175,6 +175,18 @@ class Finished:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """What the test part says: the task's figures, what small models reach, the worst answers,
+    images that deserve a look, and which share of unknown classes may be told."""
+
+    judged: Mapping[str, Any]
+    against: Sequence[Baseline]
+    mistakes: Sequence[Mistake]
+    looks: Looks
+    unknown: float | None
+
+
 def ship(trained: Trained, desk: Desk, scratch: Path) -> Shipped:
     """Calibrate, export and time a model; nothing of the test part is seen.
 
@@ -202,73 +214,86 @@ def conclude(
 ) -> Finished:
     """Keep the weights, open the test part once, and write report, card and result."""
     run, recipe, asked = desk.run, trained.recipe, desk.asked
-    journal = Journal(checkpoints(run.path, trained.subject.name) / "metrics.jsonl")
-    run.write_bytes(run.metrics, journal.path.read_bytes())
+    run.write_bytes(run.metrics, _journal(trained, desk).path.read_bytes())
     run.save_model(trained.model, to_json(recipe), shipped.labels)
     if trained.dial is not None:
         dial.write(run, trained.dial)
     shipped.timed.settle(run, scratch, asked.budget, shipped.exported.n)
     with desk.state.phase("test"):
-        verdict = judge(
-            trained.judged or trained.model, recipe, desk.workshop.split.test, desk.workshop
-        )
-        judged = recipe.task.judged(verdict.outputs, shipped.labels)
-        train = desk.workshop.pixels("train", recipe.data.image, recipe.data.channels)
-        most = _affordable(desk, shipped)
-        start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
-        frozen = None
-        # Heads of maps and boxes see no vector for an image; published weights are of images.
-        task = recipe.task
-        if not (task.maps or task.boxes) and task.takes == "images":
-            frozen = frozen_features(start, desk.workshop, verdict.pixels, most=most)
-        against = recipe.task.against(
-            train, verdict.pixels, verdict.outputs, shipped.labels, frozen
-        )
-        mistakes = _mistakes(trained, verdict, shipped.labels)
-        seen, unknown = _looks(trained, desk, verdict, most)
+        tested = _tested(trained, shipped, desk, race)
     latency = shipped.timed.facts(asked.budget, _decoding(desk, recipe))
+    facts = _facts(trained, shipped, desk, tested, latency, race)
+    own = desk.adds(facts) if desk.adds else None
+    if own is not None:
+        facts = replace(facts, opening=[*facts.opening, own.chapter, *own.more])
+    run.write_text(run.looks, tested.looks.table)
+    run.write_text(run.report, render(facts))
+    run.write_text(run.readme, render_card(facts))
+    told = _result(facts, trained.scores, desk.state)
+    run.write_json(run.result, {**told, **(own.figures if own else {})})
+    return Finished(
+        trained.subject.title, recipe.task.sentence(tested.judged), tested.judged.get("test"),
+        latency, run.path, shipped.timed.said(asked.budget),
+        sentence(facts) if facts.test else "",
+    )  # fmt: skip
+
+
+def _journal(trained: Trained, desk: Desk) -> Journal:
+    """Return the journal of the model's training."""
+    return Journal(checkpoints(desk.run.path, trained.subject.name) / "metrics.jsonl")
+
+
+def _tested(trained: Trained, shipped: Shipped, desk: Desk, race: Field | None) -> _Tested:
+    """Open the test part: judge the model and what it is compared with, look at its mistakes."""
+    recipe, workshop = trained.recipe, desk.workshop
+    verdict = judge(trained.judged or trained.model, recipe, workshop.split.test, workshop)
+    judged = recipe.task.judged(verdict.outputs, shipped.labels)
+    train = workshop.pixels("train", recipe.data.image, recipe.data.channels)
+    most = _affordable(desk, shipped)
+    start = recipe if recipe.pretrained or race is None else race.pretrained() or recipe
+    frozen = None
+    # Heads of maps and boxes see no vector for an image; published weights are of images.
+    task = recipe.task
+    if not (task.maps or task.boxes) and task.takes == "images":
+        frozen = frozen_features(start, workshop, verdict.pixels, most=most)
+    against = task.against(train, verdict.pixels, verdict.outputs, shipped.labels, frozen)
+    mistakes = _mistakes(trained, verdict, shipped.labels)
+    return _Tested(judged, against, mistakes, *_looks(trained, desk, verdict, most))
+
+
+def _facts(
+    trained: Trained, shipped: Shipped, desk: Desk, tested: _Tested, latency: LatencyFacts,
+    race: Field | None,
+) -> Facts:  # fmt: skip
+    """Return all that the page and the card tell."""
+    recipe, asked, budget = trained.recipe, desk.asked, desk.asked.budget
     facts = Facts(
         model=gathered.model_facts(trained.subject, recipe),
         data=gathered.data_facts(recipe, desk.inspection, desk.workshop.split, desk.notes),
         command=asked.command,
-        baselines=against,
+        baselines=tested.against,
         latency=latency,
-        engines=shipped.timed.others(asked.budget),
+        engines=shipped.timed.others(budget),
         size_bytes=shipped.exported.size_bytes,
-        budget=BudgetFacts(
-            asked.budget.latency_s, asked.budget.macs, asked.budget.params, asked.time_s
-        ),
+        budget=BudgetFacts(budget.latency_s, budget.macs, budget.params, asked.time_s),
         candidates=_points(trained, shipped, race),
         opening=desk.opening,
-        curves=gathered.curve_points(journal.read()),
-        mistakes=mistakes,
+        curves=gathered.curve_points(_journal(trained, desk).read()),
+        mistakes=tested.mistakes,
         export=gathered.export_facts(shipped.exported),
         versions=machine()["versions"],
         machine={k: v for k, v in machine().items() if k != "versions"},
         seconds=dict(desk.state.seconds),
         seed=asked.seed,
         date=gathered.today(),
-        run=str(run.path),
-        **judged,
+        run=str(desk.run.path),
+        **tested.judged,
     )
     if facts.refusal is not None:
-        facts = replace(facts, refusal=replace(facts.refusal, unknown=unknown))
-    added = [gathered.dial_chapter(trained.dial, asked.budget.latency_s), seen.chapter]
+        facts = replace(facts, refusal=replace(facts.refusal, unknown=tested.unknown))
+    added = [gathered.dial_chapter(trained.dial, budget.latency_s), tested.looks.chapter]
     known = [one for one in added if one is not None]
-    facts = replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
-    own = desk.adds(facts) if desk.adds else None
-    if own is not None:
-        facts = replace(facts, opening=[*facts.opening, own.chapter, *own.more])
-    run.write_text(run.looks, seen.table)
-    run.write_text(run.report, render(facts))
-    run.write_text(run.readme, render_card(facts))
-    told = _result(facts, trained.scores, desk.state)
-    run.write_json(run.result, {**told, **(own.figures if own else {})})
-    return Finished(
-        trained.subject.title, recipe.task.sentence(judged), judged.get("test"),
-        latency, run.path, shipped.timed.said(asked.budget),
-        sentence(facts) if facts.test else "",
-    )  # fmt: skip
+    return replace(facts, chapters=[*desk.chapters, *facts.chapters, *known])
 
 
 def _affordable(desk: Desk, shipped: Shipped) -> int:

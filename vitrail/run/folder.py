@@ -109,6 +109,19 @@ class RunFolder:
     check_free = staticmethod(place.check_free)
     check_writable = staticmethod(place.check_writable)
 
+    def evaluations(self) -> Path:
+        """Return where evaluations of the run are written. Raises RunError where that cannot be."""
+        path = self.path / "evaluations"
+        try:
+            there = path if os.path.lexists(path) else self.path
+            with tempfile.TemporaryFile(dir=there, prefix=".", suffix=files.PART):
+                return path
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written ({files.reason(error)}): make room for a folder there, "
+                "or evaluate a copy of the run"
+            ) from error
+
     @classmethod
     def create(cls, path: str | os.PathLike, *, resume: bool = False) -> Self:
         """Make the folder, or take up the one that is there, and hold its lock.
@@ -268,8 +281,9 @@ class RunFolder:
         if kind == "multi_modal":
             raise RunError(
                 f"{self.path} was trained on clips with sounds and sentences and has no classes of "
-                f"its own: learn some by `vitrail train --set task=video --set model={self.recipe} "
-                f"--set pretrained={self.path} --set data=CLIPS`"
+                f"its own: ask it by `vitrail predict {self.path} CLIPS --classes 'a dog,a cat'`, "
+                f"or learn some by `vitrail train --set task=video --set model={self.recipe} --set "
+                f"pretrained={self.path} --set data=CLIPS`"
             )
         if kind == "image_text":
             raise RunError(

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 from vitrail.attribution import png
-from vitrail.config import parse, read_json, to_json
+from vitrail.config import to_json
 from vitrail.data.captioned import ALL
-from vitrail.data.labels import Labels
-from vitrail.data.words import Words
-from vitrail.data.words import opened as words_of
-from vitrail.errors import ConfigError, RunError
-from vitrail.models.lit import LiT
-from vitrail.recipes.build import restored
-from vitrail.recipes.recipe import task_of
 from vitrail.report.image_text import ImageTextFacts, card, render
 from vitrail.report.paired import SHOT
-from vitrail.run.folder import RESTORE, RunFolder
+from vitrail.run.folder import RunFolder
 from vitrail.run.paired import (
-    TOKENIZER,
     Paired,
     asked,
     common,
@@ -29,43 +20,7 @@ from vitrail.run.paired import (
 )
 from vitrail.run.reading import Read
 from vitrail.run.state import State
-from vitrail.tasks import ImageText
 from vitrail.tasks.pairing import Pairs, chances
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A finished run that is asked for classes in words."""
-
-    model: LiT
-    words: Words
-    task: ImageText
-    labels: Labels
-
-
-def opened(run: RunFolder, classes: tuple[str, ...]) -> Opened:
-    """Open a run of images and sentences to tell `classes`. Raises RunError for any other run."""
-    recipe = run.read_recipe()
-    task = task_of(recipe)
-    if not isinstance(task, ImageText):
-        raise RunError(
-            f"{run.path} knows its classes and reads no sentences: leave out --classes, or give a "
-            "run of `vitrail train --set task=image_text`"
-        )
-    told = read_json(run.labels, dict, remedy=RESTORE)
-    try:
-        labels = parse(Labels, {**told, "classes": classes})
-        model = restored(recipe, run.weights)
-    except ConfigError as error:
-        raise RunError(f"{run.path} is damaged ({error}): {RESTORE}") from error
-    assert isinstance(model, LiT)
-    words = words_of(run.path / TOKENIZER, model.config.text.length)
-    if words.size != model.config.text.vocabulary:
-        raise RunError(
-            f"{run.path / TOKENIZER} has {words.size} tokens and the weights know "
-            f"{model.config.text.vocabulary}: {RESTORE}"
-        )
-    return Opened(model, words, task, labels)
 
 
 def conclude(found: Paired, run: RunFolder, images: Read, state: State) -> str:

@@ -48,10 +48,10 @@ def check_free(path: str | os.PathLike) -> None:
     check_writable(path)
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike, what: str = "run folder") -> None:
     """Raise RunError unless files can be made in `path`, or in the folder where it would be made.
 
-    Tried with a file that has no name, or loses it at once.
+    Tried with a file that has no name, or loses it at once. `what` is said to lie there.
     """
     path = Path(path)
     there = next(one for one in (path, *path.absolute().parents) if kind(one) is not None)
@@ -60,7 +60,7 @@ def check_writable(path: str | os.PathLike) -> None:
             pass
     except OSError as error:
         raise RunError(
-            f"run folder {path} cannot be made ({error.strerror}): name another with --out"
+            f"{what} {path} cannot be made ({error.strerror}): name another with --out"
         ) from error
 
 

@@ -19,6 +19,7 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.run import place
 from vitrail.run.folder import RunFolder
 from vitrail.run.view import View
+from vitrail.units import shortened
 
 T = TypeVar("T")
 NAME = "fit.json"
@@ -41,6 +42,7 @@ class Saved:
     command: str | None = None
     owner: str | None = None
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    resized: dict[str, Any] | None = None
     compress: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -183,17 +185,54 @@ def resumed(
     go_on: Callable[[RunFolder, State], Path],
     *,
     further: bool = False,
+    check: Callable[[RunFolder, State], None] | None = None,
 ) -> Path:
     """Return what `go_on` makes of the run in `out`, or the run itself if it is finished already.
 
-    With `further` a finished run is to go on as well. Raises RunError when `out` is not given or
-    holds no run that can go on.
+    With `further` a finished run is to go on as well. `check` raises where the run, finished or
+    not, is not what was asked for. Raises RunError when `out` is not given or holds no run that can
+    go on.
     """
     if out is None:
         raise RunError("--resume needs the run folder to go on with: add --out RUN")
     with RunFolder.create(out, resume=True) as run:
         state = State.read(run.path / NAME)
+        if check is not None:
+            check(run, state)
         if run.result.is_file() and not further:
             view.console.print(f"{run.path} is finished: see {run.report}", soft_wrap=True)
             return run.path
         return go_on(run, state)
+
+
+def require_same(run: RunFolder, given: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first field that is `given` and not as it was `kept`.
+
+    None is not given; texts that are paths of the same place are the same.
+    """
+    for name, value in given.items():
+        if value is not None and not _same(value, kept[name]):
+            was = "none" if kept[name] in (None, ()) else _said(kept[name])
+            raise ConfigError(
+                f"{_word(name)} {_said(value)} is not what {run.path} was begun with ({was}): "
+                "resume it as it was, or start another in a new folder"
+            )
+
+
+def _word(name: str) -> str:
+    """Return how the command line calls a field."""
+    if name in ("data", "run", "base", "pictures", "name"):
+        return name
+    return "--set" if name == "settings" else f"--{name.removesuffix('_s').replace('_', '-')}"
+
+
+def _same(now: Any, then: Any) -> bool:
+    if isinstance(now, str) and isinstance(then, str):
+        return Path(now).expanduser().resolve() == Path(then).expanduser().resolve()
+    return bool(now == then)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return shortened(f"{value:g}" if isinstance(value, float) else str(value))

@@ -93,6 +93,11 @@ class View:
         self._rows = {c.name: Row(c, latency_s=c.latency_s) for c in candidates}
         self._draw(force=True)
 
+    def add(self, candidate: Entrant) -> None:
+        """Show one candidate more."""
+        self._rows[candidate.name] = Row(candidate)
+        self._draw(force=True)
+
     def update(self, name: str, **changes: Any) -> None:
         """Show another status, accuracy, latency_s or number of steps of a candidate."""
         row = replace(self._rows[name], **changes) if name in self._rows else None

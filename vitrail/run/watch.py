@@ -13,7 +13,8 @@ from vitrail.tasks.task import Scores
 from vitrail.training.journal import Journal
 from vitrail.training.loop import Outcome
 
-LOOKS = 10
+# How often a training is looked at, and at how many images of the validation part on the way.
+LOOKS, LOOK_AT = 10, 2000
 
 
 def checkpoints(run: Path, name: str) -> Path:
@@ -31,16 +32,9 @@ class Watched:
 
     def advance(self, recipe: Recipe, mark: int) -> Outcome:
         """Go on to step `mark`, unless it is passed already."""
-
-        def on_step(step: int, loss: float, lr: float, rate: float) -> None:
-            self.made += 1
-            self.view.step(self.name, step, recipe.steps.total)
-
-        outcome = self.workshop.train(recipe, self.folder, mark, on_step, together=True)
+        outcome = self._trained(recipe, mark)
         if outcome.step == mark:
-            scores = self.workshop.validate(outcome.best, recipe)
-            self.journal.write(mark, val_score=scores.main, val_loss=scores.loss)
-            self.view.update(self.name, accuracy=scores.main, steps=mark)
+            self._write(mark, self.workshop.validate(outcome.best, recipe, LOOK_AT))
         return outcome
 
     def marks(self, recipe: Recipe, begin: int, end: int) -> list[int]:
@@ -57,4 +51,19 @@ class Watched:
         *marks, end = self.marks(recipe, begin, recipe.steps.total)
         for mark in marks:
             self.advance(recipe, mark)
-        return self.workshop.better(self.advance(recipe, end), recipe)
+        outcome = self._trained(recipe, end)
+        model, scores = self.workshop.better(outcome, recipe)
+        if outcome.step == end:
+            self._write(end, scores)
+        return model, scores
+
+    def _trained(self, recipe: Recipe, mark: int) -> Outcome:
+        def on_step(step: int, loss: float, lr: float, rate: float) -> None:
+            self.made += 1
+            self.view.step(self.name, step, recipe.steps.total)
+
+        return self.workshop.train(recipe, self.folder, mark, on_step, together=True)
+
+    def _write(self, mark: int, scores: Scores) -> None:
+        self.journal.write(mark, val_score=scores.main, val_loss=scores.loss)
+        self.view.update(self.name, accuracy=scores.main, steps=mark)

@@ -29,10 +29,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a rung left behind beside the score: loss, and images per second."""
+    """What a rung left behind beside the score: loss, images per second, and how many images were
+    judged."""
 
     loss: float | None = None
     rate: float | None = None
+    n: int | None = None
 
 
 def entered(runner: Runner) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def runner(
         last.rate,
         trial.number,
         entry.seconds,
+        last.n,
     )
 
 

@@ -9,7 +9,8 @@ What a candidate trains is the beginning of its full training: until `hold` the 
 does not depend on when the training ends. So the winner goes on from where it is, and the
 race has cost it nothing. Candidates are compared on the validation part, with their weights or
 the average of these, whichever is better. Since a large model may be behind at first, the last
-rung keeps two families.
+rung keeps two families. Whoever is far behind goes no further, and where one is left the race
+ends: the time is better spent on its training.
 
 Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943; with several machines on one study it
 is asynchronous as Li et al., MLSys 2020, arXiv 1810.05934: each machine takes candidates that
@@ -86,6 +87,8 @@ class Race:
                     if runner.trial not in kept and runner.rung == rung - 1:
                         view.update(runner.candidate.name, status="stopped")
                 entrants = [r for r in entrants if r.trial in kept or r.rung >= rung]
+                if len(kept) == 1:
+                    break
             queue = [r for r in entrants if r.rung < rung]
             while True:
                 started = any(r.rung >= rung for r in mine)
@@ -124,12 +127,13 @@ class Race:
         _, scores = workshop.better(outcome, runner.recipe, LOOK_AT)
         trial = self._trial(runner.trial)
         rate = outcome.samples_per_s if outcome.samples_per_s > 0 else runner.rate
-        trial.set_user_attr(f"rung{rung}", {"loss": scores.loss, "rate": rate})
+        trial.set_user_attr(f"rung{rung}", {"loss": scores.loss, "rate": rate, "n": scores.n})
         trial.report(scores.main, rung)
         steps = (*runner.steps[:rung], until, *runner.steps[rung + 1 :])
         return replace(
-            runner, steps=steps, rung=rung, accuracy=scores.main, loss=scores.loss, rate=rate
-        )
+            runner, steps=steps, rung=rung, accuracy=scores.main, loss=scores.loss, rate=rate,
+            judged=scores.n,
+        )  # fmt: skip
 
     def _train(
         self, runner: Runner, until: int, workshop: Workshop, view: View

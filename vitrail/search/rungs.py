@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,13 +13,17 @@ from vitrail.search.candidate import Candidate
 EFFICIENCY = 0.85
 # Steps after which the order of two candidates begins to mean something.
 TELLING_STEPS = 120
+# Whoever is that far behind after the same time, with the whole 95 % interval, catches up with
+# nobody: on CIFAR-10 (JPEG copies) leads of 7 to 9 points after 10 s were 15 to 19 after 20 s.
+FAR, Z = 0.05, 1.96
 
 
 @dataclass(frozen=True)
 class Runner:
     """A candidate in the race: its recipe, the steps of each rung, and where it stands.
 
-    `rung` is the last one finished (-1: none), `rate` the images per second of its training.
+    `rung` is the last one finished (-1: none), `rate` the images per second of its training,
+    `judged` the number of images that `accuracy` is of.
     `seconds` are what it may have trained in all after each rung, as far as that was planned.
     """
 
@@ -31,6 +36,7 @@ class Runner:
     rate: float | None = None
     trial: int = -1
     seconds: tuple[float, ...] = ()
+    judged: int | None = None
 
     @property
     def done(self) -> int:
@@ -89,11 +95,24 @@ def rung_steps(rate: float, batch: int, seconds: Sequence[float]) -> tuple[int, 
 
 
 def keep(standings: Sequence[Runner], size: int, *, last: bool) -> list[Runner]:
-    """Return the `size` best; into the last rung with one of a second family, if there is one."""
+    """Return the `size` best; into the last rung with one of a second family, if there is one.
+
+    Those far behind the best are left out, so that one alone may remain.
+    """
     ordered = sorted(standings, key=lambda r: r.order, reverse=True)
+    ordered = [r for r in ordered if not _far(r, ordered[0])]
     kept = ordered[:size]
     if last and size > 1 and len({r.candidate.family for r in kept}) == 1:
         others = [r for r in ordered[size:] if r.candidate.family != kept[0].candidate.family]
         if others:
             kept[-1] = others[0]
     return kept
+
+
+def _far(one: Runner, best: Runner) -> bool:
+    """Tell whether a candidate is too far behind the best of the same rung to catch up."""
+    if one.rung != best.rung or not one.judged or not best.judged:
+        return False
+    ours, theirs = one.accuracy or 0.0, best.accuracy or 0.0
+    error = ours * (1 - ours) / one.judged + theirs * (1 - theirs) / best.judged
+    return theirs - ours - Z * math.sqrt(max(0.0, error)) > FAR

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.checkpoint import holds_weights
+from vitrail.data.source import Kind
 from vitrail.errors import CheckpointError
 from vitrail.models import catalog, identify
-from vitrail.models.trunk.backbone import input_kind
+from vitrail.models.trunk.backbone import input_kind, sized
+from vitrail.recipes.on_inputs import on_images, on_waves
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.space import image_sizes
@@ -27,12 +29,14 @@ SUFFIXES = (
 
 
 def shelf(
-    folder: Path, *, image_size: tuple[int, int], classes: int
+    folder: Path, *, image_size: tuple[int, int], classes: int, takes: Kind = "images"
 ) -> tuple[list[Candidate], list[str]]:
     """Return candidates of the checkpoint files in a folder, and a sentence for each left out.
 
     Folders in it, as libraries save a model, are checkpoints too; so is `folder` itself, and a
-    single file is a shelf of one. Raises CheckpointError where it is missing or nothing is known.
+    single file is a shelf of one. Of networks of clips, sounds and sentences they are the towers of
+    sounds where the task `takes` waves, of (1, samples), else those of clips. Raises
+    CheckpointError where it is missing or nothing is known.
     """
     found, left_out = [], []
     for file in _files(folder):
@@ -44,11 +48,16 @@ def shelf(
         except CheckpointError as error:
             left_out.append(str(error))
             continue
-        if (kind := input_kind(known.config)) != "images":
-            left_out.append(f"{file} is {known.name}, a model of {kind}: images are fitted here")
+        kind, config = input_kind(known.config), known.config
+        if kind == "triples" and takes in ("waves", "images"):
+            kind, config = takes, (on_waves if takes == "waves" else on_images)(config)
+        if kind != takes:
+            left_out.append(f"{file} is {known.name}, a model of {kind}: {takes} are fitted here")
             continue
-        sizes = [*image_sizes(image_size), tuple(known.config.image)]
-        found += _at_sizes(known.config, str(file), sizes, classes)
+        sizes = [image_size]
+        if takes == "images":
+            sizes = [*image_sizes(image_size), tuple(config.image)]
+        found += _at_sizes(config, str(file), sizes, classes)
     if not found:
         reason = left_out[0] if left_out else "it is empty"
         raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
@@ -86,7 +95,7 @@ def _at_sizes(
 ) -> list[Candidate]:
     found = []
     for image in dict.fromkeys(sizes):
-        moved = replace(config, image=image, classes=classes)
+        moved = sized(config, image=image, channels=config.channels, classes=classes)
         figures = counted(moved)
         if figures is not None:
             one = candidate(moved, params=figures.params, macs=figures.macs, pretrained=reference)

@@ -30,7 +30,7 @@ from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
 from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
-from vitrail.search.fitness import MISFIT, fitness, passes
+from vitrail.search.fitness import MISFIT, both_sides, passes, worth
 from vitrail.search.prior import by_prior, prior
 from vitrail.search.rescue import REACH, as_exported
 from vitrail.search.series_space import series_candidates
@@ -38,11 +38,16 @@ from vitrail.search.sound_space import sound_candidates
 from vitrail.search.space import small_candidates
 from vitrail.search.suited import burden, refusal
 from vitrail.search.timing import folded_latency, paced, peak_macs_per_s
+from vitrail.search.wave_space import wave_candidates
 
 # Training takes three passes, at some 40 % of the rate of a matrix product.
 PASSES, PRODUCTIVE = 3, 0.4
 # So many sizes of a family are timed at most.
 SIZES = 6
+
+# The shares of the time that go into counting and into timing; each second of them is one of
+# training less.
+COUNTING, TIMING = 1 / 60, 1 / 25
 
 # So long at least models are counted before it is said that none keeps the budget.
 PATIENCE_S = 20.0
@@ -60,7 +65,9 @@ class Terms:
     how many may race, `batch` the images of a training step, `methods` what all of them take; with
     `maps` every pixel has a class, with `outlines` objects have pixels
     of their own, with `sounds` images are spectrograms. Where the task `takes`
-    series, `image_size` is (steps, 1); clips have so many `frames`.
+    series, `image_size` is (steps, 1), where waves, (1, samples); clips have so many `frames`. With
+    `sides` a network may answer by an image and its mirror image in the end, for twice its
+    multiply-adds.
     """
 
     image_size: tuple[int, int]
@@ -80,6 +87,12 @@ class Terms:
     sounds: bool = False
     takes: Kind = "images"
     frames: int = 1
+    sides: bool = False
+
+    @property
+    def both(self) -> Budget | None:
+        """Return the limits for an answer by both sides, None where there is none."""
+        return self.budget if self.sides else None
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,8 @@ def shortlist(
 ) -> Shortlist:
     """Choose candidates for a race.
 
-    `extra` are candidates with pretrained weights (counted already). About a thirtieth of the
-    seconds goes into counting and a fifteenth into timing; with `apart` another fifteenth into
+    `extra` are candidates with pretrained weights (counted already). About a sixtieth of the
+    seconds goes into counting and a twenty-fifth into timing; with `apart` as much again into
     timing as exported, in the engine that the budget names. Raises BudgetError, naming the
     closest model, when nothing keeps the limits that can be counted.
     """
@@ -144,12 +157,12 @@ def count_models(terms: Terms, extra: Sequence[Candidate], say: Say) -> Counted:
             break
         pool.append(one)
         # The first one waits for torch's imports.
-        deadline = min(deadline, time.perf_counter() + max(3.0, terms.seconds / 30))
+        deadline = min(deadline, time.perf_counter() + max(3.0, COUNTING * terms.seconds))
         if budget.allows(params=one.params, macs=one.macs):
             allowed.append(one)
         # A tight budget leaves few: then it is worth a longer search.
         late = time.perf_counter() - deadline
-        enough = len(allowed) >= 4 * terms.size or (allowed and late > terms.seconds / 15)
+        enough = len(allowed) >= 4 * terms.size or (allowed and late > TIMING * terms.seconds)
         if (late > 0 and enough) or late > max(PATIENCE_S, terms.seconds / 10):
             break
     if not allowed:
@@ -166,6 +179,10 @@ def _space(terms: Terms, *, most: int) -> Iterator[tuple[Candidate, bool]]:
         return
     if terms.takes == "clips":
         for one in clip_candidates(terms.image_size, terms.frames, terms.classes, terms.seed):
+            yield one, False
+        return
+    if terms.takes == "waves":
+        for one in wave_candidates(terms.image_size[1], terms.classes):
             yield one, False
         return
     if terms.maps or terms.boxes:
@@ -204,7 +221,7 @@ def time_models(
     timed: list[list[Candidate]] = [[] for _ in columns]
     far: list[list[Candidate]] = [[] for _ in columns]
     least = min(terms.size, len(columns))
-    deadline = time.perf_counter() + terms.seconds / 15
+    deadline = time.perf_counter() + TIMING * terms.seconds
     for place in _visits(len(columns), terms.size):
         if time.perf_counter() > deadline and len([c for some in timed for c in some]) >= least:
             break
@@ -236,7 +253,11 @@ def _next(members: Sequence[Candidate], done: float, terms: Terms) -> Candidate 
     if not members:
         return None
     goal = done * terms.seconds / (terms.images * passes(terms.images, members[0].family))
-    return min(members, key=lambda c: abs(math.log((c.macs + 1) / goal)))
+
+    def suits(one: Candidate) -> float:
+        return both_sides(one, terms.both) - MISFIT * abs(math.log((one.macs + 1) / goal))
+
+    return max(members, key=suits)
 
 
 def time_exported(
@@ -250,7 +271,9 @@ def time_exported(
     slow.sort(key=lambda c: -_merit(c, terms))
     found = {
         c.name: c
-        for c in as_exported(slow, terms.budget, seconds=terms.seconds / 15, apart=apart, say=say)
+        for c in as_exported(
+            slow, terms.budget, seconds=TIMING * terms.seconds, apart=apart, say=say
+        )
     }
     known = [found.get(c.name, c) for c in timed]
     over = [c for c in known if c.name in found and not _within(c, terms.budget, 1.0)]
@@ -307,9 +330,13 @@ def _prior(one: Candidate) -> float:
     return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
 
 
+def _worth(one: Candidate, terms: Terms) -> float:
+    return worth(one, terms.images, terms.seconds, terms.both)
+
+
 def _merit(one: Candidate, terms: Terms) -> float:
     """Return what is expected of a candidate, before it has learned anything."""
-    return _prior(one) + MISFIT * fitness(one, terms.images, terms.seconds)
+    return _prior(one) + _worth(one, terms)
 
 
 def _by_family(pool: Iterable[Candidate]) -> list[list[Candidate]]:
@@ -333,7 +360,7 @@ def _chosen(timed: Sequence[Candidate], terms: Terms) -> list[Candidate]:
     Whoever is known to keep the latency goes before whoever may.
     """
     columns: dict[str, list[Candidate]] = {}
-    for one in sorted(timed, key=lambda c: -fitness(c, terms.images, terms.seconds)):
+    for one in sorted(timed, key=lambda c: -_worth(c, terms)):
         columns.setdefault(_column(one), []).append(one)
     ordered = sorted(columns.values(), key=lambda c: -_merit(c[0], terms))
     longest = max(len(column) for column in ordered)

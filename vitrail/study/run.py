@@ -31,7 +31,7 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
-from vitrail.run.state import State
+from vitrail.run.state import State, require_same
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import open_study, speaking
 from vitrail.run.subject import Subject, subject
@@ -88,14 +88,19 @@ def study(asked: Asked, out: Path, console: Console | None = None) -> StudyFacts
         return _finish(asked, images, run, view)
 
 
-def resume(out: Path, console: Console | None = None) -> StudyFacts:
+def resume(
+    out: Path, console: Console | None = None, *, given: Mapping[str, Any] | None = None
+) -> StudyFacts:
     """Continue the study in the folder `out`, as it was asked for; returns what came out.
 
-    Raises VitrailError.
+    `given` are fields of `Asked` that have to be what they were; None is not given. Raises
+    VitrailError.
     """
     view = View(console)
     with RunFolder.create(out, resume=True) as run:
-        return _finish(_asked(run.path), None, run, view)
+        asked = _asked(run.path)
+        require_same(run, given or {}, vars(asked))
+        return _finish(asked, None, run, view)
 
 
 def _finish(asked: Asked, images: Read | None, run: RunFolder, view: View) -> StudyFacts:

@@ -95,11 +95,7 @@ def scale(
     the compute of the best model is trained, so that the prediction stands beside the truth. Raises
     VitrailError.
     """
-    if len(set(sizes)) < 3 or min(sizes) < 16 or any(size % 16 for size in sizes):
-        raise ConfigError(
-            f"--sizes {','.join(map(str, sizes))} do not tell a law: give three widths or more, "
-            "multiples of 16"
-        )
+    _require_law(sizes)
     seconds = parse_duration(time)
     view = View(console)
     folder = Path(out) if out is not None else free_name("scaling")
@@ -115,22 +111,37 @@ def scale(
         asked = predicted(found)
         if asked is not None:
             found = replace(found, proof=sweep.prove(asked["shape"], asked["compute"]))
+    _write(found, asked, images, again)
+    return found
+
+
+def _require_law(sizes: Sequence[int]) -> None:
+    """Raise ConfigError for widths that no law can be fitted to."""
+    if len(set(sizes)) < 3 or min(sizes) < 16 or any(size % 16 for size in sizes):
+        raise ConfigError(
+            f"--sizes {','.join(map(str, sizes))} do not tell a law: give three widths or more, "
+            "multiples of 16"
+        )
+
+
+def _write(found: Scaled, asked: Mapping[str, Any] | None, images: Read, command: str) -> None:
+    """Write the page and the figures of a sweep; `asked` is the shape that was predicted."""
+    points, proof, run = found.points, found.proof, RunFolder(found.folder)
     facts = ScalingFacts(
         images.inspection.source.name, len(images.workshop.split.train),
         [_told(p) for p in points],
         frontier([p.compute for p in points], [p.error for p in points]).tolist(),
-        found.law, found.shapes, asked, again, found.proof and _told(found.proof),
+        found.law, found.shapes, asked, command, proof and _told(proof),
     )  # fmt: skip
-    RunFolder(folder).write_text(folder / "report.html", render_scaling(facts))
+    run.write_text(run.path / "report.html", render_scaling(facts))
     told = {
         "points": [asdict(p) for p in points],
         "law": found.law and asdict(found.law),
         "shapes": {name: {**asdict(s), "growth": s.growth} for name, s in found.shapes.items()},
         "predicted": facts.predicted,
-        "proof": found.proof and asdict(found.proof),
+        "proof": proof and asdict(proof),
     }
-    RunFolder(folder).write_json(folder / "result.json", told)
-    return found
+    run.write_json(run.path / "result.json", told)
 
 
 def star(widths: Sequence[int]) -> list[dict[str, int]]:

@@ -14,8 +14,9 @@ from vitrail.tasks.multimodal import MultiModal
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
+from vitrail.tasks.waveform import Waveform
 
 Tasks = (
     Classification | MultiLabel | Segmentation | Detection | Instances | Series | Video | Audio
-    | ImageText | Lidar | MultiModal
+    | Waveform | ImageText | Lidar | MultiModal
 )  # fmt: skip

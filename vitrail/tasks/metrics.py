@@ -1,9 +1,8 @@
 """How good logits are: accuracy with its interval, per class, confusion, calibration.
 
 All functions take logits (N, K) and labels (N,) on the CPU. scikit-learn counts; what it has
-not are Wilson's interval (JASA 22, 1927), the bins of a reliability diagram with their error
-(Naeini et al., AAAI 2015), and the temperature (Guo et al., On Calibration of Modern Neural
-Networks, arXiv 1706.04599).
+not are the bins of a reliability diagram with their error (Naeini et al., AAAI 2015), and the
+temperature (Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599).
 """
 
 from __future__ import annotations
@@ -16,19 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitrail.errors import DataError
+from vitrail.proportions import Proportion, wilson
 
 BINS = 15
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """A share `value` of `n` samples with its 95 % interval [low, high]."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -58,17 +47,6 @@ class Calibration:
 
     error: float
     bins: tuple[Bin, ...]
-
-
-def wilson(hits: int, n: int, z: float = 1.959963984540054) -> Proportion:
-    """Return a proportion with Wilson's score interval, 95 % by default; it stays within [0, 1],
-    and holds the proportion, which rounding would leave out where it is 0 or 1."""
-    if n < 1:
-        raise DataError("there are no samples to judge: give at least one")
-    p, spread = hits / n, z * z / n
-    centre = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
-    return Proportion(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
 def accuracy(logits: Tensor, labels: Tensor, *, top: int = 1) -> Proportion:

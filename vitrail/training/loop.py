@@ -68,78 +68,111 @@ def train(
     that is not finite twice, a full disk, or snapshots in the way; CheckpointError for
     snapshots of another training; ConfigError for settings that do not go together.
     """
-    steps, parts = plan.steps, plan.steps.accumulate
-    fabric = open_fabric(place.device, steps.precision)
-    started = time.monotonic()
-    until = steps.total if place.until is None else min(place.until, steps.total)
-    rank, world = fabric.global_rank, fabric.world_size
-    _check(learner, steps, batches, second, world)
-    fabric.to_device(learner.train())
-    machine = Machine(learner, plan, fabric)
-    average = None if steps.ema is None else Average(learner.model, steps.ema)
-    modules: dict[str, nn.Module] = {"model": learner.model, "objective": learner.objective}
-    state = State(
-        modules | ({"ema": average.model} if average else {}),
-        machine.named,
-        plan.settings(batches),
-        folder=Path(place.folder) / "checkpoint",
-        fabric=fabric,
-    )
-    done, loss = state.start(place.resume)
-    first = rank == 0
-    recorder = Recorder(place.journal if first else None, place.on_step if first else None, steps)
-    recorder.rewind(done)
-    # On an accelerator a look at the loss waits for the device, so not every step takes one;
-    # on the CPU torch.manual_seed would take 0.1 ms for the accelerators that are not used.
-    on_cpu = fabric.device.type == "cpu"
-    look, seed = (1, torch.default_generator.manual_seed) if on_cpu else (10, torch.manual_seed)
-    feeds: Feeds | None = None
-    rows: list[Row] = []
-    rates: list[float] = []
-    saved = time.monotonic()
-
+    training = _Training(learner, batches, plan, place, second)
     with Stopping() as stopping:
-        while done < until:
-            if feeds is None:
-                feeds = Feeds(batches, second, learner, done, until, parts, place.workers, fabric)
-            epoch = done * parts / batches.steps_per_epoch
-            step = Step(done, steps.total, epoch, batches.seed)
-            for method in plan.methods:
-                method.before_step(learner.model, step)
-            rates.append(machine.adjust(done, state.caution))
-            seed(_mixed(batches.seed, done, rank))
-            rows.append(machine.step(feeds, step))
-            if average and (done + 1) % steps.ema_every == 0:
-                average.update(done // steps.ema_every)
-            learner.objective.after_step(learner.model, step)
-            done += 1
-            if done % look and done < until:
-                continue
+        while training.done < training.until:
+            training.step()
+            if training.is_due():
+                training.settle(stopping.wish)
+    return training.outcome()
 
-            seen, stop = agreed(rows, stopping.wish is not None, fabric)
-            if fault := first_fault(seen, done - len(seen), parts, batches):
-                done, loss = state.go_back(str(fault))
-                recorder.rewind(done, fault=str(fault), samples=fault.samples)
-                feeds, rows, rates = None, [], []
-                continue
-            for number, (row, lr) in enumerate(zip(seen, rates, strict=True), done - len(seen)):
-                loss = sum(row.losses) / parts
-                epochs = parts / batches.steps_per_epoch
-                recorder.step(number + 1, loss, lr, epochs, row.terms)
-            rows, rates = [], []
-            if stop or done == until or time.monotonic() - saved > steps.save_s:
-                state.save(done, loss)
-                saved = time.monotonic()
-            if stop:
-                raise Interrupted(
-                    f"stopped by {stopping.wish or 'a signal to another process'} after step "
-                    f"{done} of {steps.total}; all is saved in {place.folder}: go on with --resume"
-                )
-    seconds = time.monotonic() - started
-    ema_model = average.model if average else None
-    return Outcome(
-        done, loss, seconds, recorder.samples_per_s, learner.model, ema_model, learner.objective
-    )
+
+class _Training:
+    """A training between two looks at its losses: what is done, and what was not looked at yet."""
+
+    def __init__(
+        self, learner: Learner, batches: Batches, plan: Plan, place: Place, second: Batches | None
+    ) -> None:
+        self.learner, self.batches, self.second = learner, batches, second
+        self.plan, self.place, self.steps = plan, place, plan.steps
+        steps = plan.steps
+        self.fabric = fabric = open_fabric(place.device, steps.precision)
+        self.started = time.monotonic()
+        self.until = steps.total if place.until is None else min(place.until, steps.total)
+        _check(learner, steps, batches, second, fabric.world_size)
+        fabric.to_device(learner.train())
+        self.machine = Machine(learner, plan, fabric)
+        self.average = None if steps.ema is None else Average(learner.model, steps.ema)
+        modules: dict[str, nn.Module] = {"model": learner.model, "objective": learner.objective}
+        self.state = State(
+            modules | ({"ema": self.average.model} if self.average else {}),
+            self.machine.named,
+            plan.settings(batches),
+            folder=Path(place.folder) / "checkpoint",
+            fabric=fabric,
+        )
+        self.done, self.loss = self.state.start(place.resume)
+        told = (place.journal, place.on_step) if fabric.global_rank == 0 else (None, None)
+        self.recorder = Recorder(*told, steps)
+        self.recorder.rewind(self.done)
+        # On an accelerator a look at the loss waits for the device, so not every step takes one;
+        # on the CPU torch.manual_seed would take 0.1 ms for the accelerators that are not used.
+        on_cpu = fabric.device.type == "cpu"
+        self.look = 1 if on_cpu else 10
+        self.seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+        self.feeds: Feeds | None = None
+        self.rows: list[Row] = []
+        self.rates: list[float] = []
+        self.saved = time.monotonic()
+
+    def step(self) -> None:
+        """Make one step, whose losses stay where they are."""
+        steps, learner = self.steps, self.learner
+        if self.feeds is None:
+            streams, left = (self.batches, self.second), range(self.done, self.until)
+            parts, workers = steps.accumulate, self.place.workers
+            self.feeds = Feeds(streams, learner.objective.two, left, parts, workers, self.fabric)
+        epoch = self.done * steps.accumulate / self.batches.steps_per_epoch
+        step = Step(self.done, steps.total, epoch, self.batches.seed)
+        for method in self.plan.methods:
+            method.before_step(learner.model, step)
+        self.rates.append(self.machine.adjust(self.done, self.state.caution))
+        self.seed(_mixed(self.batches.seed, self.done, self.fabric.global_rank))
+        self.rows.append(self.machine.step(self.feeds, step))
+        if self.average and (self.done + 1) % steps.ema_every == 0:
+            self.average.update(self.done // steps.ema_every)
+        learner.objective.after_step(learner.model, step)
+        self.done += 1
+
+    def is_due(self) -> bool:
+        """Return whether it is time to look at losses and signals."""
+        return self.done % self.look == 0 or self.done >= self.until
+
+    def settle(self, wish: str | None) -> None:
+        """Look at the steps since the last look: go back, or note them, save and stop.
+
+        `wish` says by what this process is asked to stop. Raises Interrupted.
+        """
+        steps, parts = self.steps, self.steps.accumulate
+        seen, stop = agreed(self.rows, wish is not None, self.fabric)
+        if fault := first_fault(seen, self.done - len(seen), parts, self.batches):
+            self.done, self.loss = self.state.go_back(str(fault))
+            self.recorder.rewind(self.done, fault=str(fault), samples=fault.samples)
+            self.feeds, self.rows, self.rates = None, [], []
+            return
+        epochs = parts / self.batches.steps_per_epoch
+        for number, (row, lr) in enumerate(
+            zip(seen, self.rates, strict=True), self.done - len(seen)
+        ):
+            self.loss = sum(row.losses) / parts
+            self.recorder.step(number + 1, self.loss, lr, epochs, row.terms)
+        self.rows, self.rates = [], []
+        if stop or self.done == self.until or time.monotonic() - self.saved > steps.save_s:
+            self.state.save(self.done, self.loss)
+            self.saved = time.monotonic()
+        if stop:
+            raise Interrupted(
+                f"stopped by {wish or 'a signal to another process'} after step {self.done} of "
+                f"{steps.total}; all is saved in {self.place.folder}: go on with --resume"
+            )
+
+    def outcome(self) -> Outcome:
+        """Return where the training stands."""
+        return Outcome(
+            self.done, self.loss, time.monotonic() - self.started, self.recorder.samples_per_s,
+            self.learner.model, self.average.model if self.average else None,
+            self.learner.objective,
+        )  # fmt: skip
 
 
 def _check(

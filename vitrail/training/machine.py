@@ -17,7 +17,7 @@ from vitrail.training.activations import Saving, saving
 from vitrail.training.batch import Batch, Batches
 from vitrail.training.clipping import clip_units
 from vitrail.training.learner import Handed, Learner, Turn
-from vitrail.training.objective import Step, detached
+from vitrail.training.objective import Second, Step, detached
 from vitrail.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -32,15 +32,16 @@ class Row(NamedTuple):
 
 
 class Feeds:
-    """The streams of micro-batches that a training reads, from a step on."""
+    """The streams of micro-batches that a training reads in some of its steps.
+
+    `batches` are those of the optimizer and of the second one, of which a step takes `parts`.
+    """
 
     def __init__(
         self,
-        batches: Batches,
-        second: Batches | None,
-        learner: Learner,
-        done: int,
-        until: int,
+        batches: tuple[Batches, Batches | None],
+        two: Second | None,
+        steps: range,
         parts: int,
         workers: int,
         fabric: Fabric,
@@ -51,12 +52,12 @@ class Feeds:
                 begin * parts, stop=stop * parts, workers=workers, rank=rank, world=world
             )
 
-        self.first = feed(batches, done, until)
-        two = learner.objective.two
+        main, second = batches
+        self.first = feed(main, steps.start, steps.stop)
         self.second = None
         if two is not None and second is not None:
             # Steps 0, every, 2 every ... took one each.
-            self.second = feed(second, -(-done // two.every), -(-until // two.every))
+            self.second = feed(second, -(-steps.start // two.every), -(-steps.stop // two.every))
 
 
 class Machine:

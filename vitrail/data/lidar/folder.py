@@ -153,8 +153,8 @@ def _nuscenes(root: Path, keys: Sequence[str]) -> Made | None:
         for row in _rows(table / "lidarseg.json"):
             labels[str(row.get("sample_data_token"))] = str(row.get("filename"))
         for row in _rows(table / "category.json"):
-            if isinstance(row.get("index"), int):
-                categories[row["index"]] = str(row.get("name"))
+            if (index := row.get("index")) in range(256):  # a label is one byte
+                categories[int(index)] = str(row.get("name"))
     known = set(keys)
     found = [
         _Found(tokens[token], file, None, PurePosixPath(tokens[token]).name.partition("__")[0])

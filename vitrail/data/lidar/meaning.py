@@ -24,10 +24,11 @@ class Meaning:
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """Return the class of each value: uint8 (N,). Raises BrokenScan for an unknown one."""
-        table = np.full(max(self.values) + 1, -1, np.int16)
-        table[list(self.values)] = list(self.values.values())
-        inside = (labels >= 0) & (labels < len(table))
-        found = np.where(inside, table[np.where(inside, labels, 0)], -1)
+        # Values are looked for, not counted up to: they may be as large as a file can say.
+        known = np.array(sorted(self.values), np.int64)
+        classes = np.array([self.values[value] for value in known.tolist()], np.int16)
+        at = np.minimum(np.searchsorted(known, labels), len(known) - 1)
+        found = np.where(known[at] == labels, classes[at], -1)
         if (found < 0).any():
             strange = np.unique(labels[found < 0])[:3].tolist()
             raise BrokenScan(

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
 from vitrail.config import members
-from vitrail.models import beit, cait, deit, flexivit, t2t_vit, vit, xcit
+from vitrail.models import beit, cait, deit, flexivit, resnet, t2t_vit, vit, xcit
 from vitrail.models.parts import pyramid_hosts
 from vitrail.models.parts.pyramid_hosts import Pyramids
 from vitrail.models.trunk import hosts
@@ -37,6 +37,17 @@ Hosts = Pyramids | Plain
 SCALES = (4.0, 2.0, 1.0, 0.5)
 # Channels that a GroupNorm of a head takes together: 32 groups at the published width.
 GROUP = 8
+
+
+@dataclass(frozen=True)
+class OneStage(hosts.Hosted):
+    """A backbone, `host`, the channels `width` of pyramid and head (a multiple of 8), the stride
+    of the `finest` level at least, and `extra` coarser levels."""
+
+    host: Hosts = field(default_factory=resnet.Config)
+    width: int = 256
+    finest: int = 8
+    extra: int = 2
 
 
 def hosted(config: Any) -> Backbone:

@@ -35,7 +35,8 @@ class Axes(nn.Module):
         total, axes = None, len(grid)
         for axis, (table, side) in enumerate(zip(self.tables, grid, strict=True)):
             rows = resampled(table, side)
-            rows = rows.view(*[1] * axis, side, *[1] * (axes - axis - 1), -1)
+            if axes > 1:
+                rows = rows.view(*[1] * axis, side, *[1] * (axes - axis - 1), -1)
             total = rows if total is None else total + rows
         assert total is not None
         return self.norm(total.flatten(0, -2))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.layers.protocols import Restores
 from vitrail.layers.residual import Blocks
 
-InputKind = Literal["images", "clips", "series", "pairs", "triples", "scans"]
+InputKind = Literal["images", "clips", "series", "pairs", "triples", "scans", "waves"]
 
 
 class Config(Protocol):
@@ -293,8 +293,10 @@ def input_kind(config: Any) -> InputKind:
 def input_shape(config: Any) -> tuple[int, ...]:
     """Return the shape of what a model takes, without the batch: of images (channels, H, W), of
     clips (channels, T, H, W), of series (T, features), of pairs that of their images, of triples
-    that of their clips, of scans that of their range images."""
+    that of their clips, of scans that of their range images, of waves (1, samples)."""
     kind = input_kind(config)
+    if kind == "waves":
+        return config.channels, config.samples
     if kind == "series":
         return config.length, config.features
     frames = (config.frames,) if kind in ("clips", "triples") else ()
@@ -308,11 +310,14 @@ def input_words(config: Any) -> str:
 
 
 def sized(config: Any, *, classes: int, channels: int, image: tuple[int, int] | None = None) -> Any:
-    """Return a config for other data; of series `channels` are features, `image` is (steps, 1), and
-    networks of clips, sounds and sentences tell no `classes`."""
+    """Return a config for other data; of series `channels` are features, `image` is (steps, 1), of
+    waves (1, samples), and networks of clips, sounds and sentences tell no `classes`."""
     if input_kind(config) == "series":
         length = {} if image is None else {"length": image[0]}
         return replace(config, classes=classes, features=channels, **length)
+    if input_kind(config) == "waves":
+        samples = {} if image is None else {"samples": image[1]}
+        return replace(config, classes=classes, channels=channels, **samples)
     if input_kind(config) == "triples":
         sides = {} if image is None else {"image": image}
         return replace(config, inputs=replace(config.inputs, channels=channels, **sides))

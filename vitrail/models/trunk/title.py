@@ -14,7 +14,7 @@ MOST = 40  # characters
 NAMES = {
     "aa_resnet": "AA-ResNet", "attention_cnn": "Attention-CNN", "cbam": "CBAM", "dinat": "DiNAT",
     "eca": "ECA-Net", "evolving": "EA-ResNet", "evolving_series": "EA-DC-Transformer",
-    "nat": "NAT", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
+    "nat": "NAT", "vatt_sounds": "VATT of waveforms", "vit_c": "ViT-C", "vit_hybrid": "ViT hybrid",
 }  # fmt: skip
 
 # What a host is called with whose levels a head of maps reads, or which looks at frames.
@@ -96,6 +96,8 @@ def _millions(params: int) -> str:
 
 def _pixels(image: tuple[int, int]) -> str:
     height, width = image
+    if height == 1:  # a sound
+        return f"{width} samples"
     if width == 1:  # a time series
         return f"{height} steps"
     return f"{height} px" if height == width else f"{height}x{width} px"

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
 
 from vitrail.models.owl_vit import Found
 
@@ -67,7 +66,7 @@ def costs(
     gains = focal(logits, ones, weights) - focal(logits, zeros, weights)
     labels = gains @ objects.labels.to(gains).mT
     distance = torch.cdist(boxes, objects.boxes.to(boxes), p=1)
-    overlap = generalized_box_iou(_corners(boxes), _corners(objects.boxes.to(boxes)))
+    overlap = _overlap(_corners(boxes), _corners(objects.boxes.to(boxes)))
     return weights.labels * labels + weights.corners * distance - weights.overlap * overlap
 
 
@@ -114,7 +113,7 @@ def loss(
         ours, theirs = _corners(boxes[rows]), _corners(own.boxes[columns])
         pairs = max(1, len(rows))
         named["corners"].append((ours - theirs).abs().sum() / pairs)
-        overlap = generalized_box_iou(ours, theirs).diagonal()
+        overlap = _overlap(ours, theirs).diagonal()
         named["overlap"].append((1 - overlap).sum() / pairs)
         if found.objectness is not None:
             seen = torch.zeros_like(found.objectness[at].float()).index_fill(0, rows, 1.0)
@@ -173,5 +172,14 @@ def federated(
     return np.array([*known, *drawn], np.int64)[:most]
 
 
+def _overlap(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return the generalised overlap (N, M) of boxes given by their corners."""
+    from torchvision.ops import generalized_box_iou
+
+    return generalized_box_iou(ours, theirs)
+
+
 def _corners(boxes: Tensor) -> Tensor:
+    from torchvision.ops import box_convert
+
     return box_convert(boxes, "cxcywh", "xyxy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import time
@@ -17,6 +18,7 @@ from optuna.trial import create_trial
 from rich.console import Console
 from support import toy
 from support.pictures import grey, write_classes
+from torch import nn
 
 import vitrail
 from vitrail.config import to_json
@@ -40,7 +42,7 @@ from vitrail.search.found import FoundFile, Searched, genes_of
 from vitrail.search.guests import guests, timed
 from vitrail.search.hunt import Hunt
 from vitrail.search.judging import Inherited, correlation, sampled
-from vitrail.search.latency_table import Deviation, LatencyTable, kinds
+from vitrail.search.latency_table import Deviation, LatencyTable, in_place, kinds
 from vitrail.search.price import Dual, Price, Raised
 from vitrail.search.shortlist import Terms
 from vitrail.search.spaces import SPACES, Images, space_of
@@ -390,11 +392,11 @@ def test_a_table_knows_networks_that_it_has_not_met(name, monkeypatch):
     one, other = (space.config(drawn(space, rng)) for _ in range(2))
     measured = []
 
-    def clock(calls, seconds):
-        measured.append(calls)
-        return [SimpleNamespace(quickest_s=0.5)]
+    def clock(model, image, paths, seconds):
+        measured.extend(paths)
+        return dict.fromkeys(paths, 0.5)
 
-    monkeypatch.setattr("vitrail.search.latency_table.alternate", clock)
+    monkeypatch.setattr("vitrail.search.latency_table.in_place", clock)
     table = LatencyTable(threads=1)
     keys = {*kinds(one).values()}
     assert len(keys) > 3
@@ -407,6 +409,15 @@ def test_a_table_knows_networks_that_it_has_not_met(name, monkeypatch):
     assert doubled.seconds(one) == pytest.approx(2 * first)
     off = doubled.deviation([one, one], [2 * first, 4 * first])
     assert (off.networks, off.mean, off.largest) == (2, pytest.approx(0.25), pytest.approx(0.5))
+
+
+def test_operations_are_timed_where_they_are():
+    """Each inside of its model, which is as before afterwards; what is asked is told, no more."""
+    model = nn.Sequential(nn.Linear(4, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 4))
+    with torch.inference_mode():
+        spent = in_place(model, torch.zeros(64, 4), ["0", "1"], 0.01)
+    assert [*spent] == ["0", "1"] and 0 < spent["0"] < spent["1"] < math.inf
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in model)
 
 
 @pytest.mark.parametrize(("off", "used"), [(0.19, True), (0.21, False)])

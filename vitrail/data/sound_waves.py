@@ -21,7 +21,7 @@ from vitrail.data.formats import BrokenImage
 from vitrail.data.hearing import Hearing
 from vitrail.data.parallel import in_order
 from vitrail.data.scan import digest
-from vitrail.data.sounds import read_sound
+from vitrail.data.sounds import wave_of
 from vitrail.data.split import Part
 from vitrail.data.waves import LOUDEST
 from vitrail.errors import ConfigError, DataError
@@ -39,11 +39,6 @@ def check_augment(augment: Augment) -> None:
                 f"augment.{name} is {getattr(augment, name)}: it is of pictures, for waveforms use "
                 "shift, mixup and erasing"
             )
-
-
-def wave_of(data: bytes, hearing: Hearing) -> np.ndarray:
-    """Return what is heard of a sound file, float32 (samples,). Raises BrokenSound."""
-    return hearing.clip(read_sound(data).at(hearing.rate))
 
 
 class SoundWaves(Pixels):

@@ -143,6 +143,11 @@ def _missing(data: bytes) -> int:
     return 0
 
 
+def wave_of(data: bytes, hearing: Hearing) -> np.ndarray:
+    """Return what is heard of a sound file, float32 (samples,). Raises BrokenSound."""
+    return hearing.clip(read_sound(data).at(hearing.rate))
+
+
 def sound_picture(data: bytes, hearing: Hearing, image: tuple[int, int]) -> np.ndarray:
     """Return the spectrogram of a sound file at a size: uint8 (H, W, 1). Raises BrokenSound."""
     wave = read_sound(data).at(hearing.rate)

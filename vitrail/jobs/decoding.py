@@ -11,8 +11,7 @@ from vitrail.data.decode import BrokenImage, decode, decode_full, decode_image, 
 from vitrail.data.hearing import Hearing
 from vitrail.data.labels import Labels
 from vitrail.data.picture import of_image
-from vitrail.data.sound_waves import wave_of
-from vitrail.data.sounds import sound_picture
+from vitrail.data.sounds import sound_picture, wave_of
 from vitrail.jobs.asked import Picture, from_array
 
 

@@ -41,11 +41,21 @@ def wanted(base, photos, **more):
     return Wanted(str(base), str(photos), **{"epochs": 1, "device": "cpu"} | more)
 
 
-def test_the_best_way_becomes_a_run_and_all_have_a_row(base, photos, tmp_path):
-    only = ("linear", "vpt-deep", "full")
-    run = adapt(wanted(base, photos, only=only, params=900), out=tmp_path / "run", console=quiet())
+@pytest.fixture(scope="module")
+def asked(base, photos):
+    """A race of a way without the backbone, one with it, and one that trains too much."""
+    return wanted(base, photos, only=("linear", "vpt-deep", "full"), params=900)
+
+
+@pytest.fixture(scope="module")
+def raced(asked, tmp_path_factory):
+    return adapt(asked, out=tmp_path_factory.mktemp("raced") / "run", console=quiet())
+
+
+def test_the_best_way_becomes_a_run_and_all_have_a_row(asked, raced, base, photos):
+    run = raced
     rows = {one["name"]: one for one in json.loads((run / "adapt.json").read_text())}
-    assert rows.keys() == set(only)
+    assert rows.keys() == set(asked.only)
     assert rows["linear"]["trained"] == 16 * 2 + 2
     assert rows["vpt-deep"]["trained"] == rows["linear"]["trained"] + 2 * 10 * 16
     assert rows["full"]["why"] == "over budget" and rows["full"]["accuracy"] is None
@@ -61,9 +71,7 @@ def test_the_best_way_becomes_a_run_and_all_have_a_row(base, photos, tmp_path):
     assert run.predict(next(photos.glob("cat/*")))[0].answer
 
 
-def test_a_stopped_race_goes_on_and_ends_with_the_same_figures(base, photos, tmp_path, monkeypatch):
-    asked = wanted(base, photos, only=("linear", "lora"), epochs=2)
-    whole = adapt(asked, out=tmp_path / "whole", console=quiet())
+def test_a_stopped_race_goes_on_and_ends_with_the_same_figures(asked, raced, tmp_path, monkeypatch):
     to_end, trained = Watched.to_end, []
 
     def stopping(self, recipe, begin=0):
@@ -76,7 +84,7 @@ def test_a_stopped_race_goes_on_and_ends_with_the_same_figures(base, photos, tmp
     with pytest.raises(Interrupted, match="go on with `vitrail adapt --resume --out"):
         adapt(asked, out=tmp_path / "parts", console=quiet())
     again = resume(tmp_path / "parts", console=quiet())
-    rows = [json.loads((run / "adapt.json").read_text()) for run in (whole, again)]
+    rows = [json.loads((run / "adapt.json").read_text()) for run in (raced, again)]
     told = ("name", "validation", "accuracy", "steps", "won")
     first, second = ([tuple(row[name] for name in told) for row in some] for some in rows)
     assert first == second

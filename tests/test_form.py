@@ -1,10 +1,11 @@
-"""The form of the code: functions are short, take few arguments, and nothing is written twice."""
+"""The form of the code: functions are short without their docstrings, take few arguments, and
+nothing is written twice."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINES, ARGUMENTS, REPEAT = 53, 6, 12
+LINES, ARGUMENTS, REPEAT = 50, 6, 12
 # One literal table.
 TABLES = {"models/names/vit.py _npz"}
 # What takes more than six arguments: layers by their sizes, and what is asked with many words.
@@ -40,7 +41,8 @@ def functions():
 def test_functions_are_short_and_take_few_arguments():
     long, many = set(), set()
     for name, node in functions():
-        if node.end_lineno - node.lineno + 1 > LINES:
+        said = (ast.get_docstring(node, clean=False) or "").count("\n") + 1
+        if node.end_lineno - node.lineno + 1 - said > LINES:
             long.add(name)
         given = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         if len(given) - (given[:1] in (["self"], ["cls"])) > ARGUMENTS:

@@ -371,8 +371,7 @@ def test_killed_at_any_moment_ends_bit_identical(tmp_path):
 def test_signal_saves_and_says_how_to_go_on(tmp_path, number):
     """In a process of its own: one in which OpenVINO has computed dies of a signal that Python
     handles, and other tests may have asked it to."""
-    alone = multiprocessing.get_context("spawn").Process(target=stopped, args=(tmp_path, number))
-    alone.start()
+    alone = toy.child(stopped, tmp_path, number)
     alone.join()
     assert alone.exitcode == 0
 

@@ -10,10 +10,12 @@ from support import golden
 import vitrail
 from vitrail.compression import uvc
 from vitrail.errors import ConfigError
+from vitrail.jobs.learned import within
 from vitrail.models import deit
 from vitrail.models.trunk.widths import sliced
 from vitrail.objectives import Uvc
 from vitrail.objectives.uvc import UvcLoss
+from vitrail.run.subject import counted
 from vitrail.training.objective import Step
 
 UNREAD = ("block_skip_gating", "attn_skip_gating", "mlp_skip_gating", "gumbel")
@@ -149,3 +151,27 @@ def test_a_cut_is_a_model_of_what_the_counts_leave(reference):
     assert config.hidden == tuple(384 - int(np.ceil(n)) for n in s[runs, 1])
     assert config.inner[1] == 24 * config.heads[1]
     assert smaller(reference[2]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("gates", "share", "without"),
+    [
+        ([-3, -1, 1, -2], 0.8, (0,)),  # the likeliest come back where there is room
+        ([-3, -1, 1, -2], 0.65, (0, 3)),
+        ([-3, -1, 1, -2], 0.4, (0, 1, 3)),
+        ([3, 1, 1, -2], 0.65, (3,)),  # neurons go where too many blocks are to run
+        ([3, 1, 1, -2], 1.0, ()),
+    ],
+)
+def test_blocks_stay_as_far_as_the_budget_goes(gates, share, without):
+    config = deit.Config(
+        dim=32, depth=4, heads=2, hidden=64, patch=8, image=(32, 32), classes=10, drop_path=0.0
+    )
+    model = vitrail.create(config)
+    whole = counted(config)
+    assert whole is not None
+    limit = int(share * whole.macs)
+    made = within(model, torch.zeros(4, 2), torch.zeros(4, 2), torch.tensor(gates) * 1.0, limit)
+    assert made.without == without
+    smaller = counted(sliced(model, made).config)
+    assert smaller is not None and smaller.macs <= limit

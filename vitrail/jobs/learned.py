@@ -78,25 +78,30 @@ def learned(
     assert snapshot is not None
     s, r, gates = (snapshot.tensors[f"objective.{name}"] for name in ("s", "r", "gates"))
     model: Backbone = outcome.model.cpu().eval()  # pyright: ignore[reportAssignmentType]
-    return model, within(model, s, r, gates[:, 1] > gates[:, 0], asked.macs)
+    return model, within(model, s, r, gates[:, 1] - gates[:, 0], asked.macs)
 
 
-def within(model: Backbone, s: Tensor, r: Tensor, runs: Tensor, macs: int) -> Cut:
-    """Return the cut of the learned counts, with more neurons taken where it misses the budget.
+def within(model: Backbone, s: Tensor, r: Tensor, gates: Tensor, macs: int) -> Cut:
+    """Return the cut of the learned counts and gates, as much of the model as the budget leaves.
 
-    Where these are not enough each block keeps one head. Raises BudgetError where that is too much.
+    Blocks run whose gate is above 0, and as many more as there is room for, the likeliest first:
+    soft gates may keep the budget by a half of each block, and hard ones would then leave out most
+    of them. Where the counts miss the budget, more neurons are taken, and in the end each block
+    keeps one head. Raises BudgetError where that is too much.
     """
-    found, config = uvc.scores(model, heads_of(model.config, f"{INNER}.0")), model.config
-    if not runs.any():
-        runs = torch.ones_like(runs)
+    found = uvc.scores(model, heads_of(model.config, f"{INNER}.0"))
+    order, least = gates.argsort(descending=True), int((gates > 0).sum()) or len(gates)
     most = float(found.neurons.shape[1] - 1), float(found.heads.shape[1] - 1)
-    for portion in range(PORTIONS + 2):
+    roomy = [(blocks, 0) for blocks in range(len(gates), least, -1)]
+    for blocks, portion in [*roomy, *((least, n) for n in range(PORTIONS + 2))]:
         more = min(1.0, portion / PORTIONS)
         heads = s[:, 0] if portion <= PORTIONS else torch.full_like(s[:, 0], most[1])
         tried = torch.stack([heads, s[:, 1] + more * (most[0] - s[:, 1])], 1)
-        made = uvc.cut(tried, r, runs, found, config)
+        runs = torch.zeros(len(gates), dtype=torch.bool)
+        runs[order[:blocks]] = True
+        made = uvc.cut(tried, r, runs, found, model.config)
         channels = {w: len(made.kept.get(w, range(n))) for w, n in sizes(model).items()}
-        figures = counted(resized(config, channels, made.heads, made.without))
+        figures = counted(resized(model.config, channels, made.heads, made.without))
         if figures is not None and figures.macs <= macs:
             return made
     raise BudgetError(

@@ -279,22 +279,22 @@ def _require_augment(recipe: Recipe) -> None:
 
 def _on_task(recipe: Recipe) -> Recipe:
     """Return a recipe whose model answers as the task wants it, and whose task knows the model."""
-    task, config = recipe.task, recipe.config
+    task = recipe.task
     if isinstance(task, MultiModal):
-        return replace(recipe, task=on_triples(config, task))
+        return replace(recipe, task=on_triples(recipe.config, task))
     if isinstance(task, Video):
-        config = on_clips(config, task)
+        config = on_clips(recipe.config, task)
         task = replace(task, frames=config.frames)
     elif isinstance(task, Waveform):
-        config = on_waves(config)
+        config = on_waves(recipe.config)
         task = as_heard(task, config, recipe.pretrained)
     elif task.maps:
-        config = on_maps(config)
+        config = on_maps(recipe.config)
     elif task.boxes:
-        config = on_boxes(config, outlines=isinstance(task, Instances))
+        config = on_boxes(recipe.config, outlines=isinstance(task, Instances))
     elif type(task) in LABELLED:
-        config = on_images(config)
-    else:
+        config = on_images(recipe.config)
+    else:  # of other tasks nothing depends on the model, which is not read yet
         return recipe
     return replace(recipe, model=to_json(config_json(config)), task=task)
 

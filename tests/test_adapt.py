@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from vitrail.cli import app, main
 from vitrail.commands.adapt import _most
 from vitrail.errors import BudgetError, CheckpointError, ConfigError
 from vitrail.jobs.adapt import Wanted, adapt, resume
+from vitrail.models.trunk.catalog import networks, purpose
 from vitrail.recipes.ways import WAYS
 from vitrail.report.adapt import HEAD, WayFacts, cells, chapter, ranked
 from vitrail.run.watch import Watched
@@ -114,6 +116,28 @@ def test_what_cannot_be_is_one_sentence(base, photos, tmp_path, words, error, sa
             console=quiet(),
         )  # fmt: skip
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("semantic_fpn", "masks"), ("upernet", "masks"), ("retinanet", "boxes"),
+     ("mask_rcnn", "boxes"), ("lit", "pairs"),
+     ("evolving_series", "series"), ("resnet", "images"), ("vit", "images")],
+)  # fmt: skip
+def test_what_a_network_is_of(family, kind):
+    kinds = networks()[family].Config
+    assert purpose(kinds.__new__(kinds)) == kind
+
+
+def test_a_network_of_masks_is_no_base(photos, tmp_path, monkeypatch):
+    from vitrail.jobs import adapt as job
+    from vitrail.models import semantic_fpn
+
+    known = SimpleNamespace(name="fpn", config=semantic_fpn.Config.__new__(semantic_fpn.Config))
+    monkeypatch.setattr(job, "identify", lambda _: known)
+    with pytest.raises(CheckpointError, match="base is fpn, a model of masks: give one of images"):
+        adapt(Wanted("base", str(photos)), out=tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

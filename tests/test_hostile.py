@@ -183,3 +183,18 @@ def test_points_of_a_scaling_study_that_are_damaged(tmp_path, line):
     file.write_text(f"{json.dumps(asdict(point))}\n{line}\n")
     with pytest.raises(RunError, match=r"points.jsonl, line 2 is damaged"):
         list(_Sweep._known(sweep))
+
+
+def test_words_of_a_figure_move_no_cursor(recwarn):
+    from vitrail.report.canvas import svg
+
+    def draw(axes):
+        axes.barh([0, 1], [0.5, 0.7])
+        axes.set_yticks([0, 1], ["cat\x1b]0;pwn\x07", "@dog\x1b[31m"])
+        axes.set_xlabel("share\x9b")
+        axes.text(0.5, 0.5, "\u202eturned")
+
+    drawn = svg(draw, "words", (3, 2))
+    assert not set("\x1b\x07\x9b\u202e") & set(drawn)
+    assert "cat\\x1b]0;pwn\\x07" in drawn and "turned" in drawn
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]

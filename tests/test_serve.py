@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -389,6 +390,13 @@ def test_what_cannot_be_served(run, tmp_path, capsys, monkeypatch):
     with pytest.raises(ConfigError, match="choose another by --port"):
         listening("127.0.0.1", taken.getsockname()[1])
     taken.close()
+    for kind, what in (("maps", "masks"), ("boxes", "boxes")):
+        told = {"maps": False, "boxes": False} | {kind: True}
+        answers = SimpleNamespace(labels=SimpleNamespace(**told))
+        with monkeypatch.context() as patched:
+            patched.setattr(serve, "Predictor", lambda *_, answers=answers, **__: answers)
+            with pytest.raises(ConfigError, match=f"tells {what}, which are not served"):
+                serve.server(run)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError):
         serve.server(tmp_path / "empty")

@@ -22,9 +22,10 @@ from rich.console import Console
 
 from vitrail.config import to_json
 from vitrail.engines.apart import Apart
-from vitrail.errors import BudgetError, ConfigError, RunError
+from vitrail.errors import BudgetError, CheckpointError, ConfigError, RunError
 from vitrail.jobs.adapt_wanted import Wanted
 from vitrail.models import create, identify
+from vitrail.models.trunk.catalog import purpose
 from vitrail.recipes.base import weights_of
 from vitrail.recipes.defaults import batch_size
 from vitrail.recipes.recipe import Data, Recipe
@@ -57,8 +58,7 @@ def adapt(wanted: Wanted, *, out: Path | None = None, console: Console | None = 
     Returns the run, whose folder has `adapt.json` with a row for each way. Raises VitrailError.
     """
     view = View(console)
-    weights = weights_of(wanted.base)
-    config: Any = identify(weights).config
+    config = _backbone(wanted.base)
     folder = out or free_name(Path(wanted.data).name or "adapted")
     RunFolder.check_free(folder)
     began = time.monotonic()
@@ -89,14 +89,21 @@ def resume(
         wanted = state.get(Wanted, "adapting")
         images = _read(wanted, view)
         state.require_images(images.digest)
-        config: Any = identify(weights_of(wanted.base)).config
-        return _Adapting(wanted, config, images, view).run(run, state).path
+        return _Adapting(wanted, _backbone(wanted.base), images, view).run(run, state).path
 
     def check(run: RunFolder, state: State) -> None:
         if "adapting" in state.values and given:
             require_same(run, given, vars(state.get(Wanted, "adapting")))
 
     return Run(resumed(out, view, again, check=check))
+
+
+def _backbone(base: str) -> Any:
+    """Return the config of a base. Raises CheckpointError for one that is no backbone of images."""
+    found = identify(weights_of(base))
+    if (kind := purpose(found.config)) != "images":
+        raise CheckpointError(f"{base} is {found.name}, a model of {kind}: give one of images")
+    return found.config
 
 
 def _read(wanted: Wanted, view: View) -> Read:

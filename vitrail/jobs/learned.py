@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ NAME = "uvc"
 SHARE, STEPS, SLOWER = 5, 75_000, 5
 # The budget is kept by neurons taken in so many portions where the learned counts miss it.
 PORTIONS = 50
+# One over the share of the neurons that may go for the sake of one block more.
+MORE = 4
 
 
 def require(before: Before, asked: Asked) -> None:
@@ -84,15 +87,16 @@ def learned(
 def within(model: Backbone, s: Tensor, r: Tensor, gates: Tensor, macs: int) -> Cut:
     """Return the cut of the learned counts and gates, as much of the model as the budget leaves.
 
-    Blocks run whose gate is above 0, and as many more as there is room for, the likeliest first:
-    soft gates may keep the budget by a half of each block, and hard ones would then leave out most
-    of them. Where the counts miss the budget, more neurons are taken, and in the end each block
-    keeps one head. Raises BudgetError where that is too much.
+    Blocks run whose gate is above 0, and as many more as there is room for, the likeliest first,
+    if need be with up to a quarter of the neurons less: soft gates may keep the budget by a half of
+    each block, and hard ones would then leave out most of them. Where the counts miss the budget,
+    more neurons are taken, and in the end each block keeps one head. Raises BudgetError where that
+    is too much.
     """
     found = uvc.scores(model, heads_of(model.config, f"{INNER}.0"))
     order, least = gates.argsort(descending=True), int((gates > 0).sum()) or len(gates)
     most = float(found.neurons.shape[1] - 1), float(found.heads.shape[1] - 1)
-    roomy = [(blocks, 0) for blocks in range(len(gates), least, -1)]
+    roomy = product(range(len(gates), least, -1), range(PORTIONS // MORE + 1))
     for blocks, portion in [*roomy, *((least, n) for n in range(PORTIONS + 2))]:
         more = min(1.0, portion / PORTIONS)
         heads = s[:, 0] if portion <= PORTIONS else torch.full_like(s[:, 0], most[1])

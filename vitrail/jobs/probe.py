@@ -26,7 +26,7 @@ from vitrail.data.split import divide
 from vitrail.errors import ConfigError, DataError
 from vitrail.layers.normal import Normal
 from vitrail.models import identify, load
-from vitrail.models.trunk.backbone import input_kind
+from vitrail.models.trunk.catalog import purpose
 from vitrail.run.features import keep, kept
 from vitrail.run.folder import RunFolder
 from vitrail.run.frozen import Embedded
@@ -107,7 +107,7 @@ def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:
         RunFolder.open(path)
         reference = inside
     known = identify(reference)
-    if (kind := input_kind(known.config)) != "images":
+    if (kind := purpose(known.config)) != "images":
         raise ConfigError(f"{weights} is {known.name}, a model of {kind}: give one of images")
     takes = normalisation(reference, known)
     source = None if known.source == "vitrail" else known.source

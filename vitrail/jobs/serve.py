@@ -45,6 +45,9 @@ class Served:
             raise ConfigError(f"--top is {top}: ask for one class at least")
         self.predictor, self.top = Predictor(run, threshold=threshold), top
         self.labels = self.predictor.labels
+        if self.labels.maps or self.labels.boxes:
+            what = "masks" if self.labels.maps else "boxes"
+            raise ConfigError(f"{folder.path} tells {what}, which are not served: use `predict`")
         if self.labels.hearing is not None:
             raise ConfigError(f"{folder.path} tells sounds, which are not served: use `predict`")
         if self.labels.takes != "images":

@@ -13,6 +13,8 @@ from vitrail.report.masks import colours
 
 # On the page a picture is drawn at a side between these.
 LEAST, MOST = 240, 480
+# Beside each other two such pictures are seen at a half of that, so lines and words are thicker.
+THICK = 2.4
 # How much of its colour an object's pixels have.
 STRENGTH = 0.45
 # Words are dark on colours that are lighter than this.
@@ -31,17 +33,20 @@ class Drawn:
     masks: np.ndarray | None = None
 
 
-def drawn(one: Drawn, words: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+def drawn(
+    one: Drawn, words: Sequence[str], classes: Sequence[str], thick: float = 1.0
+) -> np.ndarray:
     """Return the image with its boxes and a word at each: uint8 (H, W, 3). The last ones lie on
-    top."""
+    top; lines and words are so many times as `thick` as usual."""
     boxes, labels = one.boxes, one.labels
     whole = np.broadcast_to(one.image, (*one.image.shape[:2], 3)).astype(np.uint8)
     if one.masks is not None:
         whole = tinted(whole, one.masks, labels, classes)
     picture = Image.fromarray(np.ascontiguousarray(whole))
     pen, table = ImageDraw.Draw(picture), colours(classes)
-    wide = max(1, round(min(picture.size) / 240))
-    font = ImageFont.load_default(max(9, round(min(picture.size) / 36)))
+    side = thick * min(picture.size)
+    wide = max(1, round(side / 240))
+    font = ImageFont.load_default(max(9, round(side / 36)))
     for (x1, y1, x2, y2), word, label in zip(boxes.tolist(), words, labels.tolist(), strict=True):
         colour = table[label]
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=wide)
@@ -89,7 +94,7 @@ def for_page(one: Drawn, classes: Sequence[str]) -> bytes:
         )
         masks = masks[:, down][:, :, right]
     grown = replace(one, image=larger, boxes=one.boxes * stretch, masks=masks)
-    return as_jpeg(drawn(grown, words, classes), quality=80)
+    return as_jpeg(drawn(grown, words, classes, THICK), quality=80)
 
 
 def as_jpeg(picture: np.ndarray, *, quality: int = 92) -> bytes:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitrail.report.text import plain
+
 # Stand-ins, unlikely to occur otherwise, and the page's variables.
 INK, SOFT, LINE, ACCENT, SECOND, PAPER = (
     "#010101", "#020202", "#030303", "#040404", "#050505", "#060606",
@@ -30,9 +32,25 @@ WIDE, NARROW, HALF = (8.6, 4.3), (3.9, 3.7), (4.2, 3.0)  # inches at 72 points
 FONT = 9.5  # points
 
 
+def _make_plain(figure: Any) -> None:
+    """Replace control characters in all words of a figure, those of its ticks included."""
+    from matplotlib.text import Text
+
+    for word in figure.findobj(Text):
+        word.set_text(plain(word.get_text(), lines=True))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            said = [word.get_text() for word in axis.get_ticklabels()]
+            if said != (shown := [plain(word, lines=True) for word in said]):
+                axis.set_ticks(axis.get_ticklocs(), shown)
+
+
 def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> str:
     """Return the SVG element of a figure, its stand-in colours replaced and its ids made its
-    own."""
+    own.
+
+    What texts hold that a terminal would obey is shown by its escape.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -62,6 +80,7 @@ def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float]) -> st
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
+        _make_plain(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

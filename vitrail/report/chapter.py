@@ -87,11 +87,13 @@ class Card:
 @dataclass(frozen=True)
 class Gallery:
     """Cards side by side; `glow` draws the scale of the heat maps among their pictures, from
-    its first to its second word."""
+    its first to its second word. Of `wide` ones fewer stand in a row, whose pictures have lines and
+    words."""
 
     kind: ClassVar[str] = "gallery"
     cards: Sequence[Card]
     small: bool = False
+    wide: bool = False
     glow: tuple[str, str] | None = None
 
 

@@ -174,7 +174,7 @@ def _gallery(some: Sequence[PictureOfBoxes], names: Sequence[str]) -> Gallery:
              "the answers"),
         ]  # fmt: skip
         cards.append(Card(pictures, [f"agreement {percent(one.right)}"], one.key))
-    return Gallery(cards)
+    return Gallery(cards, wide=True)
 
 
 def _by_class(told: Found, test: Score) -> Chapter:

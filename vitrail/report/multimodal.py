@@ -77,7 +77,7 @@ def render(facts: MultiModalFacts) -> str:
     """Return the page as HTML text, which asks the network for nothing."""
     words = Words(
         "clips, sounds and sentences", facts.title, answer(facts), how(facts), "clips", "clip",
-        facts.ways, next_of(facts.run),
+        facts.ways, "\n".join(commands(facts, facts.run)),
     )  # fmt: skip
     return page(facts, words)
 
@@ -90,14 +90,15 @@ def next_of(run: str) -> str:
     )
 
 
-def asked_of(run: str) -> str:
-    """Return the command that asks such a run for classes of clips in words."""
-    return f"vitrail predict {run} CLIPS --classes 'a dog,a cat'"
-
-
-def heard_of(run: str) -> str:
-    """Return the command that learns classes of sounds from such a run."""
-    return f"vitrail fit SOUNDS --task audio --pretrained {run}"
+def commands(facts: MultiModalFacts, run: str) -> list[str]:
+    """Return what can be done with such a run, as its towers allow."""
+    asked = f"vitrail predict {run} CLIPS --classes 'a dog,a cat'"
+    heard = f"vitrail fit SOUNDS --task audio --pretrained {run}"
+    return [
+        *([asked] if "text" in facts.towers else []),
+        next_of(run),
+        *([heard] if "audio" in facts.towers else []),
+    ]
 
 
 def card(facts: MultiModalFacts) -> str:
@@ -111,9 +112,7 @@ def card(facts: MultiModalFacts) -> str:
         f"{counted(facts.images, 'clip')} of {plain(facts.origin)}.",
         "",
         "```sh",
-        *([asked_of(".")] if "text" in facts.towers else []),
-        next_of("."),
-        *([heard_of(".")] if "audio" in facts.towers else []),
+        *commands(facts, "."),
         "```",
         "",
     ]

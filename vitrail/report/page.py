@@ -33,7 +33,11 @@ def render(facts: Facts) -> str:
         "narrow": race.front(
             facts.candidates, limit_s, size=NARROW, name="narrow", measure=facts.measure
         ),
-        "losses": plots.losses(facts.curves),
+        "losses": (
+            plots.losses(facts.curves, "sum of losses")
+            if facts.data.boxes
+            else plots.losses(facts.curves)
+        ),
         "rise": plots.rise(facts.curves, facts.measure),
     }
     found, stands = limits(facts), standing(facts)

@@ -11,8 +11,8 @@ from vitrail.report.facts import CurvePoint
 from vitrail.report.scores import CalibrationFacts
 
 
-def losses(points: Sequence[CurvePoint]) -> str:
-    """Draw training loss, thin and averaged, and validation loss over epochs."""
+def losses(points: Sequence[CurvePoint], what: str = "cross entropy, nats") -> str:
+    """Draw training loss, thin and averaged, and validation loss over epochs; `what` it is."""
     train = [(p.epoch, p.train_loss) for p in points if p.train_loss is not None]
     held = [(p.epoch, p.val_loss) for p in points if p.val_loss is not None]
     if len(train) < 2:
@@ -25,7 +25,7 @@ def losses(points: Sequence[CurvePoint]) -> str:
         if held:
             axes.plot(*zip(*held, strict=True), color=ACCENT, label="validation", **_line(held))
         axes.set_xlabel("epochs")
-        axes.set_ylabel("cross entropy, nats")
+        axes.set_ylabel(what)
         legend(axes, columns=2)
 
     return svg(draw, "losses", HALF)

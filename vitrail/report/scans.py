@@ -85,6 +85,6 @@ def _beside(facts: ScanFacts) -> list[Chapter]:
 def _of_training(facts: ScanFacts) -> list[Chapter]:
     if len(facts.curves) < 2:
         return []
-    losses = Figure(plots.losses(facts.curves), "loss by step")
+    losses = Figure(plots.losses(facts.curves, "sum of losses"), "loss by step")
     rise = Figure(plots.rise(facts.curves, facts.test.name), f"{facts.test.name} by step")
     return [Chapter("How it learned", [Pair([losses], [rise])])]

@@ -88,8 +88,8 @@ class MixtureFacts:
 
 @dataclass(frozen=True)
 class PriceFacts:
-    """Tells how a multiplier kept the limits: its values by generation, how many candidates of
-    the search lay `within` them, of how many."""
+    """A multiplier that enforced the limits, in the `way` of that name: its values by generation,
+    and how many candidates of the search lay `within` them, `of` how many."""
 
     way: str
     multipliers: Sequence[float]

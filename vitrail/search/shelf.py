@@ -16,7 +16,8 @@ from vitrail.checkpoint import holds_weights
 from vitrail.data.source import Kind
 from vitrail.errors import CheckpointError
 from vitrail.models import catalog, identify
-from vitrail.models.trunk.backbone import input_kind, sized
+from vitrail.models.trunk.backbone import sized
+from vitrail.models.trunk.catalog import purpose
 from vitrail.recipes.on_inputs import on_images, on_waves
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
@@ -48,7 +49,7 @@ def shelf(
         except CheckpointError as error:
             left_out.append(str(error))
             continue
-        kind, config = input_kind(known.config), known.config
+        kind, config = purpose(known.config), known.config
         if kind == "triples" and takes in ("waves", "images"):
             kind, config = takes, (on_waves if takes == "waves" else on_images)(config)
         if kind != takes:

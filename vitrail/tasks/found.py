@@ -22,6 +22,7 @@ from vitrail.report.detection import (
 from vitrail.report.scores import Score
 from vitrail.tasks import finding
 from vitrail.tasks.finding import SIZES, Finds, Matches, Shown
+from vitrail.tasks.task import apart
 
 # Answers are counted by their scores between these.
 BINS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0001)
@@ -42,8 +43,7 @@ def chapters(
         score,
     )
     drawn = [_drawn(one, score, float(own[one.row])) for one in told.shown]
-    bad = sorted(drawn, key=lambda one: one.right)[:worst]
-    usual = [one for one in drawn if one not in bad][:examples] or drawn
+    bad, usual = apart(drawn, lambda one: one.right, worst, examples)
     return box_by_box(facts, test, usual, bad)
 
 

@@ -34,7 +34,7 @@ from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.maps import Maps, Shown
-from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, apart, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -142,8 +142,7 @@ class Segmentation:
             for name, n, figures in zip(labels.classes, images, maps.per_class(total), strict=True)
         ]
         drawn = [_drawn(one) for one in told.shown]
-        worst = sorted(drawn, key=lambda one: one.overlap)[:WORST]
-        examples = [one for one in drawn if one not in worst][:EXAMPLES] or drawn
+        worst, examples = apart(drawn, lambda one: one.overlap, WORST, EXAMPLES)
         chapters = pixel_by_pixel(rows, test, told.confusion.tolist(), examples, worst)
         return {"test": test, "chapters": chapters}
 

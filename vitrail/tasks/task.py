@@ -6,10 +6,10 @@ it only through this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from vitrail.models import Backbone
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.training.evaluate import predict
+
+Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +184,18 @@ def best(scored: Sequence[tuple[Scores, nn.Module]]) -> tuple[Scores, nn.Module]
 def at_rest(model: nn.Module) -> nn.Module:
     """Return the model in eval mode on the CPU, as it is exported and explained."""
     return model.eval().to(torch.device("cpu"))
+
+
+def apart(
+    drawn: Sequence[Picture], right: Callable[[Picture], float], worst: int, others: int
+) -> tuple[list[Picture], list[Picture]]:
+    """Return at most so many of the worst pictures, and of the others in their order.
+
+    Of few each is shown once: the better half of them are the others.
+    """
+    most = min(worst, max(1, len(drawn) // 2))
+    bad = sorted(drawn, key=right)[:most]
+    return bad, [one for one in drawn if one not in bad][:others] or list(drawn)
 
 
 def worst_and_some(own: np.ndarray, worst: int, some: int) -> list[int]:

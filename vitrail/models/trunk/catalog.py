@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from vitrail.config import kind_of, nearest, read_json
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.models.trunk.adapt import laid_out
-from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant, sized
+from vitrail.models.trunk.backbone import IMAGENET, Backbone, Variant, input_kind, sized
 from vitrail.models.trunk.checked import checked
 from vitrail.models.trunk.figures import inputs
 from vitrail.models.trunk.hosts import SHARED, differing, nested, unflattened
@@ -44,6 +44,15 @@ def networks() -> Mapping[str, ModuleType]:
 def families() -> Mapping[str, ModuleType]:
     """Return the files of image backbones, which have VARIANTS and SPACE too."""
     return MappingProxyType({n: m for n, m in networks().items() if hasattr(m, "VARIANTS")})
+
+
+def purpose(config: Any) -> str:
+    """Return what a network is of: "images" where it tells their classes, else "masks", "boxes", or
+    what it takes, such as "clips"."""
+    if (kind := input_kind(config)) != "images":
+        return kind
+    module = networks().get(kind_of(type(config)))
+    return "masks" if hasattr(module, "DENSE") else "boxes" if hasattr(module, "BOXES") else kind
 
 
 @lru_cache(maxsize=1)

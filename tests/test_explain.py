@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_every_family_has_a_map(family):
     assert heat.min() >= 0 and heat.max() <= 1 and np.isfinite(heat).all()
     other, method = explain(model, x, 2, "gradient")
     assert method == "gradient" and other.shape == config.image
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_cell_that_reads_one_of_its_inputs_has_a_map(read):
+    """A search may find cells that leave out the map before or the one before that."""
+    genotype = (("sep_3x3", read), ("max_3x3", read))
+    config = replace(tiny("pnasnet"), genotype=genotype)
+    heat = gradient(build(config), image(config)[0], 1)
+    assert heat.shape == config.image and heat.min() >= 0 and np.isfinite(heat).all()
 
 
 @pytest.mark.parametrize(

@@ -112,16 +112,19 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
 
     Channels are weighted by the mean gradient of the class's logit; what speaks against it counts
     as 0. In transformers the input of the last block is taken, since a class token reads nothing
-    after it.
+    after it. Of several inputs, as cells have them, it is the first that is read.
     """
     taken: list[Tensor] = []
     own: list[tuple[int, ...]] = []
 
     def take(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        place = next(i for i, a in enumerate(args) if isinstance(a, Tensor) and len(a) == 1)
-        taken.append(args[place].detach().requires_grad_())
+        fresh = [
+            a.detach().requires_grad_() if isinstance(a, Tensor) and len(a) == 1 else a
+            for a in args
+        ]
+        taken[:] = [a for a, old in zip(fresh, args, strict=True) if a is not old]
         own.extend(a for a in args if isinstance(a, tuple))  # the grid of a block that is told it
-        return (*args[:place], taken[-1], *args[place + 1 :])
+        return (*fresh,)
 
     with torch.no_grad():
         grid = model.features(image[None])[-1].shape[1:3]  # pyright: ignore[reportCallIssue]
@@ -130,13 +133,16 @@ def gradient(model: nn.Module, image: Tensor, target: int) -> np.ndarray:
         with torch.enable_grad():
             # By `forward`, without what a method has hooked around it: of this image alone.
             logit = model.forward(image[None])[0, target]
-            (slope,) = torch.autograd.grad(logit, taken[-1])
+            slopes = torch.autograd.grad(logit, taken, allow_unused=True)
     finally:
         handle.remove()
     embed, grid = getattr(model, "embed", None), own[-1] if own else grid
-    both = [taken[-1].detach(), slope]
+    read = (
+        (x.detach(), slope) for x, slope in zip(taken, slopes, strict=True) if slope is not None
+    )
+    both = next(read)
     if isinstance(embed, Restores):
-        both = [embed.restored(part) for part in both]
+        both = tuple(embed.restored(part) for part in both)
     x, slope = (part[0] for part in both)
     if x.ndim == 2:
         n = math.prod(grid)

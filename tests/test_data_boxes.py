@@ -166,6 +166,8 @@ BROKEN = {
     "other_size": (WHOLE.replace("<width>30", "<width>31"), "annotation", None),
     "turned": (WHOLE.replace("<width>30", "<width>20").replace("<height>20", "<height>30"),
                "annotation", None),
+    "size_endless": (WHOLE.replace("<width>30", "<width>1e999"), "annotation", None),
+    "size_nan": (WHOLE.replace("<height>20", "<height>nan"), "annotation", None),
     "size_word": (WHOLE.replace("<width>30", "<width>wide"), "annotation", None),
 }  # fmt: skip
 

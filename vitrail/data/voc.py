@@ -9,6 +9,7 @@ or folders of that name. Boxes marked as difficult count for nothing, as in the 
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vitrail.data.boxed import Gathered, listing, part_in
 from vitrail.data.boxes import BrokenBoxes, Truth, broken, truth
 from vitrail.data.part_lists import part_lists
 from vitrail.data.source import Source, sorted_classes
+from vitrail.units import shortened
 
 MOST_BYTES = 1 << 24
 SETS = "ImageSets/Main/"
@@ -123,12 +125,15 @@ def _number(parent: Any, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BrokenBoxes(f"have {text!r} for {name}: give a number") from None
+        raise BrokenBoxes(f"have {shortened(repr(text), 40)} for {name}: give a number") from None
 
 
 def _size(size: Any) -> tuple[int, int] | None:
     """Return (height, width), or None where a file leaves them out or at 0."""
     if size is None:
         return None
-    height, width = (int(_number(size, name)) for name in ("height", "width"))
+    sides = [_number(size, name) for name in ("height", "width")]
+    if not all(map(math.isfinite, sides)):
+        raise BrokenBoxes("have a height or width that is not finite: give pixels")
+    height, width = map(int, sides)
     return (height, width) if height > 0 and width > 0 else None

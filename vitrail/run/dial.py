@@ -98,7 +98,7 @@ class Point:
 class Dial:
     """The measured settings of a run, of which `chosen` is the name of the one that it stands at.
 
-    `of` ties it to the run's weights and labels, `seal` is the digest of all else. Scores, called
+    `of` ties it to the run's weights and labels, `digest` is that of all else. Scores, called
     `measure`, are those of `images` validation images, by which the setting was chosen too; times
     are for one picture of `size` (height, width) on `threads` threads of `machine`. `files` are the
     digests of what `vitrail export` made, by name.
@@ -113,7 +113,7 @@ class Dial:
     points: tuple[Point, ...]
     machine: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    seal: str = ""
+    digest: str = ""
 
     def __post_init__(self) -> None:
         names = [point.name for point in self.points]
@@ -184,20 +184,20 @@ def read(run: RunFolder) -> Dial:
     dial = read_json(path, Dial, remedy=REMEDY)
     if dial.of != record.digest(run):
         raise RunError(f"{path} is of other weights than the run: {REMEDY}")
-    if dial.seal != _sealed(dial).seal:
+    if dial.digest != _signed(dial).digest:
         raise RunError(f"{path} is damaged or was changed: {REMEDY}")
     return dial
 
 
 def write(run: RunFolder, dial: Dial) -> None:
     """Write the dial of a run, tied to its weights and labels. Raises RunError."""
-    run.write_json(run.path / NAME, to_json(_sealed(replace(dial, of=record.digest(run)))))
+    run.write_json(run.path / NAME, to_json(_signed(replace(dial, of=record.digest(run)))))
 
 
-def _sealed(dial: Dial) -> Dial:
+def _signed(dial: Dial) -> Dial:
     """Return a dial with the digest of what it says."""
-    text = json.dumps(to_json(replace(dial, seal="")), sort_keys=True)
-    return replace(dial, seal=hashlib.sha256(text.encode()).hexdigest())
+    text = json.dumps(to_json(replace(dial, digest="")), sort_keys=True)
+    return replace(dial, digest=hashlib.sha256(text.encode()).hexdigest())
 
 
 def file_of(run: RunFolder, dial: Dial, point: Point) -> Path | None:

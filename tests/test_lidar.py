@@ -252,7 +252,7 @@ def test_networks_of_scans_race(street, tmp_path):
     assert found.result["model"]["config"]["family"] == "rangevit"
     assert (found / "model.onnx").is_file() and found.score > 0
     assert (found / "report.html").is_file() and vitrail.evaluate(found).n > 0
-    again = vitrail.fit("", resume=True, out=tmp_path / "run")
+    again = vitrail.fit(street, resume=True, out=tmp_path / "run")
     assert again.result == found.result
 
 

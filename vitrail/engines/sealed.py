@@ -70,7 +70,10 @@ def open_sealed(path: Path, labels: Labels, tie: str | None, again: str) -> Infe
     if seal != _HEAD + hashlib.sha256(body).hexdigest().encode():
         raise RunError(f"{path} is damaged or was changed: write it again by `{again}`")
     running = session(path)
-    facts = running.get_modelmeta().custom_metadata_map
+    try:
+        facts = running.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} has facts that are no text: write it again by `{again}`") from error
     differ = [name for name, ours in labels.to_json().items() if _fact(facts.get(name)) != ours]
     if differ:
         raise RunError(

@@ -3,6 +3,7 @@
 import os
 import unicodedata
 
+import numpy as np
 import pytest
 from support.pictures import photo, write_classes
 
@@ -292,3 +293,14 @@ def test_nothing_is_written_into_the_data(write, tmp_path):
     before = sorted((file, os.stat(file).st_mtime_ns) for file in tmp_path.rglob("*"))
     inspect(open_source(path), progress=False)
     assert sorted((file, os.stat(file).st_mtime_ns) for file in tmp_path.rglob("*")) == before
+
+
+def test_a_parquet_file_whose_texts_are_none_is_told(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    buffers = [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xff.")]
+    paths = pa.Array.from_buffers(pa.string(), 1, buffers)
+    parquet.write_table(pa.table({"path": paths, "label": ["x"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet is not a readable Parquet file"):
+        open_source(tmp_path / "t.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sqlite3
 from dataclasses import replace
 from functools import cache
 from io import StringIO
@@ -458,6 +459,28 @@ def test_a_race_in_a_study_that_says_something_else_is_one_sentence(
     race = Race(tmp_path, name="race", owner="me")
     race._trial(0).set_user_attr(name, value)
     with pytest.raises(RunError, match=r"study\.sqlite is damaged .*start a new run") as caught:
+        run_race(tmp_path, Clockwork([0.0] * 5))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (
+            "update trial_intermediate_values set step = 'x' where step = 0",
+            "'x' is no rung and no score",
+        ),
+        ("update study_user_attributes set value_json = 'x'", "cannot be used"),
+        ("update trial_user_attributes set value_json = 'x'", "cannot be used"),
+    ],
+)
+def test_a_study_whose_rows_are_of_another_type_is_one_sentence(raced, tmp_path, statement, said):
+    shutil.copy(raced / "study.sqlite", tmp_path)
+    database = sqlite3.connect(tmp_path / "study.sqlite")
+    database.execute(statement)
+    database.commit()
+    database.close()
+    with pytest.raises(RunError, match=r"study\.sqlite .*start a new run") as caught:
         run_race(tmp_path, Clockwork([0.0] * 5))
     assert said in str(caught.value)
 

@@ -119,6 +119,17 @@ def test_words_end_again_and_again(tmp_path):
         opened(tmp_path / "none.json", 6)
 
 
+def test_rules_of_a_tokenizer_that_contradict_themselves_are_told(tmp_path):
+    """The library panics, which is no ordinary exception."""
+    rules = json.loads(learned(["a shirt", "a bag"], 6).text())
+    rules["post_processor"]["special_tokens"] = {}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules))
+    words = opened(tmp_path / "tokenizer.json", 6)
+    for asked in (words, words.cut):
+        with pytest.raises(DataError, match="rules contradict themselves"):
+            asked(["a shirt"])
+
+
 def test_a_table_says_what_is_wrong_with_it(table):
     source = open_captions(table)
     assert len(source) == 72 and source.classes == ("blue", "green", "red")

@@ -79,13 +79,12 @@ def _parquet(path: Path) -> Cells:
         raise DataError(f"{path} needs pyarrow: {extra('parquet')}, or give a .csv") from None
     try:
         table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        found = [table.column(i).to_pylist() for i in range(table.num_columns)]
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is not a readable Parquet file ({error}): write it again"
         ) from None
-    columns = [
-        [_value(cell) for cell in table.column(i).to_pylist()] for i in range(table.num_columns)
-    ]
+    columns = [[_value(cell) for cell in column] for column in found]
     rows = zip(*columns, strict=True)
     filled = tuple((line, row) for line, row in enumerate(rows, start=1) if any(row))
     return Cells(tuple(table.column_names), filled)

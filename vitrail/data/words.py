@@ -16,7 +16,7 @@ import numpy as np
 from vitrail.errors import ConfigError, DataError, extra
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 PAD, END = "<pad>", "</s>"
 # More than this many different pieces are for large collections of sentences.
@@ -42,7 +42,7 @@ class Words:
         return self._tokenizer.get_vocab_size()
 
     def __call__(self, sentences: Sequence[str]) -> np.ndarray:
-        found = self._tokenizer.encode_batch(list(sentences))
+        found = self._encoded(sentences)
         ids = np.array([one.ids for one in found], np.int64)
         return ids.reshape(len(sentences), self.length)
 
@@ -50,12 +50,22 @@ class Words:
         """Return how many of the sentences are longer than fits."""
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        longer = sum(
-            len(e.ids) > self.length for e in self._tokenizer.encode_batch(list(sentences))
-        )
+        longer = sum(len(e.ids) > self.length for e in self._encoded(sentences))
         self._tokenizer.enable_truncation(self.length)
         self._tokenizer.enable_padding(length=self.length, pad_id=self._pad)
         return longer
+
+    def _encoded(self, sentences: Sequence[str]) -> list[Encoding]:
+        """Return the words of sentences. Raises DataError for rules that contradict themselves, on
+        which the library panics: its exception is none that `except Exception` knows."""
+        try:
+            return self._tokenizer.encode_batch(list(sentences))
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise DataError(
+                f"the tokenizer's rules contradict themselves ({error}): restore its file"
+            ) from None
 
     def text(self) -> str:
         """Return the tokenizer as the text of a tokenizer.json."""

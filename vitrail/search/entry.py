@@ -53,8 +53,11 @@ def runner(
     """
     said: Mapping[str, Any] = trial.user_attrs
     scores: Mapping[int, float] = trial.intermediate_values if begun else {}
-    rung = max(scores, default=-1)
     try:
+        strange = [v for one in scores.items() for v in one if not isinstance(v, int | float)]
+        if strange:  # SQLite keeps whatever it is given in a column
+            raise ConfigError(f"{strange[0]!r} is no rung and no score")
+        rung = max(scores, default=-1)
         entry = parse(Entry, {f.name: said[f.name] for f in fields(Entry) if f.name in said})
         last = parse(Finished, said.get(f"rung{rung}", {}), f"rung{rung}")
         steps = tuple(

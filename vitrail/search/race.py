@@ -28,7 +28,7 @@ from typing import Any
 from vitrail.config import parse
 from vitrail.errors import ConfigError
 from vitrail.recipes.recipe import Recipe
-from vitrail.run.storage import open_study
+from vitrail.run.storage import open_study, speaking
 from vitrail.run.view import View
 from vitrail.run.watch import checkpoints
 from vitrail.run.workshop import Workshop
@@ -51,7 +51,8 @@ class Race:
     @property
     def entered(self) -> bool:
         """Return whether the candidates are in the study already."""
-        return "candidates" in self.study.user_attrs
+        with speaking(self.where):
+            return "candidates" in self.study.user_attrs
 
     def enter(self, runners: Sequence[Runner]) -> None:
         """Put the candidates into the study, for every machine that joins it."""
@@ -210,9 +211,11 @@ class Race:
         import optuna
 
         untaken = (optuna.trial.TrialState.WAITING, optuna.trial.TrialState.FAIL)
+        with speaking(self.where):
+            trials = self.study.get_trials(deepcopy=False)
         return [
             (entry.runner(t, localise, self.where), t.user_attrs.get("run"))
-            for t in self.study.get_trials(deepcopy=False)
+            for t in trials
             if t.state not in untaken and "candidate" in t.user_attrs
         ]
 

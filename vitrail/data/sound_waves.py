@@ -23,7 +23,7 @@ from vitrail.data.parallel import in_order
 from vitrail.data.scan import digest
 from vitrail.data.sounds import wave_of
 from vitrail.data.split import Part
-from vitrail.data.waves import LOUDEST
+from vitrail.data.waves import LOUDEST, in_16_bits
 from vitrail.errors import ConfigError, DataError
 
 _ROWS_AT_ONCE = 16
@@ -111,7 +111,7 @@ def _samples(part: Part, at: int, hearing: Hearing) -> np.ndarray:
         wave = wave_of(data, hearing)
     except (OSError, BrokenImage) as error:
         raise DataError(f"{changed} ({error})") from error
-    return (wave.clip(-1, 1) * LOUDEST).round().astype(np.int16)
+    return in_16_bits(wave)
 
 
 class WaveBatches(Batches):

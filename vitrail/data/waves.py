@@ -101,4 +101,9 @@ def _samples(part: Part, at: int) -> np.ndarray:
         wave = sound.at(tracks.rate)
     except (OSError, BrokenImage) as error:
         raise DataError(f"{changed} ({error})") from error
+    return in_16_bits(wave)
+
+
+def in_16_bits(wave: np.ndarray) -> np.ndarray:
+    """Return samples of -1 to 1 as int16, those beyond cut."""
     return (wave.clip(-1, 1) * LOUDEST).round().astype(np.int16)

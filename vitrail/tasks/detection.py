@@ -32,7 +32,7 @@ from vitrail.tasks import finding
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.finding import Finds, Shown
 from vitrail.tasks.found import chapters
-from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, worst_and_some
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, in_order, shuffled, worst_and_some
 from vitrail.training.device import open_fabric
 
 NAME = "mean average precision"
@@ -83,17 +83,11 @@ class Detection:
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> BoxBatches:
         """Return shuffled batches, augmented with their boxes: targets float32 (b, m, 5)."""
-        return BoxBatches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment, mean=normal.mean,
-            std=normal.std,
-        )  # fmt: skip
+        return shuffled(BoxBatches, order, normal, pixels)
 
     def watching(self, pixels: Pixels, normal: Normal) -> BoxBatches:
         """Return batches to judge by."""
-        return BoxBatches(
-            pixels, batch=MOST_WATCHED, mean=normal.mean, std=normal.std, shuffle=False,
-            drop_last=False,
-        )  # fmt: skip
+        return in_order(BoxBatches, MOST_WATCHED, normal, pixels)
 
     def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Finds:
         """Ask the model about all images: boxes in pixels of each picture."""

@@ -32,7 +32,7 @@ from vitrail.models.lit import LiT
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.pairing import Pairs, figures, in_words, ranks
-from vitrail.tasks.task import Mistaken, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, in_order, shuffled
 from vitrail.training.device import open_fabric
 from vitrail.training.evaluate import predict
 
@@ -90,16 +90,11 @@ class ImageText:
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> CaptionBatches:
         """Return shuffled, augmented batches: targets are ids of a sentence of each image."""
-        return CaptionBatches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment, mean=normal.mean,
-            std=normal.std,
-        )  # fmt: skip
+        return shuffled(CaptionBatches, order, normal, pixels)
 
     def watching(self, pixels: Pixels, normal: Normal) -> Batches:
         """Return batches to judge by: every image once, with its class."""
-        return Batches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
+        return in_order(Batches, WATCHED, normal, pixels)
 
     def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Pairs:
         """Embed all images, all their sentences, and the classes in words."""

@@ -30,7 +30,7 @@ from vitrail.tasks import finding
 from vitrail.tasks.detection import MOST_WATCHED, Detection, asked
 from vitrail.tasks.finding import Finds, Outlines, Shown
 from vitrail.tasks.found import of_outlines
-from vitrail.tasks.task import Order, Outputs
+from vitrail.tasks.task import Order, Outputs, in_order, shuffled
 
 OUTLINES = "of outlines"
 
@@ -60,17 +60,11 @@ class Instances(Detection):
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> OutlineBatches:
         """Return shuffled batches, augmented with boxes and outlines: targets float32 (b, m, c)."""
-        return OutlineBatches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment, mean=normal.mean,
-            std=normal.std,
-        )  # fmt: skip
+        return shuffled(OutlineBatches, order, normal, pixels)
 
     def watching(self, pixels: Pixels, normal: Normal) -> OutlineBatches:
         """Return batches to judge by."""
-        return OutlineBatches(
-            pixels, batch=MOST_WATCHED, mean=normal.mean, std=normal.std, shuffle=False,
-            drop_last=False,
-        )  # fmt: skip
+        return in_order(OutlineBatches, MOST_WATCHED, normal, pixels)
 
     def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Finds:
         """Ask a finished model about the test images, outlines and all, and keep some to show."""

@@ -32,7 +32,7 @@ from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.meeting import Clips, Meetings, embedded, with_sentences, with_sounds
 from vitrail.tasks.pairing import in_words, ranks
-from vitrail.tasks.task import Mistaken, Order, Outputs, Scores
+from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, in_order, shuffled
 from vitrail.training.evaluate import predict
 
 NAME = "recall at 1"
@@ -105,16 +105,11 @@ class MultiModal:
 
     def training(self, pixels: Any, normal: Normal, order: Order) -> TripleBatches:
         """Return shuffled batches of clips that begin anywhere, with what goes beside them."""
-        return TripleBatches(
-            pixels, Beside(self.candidates, self.noise), batch=order.batch, seed=order.seed,
-            augment=order.augment, mean=normal.mean, std=normal.std,
-        )  # fmt: skip
+        return shuffled(TripleBatches, order, normal, pixels, Beside(self.candidates, self.noise))
 
     def watching(self, pixels: Any, normal: Normal) -> ClipBatches:
         """Return batches to judge by: the middle of every clip once, with its class."""
-        return ClipBatches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
+        return in_order(ClipBatches, WATCHED, normal, pixels)
 
     def answers(self, model: Any, images: Any, normal: Normal, device: Any) -> Meetings:
         """Embed all clips, their sounds and sentences, and the classes in words."""

@@ -34,7 +34,16 @@ from vitrail.report.segmentation import MapRow, PictureOfMask, pixel_by_pixel
 from vitrail.tasks import maps
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.maps import Maps, Shown
-from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, apart, worst_and_some
+from vitrail.tasks.task import (
+    Mistaken,
+    Order,
+    Outputs,
+    Scores,
+    apart,
+    in_order,
+    shuffled,
+    worst_and_some,
+)
 from vitrail.training.device import open_fabric
 
 NAME = "mean intersection over union"
@@ -81,19 +90,18 @@ class Segmentation:
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> MaskBatches:
         """Return shuffled batches, augmented with their masks: targets int64 (b, H, W)."""
-        return MaskBatches(
-            pixels, mask_pixels(pixels.part, pixels.image), batch=order.batch, seed=order.seed,
-            augment=order.augment, mean=normal.mean, std=normal.std,
-        )  # fmt: skip
+        return shuffled(MaskBatches, order, normal, pixels, mask_pixels(pixels.part, pixels.image))
 
     def watching(self, pixels: Pixels, normal: Normal) -> MaskBatches:
         """Return batches to judge by, as large as their scores allow."""
         held = len(pixels.classes) * pixels.image[0] * pixels.image[1]
-        return MaskBatches(
-            pixels, mask_pixels(pixels.part, pixels.image),
-            batch=max(1, min(MOST_WATCHED, HELD // held)), mean=normal.mean, std=normal.std,
-            shuffle=False, drop_last=False,
-        )  # fmt: skip
+        return in_order(
+            MaskBatches,
+            max(1, min(MOST_WATCHED, HELD // held)),
+            normal,
+            pixels,
+            mask_pixels(pixels.part, pixels.image),
+        )
 
     def answers(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Maps:
         """Ask the model about all images and count the pixels of each class."""

@@ -25,7 +25,7 @@ from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification, baseline
 from vitrail.tasks.series_baselines import nearest, usual
-from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, each_once, in_order
 from vitrail.tasks.whole_images import WATCHED
 from vitrail.tasks.worst import Judged, judged, worst_of
 
@@ -66,9 +66,7 @@ class Series(Classification):
 
     def watching(self, pixels: Pixels, normal: Normal) -> SeriesBatches:
         """Return batches to judge by."""
-        return SeriesBatches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
+        return in_order(SeriesBatches, WATCHED, normal, pixels)
 
     def served(self, model: nn.Module, labels: Labels) -> nn.Module:
         """Return the model between raw numbers and probabilities."""

@@ -28,6 +28,7 @@ from vitrail.tasks.baselines import Features
 from vitrail.training.evaluate import predict
 
 Picture = TypeVar("Picture")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,21 @@ class Mistaken:
     guess: str
     confidence: float
     asked: int
+
+
+def shuffled(kind: Callable[..., Made], order: Order, normal: Normal, *what: Any) -> Made:
+    """Return shuffled, augmented batches of a `kind`, of pixels and what else it takes."""
+    return kind(
+        *what, batch=order.batch, seed=order.seed, augment=order.augment, mean=normal.mean,
+        std=normal.std,
+    )  # fmt: skip
+
+
+def in_order(kind: Callable[..., Made], batch: int, normal: Normal, *what: Any) -> Made:
+    """Return batches of a `kind` that show everything once, in order, as it is."""
+    return kind(
+        *what, batch=batch, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
+    )
 
 
 def each_once(task: Task, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Outputs:

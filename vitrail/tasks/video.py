@@ -24,7 +24,7 @@ from vitrail.report.filmstrips import Strip, filmstrips
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.classification import Classification
-from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, each_once, in_order, shuffled
 from vitrail.tasks.worst import Judged, judged, worst_of
 
 # Frames of a clip where the model does not say how many it takes.
@@ -83,17 +83,11 @@ class Video(Classification):
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> ClipBatches:
         """Return shuffled batches of clips that begin anywhere, augmented."""
-        return ClipBatches(
-            _clips(pixels), batch=order.batch, seed=order.seed, augment=order.augment,
-            mean=normal.mean, std=normal.std,
-        )  # fmt: skip
+        return shuffled(ClipBatches, order, normal, _clips(pixels))
 
     def watching(self, pixels: Pixels, normal: Normal) -> ClipBatches:
         """Return batches to judge by, of the view that the clips are seen from."""
-        return ClipBatches(
-            _clips(pixels), batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False,
-            drop_last=False,
-        )  # fmt: skip
+        return in_order(ClipBatches, WATCHED, normal, _clips(pixels))
 
     def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Judged:
         """Ask a finished model about the test clips, each seen in `views` views.

@@ -25,7 +25,7 @@ from vitrail.report.scores import Baseline
 from vitrail.report.spectrograms import Heard, spectrograms
 from vitrail.tasks.audio import Audio
 from vitrail.tasks.baselines import Features
-from vitrail.tasks.task import Mistaken, Order, Outputs, each_once
+from vitrail.tasks.task import Mistaken, Order, Outputs, each_once, in_order, shuffled
 from vitrail.tasks.worst import Judged, judged, worst_of
 
 WATCHED = 32
@@ -58,17 +58,11 @@ class Waveform(Audio):
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> WaveBatches:
         """Return shuffled batches of waveforms, augmented."""
-        return WaveBatches(
-            _sounds(pixels), batch=order.batch, seed=order.seed, augment=order.augment,
-            mean=normal.mean, std=normal.std,
-        )  # fmt: skip
+        return shuffled(WaveBatches, order, normal, _sounds(pixels))
 
     def watching(self, pixels: Pixels, normal: Normal) -> WaveBatches:
         """Return batches to judge by."""
-        return WaveBatches(
-            _sounds(pixels), batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False,
-            drop_last=False,
-        )  # fmt: skip
+        return in_order(WaveBatches, WATCHED, normal, _sounds(pixels))
 
     def judge(self, model: nn.Module, images: Pixels, normal: Normal, device: Any) -> Judged:
         """Ask a finished model about the test sounds, and keep its worst mistakes."""

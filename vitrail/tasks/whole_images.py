@@ -10,7 +10,7 @@ from vitrail.data.batches import Batches
 from vitrail.data.cache import Pixels
 from vitrail.layers.normal import Normal
 from vitrail.models import Backbone
-from vitrail.tasks.task import Order, Outputs, Task, each_once
+from vitrail.tasks.task import Order, Outputs, Task, each_once, in_order, shuffled
 
 WATCHED = 256
 
@@ -24,16 +24,11 @@ class WholeImages:
 
     def training(self, pixels: Pixels, normal: Normal, order: Order) -> Batches:
         """Return shuffled, augmented batches; targets of several labels are float32 (b, labels)."""
-        return Batches(
-            pixels, batch=order.batch, seed=order.seed, augment=order.augment,
-            mean=normal.mean, std=normal.std,
-        )  # fmt: skip
+        return shuffled(Batches, order, normal, pixels)
 
     def watching(self, pixels: Pixels, normal: Normal) -> Batches:
         """Return batches to judge by."""
-        return Batches(
-            pixels, batch=WATCHED, mean=normal.mean, std=normal.std, shuffle=False, drop_last=False
-        )
+        return in_order(Batches, WATCHED, normal, pixels)
 
     def answers(
         self: Task, model: nn.Module, images: Pixels, normal: Normal, device: Any

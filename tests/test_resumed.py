@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from rich.console import Console
 
 from vitrail import study as studies
 from vitrail.config import to_json
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 from vitrail.jobs import adapt, compress, cutting, fit, pretrain, pretraining, search
 from vitrail.jobs.adapt_wanted import Wanted
 from vitrail.jobs.arguments import Arguments
 from vitrail.jobs.searched import want
 from vitrail.run.folder import RunFolder
-from vitrail.run.state import State
+from vitrail.run.state import State, here
 
 
 def made(out: Path, *, finished: bool, **values) -> Path:
@@ -41,9 +42,7 @@ def fitted(out, finished):
 
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("data", ["others", "/nowhere", "photos/deeper"])
-def test_a_fit_of_other_data_is_not_the_one_that_was_begun(data, finished, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
+def test_a_fit_of_other_data_is_not_the_one_that_was_begun(data, finished, tmp_path):
     out = fitted(tmp_path / "run", finished)
     with pytest.raises(
         ConfigError, match=rf"data {data} is not what .*run was begun with \(photos"
@@ -128,7 +127,6 @@ def test_ways_to_adapt_go_on_as_they_were_begun(given, said, finished, tmp_path)
         ("other", {}, r"run other is not .*\(big\)"),
         ("big", {"method": "magnitude"}, r"--method magnitude is not .*\(up\)"),
         ("big", {"epochs": 3.0}, r"--epochs 3 is not .*\(none\)"),
-        ("big", {"data": "others"}, r"data others is not .*\(none\)"),
         ("big", {"seed": 1}, r"--seed 1 is not .*\(0\)"),
         ("big", {"macs": "30%"}, r"--macs 300 is not .*\(500\)"),
         ("big", {"params": "50"}, r"--params 50 is not .*\(none\)"),
@@ -145,6 +143,59 @@ def test_a_smaller_run_goes_on_as_it_was_begun(run, given, said, finished, tmp_p
     if finished:
         same = {"method": "up", "macs": "50%", "seed": 0}
         assert compress.compress("big", out=out, resume=True, console=quiet(), **same) == out
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_images_of_a_run_that_is_made_smaller_may_move_until_it_is_finished(
+    finished, tmp_path, monkeypatch
+):
+    kept = {"asked": to_json(cutting.Asked("big", "up", macs=500))}
+    out = made(tmp_path / "run", finished=finished, compress=kept)
+    asked = []
+
+    def before(*given):
+        asked.append(given)
+        raise DataError("read")
+
+    monkeypatch.setattr(compress, "before", before)
+    words = {"data": "others", "out": out, "resume": True, "console": quiet()}
+    if finished:
+        with pytest.raises(ConfigError, match=r"data others is not .*\(none\)"):
+            compress.compress("big", **words)
+    else:
+        with pytest.raises(DataError, match="read"):
+            compress.compress("big", **words)
+    assert asked == ([] if finished else [("big", "others")])
+
+
+@pytest.fixture(autouse=True)
+def there(tmp_path, monkeypatch):
+    """A working directory in which the data of all jobs are still where they were."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "pictures"):
+        (tmp_path / name).mkdir()
+
+
+def test_data_that_are_no_longer_there_are_looked_for_where_they_are_given(there, tmp_path):
+    asked = pretraining.Asked("moved", "mae", time_s=60.0, seed=3)
+    wanted = Wanted("base", "moved", only=("linear",))
+    found = want("vitas", "photos", {"macs": "20M"}, (), None).public
+    found = replace(found, limits=replace(found.limits, data="moved"))
+    outs = [
+        made(tmp_path / "a", finished=False, pretraining=to_json(asked)),
+        made(tmp_path / "b", finished=False, adapting=to_json(wanted)),
+        made(tmp_path / "c", finished=False, search=to_json(found)),
+    ]
+    with pytest.raises(DataError, match="elsewhere"):
+        pretrain.pretrain("elsewhere", out=outs[0], resume=True, console=quiet())
+    with pytest.raises(DataError, match="elsewhere"):
+        adapt.resume(outs[1], quiet(), given={"data": "elsewhere"})
+    with pytest.raises(DataError, match="elsewhere"):
+        search.search("vitas", "elsewhere", out=outs[2], resume=True, console=quiet())
+    assert here("moved", "elsewhere") == "elsewhere" and here("moved", None) == "moved"
+    assert here("photos", "elsewhere") == "photos"
+    # A name that is built in lies nowhere, and is not gone.
+    assert here("fashion-sample", "elsewhere") == "fashion-sample"
 
 
 @pytest.mark.parametrize("finished", [False, True])

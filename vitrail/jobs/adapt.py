@@ -37,7 +37,7 @@ from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read, pictured
 from vitrail.run.reading import read as read_data
-from vitrail.run.state import State, require_same, resumed
+from vitrail.run.state import State, here, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.subject import Subject, subject
 from vitrail.run.view import View
@@ -87,6 +87,7 @@ def resume(
         if "adapting" not in state.values:
             raise RunError(f"{run.path} was not made by `vitrail adapt`: go on with what made it")
         wanted = state.get(Wanted, "adapting")
+        wanted = replace(wanted, data=here(wanted.data, (given or {}).get("data")))
         images = _read(wanted, view)
         state.require_images(images.digest)
         return _Adapting(wanted, _backbone(wanted.base), images, view).run(run, state).path

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -79,17 +80,16 @@ def compress(
         >>> smaller.result["compressed"]["method"]
         'up'
     """
-    view, site = View(console), _site(options)
+    view, site, data = View(console), _site(options), options.get("data")
     if resume:
         return Run(
             resumed(
                 out,
                 view,
-                lambda folder, state: _again(folder, state, view, site),
+                lambda folder, state: _again(folder, state, view, site, data),
                 check=lambda folder, state: _require_same(folder, state, run, options),
             )
         )
-    data = options.get("data")
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
     if asked.method == UVC:
@@ -175,13 +175,16 @@ def _require_same(run: RunFolder, state: State, source: str | Path, options: Wor
     if "compress" not in state.values:
         return
     kept = state.get(Asked, "compress.asked")
+    # Whether images that have moved are the same is seen when they are read.
+    settled = ("data",) if run.result.is_file() else ()
     given: dict[str, Any] = {
-        name: options.get(name) for name in ("method", "epochs", "seed", "max_drop", "data")
+        name: options.get(name) for name in ("method", "epochs", "seed", "max_drop", *settled)
     }
     texts = options.get("macs"), options.get("params"), options.get("latency")
     counts = options.get("gelus"), options.get("softmaxes")
     require_same(run, {"run": str(source), **given}, {"run": kept.run, **vars(kept)})
-    old = before(kept.run, kept.data) if {*texts, *counts} != {None} else None
+    data = options.get("data") or kept.data
+    old = before(kept.run, data and str(data)) if {*texts, *counts} != {None} else None
     if old is not None and {*texts} != {None}:
         figures = old.subject
         now = Limits(figures.macs, figures.params, old.result["latency"]["p50_s"])
@@ -192,12 +195,16 @@ def _require_same(run: RunFolder, state: State, source: str | Path, options: Wor
         )
 
 
-def _again(run: RunFolder, state: State, view: View, site: tuple[Hardware, int]) -> Path:
+def _again(
+    run: RunFolder, state: State, view: View, site: tuple[Hardware, int], data: str | Path | None
+) -> Path:
     """Go on with what was begun, by its own arguments."""
     if "compress" not in state.values:
         raise RunError(f"{run.path} was not made by `vitrail compress`: go on with the command "
                        "that made it")  # fmt: skip
     asked = state.get(Asked, "compress.asked")
+    if data is not None:
+        asked = replace(asked, data=str(data))
     old = before(asked.run, asked.data)
     images = old.data(site[0], view)
     state.require_images(images.digest)

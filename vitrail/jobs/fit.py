@@ -28,7 +28,7 @@ from vitrail.jobs.fitting import Fitting
 from vitrail.jobs.pretrain import pretrain
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import read
-from vitrail.run.state import State, require_same, resumed
+from vitrail.run.state import State, here, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -151,7 +151,7 @@ def _require_same(
     """Raise ConfigError for other data than the run's, and for any change of a finished one."""
     if "arguments" not in state.values:
         return
-    asked = _moved(state.get(Arguments, "arguments"), data)
+    asked = state.get(Arguments, "arguments")
     require_same(run, {"data": str(data)}, {"data": asked.data})
     if run.result.is_file() and (now := _settled(asked, words, settings)) != asked:
         changed = next(n for n in Arguments.__annotations__ if getattr(now, n) != getattr(asked, n))
@@ -163,15 +163,6 @@ def _require_same(
         )
 
 
-def _moved(asked: Arguments, data: str | Path) -> Arguments:
-    """Return the arguments with where the images are now, if they are no longer where they were.
-
-    Whether they are the same ones is seen when they are read.
-    """
-    gone = not Path(asked.data).expanduser().exists()
-    return replace(asked, data=str(data)) if gone else asked
-
-
 def _again(
     run: RunFolder, state: State, data: str | Path, words: Words, settings: Sequence[str],
     view: View,
@@ -180,8 +171,9 @@ def _again(
     if "shortlist" not in state.values and "scans" not in state.values:
         maker = "pretrain" if "pretraining" in state.values else "train"
         raise RunError(f"{run.path} was made by `vitrail {maker}`: go on with that command")
-    asked = _moved(state.get(Arguments, "arguments"), data)
-    asked = replace(asked, storage=completed(asked.storage, words.get("storage")))
+    asked = state.get(Arguments, "arguments")
+    stored = completed(asked.storage, words.get("storage"))
+    asked = replace(asked, data=here(asked.data, data), storage=stored)
     asked = _changed(asked, words, settings, state, view)
     if "scans" in state.values:
         return fit_scans_again(asked, run, state, view)

@@ -35,7 +35,7 @@ from vitrail.recipes.pretraining import (
 from vitrail.recipes.recipe import Data, Recipe, changed, from_json
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, Read
-from vitrail.run.state import State, require_same, resumed
+from vitrail.run.state import State, here, require_same, resumed
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.training.crew import require_alone
@@ -87,7 +87,7 @@ def pretrain(
     }
     if resume:
         return resumed(
-            out, view, lambda run, state: _again(run, state, hardware, view),
+            out, view, lambda run, state: _again(run, state, pictures, hardware, view),
             check=lambda run, state: _require_same(run, state, given),
         )  # fmt: skip
     asked = Asked(**{name: value for name, value in given.items() if value is not None})
@@ -114,10 +114,13 @@ def _require_same(run: RunFolder, state: State, given: Mapping[str, Any]) -> Non
         require_same(run, given, vars(state.get(Asked, "pretraining")))
 
 
-def _again(run: RunFolder, state: State, hardware: Hardware, view: View) -> Path:
+def _again(
+    run: RunFolder, state: State, pictures: str | Path, hardware: Hardware, view: View
+) -> Path:
     if "pretraining" not in state.values:
         raise ConfigError(f"{run.path} was not made by `vitrail pretrain`: go on with its command")
     asked = state.get(Asked, "pretraining")
+    asked = replace(asked, pictures=here(asked.pictures, pictures))
     view.until(state.deadline(asked.time_s))
     images = read_pictures(asked, hardware, view)
     state.require_images(images.digest)

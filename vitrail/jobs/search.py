@@ -23,7 +23,7 @@ from vitrail.jobs.stages import Ready
 from vitrail.run.budget import Budget
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Read, pictured, read
-from vitrail.run.state import State, require_same, resumed
+from vitrail.run.state import State, here, require_same, resumed
 from vitrail.run.stopping import interruptible
 from vitrail.run.storage import check_reachable, completed
 from vitrail.run.view import View
@@ -79,7 +79,7 @@ def search(
             resumed(
                 out,
                 view,
-                lambda run, state: _again(name, options, run, state, view),
+                lambda run, state: _again(name, data, options, run, state, view),
                 check=lambda run, state: _require_same(run, state, data),
             )
         )
@@ -145,7 +145,9 @@ def _require_same(run: RunFolder, state: State, data: str | Path) -> None:
         require_same(run, {"data": str(data)}, {"data": kept.limits.data})
 
 
-def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: View) -> Path:
+def _again(
+    name: str, data: str | Path, words: SearchWords, run: RunFolder, state: State, view: View
+) -> Path:
     """Go on with a stopped search, by its own arguments."""
     if "search" not in state.values:
         raise RunError(f"{run.path} was not made by `vitrail search`: go on with its own command")
@@ -153,7 +155,8 @@ def _again(name: str, words: SearchWords, run: RunFolder, state: State, view: Vi
     if wanted.name != name:
         raise ConfigError(f"{run.path} is a search of {wanted.name}, not of {name}: name that one")
     stored = completed(wanted.limits.storage, words.get("storage"))
-    wanted = _reached(replace(wanted, limits=replace(wanted.limits, storage=stored)))
+    where = here(wanted.limits.data, data)
+    wanted = _reached(replace(wanted, limits=replace(wanted.limits, data=where, storage=stored)))
     limits = wanted.limits
     with interruptible(wanted.again(run.path)):
         view.until(state.deadline(limits.time_s))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from vitrail import files
 from vitrail.config import parse, read_json
+from vitrail.data.builtin import BUILTIN
 from vitrail.errors import ConfigError, RunError
 from vitrail.run import place
 from vitrail.run.folder import RunFolder
@@ -205,13 +206,25 @@ def resumed(
         return go_on(run, state)
 
 
+def here(then: str, now: str | Path | None) -> str:
+    """Return where data are: as they are given `now`, if they are no longer where they were `then`.
+
+    Whether they are the same ones is seen when they are read (`State.require_images`).
+    """
+    gone = then not in BUILTIN and not Path(then).expanduser().exists()
+    return str(now) if gone and now is not None else then
+
+
 def require_same(run: RunFolder, given: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first field that is `given` and not as it was `kept`.
 
-    None is not given; texts that are paths of the same place are the same.
+    None is not given; texts that are paths of the same place are the same. Of a run that is not
+    finished data may have moved, see `here`.
     """
     for name, value in given.items():
-        if value is not None and not _same(value, kept[name]):
+        moved = name in ("data", "pictures") and kept[name] and not run.result.is_file()
+        then = here(kept[name], value) if moved else kept[name]
+        if value is not None and not _same(value, then):
             was = "none" if kept[name] in (None, ()) else _said(kept[name])
             raise ConfigError(
                 f"{_word(name)} {_said(value)} is not what {run.path} was begun with ({was}): "

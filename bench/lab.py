@@ -22,11 +22,11 @@ from vitrail.run.budget import Budget
 from vitrail.run.judge import judge
 from vitrail.run.reading import Hardware, Read, read
 from vitrail.run.view import View
+from vitrail.run.watch import LOOK_AT
 from vitrail.search.costs import Meter
 from vitrail.search.finishing import finishing
 from vitrail.search.judging import Inherited
 from vitrail.search.oneshot import Shares, SinglePath
-from vitrail.search.race import LOOK_AT
 from vitrail.search.spaces import space_of
 from vitrail.search.spaces.images import Images
 from vitrail.search.spaces.space import Genes, drawn

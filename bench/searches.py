@@ -33,7 +33,6 @@ from vitrail.models.glit import plain
 from vitrail.run.budget import Budget
 from vitrail.search.costs import Cost, fitted, share_within
 from vitrail.search.judging import correlation
-from vitrail.search.race import LOOK_AT
 from vitrail.search.relaxed import Relaxed
 from vitrail.search.spaces.space import drawn
 from vitrail.search.strategies import Evolve, Found, Ground, Progressive, Random

@@ -96,8 +96,7 @@ def may_answer_twice(asked: Arguments) -> bool:
         one.strip().startswith("methods") or one.strip() in ("augment.flip=0", "augment.flip=0.0")
         for one in asked.settings
     )
-    one_answer = isinstance(asked.wish.task, Classification | MultiLabel)
-    return one_answer and not settled and not asked.wish.methods
+    return _tells_classes(asked) and not settled and not asked.wish.methods
 
 
 def may_resize(asked: Arguments, workshop: Workshop) -> bool:
@@ -107,8 +106,12 @@ def may_resize(asked: Arguments, workshop: Workshop) -> bool:
     own.
     """
     plain = workshop.split.train.source.hearing is None and asked.wish.task.takes == "images"
-    one_answer = isinstance(asked.wish.task, Classification | MultiLabel)
-    return plain and one_answer and asked.storage is None and not asked.wish.methods
+    alone = asked.storage is None and not asked.wish.methods
+    return plain and _tells_classes(asked) and alone
+
+
+def _tells_classes(asked: Arguments) -> bool:
+    return isinstance(asked.wish.task, Classification | MultiLabel)
 
 
 def _frames(data: Read) -> int:

@@ -316,7 +316,7 @@ class Fitting:
     def _shipped(self, trained: Trained, scratch: Path) -> tuple[Trained, Shipped]:
         """Export a trained model, answering by both sides where that is better and fast enough."""
         limit, both = self.budget.latency_s, None
-        if not any(one.strip().startswith("methods") for one in self.asked.settings):
+        if may_answer_twice(self.asked):
             both = sided(trained, self.workshop, self.budget)
         if both is not None:
             try:

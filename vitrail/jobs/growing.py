@@ -10,11 +10,10 @@ from typing import Any, cast
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.stages import CHANCE, SEARCH, Line, Stages
 from vitrail.report.search_facts import GrowthFacts
-from vitrail.run.watch import checkpoints
+from vitrail.run.watch import LOOK_AT, checkpoints
 from vitrail.search.candidate import candidate
 from vitrail.search.judging import correlation
 from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
-from vitrail.search.race import LOOK_AT
 from vitrail.search.rungs import EFFICIENCY
 from vitrail.search.spaces.pnas import PNAS
 from vitrail.search.spaces.space import Genes, drawn

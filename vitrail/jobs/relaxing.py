@@ -8,10 +8,10 @@ from typing import Any, cast
 from vitrail.jobs.findings import Findings, written
 from vitrail.jobs.stages import ALONE_SHARE, CHANCE, SEARCH, SHARED_SHARE, Line, Stages
 from vitrail.report.search_facts import MixtureFacts
+from vitrail.run.watch import LOOK_AT
 from vitrail.search.judging import Inherited
 from vitrail.search.mixture_cost import mixture_cost
 from vitrail.search.oneshot import SHARED, Shares
-from vitrail.search.race import LOOK_AT
 from vitrail.search.relaxed import Priced, Relaxed
 from vitrail.search.spaces.bats import BATS
 from vitrail.search.strategies import Ground, Random

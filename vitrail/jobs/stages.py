@@ -17,7 +17,7 @@ from vitrail.report.search_facts import PriceFacts
 from vitrail.run.folder import RunFolder
 from vitrail.run.state import State
 from vitrail.run.view import View
-from vitrail.run.watch import checkpoints
+from vitrail.run.watch import LOOK_AT, checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.search.candidate import Candidate
 from vitrail.search.costs import Meter
@@ -26,7 +26,6 @@ from vitrail.search.judging import Inherited, sampled
 from vitrail.search.oneshot import FEWEST as FEWEST_STEPS
 from vitrail.search.oneshot import SHARED, OneShot, Shares, SinglePath
 from vitrail.search.price import Price
-from vitrail.search.race import LOOK_AT
 from vitrail.search.rungs import EFFICIENCY
 from vitrail.search.spaces.space import Genes, Levelled, SharedSpace, Space
 from vitrail.search.strategies import Evolve, Found, Ground, Listed, Random, Strategy

@@ -13,8 +13,9 @@ from vitrail.tasks.task import Scores
 from vitrail.training.journal import Journal
 from vitrail.training.loop import Outcome
 
-# How often a training is looked at, and at how many images of the validation part on the way.
-LOOKS, LOOK_AT = 10, 2000
+LOOKS = 10
+# Images of the validation part on which networks are compared on the way: enough to tell 2 % apart.
+LOOK_AT = 2000
 
 
 def checkpoints(run: Path, name: str) -> Path:

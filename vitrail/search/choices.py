@@ -23,13 +23,11 @@ from vitrail.report.ahead import Z, paired, paired_balanced
 from vitrail.report.verdict import UNEVEN
 from vitrail.run.state import State
 from vitrail.run.view import View
-from vitrail.run.watch import checkpoints
+from vitrail.run.watch import LOOK_AT, checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.search.rungs import Runner
 from vitrail.tasks import Classification
 
-# Validation images that are looked at.
-LOOK_AT = 2000
 # Where mirrored images are recognised so much worse, left and right mean something.
 DROP = 0.3
 # Where they do not, flips slow a training down at first: garments of Fashion-MNIST, which lie the

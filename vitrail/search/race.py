@@ -30,14 +30,11 @@ from vitrail.errors import ConfigError
 from vitrail.recipes.recipe import Recipe
 from vitrail.run.storage import open_study, speaking
 from vitrail.run.view import View
-from vitrail.run.watch import checkpoints
+from vitrail.run.watch import LOOK_AT, checkpoints
 from vitrail.run.workshop import Workshop
 from vitrail.search import entry
 from vitrail.search.rungs import Runner, keep, rung_sizes
 from vitrail.training.loop import Outcome
-
-# Images of the validation part on which candidates are compared: enough to tell 2 % apart.
-LOOK_AT = 2000
 
 
 class Race:

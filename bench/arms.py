@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vitrail.jobs.wish import completed, wished
+from vitrail.recipes.recipe import Recipe
 from vitrail.report import canvas
+from vitrail.run.reading import Read
 from vitrail.study.effect import Effect, effects
 
 Figures = dict[str, float]
@@ -31,6 +35,13 @@ def finished(
                 file.write_text(json.dumps(done, indent=1))
                 print(key, {name: round(v, 4) for name, v in done[key].items()}, flush=True)
     return {arm: [done[f"{arm} {seed}"] for seed in range(seeds)] for arm in arms}
+
+
+def for_epochs(words: Sequence[str], spec: str | Path, images: Read, epochs: int) -> Recipe:
+    """Return the recipe of settings for so many passes over the training images of `spec`."""
+    recipe, _ = completed(wished([*words, f"data={spec}"]), images.workshop)
+    total = epochs * (len(images.workshop.split.train) // recipe.steps.batch)
+    return replace(recipe, steps=replace(recipe.steps, total=total))
 
 
 def table(found: Found, base: str) -> str:

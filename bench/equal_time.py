@@ -19,9 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from arms import Figures, finished, table
+from arms import Figures, finished, for_epochs, table
 
-from vitrail.jobs.wish import completed, wished
 from vitrail.methods import PatchDropout
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.judge import judge
@@ -65,9 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     images = read(Data(options.data), Hardware("cpu"), View())
-    recipe, _ = completed(wished([*MODEL, f"data={options.data}"]), images.workshop)
-    total = options.epochs * (len(images.workshop.split.train) // recipe.steps.batch)
-    recipe = replace(recipe, steps=replace(recipe.steps, total=total))
+    recipe = for_epochs(MODEL, options.data, images, options.epochs)
     known = options.out / "gained.json"
     if not known.is_file():
         known.write_text(json.dumps(gained(recipe, images)))
@@ -75,7 +72,7 @@ def main() -> None:
     print(f"a step with half of the patches is {times:.2f} times as fast")
 
     def train(arm: str, seed: int) -> Figures:
-        steps = round(total * times) if arm == ARMS[2] else total
+        steps = round(recipe.steps.total * times) if arm == ARMS[2] else recipe.steps.total
         own = replace(
             recipe, seed=seed, methods=() if arm == ARMS[0] else HALF,
             steps=replace(recipe.steps, total=steps),

@@ -15,9 +15,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from arms import Figures, finished, table
+from arms import Figures, finished, for_epochs, table
 
-from vitrail.jobs.wish import completed, wished
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.run.judge import judge
 from vitrail.run.probing import embedded
@@ -68,9 +67,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     first, second = divided(options.folder, options.out)
     images, others = (read(Data(one), Hardware("cpu"), View()) for one in (first, second))
-    recipe, _ = completed(wished([*WORDS, f"data={first}"]), images.workshop)
-    total = options.epochs * (len(images.workshop.split.train) // recipe.steps.batch)
-    recipe = replace(recipe, steps=replace(recipe.steps, total=total))
+    recipe = for_epochs(WORDS, first, images, options.epochs)
 
     def train(arm: str, seed: int) -> Figures:
         optimizer = replace(recipe.optimizer, head_decay=ARMS[arm])

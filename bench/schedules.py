@@ -16,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arms import Figures, curves, finished, table
+from arms import Figures, curves, finished, for_epochs, table
 
-from vitrail.jobs.wish import completed, wished
 from vitrail.methods import PSS
 from vitrail.methods.pss import Sampled
 from vitrail.recipes.recipe import Data, Recipe
@@ -71,9 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     images = read(Data(options.data), Hardware("cpu"), View())
-    recipe, _ = completed(wished([*MODEL, f"data={options.data}"]), images.workshop)
-    total = options.epochs * (len(images.workshop.split.train) // recipe.steps.batch)
-    recipe = replace(recipe, steps=replace(recipe.steps, total=total))
+    recipe = for_epochs(MODEL, options.data, images, options.epochs)
 
     def train(arm: str, seed: int) -> Figures:
         own = replace(recipe, methods=ARMS[arm], seed=seed)

@@ -83,6 +83,7 @@ ARMS: dict[str, Change] = {
     ),
     "down from a fifth on": held(0.2),
     "down from the middle on": held(0.5),
+    "without flips": augmented(flip=0.0),
     "half of the rate": rated(0.5),
     "twice the rate": rated(2.0),
 }

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from support.quick import one_thread
 from support.signals import deliver
 from typer.testing import CliRunner
 
@@ -69,12 +70,8 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("VITRAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with one_thread(tmp_path_factory.mktemp("cache")):
         yield
-        torch.set_num_threads(before)
 
 
 def trained(out, *settings, resume=False):

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from support.clips import frames, write, write_heard
+from support.quick import one_thread
 from support.signals import deliver
 from support.triples import RATE, TONES, table, tone
 from test_cli import run as command
@@ -67,12 +68,8 @@ TOGETHER = [
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("VITRAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with one_thread(tmp_path_factory.mktemp("cache")):
         yield
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

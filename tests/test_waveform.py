@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from support.quick import one_thread
 from support.triples import RATE, TONES, table, tone
 from test_cli import run as command
 from test_multimodal import APART, TOGETHER, trained
@@ -51,12 +52,8 @@ TOWER = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("VITRAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with one_thread(tmp_path_factory.mktemp("cache")):
         yield
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

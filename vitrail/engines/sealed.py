@@ -73,7 +73,9 @@ def open_sealed(path: Path, labels: Labels, tie: str | None, again: str) -> Infe
     try:
         facts = running.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
-        raise RunError(f"{path} has facts that are no text: write it again by `{again}`") from error
+        raise RunError(
+            f"{path} has facts that are not text: write it again by `{again}`"
+        ) from error
     differ = [name for name, ours in labels.to_json().items() if _fact(facts.get(name)) != ours]
     if differ:
         raise RunError(

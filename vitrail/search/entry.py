@@ -56,7 +56,7 @@ def runner(
     try:
         strange = [v for one in scores.items() for v in one if not isinstance(v, int | float)]
         if strange:  # SQLite keeps whatever it is given in a column
-            raise ConfigError(f"{strange[0]!r} is no rung and no score")
+            raise ConfigError(f"{strange[0]!r} is neither a rung nor a score")
         rung = max(scores, default=-1)
         entry = parse(Entry, {f.name: said[f.name] for f in fields(Entry) if f.name in said})
         last = parse(Finished, said.get(f"rung{rung}", {}), f"rung{rung}")

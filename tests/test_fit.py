@@ -183,6 +183,28 @@ def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
     assert seen == {torch.bfloat16 if precision == "bf16-mixed" else torch.float32}
 
 
+def test_a_rate_counts_the_optimizer_once_a_batch(monkeypatch):
+    now = [0.0]
+    create, build = timing.create, timing.build
+
+    def slow(config):
+        model = create(config)
+        model.register_forward_hook(lambda m, x, y: now.__setitem__(0, now[0] + len(y)))
+        return model
+
+    def slow_optimizer(*args):
+        optimizer = build(*args)
+        optimizer.register_step_post_hook(lambda *_: now.__setitem__(0, now[0] + 32))
+        return optimizer
+
+    monkeypatch.setattr(timing, "create", slow)
+    monkeypatch.setattr(timing, "build", slow_optimizer)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    one = candidate(small("resnet"), params=1, macs=10**9)
+    # An image takes a second, a step of the optimizer 32; four images are timed.
+    assert timing.training_rate(one, batch=64) == 64 / (64 + 32)
+
+
 def test_a_budget_that_nothing_keeps_names_the_closest(monkeypatch):
     monkeypatch.setattr(shortlisting, "PATIENCE_S", 2.0)
     with pytest.raises(BudgetError, match=r"no model keeps .* of \d+ the closest is .* parameters"):

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from turns import measured, training
+from turns import clock_of, measured, training
 
 import vitrail
 from vitrail.attacks import PGD
@@ -65,7 +65,7 @@ def main() -> None:
             shape = input_shape(vitrail.catalog()[name].config)
             images = torch.randn(asked.batch, *shape, device=asked.device)
             calls = {who: turn(name, one, images, asked.bf16) for who, one in WAYS.items()}
-            spent = measured(calls, asked.rounds)
+            spent = measured(calls, asked.rounds, clock_of(asked.threads))
             for who, times in spent.items():
                 middle, low, high = ratio(times, spent["plain"])
                 rate = f"{asked.batch * len(times) / sum(times):.1f}"

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from turns import measured, training
+from turns import clock_of, measured, training
 
 import vitrail
 from vitrail.measure.latency import ratio, threads_set
@@ -55,7 +55,8 @@ def main() -> None:
     images = torch.randn(asked.batch, *input_shape(vitrail.catalog()[asked.model].config))
     with threads_set(asked.threads):
         ways = chosen([*asked.ways.split(","), "full"])
-        spent = measured({way: turn(asked.model, way, images) for way in ways}, asked.rounds)
+        calls = {way: turn(asked.model, way, images) for way in ways}
+        spent = measured(calls, asked.rounds, clock_of(asked.threads))
     for way, times in spent.items():
         middle, low, high = ratio(spent["full"], times)
         rate = f"{asked.batch * len(times) / sum(times):.1f}"

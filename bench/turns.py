@@ -15,15 +15,27 @@ from vitrail.training.objective import Step
 from vitrail.training.optimizer import Optimizer, build
 
 
-def measured(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, Sequence[float]]:
-    """Return the seconds of each round of each call, in turns, behind one round of warm-up."""
+def measured(
+    calls: Mapping[str, Callable[[], None]], rounds: int, clock: Callable[[], float] | None = None
+) -> dict[str, Sequence[float]]:
+    """Return the seconds of each round of each call, in turns, behind one round of warm-up.
+
+    The clock is the wall's unless another one is given.
+    """
+    clock = clock or time.perf_counter
     spent: dict[str, list[float]] = {who: [] for who in calls}
     for _ in range(rounds + 1):
         for who, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            spent[who].append(time.perf_counter() - start)
+            spent[who].append(clock() - start)
     return {who: times[1:] for who, times in spent.items()}
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """Return the clock for so many threads: of one it is the processor's time, which does not
+    count while other programs have the core; of more it is the wall's."""
+    return time.process_time if threads == 1 else time.perf_counter
 
 
 def training(

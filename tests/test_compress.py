@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from support.pictures import write_classes
 
 import vitrail
 from vitrail.compression.sizes import largest, least, scaled
-from vitrail.errors import BudgetError, ConfigError, DataError, RunError
+from vitrail.errors import BudgetError, ConfigError, DataError, RunError, VitrailError
 from vitrail.jobs import cutting, smaller
 from vitrail.jobs.compress import compress
 from vitrail.jobs.kin import kin
@@ -107,6 +108,43 @@ def test_integers_are_judged_by_their_own_answers(trained, tmp_path):
     assert "Beside its kin" in run.report.read_text()
     found = vitrail.evaluate(run, trained.parent / "photos", engine="onnxruntime")
     assert 0 <= found.figures["test"]["accuracy"] <= 1
+
+
+def test_a_file_of_weights_is_judged_as_it_is_and_then_made_smaller(trained, tmp_path):
+    file, photos = trained / "weights.safetensors", trained.parent / "photos"
+    made(None, tmp_path / "int8", pretrained=file, data=photos, method="int8", max_drop=100)
+    whole = vitrail.runs.Run(tmp_path / "int8-whole")
+    assert "nothing was trained here" in whole.report.read_text()
+    theirs = load_file(file)
+    assert all(torch.equal(v, theirs[n]) for n, v in whole.model().state_dict().items())
+    told = json.loads((tmp_path / "int8" / "result.json").read_text())["compressed"]
+    assert told["source"] == str(tmp_path / "int8-whole")
+    assert told["before"]["accuracy"] == whole.result["test"]["accuracy"]
+    assert not (whole.path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"macs": "50%"}, "comes without images: name labelled ones by --data"),
+        ({"data": "photos"}, "no budget is given"),
+        ({"data": "photos", "macs": "50%", "run": "run"}, "both say what is made smaller"),
+        ({"pretrained": None, "macs": "50%"}, "no run is given: vitrail compress RUN"),
+    ],
+)
+def test_a_file_of_weights_needs_images_and_a_budget(trained, tmp_path, options, said):
+    options = {"pretrained": trained / "weights.safetensors"} | options
+    with pytest.raises(VitrailError, match=said):
+        made(options.pop("run", None), tmp_path / "run", **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_file_of_other_classes_is_trained_first(trained, tmp_path):
+    more = write_classes(tmp_path / "more", {"cat": 8, "cow": 8, "dog": 8})
+    with pytest.raises(ConfigError, match=r"tells 2 classes and .* has 3: train a head for these"):
+        made(None, tmp_path / "run", pretrained=trained / "weights.safetensors", data=more,
+             macs="50%")  # fmt: skip
+    assert not (tmp_path / "run-whole").exists()
 
 
 def test_gelus_and_softmaxes_go_for_computing_on_secrets(trained, tmp_path):

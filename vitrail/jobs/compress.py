@@ -13,12 +13,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 from rich.console import Console
 
 from vitrail.config import nearest, to_json
 from vitrail.errors import ConfigError, RunError
+from vitrail.jobs.as_given import as_given
 from vitrail.jobs.cutting import INT8, PRIVIT, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
 from vitrail.jobs.learned import require
@@ -45,7 +46,8 @@ class Words(TypedDict, total=False):
     rows (numbers, or shares of all). `macs`, `params` and `latency` are limits, absolute ("3M",
     "5ms") or a share of what the model costs now ("50%"); `epochs` are passes over the training
     images afterwards, by default as many as the run had. `data` is where the images are now, `seed`
-    draws what is random.
+    draws what is random. `pretrained` is a file of weights in place of a run: it is judged on the
+    images of `data` first.
     """
 
     method: str | None
@@ -60,10 +62,11 @@ class Words(TypedDict, total=False):
     softmaxes: str | int | None
     device: str | None
     threads: int | None
+    pretrained: str | Path | None
 
 
 def compress(
-    run: str | Path,
+    run: str | Path | None = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -80,7 +83,10 @@ def compress(
         >>> smaller.result["compressed"]["method"]
         'up'
     """
-    view, site, data = View(console), _site(options), options.get("data")
+    view, site = View(console), _site(options)
+    if resume and options.get("pretrained") is not None:
+        options = cast(Words, {**options, "data": None})
+    data = options.get("data")
     if resume:
         return Run(
             resumed(
@@ -89,6 +95,13 @@ def compress(
                 lambda folder, state: _again(folder, state, view, site, data),
                 check=lambda folder, state: _require_same(folder, state, run, options),
             )
+        )
+    if options.get("pretrained") is not None:
+        run = _judged(run, options, out, site, view)
+        options, data = cast(Words, {**options, "pretrained": None, "data": None}), None
+    if run is None:
+        raise ConfigError(
+            "no run is given: vitrail compress RUN --macs 50%, or --pretrained FILE --data DATA"
         )
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
@@ -115,6 +128,35 @@ def compress(
             spent_s=images.seconds,
         )
         return Run(_job(asked)(asked, old, images, made, state, view, budget).run())
+
+
+def _judged(
+    run: str | Path | None, options: Words, out: str | Path | None, site: tuple[Hardware, int],
+    view: View,
+) -> Path:  # fmt: skip
+    """Make a run of a file of weights, beside the one that is asked for.
+
+    Raises BudgetError and ConfigError.
+    """
+    weights, data = options.get("pretrained"), options.get("data")
+    assert weights is not None
+    texts = [options.get(name) for name in ("macs", "params", "latency", "gelus", "softmaxes")]
+    if options.get("method") != INT8 and all(text is None for text in texts):
+        read(None, None, None, Limits())  # says that there is no budget
+    if run is not None:
+        raise ConfigError(
+            f"{run} and --pretrained {weights} both say what is made smaller: leave one out"
+        )
+    if data is None:
+        raise ConfigError(
+            f"--pretrained {weights} comes without images: name labelled ones by --data, by which "
+            "it is tuned and judged"
+        )
+    if out is not None:
+        RunFolder.check_free(Path(out))
+    whole = Path(f"{out}-whole") if out is not None else free_name(f"{Path(weights).stem}-whole")
+    RunFolder.check_free(whole)
+    return as_given(weights, data, whole, site, view)
 
 
 def _cuts(asked: Asked) -> bool:
@@ -170,7 +212,7 @@ def _command(run: str | Path, options: Mapping[str, Any], out: str | Path | None
     return " ".join(["vitrail compress", shlex.quote(str(run)), *words])
 
 
-def _require_same(run: RunFolder, state: State, source: str | Path, options: Words) -> None:
+def _require_same(run: RunFolder, state: State, source: str | Path | None, options: Words) -> None:
     """Raise BudgetError and ConfigError for what was given and is not as it was begun."""
     if "compress" not in state.values:
         return
@@ -182,7 +224,8 @@ def _require_same(run: RunFolder, state: State, source: str | Path, options: Wor
     }
     texts = options.get("macs"), options.get("params"), options.get("latency")
     counts = options.get("gelus"), options.get("softmaxes")
-    require_same(run, {"run": str(source), **given}, {"run": kept.run, **vars(kept)})
+    given |= {} if source is None else {"run": str(source)}
+    require_same(run, given, {"run": kept.run, **vars(kept)})
     data = options.get("data") or kept.data
     old = before(kept.run, data and str(data)) if {*texts, *counts} != {None} else None
     if old is not None and {*texts} != {None}:

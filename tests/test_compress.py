@@ -13,16 +13,18 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from support.pictures import write_classes
+from test_sizes import WHOLE
 
 import vitrail
 from vitrail.compression.sizes import largest, least, scaled
+from vitrail.config import to_json
 from vitrail.errors import BudgetError, ConfigError, DataError, RunError, VitrailError
 from vitrail.jobs import cutting, smaller
 from vitrail.jobs.compress import compress
 from vitrail.jobs.kin import kin
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.switches import counts, switches
-from vitrail.models import deit, vit
+from vitrail.models import config_json, deit, vit
 from vitrail.report.compression import Row, Worth, picture, rows
 from vitrail.report.kin import Kin, best, front
 from vitrail.run import finish
@@ -209,6 +211,20 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert [one.name for one in best(runs)] == ["d", "b", "a"]
     drawn = front(runs, "b", (4.0, 3.0))
     assert "up + int8" in drawn and "whole" in drawn
+
+
+@pytest.mark.slow  # each trains, prunes, exports and reports twice
+@pytest.mark.parametrize("name", [n for n in WHOLE if n not in ("vit", "vit, map")])
+def test_every_family_with_widths_is_made_smaller(trained, tmp_path, name):
+    """By the importance of its channels, from its training to its report."""
+    file, photos = tmp_path / "model.json", trained.parent / "photos"
+    file.write_text(json.dumps({"model": to_json(config_json(WHOLE[name]))}))
+    words = [f"model={file}", f"data={photos}", "steps.batch=8", "steps.total=2"]
+    train_recipe(words, out=tmp_path / "run", threads=1, device="cpu", console=silent())
+    run = made(tmp_path / "run", tmp_path / "half", macs="60%", epochs=0.5)
+    told = run.result["compressed"]
+    assert told["now"]["macs"] <= 0.6 * told["before"]["macs"]
+    assert "Which channels of every width stay" in run.report.read_text()
 
 
 @pytest.mark.slow  # trains twice

@@ -84,25 +84,16 @@ def compress(
         'up'
     """
     view, site = View(console), _site(options)
-    if resume and options.get("pretrained") is not None:
-        options = cast(Words, {**options, "data": None})
-    data = options.get("data")
     if resume:
-        return Run(
-            resumed(
-                out,
-                view,
-                lambda folder, state: _again(folder, state, view, site, data),
-                check=lambda folder, state: _require_same(folder, state, run, options),
-            )
-        )
+        return _resumed(run, out, view, site, options)
     if options.get("pretrained") is not None:
         run = _judged(run, options, out, site, view)
-        options, data = cast(Words, {**options, "pretrained": None, "data": None}), None
+        options = cast(Words, {**options, "pretrained": None, "data": None})
     if run is None:
         raise ConfigError(
             "no run is given: vitrail compress RUN --macs 50%, or --pretrained FILE --data DATA"
         )
+    data = options.get("data")
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
     if asked.method == UVC:
@@ -128,6 +119,22 @@ def compress(
             spent_s=images.seconds,
         )
         return Run(_job(asked)(asked, old, images, made, state, view, budget).run())
+
+
+def _resumed(
+    run: str | Path | None, out: str | Path | None, view: View, site: tuple[Hardware, int],
+    options: Words,
+) -> Run:  # fmt: skip
+    """Go on with what was begun in `out`, which has to be what is asked for again."""
+    # What weights of a file were judged by is in the run that was made of them.
+    data = None if options.get("pretrained") is not None else options.get("data")
+    options = cast(Words, {**options, "data": data})
+    return Run(
+        resumed(
+            out, view, lambda folder, state: _again(folder, state, view, site, data),
+            check=lambda folder, state: _require_same(folder, state, run, options),
+        )
+    )  # fmt: skip
 
 
 def _judged(

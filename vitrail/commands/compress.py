@@ -31,6 +31,13 @@ def compress(
     latency: Annotated[
         str | None, typer.Option(help="Longest time for one image as exported: 50%, or 5ms.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Runtime whose latency counts: onnxruntime, openvino, or auto for whichever is "
+            "faster here; both models are timed in each. Default: onnxruntime."
+        ),
+    ] = None,
     epochs: Annotated[
         float | None,
         typer.Option(
@@ -87,7 +94,7 @@ def compress(
     made = make(
         run, out=out, resume=resume, method=method, macs=macs, params=params, latency=latency,
         epochs=epochs, max_drop=max_drop, gelus=gelus, softmaxes=softmaxes,
-        data=data, seed=seed, pretrained=pretrained, device=device, threads=threads,
+        data=data, seed=seed, pretrained=pretrained, engine=engine, device=device, threads=threads,
     )  # fmt: skip
     if as_json:
         print(json.dumps(made.result["compressed"] | {"run": str(made.path)}, indent=1))

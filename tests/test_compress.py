@@ -4,6 +4,7 @@ nothing, and what cannot be is said before any time is spent."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from io import StringIO
 from types import SimpleNamespace
@@ -213,6 +214,16 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert "up + int8" in drawn and "whole" in drawn
 
 
+@pytest.mark.slow  # another process loads another engine
+def test_both_models_are_timed_in_another_engine(trained, tmp_path):
+    run = made(
+        trained, tmp_path / "half", macs="50%", method="random", epochs=0.5, engine="openvino"
+    )
+    page = run.report.read_text()
+    assert re.search(r"In OpenVINO the model takes .* before .* times as fast \(", page)
+    assert {one["name"] for one in run.result["engines"]} == {"onnxruntime", "openvino"}
+
+
 @pytest.mark.slow  # each trains, prunes, exports and reports twice
 @pytest.mark.parametrize("name", [n for n in WHOLE if n not in ("vit", "vit, map")])
 def test_every_family_with_widths_is_made_smaller(trained, tmp_path, name):
@@ -269,6 +280,8 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
         ({"method": "privit", "gelus": 9}, BudgetError, "--gelus 9 is 9, and the model has 8"),
         ({"method": "up", "gelus": 3, "macs": "50%"}, ConfigError, "budgets of --method privit"),
         ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
+        ({"macs": "50%", "engine": "tvm"}, ConfigError, "--engine is 'tvm'"),
+        ({"method": "int8", "engine": "auto"}, ConfigError, "make others by `vitrail export"),
         ({"macs": "50%", "threads": 0}, ConfigError, "threads is 0"),
         ({"macs": "50%", "budget": 1}, ConfigError, "compress has no option 'budget'"),
         ({"macs": "50%", "data": "gone"}, DataError, "cannot be read .* give where they are by"),

@@ -48,8 +48,8 @@ class Words(TypedDict, total=False):
     "5ms") or a share of what the model costs now ("50%"); `epochs` are passes over the training
     images afterwards, by default as many as the run had. `data` is where the images are now, `seed`
     draws what is random. `pretrained` is a file of weights in place of a run: it is judged on the
-    images of `data` first. `engine` is the runtime whose latency counts, "openvino" or "auto" for the
-    faster in place of "onnxruntime"; both models are timed in each.
+    images of `data` first. `engine` is the runtime whose latency counts, "openvino" or "auto" for
+    the faster in place of "onnxruntime"; both models are timed in each.
     """
 
     method: str | None

@@ -63,8 +63,8 @@ class Asked:
         rivals(self.engine)
         if self.engine != ENGINES[0] and self.method == INT8:
             raise ConfigError(
-                f"--engine {self.engine}: --method int8 makes a file of ONNX Runtime; make others by "
-                f"`vitrail export {self.run} --engine openvino --int8`"
+                f"--engine {self.engine}: --method int8 makes a file of ONNX Runtime; make others "
+                f"by `vitrail export {self.run} --engine openvino --int8`"
             )
         if self.method not in get_args(Method):
             known = list(get_args(Method))

@@ -144,7 +144,7 @@ def test_a_file_of_weights_needs_images_and_a_budget(trained, tmp_path, options,
 
 def test_a_file_of_other_classes_is_trained_first(trained, tmp_path):
     more = write_classes(tmp_path / "more", {"cat": 8, "cow": 8, "dog": 8})
-    with pytest.raises(ConfigError, match=r"tells 2 classes and .* has 3: train a head for these"):
+    with pytest.raises(ConfigError, match=r"tells 2 classes and .* has 3: fit a head for these"):
         made(None, tmp_path / "run", pretrained=trained / "weights.safetensors", data=more,
              macs="50%")  # fmt: skip
     assert not (tmp_path / "run-whole").exists()

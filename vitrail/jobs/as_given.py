@@ -49,9 +49,8 @@ def as_given(
     workshop, told = images.workshop, len(images.workshop.split.classes)
     if known.config.classes != told:
         raise ConfigError(
-            f"{file} tells {known.config.classes} classes and {data} has {told}: train a head for "
-            f"these by `vitrail train --set model={known.name} --set pretrained={file} --set "
-            f"data={data}`, and give that run"
+            f"{file} tells {known.config.classes} classes and {data} has {told}: fit a head for "
+            f"these by `vitrail fit {data} --pretrained {file}`, and give that run"
         )
     recipe, one = _recipe(known.config, reference, spec, workshop), subject(known.config)
     budget = pictured(Budget(threads=threads, device=hardware.device), images)

@@ -25,6 +25,7 @@ from arms import Figures, finished, table
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert, box_iou
+from vitrail.objectives.parts.queried import Objects, federated, loss
 
 import vitrail
 from vitrail.data.batches import generator
@@ -33,7 +34,6 @@ from vitrail.data.composites import DARK, Composites, compose
 from vitrail.data.decode import resize
 from vitrail.data.mosaics import Tile, mosaic, side
 from vitrail.models.owl_vit import CLIP, Config, Text, Vision
-from vitrail.objectives.parts.queried import Objects, federated, loss
 
 SIDE, BATCH, MOST, OVERLAP = 64, 16, 4, 0.5
 HELD_OUT = (1, 8)

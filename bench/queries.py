@@ -1,6 +1,6 @@
 """A study: does OWL-ViT find kinds of things that it never learned, asked for by a picture of one?
 
-    python bench/queries.py [--out FOLDER] [--seeds 3] [--steps 1200] [--train 2000] [--test 200]
+    python bench/queries.py [--out FOLDER] [--seeds 3] [--steps 800] [--train 1500] [--test 200]
 
 Composites are garments of the bundled sample, tinted and enlarged, on drawn canvases, so nothing
 here says how good a network is on photographs. Two of the ten kinds are held out: no training
@@ -53,9 +53,9 @@ BASE = "federated"
 SHOWN = 5
 NETWORK = [
     "task=open_vocabulary", "model=owlvit_b32", f"model.image={SIDE},{SIDE}", "model.width=64",
-    "model.tower.dim=96", "model.tower.depth=4", "model.tower.heads=4", "model.tower.hidden=192",
-    "model.tower.patch=8", "model.text.dim=64", "model.text.depth=2", "model.text.heads=4",
-    "model.text.hidden=128", "model.text.length=12", "steps.batch=16", "optimizer.lr=1e-3",
+    "model.tower.dim=64", "model.tower.depth=3", "model.tower.heads=4", "model.tower.hidden=128",
+    "model.tower.patch=8", "model.text.dim=64", "model.text.depth=1", "model.text.heads=4",
+    "model.text.hidden=128", "model.text.length=12", "steps.batch=16", "optimizer.lr=3e-3",
     "optimizer.weight_decay=0.01", "augment.scale=none",
 ]  # fmt: skip
 
@@ -120,8 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("bench-run/queries"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--train", type=int, default=1500)
     parser.add_argument("--test", type=int, default=200)
     wanted = parser.parse_args()
     data = wanted.out / "data"

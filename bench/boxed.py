@@ -35,10 +35,10 @@ def cutouts(part: str) -> tuple[Sequence[np.ndarray], tuple[str, ...]]:
 
 def drawn(
     kinds: Sequence[np.ndarray], allowed: Sequence[int], random: np.random.Generator,
-    most: int = MOST,
+    *, side: int = SIDE, most: int = MOST,
 ) -> Tile:  # fmt: skip
     """Draw a picture of one to `most` garments of some kinds; its boxes are corners in pixels."""
-    canvas, _ = compose(kinds, Composites(1, (SIDE, SIDE), least=0, most=0), random)
+    canvas, _ = compose(kinds, Composites(1, (side, side), least=0, most=0), random)
     boxes: list[tuple[int, int, int, int]] = []
     found = []
     for _ in range(int(random.integers(1, most + 1))):
@@ -46,7 +46,7 @@ def drawn(
         garment = kinds[kind][random.integers(len(kinds[kind]))]
         wide = round(28 * random.uniform(0.7, 1.2))
         values = np.asarray(Image.fromarray(garment).resize((wide, wide)), np.float32)
-        top, left = (int(n) for n in random.integers(0, SIDE - wide + 1, 2))
+        top, left = (int(n) for n in random.integers(0, side - wide + 1, 2))
         tint = random.uniform(0.35, 1.0, 3).astype(np.float32)
         shown = values >= DARK
         if not shown.any():

@@ -1,6 +1,6 @@
 """A study: does OWL-ViT find kinds of things that it never learned, asked for by a picture of one?
 
-    python bench/queries.py [--out FOLDER] [--seeds 3] [--steps 800] [--train 1500] [--test 200]
+    python bench/queries.py [--out FOLDER] [--seeds 3] [--steps 1000] [--train 1500] [--test 200]
 
 Composites are garments of the bundled sample, tinted and enlarged, on drawn canvases, so nothing
 here says how good a network is on photographs. Two of the ten kinds are held out: no training
@@ -23,7 +23,7 @@ from typing import cast
 import numpy as np
 import torch
 from arms import Figures, finished, table
-from boxed import SIDE, cutouts, drawn, write
+from boxed import cutouts, drawn, write
 from torch import Tensor
 
 import vitrail
@@ -42,6 +42,7 @@ from vitrail.run.workshop import normal
 from vitrail.tasks import OpenVocabulary, finding
 from vitrail.tasks.queried import asked
 
+SIDE, MOST = 40, 2
 HELD_OUT, PARTS = (1, 8), ("train", "val", "test")
 ARMS = {
     "all kinds": ["task.federated=false"],
@@ -74,7 +75,9 @@ def composites(part: str, n: int, learned: Sequence[int]) -> Iterator[Tile]:
     kinds, names = cutouts("test" if part == "test" else "train")
     for at in range(n):
         random = generator(PARTS.index(part), at)
-        tile = drawn(kinds, range(len(names)) if part == "test" else learned, random)
+        tile = drawn(
+            kinds, range(len(names)) if part == "test" else learned, random, side=SIDE, most=MOST
+        )
         yield annotated(tile, learned, random) if part == "train" else tile
 
 
@@ -85,7 +88,7 @@ def pictured(model: OwlViT, seed: int) -> Tensor:
     for kind in range(len(names)):
         each = []
         for at in range(SHOWN):
-            tile = drawn(kinds, [kind], generator(seed, 7, kind, at), most=1)
+            tile = drawn(kinds, [kind], generator(seed, 7, kind, at), side=SIDE, most=1)
             x = torch.from_numpy(tile.image).permute(2, 0, 1)[None].float() / 255
             box = torch.from_numpy(tile.boxes[0]).float() / SIDE
             each.append(model.query_of(look.apply(x), box))
@@ -120,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("bench-run/queries"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--train", type=int, default=1500)
     parser.add_argument("--test", type=int, default=200)
     wanted = parser.parse_args()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import golden, toy
+from support.pictures import write_classes
 from torch import nn
 
 import vitrail
@@ -21,6 +22,7 @@ from vitrail.attacks import (
     gradient,
 )
 from vitrail.attacks.auto_pgd import checkpoints
+from vitrail.cli import main
 from vitrail.config import parse, to_json
 from vitrail.errors import ConfigError
 from vitrail.layers.normal import Normal
@@ -287,6 +289,28 @@ def test_impossible_settings_are_one_sentence(kind, setting, said):
     recipe = Recipe({}, Data("x"), replace(toy.STEPS))
     with pytest.raises(ConfigError, match=said):
         amend(recipe, [f"objective={kind}", setting])
+
+
+@pytest.mark.parametrize("kind", [Adversarial, Trades])
+def test_a_radius_that_holds_every_image_is_refused(kind):
+    model = vitrail.create("cct_2_3x2_32", image=(16, 16), dim=16, depth=1, classes=3)
+    context = Context(mean=(0.5,) * 3, std=(0.25,) * 3)
+    kind(PGD("l2", 27.7)).build(model, context)
+    with pytest.raises(ConfigError, match=r"radius 27\.8 is beyond .* at most 27\.7 apart"):
+        kind(PGD("l2", 27.8)).build(model, context)
+
+
+def test_such_a_radius_leaves_no_run_behind(tmp_path, capsys):
+    photos = write_classes(tmp_path / "photos", {"cat": 8, "dog": 8})
+    settings = [
+        "model=cct_2_3x2_32", "model.image=16,16", f"data={photos}", "objective=adversarial",
+        "objective.attack.norm=l2", "objective.attack.radius=28",
+    ]  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *words, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2 and not (tmp_path / "run").exists()
+    assert "radius 28 is beyond the pixels' range" in capsys.readouterr().err
 
 
 def test_settings_are_kept():

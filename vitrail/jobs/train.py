@@ -19,7 +19,7 @@ from vitrail.jobs.lidar import go_on, train_scans
 from vitrail.jobs.ways import paired
 from vitrail.jobs.wish import completed, wished
 from vitrail.measure.machine import cores
-from vitrail.objectives import Distillation
+from vitrail.objectives import Adversarial, Distillation, Trades
 from vitrail.recipes.recipe import Recipe, amend, from_json, read
 from vitrail.run.budget import Budget
 from vitrail.run.dialling import dialled
@@ -109,7 +109,8 @@ def _train(
     recipe, told = completed(wish, images.workshop)
     if told:
         view.say(told)
-    if isinstance(recipe.objective, Distillation):  # a teacher that does not fit leaves no folder
+    # A teacher or a radius that does not fit leaves no folder.
+    if isinstance(recipe.objective, Distillation | Adversarial | Trades):
         images.workshop.builder.learner(recipe)
     command = wish.command(folder)
     with RunFolder.create(folder) as run:

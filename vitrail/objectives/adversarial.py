@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from vitrail.attacks.pgd import PGD
 from vitrail.errors import ConfigError
 from vitrail.layers.normal import Normal
+from vitrail.models.trunk.backbone import input_shape
 from vitrail.objectives.context import Context
 from vitrail.training.batch import Batch
 from vitrail.training.objective import Model, Objective, Step
@@ -71,7 +72,9 @@ class Adversarial:
         _check(self)
 
     def build(self, model: nn.Module, context: Context) -> Objective:
-        """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
+        """Make the module that the loop calls. Raises ConfigError where pixels are not known, or
+        the radius leaves their range."""
+        _check_radius(self.attack, model)
         return AdversarialLoss(self, context.normal)
 
 
@@ -99,7 +102,9 @@ class Trades:
             raise ConfigError(f"beta {self.beta} is below 0: 6 is usual")
 
     def build(self, model: nn.Module, context: Context) -> Objective:
-        """Make the module that the loop calls. Raises ConfigError where pixels are not known."""
+        """Make the module that the loop calls. Raises ConfigError where pixels are not known, or
+        the radius leaves their range."""
+        _check_radius(self.attack, model)
         return TradesLoss(self, context.normal)
 
 
@@ -111,6 +116,13 @@ def _check(value: Adversarial | Trades) -> None:
             f"a radius that is 0 for {value.zero} of {value.warmup} steps of warm-up does not "
             "exist: give numbers from 0, zero at most warmup"
         )
+
+
+def _check_radius(attack: PGD, model: nn.Module) -> None:
+    """Raise ConfigError where the ball holds every image that a model of ours takes."""
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        attack.check(math.prod(input_shape(config)))
 
 
 class _Attacked(Objective):

@@ -92,6 +92,7 @@ class Study:
         )  # fmt: skip
         recipe = lengthened(changed(recipe, words), total, images)
         found: Figures = {}
+        model: Any = None
         for look in range(LOOKS + 1):
             mark = round(total * look / LOOKS)
             model = workshop.train(recipe, folder, mark).best
@@ -102,7 +103,7 @@ class Study:
                 found[f"linear, step {mark}"] = seen.linear
         if self.tuned:
             file = folder / "weights.safetensors"
-            meta = {"config": model_json(model.config)}  # pyright: ignore
+            meta = {"config": model_json(model.config)}
             checkpoint.save(file, model.state_dict(), metadata=meta)
             found["tuned"] = self.labelled(seed, self.tuned, folder / "tuned", str(file))["tuned"]
         return found

@@ -42,7 +42,7 @@ def batch_size(images: int, device: str = "cpu", config: Any = None) -> int:
 
     An accelerator gains by large batches.
     """
-    of_family = LARGEST if config is None else LARGEST_OF.get(_learns_as(config), LARGEST)
+    of_family = LARGEST if config is None else LARGEST_OF.get(learns_as(config), LARGEST)
     largest = of_family if device == "cpu" else 256
     return 1 << int(math.log2(min(largest, max(8, images // 64))))
 
@@ -63,12 +63,21 @@ def augment_for(image: tuple[int, int]) -> Augment:
     return Augment(flip=0.5, scale=(0.4, 1.0))
 
 
-def _learns_as(config: Any) -> str:
+def learns_as(config: Any) -> str:
     """Return the family whose optimizer a network learns with: the host's where there is one of
     maps, of boxes or of frames.
     """
     hosted = is_dense(config) or is_detector(config) or isinstance(config, per_frame.Config)
     return kind_of(type(config.host)) if hosted else family_of(config)
+
+
+def optimizer_for(config: Any, batch: int, precision: Precision) -> Optimizer:
+    """Return what a network learns with from the start, at that many images a step."""
+    usual = OPTIMIZERS.get(learns_as(config), AdamW(lr=1e-3))
+    usual = replace(usual, lr=round(usual.lr * math.sqrt(batch / 128), 6))
+    if isinstance(usual, Muon) and precision == "bf16-mixed":
+        usual = replace(usual, dtype="bfloat16")
+    return usual
 
 
 def default(
@@ -90,13 +99,10 @@ def default(
     the beginning of a long training and a short one are the same.
     """
     batch, precision = batch_size(images, device, config), precision or precision_on(device)
+    usual = optimizer_for(config, batch, precision)
     warmup = max(1, min(30, images // batch // 2, total // 8))
     # The average spans about a twentieth of the training.
     ema = min(0.9995, max(0.8, 1 - 20 / max(1, total)))
-    usual = OPTIMIZERS.get(_learns_as(config), AdamW(lr=1e-3))
-    usual = replace(usual, lr=round(usual.lr * math.sqrt(batch / 128), 6))
-    if isinstance(usual, Muon) and precision == "bf16-mixed":
-        usual = replace(usual, dtype="bfloat16")
     return Recipe(
         model=to_json(config_json(config)),
         data=data,

@@ -62,5 +62,5 @@ def timed(found: Sequence[Candidate], terms: Terms, apart: Apart) -> list[Candid
                 f"the budget ({budget.spoken()}): allow as much, or leave it out"
             )
         one = known or replace(one, latency_s=folded_latency(one, budget).quickest_s)
-        ready.append(paced(one, batch=terms.batch, device=terms.device))
+        ready.append(paced(one, batch=terms.batch_of(one), device=terms.device))
     return ready

@@ -25,6 +25,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.methods import Methods
 from vitrail.models import families
+from vitrail.recipes.defaults import batch_size, learns_as
 from vitrail.run.budget import Budget
 from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
@@ -88,6 +89,10 @@ class Terms:
     takes: Kind = "images"
     frames: int = 1
     sides: bool = False
+
+    def batch_of(self, one: Candidate) -> int:
+        """Return the images of a training step of a candidate, some of which take more."""
+        return max(self.batch, batch_size(self.images, self.device, one.config))
 
     @property
     def both(self) -> Budget | None:
@@ -317,7 +322,7 @@ def _last_resort(
 def _paced(one: Candidate, terms: Terms) -> Candidate:
     """Return the candidate with its training rate; its methods may take more than the bare
     model."""
-    found = paced(one, batch=terms.batch, device=terms.device)
+    found = paced(one, batch=terms.batch_of(one), device=terms.device)
     return replace(found, rate=(found.rate or 0.0) / burden(one.config, terms.methods))
 
 
@@ -325,9 +330,9 @@ def _paced(one: Candidate, terms: Terms) -> Candidate:
 
 
 def _prior(one: Candidate) -> float:
-    """Return the prior of a family, or of the host of a network of maps; pretrained weights count
-    more than any without."""
-    return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
+    """Return the prior of a family, or of the host of a network of maps, of boxes or of frames;
+    pretrained weights count more than any without."""
+    return prior(learns_as(one.config)) + (one.pretrained is not None)
 
 
 def _worth(one: Candidate, terms: Terms) -> float:

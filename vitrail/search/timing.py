@@ -17,15 +17,19 @@ from vitrail.measure.machine import fast_bf16
 from vitrail.models import create
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.models.trunk.detector import Detector
-from vitrail.recipes.defaults import precision_on
+from vitrail.recipes.defaults import optimizer_for, precision_on
 from vitrail.recipes.on_maps import is_dense
 from vitrail.run.budget import Budget
 from vitrail.search.candidate import Candidate
 from vitrail.training.activations import saving
 from vitrail.training.device import Precision
+from vitrail.training.optimizer import build
 
 # So much faster bfloat16 must be on a CPU, where depthwise convolutions and small maps lose by it.
 WORTH = 1.1
+# Multiply-adds of the part of a batch that is timed on a CPU, where the rate of passes hardly
+# depends on it.
+PART = 2e9
 
 
 def peak_macs_per_s() -> float:
@@ -79,35 +83,46 @@ def paced(one: Candidate, *, batch: int, device: str = "cpu") -> Candidate:
 def training_rate(
     one: Candidate, *, batch: int, device: str = "cpu", precision: Precision = "32-true"
 ) -> float:
-    """Training images per second, from the best of a few steps on random images."""
+    """Training images per second, from the best of a few steps on random images.
+
+    A step of `batch` images is one of the optimizer, whose time does not depend on the images, and
+    a pass over each of them. On a CPU a part of a batch tells what the passes take.
+    """
     where = torch.device(device)
-    # A part of a batch is enough on a CPU, where the rate hardly depends on it: some 10^9 of
-    # multiply-adds.
-    size = min(batch, max(4, int(1e9 / (one.macs + 1)))) if where.type == "cpu" else batch
+    size = min(batch, max(4, int(PART / (one.macs + 1)))) if where.type == "cpu" else batch
     model = create(one.config).to(where).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = build(optimizer_for(one.config, batch, precision), model)
     images = torch.randn(size, *input_shape(one.config), device=where)
     answer = (size, *one.image) if is_dense(one.config) else (size,)
     labels = torch.randint(0, one.model["classes"], answer, device=where)
     less = saving(None, model, (batch, *images.shape[1:]), where)
     low = torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
-    def step() -> float:
+    def step() -> tuple[float, float]:
         start = time.perf_counter()
         with low, less():
             logits = model(images)
         loss = _loss(model, logits, labels, one.image)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        _done(where)
+        passed = time.perf_counter()
         optimizer.step()
-        loss.item()  # waits for an accelerator
-        return time.perf_counter() - start
+        _done(where)
+        return passed - start, time.perf_counter() - passed
 
     step()
     times = [step(), step()]
-    while sum(times) < 0.15 and len(times) < 10:
+    while sum(map(sum, times)) < 0.15 and len(times) < 10:
         times.append(step())
-    return size / min(times)
+    passes, steps = (min(column) for column in zip(*times, strict=True))
+    return batch / (passes * batch / size + steps)
+
+
+def _done(where: torch.device) -> None:
+    """Wait for an accelerator."""
+    if where.type != "cpu":
+        torch.accelerator.synchronize(where)
 
 
 def _loss(

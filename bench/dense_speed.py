@@ -5,8 +5,9 @@
 A ViT's answer for every pixel beside its classification at that size and the head alone; OWL-ViT
 beside transformers with the same weights; UPerNet on Swin beside transformers', and RetinaNet and
 Faster R-CNN on a ResNet-50 beside torchvision's, all of the same sizes with weights of their own.
-Detectors answer to the end: boxes after the non-maximum suppression. Times are medians of the
-rounds; a ratio above 1 says how many times as long the peer takes.
+Detectors answer to the end: boxes after the non-maximum suppression. Times are of the processor,
+which other programs disturb less, medians of the rounds; a ratio above 1 says how many times as long
+the peer takes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 import vitrail
-from vitrail.models import faster_rcnn, resnet, retinanet, segmenter, vit
+from vitrail.models import faster_rcnn, resnet, resolve, retinanet, segmenter, vit
 from vitrail.models.parts.mask_transformer import MaskDecoder
 from vitrail.models.trunk.sliding import resized
 
@@ -35,10 +36,10 @@ def medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
     with torch.inference_mode():
         for at in range(rounds + 1):
             for name, call in calls.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 call()
                 if at:
-                    found[name].append(time.perf_counter() - began)
+                    found[name].append(time.process_time() - began)
     return {name: statistics.median(some) for name, some in found.items()}
 
 
@@ -69,7 +70,7 @@ def owl(batch: int) -> dict[str, Call]:
     import transformers
 
     theirs: Any = transformers.OwlViTForObjectDetection(transformers.OwlViTConfig()).eval()
-    config = vitrail.resolve("owlvit_b32", convention="transformers")
+    config = resolve("owlvit_b32", convention="transformers")
     ours = vitrail.load(config, theirs.state_dict(), source="transformers").eval()
     x, tokens = torch.randn(batch, 3, 768, 768), torch.zeros(2 * batch, 16, dtype=torch.long)
     tokens[:, :4] = torch.tensor([49406, 320, 1929, 49407])
@@ -85,10 +86,11 @@ def upernet(x: Tensor) -> dict[str, Call]:
     """Return UPerNet on Swin-T of ours and of transformers, without the auxiliary head."""
     import transformers
 
-    swin = transformers.SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    stages = {"out_features": [f"stage{n}" for n in range(1, 5)]}
     config = transformers.UperNetConfig(
-        backbone_config=swin, hidden_size=512, use_auxiliary_head=False, num_labels=CLASSES
-    )
+        backbone_config=transformers.SwinConfig(**stages),  # pyright: ignore[reportArgumentType]
+        hidden_size=512, use_auxiliary_head=False, num_labels=CLASSES,  # pyright: ignore[reportCallIssue]
+    )  # fmt: skip
     theirs: Any = transformers.UperNetForSemanticSegmentation(config).eval()
     ours = vitrail.create("upernet_swin_tiny", image=tuple(x.shape[-2:])).eval()
     return {"ours": lambda: ours(x), "transformers": lambda: theirs(x)}
@@ -116,7 +118,7 @@ def detectors(x: Tensor) -> dict[str, dict[str, Call]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--image", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)

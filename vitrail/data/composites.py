@@ -212,7 +212,7 @@ def _pasted(
 ) -> Drawn:  # fmt: skip
     """Draw one picture of cut-outs; their longer side is 28 pixels times the scale."""
     height, width = what.image
-    with Image.open(grounds[random.integers(len(grounds))]) as opened:
+    with Image.open(grounds[int(random.integers(len(grounds)))]) as opened:
         ground = opened.convert("RGB")
     zoom = max(width / ground.width, height / ground.height) * random.uniform(1.0, 2.0)
     ground = ground.resize((round(ground.width * zoom) + 1, round(ground.height * zoom) + 1))
@@ -222,7 +222,7 @@ def _pasted(
     top, found = np.zeros(what.image, np.int64), []
     for _ in range(random.integers(what.least, what.most + 1)):
         kind = int(random.integers(len(kinds)))
-        with Image.open(kinds[kind][random.integers(len(kinds[kind]))]) as opened:
+        with Image.open(kinds[kind][int(random.integers(len(kinds[kind])))]) as opened:
             thing = opened.convert("RGBA")
         thing = thing.crop(thing.getchannel("A").getbbox())
         longer = max(8, round(28 * random.uniform(*what.scale)))

@@ -6,8 +6,8 @@ A ViT's answer for every pixel beside its classification at that size and the he
 beside transformers with the same weights; UPerNet on Swin beside transformers', and RetinaNet and
 Faster R-CNN on a ResNet-50 beside torchvision's, all of the same sizes with weights of their own.
 Detectors answer to the end: boxes after the non-maximum suppression. Times are of the processor,
-which other programs disturb less, medians of the rounds; a ratio above 1 says how many times as long
-the peer takes.
+which other programs disturb less, medians of the rounds; a ratio above 1 says how many times as
+long the peer takes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         [--queries 80] [--steps 5]
 
 A step is one forward and one backward pass of random images and the loss; pairing is the costs of
-all predictions for all objects and the assignment. Medians of processor time over the steps, on one thread.
+all predictions for all objects and the assignment. Medians of processor time, on one thread.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Detector:
         size = image.shape[0], image.shape[1]
         corners, some, kinds = boxes_in(found.boxes[0], scores, size, least=threshold)
         return tuple(
-            Box(called[kind], score, tuple(own))
+            Box(called[int(kind)], score, tuple(own))
             for own, score, kind in zip(
                 corners.tolist(), some.tolist(), kinds.tolist(), strict=True
             )

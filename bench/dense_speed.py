@@ -1,6 +1,6 @@
 """What dense answers cost, measured once: networks in turns, in float32, eager, on one thread.
 
-    python bench/dense_speed.py [--image 512] [--rounds 5] [--batch 1]
+    python bench/dense_speed.py [--image 512] [--rounds 5] [--batch 1] [--only dense,owl]
 
 A ViT's answer for every pixel beside its classification at that size and the head alone; OWL-ViT
 beside transformers with the same weights; UPerNet on Swin beside transformers', and RetinaNet and
@@ -117,24 +117,34 @@ def detectors(x: Tensor) -> dict[str, dict[str, Call]]:
     return found
 
 
+def beside(name: str, calls: dict[str, Call], rounds: int) -> None:
+    """Say how long ours and a peer take."""
+    told = medians(calls, rounds)
+    ours, theirs = told.values()
+    said = ", ".join(f"{key} {1000 * value:.0f} ms" for key, value in told.items())
+    print(f"{name}: {said}; {theirs / ours:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--image", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--only", default="dense,owl,upernet,detectors")
     asked = parser.parse_args()
+    only = asked.only.split(",")
     torch.manual_seed(0)
     torch.set_num_threads(1)
     x = torch.rand(asked.batch, 3, asked.image, asked.image)
-    dense(x, asked.rounds)
-    pairs = {"OWL-ViT B/32 at 768": lambda: owl(asked.batch)}
-    pairs["UPerNet on Swin-T"] = lambda: upernet(x)
-    pairs |= {name: lambda own=own: own for name, own in detectors(x).items()}
-    for name, make in pairs.items():
-        told = medians(make(), asked.rounds)
-        ours, theirs = told.values()
-        said = ", ".join(f"{key} {1000 * value:.0f} ms" for key, value in told.items())
-        print(f"{name}: {said}; {theirs / ours:.2f}", flush=True)
+    if "dense" in only:
+        dense(x, asked.rounds)
+    if "owl" in only:
+        beside("OWL-ViT B/32 at 768", owl(asked.batch), asked.rounds)
+    if "upernet" in only:
+        beside("UPerNet on Swin-T", upernet(x), asked.rounds)
+    if "detectors" in only:
+        for name, calls in detectors(x).items():
+            beside(name, calls, asked.rounds)
 
 
 if __name__ == "__main__":

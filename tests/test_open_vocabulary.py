@@ -346,4 +346,6 @@ def test_what_does_not_fit_is_said(data, tmp_path):
     assert "prompts are ['a picture']" in said(*SMALL, 'task.prompts=["a picture"]')
     assert "most 0: give" in said(*SMALL, "task.most=0")
     assert "boxes do not move with it" in said(*SMALL, "augment.mixup=0.2")
+    with pytest.raises(ConfigError, match="task open_vocabulary has no race: train it by"):
+        vitrail.fit(data, task="open_vocabulary", out=tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -56,8 +56,8 @@ NETWORK = [
     "task=open_vocabulary", "model=owlvit_b32", f"model.image={SIDE},{SIDE}", "model.width=64",
     "model.tower.dim=64", "model.tower.depth=3", "model.tower.heads=4", "model.tower.hidden=128",
     "model.tower.patch=8", "model.text.dim=64", "model.text.depth=1", "model.text.heads=4",
-    "model.text.hidden=128", "model.text.length=12", "steps.batch=16", "optimizer.lr=3e-3",
-    "optimizer.weight_decay=0.01", "augment.scale=none",
+    "model.text.hidden=128", "model.text.length=12", "steps.batch=16", "optimizer.lr=2e-3",
+    "optimizer.weight_decay=0.01", "augment.scale=none", "objective.text_pace=0.04",
 ]  # fmt: skip
 
 

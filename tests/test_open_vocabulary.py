@@ -263,6 +263,7 @@ def test_a_run_learns_and_its_weights_alone_give_its_figures(run, data):
         values.append([[*box.corners, box.score, int(box.name)] for box in found][:100])
     most = max(map(len, values))
     padded = [own + [[-1.0] * 6] * (most - len(own)) for own in values]
+    assert part.source.boxes is not None
     truth = torch.from_numpy(part.source.boxes.padded(part.rows)).float()
     told = finding.matches(Finds(torch.tensor(padded), truth, 0.0, 2), 2)
     assert finding.mean_precision(told) == pytest.approx(test["mean_average_precision"], abs=0.02)
@@ -305,6 +306,7 @@ def test_what_is_held_out_is_never_asked_for(data, tmp_path):
     """And the run that began with another's weights keeps its words."""
     task = OpenVocabulary(held_out=("square",))
     source = task.source(data)
+    assert source.captions is not None
     said = {text for some in source.captions.texts for text in some}
     assert said and not any("square" in text for text in said)
     torch.manual_seed(0)
@@ -344,4 +346,6 @@ def test_what_does_not_fit_is_said(data, tmp_path):
     assert "prompts are ['a picture']" in said(*SMALL, 'task.prompts=["a picture"]')
     assert "most 0: give" in said(*SMALL, "task.most=0")
     assert "boxes do not move with it" in said(*SMALL, "augment.mixup=0.2")
+    with pytest.raises(ConfigError, match="task open_vocabulary has no race: train it by"):
+        vitrail.fit(data, task="open_vocabulary", out=tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -26,8 +26,9 @@ def detect(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Weights of OWL-ViT or OWLv2: a file under the names of the authors, of "
-            "transformers or of vitrail, or a reference such as " + HUB + "."
+            help="Weights of OWL-ViT or OWLv2: a run that was trained with task=open_vocabulary, a "
+            "file under the names of the authors, of transformers or of vitrail, or a reference "
+            "such as " + HUB + "."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -37,8 +38,8 @@ def detect(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least score of what is shown: 0.1 for words; for a picture a share of the best "
-            "score, 0.6."
+            help="Least score of what is shown: for words that which a run found best, or 0.1; for "
+            "a picture a share of the best score, 0.6."
         ),
     ] = None,
     out: Annotated[
@@ -57,8 +58,8 @@ def detect(
     asked = Asked(tuple(sentences or ()), like, threshold)
     if weights is None:
         raise ConfigError(
-            f"no weights are given: add --weights FILE of an OWL-ViT or OWLv2, or --weights {HUB}, "
-            "which is fetched once"
+            f"no weights are given: add --weights FILE of an OWL-ViT or OWLv2, or a run of it, or "
+            f"--weights {HUB}, which is fetched once"
         )
     work()
     paths = collect(images, lambda text: print(plain(text), file=sys.stderr))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from vitrail.config import nearest
+from vitrail.config import kind_of, nearest
 from vitrail.data.opening import task_of_data
 from vitrail.data.split import Duplicates
 from vitrail.engines import ENGINES, rivals
@@ -17,7 +17,7 @@ from vitrail.jobs.against import require_pretraining
 from vitrail.jobs.hearing import heard_as
 from vitrail.measure.machine import cores
 from vitrail.methods import Flexivit
-from vitrail.recipes.recipe import Data, Recipe, amend
+from vitrail.recipes.recipe import WORDED, Data, Recipe, amend
 from vitrail.run.budget import Budget
 from vitrail.run.finish import Asked
 from vitrail.run.pictures import check_size, read_size
@@ -212,7 +212,14 @@ def ask(
 
 
 def _check_kind(asked: Arguments, wish: Recipe) -> None:
-    """Raise ConfigError for what is asked of images alone, where the task is about others."""
+    """Raise ConfigError for what is asked of images alone, where the task is about others, and for
+    a task without a race."""
+    if isinstance(wish.task, WORDED):
+        name = kind_of(type(wish.task))
+        raise ConfigError(
+            f"task {name} has no race: train it by `vitrail train --set task={name} --set "
+            f"model=NAME --set data={asked.data}`"
+        )
     others = "masks" if wish.task.maps else "boxes" if wish.task.boxes else wish.task.takes
     if others == "images":
         return

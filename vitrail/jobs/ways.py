@@ -16,7 +16,7 @@ from vitrail.jobs.wish import EPOCHS
 from vitrail.models import config_json
 from vitrail.models.owl_vit import CLIP
 from vitrail.recipes.defaults import augment_for, batch_size, default
-from vitrail.recipes.recipe import Recipe
+from vitrail.recipes.recipe import WORDED, Recipe
 from vitrail.report.multimodal import next_of
 from vitrail.run import image_text, multimodal, open_vocabulary
 from vitrail.run.folder import RunFolder
@@ -24,7 +24,7 @@ from vitrail.run.paired import Paired
 from vitrail.run.reading import Read
 from vitrail.run.state import State
 from vitrail.run.subject import Subject, subject
-from vitrail.tasks import ImageText, MultiModal, OpenVocabulary, Tasks
+from vitrail.tasks import MultiModal, OpenVocabulary, Tasks
 from vitrail.training.optimizer import AdamW
 
 # A batch tells each pair from all others in it, so it is as large as the data allow.
@@ -67,7 +67,7 @@ def way(task: Tasks) -> Way:
 
 def paired(task: Tasks) -> bool:
     """Return whether a task is of things that find each other."""
-    return isinstance(task, ImageText | MultiModal | OpenVocabulary)
+    return isinstance(task, WORDED)
 
 
 def _with_sentences(early: Recipe, images: Read, words: Words) -> Recipe:

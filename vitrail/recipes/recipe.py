@@ -72,7 +72,7 @@ from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
 
 # Tasks of networks with a tower for words.
-_WORDED = (ImageText, MultiModal, OpenVocabulary)
+WORDED = (ImageText, MultiModal, OpenVocabulary)
 # `parse` takes unions as well, which no type says yet.
 AnyTask: Any = Tasks
 
@@ -187,7 +187,7 @@ def _suits(objective: Objectives, task: Tasks) -> bool:
     own = (
         BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz, MilNce, QueryLoss,
     )  # fmt: skip
-    if task.several or task.maps or task.boxes or isinstance(task, (*_WORDED, Lidar)):
+    if task.several or task.maps or task.boxes or isinstance(task, (*WORDED, Lidar)):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -244,7 +244,7 @@ def checked(recipe: Recipe) -> Recipe:
             f"pretrain PICTURES --method {name}`, then fit with --pretrained and its folder"
         )
     _require_augment(recipe)
-    if isinstance(recipe.task, _WORDED):
+    if isinstance(recipe.task, WORDED):
         _require_pairs(recipe)
     if recipe.model:
         recipe = _on_task(recipe)

@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from vitrail import models
+from vitrail.config import kind_of
 from vitrail.data.decode import resize
 from vitrail.errors import BudgetError, CheckpointError, DataError, RunError, VitrailError
 from vitrail.measure.latency import Latency
@@ -32,13 +33,14 @@ from vitrail.run.view import View
 from vitrail.search import shortlist as shortlisting
 from vitrail.search import timing
 from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import passes
 from vitrail.search.other_size import Rest, other_size, said
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
 from vitrail.search.shelf import shelf
 from vitrail.search.shortlist import Terms, shortlist
-from vitrail.search.space import image_sizes
+from vitrail.search.space import image_sizes, spread
 from vitrail.tasks.task import Scores
 from vitrail.units import count, parse_count, parse_duration, parse_latency, seconds
 
@@ -181,6 +183,51 @@ def test_a_training_rate_is_measured_in_its_precision(precision, monkeypatch):
     one = candidate(small("resnet"), params=1, macs=10**8)
     assert timing.training_rate(one, batch=4, precision=precision) > 0
     assert seen == {torch.bfloat16 if precision == "bf16-mixed" else torch.float32}
+
+
+def test_the_first_sizes_of_a_family_are_spread_over_all_of_them():
+    for n in (1, 2, 3, 5, 16, 18, 60):
+        for seed in range(8):
+            order = spread(range(n), seed)
+            assert sorted(order) == [*range(n)]
+            for k in (3, 5, 8):
+                chosen = sorted(order[:k])
+                gaps = [b - a for a, b in pairwise([*chosen, chosen[0] + n])]
+                # Of k evenly spread ones none would be further from the next than n / k.
+                assert k > n or max(gaps) <= 4 * n / k
+    assert spread([], 0) == []
+
+
+def test_hosts_count_where_a_network_of_maps_is_built_on_them(monkeypatch):
+    monkeypatch.setattr(shortlisting, "prior", {"resnet": 0.9, "acmix": 0.2}.__getitem__)
+    hosted = next(iter(models.small_configs("acmix", image=(32, 32), channels=3, classes=10)))
+    assert shortlisting._prior(candidate(hosted, params=1, macs=1)) == 0.2
+    dense = next(iter(dense_candidates((64, 64), 3, 4, 0)))
+    host = kind_of(type(dense.config.host))
+    monkeypatch.setattr(shortlisting, "prior", {host: 0.7}.__getitem__)
+    assert shortlisting._prior(dense) == 0.7
+
+
+def test_a_rate_counts_the_optimizer_once_a_batch(monkeypatch):
+    now = [0.0]
+    create, build = timing.create, timing.build
+
+    def slow(config):
+        model = create(config)
+        model.register_forward_hook(lambda m, x, y: now.__setitem__(0, now[0] + len(y)))
+        return model
+
+    def slow_optimizer(*args):
+        optimizer = build(*args)
+        optimizer.register_step_post_hook(lambda *_: now.__setitem__(0, now[0] + 32))
+        return optimizer
+
+    monkeypatch.setattr(timing, "create", slow)
+    monkeypatch.setattr(timing, "build", slow_optimizer)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    one = candidate(small("resnet"), params=1, macs=10**9)
+    # An image takes a second, a step of the optimizer 32; four images are timed.
+    assert timing.training_rate(one, batch=64) == 64 / (64 + 32)
 
 
 def test_a_budget_that_nothing_keeps_names_the_closest(monkeypatch):

@@ -42,7 +42,7 @@ def batch_size(images: int, device: str = "cpu", config: Any = None) -> int:
 
     An accelerator gains by large batches.
     """
-    of_family = LARGEST if config is None else LARGEST_OF.get(_learns_as(config), LARGEST)
+    of_family = LARGEST if config is None else LARGEST_OF.get(learns_as(config), LARGEST)
     largest = of_family if device == "cpu" else 256
     return 1 << int(math.log2(min(largest, max(8, images // 64))))
 
@@ -63,7 +63,7 @@ def augment_for(image: tuple[int, int]) -> Augment:
     return Augment(flip=0.5, scale=(0.4, 1.0))
 
 
-def _learns_as(config: Any) -> str:
+def learns_as(config: Any) -> str:
     """Return the family whose optimizer a network learns with: the host's where there is one of
     maps, of boxes or of frames.
     """
@@ -73,7 +73,7 @@ def _learns_as(config: Any) -> str:
 
 def optimizer_for(config: Any, batch: int, precision: Precision) -> Optimizer:
     """Return what a network learns with from the start, at that many images a step."""
-    usual = OPTIMIZERS.get(_learns_as(config), AdamW(lr=1e-3))
+    usual = OPTIMIZERS.get(learns_as(config), AdamW(lr=1e-3))
     usual = replace(usual, lr=round(usual.lr * math.sqrt(batch / 128), 6))
     if isinstance(usual, Muon) and precision == "bf16-mixed":
         usual = replace(usual, dtype="bfloat16")

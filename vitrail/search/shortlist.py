@@ -25,7 +25,7 @@ from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError
 from vitrail.methods import Methods
 from vitrail.models import families
-from vitrail.recipes.defaults import batch_size
+from vitrail.recipes.defaults import batch_size, learns_as
 from vitrail.run.budget import Budget
 from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate
@@ -330,9 +330,9 @@ def _paced(one: Candidate, terms: Terms) -> Candidate:
 
 
 def _prior(one: Candidate) -> float:
-    """Return the prior of a family, or of the host of a network of maps; pretrained weights count
-    more than any without."""
-    return prior(one.model.get("host", {}).get("kind", one.family)) + (one.pretrained is not None)
+    """Return the prior of a family, or of the host of a network of maps, of boxes or of frames;
+    pretrained weights count more than any without."""
+    return prior(learns_as(one.config)) + (one.pretrained is not None)
 
 
 def _worth(one: Candidate, terms: Terms) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
 
 from vitrail.models import families
 from vitrail.run.subject import counted
@@ -27,6 +29,20 @@ def image_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
     return [(side, side) for side in sides] or [(short, short)]
 
 
+def spread(ordered: Sequence[Any], seed: int) -> list[Any]:
+    """Return the same in an order whose beginning, of any length, is spread over all of it.
+
+    There is time to count a few sizes of a family only: small ones and large ones must be among
+    them. Places come with their binary digits reversed (van der Corput), from one that the seed
+    draws.
+    """
+    if not ordered:
+        return []
+    bits, first = (len(ordered) - 1).bit_length(), random.Random(seed).randrange(len(ordered))
+    places = [int(f"{place:0{bits}b}"[::-1], 2) if bits else 0 for place in range(1 << bits)]
+    return [ordered[(first + at) % len(ordered)] for at in places if at < len(ordered)]
+
+
 def small_candidates(
     image_size: tuple[int, int],
     channels: int,
@@ -40,13 +56,11 @@ def small_candidates(
         for name in chosen:
             space = families()[name].SPACE
             configs = list(space.configs(image=image, channels=channels, classes=classes))
-            random.Random(seed).shuffle(configs)
-            queues.append(configs)
-    while any(queues):
-        for configs in queues:
-            if not configs:
+            queues.append(spread(configs, seed))
+    for turn in zip_longest(*queues):
+        for config in turn:
+            if config is None:
                 continue
-            config = configs.pop()
             figures = counted(config)
             if figures is not None:
                 yield candidate(config, params=figures.params, macs=figures.macs)

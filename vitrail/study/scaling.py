@@ -102,7 +102,7 @@ def scale(
     RunFolder.check_writable(folder)
     images = read_data(Data(str(data), seed=seed), Hardware(device), view)
     folder.mkdir(parents=True, exist_ok=True)
-    sweep = _Sweep(images, folder, seed, view)
+    sweep = Sweep(images, folder, seed, view)
     again = f"vitrail scale {data} --sizes {','.join(map(str, sizes))} --out {folder}"
     with interruptible(again), view.shown():
         shapes = star(sorted(set(sizes)))
@@ -203,7 +203,7 @@ def predicted(found: Scaled, times: float = TIMES) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-class _Sweep:
+class Sweep:
     """Trains shapes, and keeps every point in points.jsonl as soon as it is known."""
 
     def __init__(self, images: Read, folder: Path, seed: int, view: View) -> None:

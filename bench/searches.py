@@ -126,7 +126,7 @@ def glit(lab: Lab, arm: str, seed: int, scale: float) -> Figures:
 
 def pnas(lab: Lab, arm: str, seed: int, scale: float) -> Figures:
     """Train as many small networks of cells that grow, or of random cells of the largest size."""
-    space = lab.space("pnas")
+    space = lab.space("pnas", blocks=3, small_dim=8)
     grow = Progressive(first=8, beam=4)
     trainings = grow.first + (space.blocks - 1) * grow.beam
     count = steps(60, scale)

@@ -12,6 +12,7 @@ import pytest
 from support import postgres
 
 from vitrail.errors import RunError
+from vitrail.run import storage
 from vitrail.run.storage import check_reachable, open_storage
 from vitrail.search.board import Board, Pulse
 from vitrail.search.costs import Cost
@@ -135,3 +136,10 @@ def test_a_database_that_cannot_be_reached_says_so_first(tmp_path):
         with pytest.raises(RunError, match="cannot be opened") as caught:
             check_reachable(url)
         assert said in str(caught.value) and "s3cret" not in json.dumps(str(caught.value))
+
+
+def test_a_url_is_asked_by_the_driver_that_is_installed(monkeypatch):
+    monkeypatch.setattr(storage, "find_spec", lambda name: name == "psycopg2" or None)
+    assert storage.driven("postgresql://me@db:5/x") == "postgresql+psycopg2://me@db:5/x"
+    for url in ("postgresql+asyncpg://db/x", "mysql://db/x", "sqlite:///x", "nonsense"):
+        assert storage.driven(url) == url

@@ -26,6 +26,8 @@ from vitrail.data.source import Sampling
 from vitrail.data.split import divide, unseal
 from vitrail.data.videos import frames_of, times_of
 from vitrail.errors import CheckpointError, ConfigError, DataError
+from vitrail.jobs.arguments import ask
+from vitrail.jobs.senses import seen_as
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.normal import Normal
 from vitrail.models import config_json, mvit, per_frame, resnet
@@ -34,6 +36,7 @@ from vitrail.recipes.pretrained import start
 from vitrail.recipes.recipe import Data, Recipe, amend, read
 from vitrail.run.workshop import Workshop
 from vitrail.runs import Run
+from vitrail.search.shelf import shelf
 from vitrail.tasks.task import Order
 from vitrail.tasks.video import Video
 from vitrail.training.steps import Steps
@@ -221,6 +224,50 @@ def test_weights_of_images_inflate_to_clips(tmp_path):
         start(replace(small, frames=4, dim=32), str(file))
 
 
+def kept(config, file):
+    """Write random weights of a network, and return the file."""
+    state = vitrail.create(config).state_dict()
+    checkpoint.save(file, state, metadata={"config": config_json(config)})
+    return file
+
+
+def test_weights_take_part_in_a_fit_of_clips(run, tmp_path):
+    """Those of images look at each frame or inflate, those of clips are what they are."""
+    small = replace(mvit.SPACE.base, dim=16, depths=(1, 1), image=(32, 32), classes=2, pool="token")
+    shelf_of = tmp_path / "shelf"
+    shelf_of.mkdir()
+    kept(small, shelf_of / "mvit.safetensors")
+    kept(replace(HOST, classes=7), shelf_of / "resnet.safetensors")
+    kept(replace(HOST, channels=1), shelf_of / "grey.safetensors")
+    kept(per_frame.Config(HOST, frames=6), shelf_of / "six.safetensors")
+    asked = {"image_size": (32, 32), "classes": 3, "takes": "clips", "frames": 4}
+    found, left_out = shelf(shelf_of, **asked)
+    assert {one.family for one in found} == {"mvit", "per_frame"}
+    assert {one.config.pool for one in found if one.family == "per_frame"} == {*per_frame.POOLS}
+    assert {(one.config.frames, one.config.classes) for one in found} == {(4, 3)}
+    for one in found:
+        begun, given = start(one.config, one.pretrained), checkpoint.read(one.pretrained)
+        own = begun.state_dict()
+        same = [n for n in given if torch.equal(given[n], own.get(f"backbone.{n}", own.get(n)))]
+        assert len(same) > len(given) / 2
+    grey, six = sorted(left_out)
+    assert "of 1 channel: clips have 3" in grey and "add --set task.frames=6" in six
+    found, _ = shelf(run, **asked | {"image_size": (24, 24)})
+    assert {one.config.pool for one in found} == {"attention"}
+    assert (24, 24) in {one.image for one in found}
+    assert {one.pretrained for one in found} == {str(run / "weights.safetensors")}
+
+
+def test_a_fit_sees_clips_as_the_weights_do_that_it_starts_from(run, tmp_path):
+    assert seen_as(run) == ["task=video", "task.frames=4", "task.stride=3"]
+    file = kept(per_frame.Config(HOST, frames=6), tmp_path / "six.safetensors")
+    assert seen_as(file) == ["task=video", "task.frames=6"]
+    pictures = kept(HOST, tmp_path / "pictures.safetensors")
+    assert seen_as(pictures) == seen_as(None) == seen_as(tmp_path) == ["task=video"]
+    with pytest.raises(ConfigError, match="--pretrained hub is for classes of images"):
+        ask("clips", {"task": "video", "pretrained": "hub"}, (), None)
+
+
 # ---- a run -----------------------------------------------------------------------------
 
 
@@ -271,12 +318,12 @@ def test_what_is_asked_wrongly_gets_its_reason(run, tmp_path):
     with pytest.raises(DataError, match="has no video files"):
         (tmp_path / "empty").mkdir()
         vitrail.predict(run, tmp_path / "empty")
-    for ask in (
+    for asking in (
         lambda: vitrail.explain(run, ["x.png"]),
         lambda: vitrail.export(run, engine="onnxruntime"),
     ):
         with pytest.raises(ConfigError, match="takes clips"):
-            ask()
+            asking()
 
 
 def test_a_stopped_training_goes_on_with_the_same_bits(run, found, tmp_path):
@@ -307,3 +354,12 @@ def test_a_fit_recognises_clips(data, tmp_path):
     found = vitrail.fit(data, time="90s", out=tmp_path / "run", params="1M")
     families = {one["family"] for one in found.result["candidates"]}
     assert families <= {"per_frame", "mvit"} and found.result["test"]["n"] == 2
+
+
+@pytest.mark.slow
+def test_a_fit_of_clips_begins_with_weights_of_images(data, tmp_path):
+    pictures = kept(replace(HOST, classes=7), tmp_path / "pictures.safetensors")
+    limits = {"time": "60s", "params": "100k", "out": tmp_path / "run"}
+    found = vitrail.fit(data, pretrained=pictures, **limits)
+    begun = [one for one in found.result["candidates"] if "pretrained" in one["name"]]
+    assert begun and all(one["family"] == "per_frame" for one in begun)

@@ -27,8 +27,8 @@ from vitrail.data.sounds import read_sound
 from vitrail.data.split import Part
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.jobs.fit import fit
-from vitrail.jobs.hearing import heard_as
 from vitrail.jobs.predict import Predictor
+from vitrail.jobs.senses import heard_as
 from vitrail.layers.normal import Normal
 from vitrail.models import config_from_json, create, vatt_images, vatt_sounds, vatt_unified
 from vitrail.models.parts.vatt_encoder import Sizes

@@ -49,7 +49,7 @@ def server() -> Iterator[str]:
     run(f"{bins}/initdb", "-D", str(data), "-U", "me", "-A", "scram-sha-256", f"--pwfile={secret}")
     run(f"{bins}/pg_ctl", "-D", str(data), "-w", "-o", options, "-l", str(folder / "own"), "start")
     try:
-        yield f"postgresql+psycopg2://me:{PASSWORD}@127.0.0.1:{port}/postgres"
+        yield f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/postgres"
     finally:
         run(f"{bins}/pg_ctl", "-D", str(data), "-w", "-m", "fast", "stop")
         shutil.rmtree(folder)

@@ -14,7 +14,7 @@ from vitrail.data.split import Duplicates
 from vitrail.engines import ENGINES, rivals
 from vitrail.errors import ConfigError
 from vitrail.jobs.against import require_pretraining
-from vitrail.jobs.hearing import heard_as
+from vitrail.jobs.senses import AS_WEIGHTS
 from vitrail.measure.machine import cores
 from vitrail.methods import Flexivit
 from vitrail.recipes.recipe import WORDED, Data, Recipe, amend
@@ -185,8 +185,8 @@ def ask(
         raise ConfigError(f"--task {task} and --set {own[0]} name the task twice: leave one out")
     taught = _taught(words.get("teacher"), settings)
     chosen = [f"task={task}"] if task else []
-    if task == "audio":
-        chosen = heard_as(words.get("pretrained"))
+    if task in AS_WEIGHTS:
+        chosen = AS_WEIGHTS[task](words.get("pretrained"))
     asked = replace(asked, settings=(*chosen, *taught, *settings))
     for setting in settings:
         path = setting.partition("=")[0].strip()
@@ -228,10 +228,15 @@ def _check_kind(asked: Arguments, wish: Recipe) -> None:
             f"--engine {asked.engine}: answers to {others} come by {ENGINES[0]} alone so far, "
             "leave it out"
         )
-    if asked.pretrained and others != "waves":
+    if asked.pretrained == "hub":
         raise ConfigError(
-            "--pretrained is for classes of images so far: leave it out, or begin a network with "
-            "a file by `vitrail train --set pretrained=FILE`"
+            f"--pretrained hub is for classes of images, and the data are {others}: give a file "
+            "of weights, or leave it out"
+        )
+    if asked.pretrained and others not in ("waves", "clips"):
+        raise ConfigError(
+            "--pretrained is for classes of images, sounds and clips so far: leave it out, or "
+            "begin a network with a file by `vitrail train --set pretrained=FILE`"
         )
     if wish.task.takes != "images" and (asked.input or asked.flexible):
         name = "input" if asked.input else "flexible"

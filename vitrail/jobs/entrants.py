@@ -127,7 +127,7 @@ def _started(asked: Arguments, view: View, data: Read) -> list[Candidate]:
     elif asked.pretrained is not None:
         extra, left_out = shelf(
             Path(asked.pretrained), image_size=size, classes=len(split.classes),
-            takes=asked.wish.task.takes,
+            takes=asked.wish.task.takes, frames=_frames(data),
         )  # fmt: skip
         for sentence in left_out:
             view.phase(f"left out of the shelf: {sentence}")

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 VARIABLE = "VITRAIL_STORAGE"
 # Seconds that a connection may take, and that a file may be locked by another process.
 SERVER_S, LOCKED_S = 10, 60
+# The drivers that the extra `storage` installs; SQLAlchemy takes others where a URL names none.
+DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql", "mariadb": "pymysql"}
 _SECRET = re.compile(".*(passw|pwd|secret|token)", re.IGNORECASE)
 
 
@@ -35,11 +38,11 @@ def open_storage(where: Path | str) -> Any:
             return _in_file(where)
         more = {"connect_args": _patience(where), "pool_pre_ping": True}
         try:
-            return RDBStorage(where, engine_kwargs=more)
+            return RDBStorage(driven(where), engine_kwargs=more)
         except DBAPIError:
             # Of two machines that make the tables at once the later one finds them made.
             time.sleep(1 + random.random())
-            return RDBStorage(where, engine_kwargs=more)
+            return RDBStorage(driven(where), engine_kwargs=more)
 
 
 def open_study(where: Path | str, name: str, storage: Any = None) -> Study:
@@ -65,10 +68,20 @@ def check_reachable(url: str) -> None:
     from sqlalchemy import create_engine, text
 
     with speaking(url):
-        engine = create_engine(url, connect_args=_patience(url))
+        engine = create_engine(driven(url), connect_args=_patience(url))
         with engine.connect() as connection:
             connection.execute(text("select 1"))
         engine.dispose()
+
+
+def driven(url: str) -> str:
+    """Return a database's URL with the driver of the extra `storage` where it names none and that
+    is installed."""
+    scheme, slashes, rest = url.partition("://")
+    driver = DRIVERS.get(scheme)
+    if driver is None or find_spec(driver) is None:
+        return url
+    return f"{scheme}+{driver}{slashes}{rest}"
 
 
 def _patience(url: str) -> dict[str, int]:

@@ -8,14 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 from vitrail.config import hints, members
-from vitrail.models import families, per_frame
+from vitrail.errors import ConfigError
+from vitrail.models import families, mvit, per_frame, vatt_clips
+from vitrail.models.trunk.backbone import input_kind
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.prior import by_prior
 from vitrail.search.space import image_sizes
+from vitrail.units import counted as spoken
 
 # Frames make a candidate so many times as dear, so that only the two smallest sizes race.
 SIDES = 2
+CHANNELS = 3
 
 
 def clip_candidates(
@@ -48,3 +52,25 @@ def clip_candidates(
                 if (figures := counted(config)) is not None:
                     yield candidate(config, params=figures.params, macs=figures.macs)
                     break
+
+
+def begun(config: Any, frames: int) -> list[Any]:
+    """Return the networks of clips of `frames` frames that weights of a model may begin: its own, a
+    tower of clips, an MViT into which those of images inflate, or one that looks at each frame by
+    a backbone of images, for each way to pool over time. Raises ConfigError."""
+    channels = config.inputs.channels if input_kind(config) == "triples" else config.channels
+    if channels != CHANNELS:
+        raise ConfigError(f"of {spoken(channels, 'channel')}: clips have {CHANNELS}")
+    if input_kind(config) == "images":
+        if isinstance(config, mvit.Config):
+            return [replace(config, frames=frames)]
+        if not isinstance(config, members(hints(per_frame.Config)["host"])):
+            raise ConfigError("which does not look at frames: give weights of another family")
+        return [per_frame.Config(config, frames=frames, pool=pool) for pool in per_frame.POOLS]
+    own = vatt_clips.of(config) if input_kind(config) == "triples" else config
+    if own.frames != frames:
+        raise ConfigError(
+            f"which sees {own.frames} frames, and {frames} are shown here: add "
+            f"--set task.frames={own.frames}"
+        )
+    return [own]

@@ -14,13 +14,14 @@ from typing import Any
 
 from vitrail.checkpoint import holds_weights
 from vitrail.data.source import Kind
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import catalog, identify
 from vitrail.models.trunk.backbone import sized
 from vitrail.models.trunk.catalog import purpose
 from vitrail.recipes.on_inputs import on_images, on_waves
 from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.clip_space import SIDES, begun
 from vitrail.search.space import image_sizes
 
 SUFFIXES = (
@@ -30,13 +31,19 @@ SUFFIXES = (
 
 
 def shelf(
-    folder: Path, *, image_size: tuple[int, int], classes: int, takes: Kind = "images"
+    folder: Path,
+    *,
+    image_size: tuple[int, int],
+    classes: int,
+    takes: Kind = "images",
+    frames: int = 1,
 ) -> tuple[list[Candidate], list[str]]:
     """Return candidates of the checkpoint files in a folder, and a sentence for each left out.
 
     Folders in it, as libraries save a model, are checkpoints too; so is `folder` itself, and a
     single file is a shelf of one. Of networks of clips, sounds and sentences they are the towers of
-    sounds where the task `takes` waves, of (1, samples), else those of clips. Raises
+    sounds where the task `takes` waves, of (1, samples), else those of clips. Where it takes clips,
+    of `frames`, weights of images look at each of these, or inflate into an MViT. Raises
     CheckpointError where it is missing or nothing is known.
     """
     found, left_out = [], []
@@ -49,20 +56,37 @@ def shelf(
         except CheckpointError as error:
             left_out.append(str(error))
             continue
-        kind, config = purpose(known.config), known.config
-        if kind == "triples" and takes in ("waves", "images"):
-            kind, config = takes, (on_waves if takes == "waves" else on_images)(config)
-        if kind != takes:
-            left_out.append(f"{file} is {known.name}, a model of {kind}: {takes} are fitted here")
+        try:
+            configs = _for_task(known.config, takes, frames)
+        except ConfigError as error:
+            left_out.append(f"{file} is {known.name}, {error}")
             continue
-        sizes = [image_size]
-        if takes == "images":
-            sizes = [*image_sizes(image_size), tuple(config.image)]
-        found += _at_sizes(config, str(file), sizes, classes)
+        for config in configs:
+            found += _at_sizes(config, str(file), _sizes(config, image_size, takes), classes)
     if not found:
         reason = left_out[0] if left_out else "it is empty"
         raise CheckpointError(f"shelf {folder} has no checkpoint that can be used: {reason}")
     return _distinct(found), left_out
+
+
+def _for_task(config: Any, takes: Kind, frames: int) -> list[Any]:
+    """Return the Configs of networks that weights of `config` may begin. Raises ConfigError, which
+    says what they are of instead."""
+    kind = purpose(config)
+    if takes == "clips" and kind in ("images", "clips", "triples"):
+        return begun(config, frames)
+    if kind == "triples" and takes in ("waves", "images"):
+        return [(on_waves if takes == "waves" else on_images)(config)]
+    if kind != takes:
+        raise ConfigError(f"a model of {kind}: {takes} are fitted here")
+    return [config]
+
+
+def _sizes(config: Any, size: tuple[int, int], takes: Kind) -> list[tuple[int, int]]:
+    """Return the sizes at which weights take part: some of the data's, and their own."""
+    if takes == "images":
+        return [*image_sizes(size), tuple(config.image)]
+    return [*image_sizes(size)[:SIDES], tuple(config.image)] if takes == "clips" else [size]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -34,7 +34,8 @@ def sentence(text: str) -> str:
 def cell(text: str) -> str:
     """Return a text as a spreadsheet may open it: plain, and never a formula.
 
-    A leading =, +, - or @, also of full width, is kept from being computed by an apostrophe before it.
+    A leading =, +, - or @, also of full width, is kept from being computed by an apostrophe before
+    it.
     """
     shown = plain(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown

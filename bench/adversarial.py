@@ -21,20 +21,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from turns import measured
+from torch import Tensor
+from turns import clock_of, measured, training
 
 import vitrail
 from vitrail.attacks import PGD
-from vitrail.bench.steps import wait
-from vitrail.data.batches import Batch
 from vitrail.measure.latency import ratio, threads_set
 from vitrail.measure.machine import cores, machine
 from vitrail.models.trunk.backbone import input_shape
 from vitrail.objectives import Adversarial, CrossEntropy, Objectives, Trades
 from vitrail.objectives.context import Context
-from vitrail.training.objective import Step
-from vitrail.training.optimizer import AdamW, build
+from vitrail.training.optimizer import AdamW
 
 WAYS: Mapping[str, Objectives] = {
     "plain": CrossEntropy(),
@@ -50,20 +47,7 @@ def turn(name: str, value: Objectives, images: Tensor, bf16: bool) -> Callable[[
     model = vitrail.create(name).to(images.device).train()
     channels = images.shape[1]
     objective = value.build(model, Context(mean=(0.5,) * channels, std=(0.25,) * channels))
-    labels = torch.arange(len(images), device=images.device) % 7
-    batch = Batch(images, labels, torch.arange(len(images)))
-    optimizer, parameters = build(AdamW(), model), list(model.parameters())
-
-    def call() -> None:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            loss = objective(model, batch, Step(0, 1, 0.0))["loss"]
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        wait(images.device)
-
-    return call
+    return training(model, objective, AdamW(), images, bf16)
 
 
 def main() -> None:
@@ -81,7 +65,7 @@ def main() -> None:
             shape = input_shape(vitrail.catalog()[name].config)
             images = torch.randn(asked.batch, *shape, device=asked.device)
             calls = {who: turn(name, one, images, asked.bf16) for who, one in WAYS.items()}
-            spent = measured(calls, asked.rounds)
+            spent = measured(calls, asked.rounds, clock_of(asked.threads))
             for who, times in spent.items():
                 middle, low, high = ratio(times, spent["plain"])
                 rate = f"{asked.batch * len(times) / sum(times):.1f}"

@@ -7,6 +7,7 @@ which is written after each, so that a stopped study goes on.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from vitrail.jobs.wish import completed, wished
 from vitrail.recipes.recipe import Recipe
 from vitrail.report import canvas
+from vitrail.run.judge import judge
 from vitrail.run.reading import Read
 from vitrail.study.effect import Effect, effects
 
@@ -42,6 +44,15 @@ def for_epochs(words: Sequence[str], spec: str | Path, images: Read, epochs: int
     recipe, _ = completed(wished([*words, f"data={spec}"]), images.workshop)
     total = epochs * (len(images.workshop.split.train) // recipe.steps.batch)
     return replace(recipe, steps=replace(recipe.steps, total=total))
+
+
+def accuracy(recipe: Recipe, images: Read) -> float:
+    """Train by a recipe to its end, and return the share of test images that it answers rightly."""
+    workshop = images.workshop
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = workshop.train(recipe, Path(folder), recipe.steps.total)
+        verdict = judge(outcome.best, recipe, workshop.split.test, workshop)
+    return recipe.task.scores(verdict.outputs).figures["accuracy"]
 
 
 def table(found: Found, base: str) -> str:

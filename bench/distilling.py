@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from turns import measured
+from turns import clock_of, measured
 
 import vitrail
 from vitrail.data.augment import Augment
@@ -101,7 +101,7 @@ def main() -> None:
             name: steps(learner(asked.student, objective, teacher, answers), data)
             for name, (objective, answers) in arms.items()
         }
-        spent = measured(calls, asked.rounds)
+        spent = measured(calls, asked.rounds, clock_of(asked.threads))
         for name, times in spent.items():
             middle, low, high = ratio(times, spent["plain"])
             rate = f"{asked.batch * len(times) / sum(times):.1f}"

@@ -38,7 +38,6 @@ from vitrail.errors import VitrailError
 SECONDS, MEMORY = 60.0, 3 << 30
 BLOCK = 1000
 WRONG = ("traceback", "hang", "crash", "other")
-BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def fuzz(kind: Kind, folder: Path, *, n: int, seed: int, first: int = 0) -> list
     known = [_answer(kind, files[0], one, folder) for one in seeds]
     found: list[Case] = []
     while len(found) < n:
-        numbers = range(first + len(found), first + min(n, len(found) + BATCH))
+        numbers = range(first + len(found), first + min(n, len(found) + BLOCK))
         found += _forked(kind, files[0], seeds, known, folder, seed, numbers)
     return found
 

@@ -16,7 +16,7 @@ import time
 import torch
 
 import vitrail
-from vitrail.objectives.parts.queried import Objects, loss, paired
+from vitrail.models.parts.query_losses import Objects, loss, paired
 
 
 def objects(number: int, queries: int, generator: torch.Generator) -> Objects:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from turns import clock_of
 
 import vitrail
 from vitrail.data.augment import Augment
@@ -68,12 +69,14 @@ def features(model: Any, data: Batches) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def epochs(name: str, images: int, wanted: int, kept: bool) -> list[float]:
+def epochs(
+    name: str, images: int, wanted: int, kept: bool, clock: Callable[[], float]
+) -> list[float]:
     """Seconds of each epoch of a probe."""
     torch.manual_seed(0)
     model: Any = Freeze().apply(vitrail.create(name, classes=10))
     data = batches(model.config.image[0], images)
-    begun = time.perf_counter()
+    begun = clock()
     if kept:
         data.features = features(model, data)
     ends = [begun]
@@ -81,7 +84,7 @@ def epochs(name: str, images: int, wanted: int, kept: bool) -> list[float]:
 
     def on_step(step: int, *_: float) -> None:
         if step % per_epoch == 0:
-            ends.append(time.perf_counter())
+            ends.append(clock())
 
     steps = Steps(wanted * per_epoch, BATCH, ema=0.99, save_s=1e9)
     plan = Plan(AdamW(lr=1e-2), Schedule(1), steps, (Freeze(),))
@@ -101,7 +104,8 @@ def main() -> None:
     table = Table("epoch", "images, s", "features, s", "times as fast")
     with threads_set(asked.threads):
         plain, kept = (
-            epochs(asked.model, asked.images, asked.epochs, known) for known in (False, True)
+            epochs(asked.model, asked.images, asked.epochs, known, clock_of(asked.threads))
+            for known in (False, True)
         )
     for number, (one, other) in enumerate(zip(plain, kept, strict=True), 1):
         table.add_row(str(number), f"{one:.3f}", f"{other:.3f}", f"{one / other:.1f}")

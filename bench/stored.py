@@ -30,7 +30,7 @@ from vitrail.models.trunk.catalog import config_in
 from vitrail.run.features import kept
 from vitrail.run.normalisation import _beside
 from vitrail.runs import Run
-from vitrail.study.scaling import _Sweep as Sweep
+from vitrail.study.scaling import Sweep
 
 
 def _config() -> Any:

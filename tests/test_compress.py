@@ -4,6 +4,7 @@ nothing, and what cannot be is said before any time is spent."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from io import StringIO
 from types import SimpleNamespace
@@ -11,17 +12,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from support.pictures import write_classes
+from test_sizes import WHOLE
 
 import vitrail
 from vitrail.compression.sizes import largest, least, scaled
-from vitrail.errors import BudgetError, ConfigError, DataError, RunError
+from vitrail.config import to_json
+from vitrail.errors import BudgetError, ConfigError, DataError, RunError, VitrailError
 from vitrail.jobs import cutting, smaller
 from vitrail.jobs.compress import compress
 from vitrail.jobs.kin import kin
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.switches import counts, switches
-from vitrail.models import deit, vit
+from vitrail.models import config_json, deit, vit
 from vitrail.report.compression import Row, Worth, picture, rows
 from vitrail.report.kin import Kin, best, front
 from vitrail.run import finish
@@ -109,6 +113,43 @@ def test_integers_are_judged_by_their_own_answers(trained, tmp_path):
     assert 0 <= found.figures["test"]["accuracy"] <= 1
 
 
+def test_a_file_of_weights_is_judged_as_it_is_and_then_made_smaller(trained, tmp_path):
+    file, photos = trained / "weights.safetensors", trained.parent / "photos"
+    made(None, tmp_path / "int8", pretrained=file, data=photos, method="int8", max_drop=100)
+    whole = vitrail.runs.Run(tmp_path / "int8-whole")
+    assert "nothing was trained here" in whole.report.read_text()
+    theirs = load_file(file)
+    assert all(torch.equal(v, theirs[n]) for n, v in whole.model().state_dict().items())
+    told = json.loads((tmp_path / "int8" / "result.json").read_text())["compressed"]
+    assert told["source"] == str(tmp_path / "int8-whole")
+    assert told["before"]["accuracy"] == whole.result["test"]["accuracy"]
+    assert not (whole.path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"macs": "50%"}, "comes without images: name labelled ones by --data"),
+        ({"data": "photos"}, "no budget is given"),
+        ({"data": "photos", "macs": "50%", "run": "run"}, "both say what is made smaller"),
+        ({"pretrained": None, "macs": "50%"}, "no run is given: vitrail compress RUN"),
+    ],
+)
+def test_a_file_of_weights_needs_images_and_a_budget(trained, tmp_path, options, said):
+    options = {"pretrained": trained / "weights.safetensors"} | options
+    with pytest.raises(VitrailError, match=said):
+        made(options.pop("run", None), tmp_path / "run", **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_file_of_other_classes_is_trained_first(trained, tmp_path):
+    more = write_classes(tmp_path / "more", {"cat": 8, "cow": 8, "dog": 8})
+    with pytest.raises(ConfigError, match=r"tells 2 classes and .* has 3: fit a head for these"):
+        made(None, tmp_path / "run", pretrained=trained / "weights.safetensors", data=more,
+             macs="50%")  # fmt: skip
+    assert not (tmp_path / "run-whole").exists()
+
+
 def test_gelus_and_softmaxes_go_for_computing_on_secrets(trained, tmp_path):
     """Of 2 blocks of 4 tokens and 2 heads at most 3 tokens and a half of the rows stay."""
     run = made(trained, tmp_path / "privit", method="privit", gelus=3, softmaxes="50%", epochs=2)
@@ -173,6 +214,30 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert "up + int8" in drawn and "whole" in drawn
 
 
+@pytest.mark.slow  # another process loads another engine
+def test_both_models_are_timed_in_another_engine(trained, tmp_path):
+    run = made(
+        trained, tmp_path / "half", macs="50%", method="random", epochs=0.5, engine="openvino"
+    )
+    page = run.report.read_text()
+    assert re.search(r"In OpenVINO the model takes .* before .* times as fast \(", page)
+    assert {one["name"] for one in run.result["engines"]} == {"onnxruntime", "openvino"}
+
+
+@pytest.mark.slow  # each trains, prunes, exports and reports twice
+@pytest.mark.parametrize("name", [n for n in WHOLE if n not in ("vit", "vit, map")])
+def test_every_family_with_widths_is_made_smaller(trained, tmp_path, name):
+    """By the importance of its channels, from its training to its report."""
+    file, photos = tmp_path / "model.json", trained.parent / "photos"
+    file.write_text(json.dumps({"model": to_json(config_json(WHOLE[name]))}))
+    words = [f"model={file}", f"data={photos}", "steps.batch=8", "steps.total=2"]
+    train_recipe(words, out=tmp_path / "run", threads=1, device="cpu", console=silent())
+    run = made(tmp_path / "run", tmp_path / "half", macs="60%", epochs=0.5)
+    told = run.result["compressed"]
+    assert told["now"]["macs"] <= 0.6 * told["before"]["macs"]
+    assert "Which channels of every width stay" in run.report.read_text()
+
+
 @pytest.mark.slow  # trains twice
 def test_what_goes_may_be_learned(trained, tmp_path):
     run = made(trained, tmp_path / "uvc", method="uvc", macs="60%", epochs=1)
@@ -215,6 +280,8 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
         ({"method": "privit", "gelus": 9}, BudgetError, "--gelus 9 is 9, and the model has 8"),
         ({"method": "up", "gelus": 3, "macs": "50%"}, ConfigError, "budgets of --method privit"),
         ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
+        ({"macs": "50%", "engine": "tvm"}, ConfigError, "--engine is 'tvm'"),
+        ({"method": "int8", "engine": "auto"}, ConfigError, "make others by `vitrail export"),
         ({"macs": "50%", "threads": 0}, ConfigError, "threads is 0"),
         ({"macs": "50%", "budget": 1}, ConfigError, "compress has no option 'budget'"),
         ({"macs": "50%", "data": "gone"}, DataError, "cannot be read .* give where they are by"),

@@ -15,7 +15,7 @@ from vitrail.data.lidar.reading import BrokenScan, read_labels, read_scan
 from vitrail.errors import DataError, RunError
 from vitrail.run.features import keep, kept
 from vitrail.runs import Run
-from vitrail.study.scaling import Point, _Sweep
+from vitrail.study.scaling import Point, Sweep
 
 
 def points(n=32):
@@ -179,10 +179,10 @@ def test_points_of_a_scaling_study_that_are_damaged(tmp_path, line):
     file = tmp_path / "points.jsonl"
     file.write_text(json.dumps(asdict(point)) + "\n")
     sweep = SimpleNamespace(file=file)
-    assert list(_Sweep._known(sweep)) == [point]
+    assert list(Sweep._known(sweep)) == [point]
     file.write_text(f"{json.dumps(asdict(point))}\n{line}\n")
     with pytest.raises(RunError, match=r"points.jsonl, line 2 is damaged"):
-        list(_Sweep._known(sweep))
+        list(Sweep._known(sweep))
 
 
 def test_words_of_a_figure_move_no_cursor(recwarn):

@@ -140,7 +140,7 @@ def test_points_of_another_sweep_are_not_mixed_in(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "read_data", lambda data, *_: SimpleNamespace(digest=data.spec))
     monkeypatch.setattr(scaling, "_swept", lambda sweep, wanted: (swept.append(wanted), None))
     monkeypatch.setattr(scaling, "_write", lambda *_: None)
-    monkeypatch.setattr(scaling, "_Sweep", lambda *_: None)
+    monkeypatch.setattr(scaling, "Sweep", lambda *_: None)
 
     def scale(data=photos, sizes=(16, 32, 48), seed=0):
         scaling.scale(data, sizes=sizes, time="90s", seed=seed, out=folder, device="cpu")

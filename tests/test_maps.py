@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 from support import composites
 
-from vitrail.data.composites import Composites, compose
+from vitrail.data.composites import Composites, compose, write
 from vitrail.data.labels import Labels
 from vitrail.data.masks import IGNORE
+from vitrail.data.opening import open_boxes
 from vitrail.engines.masks import Overlap, likeliest
 from vitrail.errors import ConfigError
 from vitrail.objectives import PixelCrossEntropy
@@ -156,6 +158,53 @@ def test_composites_are_the_same_for_the_same_seed():
     assert image.shape == (40, 48, 3) and set(np.unique(mask)) <= {0, 1, 2} and mask.any()
     with pytest.raises(ConfigError):
         replace(what, kinds=11)
+
+
+def test_composites_of_garments_say_masks_and_boxes(tmp_path):
+    """The box of what is seen, by the mask of a picture in which nothing overlaps."""
+    what = Composites(3, (48, 64), kinds=3, least=1, most=1)
+    masks = write(tmp_path / "masks", what)
+    boxes = write(tmp_path / "boxes", what, boxes=True)
+    told = json.loads((boxes / "boxes.json").read_text())
+    assert [one["name"] for one in told["categories"]] == ["T-shirt/top", "Trouser", "Pullover"]
+    for own in told["annotations"]:
+        name = f"{own['image_id']:05}.png"
+        mask = np.array(Image.open(masks / "masks" / name)) == own["category_id"] + 1
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        x, y, w, h = own["bbox"]
+        assert (x, x + w) == (columns[0], columns[-1] + 1)
+        assert (y, y + h) == (rows[0], rows[-1] + 1)
+        same = [(root / "images" / name).read_bytes() for root in (masks, boxes)]
+        assert same[0] == same[1]
+    assert len(told["annotations"]) == 3
+    assert open_boxes(boxes).classes == ("T-shirt/top", "Trouser", "Pullover")
+
+
+def test_cut_outs_lie_on_pictures(tmp_path):
+    for kind, colour in (("cup", (250, 0, 0)), ("leaf", (0, 250, 0))):
+        (tmp_path / "things" / kind).mkdir(parents=True)
+        values = np.zeros((20, 30, 4), np.uint8)
+        values[5:15, 10:20] = (*colour, 255)
+        Image.fromarray(values).save(tmp_path / "things" / kind / "one.png")
+    (tmp_path / "grounds").mkdir()
+    Image.fromarray(np.full((30, 90, 3), 9, np.uint8)).save(tmp_path / "grounds" / "one.jpg")
+    what = Composites(4, (64, 64), least=2, most=4)
+    things, grounds = tmp_path / "things", tmp_path / "grounds"
+    root = write(tmp_path / "made", what, cutouts=things, canvases=grounds)
+    assert (root / "classes.txt").read_text().split() == ["background", "cup", "leaf"]
+    seen = set()
+    for number in range(4):
+        image, mask = (
+            np.array(Image.open(root / name / f"{number:05}.png")) for name in ("images", "masks")
+        )
+        assert (image[mask == 1][:, 0] > 200).all() and (image[mask == 2][:, 1] > 200).all()
+        assert (image[mask == 0] < 30).all()
+        seen |= set(np.unique(mask).tolist())
+    assert seen == {0, 1, 2}
+    with pytest.raises(ConfigError, match="has no pictures: give a folder"):
+        write(tmp_path / "none", what, cutouts=grounds, canvases=grounds)
+    with pytest.raises(ConfigError, match="canvases has no pictures"):
+        write(tmp_path / "none", what, cutouts=things)
 
 
 def test_labels_of_masks_say_so_and_others_are_as_before():

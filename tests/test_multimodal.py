@@ -25,7 +25,9 @@ from vitrail.data.augment import Augment
 from vitrail.data.clip_pixels import clip_pixels
 from vitrail.data.clip_table import Sounding, open_clip_table
 from vitrail.data.clip_triples import Beside, TripleBatches
+from vitrail.data.film_sounds import read_track
 from vitrail.data.gate import inspect
+from vitrail.data.sounds import BrokenSound
 from vitrail.data.source import Sampling
 from vitrail.data.split import Part, divide
 from vitrail.data.waves import Waves, waves
@@ -158,6 +160,17 @@ def test_clips_with_broken_sounds_stay_without_them(tmp_path):
     assert told["short sound"].keys == ("short.wav",)
     assert "resampled to 4,000 Hz" in told["rates"].message
     assert len(found) == 6
+
+
+def test_a_track_in_an_unknown_code_is_named(tmp_path):
+    wave = 0.4 * np.sin(2 * np.pi * 330 * np.arange(RATE) / RATE)
+    film = write_heard(tmp_path / "film.mkv", frames(0, "left"), wave, RATE)
+    assert read_track(film)[1].rate == RATE
+    data = film.read_bytes()
+    assert b"A_PCM" in data
+    film.write_bytes(data.replace(b"A_PCM", b"A_XXX"))
+    with pytest.raises(BrokenSound, match="in a code that nobody here knows"):
+        read_track(film)
 
 
 def test_a_video_may_be_heard_itself(tmp_path):

@@ -24,7 +24,9 @@ from vitrail.training.optimizer import AdamW, Muon, Sgd, adjust, build, decay
 from vitrail.training.schedule import Cosine
 
 optim, agc = Peer("timm.optim"), Peer("timm.utils.agc")
-NEW = [Lamb(lr=0.02), Lion(lr=5e-3, weight_decay=0.1), Adafactor(lr=3e-3)]
+NEW = [
+    Lamb(lr=0.02), Lion(lr=5e-3, weight_decay=0.1), Adafactor(lr=3e-3), AdamW(lr=3e-3, half=True),
+]  # fmt: skip
 NAMES = [type(one).__name__ for one in NEW]
 
 
@@ -62,6 +64,21 @@ def test_lion_moves_as_timm_s(decay):
     theirs = optim.Lion(their, lr=0.02, weight_decay=decay)
     ours = Lion(lr=0.02).over([{"params": mine, "weight_decay": decay}])
     assert all((a - b).abs().max() < 1e-12 for a, b in moved((ours, mine), (theirs, their)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_half_a_moment_moves_as_a_whole_one_up_to_its_rounding(decay):
+    """bfloat16 holds 8 bits: a step of `lr` may be off by 1 of 256 of it, and more by its past."""
+    mine, their = pair()
+    groups = [{"params": mine, "weight_decay": decay}], [{"params": their, "weight_decay": decay}]
+    ours, theirs = AdamW(lr=0.02, half=True).over(groups[0]), AdamW(lr=0.02).over(groups[1])
+    gaps = [(a - b).abs().max().item() for a, b in moved((ours, mine), (theirs, their))]
+    assert 0 < max(gaps) < 7 * 0.02 / 100
+    kept = [state["mean"].dtype for state in ours.state.values()]
+    assert kept == [torch.bfloat16] * 4
+    plain = [state["exp_avg_sq"] for state in theirs.state.values()]
+    squares = [state["square"] for state in ours.state.values()]
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(squares, plain, strict=True))
 
 
 def test_adafactor_moves_as_its_authors():

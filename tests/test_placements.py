@@ -168,6 +168,7 @@ def test_a_side_network_begins_as_half_the_backbone():
         (lambda: VPT(2, "shallow", layers=1), "are of deep prompts"),
         (lambda: VPT(2, layers=3).check(small()), "layers is 3: this model has 2 blocks"),
         (lambda: VPT(2, pool="both", expand=False), "expand is off"),
+        (lambda: PlacedPrompts(prompts=10**9), "give a number from 1 to 10,000"),
         (lambda: MlpHead(0), "layers is 0"),
         (lambda: MlpHead().check(create("levit_128s")), "whose head is one linear layer"),
         (lambda: SideTune(0), "width is 0"),

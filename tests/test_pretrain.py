@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,25 +15,32 @@ from rich.console import Console
 from safetensors.torch import load_file
 from support.pictures import photo, write_classes
 from test_cli import refused, run
+from torch import nn
 
 from vitrail.data.gate import inspect
 from vitrail.data.told import told
 from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import RunError
+from vitrail.jobs import against
 from vitrail.jobs import fit as fit_module
 from vitrail.jobs.arguments import Arguments
 from vitrail.jobs.pretrain import Asked, pretrain, read_pictures
 from vitrail.models import identify
+from vitrail.recipes.defaults import default
 from vitrail.recipes.pretrained import start
 from vitrail.recipes.pretraining import usual_model
-from vitrail.recipes.recipe import read
+from vitrail.recipes.recipe import Data, read
+from vitrail.run.finish import Trained
 from vitrail.run.folder import RunFolder
 from vitrail.run.normalisation import normalisation
 from vitrail.run.reading import Hardware
+from vitrail.run.state import State
+from vitrail.run.subject import subject
 from vitrail.run.view import View
 from vitrail.search.field import brought
 from vitrail.search.shelf import shelf
 from vitrail.tasks.fewshot import few_shots, least_squares, left_out_error, nearest
+from vitrail.tasks.task import Scores
 from vitrail.training.interrupt import Interrupted
 from vitrail.training.journal import Journal
 
@@ -236,6 +244,44 @@ def test_what_weights_brought_is_told():
     assert brought(both[1:]) is None and brought([runner("A", "run", None)]) is None
 
 
+def test_the_time_of_a_pretraining_counts_against_it(finished, classes, tmp_path, monkeypatch):
+    """From scratch the network gets the steps that fit into the pretraining's time as well; they
+    are settled once, so that a stopped comparison goes on with them."""
+    took = against.pretraining_s(str(finished))
+    assert took and took == against.pretraining_s(str(finished / "weights.safetensors"))
+    assert against.pretraining_s(str(classes)) is None is against.pretraining_s(None)
+    images = read_pictures(Asked(str(classes)), Hardware("cpu"), View(Console(quiet=True)))
+    recipe = default(
+        replace(read(finished / "recipe.json").config, classes=2),
+        images.workshop.data(Data(str(classes)), (16, 16), 3), images=16, total=4,
+        pretrained=str(finished / "weights.safetensors"),
+    )  # fmt: skip
+    one = subject(recipe.config, pretrained=recipe.pretrained)
+    state = State.new(tmp_path / "fit.json", finals={one.name: {"pace": 3 / took}})
+    desk = SimpleNamespace(state=state, workshop=images.workshop, run=RunFolder(tmp_path))
+    trained = Trained(one, recipe, nn.Identity(), Scores(0.25, 1.0, 8))
+    seen = []
+    right = Scores(0.5, 1.0, 8)
+    monkeypatch.setattr(
+        against.Watched, "to_end", lambda self, recipe: seen.append(recipe) or (None, right)
+    )
+    said = against.against_scratch(trained, desk, View(Console(quiet=True)), ("augment.flip=0",))
+    [scratch] = seen
+    assert scratch.steps.total == 4 + 3 and scratch.pretrained is None and scratch.head == "random"
+    assert scratch.config == recipe.config and scratch.augment.flip == 0
+    assert "in 7 steps in place of 4" in said and "25.0 points more" in said
+    against.against_scratch(trained, desk, View(Console(quiet=True)), ())
+    assert seen[1] == scratch
+    bare = replace(trained, subject=subject(recipe.config))
+    assert against.against_scratch(bare, desk, View(Console(quiet=True)), ()) is None
+
+
+def test_only_a_pretraining_has_a_time_that_counts(capsys, classes):
+    for more, said in (([], "no weights are given"), (["--pretrained", "x.pth"], "x.pth is none")):
+        told = refused(capsys, "fit", str(classes), "--against-scratch", *more)
+        assert said in told and "add --pretrain PICTURES" in told
+
+
 def test_one_source_of_weights(capsys):
     told = refused(capsys, "fit", "photos", "--pretrained", "run", "--pretrain", "photos")
     assert "leave one out" in told
@@ -273,6 +319,18 @@ def test_a_probe_tells_classes(finished, classes, capsys, monkeypatch):
     monkeypatch.setattr("vitrail.jobs.probe.Embedded.forward", asked)
     assert run(*arguments) == 0
     assert json.loads(capsys.readouterr().out) == first
+
+
+def test_classes_that_a_run_did_not_learn_are_named(finished, classes, tmp_path, capsys):
+    """A pretraining learned none; of a fit those are named that are new to it."""
+    fitted = shutil.copytree(finished, tmp_path / "fitted")
+    labels = json.loads((fitted / "labels.json").read_text())
+    (fitted / "labels.json").write_text(json.dumps(labels | {"classes": ["cat", "cow"]}))
+    for one, said in ((finished, False), (fitted, True)):
+        assert run("probe", str(one), str(classes), "--shots", "1", "--draws", "1") == 0
+        told = capsys.readouterr().out
+        assert (f"dog: {one} did not learn to tell these" in told) is said
+        assert ("cat" in told) is False
 
 
 @pytest.mark.parametrize(

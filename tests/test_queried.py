@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from vitrail.data.mosaics import SHARES, SIDES, Tile, mosaic, side
-from vitrail.models.owl_vit import Found
-from vitrail.objectives.parts.queried import (
+from vitrail.data.queries import federated
+from vitrail.models.parts.query_heads import Found
+from vitrail.models.parts.query_losses import (
     Objects,
     Weights,
     costs,
-    federated,
     focal,
     likeliest,
     loss,

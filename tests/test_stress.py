@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
+import pyautoattack
 import pytest
 import torch
 from support.pictures import write_classes
@@ -16,6 +18,7 @@ from test_export import LABELS
 from test_run_folder import small
 
 from vitrail import models
+from vitrail.attacks.autoattack import members
 from vitrail.attacks.ball import Ball
 from vitrail.attacks.suite import attacked, ball_of, suite
 from vitrail.commands.evaluate import _show_stress
@@ -24,9 +27,11 @@ from vitrail.data.gate import inspect
 from vitrail.data.opening import open_source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError, RunError
+from vitrail.jobs import attacking
 from vitrail.jobs import stress as stresses
+from vitrail.jobs.attacking import Subject
 from vitrail.jobs.evaluate import _asker, evaluate
-from vitrail.jobs.stress import Stress, Subject, stressed
+from vitrail.jobs.stress import Stress, stressed
 from vitrail.jobs.train import train_recipe
 from vitrail.report.stress import AttackFacts
 from vitrail.run.folder import RunFolder
@@ -57,23 +62,37 @@ def photos(run, tmp_path):
 
 
 @pytest.fixture
-def short(monkeypatch):
+def few_queries(monkeypatch):
+    """AutoAttack, whose last attack asks a hundredth as often."""
+
+    class Short(pyautoattack.AutoAttack):
+        def __init__(self, *args, **words):
+            super().__init__(*args, **words)
+            self.square.n_queries = 50
+
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Short)
+
+
+@pytest.fixture
+def short(monkeypatch, few_queries):
     """Attacks and corruptions that take no time."""
     own = suite
-    monkeypatch.setattr(stresses, "suite", lambda ball, classes: own(ball, classes, 4))
+    monkeypatch.setattr(attacking, "suite", lambda ball, classes: own(ball, classes, 4))
     few = {name: stresses.CORRUPTIONS[name] for name in ("fog", "jpeg_compression")}
     monkeypatch.setattr(stresses, "CORRUPTIONS", few)
 
 
 def test_attacks_and_corruptions_are_paged(capsys, run, photos, short):
-    words = ["evaluate", str(run), str(photos), "--attack", "linf:128/255", "--corruptions"]
-    assert command(*words, "--json") == 0
+    words = ["evaluate", str(run), str(photos), "--attack", "linf:128/255", "--autoattack"]
+    assert command(*words, "--corruptions", "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     attack, corruptions = figures["attack"], figures["corruptions"]
     rows = {row["name"]: row["accuracy"] for row in attack["rows"]}
     assert rows["none"] == figures["test"]["accuracy"] == pytest.approx(7 / 9)
     others = [rows[name] for name in rows if name not in ("none", "all of them")]
-    assert len(others) == 3 and max(others) <= rows["none"]
+    assert len(others) == 4 and max(others) <= rows["none"]
+    assert attack["members"] == ["APGD-CE", "APGD-DLR", "FAB-T", "Square"]
+    assert rows["AutoAttack"] < rows["none"]
     assert rows["all of them"] <= min(others) < rows["none"]
     # Classes are uneven, so the main score is the balanced one.
     assert corruptions["score"] == "balanced accuracy"
@@ -85,7 +104,8 @@ def test_attacks_and_corruptions_are_paged(capsys, run, photos, short):
     page = (where / "report.html").read_text()
     assert "Under attack" in page and "128/255 in the maximum norm" in page
     assert "On corrupted pictures" in page and "JPEG compression" in page
-    assert "--attack linf:128/255 --corruptions" in page
+    assert "--attack linf:128/255 --autoattack --corruptions" in page
+    assert "AutoAttack is APGD-CE, APGD-DLR, FAB-T, Square in this order" in page
     told = json.loads((where / "result.json").read_text())
     assert {"n": figures["n"], **told} == figures
     _show_stress(told)
@@ -107,9 +127,9 @@ def test_what_was_found_is_not_looked_for_again(run, photos, short, monkeypatch)
         raise AssertionError("looked for again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(stresses, "_pairs", lambda *_: [])
+        patched.setattr(attacking, "_pairs", lambda *_: [])
         patched.setattr(stresses, "_gallery", lambda *_: [])
-        patched.setattr(stresses, "attacked", never)
+        patched.setattr(attacking, "attacked", never)
         patched.setattr(stresses, "corrupted", never)
         assert stressed(asked, one, images)[1] == first
         for other in (replace(asked, attack="l2:2"), replace(asked, images=6)):
@@ -151,6 +171,35 @@ def test_two_classes_are_spared_the_ratio_of_three_logits():
     assert [*suite(Ball(), 3)][2:] == ["Auto-PGD, logit ratio"]
 
 
+@pytest.mark.parametrize(("norm", "classes"), [("linf", 2), ("linf", 3), ("linf", 5), ("l2", 5)])
+def test_autoattack_agrees_with_what_is_known_of_linear_models(norm, classes, few_queries):
+    """How far an answer of a linear model is from wrong is its margin over a dual norm."""
+    torch.manual_seed(0)
+    weight, pixels = torch.randn(classes, 36), torch.rand(40, 1, 6, 6) * 0.2 + 0.4
+
+    def model(moved):
+        return moved.flatten(1) @ weight.T
+
+    logits = model(pixels)
+    truth = logits.argmax(1)
+    apart = (weight[truth][:, None] - weight[None]).norm(1 if norm == "linf" else 2, dim=2)
+    margin = logits.gather(1, truth[:, None]) - logits
+    safe = (margin / apart).nan_to_num(nan=1.0).amin(1)
+    radius = safe.median().item()
+    clear = ((safe - radius).abs() > 0.02 * radius).numpy()
+    left = np.ones(40, bool)
+    ball, by = Ball(norm, radius), {}
+    for name, attack in members(ball, classes).items():
+        rows = torch.from_numpy(left.copy())
+        by[name], moved = attacked(model, pixels[rows], truth[rows], attack)
+        left[left] = by[name]
+        away = (moved - pixels[rows]).flatten(1).norm(torch.inf if norm == "linf" else 2, dim=1)
+        assert away.max() <= radius * (1 + 1e-5)
+    assert np.array_equal(left[clear], safe.numpy()[clear] > radius) and 15 < left.sum() < 25
+    names = {2: ["APGD-CE"], 3: ["APGD-CE", "APGD-DLR"], 5: ["APGD-CE", "APGD-T"]}[classes]
+    assert [*by] == [*names, "FAB-T", "Square"]
+
+
 def test_a_ball_is_spoken_of_in_levels():
     assert AttackFacts("linf", 4 / 255, 1, ()).ball == "4/255 in the maximum norm"
     assert AttackFacts("l2", 0.5, 1, ()).ball == "0.5 in the Euclidean norm"
@@ -185,6 +234,14 @@ def test_the_sample_is_the_same_whatever_the_order(run, photos):
 )
 def test_attacks_that_cannot_be(capsys, run, photos, attack, said):
     assert said in refused(capsys, "evaluate", str(run), str(photos), f"--attack={attack}")
+
+
+def test_autoattack_needs_a_ball_and_its_package(capsys, run, photos, monkeypatch):
+    words = ["evaluate", str(run), str(photos), "--autoattack"]
+    assert "give --attack linf:4/255 besides" in refused(capsys, *words)
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    said = refused(capsys, *words, "--attack", "linf:4/255")
+    assert "AutoAttack needs a package that is not installed: pip install" in said
 
 
 def test_an_engine_has_no_gradients(capsys, run, photos):

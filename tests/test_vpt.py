@@ -282,6 +282,7 @@ def test_it_fits_or_says_what_the_model_has(family):
 def test_bad_settings_are_one_sentence():
     for settings, said in [
         ({"prompts": -1}, "prompts is -1"),
+        ({"prompts": 10**9}, "prompts is 1000000000: give at most 10,000"),
         ({"projection": -1}, "projection is -1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"placed": "deeper"}, "placed 'deeper' is unknown"),

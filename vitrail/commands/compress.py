@@ -12,7 +12,7 @@ from vitrail.commands.options import Device, Json, Out, Threads, work
 
 
 def compress(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -30,6 +30,13 @@ def compress(
     ] = None,
     latency: Annotated[
         str | None, typer.Option(help="Longest time for one image as exported: 50%, or 5ms.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Runtime whose latency counts: onnxruntime, openvino, or auto for whichever is "
+            "faster here; both models are timed in each. Default: onnxruntime."
+        ),
     ] = None,
     epochs: Annotated[
         float | None,
@@ -55,8 +62,19 @@ def compress(
             "500; by default all."
         ),
     ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="File of weights that tells the classes of --data, in place of a run: it is "
+            "judged as it is, in a run folder of its own, and then made smaller."
+        ),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Where the run's images are, where they have moved.")
+        str | None,
+        typer.Option(
+            help="Where the run's images are, where they have moved; the labelled images for "
+            "--pretrained."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of all that is random. Default: 0.")
@@ -76,7 +94,7 @@ def compress(
     made = make(
         run, out=out, resume=resume, method=method, macs=macs, params=params, latency=latency,
         epochs=epochs, max_drop=max_drop, gelus=gelus, softmaxes=softmaxes,
-        data=data, seed=seed, device=device, threads=threads,
+        data=data, seed=seed, pretrained=pretrained, engine=engine, device=device, threads=threads,
     )  # fmt: skip
     if as_json:
         print(json.dumps(made.result["compressed"] | {"run": str(made.path)}, indent=1))

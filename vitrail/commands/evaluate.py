@@ -32,6 +32,13 @@ def evaluate(
         str | None,
         typer.Option(help="Attack pixels within a norm and a radius: linf:4/255, l2:0.5."),
     ] = None,
+    autoattack: Annotated[
+        bool,
+        typer.Option(
+            "--autoattack",
+            help="Attack by AutoAttack as well, within the same radius (extra autoattack).",
+        ),
+    ] = False,
     corruptions: Annotated[
         bool,
         typer.Option("--corruptions", help="Judge by fifteen corruptions at five severities."),
@@ -46,7 +53,7 @@ def evaluate(
     from vitrail.jobs.stress import Stress
 
     work()
-    stress = Stress(attack, corruptions, images)
+    stress = Stress(attack, corruptions, images, autoattack)
     shown = sys.stderr.isatty()
     found = judge(run, data, engine=engine, name=name, stress=stress, progress=shown)
     if as_json:

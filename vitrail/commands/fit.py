@@ -77,6 +77,14 @@ def fit(
             "folder itself."
         ),
     ] = None,
+    against_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--against-scratch",
+            help="Once the best network is trained from a pretraining, train it from scratch too, "
+            "beyond --time, for as long as pretraining and training took, and tell both.",
+        ),
+    ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(help="Regular expression on paths: images of one group stay on one side."),
@@ -126,5 +134,6 @@ def fit(
         device=device, devices=devices, threads=threads, seed=seed, pretrained=pretrained,
         teacher=teacher, group_by=group_by, duplicates=duplicates, storage=storage, task=task,
         flexible=flexible or None, add=add, pretrain=pretrain,
+        against_scratch=against_scratch or None,
         settings=settings or (), out=out, resume=resume,
     )  # fmt: skip

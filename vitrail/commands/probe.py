@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vitrail.commands.options import Json, show, whole, work
+from vitrail.units import shortened
 
 
 def probe(
@@ -49,6 +50,11 @@ def probe(
         f"{found.model}: {found.width} features; {found.asked:,} validation images told, labels "
         f"drawn from {found.known:,}, {draws} times, with 95 % intervals over draws"
     )
+    if found.strange:
+        print(
+            f"{shortened(', '.join(found.strange))}: {run} did not learn to tell these, so the "
+            "figures are of its features for classes that are new to it"
+        )
 
 
 def _share(value: float, interval: tuple[float, float] | None) -> str:

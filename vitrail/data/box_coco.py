@@ -1,7 +1,8 @@
 """COCO's JSON of boxes beside images, as a source.
 
 Lin et al., ECCV 2014, arXiv 1405.0312. A box is (x, y, width, height); crowds count for nothing.
-Files and images are found as those of masks are (`data.coco`).
+Files and images are found as those of masks are (`data.coco`). LVIS (Gupta, Dollar, Girshick, CVPR
+2019, arXiv 1908.03195) lists of each image the categories that were looked for in vain.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from vitrail.data.source import PartName, Source
 from vitrail.data.tree import Tree, is_picture
 from vitrail.errors import DataError
 from vitrail.units import shortened
+
+# Where LVIS lists the categories that an image is known not to show.
+ABSENT = "neg_category_ids"
 
 
 def boxes_alone(paths: list[Path]) -> bool:
@@ -71,21 +75,23 @@ def _gather(into: Gathered, told: Told, places: Places, ids: Mapping[Any, int]) 
             into.note(again(seen[key], told.part), [key])
         else:
             seen[key] = told.part
-            into.add(key, told.part, _truth(own, ids, (one.get("height"), one.get("width"))))
+            into.add(key, told.part, _truth(own, ids, one))
     into.note("no image of it", [f"image_id {number}" for number in of_image])
 
 
-def _truth(own: list[dict[str, Any]], ids: Mapping[Any, int], size: tuple[Any, Any]) -> Truth:
+def _truth(own: list[dict[str, Any]], ids: Mapping[Any, int], image: Mapping[str, Any]) -> Truth:
+    size = image.get("height"), image.get("width")
     try:
         boxes = [_corners(one.get("bbox")) for one in own]
         labels = [_label(one.get("category_id"), ids) for one in own]
+        absent = _absent(image.get(ABSENT), ids)
     except BrokenBoxes as error:
         return broken(str(error))
     whole = all(isinstance(side, int) and side > 0 for side in size)
     crowds = [bool(one.get("iscrowd")) for one in own]
     outlines = tuple(one.get("segmentation") for one in own)
     known = outlines if all(outlines) else ()
-    return truth(boxes, labels, crowds, size=size if whole else None, outlines=known)
+    return truth(boxes, labels, crowds, size=size if whole else None, outlines=known, absent=absent)
 
 
 def _corners(box: Any) -> list[float]:
@@ -94,6 +100,15 @@ def _corners(box: Any) -> list[float]:
         raise BrokenBoxes(f"have {shortened(repr(box), 40)} for a bbox, which are not four numbers")
     x, y, w, h = map(float, box)
     return [x, y, x + w, y + h]
+
+
+def _absent(numbers: Any, ids: Mapping[Any, int]) -> frozenset[int] | None:
+    """Return the classes that an image is said not to show, None where that is not told."""
+    if numbers is None:
+        return None
+    if not isinstance(numbers, list):
+        raise BrokenBoxes(f"have {shortened(repr(numbers), 40)} for {ABSENT}, which is not a list")
+    return frozenset(_label(number, ids) for number in numbers)
 
 
 def _label(number: Any, ids: Mapping[Any, int]) -> int:

@@ -24,7 +24,8 @@ class Truth:
     (height, width) as the annotation has it, or None; `fault` says why nothing can be used.
     `outlines` are of each object what COCO calls its segmentation, polygons or run lengths in
     pixels, and `pictures` what is drawn of them in their boxes, in bits (n, bytes); both may be
-    missing.
+    missing. Where only some classes were looked for in an image, `absent` are those that were and
+    are not in it; None says that all were.
     """
 
     boxes: np.ndarray
@@ -35,6 +36,7 @@ class Truth:
     fault: str = ""
     outlines: tuple[Any, ...] = ()
     pictures: np.ndarray | None = None
+    absent: frozenset[int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +48,8 @@ class Truth:
         state.update(self.labels.astype("<i8").tobytes() + self.crowd.tobytes())
         if self.pictures is not None:
             state.update(self.pictures.tobytes())
+        if self.absent is not None:
+            state.update(np.array(sorted(self.absent), "<i8").tobytes() + b"absent")
         return state.digest()
 
     @property

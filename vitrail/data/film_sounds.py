@@ -42,7 +42,9 @@ def _of_film(path: Path) -> Sound:
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise BrokenSound("no sound", "is a video without a sound track")
-            codec = container.streams.audio[0].codec_context.name
+            if (context := container.streams.audio[0].codec_context) is None:
+                raise BrokenSound("broken", "has a sound track in a code that nobody here knows")
+            codec = context.name
             values, rate, late, seconds = _decoded(av, container)
     except av.error.FFmpegError as error:
         said = (error.strerror or str(error)).lower()

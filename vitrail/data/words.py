@@ -73,11 +73,17 @@ class Words:
 
 
 def learned(
-    sentences: Iterable[str], length: int, *, most: int = MOST, pad: int | None = None
+    sentences: Iterable[str],
+    length: int,
+    *,
+    most: int = MOST,
+    pad: int | None = None,
+    last: bool = False,
 ) -> Words:
     """Return words with a vocabulary of at most `most` pieces of the sentences.
 
-    `pad` is as in `Words`. Raises ConfigError where `most` does not hold the 256 bytes, and where
+    `pad` is as in `Words`. The end of a sentence is the `last` id of all where it is known by that,
+    as in CLIP's text tower. Raises ConfigError where `most` does not hold the 256 bytes, and where
     the library is missing.
 
     Examples:
@@ -95,10 +101,12 @@ def learned(
     made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
-        vocab_size=most, special_tokens=[PAD, END], show_progress=False,
+        vocab_size=most - last, special_tokens=[PAD] if last else [PAD, END], show_progress=False,
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     made.train_from_iterator(sentences, trainer)
+    if last:
+        made.add_special_tokens([END])
     made.post_processor = library.processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, made.token_to_id(END))]
     )

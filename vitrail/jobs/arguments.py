@@ -13,6 +13,7 @@ from vitrail.data.opening import task_of_data
 from vitrail.data.split import Duplicates
 from vitrail.engines import ENGINES, rivals
 from vitrail.errors import ConfigError
+from vitrail.jobs.against import require_pretraining
 from vitrail.jobs.hearing import heard_as
 from vitrail.measure.machine import cores
 from vitrail.methods import Flexivit
@@ -39,7 +40,8 @@ class Arguments:
 
     `settings` change the recipe of every candidate. `input` is the (height, width) of the pictures
     whose latency is meant, None for the median of the data; with `flexible` every candidate learns
-    at several patch sizes.
+    at several patch sizes. With `against_scratch` a winner that began with a pretraining is trained
+    from scratch as well.
     """
 
     data: str
@@ -61,6 +63,7 @@ class Arguments:
     input: tuple[int, int] | None = None
     flexible: bool = False
     add: tuple[str, ...] = ()
+    against_scratch: bool = False
 
     def __post_init__(self) -> None:
         if self.input is not None:
@@ -124,7 +127,8 @@ class Words(TypedDict, total=False):
     series, "video" for clips and "audio" for sounds, which the data tell as a rule, "lidar" for
     scans; one class each is the default. With `flexible` the weights learn many patch sizes, and
     the run gets a dial. `add` are JSON files whose models race as well, such as the found.json of a
-    search.
+    search. `against_scratch` trains the best network once more, after `time`, without the weights
+    of a pretraining and for as long as pretraining and training took, and tells both.
     """
 
     latency: str | float | None
@@ -146,6 +150,7 @@ class Words(TypedDict, total=False):
     flexible: bool | None
     teacher: str | Path | None
     add: str | Path | Sequence[str | Path] | None
+    against_scratch: bool | None
 
 
 def given(words: Words) -> dict[str, Any]:
@@ -190,6 +195,8 @@ def ask(
                 f"--set {setting}: fit chooses {path} itself; use `vitrail train` to set it"
             )
     rivals(asked.engine)
+    if asked.against_scratch:
+        require_pretraining(asked.pretrained, words.get("pretrain") is not None)
     wish = asked.wish  # checked to the last field before any image is read
     _check_kind(asked, wish)
     if words.get("storage"):
@@ -252,6 +259,7 @@ def amended(asked: Arguments, words: Words) -> Arguments:
             "devices",
             "engine",
             "flexible",
+            "against_scratch",
         )
         if words.get(name) is not None
     }

@@ -26,6 +26,7 @@ _LEARNED = {
     "video": "classes of clips",
     "audio": "classes of sounds",
     "image_text": "images and sentences",
+    "open_vocabulary": "boxes of what words ask for",
     "multi_modal": "clips, sounds and sentences",
 }
 

@@ -13,12 +13,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 from rich.console import Console
 
 from vitrail.config import nearest, to_json
+from vitrail.engines import ENGINES
 from vitrail.errors import ConfigError, RunError
+from vitrail.jobs.as_given import as_given
 from vitrail.jobs.cutting import INT8, PRIVIT, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
 from vitrail.jobs.learned import require
@@ -45,7 +47,9 @@ class Words(TypedDict, total=False):
     rows (numbers, or shares of all). `macs`, `params` and `latency` are limits, absolute ("3M",
     "5ms") or a share of what the model costs now ("50%"); `epochs` are passes over the training
     images afterwards, by default as many as the run had. `data` is where the images are now, `seed`
-    draws what is random.
+    draws what is random. `pretrained` is a file of weights in place of a run: it is judged on the
+    images of `data` first. `engine` is the runtime whose latency counts, "openvino" or "auto" for
+    the faster in place of "onnxruntime"; both models are timed in each.
     """
 
     method: str | None
@@ -60,10 +64,12 @@ class Words(TypedDict, total=False):
     softmaxes: str | int | None
     device: str | None
     threads: int | None
+    pretrained: str | Path | None
+    engine: str | None
 
 
 def compress(
-    run: str | Path,
+    run: str | Path | None = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -80,16 +86,17 @@ def compress(
         >>> smaller.result["compressed"]["method"]
         'up'
     """
-    view, site, data = View(console), _site(options), options.get("data")
+    view, site = View(console), _site(options)
     if resume:
-        return Run(
-            resumed(
-                out,
-                view,
-                lambda folder, state: _again(folder, state, view, site, data),
-                check=lambda folder, state: _require_same(folder, state, run, options),
-            )
+        return _resumed(run, out, view, site, options)
+    if options.get("pretrained") is not None:
+        run = _judged(run, options, out, site, view)
+        options = cast(Words, {**options, "pretrained": None, "data": None})
+    if run is None:
+        raise ConfigError(
+            "no run is given: vitrail compress RUN --macs 50%, or --pretrained FILE --data DATA"
         )
+    data = options.get("data")
     old = before(run, None if data is None else str(data))
     asked = _asked(old, run, options, out)
     if asked.method == UVC:
@@ -114,7 +121,52 @@ def compress(
             seconds={"data": images.seconds},
             spent_s=images.seconds,
         )
-        return Run(_job(asked)(asked, old, images, made, state, view, budget).run())
+        return Run(_job(asked)(asked, old, images, made, state, view, budget).done())
+
+
+def _resumed(
+    run: str | Path | None, out: str | Path | None, view: View, site: tuple[Hardware, int],
+    options: Words,
+) -> Run:  # fmt: skip
+    """Go on with what was begun in `out`, which has to be what is asked for again."""
+    # What weights of a file were judged by is in the run that was made of them.
+    data = None if options.get("pretrained") is not None else options.get("data")
+    options = cast(Words, {**options, "data": data})
+    return Run(
+        resumed(
+            out, view, lambda folder, state: _again(folder, state, view, site, data),
+            check=lambda folder, state: _require_same(folder, state, run, options),
+        )
+    )  # fmt: skip
+
+
+def _judged(
+    run: str | Path | None, options: Words, out: str | Path | None, site: tuple[Hardware, int],
+    view: View,
+) -> Path:  # fmt: skip
+    """Make a run of a file of weights, beside the one that is asked for.
+
+    Raises BudgetError and ConfigError.
+    """
+    weights, data = options.get("pretrained"), options.get("data")
+    assert weights is not None
+    texts = [options.get(name) for name in ("macs", "params", "latency", "gelus", "softmaxes")]
+    if options.get("method") != INT8 and all(text is None for text in texts):
+        read(None, None, None, Limits())  # says that there is no budget
+    if run is not None:
+        raise ConfigError(
+            f"{run} and --pretrained {weights} both say what is made smaller: leave one out"
+        )
+    if data is None:
+        raise ConfigError(
+            f"--pretrained {weights} comes without images: name labelled ones by --data, by which "
+            "it is tuned and judged"
+        )
+    if out is not None:
+        RunFolder.check_free(Path(out))
+    whole = Path(f"{out}-whole") if out is not None else free_name(f"{Path(weights).stem}-whole")
+    RunFolder.check_free(whole)
+    return as_given(weights, data, whole, site, view)
 
 
 def _cuts(asked: Asked) -> bool:
@@ -144,7 +196,7 @@ def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None)
         str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
         options.get("seed") or 0, None if data is None else str(data),
         _command(run, options, out), options.get("max_drop"),
-        gelus, softmaxes,
+        gelus, softmaxes, options.get("engine") or ENGINES[0],
     )  # fmt: skip
 
 
@@ -170,7 +222,7 @@ def _command(run: str | Path, options: Mapping[str, Any], out: str | Path | None
     return " ".join(["vitrail compress", shlex.quote(str(run)), *words])
 
 
-def _require_same(run: RunFolder, state: State, source: str | Path, options: Words) -> None:
+def _require_same(run: RunFolder, state: State, source: str | Path | None, options: Words) -> None:
     """Raise BudgetError and ConfigError for what was given and is not as it was begun."""
     if "compress" not in state.values:
         return
@@ -178,11 +230,13 @@ def _require_same(run: RunFolder, state: State, source: str | Path, options: Wor
     # Whether images that have moved are the same is seen when they are read.
     settled = ("data",) if run.result.is_file() else ()
     given: dict[str, Any] = {
-        name: options.get(name) for name in ("method", "epochs", "seed", "max_drop", *settled)
+        name: options.get(name)
+        for name in ("method", "epochs", "seed", "max_drop", "engine", *settled)
     }
     texts = options.get("macs"), options.get("params"), options.get("latency")
     counts = options.get("gelus"), options.get("softmaxes")
-    require_same(run, {"run": str(source), **given}, {"run": kept.run, **vars(kept)})
+    given |= {} if source is None else {"run": str(source)}
+    require_same(run, given, {"run": kept.run, **vars(kept)})
     data = options.get("data") or kept.data
     old = before(kept.run, data and str(data)) if {*texts, *counts} != {None} else None
     if old is not None and {*texts} != {None}:
@@ -209,4 +263,4 @@ def _again(
     images = old.data(site[0], view)
     state.require_images(images.digest)
     budget = pictured(asked.budget(site[0].device, site[1]), images)
-    return _job(asked)(asked, old, images, run, state, view, budget).run()
+    return _job(asked)(asked, old, images, run, state, view, budget).done()

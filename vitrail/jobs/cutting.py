@@ -18,6 +18,7 @@ from vitrail.compression.choosing import Shape, at_random, chosen, magnitudes
 from vitrail.compression.up_vit import candidates, importances
 from vitrail.config import nearest
 from vitrail.data.parallel import bar
+from vitrail.engines import ENGINES, rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.limits import Clock, Limits
@@ -56,8 +57,15 @@ class Asked:
     max_drop: float | None = None
     gelus: int | None = None
     softmaxes: int | None = None
+    engine: str = ENGINES[0]
 
     def __post_init__(self) -> None:
+        rivals(self.engine)
+        if self.engine != ENGINES[0] and self.method == INT8:
+            raise ConfigError(
+                f"--engine {self.engine}: --method int8 makes a file of ONNX Runtime; make others "
+                f"by `vitrail export {self.run} --engine openvino --int8`"
+            )
         if self.method not in get_args(Method):
             known = list(get_args(Method))
             raise ConfigError(f"--method {self.method!r} is unknown: {nearest(self.method, known)}")
@@ -98,7 +106,7 @@ class Asked:
 
     def budget(self, device: str, threads: int) -> Budget:
         """Return the limits as the budget that a run is held to."""
-        return Budget(self.latency_s, self.macs, self.params, threads, device)
+        return Budget(self.latency_s, self.macs, self.params, threads, device, self.engine)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert
 
 from vitrail import checkpoint, files
+from vitrail.config import read_json
 from vitrail.data import drawn as answers
 from vitrail.data.decode import BrokenImage, decode_full, read_file
+from vitrail.data.labels import Labels
 from vitrail.data.words import Words, opened
 from vitrail.errors import CheckpointError, ConfigError, RunError
 from vitrail.jobs.masks import check_out, names
@@ -28,11 +29,12 @@ from vitrail.models import family_of, identify, load
 from vitrail.models.owl_vit import CLIP, Config, OwlViT
 from vitrail.report.boxes import Box, drawn
 from vitrail.report.predictions import shown_json
+from vitrail.run.folder import TIE
+from vitrail.run.open_vocabulary import beside
+from vitrail.tasks.queried import boxes_in
 
-TOKENIZER = "tokenizer.json"
+LABELS = "labels.json"
 THRESHOLD = 0.1
-# Boxes of one query that overlap by more show one object.
-OVERLAP = 0.5
 # An image by a picture: scores are shares of the best one.
 LIKE = 0.6
 LEAST = 1e-3
@@ -77,10 +79,23 @@ class Detector:
         self._known: dict[str, Tensor] = {}
 
     @property
+    def usual(self) -> float:
+        """Return the least score of what is shown for words: that which was best on the validation
+        images of a run, 0.1 of other weights."""
+        file = checkpoint.located(self._weights).with_name(LABELS)
+        if not file.is_file():
+            return THRESHOLD
+        return read_json(file, Labels, remedy="restore it", leave_out=(TIE,)).threshold or THRESHOLD
+
+    @property
     def words(self) -> Words:
         """Return how sentences become ids. Raises CheckpointError where nothing says so."""
         if self._words is None:
-            path = Path(self._tokenizer) if self._tokenizer else _beside(self._weights)
+            path = (
+                Path(self._tokenizer)
+                if self._tokenizer
+                else beside(self._weights, "--tokenizer FILE")
+            )
             words = opened(path, self.config.text.length, pad=0)
             if words.size > self.config.text.vocabulary:
                 raise CheckpointError(
@@ -125,18 +140,13 @@ class Detector:
         if alike:
             best = scores.amax(0)
             scores = torch.where(best >= LEAST, scores / best.clamp(min=LEAST), 0.0)
-        rows, kinds = (scores >= threshold).nonzero(as_tuple=True)
-        h, w = image.shape[:2]
-        corners = box_convert(found.boxes[0], "cxcywh", "xyxy")[rows] * max(h, w)
-        corners[:, 0::2].clamp_(0, w)
-        corners[:, 1::2].clamp_(0, h)
-        some = scores[rows, kinds]
-        inside = (corners[:, 2:] - corners[:, :2] >= 1).all(1)
-        corners, some, kinds = corners[inside], some[inside], kinds[inside]
-        kept = batched_nms(corners, some, kinds, OVERLAP)
+        size = image.shape[0], image.shape[1]
+        corners, some, kinds = boxes_in(found.boxes[0], scores, size, least=threshold)
         return tuple(
-            Box(called[int(kinds[at])], float(some[at]), tuple(corners[at].tolist()))
-            for at in kept.tolist()
+            Box(called[int(kind)], score, tuple(own))
+            for own, score, kind in zip(
+                corners.tolist(), some.tolist(), kinds.tolist(), strict=True
+            )
         )
 
     def _seen(self, image: np.ndarray) -> Tensor:
@@ -155,8 +165,8 @@ class Detector:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is looked for: sentences, or a picture; `threshold` is the least score, by default 0.1
-    of a sentence and 0.6 of the best of a picture."""
+    """What is looked for: sentences, or a picture; `threshold` is the least score, by default that
+    which a run found best, or 0.1, of a sentence, and 0.6 of the best of a picture."""
 
     sentences: tuple[str, ...] = ()
     like: str | None = None
@@ -173,10 +183,9 @@ class Asked:
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}: give a share above 0 and up to 1")
 
-    @property
-    def least(self) -> float:
-        """Return the least score of what is shown."""
-        usual = THRESHOLD if self.like is None else LIKE
+    def least(self, usual: float = THRESHOLD) -> float:
+        """Return the least score of what is shown; `usual` is that of words."""
+        usual = usual if self.like is None else LIKE
         return usual if self.threshold is None else self.threshold
 
 
@@ -197,7 +206,7 @@ def detect(
     else:
         called = (Path(asked.like).name,)
         queries = detector.query_of(_image(asked.like))
-    files_of = names(images)
+    files_of, least = names(images), asked.least(detector.usual)
 
     def work(rows: range) -> list[Detected]:
         return [one(row) for row in rows]
@@ -207,9 +216,7 @@ def detect(
             image = _image(images[row])
         except ConfigError as error:
             return Detected(images[row], error=str(error))
-        boxes = detector.find(
-            image, queries, called, threshold=asked.least, alike=asked.like is not None
-        )
+        boxes = detector.find(image, queries, called, threshold=least, alike=asked.like is not None)
         picture = None
         if out is not None:
             picture = str(out / f"{files_of[row]}-boxes.png")
@@ -233,19 +240,6 @@ def free_folder() -> Path:
 def as_json(found: Sequence[Detected]) -> str:
     """Return what was found as JSON: boxes are x0, y0, x1, y1 in pixels."""
     return shown_json([asdict(one) for one in found])
-
-
-def _beside(weights: str) -> Path:
-    """Return the tokenizer.json in the folder of some weights. Raises CheckpointError."""
-    file = checkpoint.located(weights).with_name(TOKENIZER)
-    if not file.is_file() and weights.startswith("hf-hub:"):
-        file = checkpoint.hub.beside(weights, TOKENIZER) or file
-    if not file.is_file():
-        raise CheckpointError(
-            f"no {TOKENIZER} lies beside {weights}, which says how words become numbers: give it "
-            "by --tokenizer FILE"
-        )
-    return file
 
 
 def _image(path: str) -> np.ndarray:

@@ -28,8 +28,9 @@ from vitrail.data.mask_views import renumbered
 from vitrail.data.source import Source
 from vitrail.data.split import Part
 from vitrail.errors import ConfigError, DataError
+from vitrail.jobs.attacking import Ask, Subject
 from vitrail.jobs.evaluate_scans import evaluate_scans
-from vitrail.jobs.stress import Ask, Stress, Subject, stressed
+from vitrail.jobs.stress import Stress, stressed
 from vitrail.layers.normal import Normal
 from vitrail.measure.machine import machine
 from vitrail.recipes.recipe import task_of
@@ -252,6 +253,7 @@ def _command(
     words = ["vitrail evaluate", os.fspath(run), *([] if data is None else [os.fspath(data)])]
     words += [f"--engine {engine}"] if engine else []
     words += [f"--attack {stress.attack}"] if stress.attack else []
+    words += ["--autoattack"] if stress.autoattack else []
     words += ["--corruptions"] if stress.corruptions else []
     words += [f"--images {stress.images}"] if stress != replace(stress, images=CALM.images) else []
     return " ".join(words)

@@ -211,7 +211,7 @@ def _settled(asked: Arguments, words: Words, settings: Sequence[str]) -> Argumen
     """Return the arguments with new limits. Raises ConfigError for what cannot change."""
     settled = (
         "seed", "group-by", "duplicates", "pretrained", "pretrain", "task", "flexible", "teacher",
-        "add",
+        "add", "against-scratch",
     )  # fmt: skip
     fixed = [name for name in given(words) if name in settled]
     if fixed or settings:

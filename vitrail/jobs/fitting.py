@@ -12,6 +12,7 @@ from vitrail.config import to_json
 from vitrail.data.split import Split
 from vitrail.engines.apart import Apart
 from vitrail.errors import BudgetError, ExportError, RunError
+from vitrail.jobs.against import against_scratch
 from vitrail.jobs.arguments import Arguments
 from vitrail.jobs.entrants import RACE_SHARE, may_answer_twice, may_resize, within
 from vitrail.jobs.training import train_in_full
@@ -140,14 +141,18 @@ class Fitting:
             localise=lambda r: replace(r, data=replace(r.data, spec=asked.data)),
         )
         if (said := brought(runners)) is not None:
-            self.desk.notes.append(FindingFacts("pretrained", "info", said))
-            self.view.say(said)
+            self._brought(said)
         if not any(runner.accuracy is not None for runner in runners):
             raise RunError(
                 f"no candidate of {asked.public.storage or 'the race'} was left for this run: give "
                 "more --time, or fewer machines"
             )
         return race, self._resized(runners)
+
+    def _brought(self, said: str) -> None:
+        """Tell, on the page as well, what weights brought."""
+        self.desk.notes.append(FindingFacts("pretrained", "info", said))
+        self.view.say(said)
 
     def _runners(self, race_s: float, train_s: float) -> list[Runner]:
         """Return the candidates with their recipes, and the steps of each rung."""
@@ -302,12 +307,15 @@ class Fitting:
     ) -> Finished | None:
         limit, values = self.budget.latency_s, self.state.values
         with self.folder.scratch() as scratch:
-            trained = dialled(trained, self.desk, scratch, self.view.phase)
-            trained, shipped = self._shipped(trained, scratch)
+            alone = dialled(trained, self.desk, scratch, self.view.phase)
+            trained, shipped = self._shipped(alone, scratch)
             slow = limit is not None and shipped.timed.held_s(self.budget) > limit
             if slow and not whatever:
                 misses[runner.candidate.name] = shipped.latency_s
                 return None
+            if self.asked.against_scratch:
+                said = against_scratch(alone, self.desk, self.view, self.asked.settings)
+                self._brought(said or "the best network began from scratch: nothing to compare")
             won = replace(runner, candidate=replace(runner.candidate, macs=trained.subject.macs))
             probes = self.state.get(list[Probed], "features") if "features" in values else []
             field = Field(runners, self.found.over, misses, won, self.budget, probes)

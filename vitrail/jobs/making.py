@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitrail.engines.apart import Apart
@@ -45,6 +45,7 @@ class Making:
     state: State
     view: View
     budget: Budget
+    apart: Apart = field(default_factory=Apart)
 
     @property
     def workshop(self) -> Workshop:
@@ -72,8 +73,13 @@ class Making:
         inspection = self.data.inspection
         notes = [ONE_SIDE] if self.before.both_sides else []
         return Desk(
-            self.folder, self.workshop, inspection, self.state, asked, Apart(), notes, adds=adds
+            self.folder, self.workshop, inspection, self.state, asked, self.apart, notes, adds=adds
         )  # fmt: skip
+
+    def done(self) -> Path:
+        """Do all of it, and end what computes apart; returns the run folder."""
+        with self.apart:
+            return self.run()
 
     def run(self) -> Path:
         """Do all of it; returns the run folder. Raises VitrailError."""

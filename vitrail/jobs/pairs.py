@@ -1,8 +1,8 @@
 """A training of things that find each other: vocabulary, recipe, training, test and page.
 
-`vitrail train --set task=image_text` and `task=multimodal` come here. What differs from a training
-of labels is that nothing is exported: what is asked for is known when somebody asks. What the two
-tasks differ in is a `Way` each.
+`vitrail train --set task=image_text`, `task=open_vocabulary` and `task=multimodal` come here. What
+differs from a training of labels is that nothing is exported: what is asked for is known when
+somebody asks. What the tasks differ in is a `Way` each.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def _words(recipe: Recipe, images: Read, view: View) -> Words:
     length, pad = how.length(recipe.config), how.pad
     captions, train = _captions(images), images.workshop.split.train
     texts = _sentences(captions, train)
-    if task.tokenizer is not None:
-        words = opened(task.tokenizer, length, pad=pad)
+    if (tokenizer := how.tokenizer(recipe)) is not None:
+        words = opened(tokenizer, length, pad=pad)
     else:
         view.phase("learning a vocabulary")
-        words = learned(texts, length, most=task.vocabulary, pad=pad)
+        words = learned(texts, length, most=task.vocabulary, pad=pad, last=how.last)
     captions.settle(words)
     if longer := words.cut(texts):
         view.say(

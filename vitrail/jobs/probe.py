@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from vitrail import digests, files
+from vitrail.config import read_json
 from vitrail.data.builtin import cache_folder
 from vitrail.data.cache import Pixels, pixels
 from vitrail.data.gate import inspect
@@ -28,7 +29,7 @@ from vitrail.layers.normal import Normal
 from vitrail.models import identify, load
 from vitrail.models.trunk.catalog import purpose
 from vitrail.run.features import keep, kept
-from vitrail.run.folder import RunFolder
+from vitrail.run.folder import RESTORE, RunFolder
 from vitrail.run.frozen import Embedded
 from vitrail.run.normalisation import normalisation
 from vitrail.tasks.fewshot import Shots, few_shots
@@ -38,7 +39,10 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Probed:
-    """What the features of weights tell of data: figures by shots, and of how many images."""
+    """What the features of weights tell of data: figures by shots, and of how many images.
+
+    `strange` are classes of the data that a run of other classes did not learn.
+    """
 
     weights: str
     data: str
@@ -47,6 +51,7 @@ class Probed:
     known: int
     asked: int
     shots: tuple[Shots, ...]
+    strange: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain data."""
@@ -93,9 +98,20 @@ def probe(
     found = few_shots(
         known, parts[0].labels, asked, parts[1].labels, shots=[*shots, None], draws=draws, seed=seed
     )
+    learned = _learned(Path(weights))
+    strange = tuple(one for one in split.classes if learned and one not in learned)
     return Probed(
-        os.fspath(weights), source.name, name, known.shape[1], len(known), len(asked), tuple(found)
-    )
+        os.fspath(weights), source.name, name, known.shape[1], len(known), len(asked), tuple(found),
+        strange,
+    )  # fmt: skip
+
+
+def _learned(run: Path) -> tuple[str, ...]:
+    """Return the classes that a run tells, none of weights and of a pretraining."""
+    if not (run / "recipe.json").is_file():
+        return ()
+    folder = RunFolder.open(run)
+    return tuple(read_json(folder.labels, dict, remedy=RESTORE).get("classes", ()))
 
 
 def _opened(weights: str | os.PathLike) -> tuple[Any, str, Normal]:

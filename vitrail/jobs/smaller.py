@@ -8,7 +8,9 @@ from pathlib import Path
 from vitrail import checkpoint
 from vitrail.compression.choosing import Shape
 from vitrail.config import to_json
-from vitrail.errors import BudgetError
+from vitrail.data.labels import Labels
+from vitrail.engines import engine, rivals
+from vitrail.errors import BudgetError, ExportError, RunError
 from vitrail.jobs.cutting import UVC, choose, proxy, tuned_recipe
 from vitrail.jobs.learned import learned
 from vitrail.jobs.making import Making
@@ -19,6 +21,7 @@ from vitrail.report import compression
 from vitrail.report.compression import Compressed
 from vitrail.report.facts import Facts
 from vitrail.run.before import model_json, now, worth
+from vitrail.run.deploy import converted
 from vitrail.run.finish import Addition, Finished, Shipped, Trained, conclude, ship
 from vitrail.run.rivals import in_turns
 from vitrail.run.stopping import interruptible
@@ -106,13 +109,15 @@ class Smaller(Making):
     ) -> Compressed:
         """Put both models side by side."""
         then, today, old = worth(self.before), now(facts), self.before
-        gain = None
+        gain, others = None, []
         if old.run.onnx.is_file():
             first, second, gain = in_turns(
                 old.run.onnx, self.folder.onnx, (old.labels, shipped.labels), self.budget.threads
             )
             then = replace(then, latency_s=first.p50_s)
             today = replace(today, latency_s=second.p50_s)
+            labels = old.labels, shipped.labels
+            others = [self._elsewhere(name, labels) for name in rivals(self.budget.engine)[1:]]
         model = old.cuttable
         known = sizes(model)
         heads = {
@@ -120,8 +125,29 @@ class Smaller(Making):
         }
         return Compressed(
             str(old.run.path), self.asked.method, self.asked.limits.spoken(), then, today, gain,
-            told, compression.rows(known, cut.kept, heads, cut.without), self._steps(),
+            told, compression.rows(known, cut.kept, heads, cut.without), self._steps(), others,
         )  # fmt: skip
+
+    def _elsewhere(self, name: str, labels: tuple[Labels, Labels]) -> str:
+        """Say what both models take in another engine, in turns."""
+        title, apart = engine(name).title, self.apart
+        try:
+            with self.folder.scratch() as scratch:
+                files = []
+                for part, onnx in enumerate((self.before.run.onnx, self.folder.onnx)):
+                    place = scratch / str(part)
+                    place.mkdir()
+                    files.append(apart.call(converted, name, onnx, labels[part], place))
+                first, second, gain = apart.call(
+                    in_turns, *files, labels, self.budget.threads, name
+                )  # fmt: skip
+        except (ExportError, RunError) as error:
+            return f"{title} cannot compare them: {error}."
+        middle, low, high = gain
+        return (
+            f"In {title} the model takes {seconds(second.p50_s)}, before {seconds(first.p50_s)}: "
+            f"{middle:.2f} times as fast ({low:.2f} to {high:.2f})."
+        )
 
     def _steps(self) -> int:
         return self.state.get(Recipe, "recipe").steps.total

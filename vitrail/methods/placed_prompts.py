@@ -23,7 +23,7 @@ from vitrail.errors import ConfigError
 from vitrail.layers.patches import PatchTokens
 from vitrail.methods.adapting import frozen, require_alone
 from vitrail.methods.method import Quiet, available, works
-from vitrail.methods.vpt import prefix_of
+from vitrail.methods.vpt import MOST, prefix_of
 
 Where = Literal["added", "one", "pixels", "border", "channels"]
 
@@ -49,8 +49,8 @@ class PlacedPrompts(Quiet):
                 f"placed {self.placed!r} is unknown: give one of {', '.join(get_args(Where))}; "
                 "tokens of their own are those of vpt"
             )
-        if self.prompts < 1:
-            raise ConfigError(f"prompts is {self.prompts}: give 1 or more")
+        if not 1 <= self.prompts <= MOST:
+            raise ConfigError(f"prompts is {self.prompts}: give a number from 1 to {MOST:,}")
         if self.deep and self.placed not in ("added", "one"):
             raise ConfigError(
                 f"deep is set and placed is {self.placed!r}, which is at the input alone: leave "

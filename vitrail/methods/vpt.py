@@ -36,6 +36,8 @@ from vitrail.models.trunk.backbone import input_shape
 
 Placed = Literal["deep", "shallow"]
 Pool = Literal["own", "patches", "prompts", "both"]
+# Every block attends to all prompts, so a slip of the pen would ask for terabytes.
+MOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class VPT(Quiet):
         for name, value in counts.items():
             if value < 0:
                 raise ConfigError(f"{name} is {value}: give a whole number, 0 for none")
+            if value > MOST:
+                raise ConfigError(f"{name} is {value}: give at most {MOST:,}, 1 to 200 are usual")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}: give a share in [0, 1), 0 is usual")
         for name, value, known in (

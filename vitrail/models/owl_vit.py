@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from vitrail.layers.position import zoom_grid
 from vitrail.models.names import owl_vit as names
 from vitrail.models.parts.clip_towers import ImageTower, Text, TextTower, Vision
-from vitrail.models.parts.query_heads import QueryHead, TokenMlp, cells
+from vitrail.models.parts.query_heads import Found, QueryHead, TokenMlp, cells
 from vitrail.models.trunk.backbone import Backbone, InputKind, Inputs, Variant, check_image
 from vitrail.models.trunk.positions import Table
 
@@ -68,17 +68,6 @@ class QueriedVariant(Variant):
 
     ap: float | None = None
     ap_rare: float | None = None
-
-
-class Found(NamedTuple):
-    """What a network finds in images: for each of N candidates a box (cx, cy, w, h) as shares of
-    the image, a logit for each query, an embedding (of length 1), and how likely it is an object,
-    a logit, where the network says so."""
-
-    boxes: Float[Tensor, "b n 4"]
-    logits: Float[Tensor, "b n q"]
-    embeddings: Float[Tensor, "b n width"]
-    objectness: Float[Tensor, "b n"] | None
 
 
 _B32 = Config()

@@ -17,6 +17,7 @@ from vitrail.objectives.ibot import Ibot
 from vitrail.objectives.mae import Mae
 from vitrail.objectives.mil_nce import MilNce
 from vitrail.objectives.pixel_cross_entropy import PixelCrossEntropy
+from vitrail.objectives.query_loss import QueryLoss
 from vitrail.objectives.sigmoid_cross_entropy import SigmoidCrossEntropy
 from vitrail.objectives.sit import Sit
 from vitrail.objectives.summed_distillation import SummedDistillation
@@ -27,5 +28,5 @@ Unlabelled = Sit | AttMask | Dino | Ibot | Mae
 Objectives = (
     CrossEntropy | BinaryCrossEntropy | SigmoidCrossEntropy | PixelCrossEntropy | BoxLoss
     | FocalLovasz | Distillation | SummedDistillation | Uvc | Switching | Adversarial | Trades
-    | Sit | AttMask | Dino | Ibot | Mae | Contrastive | MilNce
+    | Sit | AttMask | Dino | Ibot | Mae | Contrastive | MilNce | QueryLoss
 )  # fmt: skip

@@ -20,6 +20,7 @@ from vitrail.tasks import (
     ImageText,
     MultiLabel,
     MultiModal,
+    OpenVocabulary,
     Tasks,
     Waveform,
 )
@@ -37,7 +38,7 @@ _TAKE = {
     "waves": "model=vatt_bbs, or model=RUN/recipe.json of a run of clips with sounds",
 }
 # What a network of several kinds of input takes, where a task has one.
-_OWN = {ImageText: "pairs", MultiModal: "triples"}
+_OWN = {ImageText: "pairs", MultiModal: "triples", OpenVocabulary: "pairs"}
 
 
 # Tasks of images with labels, for which a tower of clips will do.

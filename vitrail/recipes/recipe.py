@@ -23,7 +23,7 @@ from vitrail.data.split import Duplicates, check_rules
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
-from vitrail.models import config_from_json, config_in, config_json, identify, named
+from vitrail.models import config_from_json, config_in, config_json, identify, named, queried
 from vitrail.models.trunk.backbone import sized
 from vitrail.objectives import (
     BinaryCrossEntropy,
@@ -35,6 +35,7 @@ from vitrail.objectives import (
     MilNce,
     Objectives,
     PixelCrossEntropy,
+    QueryLoss,
     SummedDistillation,
     Unlabelled,
 )
@@ -60,6 +61,7 @@ from vitrail.tasks import (
     Instances,
     Lidar,
     MultiModal,
+    OpenVocabulary,
     Tasks,
     Video,
     Waveform,
@@ -69,6 +71,8 @@ from vitrail.training.optimizer import AdamW, Optimizer
 from vitrail.training.schedule import Cosine, Schedules
 from vitrail.training.steps import Steps
 
+# Tasks of networks with a tower for words.
+_WORDED = (ImageText, MultiModal, OpenVocabulary)
 # `parse` takes unions as well, which no type says yet.
 AnyTask: Any = Tasks
 
@@ -172,6 +176,8 @@ def suited(task: Tasks) -> Objectives:
         return MilNce()
     if isinstance(task, Lidar):
         return FocalLovasz()
+    if isinstance(task, OpenVocabulary):
+        return QueryLoss()
     if task.maps:
         return PixelCrossEntropy()
     if task.boxes:
@@ -181,8 +187,10 @@ def suited(task: Tasks) -> Objectives:
 
 def _suits(objective: Objectives, task: Tasks) -> bool:
     """Return whether an objective minimises what a task is judged by."""
-    own = (BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz, MilNce)
-    if task.several or task.maps or task.boxes or isinstance(task, ImageText | MultiModal | Lidar):
+    own = (
+        BinaryCrossEntropy, PixelCrossEntropy, BoxLoss, Contrastive, FocalLovasz, MilNce, QueryLoss,
+    )  # fmt: skip
+    if task.several or task.maps or task.boxes or isinstance(task, (*_WORDED, Lidar)):
         return isinstance(objective, type(suited(task)))
     return not isinstance(objective, own)
 
@@ -239,7 +247,7 @@ def checked(recipe: Recipe) -> Recipe:
             f"pretrain PICTURES --method {name}`, then fit with --pretrained and its folder"
         )
     _require_augment(recipe)
-    if isinstance(recipe.task, ImageText | MultiModal):
+    if isinstance(recipe.task, _WORDED):
         _require_pairs(recipe)
     if recipe.model:
         recipe = _on_task(recipe)
@@ -293,7 +301,7 @@ def _on_task(recipe: Recipe) -> Recipe:
         task = as_heard(task, config, recipe.pretrained)
     elif task.maps:
         config = on_maps(recipe.config)
-    elif task.boxes:
+    elif task.boxes and not isinstance(task, OpenVocabulary):
         config = on_boxes(recipe.config, outlines=isinstance(task, Instances))
     elif type(task) in LABELLED:
         config = on_images(recipe.config)
@@ -340,7 +348,7 @@ def _based(recipe: Recipe, base: str) -> Recipe:
 
 
 def _variant(recipe: Recipe, name: str) -> dict[str, Any]:
-    known = named()
+    known = {**named(), **queried()}
     if name.endswith(".json"):
         config = config_in(Path(name))
     elif name not in known:

@@ -47,8 +47,8 @@ def how(facts: ImageTextFacts) -> str:
 def render(facts: ImageTextFacts) -> str:
     """Return the page as HTML text, which asks the network for nothing."""
     words = Words(
-        "image and text", facts.title, answer(facts), how(facts), "pictures", "image", WAYS,
-        f"vitrail predict {facts.run} IMAGES --classes 'a shirt,a bag'",
+        "image and text", facts.title, answer(facts), how(facts), "pictures", "image",
+        f"vitrail predict {facts.run} IMAGES --classes 'a shirt,a bag'", WAYS,
     )  # fmt: skip
     return page(facts, words)
 

@@ -77,7 +77,7 @@ def render(facts: MultiModalFacts) -> str:
     """Return the page as HTML text, which asks the network for nothing."""
     words = Words(
         "clips, sounds and sentences", facts.title, answer(facts), how(facts), "clips", "clip",
-        facts.ways, "\n".join(commands(facts, facts.run)),
+        "\n".join(commands(facts, facts.run)), facts.ways,
     )  # fmt: skip
     return page(facts, words)
 

@@ -43,12 +43,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class PairedFacts:
-    """A finished training of things that find each other.
+class TrainedFacts:
+    """A finished training of things that find each other, as far as all pages tell it.
 
-    `figures` and `chance` are shares in [0, 1] by name, of the test part and of random order;
-    `confusion` counts zero-shot answers, a row per true class; `lines` of the journal have a loss,
-    `looks` a validation score. `images` are those to learn from.
+    `lines` of the journal have a loss, `looks` a validation score. `images` are those to learn
+    from.
     """
 
     model: str
@@ -59,12 +58,6 @@ class PairedFacts:
     test: int
     steps: int
     batch: int
-    figures: Mapping[str, float]
-    chance: Mapping[str, float]
-    classes: Sequence[str]
-    confusion: Sequence[Sequence[int]]
-    prompts: Sequence[str]
-    asked: Sequence[Asked]
     lines: Sequence[Mapping[str, Any]]
     looks: Sequence[Mapping[str, Any]]
     findings: Sequence[FindingFacts]
@@ -79,6 +72,22 @@ class PairedFacts:
     def epochs(self) -> float:
         """Return how often each image was seen."""
         return self.steps * self.batch / self.images
+
+
+@dataclass(frozen=True)
+class PairedFacts(TrainedFacts):
+    """The same with figures of what is found in both directions.
+
+    `figures` and `chance` are shares in [0, 1] by name, of the test part and of random order;
+    `confusion` counts zero-shot answers, a row per true class.
+    """
+
+    figures: Mapping[str, float]
+    chance: Mapping[str, float]
+    classes: Sequence[str]
+    confusion: Sequence[Sequence[int]]
+    prompts: Sequence[str]
+    asked: Sequence[Asked]
 
 
 @dataclass(frozen=True)
@@ -101,15 +110,24 @@ class Words:
     how: str
     things: str
     noun: str
-    ways: Sequence[str]
     next: str
+    ways: Sequence[str] = ()
 
 
 def page(facts: PairedFacts, words: Words) -> str:
     """Return the page as HTML text, which asks the network for nothing."""
-    chapters = [_retrieval(facts, words), _found(facts), _classes(facts), _learning(facts)]
+    chapters = [
+        _retrieval(facts, words), _found(facts), _classes(facts), learning(facts, "recall at 1"),
+    ]  # fmt: skip
+    return html(facts, words, _tiles(facts, words), chapters)
+
+
+def html(
+    facts: TrainedFacts, words: Words, tiles: Sequence[Tile], chapters: Sequence[Chapter | None]
+) -> str:
+    """Return a page of such tiles and chapters as HTML text."""
     return filled(
-        TEMPLATE, facts=facts, words=words, tiles=_tiles(facts, words),
+        TEMPLATE, facts=facts, words=words, tiles=tiles,
         chapters=[one for one in chapters if one is not None],
     )  # fmt: skip
 
@@ -178,11 +196,12 @@ def _classes(facts: PairedFacts) -> Chapter | None:
     return Chapter("Classes asked for in words", parts)
 
 
-def _learning(facts: PairedFacts) -> Chapter | None:
-    left, right = _losses(facts), _rise(facts)
+def learning(facts: TrainedFacts, figure: str) -> Chapter | None:
+    """Return the chapter on how the loss fell and a figure of the validation part rose."""
+    left, right = _losses(facts), _rise(facts, figure)
     parts = [
         Figure(drawn, label)
-        for drawn, label in ((left, "loss over epochs"), (right, "recall over epochs"))
+        for drawn, label in ((left, "loss over epochs"), (right, f"{figure} over epochs"))
         if drawn
     ]
     if len(parts) == 2:
@@ -190,7 +209,7 @@ def _learning(facts: PairedFacts) -> Chapter | None:
     return Chapter("Learning", parts) if parts else None
 
 
-def _losses(facts: PairedFacts) -> str:
+def _losses(facts: TrainedFacts) -> str:
     points = [(line["epoch"], line["loss"]) for line in facts.lines if "epoch" in line]
     if len(points) < 2:
         return ""
@@ -203,7 +222,7 @@ def _losses(facts: PairedFacts) -> str:
     return canvas.svg(draw, "losses", canvas.HALF)
 
 
-def _rise(facts: PairedFacts) -> str:
+def _rise(facts: TrainedFacts, figure: str) -> str:
     per_step = facts.batch / facts.images
     points = [(line["step"] * per_step, 100 * line["val_score"]) for line in facts.looks]
     if len(points) < 2:
@@ -217,6 +236,6 @@ def _rise(facts: PairedFacts) -> str:
         axes.margins(y=0.12)
         canvas.within(axes)
         axes.set_xlabel("epochs")
-        axes.set_ylabel("validation recall at 1, %")
+        axes.set_ylabel(f"validation {figure}, %")
 
     return canvas.svg(draw, "rise", canvas.HALF)

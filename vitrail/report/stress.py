@@ -26,12 +26,14 @@ class AttackFacts:
     """A model under attack: `norm` and `radius` of the ball, n images, one row an attack.
 
     The first row is that without an attack, the last that of images which withstood all of them.
+    `members` are the attacks of AutoAttack in their order, where it was asked for.
     """
 
     norm: str
     radius: float
     n: int
     rows: Sequence[AttackRow]
+    members: Sequence[str] = ()
 
     @property
     def ball(self) -> str:
@@ -76,14 +78,23 @@ def attack_chapter(facts: AttackFacts, cards: Sequence[Card]) -> Chapter:
         ),
         Paragraph(
             "PGD climbs the loss by steps of one length, Auto-PGD by steps that it halves where "
-            "the loss no longer rises; both know the model's gradients. A stronger attack may "
-            "exist, so these shares are upper bounds.",
+            f"the loss no longer rises; both know the model's gradients. {_of_members(facts)}A "
+            "stronger attack may exist, so these shares are upper bounds.",
             soft=True,
         ),
     ]  # fmt: skip
     if cards:
         parts += [Paragraph("Before and after an attack:"), Gallery(cards, small=True)]
     return Chapter("Under attack", parts)
+
+
+def _of_members(facts: AttackFacts) -> str:
+    if not facts.members:
+        return ""
+    return (
+        f"AutoAttack is {', '.join(facts.members)} in this order, each on the images that are "
+        "left, by the code of its authors. "
+    )
 
 
 def corruption_chapter(facts: CorruptionFacts, cards: Sequence[Card]) -> Chapter:

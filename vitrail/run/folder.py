@@ -285,6 +285,11 @@ class RunFolder:
                 f"or learn some by `vitrail train --set task=video --set model={self.recipe} --set "
                 f"pretrained={self.path} --set data=CLIPS`"
             )
+        if kind == "open_vocabulary":
+            raise RunError(
+                f"{self.path} looks for whatever it is asked and has no classes of its own: ask it "
+                f"by `vitrail detect IMAGES --weights {self.path} --for 'a sleeve'`"
+            )
         if kind == "image_text":
             raise RunError(
                 f"{self.path} was trained on images with sentences and has no classes of its own: "

@@ -47,6 +47,7 @@ def conclude(found: Paired, run: RunFolder, images: Read, state: State) -> str:
         figures=judged,
         chance=chances(pairs) | ({SHOT: 1 / len(classes)} if classes else {}),
         classes=classes,
+        prompts=recipe.task.prompts,  # pyright: ignore[reportAttributeAccessIssue]
         confusion=confusion(pairs, len(classes)),
         asked=asked(pairs, verdict, png),
         locked=bool(getattr(recipe.objective, "locked", False)),

@@ -47,6 +47,7 @@ def conclude(found: Paired, run: RunFolder, images: Read, state: State) -> str:
         figures=judged,
         chance=met.chances,
         classes=classes,
+        prompts=recipe.task.prompts,
         confusion=confusion(met.text, len(classes)),
         asked=[] if met.text is None else asked(met.text, verdict, strip),
         towers=config.towers,

@@ -68,7 +68,6 @@ def common(found: Paired, run: RunFolder, images: Read, state: State) -> dict[st
         "test": len(split.test),
         "steps": recipe.steps.total,
         "batch": recipe.steps.batch,
-        "prompts": getattr(recipe.task, "prompts", ()),
         "lines": [line for line in lines if "loss" in line],
         "looks": [line for line in lines if "val_score" in line],
         "findings": [

@@ -1,4 +1,4 @@
-"""Two exported files of models by the clock, in turns."""
+"""Two files of models by the clock, in turns."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ SECONDS = 1.0
 
 
 def in_turns(
-    first: Path, second: Path, labels: tuple[Labels, Labels], threads: int
+    first: Path, second: Path, labels: tuple[Labels, Labels], threads: int, name: str = ENGINES[0]
 ) -> tuple[Latency, Latency, tuple[float, float, float]]:
-    """Return the latencies of two ONNX files, and how many times as fast the second is.
+    """Return the latencies of two files of the engine `name`, and how many times as fast the
+    second is.
 
     `labels` are theirs; each answers for one random image of its own size at a time. The ratio is
     as `measure.latency.ratio` gives it.
     """
-    chosen, asked = engine(ENGINES[0]), []
+    chosen, asked = engine(name), []
     for file, told in zip((first, second), labels, strict=True):
         answer = chosen.open(file, told, threads=threads, single=True)
         random = np.random.default_rng(0)

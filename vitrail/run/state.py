@@ -45,6 +45,7 @@ class Saved:
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
     resized: dict[str, Any] | None = None
     compress: dict[str, Any] | None = None
+    scratch: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = {"spent_s": self.spent_s, "race_s": self.race_s, "train_s": self.train_s}

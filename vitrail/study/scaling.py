@@ -128,7 +128,7 @@ def scale(
         _settle(run, wanted, images)
         again = wanted.again(folder, device)
         with interruptible(again), view.shown():
-            found, asked = _swept(_Sweep(images, folder, seed, view), wanted)
+            found, asked = _swept(Sweep(images, folder, seed, view), wanted)
         _write(found, asked, images, again)
     return found
 
@@ -161,7 +161,7 @@ def _settle(run: RunFolder, wanted: Asked, images: Read) -> None:
         )
 
 
-def _swept(sweep: _Sweep, wanted: Asked) -> tuple[Scaled, dict[str, Any] | None]:
+def _swept(sweep: Sweep, wanted: Asked) -> tuple[Scaled, dict[str, Any] | None]:
     """Train the star, fit the laws and prove what they predict; returns both."""
     shapes = star(sorted(set(wanted.sizes)))
     points = sweep.run(shapes, wanted.time_s * len(shapes) / (len(shapes) + TIMES))
@@ -260,7 +260,7 @@ def predicted(found: Scaled, times: float = TIMES) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-class _Sweep:
+class Sweep:
     """Trains shapes, and keeps every point in points.jsonl as soon as it is known."""
 
     def __init__(self, images: Read, folder: Path, seed: int, view: View) -> None:

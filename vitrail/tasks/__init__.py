@@ -11,6 +11,7 @@ from vitrail.tasks.instances import Instances
 from vitrail.tasks.lidar import Lidar
 from vitrail.tasks.multilabel import MultiLabel
 from vitrail.tasks.multimodal import MultiModal
+from vitrail.tasks.open_vocabulary import OpenVocabulary
 from vitrail.tasks.segmentation import Segmentation
 from vitrail.tasks.series import Series
 from vitrail.tasks.video import Video
@@ -18,5 +19,5 @@ from vitrail.tasks.waveform import Waveform
 
 Tasks = (
     Classification | MultiLabel | Segmentation | Detection | Instances | Series | Video | Audio
-    | Waveform | ImageText | Lidar | MultiModal
+    | Waveform | ImageText | Lidar | MultiModal | OpenVocabulary
 )  # fmt: skip

@@ -109,7 +109,7 @@ class Detection:
         told = _finds(outputs)
         found = finding.matches(told, told.classes)
         main = finding.known(finding.mean_precision(found))
-        return Scores(main, told.loss, len(told), NAME, {NAME: main, **_figures(found)})
+        return Scores(main, told.loss, len(told), NAME, {NAME: main, **figures_of(found)})
 
     def settled(self, labels: Labels, outputs: Outputs) -> Labels:
         """Return the labels with the score from which on answers are shown."""
@@ -139,7 +139,7 @@ class Detection:
         spread = finding.interval(main, finding.resampled(found, len(told)))
         test = Score(
             accuracy=main, low=spread.low, high=spread.high, n=len(told), name=NAME, loss=told.loss,
-            figures=_figures(found),
+            figures=figures_of(found),
         )  # fmt: skip
         return {"test": test, "chapters": chapters(told, found, labels, test, WORST, EXAMPLES)}
 
@@ -179,14 +179,15 @@ def _finds(outputs: Outputs) -> Finds:
     return outputs
 
 
-def _figures(found: Mapping[Any, finding.Matches]) -> dict[str, float]:
+def figures_of(found: Mapping[Any, finding.Matches]) -> dict[str, float]:
+    """Return the mean average precision at single overlaps."""
     return {
         "at overlap 0.5": finding.known(finding.mean_precision(found, overlap=0)),
         "at overlap 0.75": finding.known(finding.mean_precision(found, overlap=5)),
     }
 
 
-def _sizes(pixels: Pixels) -> np.ndarray:
+def sizes_of(pixels: Pixels) -> np.ndarray:
     """Return (width, height, width, height) of each picture, float64 (N, 4)."""
     sizes = [one.size or (1, 1) for one in finding.truths(pixels)]
     return np.array([(w, h, w, h) for h, w in sizes], np.float64).reshape(-1, 4)
@@ -201,7 +202,7 @@ def asked(
     fabric, pixels = open_fabric(device), batches.pixels
     detector = fabric.to_device(model.eval())
     assert isinstance(detector, Detector)
-    found, loss, sizes = [], 0.0, _sizes(pixels)
+    found, loss, sizes = [], 0.0, sizes_of(pixels)
     for batch in batches.iterate(0, stop=batches.steps_per_epoch):
         here = batch.to(fabric.device)
         with fabric.autocast():
@@ -215,10 +216,10 @@ def asked(
     truths = Boxes(tuple(finding.truths(pixels)))
     truth = torch.from_numpy(truths.padded(range(len(truths.truths))))
     classes = len(pixels.classes)
-    return Finds(_padded(found), truth.float(), loss / max(1, len(found)), classes)
+    return Finds(padded(found), truth.float(), loss / max(1, len(found)), classes)
 
 
-def _padded(found: Sequence[np.ndarray]) -> Tensor:
+def padded(found: Sequence[np.ndarray]) -> Tensor:
     """Pad the answers of images, (n, 6) each, to one tensor whose empty rows have the class -1."""
     out = torch.full((len(found), max(map(len, found), default=0), 6), -1.0)
     for row, own in zip(out, found, strict=True):
@@ -231,7 +232,7 @@ def _shown(told: Finds, images: Pixels, row: int) -> Shown:
     what was found in its pixels.
     """
     height, width = images.image
-    factor = np.array([width, height, width, height]) / _sizes(images)[row]
+    factor = np.array([width, height, width, height]) / sizes_of(images)[row]
     truth, found = told.targets[row].numpy(), told.values[row].numpy()
     truth, found = truth[truth[:, 4] >= 0], found[found[:, 5] >= 0]
     truth, found = (np.column_stack([one[:, :4] * factor, one[:, 4:]]) for one in (truth, found))
@@ -249,5 +250,5 @@ def _same_boxes(train: Pixels, test: Pixels) -> Tensor:
         if (labels == label).any()
     ]
     usual = np.array(rows, np.float64).reshape(-1, 6)
-    sizes = _sizes(test)
-    return _padded([np.column_stack([usual[:, :4] * own, usual[:, 4:]]) for own in sizes])
+    sizes = sizes_of(test)
+    return padded([np.column_stack([usual[:, :4] * own, usual[:, 4:]]) for own in sizes])

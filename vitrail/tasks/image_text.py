@@ -31,7 +31,7 @@ from vitrail.models import Backbone
 from vitrail.models.lit import LiT
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
-from vitrail.tasks.pairing import Pairs, figures, in_words, ranks
+from vitrail.tasks.pairing import Pairs, check_prompts, figures, in_words, ranks
 from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, in_order, shuffled
 from vitrail.training.device import open_fabric
 from vitrail.training.evaluate import predict
@@ -63,11 +63,7 @@ class ImageText:
     prompts: tuple[str, ...] = PROMPTS
 
     def __post_init__(self) -> None:
-        if not self.prompts or not all("{}" in one for one in self.prompts):
-            raise ConfigError(
-                f"prompts are {list(self.prompts)}: give at least one, each with {{}} where the "
-                "class stands, such as 'a photo of a {}'"
-            )
+        check_prompts(self.prompts)
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the images behind `spec` with their sentences. Raises DataError."""

@@ -31,7 +31,7 @@ from vitrail.models.trunk.backbone import input_kind
 from vitrail.report.scores import Baseline
 from vitrail.tasks.baselines import Features
 from vitrail.tasks.meeting import Clips, Meetings, embedded, with_sentences, with_sounds
-from vitrail.tasks.pairing import in_words, ranks
+from vitrail.tasks.pairing import check_prompts, in_words, ranks
 from vitrail.tasks.task import Mistaken, Order, Outputs, Scores, in_order, shuffled
 from vitrail.training.evaluate import predict
 
@@ -75,11 +75,7 @@ class MultiModal:
                 f"rate={self.rate}: give a stride of 1 or more, and no number below 0"
             )
         Beside(self.candidates, self.noise)
-        if not self.prompts or not all("{}" in one for one in self.prompts):
-            raise ConfigError(
-                f"prompts are {list(self.prompts)}: give at least one, each with {{}} where the "
-                "class stands, such as 'a video of {}'"
-            )
+        check_prompts(self.prompts, "a video of {}")
 
     def source(self, spec: str | Path, *, progress: bool = False) -> Source:
         """List the clips behind `spec` with their sounds and sentences. Raises DataError."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitrail.errors import ConfigError
 from vitrail.layers.pairs import prototypes
 from vitrail.tasks.task import Outputs
 
@@ -74,6 +75,15 @@ def by_chance(own: Tensor, asked: int, found: int) -> dict[int, float]:
         if k in AT:
             chances[k] = 1 - missed.mean().item()
     return chances
+
+
+def check_prompts(prompts: Sequence[str], such: str = "a photo of a {}") -> None:
+    """Raise ConfigError for sentences without a place for the class, and for none."""
+    if not prompts or not all("{}" in one for one in prompts):
+        raise ConfigError(
+            f"prompts are {list(prompts)}: give at least one, each with {{}} where the class "
+            f"stands, such as '{such}'"
+        )
 
 
 def prompted(name: str, prompts: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from torch import nn
 
 from vitrail.errors import ConfigError
 from vitrail.training.adafactor import Adafactor
+from vitrail.training.half_adamw import HalfAdamW
 from vitrail.training.lamb import Lamb
 from vitrail.training.lion import Lion
 from vitrail.training.muon import MuonWithAdamW
@@ -32,7 +33,7 @@ class AdamW:
     """AdamW: Loshchilov and Hutter, arXiv 1711.05101.
 
     With a `final_decay` the weight decay goes from `weight_decay` to that by a cosine over all
-    steps, as DINO's and its kin's does.
+    steps, as DINO's and its kin's does. `half` keeps the first moment in bfloat16.
     """
 
     lr: float = 1e-3
@@ -41,6 +42,7 @@ class AdamW:
     layer_decay: float = 1.0
     head_decay: float | None = None
     final_decay: float | None = None
+    half: bool = False
     parts_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class AdamW:
 
     def over(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the torch optimizer of parameter groups."""
+        if self.half:
+            return HalfAdamW(groups, lr=self.lr, betas=self.betas)
         # The fused kernels take a third of the time of the foreach ones on a CPU.
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
 

@@ -5,12 +5,26 @@ Minderer et al., ECCV 2022, arXiv 2205.06230; the score for objects: arXiv 2306.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitrail.layers.linear import Linear
+
+
+class Found(NamedTuple):
+    """What a network finds in images: for each of N candidates a box (cx, cy, w, h) as shares of
+    the image, a logit for each query, an embedding (of length 1), and how likely it is an object,
+    a logit, where the network says so."""
+
+    boxes: Float[Tensor, "b n 4"]
+    logits: Float[Tensor, "b n q"]
+    embeddings: Float[Tensor, "b n width"]
+    objectness: Float[Tensor, "b n"] | None
+
 
 TINY = 1e-6  # is added to lengths
 

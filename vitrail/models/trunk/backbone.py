@@ -311,7 +311,9 @@ def input_words(config: Any) -> str:
 
 def sized(config: Any, *, classes: int, channels: int, image: tuple[int, int] | None = None) -> Any:
     """Return a config for other data; of series `channels` are features, `image` is (steps, 1), of
-    waves (1, samples), and networks of clips, sounds and sentences tell no `classes`."""
+    waves (1, samples), and networks with a tower for words tell no `classes`."""
+    if input_kind(config) == "pairs":
+        return config
     if input_kind(config) == "series":
         length = {} if image is None else {"length": image[0]}
         return replace(config, classes=classes, features=channels, **length)

@@ -1,9 +1,7 @@
 """What OWL-ViT minimises: predictions are paired with objects, then labels and boxes are learned.
 
 Minderer et al., ECCV 2022, arXiv 2205.06230, with the pairing of DETR (Carion et al., ECCV 2020,
-arXiv 2005.12872), the focal loss of Lin et al., ICCV 2017, arXiv 1708.02002, and federated queries:
-an image is asked only for what it is known to show or not to show, and for some kinds drawn at
-random, so that what nobody annotated costs nothing.
+arXiv 2005.12872) and the focal loss of Lin et al., ICCV 2017, arXiv 1708.02002.
 """
 
 from __future__ import annotations
@@ -11,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitrail.models.owl_vit import Found
+from vitrail.models.parts.query_heads import Found
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +24,17 @@ class Objects:
 
     boxes: Tensor
     labels: Tensor
+
+
+def objects_of(targets: Float[Tensor, "b m 5"], queries: int) -> list[Objects]:
+    """Return what each image shows from rows of the query that an object is of, -1 where there is
+    none, and its box."""
+    found = []
+    for own in targets:
+        real = own[own[:, 0] >= 0]
+        labels = F.one_hot(real[:, 0].long(), queries).to(real.dtype)
+        found.append(Objects(real[:, 1:], labels))
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,31 +153,6 @@ def likeliest(found: Found, most: int) -> Found:
         taken(found.boxes), taken(found.logits), taken(found.embeddings),
         found.objectness.gather(1, rows),
     )  # fmt: skip
-
-
-def federated(
-    positives: Sequence[int],
-    negatives: Sequence[int],
-    frequencies: np.ndarray,
-    random: np.random.Generator,
-    *,
-    least: int = 50,
-    most: int = 100,
-) -> np.ndarray:
-    """Return the kinds that an image is asked for, int64 (Q,) of at most `most`.
-
-    First those that it shows, then those that it is known not to show, then up to `least` others
-    drawn without repetition by how often the data set has them. What is unknown of an image is
-    asked for only by that draw.
-    """
-    known = list(dict.fromkeys([*positives, *negatives]))
-    weights = np.asarray(frequencies, np.float64).copy()
-    weights[known] = 0
-    room = max(0, min(least, most - len(known), int((weights > 0).sum())))
-    drawn = (
-        random.choice(len(weights), room, replace=False, p=weights / weights.sum()) if room else []
-    )
-    return np.array([*known, *drawn], np.int64)[:most]
 
 
 def _overlap(ours: Tensor, theirs: Tensor) -> Tensor:

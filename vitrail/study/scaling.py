@@ -84,7 +84,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sweep was asked for, kept in its folder: points of others do not tell one law."""
+    """The arguments of a sweep, kept in its folder: points of others do not tell one law."""
 
     data: str
     sizes: tuple[int, ...]

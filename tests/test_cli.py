@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import typer
+from rich.console import Console
 
 import vitrail
 import vitrail.models
@@ -165,3 +166,16 @@ def test_names_reach_the_terminal_without_control_characters(tmp_path, capsys):
     assert capsys.readouterr().out == "first\nb\\x1b[2J\n"
     show(("name", "n"), [("[red]\x1b[2Jx", "1")], left=("name",))
     assert r"[red]\x1b[2Jx" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_no_table_cuts_a_path_or_a_figure(capsys, monkeypatch, columns):
+    from vitrail.commands import options
+
+    monkeypatch.setattr(options, "console", lambda: Console(width=columns))
+    path = "/a/folder/" + "x" * 90 + "/and another one/picture.png"
+    rows = [(path, "a" * 30, "12,345,678.9 ms", "0.125")]
+    options.show(("image", "class", "latency", "share"), rows, left=("image", "class"))
+    shown = capsys.readouterr().out
+    assert "…" not in shown and all(len(line) <= columns for line in shown.splitlines())
+    assert shown.count("x") == 90 and "12,345,678.9" in shown and "0.125" in shown

@@ -15,7 +15,7 @@ from vitrail import checkpoint
 from vitrail.cli import app, main
 from vitrail.data.words import Words, learned
 from vitrail.errors import CheckpointError, ConfigError
-from vitrail.jobs.detect import Asked, Detector, detect
+from vitrail.jobs.detect import Asked, Detected, Detector, as_json, detect
 from vitrail.models import config_json
 from vitrail.models.owl_vit import CLIP, Config, Text, Vision
 from vitrail.report.boxes import Box, drawn
@@ -106,6 +106,7 @@ def test_the_command_prints_and_draws(folder, tmp_path):
     for one, path in ((wide, images[0]), (tall, images[1])):
         before, after = (np.asarray(Image.open(p)) for p in (path, one["picture"]))
         assert after.shape == before.shape and (after != before).any()
+    out = tmp_path / "shown"
     shown = CliRunner().invoke(app, [*asked, "--out", str(out)])
     assert shown.exit_code == 0 and "a sleeve" in shown.stdout and str(out) in shown.stdout
 
@@ -156,3 +157,10 @@ def test_padding_follows_the_end(detector):
     ids = words(["a bag", "a red bag of a sleeve and a sleeve and more"])
     assert ids.shape == (2, 8) and ids[0, -1] == 0 and (ids[0] > 0).sum() < 8
     assert (ids[1] > 0).all() and ids[1, -1] == ids[0][ids[0] > 0][-1]
+
+
+def test_json_moves_no_cursor_and_is_read_as_it_was():
+    name = "a\x9b31m\u202eb\x1b]0;pwn\x07é.png"
+    told = as_json([Detected(name)])
+    assert not set("\x9b\u202e\x1b\x07") & set(told) and "é" in told
+    assert json.loads(told)[0]["path"] == name

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from support.pictures import photo, write_classes
 from test_cli import refused
+from test_unwritable import never
 
-from vitrail.errors import ConfigError
+from vitrail.data.tree import is_run
+from vitrail.errors import ConfigError, RunError
+from vitrail.run.folder import RunFolder
 from vitrail.study import scaling
 from vitrail.study.laws import Saturating, Shape, fit_saturating, fit_shape, frontier, scaled
 from vitrail.study.scaling import Point, laws, predicted, star, summary
@@ -127,6 +131,48 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert three.proof.compute == pytest.approx(3e7, rel=0.2)
     assert four.proof == three.proof and "asked for: width 16" in summary(three)
     assert not list((two.folder / "checkpoints").iterdir())
+
+
+def test_points_of_another_sweep_are_not_mixed_in(tmp_path, monkeypatch):
+    folder, swept, photos = tmp_path / "sweep it", [], tmp_path / "photos"
+    photos.mkdir()
+    (tmp_path / "others").mkdir()
+    monkeypatch.setattr(scaling, "read_data", lambda data, *_: SimpleNamespace(digest=data.spec))
+    monkeypatch.setattr(scaling, "_swept", lambda sweep, wanted: (swept.append(wanted), None))
+    monkeypatch.setattr(scaling, "_write", lambda *_: None)
+    monkeypatch.setattr(scaling, "Sweep", lambda *_: None)
+
+    def scale(data=photos, sizes=(16, 32, 48), seed=0):
+        scaling.scale(data, sizes=sizes, time="90s", seed=seed, out=folder, device="cpu")
+
+    scale()
+    scale()
+    assert len(swept) == 2 and is_run(folder)
+    told = swept[0].again(folder, "cpu")
+    assert told == (
+        f"vitrail scale {photos} --sizes 16,32,48 --time 90s --device cpu --out '{folder}'"
+    )
+    monkeypatch.setattr(scaling, "read_data", never)
+    for change in ({"data": tmp_path / "others"}, {"sizes": (16, 32, 64)}, {"seed": 1}):
+        with pytest.raises(ConfigError, match=r"is not what .* was begun with"):
+            scale(**change)
+    monkeypatch.setattr(scaling, "read_data", lambda *_: SimpleNamespace(digest="changed"))
+    with pytest.raises(RunError, match=r"images are not those that .* began with"):
+        scale()
+    with RunFolder.create(folder, resume=True), pytest.raises(RunError, match="is in use by"):
+        scale()
+    assert len(swept) == 2
+
+
+def test_a_sweep_writes_over_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "read_data", never)
+    (tmp_path / "result.json").write_text("precious")
+    with pytest.raises(RunError, match="exists and is not empty"):
+        scaling.scale("photos", sizes=(16, 32, 48), out=tmp_path)
+    (tmp_path / "asked.json").write_text('{"data": 5}')
+    with pytest.raises(RunError, match=r"asked\.json is damaged .* start again in another folder"):
+        scaling.scale("photos", sizes=(16, 32, 48), out=tmp_path)
+    assert (tmp_path / "result.json").read_text() == "precious"
 
 
 @pytest.mark.parametrize("sizes", ["32,64", "32,32,64", "20,32,64", "8,16,32"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import os
 import subprocess
@@ -25,6 +26,8 @@ from vitrail.layers.gates import Gate
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Block, DropPath, LayerScale, rising
 from vitrail.layers.tokens import SequencePool
+from vitrail.models.parts.clip_towers import Biased
+from vitrail.models.parts.vatt_encoder import BiasedAttention
 
 SIZES = st.integers(1, 5)
 
@@ -44,6 +47,34 @@ def test_attend_is_softmax_attention(b, heads, t, s, d, biased):
             expected[i, h] = logits.exp() / logits.exp().sum(1, keepdim=True) @ v[i, h]
     assert torch.allclose(attend(q, k, v, bias=bias), expected, atol=1e-12)
     assert torch.allclose(attention_weights(q, k, bias=bias) @ v, expected, atol=1e-12)
+
+
+def test_weights_take_what_forward_takes():
+    """Who asks an attention for its weights hands over the inputs of its forward."""
+    found = 0
+    for part in ("layers", "models"):
+        for path in sorted((Path(vitrail.__file__).parent / part).rglob("*.py")):
+            relative = path.relative_to(Path(vitrail.__file__).parents[1]).with_suffix("")
+            module = importlib.import_module(".".join(relative.parts).removesuffix(".__init__"))
+            for one in vars(module).values():
+                if isinstance(one, type) and issubclass(one, nn.Module) and hasattr(one, "weights"):
+                    forward, weights = (
+                        list(inspect.signature(getattr(one, name)).parameters)
+                        for name in ("forward", "weights")
+                    )
+                    assert forward == weights, one
+                    found += 1
+    assert found > 30
+
+
+@pytest.mark.parametrize("kind", [BiasedAttention, Biased])
+def test_weights_of_an_attention_with_a_bias_are_those_of_its_forward(kind):
+    torch.manual_seed(0)
+    layer, x = kind(12, 3).double().eval(), torch.randn(2, 5, 12, dtype=torch.float64)
+    bias = torch.randn(2, 1, 5, 5, dtype=torch.float64)
+    v = layer._heads(x)[2]
+    expected = layer.proj((layer.weights(x, bias) @ v).transpose(1, 2).reshape(2, 5, 12))
+    assert torch.allclose(layer(x, bias), expected, atol=1e-12)
 
 
 def test_attention_weights_are_those_of_forward():

@@ -12,6 +12,7 @@ from rich.console import Console
 from test_fit import runner
 from test_report import EVIL, read
 
+from vitrail.data.labels import Labels
 from vitrail.jobs.evaluate import Evaluation
 from vitrail.run import notebook, view
 from vitrail.run.view import View
@@ -122,6 +123,37 @@ def test_a_run_of_several_labels_shows_its_own_measure(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(result(test=test, baselines=beside)))
     made = Run(tmp_path)._repr_html_()
     assert f"test {name}" in made and "70.0 %" in made and "20.0 %" in made
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        # of images and sentences, which have no single figure
+        ({"model": {"title": "ViT with sentences", "params": 500}, "steps": 12,
+          "test": {"images": 12, "sentences": 1, "text to image, recall at 1": 0.25}},
+         ["ViT with sentences", "recall at 1", "25.0 %", "12 images, 1 sentence", "500", "12"]),
+        # of a pretraining, which is not tested
+        ({"model": {"name": "deit", "title": None, "params": 500}, "looks": [], "steps": 9},
+         ["<b>deit</b>", "parameters", "9"]),
+        # of lidar scans, whose time is of a whole scan
+        ({"model": {"title": "RangeViT", "params": 500}, "scan_s": 0.02, "baselines": [],
+          "test": {"name": "mean intersection over union", "mean_intersection_over_union": 0.5,
+                   "low": 0.4, "high": 0.6, "n": 1}},
+         ["RangeViT", "50.0 %", "1 image", "20 ms"]),
+    ],
+)  # fmt: skip
+def test_runs_of_every_task_show_themselves(tmp_path, told, said):
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    made = Run(tmp_path)._repr_html_()
+    assert all(one in made for one in said) and "report.html" in made
+
+
+def test_a_run_says_what_it_was_tested_on(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(result()))
+    (tmp_path / "labels.json").write_text(json.dumps(
+        Labels(("a", "b"), (8, 8), 3, (0.5,) * 3, (0.5,) * 3, takes="clips", frames=4).to_json()
+    ))  # fmt: skip
+    assert "100 clips" in Run(tmp_path)._repr_html_()
 
 
 def test_an_evaluation_shows_itself(tmp_path):

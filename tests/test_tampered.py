@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from vitrail.data.labels import Labels
 from vitrail.engines import engine
 from vitrail.engines.onnx import export_onnx, synthetic
 from vitrail.errors import CheckpointError, ConfigError, RunError, VitrailError
+from vitrail.jobs import fitting
+from vitrail.jobs.arguments import Arguments
 from vitrail.jobs.predict import Predictor
 from vitrail.measure.latency import Latency, remembered
 from vitrail.run import record, storage
@@ -470,6 +474,23 @@ def test_a_password_is_not_written_down(url, kept, monkeypatch):
 def test_an_unreachable_database_says_no_password():
     with pytest.raises(RunError, match="cannot be opened") as caught:
         storage.open_study("postgresql://me:s3cret@127.0.0.1:1/x", "race")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_race_without_candidates_says_no_password(tmp_path, monkeypatch):
+    url = "postgresql://me:s3cret@db/x"
+    asked = Arguments("photos", storage=url)
+    view = SimpleNamespace(phase=lambda text: None, say=lambda text: None)
+    state = SimpleNamespace(owner="me", values={"race_s": 1.0, "train_s": 1.0})
+    fit: Any = SimpleNamespace(
+        asked=asked, state=state, view=view, folder=RunFolder(tmp_path),
+        workshop=SimpleNamespace(split=SimpleNamespace(train=SimpleNamespace(digest="0" * 20))),
+        found=SimpleNamespace(candidates=()), desk=SimpleNamespace(notes=[]),
+    )  # fmt: skip
+    race = SimpleNamespace(entered=True, run=lambda *_, **__: [])
+    monkeypatch.setattr(fitting, "Race", lambda *_, **__: race)
+    with pytest.raises(RunError, match="no candidate of postgresql://me@db/x was left") as caught:
+        fitting.Fitting._race(fit)
     assert "s3cret" not in str(caught.value)
 
 

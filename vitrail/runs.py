@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from vitrail.config import read_json
+from vitrail.data.source import NOUNS
 from vitrail.errors import RunError
 from vitrail.jobs.predict import answering
 from vitrail.jobs.prediction import Prediction
-from vitrail.report.text import link, plain
+from vitrail.report.text import in_notebook, plain
 from vitrail.run import dial
 from vitrail.run.dial import Dial
 from vitrail.run.folder import RESTORE, RunFolder
@@ -77,7 +78,10 @@ class Run(os.PathLike):
 
     @property
     def latency_s(self) -> float:
-        """Return the median seconds for one image, as exported."""
+        """Return the median seconds for one image, clip, series, sound or scan, as exported."""
+        found = self.result
+        if "latency" not in found and "scan_s" in found:
+            return _number(self._folder.result, found, "scan_s")
         return _number(self._folder.result, self._figures("latency"), "p50_s")
 
     def _figures(self, name: str) -> dict[str, Any]:
@@ -118,25 +122,51 @@ class Run(os.PathLike):
         """Show the answer in a notebook: figures, and a link to the report."""
         try:
             found = self.result
+            return self._shown(found)
         except RunError as error:
             return str(escape(plain(str(error))))
-        test, model = found["test"], found["model"]
+
+    def _shown(self, found: Mapping[str, Any]) -> str:
+        """Return the figures of a result as a table, whatever the run was trained for."""
+        model = found.get("model", {})
+        rows = self._tested(found)
+        if "latency" in found or "scan_s" in found:
+            rows.append(("latency as exported", seconds(self.latency_s)))
+        for name, text in (("params", "parameters"), ("steps", "steps")):
+            if isinstance(value := model.get(name, found.get(name)), int):
+                rows.append((text, count(value)))
+        name = model.get("title") or model.get("name") or self.path.name
+        return in_notebook(str(name), rows, self.report)
+
+    def _tested(self, found: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return what the test says: the main figure beside the baselines, or each of several."""
+        test = found.get("test")
+        if not isinstance(test, dict):
+            return []
+        if "low" not in test:  # sentences and what they are about find each other both ways
+            shares = [(name, v) for name, v in test.items() if isinstance(v, float)]
+            asked = [counted(v, name.removesuffix("s")) for name, v in test.items()
+                     if isinstance(v, int)]  # fmt: skip
+            rows = [(name, percent(value)) for name, value in shares]
+            return [*rows, *([("tested on", ", ".join(asked))] if asked else [])]
         measure = test.get("name", "accuracy")
         key = measure.replace(" ", "_")
         interval = f"{percent(test['low'])} to {percent(test['high'])}"
-        said = f"{percent(self.score)}, 95 % interval {interval}, {counted(test['n'], 'image')}"
-        rows = [
-            (f"test {measure}", said),
-            *((one.get("name", ""), percent(one[key])) for one in found.get("baselines", ())),
-            ("latency as exported", seconds(self.latency_s)),
-            ("parameters", count(model["params"])),
-        ]
-        cells = Markup("").join(
-            Markup("<tr><td>{}</td><td>{}</td></tr>").format(plain(name), value)
-            for name, value in rows
-        )
-        name = plain(model.get("title") or model["name"])
-        return str(Markup("<b>{}</b><table>{}</table>{}").format(name, cells, link(self.report)))
+        item, items = self._nouns()
+        said = f"{percent(self.score)}, 95 % interval {interval}, {counted(test['n'], item, items)}"
+        beside = found.get("baselines", ())
+        return [
+            (f"test {measure}", said), *((one.get("name", ""), percent(one[key])) for one in beside)
+        ]  # fmt: skip
+
+    def _nouns(self) -> tuple[str, str]:
+        """Return what one of the things that are answered is called, and several."""
+        if not self._folder.labels.is_file():
+            return NOUNS["images"]
+        if self._folder.of_scans():
+            return NOUNS["scans"]
+        labels = self._folder.read_labels()
+        return labels.item, labels.items
 
 
 def _number(file: Path, figures: Mapping[str, Any], name: str) -> float:

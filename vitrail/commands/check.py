@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
@@ -34,10 +33,11 @@ def check(
     """Say what is wrong with data before any time is spent on it."""
     from vitrail.jobs.check import Rules
     from vitrail.jobs.check import check as run
+    from vitrail.report.predictions import shown_json
 
     rules = Rules(group_by, duplicates)  # pyright: ignore[reportArgumentType]
     found = run(data, task, rules, progress=sys.stderr.isatty())
     if as_json:
-        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        print(shown_json(found.to_json()))
     else:
         say("\n".join(found.lines()))

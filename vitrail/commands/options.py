@@ -84,14 +84,15 @@ def show(
     """Print a table: the columns in `left` to the left, figures to the right.
 
     `bold` says of a row's number whether it stands out. Cells are shown as they are, without
-    markup and with control characters escaped.
+    markup and with control characters escaped; on a narrow terminal they are folded, never cut.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in head:
-        table.add_column(title, justify="left" if title in left else "right")
+        justify = "left" if title in left else "right"
+        table.add_column(title, justify=justify, overflow="fold")
     for number, row in enumerate(rows):
         style = "bold" if bold is not None and bold(number) else ""
         table.add_row(*(Text(plain(cell)) for cell in row), style=style)

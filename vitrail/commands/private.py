@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vitrail.commands.options import Json, say
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, RunError
 
 
 def private(
@@ -49,12 +50,17 @@ def private(
         return
     if run is None or image is None:
         raise ConfigError("the run and the image are wanted: vitrail private RUN image.jpg")
+    for name, value in (("--bandwidth", bandwidth), ("--round-trip", round_trip)):
+        if not (value > 0 if name == "--bandwidth" else value >= 0) or math.isinf(value):
+            raise ConfigError(f"{name} is {value:g}: give a number of what a network does")
     from vitrail.jobs.private import private as answer
     from vitrail.methods.private_cost import Network
     from vitrail.report.private import render_private
     from vitrail.run.folder import RunFolder
 
     if out is not None:
+        if out.exists():
+            raise RunError(f"{out} exists and is not overwritten: name another file by --out")
         RunFolder.check_writable(out.parent, "the page in")
     facts = answer(
         run, image, weights=weights, protocol=protocol, shown=sys.stderr.isatty(),
@@ -63,7 +69,12 @@ def private(
     if out is not None:
         from vitrail import files
 
-        files.write(out, render_private(facts))
+        try:
+            files.write(out, render_private(facts))
+        except OSError as error:
+            raise RunError(
+                f"{out} cannot be written ({files.reason(error)}): name another file by --out"
+            ) from error
     if as_json:
         print(json.dumps(facts.to_json(), indent=1))
         return

@@ -15,6 +15,7 @@ import numpy as np
 
 from vitrail.data.opening import open_source
 from vitrail.data.source import Sampling, Source
+from vitrail.data.tree import walked
 from vitrail.data.videos import require_av
 from vitrail.errors import DataError
 
@@ -53,7 +54,9 @@ def view_start(frames: int, sampling: Sampling, view: int, views: int) -> int:
 def videos_below(folder: Path, suffixes: Sequence[str], most: int | None = None) -> list[Path]:
     """Return the video files at any depth of a folder, by their suffixes, sorted."""
     found = (
-        path for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )  # fmt: skip
+        path
+        for here, names, _ in walked(folder)
+        for path in (here / name for name in names)
+        if path.suffix.lower() in suffixes and path.is_file()
+    )
     return sorted(islice(found, most))

@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from vitrail.data.drawn import is_explanation
 from vitrail.data.formats import looks_like_image, suffixes
+from vitrail.data.names import few
 from vitrail.data.sounds import SUFFIXES
+from vitrail.data.tree import walked
 from vitrail.errors import DataError
 from vitrail.units import counted
 
@@ -24,9 +27,9 @@ def collect(
     """List the files named, and the image files in folders named at any depth, sorted.
 
     Read are all formats that the data gate reads; a file of another suffix, or of none, counts
-    where its first bytes are those of an image. Hidden entries are left out; of what else is
-    passed over `told` hears one sentence a folder. With the `noun` "sound" it is sound files that
-    are listed. Raises DataError.
+    where its first bytes are those of an image. Hidden entries are left out, and what vitrail
+    itself made there; of what is passed over `told` hears one sentence a folder. With the `noun`
+    "sound" it is sound files that are listed. Raises DataError.
     """
     if isinstance(arguments, (str, os.PathLike)):
         arguments = [arguments]
@@ -54,25 +57,23 @@ def _named(path: Path, noun: str) -> str:
 
 
 def _below(folder: Path, told: Callable[[str], None], noun: str) -> list[str]:
-    found, passed, closed = [], [], []
-    seen: set[str] = set()
-    for here, below, names in os.walk(
-        folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))
-    ):
-        # A link to a folder above leads back for ever.
-        real = os.path.realpath(here)
-        below[:] = [] if real in seen else [name for name in below if not name.startswith(".")]
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in (name for name in names if not name.startswith(".")):
-            path = Path(here, name)
+    found, passed, closed, own = [], [], [], []
+
+    def note(error: OSError) -> None:
+        closed.append(str(error.filename))
+
+    for here, names, kept in walked(folder, note):
+        own += [str(here / name) for name in kept]
+        for path in (here / name for name in names):
             ending = SUFFIXES if noun == "sound" else suffixes()
             known = path.suffix.lower() in ending and path.is_file()
             known = known or (noun == "image" and looks_like_image(path))
-            (found if known else passed).append(str(path))
-    if passed or closed:
-        told(_sentence(folder, sorted(passed), closed, noun))
+            if known and is_explanation(path):
+                own.append(str(path))
+            else:
+                (found if known else passed).append(str(path))
+    if passed or closed or own:
+        told(_sentence(folder, sorted(passed), closed, own, noun))
     if not found:
         others = f" among {counted(len(passed), 'file')}" if passed else ""
         raise DataError(
@@ -81,7 +82,7 @@ def _below(folder: Path, told: Callable[[str], None], noun: str) -> list[str]:
     return sorted(found)
 
 
-def _sentence(folder: Path, passed: list[str], closed: list[str], noun: str) -> str:
+def _sentence(folder: Path, passed: list[str], closed: list[str], own: list[str], noun: str) -> str:
     words = []
     if passed:
         some = ", ".join(os.path.relpath(path, folder) for path in passed[:_SHOWN])
@@ -89,4 +90,8 @@ def _sentence(folder: Path, passed: list[str], closed: list[str], noun: str) -> 
         words.append(f"{counted(len(passed), 'file')} passed over as not {noun}s ({some}{more})")
     if closed:
         words.append(f"{counted(len(closed), 'folder')} that cannot be read ({closed[0]})")
+    if own:
+        some = few([os.path.relpath(path, folder) for path in own])
+        what = counted(len(own), "run or answer", "runs and answers")
+        words.append(f"{what} of vitrail passed over ({some})")
     return f"{folder}: {'; '.join(words)}"

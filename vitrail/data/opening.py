@@ -3,7 +3,6 @@
 Opening a source lists its images and reads none of them; nothing is ever written to it.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from vitrail.data.shards import read_shards, shards_in
 from vitrail.data.sounds import SUFFIXES, require_soundfile
 from vitrail.data.source import Source
 from vitrail.data.table import read_table
-from vitrail.data.tree import is_picture
+from vitrail.data.tree import is_picture, walked
 from vitrail.data.videos import are_videos
 from vitrail.data.voc import read_voc, voc_files
 from vitrail.data.yolo import read_yolo, yolo_files
@@ -162,11 +161,8 @@ def _sounding(path: Path) -> bool:
     """Return whether most of the first files below a folder are sounds by their names, and none a
     picture."""
     found = others = 0
-    for _, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
+    for _, names, _ in walked(path):
+        for name in names:
             if is_picture(name):
                 return False
             heard = name.lower().endswith(SUFFIXES)

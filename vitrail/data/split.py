@@ -140,7 +140,7 @@ def divide(
     that have different labels. Raises DataError for classes that would be missing from a part,
     all at once, and ConfigError for a wrong fraction, word or expression.
     """
-    _check(val, test, duplicates)
+    check_rules(group_by, val, test, duplicates)
     items = inspection.items
     names = np.array([item.part or "train" for item in items])
     given = {item.part for item in items} - {None}
@@ -276,14 +276,35 @@ def _part(inspection: Inspection, at: np.ndarray) -> Part:
     return Part(inspection.source, inspection.rows[order], inspection.digests[order])
 
 
-def _subjects(items: tuple[Item, ...], group_by: str) -> np.ndarray:
+def check_rules(
+    group_by: str | None, val: float | None, test: float | None, duplicates: str
+) -> None:
+    """Raise ConfigError for a wrong expression, fraction or word, before anything is read."""
+    _check(val, test, duplicates)
+    if group_by is not None:
+        _pattern(group_by)
+
+
+def require_groups(source: Source, group_by: str | None) -> None:
+    """Raise DataError for an expression that no path has, before any file is opened."""
+    if group_by is not None and source.items:
+        pattern = _pattern(group_by)
+        if not any(pattern.search(item.key) for item in source.items):
+            _subjects(source.items, group_by)
+
+
+def _pattern(group_by: str) -> re.Pattern[str]:
     try:
-        pattern = re.compile(group_by)
+        return re.compile(group_by)
     except re.error as error:
         raise ConfigError(
             f"group-by is {group_by!r}, which is not a regular expression ({error}): correct it, "
             r"for example '(subject\d+)'"
         ) from None
+
+
+def _subjects(items: tuple[Item, ...], group_by: str) -> np.ndarray:
+    pattern = _pattern(group_by)
     found = [pattern.search(item.key) for item in items]
     missed = [item.key for item, match in zip(items, found, strict=True) if match is None]
     if missed:

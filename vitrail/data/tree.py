@@ -5,9 +5,10 @@ long) is noted like a broken file; it does not end the listing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vitrail.data.drawn import is_drawn, is_explanation
 from vitrail.data.names import few
 from vitrail.data.source import Finding
 from vitrail.files import reason
@@ -46,6 +47,7 @@ class Tree:
         self.unreadable: list[tuple[str, str]] = []
         self._hidden = 0
         self._runs: list[str] = []
+        self._drawn: list[str] = []
         self._unnamed: list[str] = []
 
     def listing(self, folder: str = "") -> tuple[list[str], list[str]]:
@@ -64,7 +66,7 @@ class Tree:
             return [], []
         for entry in entries:
             key = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+            if _is_clutter(entry.name):
                 self._hidden += 1
                 continue
             try:
@@ -73,6 +75,8 @@ class Tree:
                     self._hidden += 1  # a pipe, a socket, a device
                 elif is_folder and is_run(self.root / key):
                     self._runs.append(key)
+                elif (is_drawn if is_folder else is_explanation)(self.root / key):
+                    self._drawn.append(key)
                 elif not _is_text(entry.name):
                     self._unnamed.append(key)
                 else:
@@ -114,6 +118,10 @@ class Tree:
             text = f"{counted(len(self._runs), 'run folder')} of vitrail passed over "
             text += f"({few(self._runs)})"
             findings.append(Finding("run folder", "info", text, tuple(self._runs)))
+        if self._drawn:
+            what = counted(len(self._drawn), "answer")
+            text = f"{what} of vitrail to look at passed over ({few(self._drawn)})"
+            findings.append(Finding("answers", "info", text, tuple(self._drawn)))
         if self._hidden:
             text = f"{counted(self._hidden, 'hidden or system entry', 'hidden or system entries')} "
             text += "passed over (.*, Thumbs.db, desktop.ini, @eaDir, __MACOSX)"
@@ -127,6 +135,28 @@ class Tree:
             why = "no read permission, allow it (chmod +rX)"
             denied = isinstance(error, PermissionError)
             self.unreadable.append((key, why if denied else reason(error)))
+
+
+def walked(
+    root: Path, closed: Callable[[OSError], None] = lambda error: None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder from `root` down, sorted, with the names of its files and of folders in it
+    that are vitrail's own and not entered.
+
+    Hidden names and those of systems are left out, links followed but to a folder that was there
+    before; `closed` hears of what cannot be read.
+    """
+    seen: set[str] = set()
+    for here, below, names in os.walk(root, followlinks=True, onerror=closed):
+        real = os.path.realpath(here)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        shown = sorted(name for name in below if not _is_clutter(name))
+        own = [name for name in shown if is_run(Path(here, name)) or is_drawn(Path(here, name))]
+        below[:] = [name for name in shown if name not in own]
+        yield Path(here), sorted(name for name in names if not _is_clutter(name)), own
 
 
 def is_run(folder: Path) -> bool:
@@ -143,6 +173,10 @@ def is_run(folder: Path) -> bool:
 def is_picture(name: str) -> bool:
     """Return whether a file is a picture by its name."""
     return name.lower().endswith(_PICTURES)
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def _is_text(name: str) -> bool:

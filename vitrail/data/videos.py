@@ -20,7 +20,7 @@ import numpy as np
 
 from vitrail.data.decode import resize
 from vitrail.data.formats import check_file
-from vitrail.data.tree import is_picture
+from vitrail.data.tree import is_picture, walked
 from vitrail.errors import DataError, extra
 
 SUFFIXES = (
@@ -77,13 +77,12 @@ def are_videos(folder: Path) -> bool:
     """Return whether a folder is certainly one of clips: its first files are videos by their
     suffixes, and none is a picture."""
     seen = 0
-    for _, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+    for _, names, _ in walked(folder):
+        for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if is_picture(name):
                 return False
-            seen += suffix in SUFFIXES and not name.startswith(".")
+            seen += suffix in SUFFIXES
         if seen >= ENOUGH:
             break
     return seen > 1

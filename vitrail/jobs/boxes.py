@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitrail import files
+from vitrail.data import drawn as answers
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.data.outlines import pasted, runs
@@ -116,7 +117,7 @@ def write(out: Path, name: str, image: np.ndarray, boxes: Sequence[Box], labels:
     height, width = image.shape[:2]
     told = {"width": width, "height": height, "boxes": [one.to_json() for one in boxes]}
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        answers.make(out)
         text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
         files.write(Path(written.boxes), text.encode())
         some = [one.mask for one in under if one.mask is not None]

@@ -14,7 +14,7 @@ from vitrail.data.lidar.gate import Inspected, inspect_scans
 from vitrail.data.lidar.split import divide_scans
 from vitrail.data.opening import task_of_data
 from vitrail.data.source import Finding
-from vitrail.data.split import Duplicates, Split, divide
+from vitrail.data.split import Duplicates, Split, check_rules, divide
 from vitrail.data.told import told
 from vitrail.recipes.recipe import task_of
 from vitrail.tasks import Tasks
@@ -38,6 +38,9 @@ class Rules:
     group_by: str | None = None
     duplicates: Duplicates = "group"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_rules(self.group_by, None, None, self.duplicates)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ proportions. What a sentence means is computed once, however many images are ask
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,15 +19,17 @@ from torch import Tensor
 
 from vitrail import checkpoint, files
 from vitrail.config import read_json
+from vitrail.data import drawn as answers
 from vitrail.data.decode import BrokenImage, decode_full, read_file
 from vitrail.data.labels import Labels
 from vitrail.data.words import Words, opened
 from vitrail.errors import CheckpointError, ConfigError, RunError
-from vitrail.jobs.masks import names
+from vitrail.jobs.masks import check_out, names
 from vitrail.models import family_of, identify, load
 from vitrail.models.owl_vit import CLIP, Config, OwlViT
 from vitrail.report.boxes import Box, drawn
-from vitrail.run.folder import TIE, RunFolder
+from vitrail.report.predictions import shown_json
+from vitrail.run.folder import TIE
 from vitrail.run.open_vocabulary import beside
 from vitrail.tasks.queried import boxes_in
 
@@ -198,7 +199,7 @@ def detect(
     from vitrail.data.parallel import in_order
 
     if out is not None:
-        RunFolder.check_writable(out, "folder")
+        check_out(out)
     if asked.like is None:
         called = tuple(dict.fromkeys(" ".join(one.split()) for one in asked.sentences))
         queries = detector.queries(called)
@@ -238,7 +239,7 @@ def free_folder() -> Path:
 
 def as_json(found: Sequence[Detected]) -> str:
     """Return what was found as JSON: boxes are x0, y0, x1, y1 in pixels."""
-    return json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False)
+    return shown_json([asdict(one) for one in found])
 
 
 def _image(path: str) -> np.ndarray:
@@ -256,7 +257,7 @@ def _write(path: Path, picture: Any) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        answers.make(path.parent)
         files.write(path, buffer.getvalue())
     except OSError as error:
         raise RunError(

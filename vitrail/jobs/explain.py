@@ -16,6 +16,7 @@ from torch import nn
 from vitrail import files
 from vitrail.attribution import ASKED, explain, overlay, photograph
 from vitrail.config import nearest
+from vitrail.data.drawn import EXPLAINED, MADE_BY
 from vitrail.data.labels import Labels
 from vitrail.errors import ConfigError, DataError, RunError
 from vitrail.jobs import explain_drawn
@@ -117,7 +118,7 @@ def picture_names(paths: Sequence[str]) -> list[str]:
             name, number = f"{first}-{number}", number + 1
         taken.add(name)
         names.append(name)
-    return [f"{name}-explained.png" for name in names]
+    return [name + EXPLAINED for name in names]
 
 
 def _tail(path: Path, folders: int) -> str:
@@ -185,7 +186,7 @@ def _draw(image: np.ndarray, heat: np.ndarray, one: Explained, target: Path) -> 
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     figure.supxlabel(ASKED[one.method], fontsize=9, color="0.4")
     made = io.BytesIO()
-    figure.savefig(made, dpi=130, format="png")
+    figure.savefig(made, dpi=130, format="png", metadata={"Software": MADE_BY})
     try:
         files.write(target, made.getvalue())
     except OSError as error:

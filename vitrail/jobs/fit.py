@@ -79,6 +79,8 @@ def fit(
     asked = ask(data, words, settings, out)
     _reached(asked)
     if (pictures := words.get("pretrain")) is not None:
+        if out is not None:  # before a third of the time is spent
+            RunFolder.check_free(out)
         asked = _pretrained_first(asked, str(pictures), words, out, console)
     task = asked.wish.task
     if isinstance(task, Lidar):

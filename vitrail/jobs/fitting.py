@@ -144,7 +144,7 @@ class Fitting:
             self._brought(said)
         if not any(runner.accuracy is not None for runner in runners):
             raise RunError(
-                f"no candidate of {asked.storage or 'the race'} was left for this run: give "
+                f"no candidate of {asked.public.storage or 'the race'} was left for this run: give "
                 "more --time, or fewer machines"
             )
         return race, self._resized(runners)

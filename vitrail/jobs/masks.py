@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail import files
+from vitrail.data import drawn as answers
 from vitrail.data.decode import resize
 from vitrail.data.labels import Labels
 from vitrail.engines.masks import likeliest
@@ -90,10 +91,15 @@ def mask_folder(run: RunFolder, what: str = "masks") -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Raise RunError for a folder of masks that has something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Raise RunError for a folder of answers that has something in it, or cannot be written."""
+    if out.exists() and (not out.is_dir() or any(not left_over(one) for one in out.iterdir())):
         raise RunError(f"{out} exists and is not overwritten: name another folder by --out")
     RunFolder.check_writable(out, "folder")
+
+
+def left_over(entry: Path) -> bool:
+    """Return whether what was killed before the first answer left this."""
+    return entry.name == answers.MARK or (entry.name[:1] == "." and entry.suffix == files.PART)
 
 
 def names(paths: Sequence[str]) -> list[str]:
@@ -112,7 +118,7 @@ def write(out: Path, name: str, image: np.ndarray, mask: np.ndarray, labels: Lab
     """Write a mask and the image under its colours to `out`. Raises RunError."""
     written = Written(str(out / f"{name}.png"), str(out / f"{name}-overlay.png"))
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        answers.make(out)
         files.write(Path(written.mask), index_png(mask, labels.classes))
         files.write(Path(written.overlay), as_png(over(image, mask, labels.classes)))
     except OSError as error:

@@ -11,12 +11,14 @@ import numpy as np
 
 from vitrail import files
 from vitrail.config import parse
+from vitrail.data import drawn
 from vitrail.data.labels import Labels
 from vitrail.data.lidar.projection import ByScan, Spherical
 from vitrail.data.lidar.reader import Network, Reader
 from vitrail.data.lidar.reading import ENDINGS, BrokenScan, Scan, read_scan
 from vitrail.data.masks import IGNORE
 from vitrail.data.parallel import in_order
+from vitrail.data.tree import walked
 from vitrail.engines.kpconv import in_numpy
 from vitrail.engines.sealed import open_sealed
 from vitrail.errors import ConfigError, DataError, RunError
@@ -48,7 +50,12 @@ class ScanPredictor:
             path = Path(argument)
             if not path.exists():
                 raise DataError(f"scan {path} does not exist: give scans or folders of them")
-            below = sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(ENDINGS))
+            below = sorted(
+                str(here / name)
+                for here, names, _ in walked(path)
+                for name in names
+                if name.lower().endswith(ENDINGS) and (here / name).is_file()
+            )
             if path.is_dir() and not below:
                 raise DataError(f"folder {path} has no scans, as {', '.join(ENDINGS)} files")
             found += below if path.is_dir() else [str(path)]
@@ -129,7 +136,7 @@ def _of_file(scan: Scan, said: np.ndarray) -> np.ndarray:
 
 def _write(out: Path, name: str, data: bytes) -> str:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        drawn.make(out)
         files.write(out / name, data)
     except OSError as error:
         raise RunError(

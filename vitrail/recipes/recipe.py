@@ -19,7 +19,7 @@ from vitrail.data.captions import check_augment as check_mixing
 from vitrail.data.clip_pixels import check_augment as check_clips
 from vitrail.data.mask_batches import check_augment
 from vitrail.data.sound_waves import check_augment as check_waves
-from vitrail.data.split import Duplicates
+from vitrail.data.split import Duplicates, check_rules
 from vitrail.data.twins import LEVELS
 from vitrail.errors import ConfigError
 from vitrail.methods import Methods
@@ -100,6 +100,9 @@ class Data:
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     duplicates: Duplicates = "group"
     threshold: float = LEVELS
+
+    def __post_init__(self) -> None:
+        check_rules(self.group_by, self.val, self.test, self.duplicates)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,12 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     "file" and "drawn"; one of lidar scans "shares" of points, and the files "labels" and "picture".
     """
     rows = [{"path": p.path} | _turned(p) | answered(p) for p in predictions]
-    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    return shown_json(rows)
+
+
+def shown_json(value: Any) -> str:
+    """Return plain data as JSON to print: readable, and without a sign that a terminal obeys."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
     return "".join(f"\\u{ord(sign):04x}" if _obeyed(sign) else sign for sign in text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
@@ -13,7 +14,7 @@ from markupsafe import Markup, escape
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def plain(text: str, *, lines: bool = False) -> str:
@@ -33,7 +34,8 @@ def sentence(text: str) -> str:
 def cell(text: str) -> str:
     """Return a text as a spreadsheet may open it: plain, and never a formula.
 
-    A leading =, +, - or @ is kept from being computed by an apostrophe before it.
+    A leading =, +, - or @, also of full width, is kept from being computed by an apostrophe before
+    it.
     """
     shown = plain(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
@@ -51,6 +53,18 @@ def link(page: str | os.PathLike) -> Markup:
     A colon is escaped as well, so that no name of a folder is taken for a scheme.
     """
     return Markup('<a href="{}">report</a>').format(quote(os.fspath(page)))
+
+
+def in_notebook(
+    title: str, rows: Iterable[tuple[str, str]], page: str | os.PathLike | None = None
+) -> str:
+    """Return a result as a notebook shows it: a title, rows of figures, a link to its report."""
+    cells = Markup("").join(
+        Markup("<tr><td>{}</td><td>{}</td></tr>").format(plain(name), plain(value))
+        for name, value in rows
+    )
+    more = link(page) if page is not None else ""
+    return str(Markup("<b>{}</b><table>{}</table>{}").format(plain(title), cells, more))
 
 
 def _escape(sign: str) -> str:

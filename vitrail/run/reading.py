@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from vitrail.data.gate import Inspection, inspect
-from vitrail.data.split import divide
+from vitrail.data.split import divide, require_groups
 from vitrail.data.told import told
 from vitrail.engines import ENGINES, rivals
 from vitrail.recipes.recipe import Data
@@ -15,7 +15,7 @@ from vitrail.run.pictures import Pictures
 from vitrail.run.view import View
 from vitrail.run.workshop import Workshop
 from vitrail.tasks import Classification, Tasks
-from vitrail.training.device import open_fabric
+from vitrail.training.device import check_device, open_fabric
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ def read(data: Data, hardware: Hardware, view: View, task: Tasks | None = None) 
     began = time.monotonic()
     task = task or Classification()
     shown = view.console.is_terminal
+    check_device(hardware.device)  # a source of masks reads them all
     source = task.source(data.spec, progress=shown)
     task.check(source)
+    require_groups(source, data.group_by)
     view.phase(f"reading the {source.nouns}")
     open_fabric(hardware.device)  # takes seconds to import, so a wrong path is told before
     inspection = inspect(source, progress=shown, threshold=data.threshold)

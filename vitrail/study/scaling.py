@@ -9,6 +9,7 @@ down (Scaling ViT, arXiv 2106.04560): so one training gives an error for each du
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,11 @@ from vitrail.models import config_from_json, config_json, resolve
 from vitrail.recipes.defaults import default
 from vitrail.recipes.recipe import Data, Recipe
 from vitrail.report.scaling import ScalingFacts, render_scaling
+from vitrail.run import place
 from vitrail.run.folder import RunFolder, free_name
 from vitrail.run.reading import Hardware, Read
 from vitrail.run.reading import read as read_data
+from vitrail.run.state import require_same
 from vitrail.run.stopping import interruptible
 from vitrail.run.subject import counted as counted_model
 from vitrail.run.view import View
@@ -44,6 +47,8 @@ from vitrail.study.laws import (
 from vitrail.training.schedule import Rsqrt
 from vitrail.units import counted, parse_duration, shortened
 
+# What was asked, and beside it the digest of the images that the points are of.
+ASKED, IMAGES = "asked.json", "images"
 NAMES = ("dim", "depth", "hidden")
 MULTIPLES = {"dim": 16, "hidden": 16}
 # Shares of the longest duration at which copies are cooled down, and how long that takes.
@@ -51,7 +56,7 @@ DURATIONS, COOLING = (0.125, 0.25, 0.5, 1.0), 0.2
 PACE_STEPS = 6
 # How many times the compute of the best model a prediction is for, and is proved at.
 TIMES = 4.0
-AGAIN = "start again without --resume, in another folder"
+AGAIN = "start again in another folder"
 # A backward pass costs about two forward passes.
 PASSES = 3
 
@@ -77,6 +82,24 @@ class Scaled:
     proof: Point | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of a sweep, kept in its folder: points of others do not tell one law."""
+
+    data: str
+    sizes: tuple[int, ...]
+    time_s: float
+    seed: int = 0
+
+    def again(self, folder: Path, device: str) -> str:
+        """Return the command that goes on with the sweep in a folder."""
+        words = ["vitrail scale", shlex.quote(self.data), "--sizes", ",".join(map(str, self.sizes)),
+                 f"--time {self.time_s:g}s"]  # fmt: skip
+        words += [f"--seed {self.seed}"] if self.seed else []
+        words += [f"--device {device}"] if device != "auto" else []
+        return " ".join([*words, "--out", shlex.quote(str(folder))])
+
+
 def scale(
     data: str | Path,
     *,
@@ -96,23 +119,57 @@ def scale(
     VitrailError.
     """
     _require_law(sizes)
-    seconds = parse_duration(time)
+    wanted = Asked(str(data), tuple(sizes), parse_duration(time), seed)
     view = View(console)
     folder = Path(out) if out is not None else free_name("scaling")
-    RunFolder.check_writable(folder)
+    begun = _begun(folder, wanted)
     images = read_data(Data(str(data), seed=seed), Hardware(device), view)
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep = Sweep(images, folder, seed, view)
-    again = f"vitrail scale {data} --sizes {','.join(map(str, sizes))} --out {folder}"
-    with interruptible(again), view.shown():
-        shapes = star(sorted(set(sizes)))
-        points = sweep.run(shapes, seconds * len(shapes) / (len(shapes) + TIMES))
-        found = laws(points, folder)
-        asked = predicted(found)
-        if asked is not None:
-            found = replace(found, proof=sweep.prove(asked["shape"], asked["compute"]))
-    _write(found, asked, images, again)
+    with RunFolder.create(folder, resume=begun) as run:
+        _settle(run, wanted, images)
+        again = wanted.again(folder, device)
+        with interruptible(again), view.shown():
+            found, asked = _swept(Sweep(images, folder, seed, view), wanted)
+        _write(found, asked, images, again)
     return found
+
+
+def _begun(folder: Path, wanted: Asked) -> bool:
+    """Return whether a folder holds the sweep that is wanted. Raises ConfigError where it holds
+    another, RunError where it holds anything else, or cannot be written.
+    """
+    if place.kind(folder / ASKED) is None:
+        RunFolder.check_free(folder)
+        return False
+    kept = read_json(folder / ASKED, Asked, remedy=AGAIN, leave_out=(IMAGES,))
+    require_same(
+        RunFolder(folder), {"data": wanted.data, "sizes": wanted.sizes, "seed": wanted.seed},
+        vars(kept),
+    )  # fmt: skip
+    RunFolder.check_writable(folder)
+    return True
+
+
+def _settle(run: RunFolder, wanted: Asked, images: Read) -> None:
+    """Write down what the points of a sweep belong to, or compare. Raises RunError."""
+    file = run.path / ASKED
+    if place.kind(file) is None:
+        run.write_json(file, to_json(wanted) | {IMAGES: images.digest})
+    elif read_json(file, dict, remedy=AGAIN).get(IMAGES) != images.digest:
+        raise RunError(
+            f"the images are not those that {run.path} began with (some were added, removed or "
+            "changed): restore them, or scale in another folder"
+        )
+
+
+def _swept(sweep: Sweep, wanted: Asked) -> tuple[Scaled, dict[str, Any] | None]:
+    """Train the star, fit the laws and prove what they predict; returns both."""
+    shapes = star(sorted(set(wanted.sizes)))
+    points = sweep.run(shapes, wanted.time_s * len(shapes) / (len(shapes) + TIMES))
+    found = laws(points, sweep.folder)
+    asked = predicted(found)
+    if asked is not None:
+        found = replace(found, proof=sweep.prove(asked["shape"], asked["compute"]))
+    return found, asked
 
 
 def _require_law(sizes: Sequence[int]) -> None:

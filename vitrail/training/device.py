@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal, cast
 
+import torch
 from torch import Tensor
 
 from vitrail.errors import ConfigError
@@ -28,18 +29,35 @@ def open_fabric(device: str | Fabric = "auto", precision: Precision = "32-true")
 
     if not isinstance(device, str):
         return device
+    check_device(device)
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise ConfigError(f"device {device!r} does not exist: give auto, cpu, cuda, cuda:1 or mps")
     devices = [int(index)] if index and kind != "cpu" else 1
     # It announces its precision on standard error.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         return Fabric(accelerator=kind, devices=devices, precision=precision)
     except (RuntimeError, ValueError) as error:
+        raise _missing(device) from error
+
+
+def check_device(device: str | Fabric) -> None:
+    """Raise ConfigError for a device that does not exist or is not there, without opening it."""
+    if not isinstance(device, str):
+        return
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise ConfigError(
-            f"device {device!r} is not available on this machine: give device=cpu, or auto"
-        ) from error
+            f"device {shortened(repr(device))} does not exist: give auto, cpu, cuda, cuda:1 or mps"
+        )
+    there = {"cuda": torch.cuda.device_count, "mps": torch.backends.mps.is_available}
+    if kind in there and there[kind]() <= int(index or 0):
+        raise _missing(device)
+
+
+def _missing(device: str) -> ConfigError:
+    return ConfigError(
+        f"device {device!r} is not available on this machine: give device=cpu, or auto"
+    )
 
 
 def open_together(device: str, devices: int, precision: Precision) -> Fabric:

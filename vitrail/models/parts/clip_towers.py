@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitrail.layers.attention import Attention, attend
+from vitrail.layers.attention import Attention, attend, attention_weights
 from vitrail.layers.conv import Conv2d
 from vitrail.layers.ffn import QuickMlp
 from vitrail.layers.linear import Linear
@@ -69,6 +69,13 @@ class Biased(Attention):
     def forward(self, x: Float[Tensor, "b n c"], bias: Float[Tensor, "b 1 n n"]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         out = attend(*self._heads(x), bias=bias)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
+
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "b n c"], bias: Float[Tensor, "b 1 n n"]
+    ) -> Float[Tensor, "b heads n n"]:
+        """Return who looks at whom: attention of every head, rows are queries."""
+        q, k, _ = self._heads(x)
+        return attention_weights(q, k, bias=bias, scale=self.scale)
 
 
 class TextBlock(Block):

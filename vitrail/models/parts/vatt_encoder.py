@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitrail.layers.attention import Attention, attend
+from vitrail.layers.attention import Attention, attend, attention_weights
 from vitrail.layers.ffn import Mlp
 from vitrail.layers.linear import Linear
 from vitrail.layers.residual import Blocks
@@ -43,6 +43,13 @@ class BiasedAttention(Attention):
         dropout = self.dropout if self.training else 0.0
         out = attend(q, k, v, bias=bias, scale=self.scale, dropout=dropout)
         return self.proj(out.transpose(1, 2).flatten(2))
+
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "b n c"], bias: Tensor | None = None
+    ) -> Float[Tensor, "b heads n n"]:
+        """Return who looks at whom: attention of every head, rows are queries."""
+        q, k, _ = self._heads(x)
+        return attention_weights(q, k, bias=bias, scale=self.scale)
 
 
 class EncoderBlock(nn.Module):

@@ -517,6 +517,10 @@ def test_a_race_in_a_study_that_says_something_else_is_one_sentence(
             "update trial_intermediate_values set step = 'x' where step = 0",
             "'x' is neither a rung nor a score",
         ),
+        (
+            "update trial_intermediate_values set step = 1e-300 where step = 0",
+            "1e-300 is neither a rung nor a score",
+        ),
         ("update study_user_attributes set value_json = 'x'", "cannot be used"),
         ("update trial_user_attributes set value_json = 'x'", "cannot be used"),
     ],

@@ -123,7 +123,9 @@ def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:
             f"{path} is not a tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give "
             "a tokenizer.json of the library tokenizers"
         ) from error
-    except Exception as error:  # what the library raises has no other kind
+    except BaseException as error:  # plain ones, and panics of Rust
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise DataError(
             f"{path} is not a tokenizer ({str(error)[:80]}): give a tokenizer.json of the library "
             "tokenizers"

@@ -54,7 +54,8 @@ def runner(
     said: Mapping[str, Any] = trial.user_attrs
     scores: Mapping[int, float] = trial.intermediate_values if begun else {}
     try:
-        strange = [v for one in scores.items() for v in one if not isinstance(v, int | float)]
+        strange = [rung for rung in scores if not isinstance(rung, int)]
+        strange += [score for score in scores.values() if not isinstance(score, int | float)]
         if strange:  # SQLite keeps whatever it is given in a column
             raise ConfigError(f"{strange[0]!r} is neither a rung nor a score")
         rung = max(scores, default=-1)

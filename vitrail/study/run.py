@@ -283,9 +283,10 @@ def _trials(path: Path, name: str, pairs: Sequence[tuple[str, int]]) -> dict[tup
         found[key] = optuna.trial.Trial(kept, t._trial_id)
     for arm, seed in pairs:
         if (arm, seed) not in found:
-            trial = kept.ask()
-            trial.set_user_attr("arm", arm)
-            trial.set_user_attr("seed", seed)
+            with speaking(path):
+                trial = kept.ask()
+                trial.set_user_attr("arm", arm)
+                trial.set_user_attr("seed", seed)
             found[arm, seed] = trial
     return {pair: found[pair] for pair in pairs}
 

@@ -153,7 +153,7 @@ def test_a_new_knob_of_fit_is_a_field_and_not_an_option():
         "settings", "duplicates", "input",
         "data", "latency", "engine", "macs", "params", "time", "device", "devices", "threads",
         "seed", "pretrained", "out", "resume", "storage", "group_by", "task", "teacher", "add",
-        "flexible", "pretrain",
+        "flexible", "pretrain", "against_scratch",
     }  # fmt: skip
 
 

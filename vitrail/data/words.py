@@ -61,7 +61,7 @@ class Words:
         try:
             return self._tokenizer.encode_batch(list(sentences))
         except BaseException as error:
-            if type(error).__name__ != "PanicException":
+            if not _is_panic(error):
                 raise
             raise DataError(
                 f"the tokenizer's rules contradict themselves ({error}): restore its file"
@@ -124,13 +124,18 @@ def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:
             "a tokenizer.json of the library tokenizers"
         ) from error
     except BaseException as error:  # plain ones, and panics of Rust
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         raise DataError(
             f"{path} is not a tokenizer ({str(error)[:80]}): give a tokenizer.json of the library "
             "tokenizers"
         ) from error
     return Words(made, length, pad=pad)
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Tell whether the library panicked, which no `except Exception` sees."""
+    return type(error).__name__ == "PanicException"
 
 
 def _library():

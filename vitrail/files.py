@@ -14,10 +14,13 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 PART = ".part"
 MOST_BYTES = 64 << 20
+# What people bring may be larger: a table, a picture, a tokenizer.
+LARGE_BYTES = 1 << 31
 
 # Windows has none of the first three, and needs the last.
 _PLAIN = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
@@ -69,18 +72,36 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file. Raises OSError, also for a pipe, a device or a folder,
     which might never end, and for more than `most` bytes.
     """
-    handle = os.open(path, os.O_RDONLY | _PLAIN)
-    try:
-        seen = os.fstat(handle)
-        if not stat.S_ISREG(seen.st_mode):
-            raise OSError(errno.EINVAL, "it is not a file", str(path))
-        if seen.st_size > most:
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            # As many as there are: Python sets aside whatever it is asked for.
-            return file.read(seen.st_size)
-    finally:
-        os.close(handle)
+        # As many as there are: Python sets aside whatever it is asked for.
+        return file.read(size)
+
+
+@contextmanager
+def reading(path: str | os.PathLike) -> Iterator[BufferedReader]:
+    """Open a regular file to read its bytes. Raises OSError, also for a pipe, a device or a folder,
+    without waiting for anybody to write to it.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN)) as file:
+        _check(os.fstat(file.fileno()), path)
+        yield file
+
+
+def check(path: str | os.PathLike) -> None:
+    """Raise OSError for a path that is not a regular file, before a library opens it by its name
+    and waits.
+    """
+    _check(os.stat(path), path)
+
+
+def _check(facts: os.stat_result, path: str | os.PathLike) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def opened(path: Path, flags: int) -> int:

@@ -131,9 +131,10 @@ def _explain_file(
     model: nn.Module, labels: Any, path: str, target: Path, method: str, about: str | None
 ) -> Explained:
     from vitrail.data.decode import BrokenImage, decode
+    from vitrail.data.formats import read_file
 
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
         image = decode(data, labels.image, labels.channels, labels.ranges)
         shown = photograph(data)
     except BrokenImage as error:

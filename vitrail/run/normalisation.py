@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitrail import checkpoint
+from vitrail import checkpoint, files
 from vitrail.checkpoint import FOLDER, hub
 from vitrail.errors import CheckpointError
 from vitrail.models import Identity, catalog
@@ -136,7 +136,7 @@ def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
         if not path.is_file() and reference.startswith("hf-hub:"):
             path = hub.beside(reference, name) or path
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = json.loads(files.read(path).decode("utf-8"))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError) as e:

@@ -68,7 +68,7 @@ def move(made: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def read(path: Path, most: int = MOST_BYTES) -> bytes:
+def read(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file. Raises OSError, also for a pipe, a device or a folder,
     which might never end, and for more than `most` bytes.
     """

@@ -167,12 +167,14 @@ def test_a_shard_and_the_names_beside_it(pipe, tmp_path):
     linked(root / "classes.txt", pipe)
     source = read_shards(root)
     assert source.classes == ("0", "1")
+    linked(root / "train-1.tar", pipe)
+    told = {one.kind: one.keys for one in open_source(root).findings}
+    assert told["broken shard"] == ("train-1.tar",)
     linked(root / "train-0.tar", pipe)
-    with pytest.raises((DataError, OSError), match="regular file"):
+    with pytest.raises(DataError, match=r"'train-0\.tar', 'train-1\.tar' cut off, damaged or closed"):
         open_source(root)
-    source_item = source.items[0]
     with pytest.raises(OSError, match="not a regular file"):
-        source.read(source_item)
+        source.read(source.items[0])
 
 
 def test_a_picture_that_a_table_names(pipe, tmp_path):

@@ -139,7 +139,7 @@ class _Listing:
                     self._add(tar, shard, member, part)
                     end = member.offset_data + member.size
             whole = end <= (self.root / shard).stat().st_size
-        except tarfile.TarError:
+        except (tarfile.TarError, OSError):
             whole = False
         if not whole:
             self.broken.append(shard)
@@ -214,7 +214,7 @@ class _Listing:
 
     def _lost(self) -> str:
         """Return what could not be read, for an error about what is missing."""
-        return f" ({few(self.broken)} cut off or damaged)" if self.broken else ""
+        return f" ({few(self.broken)} cut off, damaged or closed)" if self.broken else ""
 
     def _names(self, written: set[str]) -> dict[str, str]:
         """Return the name of each class as it is written: numbers by `classes.txt`, if there is
@@ -232,7 +232,8 @@ class _Listing:
 
     def _findings(self, without: list[str]) -> Iterator[Finding]:
         if self.broken:
-            text = f"{counted(len(self.broken), 'tar file')} cut off or damaged: read up to there"
+            text = f"{counted(len(self.broken), 'tar file')} cut off, damaged or closed: read up "
+            text += "to there"
             yield Finding("broken shard", "warning", text, tuple(self.broken))
         if self.unread:
             text = f"{counted(len(self.unread), 'file')} with a class in them cannot be read"

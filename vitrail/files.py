@@ -8,6 +8,7 @@ in place (a lock, a journal) is opened by `opened`, which follows no link out of
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ PART = ".part"
 MOST_BYTES = 64 << 20
 # What people bring may be larger: a table, a picture, a tokenizer.
 LARGE_BYTES = 1 << 31
+# File systems take 255; some are for endings, numbers and the names of parts.
+_NAME_BYTES = 190
 
 # Windows has none of the first three, and needs the last.
 _PLAIN = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
@@ -36,6 +39,17 @@ def write(path: Path, content: str | bytes) -> None:
         part.write_bytes(data)
 
 
+def fitted(name: str) -> str:
+    """Return a name as a file system takes it with an ending and a few words more: one that is too
+    long is cut, and ends in a digest of the whole, so that two stay two.
+    """
+    data = os.fsencode(name)
+    if len(data) <= _NAME_BYTES:
+        return name
+    digest = hashlib.blake2b(data, digest_size=4).hexdigest()
+    return f"{data[: _NAME_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to, which becomes `path` at the end, synced; gone after an
@@ -45,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     umask gives. Raises OSError.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PART}")
+    part = path.with_name(f".{fitted(path.name)}.{os.getpid()}.{secrets.token_hex(4)}{PART}")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:

@@ -112,7 +112,7 @@ def picture_names(paths: Sequence[str]) -> list[str]:
         folders = max(
             range(deepest - 1), key=lambda n: (len({_tail(other, n) for other in alike}), -n)
         )
-        first = name = _tail(path, folders)
+        first = name = files.fitted(_tail(path, folders))
         number = 2
         while name in taken:
             name, number = f"{first}-{number}", number + 1

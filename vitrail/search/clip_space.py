@@ -31,7 +31,9 @@ def clip_candidates(
     for image in image_sizes(size)[:SIDES]:
         for name in names:
             space = families()[name].SPACE
-            some = spread(list(space.configs(image=image, channels=3, classes=classes)), seed)
+            every = list(space.configs(image=image, channels=3, classes=classes))
+            # Each begins with another size, as there may be no time for a second.
+            some = spread(every, seed + len(queues))
             if name == "mvit":
                 queues.append([replace(one, frames=frames) for one in some])
                 continue

@@ -4,7 +4,7 @@
 
 FOLDER has train/ and test/ with a folder for each class. Captions are made of the class's name, a
 template and a word that means nothing here, so each says which class an image is of and nothing
-more of it: they are no captions that a person wrote. `--skip` leaves out the first images of each
+more of it: they are not captions that a person wrote. `--skip` leaves out the first images of each
 class, which an image tower has learned from.
 """
 

@@ -41,7 +41,7 @@ def test_the_theorem(kernel, stride, dilation, padding, groups, bias):
 
 
 def test_the_softer_the_further():
-    """With a low precision heads look around their shift, and the layer is no convolution."""
+    """With a low precision heads look around their shift, and the layer is not a convolution."""
     torch.manual_seed(0)
     conv = nn.Conv2d(5, 7, 3, padding=1).double()
     x = torch.randn(1, 5, 9, 9, dtype=torch.float64)

@@ -57,7 +57,7 @@ def test_flips_are_used_where_they_are_right(flipped, straight, mirrored, used, 
     [
         ((0.8, 0.9, 0.9), (1.0, 0.2, 0.2), True),  # fewer right in all, more of the rare classes
         ((1.0, 0.2, 0.2), (1.0, 0.2, 0.2), False),
-        ((0.9, 0.9, 0.9), (0.9, 0.87, 0.9), False),  # one image more is no reason
+        ((0.9, 0.9, 0.9), (0.9, 0.87, 0.9), False),  # one image more is not a reason
         ((1.0, 0.2, 0.2), (0.8, 0.9, 0.9), False),
     ],
 )

@@ -186,7 +186,7 @@ def test_a_latency_is_kept_by_what_models_take_as_exported(trained, tmp_path, mo
 
 
 def test_kin_are_runs_of_the_same_beginning(tmp_path):
-    """a was made smaller to b, b to c; d is of another beginning, e is no run."""
+    """a was made smaller to b, b to c; d is of another beginning, e is not a run."""
     test = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 90}
     plain = {"test": test, "latency": {"p50_s": 1e-3}, "model": {"macs": 9, "params": 3}}
     sources = {"a": None, "b": ("a", "up"), "c": ("b", "int8"), "d": None, "e": None}

@@ -200,8 +200,21 @@ def test_what_is_told_on_a_terminal(tmp_path):
     inspection = inspect(open_source(tmp_path), progress=False)
     lines = told(inspection, divide(inspection).findings)
     assert lines[0] == r"11 images of 2 classes: a 6, b\x1b]0;pwn\x07 5"
-    assert lines[1] == "error: 1 file is no image, left out (first 'a/bad.png')"
+    assert lines[1] == "error: 1 file is not readable as an image, left out (first 'a/bad.png')"
     assert lines[2] == "warning: 2 of 2 classes have fewer than 20 images"
     assert lines[-1] == "2 further findings in the report"
     assert len(lines) == 4
     assert told(inspection, most=1)[1:] == [lines[1], "3 further findings in the report"]
+
+
+def test_classes_of_one_size_are_told_as_that(tmp_path):
+    names = [f"class {n}" for n in range(9)]
+    write_classes(tmp_path, dict.fromkeys(names, 3))
+    assert (
+        told(inspect(open_source(tmp_path), progress=False))[0]
+        == "27 images of 9 classes, 3 of each"
+    )
+    for extra in range(3, 5):
+        photo(extra + 90, 40, 40).save(tmp_path / names[2] / f"{extra}.png")
+    first = told(inspect(open_source(tmp_path), progress=False))[0]
+    assert first == "29 images of 9 classes: 3 (class 0) to 5 (class 2) each"

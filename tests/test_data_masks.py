@@ -258,7 +258,7 @@ def test_what_cannot_be_learned_from_is_one_sentence(data, name):
 
 
 def test_a_class_may_be_missing_from_a_part(data):
-    """Of classes of images that is an error; of masks a rare class is no reason to refuse all."""
+    """Of classes of images that is an error; of masks a rare class alone refuses nothing."""
     for number in {*range(24)} - {1}:  # which has both
         mask(data, number, lambda v: np.where(v == 2, np.uint8(0), v))
     found = looked(data)

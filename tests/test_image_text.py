@@ -117,7 +117,7 @@ def test_words_end_again_and_again(tmp_path):
 
 
 def test_rules_of_a_tokenizer_that_contradict_themselves_are_told(tmp_path):
-    """The library panics, which is no ordinary exception."""
+    """The library panics, which is not an ordinary exception."""
     rules = json.loads(learned(["a shirt", "a bag"], 6).text())
     rules["post_processor"]["special_tokens"] = {}
     (tmp_path / "tokenizer.json").write_text(json.dumps(rules))

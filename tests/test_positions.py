@@ -118,7 +118,7 @@ def test_a_table_is_of_the_image_closest_in_shape():
     assert fitted(square, state, module).image == (192, 192)
     assert fitted(wide, state, module).image == (128, 288)
     prime = {**state, "embed.position": torch.empty(1, 13, square.dim, device="meta")}
-    assert fitted(square, prime, module) is None  # 1 x 13 places are no image
+    assert fitted(square, prime, module) is None  # 1 x 13 places are not an image
 
 
 def test_offsets_tell_both_sides():

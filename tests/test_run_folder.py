@@ -64,7 +64,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         RunFolder.create(tmp_path / "run", resume=True)
     other.kill()
     other.wait()
-    RunFolder.create(tmp_path / "run", resume=True).release()  # a dead writer's lock is no lock
+    RunFolder.create(tmp_path / "run", resume=True).release()  # a dead writer's lock is not a lock
 
 
 def test_taken_missing_and_damaged(tmp_path, run):

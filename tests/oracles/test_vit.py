@@ -50,7 +50,7 @@ def test_timm_map():
 
 
 def test_timm_sovit():
-    """SigLIP's image tower is SoViT's shape, whose hidden width is no multiple of the other."""
+    """SigLIP's image tower is SoViT's shape, whose hidden width is not a multiple of the other."""
     changes = {"depth": 1, "num_classes": 7, "act_layer": "gelu_tanh"}
     peer = timm.create_model("vit_so400m_patch14_siglip_224", img_size=28, **changes)
     config = replace(vitrail.catalog()["sovit_400m_14"].config, depth=1, image=(28, 28), classes=7)

@@ -106,7 +106,7 @@ class Listing:
 
 
 def listing(root: Path, ending: str, left_out: Sequence[str] = ()) -> Listing:
-    """List a folder, or the one that is alone in it; files `left_out` by name are no annotations.
+    """List a folder, or the one that is alone in it; files `left_out` by name are not annotations.
 
     Raises OSError of the root.
     """

@@ -40,8 +40,8 @@ SOUNDS = ("sound", "sounds", "audio", "wav", "wave", "waveform", "soundfile", "a
 _EXPECTED = "expected clip, and sound or sentence or both, and if wanted label and split"
 _KINDS: tuple[tuple[str, Severity, str], ...] = (
     ("no clip", "error", "without a clip left out: sounds and sentences are compared with clips"),
-    ("clip missing", "error", "whose clip is no file left out"),
-    ("sound missing", "error", "whose sound is no file, taken without it"),
+    ("clip missing", "error", "whose clip is not a file left out"),
+    ("sound missing", "error", "whose sound is not a file, taken without it"),
     ("several sounds", "warning", "with another sound of a clip that has one, taken without it"),
     ("other label", "warning", "with another label than an earlier row of the clip"),
     ("two parts", "error", "of a clip that is listed in two parts, kept out of training"),

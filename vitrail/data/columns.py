@@ -60,7 +60,7 @@ def roles(path: Path, cells: Cells, places: Whereabouts) -> Roles:
     rest = filled(cells, {at, label, *parts.columns})
     marks: tuple[int, ...] = ()
     if at is not None and label is None:
-        # A fold of 0 and 1 is no label.
+        # A fold of 0 and 1 is not a label.
         marks = tuple(i for i in rest if are_marks(cells, i) and names[i] not in SPLITS)
         if len(marks) < 2:
             marks = ()

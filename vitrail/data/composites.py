@@ -1,6 +1,6 @@
 """Composites with exact masks or boxes: garments on drawn canvases, or cut-outs on pictures.
 
-They are no photographs: the garments are Fashion-MNIST's own pixels, tinted and enlarged, the
+They are not photographs: the garments are Fashion-MNIST's own pixels, tinted and enlarged, the
 canvases are smooth colours with a pattern and noise, and the truth follows from what was drawn.
 Cut-outs are pictures whose alpha says what belongs to them, in a folder for each kind; they lie on
 cut-outs of other pictures. Composites try and compare networks of maps and boxes where no annotated

@@ -35,7 +35,7 @@ _TRAITS = {
 }
 # What is said of a file that is left out, by its kind.
 MEANS = {
-    "empty": "empty", "not an image": "no image", "truncated": "truncated",
+    "empty": "empty", "not an image": "not readable as an image", "truncated": "truncated",
     "bomb": "too large to be decoded safely", "broken": "damaged",
     "unreadable": "unreadable", "oversized": "too large a file",
     "unread": "of a kind that is not read", "no values": "without any value",
@@ -43,12 +43,12 @@ MEANS = {
     "mask value": "with a mask of unknown values", "mask unreadable": "without a readable mask",
     "mask colour": "with a mask of unknown colours",
     "no video": "without a video stream", "no frames": "without a frame",
-    "broken clip": "damaged, cut off, or no video",
-    "long clip": "too long", "not a sound": "no sound", "silent": "silent",
+    "broken clip": "damaged, cut off, or not video",
+    "long clip": "too long", "not a sound": "not readable as sound", "silent": "silent",
     "no sound": "of a video that has none",
     "no numbers": "without any number", "too short": "too short",
     "annotation": "with an annotation that cannot be used",
-    "mask format": "with a mask that is none of indices",
+    "mask format": "with a mask that does not hold indices",
 }  # fmt: skip
 
 

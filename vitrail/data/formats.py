@@ -17,7 +17,7 @@ from vitrail import files
 from vitrail.data import magic
 from vitrail.errors import DataError, extra
 
-# A file that is larger is no photograph; it would only fill the memory.
+# A file that is larger is not a photograph; it would only fill the memory.
 OVERSIZED_BYTES = 1 << 30
 
 # EPS and its like start other programs, and TGA has no signature: they are left out. HEIF is

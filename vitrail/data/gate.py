@@ -202,7 +202,7 @@ _WHOLE = {
 
 
 def _meant(source: Source, found: Scan) -> str:
-    """Return the option that is missing where most of what is no image is something else."""
+    """Return the option that is missing where most of what is not an image is something else."""
     endings = [key.lower() for key, *_ in found.broken] if source.kind == "images" else []
     for task, some in (("audio", SOUNDS), ("video", VIDEOS), ("lidar", (*SCANS, ".label"))):
         if source.wanted is None and 2 * sum(key.endswith(some) for key in endings) > len(source):

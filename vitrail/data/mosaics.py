@@ -34,7 +34,7 @@ def mosaic(tiles: Sequence[Tile]) -> Tile:
     """Return the n x n images of one size as one of n times their sides, row by row.
 
     Boxes are moved and divided by n. Absent from it is what some tile is known not to show and no
-    tile shows. Raises ValueError for images of several sizes, or a number that is no square.
+    tile shows. Raises ValueError for images of several sizes, or a number that is not a square.
 
     Examples:
         >>> import numpy as np

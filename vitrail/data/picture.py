@@ -186,7 +186,7 @@ def _upright(
 ) -> Picture:
     form = image.format or ""
     orientation = _orientation(image)
-    # Phones add a preview to a JPEG (MPO): that is no animation.
+    # Phones add a preview to a JPEG (MPO): that is not an animation.
     animated = form != "MPO" and bool(getattr(image, "is_animated", False))
     values = limits = None
     if image.mode.startswith("I") or image.mode == "F" or modes.is_wide(raw):
@@ -208,6 +208,6 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:
-        # A damaged EXIF block is no reason to lose the pixels, which were decoded before.
+        # A damaged EXIF block is not a reason to lose the pixels, which were decoded before.
         return 1
     return value if value in range(1, 9) and image.format != "TIFF" else 1

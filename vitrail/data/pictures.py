@@ -20,7 +20,7 @@ def thumbnails(source: Source, keys: Iterable[str], *, side: int = 96) -> dict[s
     """Return the images called `keys` as PNG or JPEG files of at most `side` x `side` pixels.
 
     Images that cannot be read any more, and keys that the source does not have, are left out, and
-    so is what is no image.
+    so is what is not an image.
     """
     if source.kind != "images":
         return {}

@@ -149,7 +149,7 @@ def _roles(path: Path, cells: Cells, features: Sequence[str] = ()) -> _Roles:
     taken = {case, time, label, *parts.columns}
     numbers = tuple(
         at for at, name in enumerate(names)
-        # A fold is no measurement.
+        # A fold is not a measurement.
         if at not in taken and name not in _INDEX and letters(name) not in SPLITS
         and _are_numbers([row[at] for row in some])
     )  # fmt: skip

@@ -32,7 +32,7 @@ UNMEANT = ("flip", "scale", "randaugment", "policy", "cutmix")
 
 
 def check_augment(augment: Augment) -> None:
-    """Raise ConfigError for what is no change of a sound."""
+    """Raise ConfigError for what is not a change of a sound."""
     for name in UNMEANT:
         if getattr(augment, name):
             raise ConfigError(

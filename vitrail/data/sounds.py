@@ -32,7 +32,7 @@ QUIET = 0.01
 
 
 class BrokenSound(BrokenImage):
-    """Raised for a file that is no sound to learn from; told wherever broken images are.
+    """Raised for a file that is not a sound to learn from; told wherever broken images are.
 
     `kind` is one of "empty", "not a sound", "truncated", "broken", "oversized", "no values",
     "silent", "too short", and of a video "no sound".

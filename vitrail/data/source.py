@@ -187,7 +187,7 @@ class Source:
     def path(self, item: Item) -> Path:
         """Return the file of an image; raise DataError for array sources, which have none."""
         if self.root is None:
-            raise DataError(f"{item.key} of {self.name} is no file: read it with Source.read")
+            raise DataError(f"{item.key} of {self.name} is not a file: read it with Source.read")
         return self.root / item.key
 
     @cached_property

@@ -55,7 +55,7 @@ def read_table(path: Path, *, several: bool = False) -> Source:
     for (_, _, given, part), key in zip(rows, keys, strict=True):
         seen.setdefault(key, _Image()).add(tuple(meant[name] for name in given), part)
     torn = [key for key, image in seen.items() if len(image.labels) > 1]
-    # Half of the images with two labels are no slips: a row is one of an image's labels.
+    # Half of the images with two labels are not slips: a row is one of an image's labels.
     many = many or (len(torn) > 1 and 2 * len(torn) >= len(seen))
     if many and not several:
         _refuse(path, seen)

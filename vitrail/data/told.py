@@ -40,6 +40,8 @@ def _classes(inspection: Inspection) -> str:
     if len(sizes) <= _CLASSES:
         return f"{text}: {', '.join(f'{shortened(name, 40)} {n:,}' for name, n in sizes.items())}"
     least, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))
+    if sizes[least] == sizes[largest]:
+        return f"{text}, {sizes[least]:,} of each"
     return (
         f"{text}: {sizes[least]:,} ({shortened(least, 40)}) to {sizes[largest]:,} "
         f"({shortened(largest, 40)}) each"

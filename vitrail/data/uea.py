@@ -19,7 +19,7 @@ from vitrail.errors import DataError
 from vitrail.units import shortened
 
 _STAMPED = re.compile(r"\(([^()]*),([^(),]*)\)")
-_OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are no separators
+_OUTSIDE = re.compile(r":(?![^(]*\))")  # colons of stamps are not separators
 
 
 MOST_BYTES = 1 << 32
@@ -197,7 +197,7 @@ def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Header:
             _told(found, word, given)
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
-    raise DataError(f"{path} has no line @data: it is no .ts file, or cut off")
+    raise DataError(f"{path} has no line @data: it is not a .ts file, or cut off")
 
 
 def _told(header: _Header, word: str, given: list[str]) -> None:
@@ -267,7 +267,7 @@ def _label(header: _Header, text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"target {shortened(text)!r} is no number; expected one behind the last colon"
+            f"target {shortened(text)!r} is not a number; expected one behind the last colon"
         ) from None
 
 
@@ -283,7 +283,7 @@ def _numbers(header: _Header, text: str) -> np.ndarray:
     except ValueError:
         wrong = next(word for word in words if word.strip() != "?" and not _is_number(word))
         raise ValueError(
-            f"{shortened(wrong.strip())!r} is no number; write ? for one that is missing"
+            f"{shortened(wrong.strip())!r} is not a number; write ? for one that is missing"
         ) from None
     if np.isinf(row).any():
         raise ValueError("a number is infinite; write ? for one that is missing")

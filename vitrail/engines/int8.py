@@ -82,7 +82,7 @@ def quantise(
     bench = _Bench(quantiser, images, path, open_file, progress)
 
     def kept_well(found: float) -> bool:
-        # A hair of rounding is no loss.
+        # A hair of rounding is not a loss.
         return 100 * (expected - found) <= max_drop + 1e-9
 
     whole = found = bench.measured((), "quantising")
@@ -166,7 +166,7 @@ class _Bench:
                 moved = self.open_file(self.path)(sample)[1] - expected
                 errors.append(float(np.square(moved).mean()))
                 advance(1)
-        # A logit that is no number is the worst error.
+        # A logit that is not a number is the worst error.
         order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")[::-1]
         return [groups[at] for at in order]
 

@@ -23,7 +23,7 @@ from vitrail.errors import ConfigError, ExportError, RunError, extra
 from vitrail.measure.machine import cores
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
-# These are no nodes that compute.
+# These are not nodes that compute.
 PASSIVE = {"Constant", "Parameter", "Result", "Convert"}
 
 

@@ -100,7 +100,7 @@ def resume(
 
 
 def _backbone(base: str) -> Any:
-    """Return the config of a base. Raises CheckpointError for one that is no backbone of images."""
+    """Return the config of a base. Raises CheckpointError for anything but a backbone of images."""
     found = identify(weights_of(base))
     if (kind := purpose(found.config)) != "images":
         raise CheckpointError(f"{base} is {found.name}, a model of {kind}: give one of images")

@@ -26,7 +26,7 @@ from vitrail.units import counted, percent, seconds
 
 def pretraining_s(reference: str | None) -> float | None:
     """Return how long the pretraining took whose run folder, or whose weights, are given; None for
-    what is no run of `vitrail pretrain`."""
+    what is not a run of `vitrail pretrain`."""
     if reference is None:
         return None
     path = Path(reference)

@@ -17,7 +17,7 @@ Picture: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | np.nd
 
 
 def asked(images: Any, top: int, item: str = "image") -> list[tuple[str, Picture]]:
-    """Return what is asked about, named, as an `item` if it is no file. Raises ConfigError."""
+    """Return what is asked about, named, as an `item` if it is not a file. Raises ConfigError."""
     if top < 1:
         raise ConfigError(f"top is {top}: ask for one class at least")
     return _named(images, item)

@@ -20,7 +20,7 @@ from vitrail.recipes.recipe import task_of
 from vitrail.tasks import Tasks
 from vitrail.units import counted, shortened
 
-# What is learned, where the name of a task is no word for it.
+# What is learned, where the name of a task does not say it.
 _LEARNED = {
     "multi_label": "several labels",
     "video": "classes of clips",

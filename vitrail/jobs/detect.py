@@ -194,7 +194,7 @@ def detect(
 ) -> list[Detected]:
     """Look into image files; with `out` their pictures with boxes are written there.
 
-    A file that is no image gets its reason and stops nothing. Raises DataError, RunError.
+    A file that is not an image gets its reason and stops nothing. Raises DataError, RunError.
     """
     from vitrail.data.parallel import in_order
 
@@ -243,7 +243,7 @@ def as_json(found: Sequence[Detected]) -> str:
 
 
 def _image(path: str) -> np.ndarray:
-    """Read a file as uint8 (h, w, 3). Raises ConfigError, in one sentence, for what is no image."""
+    """Read a file as uint8 (h, w, 3). Raises ConfigError, in one sentence, for any other file."""
     try:
         return decode_full(read_file(path), 3)
     except BrokenImage as error:

@@ -280,7 +280,7 @@ def _answers(ask: Ask, images: Pixels) -> torch.Tensor:
 
 
 def _looks(case: _Case) -> Looks:
-    """Return which of the images deserve a look; of what is no image only what the gate found."""
+    """Return which of the images deserve a look; of other files only what the gate found."""
     labels = case.labels
     if case.drawn or labels.takes != "images":
         return looks(case.found, [])

@@ -17,7 +17,7 @@ Clock = Callable[[Any], float]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a smaller model may cost; None is no limit."""
+    """What a smaller model may cost; None sets no limit."""
 
     macs: int | None = None
     params: int | None = None

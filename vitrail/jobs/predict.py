@@ -38,7 +38,7 @@ class Predictor:
     `threshold` is the probability below which the answer is "none of these", or that of every
     label where a run has several; by default the run's own, which may be none. `point` is one of
     the run's dial to answer at, by default that where it stands. Raises RunError when the folder is
-    none, or has no file for the engine, and ConfigError for a threshold that is no probability.
+    none, or has no file for the engine, and ConfigError for a threshold that is not a probability.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Predictor:
 
         An image is a path, the bytes of a file, a Pillow image, or an array, uint8 (H, W) or
         (H, W, 1, 3 or 4 for transparency). One alone, or several; an array of four axes is
-        several. What is no readable image gets its reason and stops nothing. Raises ConfigError
+        several. What is not a readable image gets its reason and stops nothing. Raises ConfigError
         for what is none of these, and for `top` below 1. A run of masks or boxes writes them
         to `out`, if it is given: an empty folder, or one that is not there.
         """

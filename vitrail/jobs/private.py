@@ -49,7 +49,7 @@ def private(
 
     `weights` are "shared", or "public" where both may know them, which is cheaper; `protocol` is
     "semi2k" or "cheetah" of the engine SPU; `network` is what the prediction is for; with `shown`
-    one sees that it waits. Raises ConfigError for a run that is no ViT or DeiT of one class an
+    one sees that it waits. Raises ConfigError for a run that is not a ViT or DeiT of one class an
     image, DataError for an image that cannot be read, RunError for a missing engine and where a
     party dies.
 
@@ -90,7 +90,7 @@ def private(
 
 
 def _opened(run: str | os.PathLike) -> tuple[nn.Module, Labels]:
-    """Return a run's model and labels. Raises ConfigError where they are no classes of images."""
+    """Return a run's model and labels. Raises ConfigError where they are not classes of images."""
     model, _, labels = RunFolder.open(run).load_model()
     if labels.maps or labels.several:
         raise ConfigError(f"{run} does not tell one class of an image: give a run that does")

@@ -233,7 +233,7 @@ def convolution_as_attention(conv: nn.Module, precision: float = 50.0) -> ShiftA
     (the paper's alpha: from 40 on the rest is rounding in float64) and carries that slice of the
     kernel. Borders are exact, since the padded zeros are keys. Strides leave out queries,
     dilation spreads the centres, groups are a dense map with zeros. The layer maps (B, C, H, W).
-    Raises ValueError for what is no Conv2d and for padding that is no number of zeros.
+    Raises ValueError for what is not a Conv2d and for padding that is not a number of zeros.
     """
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(

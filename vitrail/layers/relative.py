@@ -50,7 +50,7 @@ def relative_logits(
 ) -> Float[Tensor, "b n t s"]:
     """Return q'(rows[p - i + H - 1] + columns[r - j + W - 1]) of queries (i, j) and keys (p, r).
 
-    Keys are H x W, tables (2 H - 1, d) and (2 W - 1, d); the h x w queries are no more.
+    Keys are H x W, tables (2 H - 1, d) and (2 W - 1, d); there are at most as many queries, h x w.
     """
     of_rows, of_columns = line_logits(q, rows, columns)
     both = of_rows.unsqueeze(-1) + of_columns.unsqueeze(-2)

@@ -30,7 +30,7 @@ Where = Literal["added", "one", "pixels", "border", "channels"]
 
 @dataclass(frozen=True)
 class PlacedPrompts(Quiet):
-    """Trains prompts that are no tokens of their own, and the head.
+    """Trains prompts that are not tokens of their own, and the head.
 
     `placed` says where they are. `prompts` counts patches of "pixels", the pixels of a "border" on
     each side, or "channels"; the others have as many as there are patches, or one. With `deep` they

@@ -321,7 +321,7 @@ class BATS(Backbone):
         """
         if self.config.binary != "inputs" or weights in ("none", "inputs"):
             raise ValueError(
-                f"from {self.config.binary!r} to {weights!r} is no second stage; "
+                f"from {self.config.binary!r} to {weights!r} is not a second stage; "
                 "it leads from 'inputs' to 'sign', 'xnor' or 'xnor_centred'"
             )
         made = copy.deepcopy(self)

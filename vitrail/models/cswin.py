@@ -188,7 +188,7 @@ class Stripes(nn.Module):
         kernel, bias, groups = self.lepe.weight, self.lepe.bias, self.lepe.groups
         if self.vertical:
             kernel = kernel.mT
-        if self.width == 1:  # of three rows, one is no border
+        if self.width == 1:  # of three rows, one is not a border
             x = F.conv2d(channels_first(v), kernel[:, :, 1:2], bias, padding=(0, 1), groups=groups)
             return channels_last(x)
         stripes = v.reshape(-1, self.width or v.shape[1], *v.shape[2:])

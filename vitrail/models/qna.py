@@ -13,7 +13,7 @@ The authors exponentiate scores as they are. Here the map's maximum is subtracte
 query and head, which changes nothing, and what lies more than 40 below it is raised to there:
 beside the maximum float32 would not see it, and a window without any such score keeps a sum.
 
-The authors' windows of attention divide the map. Here a side that is no multiple of the window
+The authors' windows of attention divide the map. Here a side that is not a multiple of the window
 is cut into the fewest equal windows no larger than it, what is beyond the map being masked: at
 384 pixels a map of 24 has two windows of 12 for one of 14, and nothing is resampled. Stem and
 strides round up, as "SAME" padding does.

@@ -151,7 +151,7 @@ def widths(config: Config) -> list[list[Widths]]:
 class PatchEmbed(nn.Module):
     """Patches of p x p pixels, normed: (B, channels, H, W) to a map (B, h, w, C).
 
-    An image that is no multiple of the patch is padded with zeros.
+    An image that is not a multiple of the patch is padded with zeros.
     """
 
     def __init__(self, config: Config) -> None:

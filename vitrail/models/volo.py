@@ -246,7 +246,7 @@ def summed(parts: list[Tensor], stride: int, axis: int) -> Tensor:
     """Add maps of equal shape, n positions along `axis`, of which part u lies at u, u + stride and
     so on: on a common axis, whose stride (n - 1) + len(parts) positions come first.
 
-    F.fold without its transposed copies, and its backward is no gather.
+    F.fold without its transposed copies, and its backward is not a gather.
     """
     after = (len(parts) - 1) // stride
     lanes = []

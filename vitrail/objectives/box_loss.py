@@ -21,7 +21,7 @@ class BoxLoss:
     """
 
     def build(self, model: nn.Module, context: Context) -> Objective:
-        """Make the module that the loop calls. Raises ConfigError for what is no detector."""
+        """Make the module that the loop calls. Raises ConfigError for what is not a detector."""
         if not isinstance(model, Detector):
             raise ConfigError(f"{type(model).__name__} finds no boxes: take task=detection")
         return DetectorLoss(model)

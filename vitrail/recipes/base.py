@@ -41,7 +41,7 @@ def weights_of(reference: str) -> str:
 
 
 def settled(reference: str) -> str:
-    """Return a base's place so that it is found from any folder; what is no path stays as it is."""
+    """Return a base's place as an absolute path; anything but a path stays as it is."""
     if not reference.strip():
         raise ConfigError("base is empty: give a run folder or a file of weights")
     return os.path.abspath(reference) if os.path.exists(reference) else reference

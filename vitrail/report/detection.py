@@ -262,7 +262,9 @@ def _sure(rows: Sequence[Sure]) -> list[Chapter]:
         return []
     columns = [Column("mean score", "number"), Column("answers", "number"),
                Column("of them right", "number"), Column("", "bar")]  # fmt: skip
-    text = "How often answers of a score are right, at an overlap of 0.5; a score is no probability"
+    text = (
+        "How often answers of a score are right, at an overlap of 0.5; scores are not probabilities"
+    )
     cells = [(f"{r.score:.2f}", f"{r.n:,}", percent(r.right), r.right) for r in rows]
     return [Chapter("What scores mean", [Paragraph(f"{text}."), Table(columns, cells)])]
 

@@ -120,7 +120,7 @@ def corruption_chapter(facts: CorruptionFacts, cards: Sequence[Card]) -> Chapter
         table,
         Paragraph(
             "Strengths follow the size of the pictures, and snow, frost and fog are drawn, so "
-            "these are no figures of ImageNet-C or CIFAR-10-C.",
+            "these are not figures of ImageNet-C or CIFAR-10-C.",
             soft=True,
         ),
         Gallery(cards, small=True),

@@ -15,7 +15,7 @@ class PictureFacts:
 
     `model_s` is the median for an image that has the model's size, `resize_s` what is beyond it in
     that for a picture, both in seconds. `decode_s`, not part of the latency, is the time from a
-    file of `format` to pixels, None where pictures are no files. `called` is what they are called.
+    file of `format` to pixels, None where pictures are not files. `called` is what they are called.
     """
 
     size: tuple[int, int]

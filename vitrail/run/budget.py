@@ -10,7 +10,7 @@ from vitrail.units import count, seconds
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that a model must keep; None is no limit.
+    """Limits that a model must keep; None sets no limit.
 
     The latency is that of the exported file in `engine` on the CPU, batch 1, with `threads`
     threads; with "auto" in the fastest that is installed. `device` is where the training runs.

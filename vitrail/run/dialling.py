@@ -45,7 +45,7 @@ RESAMPLED = 200
 
 
 def settings(model: nn.Module, methods: Sequence[Methods]) -> list[Setting]:
-    """Return the settings at which a model of such methods runs; one is no dial.
+    """Return the settings at which a model of such methods runs; a single one needs no dial.
 
     What a method fixes by `test_patch`, or by a `test_keep` below 1, stays as it is.
     """

@@ -50,7 +50,7 @@ class Turn:
 def turn(words: Turns) -> Turn | None:
     """Read how a dial is to be turned, None where it is not.
 
-    Raises ConfigError, also for more than one wish, and BudgetError for what is no time.
+    Raises ConfigError, also for more than one wish, and BudgetError for what is not a time.
     """
     given = [name for name in Turns.__annotations__ if words.get(name) is not None]
     if len(given) > 1:

@@ -109,7 +109,7 @@ class Workshop:
     def look(self, recipe: Recipe) -> Likeness | None:
         """Return how the training images look, so that others can be told; see `likeness`.
 
-        Of what is no image it is None.
+        Of what is not an image it is None.
         """
         if recipe.task.takes != "images":
             return None

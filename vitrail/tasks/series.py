@@ -45,7 +45,7 @@ class Series(Classification):
         return open_series(spec)
 
     def check(self, source: Source) -> None:
-        """Raise DataError for what is no series."""
+        """Raise DataError for what is not a series."""
         if source.series is None:
             raise DataError(f"{source.origin} has {source.nouns}, not series: leave out --task")
 

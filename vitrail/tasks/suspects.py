@@ -107,7 +107,7 @@ def suspects(shares: np.ndarray, labels: np.ndarray) -> list[Suspicion]:
     rows = np.arange(len(labels))
     given = shares[rows, labels]
     usual = np.bincount(labels, given, minlength=shares.shape[1]) / np.maximum(counts, 1)
-    # A class that no image has is no answer, and one that is hard to tell needs less to be one.
+    # A class that no image has is not an answer, and one that is hard to tell needs less to be one.
     beyond = np.where(counts > 0, shares - usual, -np.inf)
     guesses = beyond.argmax(1)
     gap = beyond[rows, guesses] - beyond[rows, labels]

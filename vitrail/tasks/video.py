@@ -68,7 +68,7 @@ class Video(Classification):
         return open_clips(spec, self.sampling)
 
     def check(self, source: Source) -> None:
-        """Raise DataError for what are no clips."""
+        """Raise DataError for anything but clips."""
         if source.clips is None:
             raise DataError(f"{source.origin} has {source.nouns}, not clips: leave out --task")
 

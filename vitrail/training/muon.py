@@ -2,8 +2,8 @@
 
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; in the form of
 Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv 2502.16982: a step has the size of
-one of AdamW, so that both go by one learning rate, and weight decay is decoupled. What is no
-matrix of a hidden layer (norms, biases, tables, the stem, the head) is trained by AdamW.
+one of AdamW, so that both go by one learning rate, and weight decay is decoupled. All but
+the matrices of hidden layers (norms, biases, tables, the stem, the head) is trained by AdamW.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Super(Supernet):
     def filling(self, shell: nn.Module, config: Config, rule: Rule) -> dict[str, Tensor]:
         """Return the state of a candidate, BatchNorm's statistics included; no rule cuts anything.
 
-        Raises ValueError for one that has a block which is no choice here.
+        Raises ValueError for one that has a block which is not a choice here.
         """
         own, places = self.state_dict(keep_vars=True), {}
         for i in range(len(config.local)):

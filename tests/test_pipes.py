@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,6 +236,19 @@ def test_commands_say_so(words, pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "pipe" in refused(capsys, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_weights_of_a_run_of_scans(kind, tmp_path, monkeypatch):
+    from vitrail.jobs import scans
+
+    monkeypatch.setattr(scans, "open_sealed", lambda *_: None)
+    run = SimpleNamespace(
+        path=tmp_path, onnx=None, weights=put(tmp_path / "weights.safetensors", kind),
+        read_tie=lambda: None,
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"weights\.safetensors cannot be read"):
+        scans._onnx(run, None, 0)
 
 
 # ---- hidden files ------------------------------------------------------------------------

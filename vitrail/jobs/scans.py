@@ -165,6 +165,7 @@ def _onnx(run: RunFolder, labels: Labels, neighbours: int) -> Network:
     again = f"vitrail train --resume --out {run.path}"
     running = open_sealed(run.onnx, labels, run.read_tie(), again)
     try:
+        files.check(run.weights)
         state = load_file(run.weights)
     except Exception as error:  # whatever a damaged header makes the library say
         raise RunError(f"{run.weights} cannot be read ({error}): restore the folder") from error

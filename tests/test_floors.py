@@ -46,7 +46,7 @@ ANCESTORS: dict[str, set[str]] = {
     "per_frame": {"resnet"},
     "sasa": {"resnet"},
     "segmenter": {
-        "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "xcit",
+        "beit", "cait", "deepvit", "deit", "flexivit", "t2t_vit", "vit", "vit_hybrid", "xcit",
     },
     "semantic_fpn": {"resnet"},
     "senet": {"resnet"},

@@ -24,7 +24,7 @@ from vitrail.jobs.as_given import as_given
 from vitrail.jobs.cutting import INT8, PRIVIT, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
 from vitrail.jobs.learned import require
-from vitrail.jobs.limits import Limits, read, sized
+from vitrail.jobs.limits import Limits, cheapest, read, sized
 from vitrail.jobs.making import Making
 from vitrail.jobs.smaller import Smaller
 from vitrail.jobs.switched import Switched, wanted
@@ -191,7 +191,10 @@ def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None)
         gelus, softmaxes = wanted(old, *kept)
     if (method not in (INT8, PRIVIT) and gelus is None) or any(text is not None for text in texts):
         figures = old.subject
-        limits = read(*texts, Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]))
+        costs = Limits(figures.macs, figures.params, old.result["latency"]["p50_s"])
+        # UVC leaves embeddings as they are, so that its least is another one.
+        told = method in (INT8, PRIVIT, UVC) or gelus is not None
+        limits = read(*texts, costs, Limits if told else lambda: cheapest(old.cuttable.config))
     return Asked(
         str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
         options.get("seed") or 0, None if data is None else str(data),

@@ -86,10 +86,15 @@ class Asked:
                 "--method uvc learns under a budget of multiply-adds: give --macs, and neither "
                 "--params nor --latency"
             )
-        if self.switched and (self.method not in (PRIVIT, RANDOM) or self.limits != Limits()):
+        if self.switched and self.method not in (PRIVIT, RANDOM):
             raise ConfigError(
-                "--gelus and --softmaxes are budgets of --method privit, or random, which keep all "
-                "channels: leave out --macs, --params and --latency"
+                "--gelus and --softmaxes are budgets of --method privit, which learns what goes, "
+                "or random, which draws it: add one of these"
+            )
+        if self.switched and self.limits != Limits():
+            raise ConfigError(
+                "--gelus and --softmaxes keep all channels, so that --macs, --params and --latency "
+                "do not join them: leave these out"
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"--epochs is {self.epochs:g}: give a number above 0")

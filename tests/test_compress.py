@@ -267,6 +267,21 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_latency_is_measured_on_as_many_threads_after_a_stop(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def run(self):
+        seen.append(self.budget.threads)
+        raise Interrupted(self.again)
+
+    monkeypatch.setattr(smaller.Smaller, "run", run)
+    asked = {"method": "random", "macs": "50%", "threads": 3}
+    for options in (asked, {"resume": True}, {"resume": True, "threads": 2}):
+        with pytest.raises(Interrupted):
+            compress(trained, out=tmp_path / "run", console=silent(), **options)
+    assert seen == [3, 3, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

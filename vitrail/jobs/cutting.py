@@ -22,6 +22,7 @@ from vitrail.engines import ENGINES, rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.limits import Clock, Limits
+from vitrail.measure.machine import cores
 from vitrail.models import Backbone
 from vitrail.models.trunk.widths import Cut
 from vitrail.objectives import SummedDistillation
@@ -58,6 +59,7 @@ class Asked:
     gelus: int | None = None
     softmaxes: int | None = None
     engine: str = ENGINES[0]
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         rivals(self.engine)
@@ -109,8 +111,9 @@ class Asked:
         """Return what the smaller model may cost."""
         return Limits(self.macs, self.params, self.latency_s)
 
-    def budget(self, device: str, threads: int) -> Budget:
+    def budget(self, device: str) -> Budget:
         """Return the limits as the budget that a run is held to."""
+        threads = self.threads or cores()
         return Budget(self.latency_s, self.macs, self.params, threads, device, self.engine)
 
 

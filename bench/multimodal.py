@@ -62,7 +62,7 @@ ARMS = {
     "apart, three quarters dropped": (*APART, "model.keep=0.25"),
 }
 # Steps of the trainings that tell the pace.
-PROBES = (2, 18)
+PROBES = (4, 104)
 MAIN, SOUND = "zero-shot accuracy", "sound to clip, recall at 5"
 
 

@@ -242,6 +242,24 @@ def test_classes_that_never_occur_and_faults_of_other_files_are_told(tmp_path):
     assert kept.broken[0].reason.endswith("have 4 values in line 1, where a box has 5")
 
 
+@pytest.mark.parametrize("number", ["10000", "99999999999", "9" * 5000])
+def test_a_class_whose_number_would_fill_the_memory(number, tmp_path):
+    write_yolo(tmp_path)
+    text = (tmp_path / "data.yaml").read_text().replace("  1:", f"  {number}:")
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"'dog' the number \d.*at most 10,000 classes"):
+        open_boxes(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"\xef\xbb\xbf%b", b"-7 0.5 0.5 0.1 0.1", b"0 nan 1 1 1"])
+def test_one_damaged_text_does_not_hide_the_boxes_of_the_others(damage, tmp_path):
+    write_yolo(tmp_path)
+    first = min((tmp_path / "labels" / "train").iterdir())
+    first.write_bytes(damage % first.read_bytes() if b"%b" in damage else damage)
+    assert len(open_boxes(tmp_path)) == len(WANTED)
+    assert task_of_data(tmp_path) == "detection"
+
+
 def test_copies_of_a_picture_stay_on_one_side(tmp_path):
     root = boxed_scenes.write(tmp_path / "voc", 24)
     for part in ("train", "val", "test"):

@@ -6,10 +6,11 @@ import json
 import math
 import shutil
 import sqlite3
+from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from io import StringIO
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -32,12 +33,15 @@ from vitrail.run.folder import RunFolder
 from vitrail.run.view import View
 from vitrail.search import shortlist as shortlisting
 from vitrail.search import timing
+from vitrail.search.box_space import box_candidates
 from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.clip_space import clip_candidates
 from vitrail.search.dense_space import dense_candidates
 from vitrail.search.fitness import passes
 from vitrail.search.other_size import Rest, other_size, said
 from vitrail.search.race import Race
 from vitrail.search.rungs import Runner, field_size, keep, rung_seconds, rung_sizes, rung_steps
+from vitrail.search.series_space import series_candidates
 from vitrail.search.shelf import shelf
 from vitrail.search.shortlist import Terms, shortlist
 from vitrail.search.space import image_sizes, spread
@@ -196,6 +200,36 @@ def test_the_first_sizes_of_a_family_are_spread_over_all_of_them():
                 # Of k evenly spread ones none would be further from the next than n / k.
                 assert k > n or max(gaps) <= 4 * n / k
     assert spread([], 0) == []
+
+
+SPACES = {
+    "clips": lambda seed: clip_candidates((32, 32), 4, 5, seed),
+    "series": lambda seed: series_candidates((40, 1), 3, 5, seed),
+    "masks": lambda seed: dense_candidates((32, 32), 3, 5, seed),
+    "boxes": lambda seed: box_candidates((64, 64), 3, 5, seed),
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_every_space_begins_with_sizes_that_are_spread(kind):
+    """A few of a family are looked at where time is short, and the best size must be near one."""
+    groups = defaultdict(list)
+    for one in islice(SPACES[kind](1), 24):
+        host = getattr(one.config, "host", one.config)
+        head = kind_of(type(one.config)), type(getattr(one.config, "decoder", None))
+        groups[kind_of(type(host)), head if kind != "clips" else None].append(host)
+    for (family, _), hosts in groups.items():
+        space = models.networks()[family].SPACE
+        channels, classes = hosts[0].channels, hosts[0].classes
+        every = [*space.configs(image=hosts[0].image, channels=channels, classes=classes)]
+        if kind == "clips" and family == "mvit":
+            every = [replace(config, frames=4) for config in every]
+        places = [every.index(host) for host in hosts]
+        orders = [
+            [place for place in spread(range(len(every)), seed) if place in places]
+            for seed in range(1, 100)
+        ]
+        assert places in orders, family
 
 
 def test_hosts_count_where_a_network_of_maps_is_built_on_them(monkeypatch):

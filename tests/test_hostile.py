@@ -9,11 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vitrail.data import class_names, uea
+import vitrail
+from vitrail import checkpoint
+from vitrail.data import class_names, outlines, uea
+from vitrail.data.box_coco import _corners
+from vitrail.data.boxes import BrokenBoxes
 from vitrail.data.lidar.folder import open_scans
 from vitrail.data.lidar.reading import BrokenScan, read_labels, read_scan
+from vitrail.data.masks import BrokenMask
 from vitrail.errors import DataError, RunError
+from vitrail.models import identify
 from vitrail.run.features import keep, kept
+from vitrail.run.normalisation import normalisation
 from vitrail.runs import Run
 from vitrail.study.scaling import Point, Sweep
 
@@ -198,3 +205,32 @@ def test_words_of_a_figure_move_no_cursor(recwarn):
     assert not set("\x1b\x07\x9b\u202e") & set(drawn)
     assert "cat\\x1b]0;pwn\\x07" in drawn and "turned" in drawn
     assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
+# ---- numbers of hundreds of digits -------------------------------------------------------
+
+
+HUGE = 10**400
+
+
+def test_huge_numbers_in_boxes_and_outlines():
+    with pytest.raises(BrokenBoxes, match="a number of hundreds of digits"):
+        _corners([1, 2, HUGE, 4])
+    assert _corners([1, 2, 3, 4]) == [1, 2, 4, 6]
+    with pytest.raises(BrokenMask, match="annotation 7 with a point that is not a number"):
+        outlines.points([0, 0, 1, HUGE, 1, 1], 7)
+
+
+@pytest.mark.parametrize("value", [HUGE, 1e7, float("nan")])
+def test_huge_numbers_beside_weights_say_nothing(value, tmp_path):
+    model = vitrail.create("resnet_18", classes=3)
+    wanted = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3}
+    record = tmp_path / "preprocessor_config.json"
+    checkpoint.save(tmp_path / "model.safetensors", model.state_dict(), metadata={})
+    known = identify(tmp_path / "model.safetensors")
+    record.write_text(json.dumps(wanted))
+    assert normalisation(tmp_path, known).mean == (0.1,) * 3
+    record.write_text(json.dumps(wanted | {"image_mean": [value] * 3}))
+    assert normalisation(tmp_path, known).mean == (0.485, 0.456, 0.406)
+    held = {"state_dict": model.state_dict(), "args": {"mean": [value] * 3, "std": [0.2] * 3}}
+    assert "mean" not in checkpoint.contents(held).about

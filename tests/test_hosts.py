@@ -9,7 +9,7 @@ import pytest
 
 import vitrail
 from vitrail import models
-from vitrail.config import override, to_json
+from vitrail.config import hints, members, override, to_json
 from vitrail.errors import ConfigError
 from vitrail.models import elsa, swin, volo
 from vitrail.models.trunk.hosts import SHARED, Hosted
@@ -96,3 +96,20 @@ def test_heads_that_a_host_cannot_have(name, heads):
     given = (heads,) * len(host.heads) if isinstance(host.heads, tuple) else heads
     with pytest.raises(ConfigError, match=rf"into {heads} heads|heads is {heads}"):
         vitrail.create(name, host=replace(host, heads=given))
+
+
+HEADS = [n for n, m in models.networks().items() if "host" in hints(m.Config)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_host_is_read_again_or_refused(head):
+    """A config that derives from a host's own is none by that alone: its kind must be known."""
+    kinds = members(hints(models.networks()[head].Config)["host"])
+    for family, module in models.families().items():
+        host = next(iter(small(family)))
+        if module.Config in kinds:
+            config = models.networks()[head].Config(host)
+            assert models.config_from_json(models.config_json(config)) == config
+        elif isinstance(host, kinds):
+            with pytest.raises(ValueError, match=r"host is .*: expected one of the kinds"):
+                models.networks()[head].Config(host)

@@ -12,6 +12,7 @@ from PIL import Image
 from support import boxed_scenes, composites
 from support.pictures import photo, write_classes
 
+from vitrail import files
 from vitrail.data import drawn
 from vitrail.data.clips import videos_below
 from vitrail.data.listing import collect
@@ -19,7 +20,9 @@ from vitrail.data.opening import open_source, task_of_data
 from vitrail.data.tree import Tree
 from vitrail.data.unlabelled import open_pictures
 from vitrail.errors import DataError, RunError
+from vitrail.jobs import masks
 from vitrail.jobs.detect import Asked, detect
+from vitrail.jobs.explain import picture_names
 from vitrail.jobs.masks import check_out
 from vitrail.tasks import Detection, Segmentation
 
@@ -161,3 +164,27 @@ def test_what_explain_draws_says_so(tmp_path):
     with pytest.raises(DataError, match="has no image files"):
         (tmp_path / "empty").mkdir()
         collect(tmp_path / "empty")
+
+
+# ---- names of what is drawn ------------------------------------------------------------
+
+
+def test_no_two_pictures_share_a_file():
+    paths = ["x/a.png", "y/a.png", "a-2.png", "a-overlay.png", "b.jpg", "b.png", "b.tif"]
+    found = masks.names(paths)
+    assert found == ["a", "a-2", "a-2-2", "a-overlay-2", "b", "b-2", "b-3"]
+    files_of = [name + ending for name in found for ending in ("", masks.OVERLAY)]
+    assert len(set(files_of)) == 2 * len(paths)
+
+
+def test_names_of_any_length_get_pictures(tmp_path):
+    """File systems take 255 bytes, and what is drawn has an ending more than the image."""
+    long = ["é" * 120, "é" * 119 + "e", "x" * 250]
+    found = masks.names([f"{name}.png" for name in long])
+    assert len(set(found)) == 3 and found[0].startswith("éé")
+    for name in (*found, *picture_names([f"{name}.png" for name in long]), "y" * 251):
+        files.write(tmp_path / f"{name}.png", "drawn")
+    deep = [f"{'a' * 200}/{'b' * 200}/0.jpg", f"{'a' * 200}/{'c' * 200}/0.jpg"]
+    one, other = picture_names(deep)
+    assert one != other and max(len(one), len(other)) < 255
+    assert files.fitted("short") == "short"

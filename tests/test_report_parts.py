@@ -73,6 +73,26 @@ def test_no_accuracy_axis_passes_100(accuracies):
     assert len(ends) == 3 and max(ends) <= 100, ends
 
 
+def test_scores_that_hardly_move_are_not_enlarged():
+    seen = []
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(plots, "svg", lambda draw, name, size: drawn(draw, seen))
+        plots.rise([f.CurvePoint(i, i, val_score=1e-8 * i) for i in range(3)])
+        plots.rise([f.CurvePoint(i, i, val_score=0.5 + 1e-8 * i) for i in range(3)])
+    (low, high), (below, above) = seen
+    assert low == 0 and 0.4 < high < 1.1
+    assert above - below == pytest.approx(plots.LEAST_RANGE) and below < 50 < above
+
+
+def drawn(draw, seen):
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().subplots()
+    draw(axes)
+    seen.append(axes.get_ylim())
+    return ""
+
+
 def test_a_journal_of_older_runs_tells_the_same_curve():
     """It calls the score of the validation part an accuracy, whatever the task."""
     for word in ("val_score", "val_accuracy"):

@@ -16,7 +16,18 @@ from vitrail import models
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.layers.fold import deploy
 from vitrail.layers.position import bilinear_grid
-from vitrail.models import beit, cait, deepvit, deit, flexivit, segmenter, t2t_vit, vit, xcit
+from vitrail.models import (
+    beit,
+    cait,
+    deepvit,
+    deit,
+    flexivit,
+    segmenter,
+    t2t_vit,
+    vit,
+    vit_hybrid,
+    xcit,
+)
 from vitrail.models.segmenter import Config, Encoder, LinearDecoder, MaskDecoder
 from vitrail.models.trunk import sliding
 from vitrail.models.trunk.sliding import Copy, Sliding, anchors, enlarged
@@ -33,6 +44,7 @@ HOSTS = [
     flexivit.Config(**SMALL, hidden=64, patch=8, kernel=8),
     t2t_vit.Config(**SMALL, hidden=64),
     vit.Config(**SMALL, hidden=64, patch=8, pool="map"),
+    vit_hybrid.Config(**SMALL, hidden=64, patch=4, root=8),
     xcit.Config(**SMALL, strides=(2, 2, 2)),
 ]
 DECODERS = [LinearDecoder(), MaskDecoder(dropout=0.0)]

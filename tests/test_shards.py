@@ -117,7 +117,7 @@ def test_a_compressed_or_cut_tar_file_is_called_that(tmp_path):
     packed(tmp_path / "x.tar", {"cat/1.png": picture(1), "dog/2.png": picture(2)})
     whole = (tmp_path / "x.tar").read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[:600])  # in the middle of the first picture
-    with pytest.raises(DataError, match=r"only the class 'cat': .* \('x.tar' cut off or damaged"):
+    with pytest.raises(DataError, match=r"only the class 'cat': .* \('x.tar' cut off, damaged or "):
         open_source(tmp_path / "x.tar")
 
 

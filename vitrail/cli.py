@@ -127,6 +127,14 @@ def main(arguments: list[str] | None = None) -> None:
     except VitrailError as error:
         print(f"vitrail: {shortened(sentence(str(error)), MOST_SAID)}", file=sys.stderr)
         raise SystemExit(2) from error
+    except OSError as error:
+        # What the system says of a path is never a defect of vitrail, wherever it comes up.
+        if not isinstance(error.filename, str | bytes) or error.strerror is None:
+            raise
+        where = shortened(sentence(os.fsdecode(error.filename)), MOST_SAID)
+        said = f"{where} cannot be used ({error.strerror}): mend that, or name another"
+        print(f"vitrail: {said}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _complete(arguments: list[str]) -> None:

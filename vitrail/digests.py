@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrail import files
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,5 +38,5 @@ def of_model(weights: Mapping[str, Tensor], labels: Labels) -> str:
 
 def of_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex. Raises OSError."""
-    with open(path, "rb") as file:
+    with files.reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,16 +8,22 @@ in place (a lock, a journal) is opened by `opened`, which follows no link out of
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 PART = ".part"
 MOST_BYTES = 64 << 20
+# What people bring may be larger: a table, a picture, a tokenizer.
+LARGE_BYTES = 1 << 31
+# File systems take 255; some are for endings, numbers and the names of parts.
+_NAME_BYTES = 190
 
 # Windows has none of the first three, and needs the last.
 _PLAIN = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
@@ -33,6 +39,17 @@ def write(path: Path, content: str | bytes) -> None:
         part.write_bytes(data)
 
 
+def fitted(name: str) -> str:
+    """Return a name as a file system takes it with an ending and a few words more: one that is too
+    long is cut, and ends in a digest of the whole, so that two stay two.
+    """
+    data = os.fsencode(name)
+    if len(data) <= _NAME_BYTES:
+        return name
+    digest = hashlib.blake2b(data, digest_size=4).hexdigest()
+    return f"{data[: _NAME_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to, which becomes `path` at the end, synced; gone after an
@@ -42,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     umask gives. Raises OSError.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PART}")
+    part = path.with_name(f".{fitted(path.name)}.{os.getpid()}.{secrets.token_hex(4)}{PART}")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
@@ -65,22 +82,40 @@ def move(made: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def read(path: Path, most: int = MOST_BYTES) -> bytes:
+def read(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file. Raises OSError, also for a pipe, a device or a folder,
     which might never end, and for more than `most` bytes.
     """
-    handle = os.open(path, os.O_RDONLY | _PLAIN)
-    try:
-        seen = os.fstat(handle)
-        if not stat.S_ISREG(seen.st_mode):
-            raise OSError(errno.EINVAL, "it is not a file", str(path))
-        if seen.st_size > most:
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            # As many as there are: Python sets aside whatever it is asked for.
-            return file.read(seen.st_size)
-    finally:
-        os.close(handle)
+        # As many as there are: Python sets aside whatever it is asked for.
+        return file.read(size)
+
+
+@contextmanager
+def reading(path: str | os.PathLike) -> Iterator[BufferedReader]:
+    """Open a regular file to read its bytes. Raises OSError, also for a pipe, a device or a folder,
+    without waiting for anybody to write to it.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN)) as file:
+        _check(os.fstat(file.fileno()), path)
+        yield file
+
+
+def check(path: str | os.PathLike) -> None:
+    """Raise OSError for a path that is not a regular file, before a library opens it by its name
+    and waits.
+    """
+    _check(os.stat(path), path)
+
+
+def _check(facts: os.stat_result, path: str | os.PathLike) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def opened(path: Path, flags: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitrail import files
 from vitrail.checkpoint import arrays, torchfile
 from vitrail.checkpoint.door import MAPPING, door
 from vitrail.checkpoint.places import located
@@ -85,7 +86,7 @@ def _leaves(value: Any, before: str) -> Iterator[tuple[str, Any]]:
 
 def _opened(path: Path, name: str) -> tuple[Any, Mapping[str, Any]]:
     """Return a file's value, and what vitrail wrote as its metadata."""
-    with path.open("rb") as file:
+    with files.reading(path) as file:
         start = file.read(10)
     if path.suffix == ".safetensors" or start[8:10] == b'{"':
         return _safetensors(path)
@@ -159,7 +160,7 @@ def _strange(value: Any) -> str:
 
 def _sharded(index: Path) -> Contents:
     """Return the tensors of all files that an index names; they lie beside it."""
-    listed = json.loads(index.read_text("utf-8"))
+    listed = json.loads(files.read(index).decode("utf-8"))
     places = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
         raise ValueError("its weight_map is missing")

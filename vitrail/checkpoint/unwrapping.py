@@ -140,6 +140,8 @@ def _unpruned(state: dict[str, Any]) -> dict[str, Any]:
 # ---- what is written beside --------------------------------------------------------------
 
 
+# No mean or deviation is larger, and not every int becomes a float.
+MOST = 1e6
 _KEYS = ("arch", "architecture", "model", "model_name", "name", "variant", "backbone")
 
 
@@ -151,7 +153,7 @@ def _about(value: Any) -> dict[str, Any]:
             if key in _KEYS and isinstance(said, str) and len(said) < 200:
                 found["words"].append(said)
             numbers = isinstance(said, list | tuple) and all(
-                isinstance(v, int | float) for v in said
+                isinstance(v, int | float) and abs(v) < MOST for v in said
             )
             if depth and key in ("mean", "std") and numbers and said:
                 found.setdefault(key, tuple(map(float, said)))

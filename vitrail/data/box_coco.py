@@ -98,7 +98,10 @@ def _corners(box: Any) -> list[float]:
     numbers = isinstance(box, list) and len(box) == 4
     if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in box):
         raise BrokenBoxes(f"have {shortened(repr(box), 40)} for a bbox, which are not four numbers")
-    x, y, w, h = map(float, box)
+    try:
+        x, y, w, h = map(float, box)
+    except OverflowError:
+        raise BrokenBoxes("have a bbox with a number of hundreds of digits") from None
     return [x, y, x + w, y + h]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail import files
 from vitrail.errors import DataError, extra
 from vitrail.units import counted
 
@@ -35,7 +36,7 @@ def read_cells(path: Path) -> Cells:
 
 
 def _csv(path: Path) -> Cells:
-    data = path.read_bytes()
+    data = files.read(path, files.LARGE_BYTES)
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
@@ -77,6 +78,7 @@ def _parquet(path: Path) -> Cells:
         from pyarrow import parquet
     except ImportError:
         raise DataError(f"{path} needs pyarrow: {extra('parquet')}, or give a .csv") from None
+    files.check(path)
     try:
         table = parquet.read_table(path)
         found = [table.column(i).to_pylist() for i in range(table.num_columns)]

@@ -5,6 +5,7 @@ Whoever works in the folder of the images gets masks, boxes and explanations bes
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vitrail import files
@@ -32,7 +33,7 @@ def make(folder: Path) -> None:
 
 def is_drawn(folder: Path) -> bool:
     """Return whether a folder holds answers of vitrail that nobody meant to learn from."""
-    return folder.name.casefold() not in _MEANT and (folder / MARK).is_file()
+    return folder.name.casefold() not in _MEANT and os.path.isfile(folder / MARK)
 
 
 def is_explanation(path: Path) -> bool:
@@ -42,7 +43,7 @@ def is_explanation(path: Path) -> bool:
     try:
         if not path.is_file():
             return False
-        with path.open("rb") as file:
+        with files.reading(path) as file:
             return MADE_BY.encode() in file.read(_LOOKED_AT)
     except OSError:
         return False

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data.formats import check_file
 from vitrail.data.scan import digest
 from vitrail.data.sounds import MOST_S, SLOWEST, BrokenSound, Sound, checked, read_sound
@@ -30,7 +31,7 @@ def read_track(path: Path) -> tuple[bytes, Sound]:
     check_file(path.stat())
     if is_film(path.name):
         return file_digest(path), _of_film(path)
-    data = path.read_bytes()
+    data = files.read(path, files.LARGE_BYTES)
     return digest(data), read_sound(data)
 
 

@@ -9,11 +9,11 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from vitrail import files
 from vitrail.data import magic
 from vitrail.errors import DataError, extra
 
@@ -87,9 +87,8 @@ def remedy(name: str) -> str:
 
 def read_file(path: str | os.PathLike) -> bytes:
     """Read a regular file. Raises BrokenImage for any other, and OSError of the file."""
-    with _opened(path) as file:
-        check_file(os.fstat(file.fileno()))
-        return file.read()
+    check_file(os.stat(path))
+    return files.read(path, OVERSIZED_BYTES)
 
 
 def check_file(facts: os.stat_result) -> None:
@@ -104,7 +103,7 @@ def check_file(facts: os.stat_result) -> None:
 def looks_like_image(path: Path) -> bool:
     """Tell whether a file begins as images do, also those that cannot be read here."""
     try:
-        with _opened(path) as file:
+        with files.reading(path) as file:
             check_file(os.fstat(file.fileno()))
             head = file.read(_HEAD_BYTES)
             if magic.readable(head) or magic.unread(head):
@@ -114,12 +113,6 @@ def looks_like_image(path: Path) -> bool:
     except Exception:
         # Pillow's parsers raise whatever the bytes make them stumble over.
         return False
-
-
-def _opened(path: str | os.PathLike) -> BinaryIO:
-    # Without waiting: to open a pipe that nobody writes to would never end.
-    flag = getattr(os, "O_NONBLOCK", 0)
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))
 
 
 def open_image(data: bytes) -> ImageFile:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from vitrail import files
 from vitrail.data.parallel import in_order
 from vitrail.errors import DataError
 
@@ -72,7 +73,8 @@ class MaskFiles:
 
     def read(self, row: int) -> np.ndarray:
         """Return the mask of an item, uint8 (H, W). Raises BrokenMask and OSError."""
-        return as_classes(values_of((self.root / self.files[row]).read_bytes()), self.meaning)
+        data = files.read(self.root / self.files[row], files.LARGE_BYTES)
+        return as_classes(values_of(data), self.meaning)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,10 @@ def points(polygon: Any, name: Any) -> np.ndarray:
     )
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise BrokenMask(KIND, f"has annotation {name} with a polygon of no three points (x, y)")
-    flat = np.asarray(polygon, np.float64)
+    try:
+        flat = np.asarray(polygon, np.float64)
+    except OverflowError:  # JSON has whole numbers of any length
+        flat = np.array([np.inf])
     if not np.isfinite(flat).all():
         raise BrokenMask(KIND, f"has annotation {name} with a point that is not a number")
     return np.clip(flat, -1e6, 1e6).reshape(-1, 2)

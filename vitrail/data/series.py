@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data import uea
 from vitrail.data.cells import TABLES
 from vitrail.data.series_table import Long, is_long, read_long
@@ -80,7 +81,7 @@ def of_file(path: Path, features: Sequence[str] = ()) -> tuple[Series, tuple[str
 def _is_ts(path: Path) -> bool:
     if path.suffix.lower() != ".ts" or not path.is_file():
         return False
-    with path.open("rb") as file:
+    with files.reading(path) as file:
         head = file.read(_HEAD)
     lines = [line for line in head.split(b"\n") if line.strip() and line[:1] not in b"#%"]
     return bool(lines) and lines[0].startswith(b"@") and b"\0" not in head

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vitrail import files
 from vitrail.data.formats import OVERSIZED_BYTES, BrokenImage
 from vitrail.data.names import few, one_spelling
 from vitrail.data.source import (
@@ -75,7 +76,7 @@ class ShardSource(Source):
     def read(self, item: Item) -> bytes:
         """Return the encoded file of an image. Raises OSError, and BrokenImage where it is cut."""
         place = self.places[item.key]
-        with self.path(item).open("rb") as file:
+        with files.reading(self.path(item)) as file:
             file.seek(place.start)
             found = file.read(place.size)
         if len(found) < place.size:
@@ -130,12 +131,15 @@ class _Listing:
         """List one tar file; a broken one is listed up to where it breaks."""
         part, end = part_of(shard.partition("-")[0].partition("_")[0].partition(".")[0]), 0
         try:
-            with tarfile.open(self.root / shard, "r:") as tar:
+            with (
+                files.reading(self.root / shard) as file,
+                tarfile.open(fileobj=file, mode="r:") as tar,
+            ):
                 for member in _members(tar):
                     self._add(tar, shard, member, part)
                     end = member.offset_data + member.size
             whole = end <= (self.root / shard).stat().st_size
-        except tarfile.TarError:
+        except (tarfile.TarError, OSError):
             whole = False
         if not whole:
             self.broken.append(shard)
@@ -210,14 +214,14 @@ class _Listing:
 
     def _lost(self) -> str:
         """Return what could not be read, for an error about what is missing."""
-        return f" ({few(self.broken)} cut off or damaged)" if self.broken else ""
+        return f" ({few(self.broken)} cut off, damaged or closed)" if self.broken else ""
 
     def _names(self, written: set[str]) -> dict[str, str]:
         """Return the name of each class as it is written: numbers by `classes.txt`, if there is
         one."""
         same = {name: name for name in written}
         try:
-            lines = (self.root / NAMES).read_text("utf-8").splitlines()
+            lines = files.read(self.root / NAMES).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             return same
         listed = [line.strip() for line in lines if line.strip()]
@@ -228,7 +232,8 @@ class _Listing:
 
     def _findings(self, without: list[str]) -> Iterator[Finding]:
         if self.broken:
-            text = f"{counted(len(self.broken), 'tar file')} cut off or damaged: read up to there"
+            text = f"{counted(len(self.broken), 'tar file')} cut off, damaged or closed: read up "
+            text += "to there"
             yield Finding("broken shard", "warning", text, tuple(self.broken))
         if self.unread:
             text = f"{counted(len(self.unread), 'file')} with a class in them cannot be read"

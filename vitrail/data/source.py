@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data.boxes import Boxes
 from vitrail.data.depth import Range
 from vitrail.data.hearing import Hearing, Wanted
@@ -170,7 +171,7 @@ class Source:
         Raises OSError of the file.
         """
         if self.pixels is None:
-            return self.path(item).read_bytes()
+            return files.read(self.path(item), files.LARGE_BYTES)
         from PIL import Image
 
         buffer = io.BytesIO()

@@ -161,7 +161,8 @@ def walked(
 
 def is_run(folder: Path) -> bool:
     """Return whether vitrail made a folder, told by the names in it: fit.json or recipe.json."""
-    if not any((folder / mark).is_file() for mark in _MARKS):
+    # Not pathlib's, which raises where a folder is closed.
+    if not any(os.path.isfile(folder / mark) for mark in _MARKS):
         return False
     try:
         names = set(os.listdir(folder))

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrail import files
 from vitrail.data.decode import resize
 from vitrail.data.formats import check_file
 from vitrail.data.tree import is_picture, walked
@@ -103,7 +104,7 @@ def require_av() -> Any:
 def file_digest(path: Path) -> bytes:
     """Return the 16 bytes by which a video is known: BLAKE2b of its file. Raises OSError."""
     state = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with files.reading(path) as file:
         while block := file.read(1 << 20):
             state.update(block)
     return state.digest()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail import files
 from vitrail.errors import ConfigError, DataError, extra
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def opened(path: str | Path, length: int, *, pad: int | None = None) -> Words:
     """Return the words of a tokenizer.json. Raises DataError for a file that is none."""
     library = _library()
     try:
-        made = library.Tokenizer.from_str(Path(path).read_text("utf-8"))
+        made = library.Tokenizer.from_str(files.read(Path(path), files.LARGE_BYTES).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} is not a tokenizer ({getattr(error, 'strerror', None) or 'not UTF-8'}): give "

@@ -33,20 +33,27 @@ MOST_CLASSES = 10_000
 
 
 def yolo_files(root: Path) -> bool:
-    """Return whether a folder has texts beside images that begin with a class and a box."""
+    """Return whether a folder has texts beside images of which at least half begin with a class and
+    a box; one that is damaged does not hide the others."""
     if not root.is_dir():
         return False
     found = listing(root, ".txt", TEXTS)
     shared = [keys[0] for name, keys in found.annotations.items() if name in found.pictures]
-    for key in shared[:20]:
-        try:
-            lines = files.read(found.root / key, MOST_BYTES).decode("utf-8", "replace").split("\n")
-        except OSError:
-            continue
-        if lines[0].strip():
-            words = lines[0].split()
-            return len(words) >= 5 and words[0].isdecimal() and all(map(_is_number, words[1:]))
-    return False
+    begun = [words for key in shared[:20] if (words := _first_words(found.root / key))]
+    boxed = [
+        len(words) >= 5 and words[0].isdecimal() and all(map(_is_number, words[1:]))
+        for words in begun
+    ]
+    return any(boxed) and 2 * sum(boxed) >= len(boxed)
+
+
+def _first_words(path: Path) -> list[str]:
+    """Return the words of a text's first line, none where it cannot be read."""
+    try:
+        text = files.read(path, MOST_BYTES).decode("utf-8-sig", "replace")
+    except OSError:
+        return []
+    return text.partition("\n")[0].split()
 
 
 def read_yolo(root: Path) -> Source:
@@ -140,7 +147,7 @@ def _names(root: Path, origin: Path) -> tuple[str, ...]:
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{path} cannot be read as text ({error}): correct it") from error
             yaml = path.suffix in (".yaml", ".yml")
-            names = _of_yaml(text) if yaml else [line.strip() for line in text.splitlines()]
+            names = _of_yaml(path, text) if yaml else [line.strip() for line in text.splitlines()]
             while names and not names[-1]:
                 names.pop()
             if not names or not all(names):
@@ -152,8 +159,11 @@ def _names(root: Path, origin: Path) -> tuple[str, ...]:
     return ()
 
 
-def _of_yaml(text: str) -> list[str]:
-    """Return the list or the mapping of numbers below "names:", as such files have it."""
+def _of_yaml(path: Path, text: str) -> list[str]:
+    """Return the list or the mapping of numbers below "names:", as such files have it.
+
+    Raises DataError for numbers that no list of classes reaches.
+    """
     found = re.search(r"^names\s*:[ \t]*(.*(?:\n(?:[ \t]+.*|-.*|\s*$))*)", text, re.MULTILINE)
     inner = found.group(1).strip() if found else ""
     if inner.startswith("["):
@@ -169,8 +179,14 @@ def _of_yaml(text: str) -> list[str]:
     named = {}
     for row in rows:
         number, colon, name = row.partition(":")
-        if colon and number.strip().isdecimal():
-            named[int(number)] = _bare(name)
+        if colon and (digits := number.strip()).isdecimal():
+            # Bounded first: there is a name for every number up to the largest.
+            if len(digits) > 9 or int(digits) >= MOST_CLASSES:
+                raise DataError(
+                    f"{path} gives {shortened(_bare(name))!r} the number {shortened(digits, 40)}, "
+                    f"where there are at most {MOST_CLASSES:,} classes: count them from 0"
+                )
+            named[int(digits)] = _bare(name)
     return [named.get(i, "") for i in range(max(named, default=-1) + 1)]
 
 

@@ -112,7 +112,7 @@ def picture_names(paths: Sequence[str]) -> list[str]:
         folders = max(
             range(deepest - 1), key=lambda n: (len({_tail(other, n) for other in alike}), -n)
         )
-        first = name = _tail(path, folders)
+        first = name = files.fitted(_tail(path, folders))
         number = 2
         while name in taken:
             name, number = f"{first}-{number}", number + 1
@@ -131,9 +131,10 @@ def _explain_file(
     model: nn.Module, labels: Any, path: str, target: Path, method: str, about: str | None
 ) -> Explained:
     from vitrail.data.decode import BrokenImage, decode
+    from vitrail.data.formats import read_file
 
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
         image = decode(data, labels.image, labels.channels, labels.ranges)
         shown = photograph(data)
     except BrokenImage as error:

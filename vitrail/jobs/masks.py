@@ -19,6 +19,9 @@ from vitrail.errors import RunError
 from vitrail.report.masks import as_png, index_png, over
 from vitrail.run.folder import RunFolder
 
+# What the name of a picture of a mask has beyond that of the mask.
+OVERLAY = "-overlay"
+
 # uint8 (h, w, C) of any size to the class of each of its pixels, uint8 (h, w).
 Answer = Callable[[np.ndarray], np.ndarray]
 
@@ -103,20 +106,24 @@ def left_over(entry: Path) -> bool:
 
 
 def names(paths: Sequence[str]) -> list[str]:
-    """Return a name for the mask of each image: its own without its ending, numbered where several
-    share it."""
-    seen: Counter[str] = Counter()
-    found = []
+    """Return a name for the mask of each image: its own without its ending, numbered where that,
+    or the name of its picture, is another's already, and cut where it is too long."""
+    taken, found, numbers = set[str](), [], Counter[str]()
     for path in paths:
-        stem = Path(path).stem or "image"
-        seen[stem] += 1
-        found.append(f"{stem}-{seen[stem]}" if seen[stem] > 1 else stem)
+        stem = files.fitted(Path(path).stem or "image")
+        name, number = stem, numbers[stem]
+        while {name, name + OVERLAY} & taken:
+            number += 1
+            name = f"{stem}-{number + 1}"
+        numbers[stem] = number
+        taken |= {name, name + OVERLAY}
+        found.append(name)
     return found
 
 
 def write(out: Path, name: str, image: np.ndarray, mask: np.ndarray, labels: Labels) -> Written:
     """Write a mask and the image under its colours to `out`. Raises RunError."""
-    written = Written(str(out / f"{name}.png"), str(out / f"{name}-overlay.png"))
+    written = Written(str(out / f"{name}.png"), str(out / f"{name}{OVERLAY}.png"))
     try:
         answers.make(out)
         files.write(Path(written.mask), index_png(mask, labels.classes))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,12 +80,29 @@ def fetch(
     What lies there already is left as it is; each file is what its name says, or it is refused.
     Raises ConfigError for a name without published weights, and CheckpointError.
     """
-    found = [_fetch(*one, shelf, say) for one in [(n, _reference(n)) for n in names]]
+    wanted = [(name, _reference(name)) for name in names]
     notes = shelf / NOTES
     remedy = "restore it, or remove it"
-    old = read_json(notes, dict, remedy=remedy, error=CheckpointError) if notes.is_file() else {}
-    files.write(notes, json.dumps(old | {f.path: asdict(f) for f in found}, indent=1))
+    with _writing(shelf):  # before anything is fetched
+        shelf.mkdir(parents=True, exist_ok=True)
+        there = notes.is_file()
+    old = read_json(notes, dict, remedy=remedy, error=CheckpointError) if there else {}
+    found = [_fetch(*one, shelf, say) for one in wanted]
+    with _writing(shelf):
+        files.write(notes, json.dumps(old | {f.path: asdict(f) for f in found}, indent=1))
     return found
+
+
+@contextmanager
+def _writing(shelf: Path) -> Iterator[None]:
+    """Turn what the disk says of a shelf into CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"shelf {shelf} cannot be written ({files.reason(error)}): free some space, or name "
+            "another folder"
+        ) from error
 
 
 def _reference(name: str) -> str:
@@ -113,14 +131,7 @@ def _fetch(name: str, reference: str, shelf: Path, say: Callable[[str], None]) -
         raise CheckpointError(
             f"{reference} holds {known.name} in place of {name}: it was not taken"
         )
-    try:
-        shelf.mkdir(parents=True, exist_ok=True)
-        path = shelf / f"{stem}{source.suffix}"
-        with files.replacing(path) as part:
-            shutil.copyfile(os.path.realpath(source), part)
-    except OSError as error:
-        raise CheckpointError(
-            f"shelf {shelf} cannot be written ({files.reason(error)}): free some space, or name "
-            "another folder"
-        ) from error
+    path = shelf / f"{stem}{source.suffix}"
+    with _writing(shelf), files.replacing(path) as part:
+        shutil.copyfile(os.path.realpath(source), part)
     return Fetched(name, path.name, path.stat().st_size, told.licence, reference)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from vitrail.layers.init import trunc_normal_linear
 from vitrail.layers.linear import Linear
 from vitrail.layers.position import bilinear_grid
-from vitrail.models import beit, cait, deepvit, deit, flexivit, t2t_vit, vit, xcit
+from vitrail.models import beit, cait, deepvit, deit, flexivit, t2t_vit, vit, vit_hybrid, xcit
 from vitrail.models.names import segmenter as names
 from vitrail.models.parts.mask_transformer import MaskDecoder, MaskTransformer
 from vitrail.models.trunk import hosts
@@ -69,6 +69,7 @@ class Config(hosts.Hosted):
         | flexivit.Config
         | t2t_vit.Config
         | vit.Config
+        | vit_hybrid.Config
         | xcit.Config
     ) = Encoder()
     decoder: LinearDecoder | MaskDecoder = _USUAL

@@ -45,7 +45,7 @@ def under(config: Any, head: str) -> Any:
 def require_host(config: Any) -> None:
     """Raise ConfigError for a backbone that no detector stands on."""
     hosts = members(hints(retinanet.Config)["host"])
-    if isinstance(config, hosts):
+    if type(config) in hosts:
         return
     known = sorted({kind_of(one) for one in hosts})
     raise ConfigError(

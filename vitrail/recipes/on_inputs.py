@@ -77,7 +77,7 @@ def on_clips(config: Any, task: Video) -> Any:
     if input_kind(config) == "clips":
         return replace(config, frames=task.frames) if task.frames else config
     known = members(hints(per_frame.Config)["host"])
-    if not isinstance(config, known):
+    if type(config) not in known:
         raise ConfigError(
             f"model {family_of(config)} does not look at frames: take {_TAKE['clips']}, of "
             f"{', '.join(sorted(map(kind_of, known)))}"

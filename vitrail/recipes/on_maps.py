@@ -23,10 +23,10 @@ def on_maps(config: Any) -> Any:
     """
     if is_dense(config):
         return config
-    if isinstance(config, members(hints(semantic_fpn.Config)["host"])):
+    if type(config) in members(hints(semantic_fpn.Config)["host"]):
         return semantic_fpn.Config(config)
     isotropic = members(hints(segmenter.Config)["host"])
-    if isinstance(config, isotropic):
+    if type(config) in isotropic:
         return segmenter.Config(config, segmenter.LinearDecoder())
     known = [kind_of(one) for one in (*members(hints(semantic_fpn.Config)["host"]), *isotropic)]
     raise ConfigError(

@@ -10,6 +10,9 @@ from vitrail.report.canvas import ACCENT, HALF, SOFT, legend, svg, within
 from vitrail.report.facts import CurvePoint
 from vitrail.report.scores import CalibrationFacts
 
+# Percentage points that an axis of scores shows at least: what is less is noise, enlarged.
+LEAST_RANGE = 1.0
+
 
 def losses(points: Sequence[CurvePoint], what: str = "cross entropy, nats") -> str:
     """Draw training loss, thin and averaged, and validation loss over epochs; `what` it is."""
@@ -44,6 +47,9 @@ def rise(points: Sequence[CurvePoint], measure: str = "accuracy") -> str:
             ha="right", va="bottom", fontweight="bold",
         )  # fmt: skip
         axes.margins(y=0.12)
+        low, high = axes.get_ylim()
+        short = max(0.0, LEAST_RANGE - (high - low)) / 2
+        axes.set_ylim(low - short, high + short)
         within(axes)
         axes.set_xlabel("epochs")
         axes.set_ylabel(f"validation {measure}, %")

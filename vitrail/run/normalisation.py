@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitrail import checkpoint
+from vitrail import checkpoint, files
 from vitrail.checkpoint import FOLDER, hub
 from vitrail.errors import CheckpointError
 from vitrail.models import Identity, catalog
@@ -25,6 +25,7 @@ _WAYS: dict[Any, str] = {
     4: "box",
     5: "hamming",
 }
+MOST = 1e6
 _BESIDE = ("labels.json", "preprocessor_config.json", "config.json")
 
 
@@ -136,7 +137,7 @@ def _beside(reference: str) -> Iterator[Mapping[str, Any]]:
         if not path.is_file() and reference.startswith("hf-hub:"):
             path = hub.beside(reference, name) or path
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = json.loads(files.read(path).decode("utf-8"))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError) as e:
@@ -164,6 +165,9 @@ def _read(record: Mapping[str, Any], way: str) -> Said | None:
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
-    if isinstance(value, list | tuple) and value and all(type(v) in (int, float) for v in value):
-        return tuple(map(float, value))
-    return None
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    # No pixel has such values, and not every int becomes a float.
+    if not all(type(v) in (int, float) and abs(v) < MOST for v in value):
+        return None
+    return tuple(map(float, value))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from vitrail.models import families, faster_rcnn, fcos, mask_rcnn, retinanet
 from vitrail.models.trunk.catalog import skeleton
-from vitrail.run.subject import counted
-from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.candidate import Candidate
 from vitrail.search.dense_space import ISOTROPIC, PYRAMIDS, dense_sizes
+from vitrail.search.space import in_turns, spread
 
 # Wide enough for small backbones; the published heads are wider.
 WIDTH = 64
@@ -42,16 +41,10 @@ def box_candidates(
         for name in (*PYRAMIDS, *ISOTROPIC):
             space = families()[name].SPACE
             hosts = list(space.configs(image=image, channels=channels, classes=classes))
-            random.Random(f"{seed} {name}").shuffle(hosts)
-            queues += [[head(host) for host in hosts] for head in heads]
-    while any(queues):
-        for configs in queues:
-            while configs:
-                config = configs.pop()
-                figures = counted(config)
-                if figures is not None and _fine(config):
-                    yield candidate(config, params=figures.params, macs=figures.macs)
-                    break
+            for head in heads:
+                # Each begins with another size, as there may be no time for a second.
+                queues.append([head(host) for host in spread(hosts, seed + len(queues))])
+    yield from in_turns(queues, _fine)
 
 
 def _fine(config: Any) -> bool:

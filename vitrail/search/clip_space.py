@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,9 @@ from vitrail.config import hints, members
 from vitrail.errors import ConfigError
 from vitrail.models import families, mvit, per_frame, vatt_clips
 from vitrail.models.trunk.backbone import input_kind
-from vitrail.run.subject import counted
-from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.candidate import Candidate
 from vitrail.search.prior import by_prior
-from vitrail.search.space import image_sizes
+from vitrail.search.space import image_sizes, in_turns, spread
 from vitrail.units import counted as spoken
 
 # Frames make a candidate so many times as dear, so that only the two smallest sizes race.
@@ -28,13 +26,14 @@ def clip_candidates(
     """Return small networks for clips of `frames` frames of the median `size`, with their counts,
     families and ways to pool over time in turns."""
     hosts = members(hints(per_frame.Config)["host"])
-    names = [name for name in by_prior(families()) if issubclass(families()[name].Config, hosts)]
+    names = [name for name in by_prior(families()) if families()[name].Config in hosts]
     queues: list[list[Any]] = []
     for image in image_sizes(size)[:SIDES]:
         for name in names:
             space = families()[name].SPACE
-            some = list(space.configs(image=image, channels=3, classes=classes))
-            random.Random(f"{seed} {name}").shuffle(some)
+            every = list(space.configs(image=image, channels=3, classes=classes))
+            # Each begins with another size, as there may be no time for a second.
+            some = spread(every, seed + len(queues))
             if name == "mvit":
                 queues.append([replace(one, frames=frames) for one in some])
                 continue
@@ -45,13 +44,7 @@ def clip_candidates(
                     for at, h in enumerate(some)
                 ]
             )
-    while any(queues):
-        for configs in queues:
-            while configs:
-                config = configs.pop()
-                if (figures := counted(config)) is not None:
-                    yield candidate(config, params=figures.params, macs=figures.macs)
-                    break
+    yield from in_turns(queues)
 
 
 def begun(config: Any, frames: int) -> list[Any]:
@@ -64,7 +57,7 @@ def begun(config: Any, frames: int) -> list[Any]:
     if input_kind(config) == "images":
         if isinstance(config, mvit.Config):
             return [replace(config, frames=frames)]
-        if not isinstance(config, members(hints(per_frame.Config)["host"])):
+        if type(config) not in members(hints(per_frame.Config)["host"]):
             raise ConfigError("which does not look at frames: give weights of another family")
         return [per_frame.Config(config, frames=frames, pool=pool) for pool in per_frame.POOLS]
     own = vatt_clips.of(config) if input_kind(config) == "triples" else config

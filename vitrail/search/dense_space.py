@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vitrail.models import families, segmenter, semantic_fpn, upernet
 from vitrail.models.trunk.catalog import skeleton
-from vitrail.run.subject import counted
-from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.candidate import Candidate
+from vitrail.search.space import in_turns, spread
 
 # A mask wants more pixels than a label.
 SIDES = (64, 96, 128, 192, 256, 384, 512)
@@ -42,16 +41,10 @@ def dense_candidates(
         for name in (*PYRAMIDS, *ISOTROPIC):
             space = families()[name].SPACE
             hosts = list(space.configs(image=image, channels=channels, classes=classes))
-            random.Random(f"{seed} {name}").shuffle(hosts)
-            queues += [[head(host) for host in hosts] for head in _heads(name)]
-    while any(queues):
-        for configs in queues:
-            while configs:
-                config = configs.pop()
-                figures = counted(config)
-                if figures is not None and _fine(config):
-                    yield candidate(config, params=figures.params, macs=figures.macs)
-                    break
+            for head in _heads(name):
+                # Each begins with another size, as there may be no time for a second.
+                queues.append([head(host) for host in spread(hosts, seed + len(queues))])
+    yield from in_turns(queues, _fine)
 
 
 def _heads(family: str) -> Sequence[Callable[[Any], Any]]:

@@ -7,7 +7,6 @@ family is looked at once more when the race is over.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 
 from vitrail.models import families
@@ -16,6 +15,7 @@ from vitrail.run.subject import counted
 from vitrail.search.candidate import Candidate, candidate
 from vitrail.search.fitness import worth
 from vitrail.search.rungs import EFFICIENCY, Runner
+from vitrail.search.space import spread
 from vitrail.units import count
 
 # So far off, either way, the rate must have been before the race.
@@ -75,8 +75,7 @@ def _sizes(one: Candidate) -> list[Candidate]:
     model = one.model
     space = families()[one.family].SPACE
     configs = list(space.configs(image=one.image, channels=one.channels, classes=model["classes"]))
-    random.Random(0).shuffle(configs)
-    found = [(config, counted(config)) for config in configs[:MOST]]
+    found = [(config, counted(config)) for config in spread(configs, 0)[:MOST]]
     return [
         candidate(config, params=figures.params, macs=figures.macs)
         for config, figures in found

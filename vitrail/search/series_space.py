@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 from vitrail.models import networks
-from vitrail.run.subject import counted
-from vitrail.search.candidate import Candidate, candidate
+from vitrail.search.candidate import Candidate
+from vitrail.search.space import in_turns, spread
 
 
 def series_candidates(
@@ -16,15 +15,8 @@ def series_candidates(
     """Return small networks for series of `size` = (steps, 1) and `channels` features, with their
     counts, the families in turns."""
     queues = []
-    for name, module in networks().items():
+    for module in networks().values():
         if hasattr(module, "SERIES"):
             configs = list(module.SPACE.configs(image=size, channels=channels, classes=classes))
-            random.Random(f"{seed} {name}").shuffle(configs)
-            queues.append(configs)
-    while any(queues):
-        for configs in queues:
-            while configs:
-                config = configs.pop()
-                if (figures := counted(config)) is not None:
-                    yield candidate(config, params=figures.params, macs=figures.macs)
-                    break
+            queues.append(spread(configs, seed))
+    yield from in_turns(queues)

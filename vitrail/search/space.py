@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from vitrail.models import families
@@ -43,6 +42,24 @@ def spread(ordered: Sequence[Any], seed: int) -> list[Any]:
     return [ordered[(first + at) % len(ordered)] for at in places if at < len(ordered)]
 
 
+def in_turns(
+    queues: Iterable[Iterable[Any]], fits: Callable[[Any], bool] = lambda config: True
+) -> Iterator[Candidate]:
+    """Yield the configs of all queues, one of each at a time, with their counts.
+
+    Those that cannot be counted, or do not fit, are passed over.
+    """
+    left = [iter(queue) for queue in queues]
+    while left:
+        for queue in tuple(left):
+            for config in queue:
+                if (figures := counted(config)) is not None and fits(config):
+                    yield candidate(config, params=figures.params, macs=figures.macs)
+                    break
+            else:
+                left.remove(queue)
+
+
 def small_candidates(
     image_size: tuple[int, int],
     channels: int,
@@ -57,10 +74,4 @@ def small_candidates(
             space = families()[name].SPACE
             configs = list(space.configs(image=image, channels=channels, classes=classes))
             queues.append(spread(configs, seed))
-    for turn in zip_longest(*queues):
-        for config in turn:
-            if config is None:
-                continue
-            figures = counted(config)
-            if figures is not None:
-                yield candidate(config, params=figures.params, macs=figures.macs)
+    yield from in_turns(queues)

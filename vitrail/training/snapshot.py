@@ -106,6 +106,7 @@ def newest(folder: Path) -> Snapshot | None:
 def read(path: Path) -> Snapshot:
     """Read one snapshot, checked against its sha256. Raises CheckpointError."""
     try:
+        files.check(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.config import members
-from vitrail.models import beit, cait, deit, flexivit, resnet, t2t_vit, vit, xcit
+from vitrail.models import beit, cait, deit, flexivit, resnet, t2t_vit, vit, vit_hybrid, xcit
 from vitrail.models.parts import pyramid_hosts
 from vitrail.models.parts.pyramid_hosts import Pyramids
 from vitrail.models.trunk import hosts
@@ -30,6 +30,7 @@ Plain = (
     | flexivit.Config
     | t2t_vit.Config
     | vit.Config
+    | vit_hybrid.Config
     | xcit.Config
 )
 Hosts = Pyramids | Plain

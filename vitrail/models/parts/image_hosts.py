@@ -17,6 +17,7 @@ from vitrail.models import (
     t2t_vit,
     tnt,
     vit,
+    vit_hybrid,
     xcit,
 )
 from vitrail.models.parts.pyramid_hosts import Pyramids
@@ -37,5 +38,6 @@ ImageHosts = (
     | t2t_vit.Config
     | tnt.Config
     | vit.Config
+    | vit_hybrid.Config
     | xcit.Config
 )

@@ -13,11 +13,13 @@ from vitrail.models import (
     aa_resnet,
     airbench,
     botnet,
+    cbam,
     coatnet,
     cswin,
     cvt,
     dinat,
     eca,
+    evolving,
     gcnet,
     halonet,
     hornet,
@@ -45,11 +47,13 @@ Pyramids = (
     aa_resnet.Config
     | airbench.Config
     | botnet.Config
+    | cbam.Config
     | coatnet.Config
     | cswin.Config
     | cvt.Config
     | dinat.Config
     | eca.Config
+    | evolving.Config
     | gcnet.Config
     | halonet.Config
     | hornet.Config

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 
@@ -26,7 +27,8 @@ from vitrail.jobs.kin import kin
 from vitrail.jobs.train import train_recipe
 from vitrail.layers.switches import counts, switches
 from vitrail.models import config_json, deit, vit
-from vitrail.report.compression import Row, Worth, picture, rows
+from vitrail.report.chapter import Paragraph, Table
+from vitrail.report.compression import Compressed, Row, Worth, chapter, picture, rows
 from vitrail.report.kin import Kin, best, front
 from vitrail.run import finish
 from vitrail.run.before import before, worth
@@ -160,7 +162,10 @@ def test_gelus_and_softmaxes_go_for_computing_on_secrets(trained, tmp_path):
     model = run.model()
     assert counts(model) == (3, 8)
     assert all(set(one.unique().tolist()) <= {0, 1} for kind in switches(model) for one in kind)
-    assert "Which GELUs and softmaxes of every block stay" in run.report.read_text()
+    page = run.report.read_text()
+    assert "Which GELUs and softmaxes of every block stay" in page
+    assert re.search(r"test accuracy</td>.*?% \(.* to .* %\)", page, re.DOTALL)
+    assert "latency as exported</td>" in page
     assert len(run.predict(str(trained.parent / "photos/cat/000.png"))) == 1
 
 
@@ -262,12 +267,28 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_latency_is_measured_on_as_many_threads_after_a_stop(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def run(self):
+        seen.append(self.budget.threads)
+        raise Interrupted(self.again)
+
+    monkeypatch.setattr(smaller.Smaller, "run", run)
+    asked = {"method": "random", "macs": "50%", "threads": 3}
+    for options in (asked, {"resume": True}, {"resume": True, "threads": 2}):
+        with pytest.raises(Interrupted):
+            compress(trained, out=tmp_path / "run", console=silent(), **options)
+    assert seen == [3, 3, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
         ({}, BudgetError, "no budget is given: add --macs 50%"),
-        ({"macs": "3G"}, BudgetError, r"--macs 3G is 3 G, and the model has .*: give less"),
-        ({"params": "100%"}, BudgetError, r"--params 100% is .*: give less"),
+        ({"macs": "3G"}, BudgetError, r"--macs 3G is 3 G, and the model has .*: give .* down to"),
+        ({"params": "100%"}, BudgetError, r"--params 100% is .*: give less than that, down to \d+"),
+        ({"macs": "3G", "method": "uvc"}, BudgetError, r"the model has .*: give less than that$"),
         ({"macs": "0.1%"}, BudgetError, r"one head and one neuron .* multiply-adds from .* to "),
         ({"params": 20}, BudgetError, "parameters from .* to "),
         ({"macs": "x"}, BudgetError, "'x' is not a number"),
@@ -278,7 +299,8 @@ def test_a_stop_costs_nothing(trained, tmp_path, monkeypatch):
         ({"method": "uvc", "macs": "2%"}, BudgetError, "one block of one head and one neuron"),
         ({"method": "privit"}, BudgetError, "all 8 tokens of GELU and 16 rows .* give --gelus"),
         ({"method": "privit", "gelus": 9}, BudgetError, "--gelus 9 is 9, and the model has 8"),
-        ({"method": "up", "gelus": 3, "macs": "50%"}, ConfigError, "budgets of --method privit"),
+        ({"gelus": 3}, ConfigError, "budgets of --method privit, .* add one of these"),
+        ({"method": "privit", "gelus": 3, "macs": "50%"}, ConfigError, "keep all channels, .* out"),
         ({"macs": "50%", "max_drop": 1}, ConfigError, "--max-drop limits what int8 may lose"),
         ({"macs": "50%", "engine": "tvm"}, ConfigError, "--engine is 'tvm'"),
         ({"method": "int8", "engine": "auto"}, ConfigError, "make others by `vitrail export"),
@@ -339,6 +361,26 @@ def test_the_picture_has_a_stripe_for_each_run_of_channels():
     drawn = picture(found)
     assert drawn.count('fill="var(--accent)"') == 5
     assert picture([Row("embedding", 8, (0, 1, 2, 5))]).count('z"') == 1
+
+
+ONE = Worth(0.8, 0.78, 0.82, 1000, 1_000_000, 1_000, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ([Row("attention 1", 8, (0, 1), (4, 1)), Row("attention 2", 8, (), (4, 1))],
+         ["Gone as a whole: block 2.", "Of 4 heads a block 1 stay."]),
+        ([Row("attention 1", 8, (0, 1), (4, 1)), Row("attention 2", 8, (1, 2, 3), (4, 3))],
+         ["Heads that stay: 1 of 4 in block 1, 3 of 4 in block 2."]),
+        ([Row("attention 1", 8, (0, 1)), Row("MLP 1", 8, (0,))], []),
+    ],
+)  # fmt: skip
+def test_heads_and_blocks_that_went_are_told(shown, said):
+    now = replace(ONE, accuracy=0.75)
+    parts = chapter(Compressed("run", "up", "50%", ONE, now, rows=shown)).parts
+    assert [part.text for part in parts if isinstance(part, Paragraph)][1:] == said
+    assert next(part for part in parts if isinstance(part, Table)).rows[0][-1] == "−5.0 points"
 
 
 def test_a_run_that_answers_by_both_sides_is_made_smaller_by_one(trained, tmp_path):

@@ -24,7 +24,7 @@ from vitrail.jobs.as_given import as_given
 from vitrail.jobs.cutting import INT8, PRIVIT, UVC, Asked, clock
 from vitrail.jobs.integers import Integers
 from vitrail.jobs.learned import require
-from vitrail.jobs.limits import Limits, read, sized
+from vitrail.jobs.limits import Limits, cheapest, read, sized
 from vitrail.jobs.making import Making
 from vitrail.jobs.smaller import Smaller
 from vitrail.jobs.switched import Switched, wanted
@@ -106,7 +106,7 @@ def compress(
     folder = Path(out) if out else free_name(f"{old.run.path.name}-smaller")
     RunFolder.check_free(folder)
     images = old.data(site[0], view)
-    budget = pictured(asked.budget(site[0].device, site[1]), images)
+    budget = pictured(asked.budget(site[0].device), images)
     decided = {"asked": to_json(asked)}
     if _cuts(asked) and asked.method != UVC:
         with clock(old, images.workshop, budget) as timed:
@@ -132,9 +132,10 @@ def _resumed(
     # What weights of a file were judged by is in the run that was made of them.
     data = None if options.get("pretrained") is not None else options.get("data")
     options = cast(Words, {**options, "data": data})
+    given = {"data": data and str(data), "threads": options.get("threads")}
     return Run(
         resumed(
-            out, view, lambda folder, state: _again(folder, state, view, site, data),
+            out, view, lambda folder, state: _again(folder, state, view, site[0], given),
             check=lambda folder, state: _require_same(folder, state, run, options),
         )
     )  # fmt: skip
@@ -191,12 +192,15 @@ def _asked(old: Before, run: str | Path, options: Words, out: str | Path | None)
         gelus, softmaxes = wanted(old, *kept)
     if (method not in (INT8, PRIVIT) and gelus is None) or any(text is not None for text in texts):
         figures = old.subject
-        limits = read(*texts, Limits(figures.macs, figures.params, old.result["latency"]["p50_s"]))
+        costs = Limits(figures.macs, figures.params, old.result["latency"]["p50_s"])
+        # UVC leaves embeddings as they are, so that its least is another one.
+        told = method in (INT8, PRIVIT, UVC) or gelus is not None
+        limits = read(*texts, costs, Limits if told else lambda: cheapest(old.cuttable.config))
     return Asked(
         str(run), method, limits.macs, limits.params, limits.latency_s, options.get("epochs"),
         options.get("seed") or 0, None if data is None else str(data),
         _command(run, options, out), options.get("max_drop"),
-        gelus, softmaxes, options.get("engine") or ENGINES[0],
+        gelus, softmaxes, options.get("engine") or ENGINES[0], options.get("threads"),
     )  # fmt: skip
 
 
@@ -250,17 +254,16 @@ def _require_same(run: RunFolder, state: State, source: str | Path | None, optio
 
 
 def _again(
-    run: RunFolder, state: State, view: View, site: tuple[Hardware, int], data: str | Path | None
+    run: RunFolder, state: State, view: View, hardware: Hardware, given: Mapping[str, Any]
 ) -> Path:
-    """Go on with what was begun, by its own arguments."""
+    """Go on with what was begun, by its own arguments and those of them that are given anew."""
     if "compress" not in state.values:
         raise RunError(f"{run.path} was not made by `vitrail compress`: go on with the command "
                        "that made it")  # fmt: skip
     asked = state.get(Asked, "compress.asked")
-    if data is not None:
-        asked = replace(asked, data=str(data))
+    asked = replace(asked, **{name: one for name, one in given.items() if one is not None})
     old = before(asked.run, asked.data)
-    images = old.data(site[0], view)
+    images = old.data(hardware, view)
     state.require_images(images.digest)
-    budget = pictured(asked.budget(site[0].device, site[1]), images)
+    budget = pictured(asked.budget(hardware.device), images)
     return _job(asked)(asked, old, images, run, state, view, budget).done()

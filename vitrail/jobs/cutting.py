@@ -22,6 +22,7 @@ from vitrail.engines import ENGINES, rivals
 from vitrail.engines.apart import Apart
 from vitrail.errors import ConfigError
 from vitrail.jobs.limits import Clock, Limits
+from vitrail.measure.machine import cores
 from vitrail.models import Backbone
 from vitrail.models.trunk.widths import Cut
 from vitrail.objectives import SummedDistillation
@@ -58,6 +59,7 @@ class Asked:
     gelus: int | None = None
     softmaxes: int | None = None
     engine: str = ENGINES[0]
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         rivals(self.engine)
@@ -86,10 +88,15 @@ class Asked:
                 "--method uvc learns under a budget of multiply-adds: give --macs, and neither "
                 "--params nor --latency"
             )
-        if self.switched and (self.method not in (PRIVIT, RANDOM) or self.limits != Limits()):
+        if self.switched and self.method not in (PRIVIT, RANDOM):
             raise ConfigError(
-                "--gelus and --softmaxes are budgets of --method privit, or random, which keep all "
-                "channels: leave out --macs, --params and --latency"
+                "--gelus and --softmaxes are budgets of --method privit, which learns what goes, "
+                "or random, which draws it: add one of these"
+            )
+        if self.switched and self.limits != Limits():
+            raise ConfigError(
+                "--gelus and --softmaxes keep all channels, so that --macs, --params and --latency "
+                "do not join them: leave these out"
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"--epochs is {self.epochs:g}: give a number above 0")
@@ -104,8 +111,9 @@ class Asked:
         """Return what the smaller model may cost."""
         return Limits(self.macs, self.params, self.latency_s)
 
-    def budget(self, device: str, threads: int) -> Budget:
+    def budget(self, device: str) -> Budget:
         """Return the limits as the budget that a run is held to."""
+        threads = self.threads or cores()
         return Budget(self.latency_s, self.macs, self.params, threads, device, self.engine)
 
 

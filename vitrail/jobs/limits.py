@@ -47,31 +47,47 @@ class Limits:
 
 
 def read(
-    macs: str | int | None, params: str | int | None, latency: str | float | None, now: Limits
+    macs: str | int | None,
+    params: str | int | None,
+    latency: str | float | None,
+    now: Limits,
+    floor: Callable[[], Limits] = Limits,
 ) -> Limits:
     """Read limits such as 50%, 3M or 5ms; shares are of what the model costs `now`.
 
-    Raises BudgetError where there is none, and for one that is not below what it costs.
+    Raises BudgetError where there is none, and for one that is not below what it costs, with what
+    it has to cost at least, which `floor` tells.
     """
     found = Limits(
-        _limit("--macs", macs, now.macs, parse_count, count),
-        _limit("--params", params, now.params, parse_count, count),
-        _limit("--latency", latency, now.latency_s, parse_latency, seconds),
+        _limit("--macs", macs, now.macs, parse_count, count, lambda: floor().macs),
+        _limit("--params", params, now.params, parse_count, count, lambda: floor().params),
+        _limit("--latency", latency, now.latency_s, parse_latency, seconds, lambda: None),
     )
     if found == Limits():
         raise BudgetError("no budget is given: add --macs 50%, --params 50% or --latency 5ms")
     return found
 
 
-def _limit(option: str, text: Any, now: Any, parse: Callable, said: Callable) -> Any:
+def cheapest(config: Any) -> Limits:
+    """Return what a model of one head and one neuron a block costs."""
+    small = counted(least(config).config)
+    assert small is not None
+    return Limits(small.macs, small.params)
+
+
+def _limit(
+    option: str, text: Any, now: Any, parse: Callable, said: Callable, floor: Callable[[], Any]
+) -> Any:
     """Read one limit, which must be below `now`."""
     if text is None:
         return None
     share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(text))
     value = type(now)(float(share[1]) / 100 * now) if share else parse(text)
     if not 0 < value < now:
+        low = floor()
+        wanted = "less than that" if low is None else f"less than that, down to {said(low)}"
         raise BudgetError(
-            f"{option} {text} is {said(value)}, and the model has {said(now)}: give less than that"
+            f"{option} {text} is {said(value)}, and the model has {said(now)}: give {wanted}"
         )
     return value
 
@@ -85,8 +101,8 @@ def sized(config: Any, limits: Limits, clock: Clock | None = None) -> Sized:
     found = largest(config, lambda one: limits.keeps(one, clock))
     if found is not None:
         return found
-    small, whole = counted(least(config).config), counted(config)
-    assert small is not None and whole is not None
+    small, whole = cheapest(config), counted(config)
+    assert small.macs is not None and small.params is not None and whole is not None
     ranges = []
     if limits.macs is not None:
         ranges.append(f"multiply-adds from {count(small.macs)} to {count(whole.macs)}")

@@ -156,8 +156,9 @@ class _Counter:
         self.linear(n, dim, 3 * inner)
         self.product(mixer.heads, n, inner // mixer.heads, n)
         if rows:
-            # The largest of a row is found in rounds.
-            found = 15 + 16 * math.ceil(math.log2(n))
+            # The largest of a row is found in rounds of halves, and one for each that was odd.
+            rounds = n.bit_length() - 1 + n.bit_count() - 1
+            found = 63 + 8 * rounds
             self.calls.append(Call("softmax", rows * n, TABLE["softmax"].bytes * rows * n, found))
         self.each("square", (mixer.heads * n - rows) * n)
         self.product(mixer.heads, n, n, inner // mixer.heads)

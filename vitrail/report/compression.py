@@ -32,6 +32,15 @@ class Worth:
     latency_s: float
     size_bytes: int | None = None
 
+    @property
+    def right(self) -> str:
+        """Say the accuracy with its interval."""
+        return f"{percent(self.accuracy)} ({percent(self.low)} to {percent(self.high)})"
+
+    def beyond(self, before: Worth) -> str:
+        """Say by how many points the accuracy is another one than before."""
+        return f"{100 * (self.accuracy - before.accuracy):+.1f} points".replace("-", "−")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -117,6 +126,7 @@ def chapter(made: Compressed) -> Chapter:
             caption="A stripe is a channel: coloured ones stay. Thin gaps are between the heads "
             "as they were.",
         ))  # fmt: skip
+        parts += [Paragraph(said) for said in _went(made.rows)]
     parts += [Paragraph(note, soft=True) for note in made.notes]
     return Chapter("What became smaller", parts)
 
@@ -125,21 +135,30 @@ def _table(made: Compressed) -> Table:
     """Lay out both models, and what is left of each figure."""
     b, n = made.before, made.now
     rows = [
-        ("test accuracy", _share(b), _share(n), f"{100 * (n.accuracy - b.accuracy):+.1f} points"),
+        ("test accuracy", b.right, n.right, n.beyond(b)),
         ("multiply-adds", count(b.macs), count(n.macs), percent(n.macs / b.macs, 0)),
         ("parameters", count(b.params), count(n.params), percent(n.params / b.params, 0)),
+        *exported(b, n),
+    ]  # fmt: skip
+    return Table(side_by_side(), rows)
+
+
+def exported(before: Worth, now: Worth) -> list[tuple[str, str, str, str]]:
+    """Return the rows of both files: what they take, and their sizes where both are known."""
+    b, n = before, now
+    rows = [
         ("latency as exported", seconds(b.latency_s), seconds(n.latency_s),
-         percent(n.latency_s / b.latency_s, 0)),
+         percent(n.latency_s / b.latency_s, 0))
     ]  # fmt: skip
     if b.size_bytes and n.size_bytes:
         left = percent(n.size_bytes / b.size_bytes, 0)
         rows.append(("file", size(b.size_bytes), size(n.size_bytes), left))
-    columns = [Column(""), *(Column(t, "number") for t in ("before", "now", "left"))]
-    return Table(columns, rows)
+    return rows
 
 
-def _share(one: Worth) -> str:
-    return f"{percent(one.accuracy)} ({percent(one.low)} to {percent(one.high)})"
+def side_by_side() -> list[Column]:
+    """Return the columns of a table of what was and what is left."""
+    return [Column(""), *(Column(title, "number") for title in ("before", "now", "left"))]
 
 
 def picture(rows: Sequence[Row], wide: int = 860) -> str:
@@ -168,6 +187,26 @@ def picture(rows: Sequence[Row], wide: int = 860) -> str:
         f'<svg viewBox="0 0 {wide} {y}" role="img" font-family="var(--sans)" font-size="10.5">'
         f"{''.join(drawn)}</svg>"
     )
+
+
+def _went(rows: Sequence[Row]) -> list[str]:
+    """Say which blocks are gone, and how many heads the others keep."""
+    attention = f"{LABELS['inner']} "
+    blocks = [row for row in rows if row.name.startswith(attention)]
+    gone = [row.name.removeprefix(attention) for row in blocks if not row.kept]
+    said = [f"Gone as a whole: {'blocks' if len(gone) > 1 else 'block'} {', '.join(gone)}."]
+    stay = [(row.name.removeprefix(attention), row.heads) for row in blocks if row.kept]
+    counts = {heads for _, heads in stay}
+    if counts == {None} or not stay:
+        return said if gone else []
+    (first, *others) = counts
+    if first is not None and not others:
+        heads = f"Of {counted(first[0], 'head')} a block {first[1]} stay."
+    else:
+        heads = "Heads that stay: " + ", ".join(
+            f"{heads[1]} of {heads[0]} in block {name}" for name, heads in stay if heads
+        ) + "."  # fmt: skip
+    return [*(said if gone else []), heads]
 
 
 def _borders(row: Row, left: int, room: int, y: int, high: int) -> str:

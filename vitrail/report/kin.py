@@ -9,7 +9,7 @@ from typing import Any
 from vitrail.report import canvas
 from vitrail.report.chapter import Chapter, Column, Figure, Paragraph, Table
 from vitrail.report.compression import Worth
-from vitrail.units import percent, seconds, size
+from vitrail.units import seconds, size
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ def best(runs: Sequence[Kin]) -> list[Kin]:
 def chapter(runs: Sequence[Kin], this: str) -> Chapter:
     """Return the chapter that shows runs of one kin beside each other, `this` one among them."""
     rows = [
-        (f"{one.name} (this one)" if one.name == this else one.name, one.way,
-         f"{percent(one.worth.accuracy)} ({percent(one.worth.low)} to {percent(one.worth.high)})",
+        (f"{one.name} (this one)" if one.name == this else one.name, one.way, one.worth.right,
          seconds(one.worth.latency_s), size(one.worth.size_bytes))
         for one in sorted(runs, key=lambda k: k.worth.latency_s)
     ]  # fmt: skip

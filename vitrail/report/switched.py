@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vitrail.report.chapter import Chapter, Column, Figure, Paragraph, Table
-from vitrail.report.compression import Worth
+from vitrail.report.chapter import Chapter, Figure, Paragraph, Table
+from vitrail.report.compression import Worth, exported, side_by_side
 from vitrail.units import count, counted, percent, seconds, size
 
 # One list for each block, with one row for each head or for the whole MLP, a switch a token.
@@ -92,7 +92,6 @@ def chapter(made: Switches) -> Chapter:
 def _table(made: Switches) -> Table:
     """Lay out both models, and what is left of each figure."""
     b, n, pb, pn = made.before, made.now, made.predicted_before, made.predicted
-    share = f"{100 * (n.accuracy - b.accuracy):.1f} points"
     pairs = [
         ("tokens of GELU", made.was[0], made.left[0], str),
         ("rows of softmax", made.was[1], made.left[1], str),
@@ -102,9 +101,9 @@ def _table(made: Switches) -> Table:
         ("on a local network", pb.lan_s, pn.lan_s, seconds),
         ("on a wide network", pb.wan_s, pn.wan_s, seconds),
     ]
-    rows = [("test accuracy", percent(b.accuracy), percent(n.accuracy), share)]
+    rows = [("test accuracy", b.right, n.right, n.beyond(b))]
     rows += [(name, say(was), say(is_), percent(is_ / was, 0)) for name, was, is_, say in pairs]
-    return Table([Column(""), *(Column(t, "number") for t in ("before", "now", "left"))], rows)
+    return Table(side_by_side(), rows + exported(b, n))
 
 
 def picture(gelus: Rows, softmaxes: Rows, wide: int = 860) -> str:

@@ -35,7 +35,7 @@ def compress(
         str | None,
         typer.Option(
             help="Runtime whose latency counts: onnxruntime, openvino, or auto for whichever is "
-            "faster here; both models are timed in each. Default: onnxruntime."
+            "faster here; the page tells all that are installed. Default: onnxruntime."
         ),
     ] = None,
     epochs: Annotated[

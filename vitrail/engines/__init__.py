@@ -34,6 +34,11 @@ def rivals(name: str) -> tuple[str, ...]:
     if name != "auto":
         engine(name)
         return tuple(dict.fromkeys((ENGINES[0], name)))
+    return installed()
+
+
+def installed() -> tuple[str, ...]:
+    """Return the engines that can be used here, ONNX Runtime first."""
     return tuple(one for one in ENGINES if _installed(one))
 
 

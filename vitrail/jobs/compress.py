@@ -49,7 +49,7 @@ class Words(TypedDict, total=False):
     images afterwards, by default as many as the run had. `data` is where the images are now, `seed`
     draws what is random. `pretrained` is a file of weights in place of a run: it is judged on the
     images of `data` first. `engine` is the runtime whose latency counts, "openvino" or "auto" for
-    the faster in place of "onnxruntime"; both models are timed in each.
+    the faster in place of "onnxruntime"; the page tells both models in all that are installed.
     """
 
     method: str | None

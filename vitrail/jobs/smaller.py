@@ -9,7 +9,7 @@ from vitrail import checkpoint
 from vitrail.compression.choosing import Shape
 from vitrail.config import to_json
 from vitrail.data.labels import Labels
-from vitrail.engines import engine, rivals
+from vitrail.engines import engine, installed
 from vitrail.errors import BudgetError, ExportError, RunError
 from vitrail.jobs.cutting import UVC, choose, proxy, tuned_recipe
 from vitrail.jobs.learned import learned
@@ -117,7 +117,7 @@ class Smaller(Making):
             then = replace(then, latency_s=first.p50_s)
             today = replace(today, latency_s=second.p50_s)
             labels = old.labels, shipped.labels
-            others = [self._elsewhere(name, labels) for name in rivals(self.budget.engine)[1:]]
+            others = [self._elsewhere(name, labels) for name in installed()[1:]]
         model = old.cuttable
         known = sizes(model)
         heads = {
@@ -129,7 +129,7 @@ class Smaller(Making):
         )  # fmt: skip
 
     def _elsewhere(self, name: str, labels: tuple[Labels, Labels]) -> str:
-        """Say what both models take in another engine, in turns."""
+        """Say what both models take in another engine than ONNX Runtime, in turns."""
         title, apart = engine(name).title, self.apart
         try:
             with self.folder.scratch() as scratch:

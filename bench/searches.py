@@ -33,6 +33,7 @@ from lab import Lab, best, hunted, opened, share_of, some_within
 
 from vitrail.models.glit import plain
 from vitrail.run.budget import Budget
+from vitrail.run.watch import LOOK_AT
 from vitrail.search.costs import Cost, fitted, share_within
 from vitrail.search.judging import correlation
 from vitrail.search.relaxed import Relaxed

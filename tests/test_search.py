@@ -29,7 +29,7 @@ from vitrail.jobs.arguments import ask
 from vitrail.jobs.findings import Findings
 from vitrail.jobs.search import _predicted, search
 from vitrail.jobs.searched import want
-from vitrail.jobs.stages import Bench, Stages
+from vitrail.jobs.stages import Bench, Stages, is_over
 from vitrail.models import config_json
 from vitrail.report.architecture import Block
 from vitrail.report.architecture import drawn as drawing
@@ -606,3 +606,13 @@ def test_a_whole_search_stopped_and_resumed(digits, tmp_path, monkeypatch, capsy
     with pytest.raises(ConfigError, match="is a search of vitas, not of autoformer"):
         (tmp_path / "run" / "result.json").unlink()
         search("autoformer", digits, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("judged", "late", "over"),
+    [(7, -1.0, False), (99, -0.1, False), (7, 1.0, False), (8, 1.0, True), (3, 59.0, False),
+     (3, 61.0, True), (2, 1e6, False)],
+)  # fmt: skip
+def test_slow_candidates_do_not_take_the_time_of_the_network_that_is_found(judged, late, over):
+    """Eight where that takes twice as long as planned at most, three whatever it takes."""
+    assert is_over(judged, late, 60.0) is over

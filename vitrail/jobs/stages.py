@@ -33,8 +33,9 @@ from vitrail.search.strategies import Evolve, Found, Ground, Listed, Random, Str
 # Of the time for training: the shared networks, the searches with chance beside them, and where it
 # is asked for the networks that are trained alone. The network that is found has the rest.
 SHARED_SHARE, HUNT_SHARE, ALONE_SHARE = 0.4, 0.2, 0.25
-# Candidates that are judged whatever the time, so that there is something to choose from.
-FEWEST = 8
+# Candidates that are judged for up to twice the time, and whatever the time, so that there is
+# something to choose from.
+FEWEST, LEAST = 8, 3
 SEARCH, CHANCE, ALONE = "search", "random", "alone"
 
 
@@ -193,7 +194,7 @@ class Stages:
                 view.update(name, accuracy=best, steps=shown, status="searching")
             if most is not None and len(found) >= most:
                 return True
-            return len(found) >= FEWEST and clock.monotonic() > stop
+            return is_over(len(found), clock.monotonic() - stop, seconds)
 
         found = self.sharing.hunt(name).run(strategy, ground, judge, enough=enough)
         view.update(name, status="done", steps=len(found))
@@ -232,6 +233,16 @@ class Stages:
         scores = bench.workshop.validate(outcome.model, recipe, LOOK_AT)
         shutil.rmtree(where, ignore_errors=True)
         return Found(genes, scores.main, scores.loss, meter.cost(genes))
+
+
+def is_over(judged: int, late_s: float, planned_s: float) -> bool:
+    """Return whether a strategy that was given `planned_s` seconds, which ended `late_s` ago (below
+    0: which are not over), has judged enough candidates.
+
+    >>> is_over(8, 0.1, 60.0), is_over(7, 0.1, 60.0), is_over(3, 61.0, 60.0)
+    (True, False, True)
+    """
+    return late_s > 0 and (judged >= FEWEST or (judged >= LEAST and late_s > planned_s))
 
 
 def _levelled(space: Space) -> Levelled:

@@ -19,6 +19,9 @@ from vitrail.layers.linear import Linear, frozen, fused, linear
 
 # float32 values in an AVX2 register.
 LANES = 8
+# oneDNN's bfloat16 kernel for channels-last depthwise convolutions never ends where the kernel is
+# at least so wide and the channels are at most so many (seen with torch 2.15 on AVX512-BF16).
+WIDE, NARROW = 15, 16
 
 
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
@@ -29,6 +32,15 @@ def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
 def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w c"]:
     """Return the same memory, seen as (B, H, W, C)."""
     return x.permute(0, 2, 3, 1)
+
+
+def _low(x: Tensor) -> torch.dtype | None:
+    """Return bfloat16 where a convolution of x on the CPU would compute in it, else None."""
+    if x.device.type != "cpu":
+        return None
+    auto = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if auto and x.is_floating_point() else x.dtype
+    return dtype if dtype == torch.bfloat16 else None
 
 
 class Conv2d(Packed, nn.Conv2d):
@@ -64,7 +76,17 @@ class Conv2d(Packed, nn.Conv2d):
         if self.kernel_size == (1, 1) and self.stride != (1, 1) and self._narrow(weight):
             down, across = self.stride
             return F.conv2d(input[..., ::down, ::across], weight, bias, groups=self.groups)
+        low = _low(input)
+        if low is not None and self._endless():
+            with torch.autocast(input.device.type, enabled=False):
+                biased = None if bias is None else bias.float()
+                return super()._conv_forward(input.float(), weight.float(), biased).to(low)
         return super()._conv_forward(input, weight, bias)
+
+    def _endless(self) -> bool:
+        """Return whether oneDNN may never end with this kernel in bfloat16."""
+        depthwise = self.groups == self.in_channels
+        return depthwise and self.in_channels <= NARROW and self.kernel_size[1] >= WIDE
 
     def _narrow(self, weight: Tensor) -> bool:
         unpadded = self.padding in ((0, 0), "valid")

@@ -420,7 +420,7 @@ def test_two_stages():
         with torch.no_grad():
             assert torch.allclose(second(x), fresh(x)) and not torch.allclose(second(x), first(x))
     for model, mode in ((second, "sign"), (first, "none"), (first, "inputs")):
-        with pytest.raises(ValueError, match="no second stage"):
+        with pytest.raises(ValueError, match="not a second stage"):
             model.binarised(mode)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from support.pictures import grey, photo, write_classes
 
+from vitrail import files
 from vitrail.data import gate, twins
 from vitrail.data.decode import BrokenImage, decode, decode_full, read_picture
 from vitrail.data.gate import inspect
@@ -249,15 +250,15 @@ def test_broken_files_are_left_out_and_each_is_named(tmp_path):
 
 def test_a_file_without_read_permission_is_named(tmp_path, monkeypatch):
     write_classes(tmp_path, {"a": 3, "b": 3})
-    read = Path.read_bytes
+    read = files.read
 
-    def refuse(path):
+    def refuse(path, *most):
         # Root may read everything, so the refusal of the system is imitated.
         if path.name == "001.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return read(path, *most)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(files, "read", refuse)
     inspection = looked_at(tmp_path)
     assert [(entry.key, entry.kind) for entry in inspection.broken] == [
         ("a/001.png", "unreadable"), ("b/001.png", "unreadable"),

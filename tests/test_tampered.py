@@ -109,7 +109,7 @@ def test_any_content_is_one_sentence(name, content, tmp_path):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "labels.json")
-    with pytest.raises(RunError, match=r"labels\.json cannot be read \(it is not a file\)"):
+    with pytest.raises(RunError, match=r"labels\.json cannot be read \(it is not a regular file\)"):
         RunFolder(tmp_path).read_labels()
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(RunError, match="cannot be read"):
